@@ -1,0 +1,39 @@
+# Everything runs in a private environment, .venv, made from requirements.lock by the first target that needs it.
+PYTHON ?= python3
+OUT ?= demo
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(VENV)/tools/bin/uv
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lock clean
+
+demo: $(READY)  ## the whole flow on synthetic radiographs
+	$(BIN)/pneumoscope demo --out $(OUT)
+
+test: check  ## everything CI runs
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade \
+		--python-version 3.11 --all-extras pyproject.toml --output-file requirements.lock
+
+clean:  ## remove what the other targets made, except the environment
+	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# pip needs no venv module for --target, so a bare Debian Python is enough.
+$(UV):
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+		--target $(VENV)/tools "uv>=0.9"
+
+$(READY): requirements.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	VIRTUAL_ENV=$(VENV) $(UV) pip sync --require-hashes requirements.lock
+	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

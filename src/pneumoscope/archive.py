@@ -1,0 +1,155 @@
+"""Archives and folders as a list of members, read safely and never unpacked by their own names."""
+
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pneumoscope.errors import ArchiveError
+
+_JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+_MAX_RATIO = 200
+_SMALL = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file of a source. `name` is its path inside the source, with forward slashes."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something in a source that was not taken, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a source holds: its members in name order, what was refused, how much was junk."""
+
+    members: list[Member]
+    problems: list[Problem]
+    junk: int
+
+
+@contextmanager
+def open_source(path: Path, *, max_bytes: int) -> Iterator[Listing]:
+    """List a ZIP archive or a folder; its members can be read until the block ends.
+
+    Operating-system junk (`__MACOSX/`, `._*`, `.DS_Store`, other hidden files, `Thumbs.db`) is
+    counted and left out. A ZIP member that is absolute, climbs out with `..`, is a link, is
+    encrypted, repeats a name, is over `max_bytes` or compresses more than 200 to 1 is a problem.
+
+    Raises:
+        ArchiveError: `path` is neither a folder nor a readable ZIP archive.
+    """
+    if path.is_dir():
+        yield _list_folder(path, max_bytes)
+        return
+    if not path.is_file():
+        raise ArchiveError(f"{path} does not exist; give a ZIP archive or a folder.")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError) as failure:
+        raise ArchiveError(f"{path} is not a readable ZIP archive ({failure}); download it again.") from failure
+    with archive:
+        yield _list_zip(archive, max_bytes)
+
+
+def is_junk(name: str) -> bool:
+    """Whether a path is operating-system litter.
+
+    >>> is_junk("__MACOSX/a/._b.jpeg"), is_junk("a/.DS_Store"), is_junk("a/b.jpeg")
+    (True, True, False)
+    """
+    parts = PurePosixPath(name).parts
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts) or (
+        bool(parts) and parts[-1].lower() in _JUNK_NAMES
+    )
+
+
+def _list_folder(root: Path, max_bytes: int) -> Listing:
+    members, problems, junk = [], [], 0
+    for folder, _, files in os.walk(root):
+        for file in files:
+            path = Path(folder, file)
+            name = path.relative_to(root).as_posix()
+            if is_junk(name):
+                junk += 1
+            elif not path.is_file():
+                problems.append(Problem(name=name, reason="not a regular file"))
+            elif (size := path.stat().st_size) > max_bytes:
+                problems.append(Problem(name=name, reason=_too_large(size, max_bytes)))
+            else:
+                members.append(Member(name=name, read=path.read_bytes))
+    return _sorted(members, problems, junk)
+
+
+def _list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
+    members, problems, junk = [], [], 0
+    seen: set[str] = set()
+    for info in archive.infolist():
+        if info.is_dir():
+            continue
+        name = info.filename
+        if is_junk(name):
+            junk += 1
+        elif reason := _unsafe(info, max_bytes, repeated=name in seen):
+            problems.append(Problem(name=name, reason=reason))
+        else:
+            members.append(Member(name=name, read=_reader(archive, info, max_bytes)))
+        seen.add(name)
+    return _sorted(members, problems, junk)
+
+
+def _sorted(members: list[Member], problems: list[Problem], junk: int) -> Listing:
+    return Listing(
+        members=sorted(members, key=lambda member: member.name),
+        problems=sorted(problems, key=lambda problem: problem.name),
+        junk=junk,
+    )
+
+
+def _unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | None:
+    """Why a ZIP member must not be read, or None."""
+    path = PurePosixPath(info.orig_filename)
+    if path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename or ":" in path.parts[0]:
+        return "unsafe path in the archive"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "a symbolic link"
+    if info.flag_bits & 0x1:
+        return "encrypted"
+    if repeated:
+        return "the archive holds this name twice"
+    if info.file_size > max_bytes:
+        return _too_large(info.file_size, max_bytes)
+    if info.file_size > _SMALL and info.file_size > _MAX_RATIO * info.compress_size:
+        return f"decompression bomb ({info.compress_size:,} bytes unpack to {info.file_size:,})"
+    return None
+
+
+def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            with archive.open(info) as stream:
+                data = stream.read(max_bytes + 1)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as failure:
+            raise ArchiveError(f"damaged in the archive ({failure})") from failure
+        if len(data) > max_bytes:
+            raise ArchiveError(_too_large(len(data), max_bytes))
+        return data
+
+    return read
+
+
+def _too_large(size: int, max_bytes: int) -> str:
+    return f"{size:,} bytes; at most {max_bytes:,} are accepted"

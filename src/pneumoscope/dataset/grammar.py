@@ -1,0 +1,132 @@
+"""What file names and folders say: label, patient and part of a film.
+
+The version 2 names of Kermany et al. 2018 (Mendeley Data rscbjbr9sj):
+
+========================================  ========  =========================
+name (any image suffix)                   label     patient
+========================================  ========  =========================
+`person1000_virus_1681`                   virus     `virus/person1000`
+`person1_bacteria_1`                      bacteria  `bacteria/person1`
+`person447_virus_921_1`                   virus     `virus/person447`
+`IM-0001-0001`, `IM-0011-0001-0002`       normal    `normal/IM-0001`, …
+`NORMAL2-IM-0007-0001`                    normal    `normal/NORMAL2-IM-0007`
+========================================  ========  =========================
+
+`personN` restarts for each class, so a patient is (class, N). In any other tree the class is the
+folder below `train`/`val`/`test`, or else the folder the file lies in.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal, TypeAlias
+
+Part: TypeAlias = Literal["train", "test"]
+
+KERMANY_CLASSES = ("bacteria", "normal", "virus")
+KERMANY_GROUPS = {"pneumonia": ("bacteria", "virus")}
+
+_PARTS: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "train",
+    "valid": "train",
+    "validation": "train",
+    "test": "test",
+    "testing": "test",
+}
+_REPEATED = r"(?:~[0-9a-f]{8})?"  # what `data prepare` adds to a name used twice
+_PNEUMONIA = re.compile(rf"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?{_REPEATED}", re.IGNORECASE)
+_NORMAL = re.compile(rf"((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?{_REPEATED}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a file lies in its source: its part, if the tree has parts, and its class folder."""
+
+    part: Part | None
+    folder: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """A film's label, and its patient when the name or a pattern tells."""
+
+    label: str
+    patient: str | None
+
+
+def place(name: str) -> Place:
+    """Read the part and the class folder from a path.
+
+    >>> place("chest_xray/test/NORMAL/IM-0001-0001.jpeg")
+    Place(part='test', folder='NORMAL')
+    >>> place("films/cat/1.png")
+    Place(part=None, folder='cat')
+    """
+    folders = PurePosixPath(name).parts[:-1]
+    for index, folder in enumerate(folders):
+        if (part := _PARTS.get(folder.lower())) is not None:
+            return Place(part=part, folder=folders[index + 1] if index + 1 < len(folders) else None)
+    return Place(part=None, folder=folders[-1] if folders else None)
+
+
+def version2(stem: str) -> Identity | None:
+    """Label and patient of a version 2 file name without its suffix, or None.
+
+    >>> version2("person1000_virus_1681")
+    Identity(label='virus', patient='virus/person1000')
+    >>> version2("IM-0011-0001-0002")
+    Identity(label='normal', patient='normal/IM-0011')
+    """
+    if match := _PNEUMONIA.fullmatch(stem):
+        label = match[2].lower()
+        return Identity(label=label, patient=f"{label}/{match[1].lower()}")
+    if match := _NORMAL.fullmatch(stem):
+        return Identity(label="normal", patient=f"normal/{match[1].upper()}")
+    return None
+
+
+def follows_version2(names: Iterable[str]) -> bool:
+    """Whether a source is the pneumonia archive: its class folders and at least one file name."""
+    known = {"normal", "pneumonia", *KERMANY_CLASSES}
+    matched = False
+    for name in names:
+        folder = place(name).folder
+        if folder is not None and folder.lower() not in known:
+            return False
+        matched = matched or version2(PurePosixPath(name).stem) is not None
+    return matched
+
+
+def identify(name: str, *, archive: bool, patient_pattern: re.Pattern[str] | None) -> Identity | str:
+    """Label and patient of a file by its path, or the reason why its label is unknown.
+
+    Args:
+        name: path inside the source.
+        archive: read version 2 names (see `follows_version2`); otherwise the folder is the class.
+        patient_pattern: searched in the path; its group `patient`, or else its first group or whole
+            match, names the patient within the label.
+    """
+    folder = place(name).folder
+    if folder is None:
+        return "unknown label: not inside a class folder"
+    identity = _archive_identity(folder, PurePosixPath(name).stem) if archive else Identity(label=folder, patient=None)
+    if isinstance(identity, str) or patient_pattern is None:
+        return identity
+    if (match := patient_pattern.search(name)) is None:
+        return f"unknown patient: the path does not match {patient_pattern.pattern!r}"
+    number = match["patient"] if "patient" in patient_pattern.groupindex else match[1 if match.re.groups else 0]
+    return Identity(label=identity.label, patient=f"{identity.label}/{number}")
+
+
+def _archive_identity(folder: str, stem: str) -> Identity | str:
+    group, named = folder.lower(), version2(stem)
+    if named is None:
+        if group == "pneumonia":
+            return "unknown label: the name says neither bacteria nor virus"
+        return Identity(label=group, patient=None)
+    if group not in (named.label, "pneumonia") or (group == "pneumonia" and named.label == "normal"):
+        return f"unknown label: the name says {named.label}, the folder {folder}"
+    return named

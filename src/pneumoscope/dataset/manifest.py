@@ -1,0 +1,161 @@
+"""A prepared data set on disk: `manifest.csv`, `dataset.json` and `{train,val,test}/{class}/…`."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from pneumoscope.contract import Document, Text, check_classes, first_problem
+from pneumoscope.errors import DatasetError
+
+MANIFEST_FILE = "manifest.csv"
+CARD_FILE = "dataset.json"
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """One row of the manifest. Width and height are as stored in the file, in pixels."""
+
+    path: str
+    label: str
+    split: str
+    patient: str
+    source: str
+    file_sha256: str
+    luma_sha256: str
+    width: int
+    height: int
+    bytes: int
+    mode: str
+
+
+class PrepareConfig(Document):
+    """What `data prepare` is asked for; saved in `dataset.json`."""
+
+    val_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of the train films cut as validation.")
+    test_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share cut as test if no source has a test part.")
+    seed: int = Field(default=0, ge=0, description="Seed of the patient-grouped cuts.")
+    patient_pattern: str | None = Field(default=None, description="Regular expression that finds the patient in a path.")
+    groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
+    strict: bool = Field(default=False, description="Make nothing if any input is refused.")
+
+
+class RefusedFile(Document):
+    """A file of a source that is not in the data set, and why."""
+
+    source: Text
+    name: Text
+    reason: Text
+
+
+class DatasetCard(Document):
+    """`dataset.json`: what the manifest's rows do not say."""
+
+    schema_version: Literal[1]
+    classes: tuple[Text, ...] = Field(min_length=2)
+    groups: dict[Text, tuple[Text, ...]]
+    sources: tuple[Text, ...]
+    config: PrepareConfig
+    refused: tuple[RefusedFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A prepared data set. `fingerprint` is the SHA-256 of its manifest."""
+
+    root: Path
+    classes: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]
+    films: tuple[Film, ...]
+    fingerprint: str
+
+    def split(self, name: str) -> list[Film]:
+        """The films of one split, in manifest order.
+
+        Raises:
+            DatasetError: there are none.
+        """
+        films = [film for film in self.films if film.split == name]
+        if not films:
+            there = sorted({film.split for film in self.films})
+            raise DatasetError(f"{self.root} has no split {name!r}; it has: {', '.join(there)}.")
+        return films
+
+    def read(self, film: Film) -> bytes:
+        """The bytes of a film's file.
+
+        Raises:
+            DatasetError: the file is gone or is not the one the manifest names.
+        """
+        path = self.root / film.path
+        try:
+            data = path.read_bytes()
+        except OSError as failure:
+            raise DatasetError(f"{path} cannot be read ({failure.strerror}); prepare the data set again.") from failure
+        if hashlib.sha256(data).hexdigest() != film.file_sha256:
+            raise DatasetError(f"{path} is not the file the manifest names; prepare the data set again.")
+        return data
+
+
+def format_manifest(films: Iterable[Film]) -> str:
+    """The manifest as CSV text, rows in path order, lines ended by a newline."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Film)])
+    writer.writerows(astuple(film) for film in sorted(films, key=lambda film: film.path))
+    return stream.getvalue()
+
+
+def parse_manifest(text: str) -> list[Film]:
+    """Films of a manifest's CSV text.
+
+    Raises:
+        ValueError: the columns or a value are not as `format_manifest` writes them.
+    """
+    reader = csv.reader(io.StringIO(text))
+    names = [field.name for field in fields(Film)]
+    if (header := next(reader, [])) != names:
+        raise ValueError(f"columns are {', '.join(header) or 'missing'}; expected {', '.join(names)}")
+    return [_film(names, row) for row in reader]
+
+
+def load_dataset(root: Path) -> Dataset:
+    """Load a prepared data set.
+
+    Raises:
+        DatasetError: not a prepared data set, or damaged.
+    """
+    manifest, card_path = root / MANIFEST_FILE, root / CARD_FILE
+    if not manifest.is_file() or not card_path.is_file():
+        raise DatasetError(f"{root} is not a prepared data set (no {MANIFEST_FILE}); make one with `data prepare`.")
+    content = manifest.read_bytes()
+    try:
+        card = DatasetCard.model_validate_json(card_path.read_bytes())
+        check_classes(card.classes, card.groups)
+        films = tuple(parse_manifest(content.decode("utf-8")))
+    except ValidationError as failure:
+        raise DatasetError(f"{card_path}: {first_problem(failure)}; prepare the data set again.") from failure
+    except ValueError as failure:
+        raise DatasetError(f"{manifest}: {failure}; prepare the data set again.") from failure
+    return Dataset(
+        root=root,
+        classes=card.classes,
+        groups=card.groups,
+        films=films,
+        fingerprint=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _film(names: list[str], row: list[str]) -> Film:
+    if len(row) != len(names):
+        raise ValueError(f"a row has {len(row)} values; expected {len(names)}")
+    values: dict[str, Any] = dict(zip(names, row, strict=True))
+    for number in ("width", "height", "bytes"):
+        values[number] = int(values[number])
+    return Film(**values)

@@ -1,0 +1,343 @@
+"""From sources to a prepared data set, in one pass over the files and all or nothing."""
+
+import hashlib
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from pneumoscope.archive import Listing, Member, Problem, open_source
+from pneumoscope.contract import check_classes
+from pneumoscope.dataset.grammar import (
+    KERMANY_CLASSES,
+    KERMANY_GROUPS,
+    Part,
+    follows_version2,
+    identify,
+    place,
+)
+from pneumoscope.dataset.manifest import (
+    CARD_FILE,
+    MANIFEST_FILE,
+    SPLITS,
+    DatasetCard,
+    Film,
+    PrepareConfig,
+    RefusedFile,
+    format_manifest,
+)
+from pneumoscope.dataset.split import Labelled, cut_patients
+from pneumoscope.errors import ArchiveError, DatasetError, ImageError, UsageError
+from pneumoscope.files import whole_directory, write_text
+from pneumoscope.imaging import DEFAULT_LIMITS, SUFFIXES, Limits, describe, luma_sha256, read_luma
+from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.progress import SILENT, Listener
+
+_INCOMING = ".incoming"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSummary:
+    """What one source gave."""
+
+    name: str
+    films: int
+    refused: int
+    junk: int
+    other_files: int
+    copies: int
+    patients_named: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSummary:
+    """What `prepare` made. `counts[split][label]` is (films, patients)."""
+
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, tuple[int, int]]]
+    sources: list[SourceSummary]
+    refused: tuple[RefusedFile, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A file that says what it is; not read yet."""
+
+    member: Member
+    source: str
+    label: str
+    patient: str
+    part: Part | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Taken:
+    """A file that was read and lies in the incoming folder."""
+
+    candidate: _Candidate
+    film: Film
+    incoming: Path
+
+
+def prepare(
+    sources: Sequence[Path],
+    out: Path,
+    config: PrepareConfig,
+    *,
+    overwrite: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    listener: Listener = SILENT,
+) -> PrepareSummary:
+    """Make the data set `out` from ZIP archives and folders.
+
+    A source's test part stays test; its train and validation parts are joined and validation is cut
+    anew by patient. A patient of a test part is never in train or validation. Two files of the same
+    name, label and bytes are one film. The same sources and configuration give the same manifest,
+    byte for byte.
+
+    Raises:
+        ArchiveError, DatasetError, UsageError: nothing is then left at `out`.
+    """
+    started = time.monotonic()
+    pattern = _compile(config.patient_pattern)
+    with whole_directory(out, overwrite=overwrite) as folder:
+        taken: list[_Taken] = []
+        refused: list[RefusedFile] = []
+        summaries = []
+        for number, path in enumerate(sources):
+            incoming = folder / _INCOMING / str(number)
+            incoming.mkdir(parents=True)
+            summaries.append(_read_source(path, incoming, pattern, limits, listener, taken, refused))
+        kept = _drop_copies(taken)
+        films = _assign_splits(kept, config, refused)
+        classes = tuple(sorted({film.label for film, _ in films}))
+        if config.strict and refused:
+            raise DatasetError(f"--strict: {_listing(refused)}")
+        groups = _groups(classes, config)
+        named = _settle(films, folder)
+        card = DatasetCard(
+            schema_version=1,
+            classes=classes,
+            groups=groups,
+            sources=tuple(summary.name for summary in summaries),
+            config=config,
+            refused=tuple(refused),
+        )
+        write_text(folder / MANIFEST_FILE, format_manifest(named))
+        write_text(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
+    copies = Counter(each.candidate.source for each in taken)
+    copies.subtract(each.candidate.source for each in kept)
+    return PrepareSummary(
+        classes=classes,
+        counts=_counts(named, classes),
+        sources=[replace(summary, copies=copies[summary.name]) for summary in summaries],
+        refused=tuple(refused),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _read_source(
+    path: Path,
+    incoming: Path,
+    pattern: re.Pattern[str] | None,
+    limits: Limits,
+    listener: Listener,
+    taken: list[_Taken],
+    refused: list[RefusedFile],
+) -> SourceSummary:
+    """Read every candidate of one source into an incoming folder."""
+    name = path.resolve().name
+    before = len(refused), len(taken)
+    with open_source(path, max_bytes=limits.max_bytes) as listing:
+        refused += [RefusedFile(source=name, name=each.name, reason=each.reason) for each in listing.problems]
+        candidates, others, patients_named = _candidates(listing, name, pattern, refused)
+        listener.begin(f"reading {name}", len(candidates), "images")
+        try:
+            numbered = ((incoming / f"{number:07d}", each) for number, each in enumerate(candidates))
+            cores = available_cores()
+            for result in map_ordered(partial(_take, limits=limits), numbered, workers=cores, ahead=4 * cores):
+                if isinstance(result, Problem):
+                    refused.append(RefusedFile(source=name, name=result.name, reason=result.reason))
+                else:
+                    taken.append(result)
+                listener.advance(1)
+        finally:
+            listener.end()
+    return SourceSummary(
+        name=name,
+        films=len(taken) - before[1],
+        refused=len(refused) - before[0],
+        junk=listing.junk,
+        other_files=others,
+        copies=0,
+        patients_named=patients_named,
+    )
+
+
+def _candidates(
+    listing: Listing, source: str, pattern: re.Pattern[str] | None, refused: list[RefusedFile]
+) -> tuple[list[_Candidate], int, bool]:
+    """Files with an image's suffix and a known label; how many others; whether patients are named."""
+    images = [member for member in listing.members if PurePosixPath(member.name).suffix.lower() in SUFFIXES]
+    archive = follows_version2(member.name for member in images)
+    candidates = []
+    for member in images:
+        identity = identify(member.name, archive=archive, patient_pattern=pattern)
+        if isinstance(identity, str):
+            refused.append(RefusedFile(source=source, name=member.name, reason=identity))
+            continue
+        patient = identity.patient or f"{identity.label}/{source}:{member.name}"
+        part = place(member.name).part
+        candidates.append(
+            _Candidate(member=member, source=source, label=identity.label, patient=patient, part=part)
+        )
+    return candidates, len(listing.members) - len(images), archive or pattern is not None
+
+
+def _take(numbered: tuple[Path, _Candidate], *, limits: Limits) -> _Taken | Problem:
+    """Read, check and copy one file."""
+    incoming, candidate = numbered
+    try:
+        data = candidate.member.read()
+        facts = describe(data, limits=limits)
+        luma = read_luma(data, limits=limits)
+    except (ImageError, ArchiveError) as failure:
+        return Problem(name=candidate.member.name, reason=str(failure))
+    incoming.write_bytes(data)
+    film = Film(
+        path=PurePosixPath(candidate.member.name).name,
+        label=candidate.label,
+        split="",
+        patient=candidate.patient,
+        source=f"{candidate.source}:{candidate.member.name}",
+        file_sha256=hashlib.sha256(data).hexdigest(),
+        luma_sha256=luma_sha256(luma),
+        width=facts.width,
+        height=facts.height,
+        bytes=len(data),
+        mode=facts.mode,
+    )
+    return _Taken(candidate=candidate, film=film, incoming=incoming)
+
+
+def _drop_copies(taken: list[_Taken]) -> list[_Taken]:
+    """Keep one of the files that share name, label and bytes; one of a test part if any."""
+    kept: dict[tuple[str, str, str], _Taken] = {}
+    for each in taken:
+        key = (each.film.path, each.film.label, each.film.file_sha256)
+        if key not in kept or (each.candidate.part == "test" and kept[key].candidate.part != "test"):
+            kept[key] = each
+    return list(kept.values())
+
+
+def _assign_splits(
+    taken: list[_Taken], config: PrepareConfig, refused: list[RefusedFile]
+) -> list[tuple[Film, Path]]:
+    """Give every film its split; leave out train films of test patients."""
+    _require_classes(taken)
+    tested = {each.film.patient for each in taken if each.candidate.part == "test"}
+    pool = [each for each in taken if each.candidate.part != "test"]
+    split = {each.incoming: "test" for each in taken if each.candidate.part == "test"}
+    if not tested:
+        chosen = cut_patients(_labelled(pool), fraction=config.test_fraction, seed=config.seed)
+        split |= {each.incoming: "test" for each in pool if each.film.patient in chosen}
+    elif any(each.film.patient in tested for each in pool):
+        _refuse_test_patients(pool, tested, refused)
+        pool = [each for each in pool if each.film.patient not in tested]
+    rest = [each for each in pool if each.incoming not in split]
+    validation = cut_patients(_labelled(rest), fraction=config.val_fraction, seed=config.seed)
+    split |= {each.incoming: "val" if each.film.patient in validation else "train" for each in rest}
+    return [
+        (replace(each.film, split=split[each.incoming]), each.incoming) for each in taken if each.incoming in split
+    ]
+
+
+def _refuse_test_patients(pool: list[_Taken], tested: set[str], refused: list[RefusedFile]) -> None:
+    for each in pool:
+        if each.film.patient in tested:
+            source, name = each.candidate.source, each.candidate.member.name
+            refused.append(RefusedFile(source=source, name=name, reason="its patient is also in a test part"))
+
+
+def _labelled(taken: list[_Taken]) -> list[Labelled]:
+    return [Labelled(label=each.film.label, patient=each.film.patient) for each in taken]
+
+
+def _require_classes(taken: list[_Taken]) -> None:
+    labels = sorted({each.film.label for each in taken})
+    if not labels:
+        raise DatasetError(
+            "no usable image found; give the archive as downloaded, or a folder that holds one folder of images a class."
+        )
+    if len(labels) < 2:
+        raise DatasetError(f"only one class found ({labels[0]}); at least 2 class folders are needed.")
+    trained = {each.film.label for each in taken if each.candidate.part != "test"}
+    if missing := set(labels) - trained:
+        raise DatasetError(f"class {', '.join(sorted(missing))} has films in the test part only; add train films.")
+
+
+def _settle(films: list[tuple[Film, Path]], folder: Path) -> list[Film]:
+    """Move every film from the incoming folder to `{split}/{label}/{name}`."""
+    for split in SPLITS:
+        for label in {film.label for film, _ in films}:
+            (folder / split / label).mkdir(parents=True, exist_ok=True)
+    settled, used = [], set()
+    for film, incoming in films:
+        path = f"{film.split}/{film.label}/{film.path}"
+        for path in _names(path, film.file_sha256):
+            if path.lower() not in used:
+                break
+        used.add(path.lower())
+        incoming.rename(folder / path)
+        settled.append(replace(film, path=path))
+    shutil.rmtree(folder / _INCOMING)
+    return settled
+
+
+def _names(path: str, sha256: str) -> Iterator[str]:
+    """The wished name, then ones made distinct by the hash and, for equal files, a count."""
+    wished = PurePosixPath(path)
+    yield path
+    count = int(sha256[:8], 16)
+    while True:
+        yield str(wished.with_name(f"{wished.stem}~{count:08x}{wished.suffix}"))
+        count = (count + 1) % 2**32
+
+
+def _groups(classes: tuple[str, ...], config: PrepareConfig) -> dict[str, tuple[str, ...]]:
+    groups = config.groups
+    if groups is None:
+        groups = KERMANY_GROUPS if classes == KERMANY_CLASSES else {}
+    try:
+        check_classes(classes, groups)
+    except ValueError as failure:
+        raise UsageError(f"--group: {failure}.") from failure
+    return groups
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as failure:
+        raise UsageError(f"--patient-pattern {pattern!r} is not a regular expression ({failure}).") from failure
+
+
+def _counts(films: list[Film], classes: tuple[str, ...]) -> dict[str, dict[str, tuple[int, int]]]:
+    counts: dict[str, dict[str, tuple[int, int]]] = {}
+    for split in SPLITS:
+        counts[split] = {}
+        for label in classes:
+            chosen = [film for film in films if film.split == split and film.label == label]
+            counts[split][label] = len(chosen), len({film.patient for film in chosen})
+    return counts
+
+
+def _listing(refused: list[RefusedFile], most: int = 20) -> str:
+    lines = [f"{each.source}:{each.name}: {each.reason}" for each in refused[:most]]
+    more = [f"and {len(refused) - most} more"] if len(refused) > most else []
+    return f"{len(refused)} inputs refused, nothing made.\n  " + "\n  ".join(lines + more)

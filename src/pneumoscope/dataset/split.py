@@ -1,0 +1,72 @@
+"""Cutting a part of the films off, patient by patient."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pneumoscope.errors import DatasetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """What a split needs to know of a film."""
+
+    label: str
+    patient: str
+
+
+def cut_patients(films: Sequence[Labelled], *, fraction: float, seed: int) -> set[str]:
+    """Choose patients that hold about `fraction` of the films of every class.
+
+    Patients are visited in an order set by a hash of `seed` and their name, so the choice does not
+    depend on the order of `films`, nor on any random generator's version. A patient is taken when
+    that brings the counts nearer to their targets. Every class keeps and gives at least one patient.
+
+    Raises:
+        DatasetError: a class has only one patient.
+    """
+    patients: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for film in films:
+        patients[film.patient][film.label] += 1
+    totals = Counter(film.label for film in films)
+    _require_two_patients(patients, totals)
+    targets = {label: fraction * total for label, total in totals.items()}
+    order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
+    chosen: set[str] = set()
+    reached: Counter[str] = Counter()
+    for patient in order:
+        if _gain(patients[patient], reached, targets) > 0:
+            chosen.add(patient)
+            reached += patients[patient]
+    _give_every_class_both(chosen, order, patients, totals)
+    return chosen
+
+
+def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float]) -> float:
+    """By how much the squared distance to the targets falls when these films are added."""
+    return sum(
+        (targets[label] - reached[label]) ** 2 - (targets[label] - reached[label] - count) ** 2
+        for label, count in films.items()
+    )
+
+
+def _give_every_class_both(
+    chosen: set[str], order: list[str], patients: dict[str, Counter[str]], totals: Counter[str]
+) -> None:
+    """With few patients a class may be on one side only; move its smallest patient across."""
+    for label in sorted(totals):
+        holders = sorted((p for p in order if patients[p][label]), key=lambda p: patients[p].total())
+        if not chosen.intersection(holders):
+            chosen.add(holders[0])
+        elif chosen.issuperset(holders):
+            chosen.remove(holders[0])
+
+
+def _require_two_patients(patients: dict[str, Counter[str]], totals: Counter[str]) -> None:
+    for label in sorted(totals):
+        if sum(1 for counts in patients.values() if counts[label]) < 2:
+            raise DatasetError(
+                f"class {label!r} has one patient; at least 2 are needed to cut a part off by patient. "
+                "Add films, or name patients with --patient-pattern."
+            )

@@ -1,0 +1,36 @@
+"""The exceptions this package raises on purpose.
+
+Every message is one sentence or two: what was given, what is accepted, what to do next.
+"""
+
+
+class PneumoscopeError(Exception):
+    """Base of every error a user can cause or mend."""
+
+
+class UsageError(PneumoscopeError):
+    """Options that contradict each other or a value outside its range."""
+
+
+class ImageError(PneumoscopeError):
+    """Bytes that are not a usable radiograph."""
+
+
+class ArchiveError(PneumoscopeError):
+    """An archive or folder, or a member of one, that cannot be read safely."""
+
+
+class DatasetError(PneumoscopeError):
+    """A data set that is missing, damaged or cannot be made from the given sources."""
+
+
+class RunError(PneumoscopeError):
+    """A training run that is missing, unfinished or does not fit what is asked of it."""
+
+
+class WeightsError(PneumoscopeError):
+    """Network weights that cannot be fetched, read or matched to the network."""
+
+
+class BundleError(PneumoscopeError):
+    """A bundle that is missing, damaged, or not equal to the network it came from."""

@@ -1,0 +1,245 @@
+"""From the bytes of an image file to the model's input: the only place that does this.
+
+Order of processing: size and signature checks, header, pixel limit, decode to 8-bit luma,
+orientation, blank check; then, by the contract's rule, resize. DICOM joins as one more entry of
+`_FORMATS`.
+"""
+
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL.ImageFile import ImageFile
+
+from pneumoscope.contract import InputRule
+from pneumoscope.errors import ImageError
+
+Luma: TypeAlias = NDArray[np.uint8]
+
+ACCEPTED = "JPEG, PNG (8 or 16 bit) and TIFF"
+SUFFIXES = frozenset({".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff"})
+
+# The plugins are called directly: Image.open would consult a process-wide pixel limit.
+_FORMATS: tuple[tuple[bytes, Callable[[BytesIO], ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"II*\x00", TiffImagePlugin.TiffImageFile),
+    (b"MM\x00*", TiffImagePlugin.TiffImageFile),
+)
+_KNOWN_BUT_REFUSED = (
+    (0, b"GIF8", "a GIF"),
+    (0, b"BM", "a BMP"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (8, b"WEBP", "a WebP"),
+    (128, b"DICM", "a DICOM file, which this version does not read yet"),
+)
+# What Pillow's decoders raise on damaged input.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error, MemoryError)
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION = 258, 262, 274
+_WHITE_IS_ZERO = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is refused before anything is decoded."""
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 100_000_000
+    min_side: int = 16
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What an image's header says. `width` and `height` are as stored, before orientation."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+
+
+def describe(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> ImageFacts:
+    """Read an image's header.
+
+    Raises:
+        ImageError: not an accepted image, or over a limit.
+    """
+    with _open(data, limits) as image:
+        return ImageFacts(format=image.format or "", mode=image.mode, width=image.width, height=image.height)
+
+
+def read_luma(
+    data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS
+) -> Luma:
+    """Decode to an upright 8-bit luma image.
+
+    Colours become ITU-R BT.601 luma (a JPEG's own Y channel). Transparent pixels are laid over
+    black. Greys of more than 8 bits are scaled linearly so that the image's own minimum and maximum
+    become 0 and 255, whatever part of the 16-bit range they fill; nothing is clipped. A TIFF whose
+    photometric interpretation is WhiteIsZero is inverted. EXIF or TIFF orientation is applied.
+
+    Args:
+        data: a whole JPEG, PNG or TIFF file.
+        target: a side in pixels that the caller will shrink to. A JPEG may then be decoded at the
+            smallest DCT scale whose sides are still at least `target * margin`.
+        margin: see `target`.
+        limits: what to refuse before decoding.
+
+    Returns:
+        `uint8 [height, width]`, 0 is black.
+
+    Raises:
+        ImageError: not an accepted image, truncated, animated, blank, or over a limit.
+    """
+    image = _open(data, limits)
+    with image:
+        try:
+            if isinstance(image, JpegImagePlugin.JpegImageFile):
+                least = math.ceil(target * margin) if target else None
+                image.draft("L", (least, least) if least else image.size)
+            image.load()
+            luma = _orient(_luma(image), _orientation(image))
+        except _DAMAGE as failure:
+            raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
+    if luma.min() == luma.max():
+        raise ImageError("the image is blank: every pixel has the same value.")
+    return luma
+
+
+def to_input(luma: Luma, rule: InputRule) -> Luma:
+    """Resize a luma image (`uint8 [H, W]`) by the contract's rule to `uint8 [1, S, S]`."""
+    if luma.dtype != np.uint8 or luma.ndim != 2:
+        raise ValueError(f"expected uint8 [H, W], got {luma.dtype} {list(luma.shape)}")
+    resized = Image.fromarray(luma).resize((rule.size, rule.size), Image.Resampling.BILINEAR)
+    return np.asarray(resized)[np.newaxis]
+
+
+def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Luma:
+    """Bytes of an image file to the model's input, `uint8 [1, S, S]`, by the contract's rule.
+
+    Raises:
+        ImageError: see `read_luma`.
+    """
+    return to_input(read_luma(data, target=rule.size, margin=rule.decode_margin, limits=limits), rule)
+
+
+def luma_sha256(luma: Luma) -> str:
+    """SHA-256 over a luma image's shape and pixels: equal for pixel-identical films."""
+    digest = hashlib.sha256(f"{luma.shape[0]}x{luma.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(luma))
+    return digest.hexdigest()
+
+
+def _open(data: bytes, limits: Limits) -> ImageFile:
+    if not data:
+        raise ImageError("the file is empty.")
+    if len(data) > limits.max_bytes:
+        raise ImageError(f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted.")
+    for signature, plugin in _FORMATS:
+        if data.startswith(signature):
+            break
+    else:
+        raise ImageError(f"not an accepted image ({_looks_like(data)}); accepted are {ACCEPTED}.")
+    try:
+        image = plugin(BytesIO(data))
+    except _DAMAGE as failure:
+        raise ImageError(f"cannot read the image's header: {_words(failure)}; the file is damaged.") from failure
+    try:
+        _check_header(image, data, limits)
+    except ImageError:
+        image.close()
+        raise
+    return image
+
+
+def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
+    width, height = image.size
+    if min(width, height) < limits.min_side:
+        raise ImageError(f"the image is {width}×{height} pixels; each side must have at least {limits.min_side}.")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"the image is {width}×{height} = {width * height:,} pixels; at most {limits.max_pixels:,} are accepted."
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageError(f"the {image.format} holds several frames or pages; give one image a file.")
+    if _is_deep_colour(image, data):
+        raise ImageError("16-bit colour is not accepted; save it as 16-bit grey or as 8 bit.")
+
+
+def _is_deep_colour(image: ImageFile, data: bytes) -> bool:
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        depth, colour_type = data[24], data[25]  # IHDR, PNG specification 11.2.2
+        return depth == 16 and colour_type != 0
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(_TIFF_BITS, (1,))
+        return len(bits) > 1 and max(bits) > 8
+    return False
+
+
+def _luma(image: ImageFile) -> Luma:
+    if image.mode.startswith(("I", "F")):
+        inverted = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == (
+            _WHITE_IS_ZERO
+        )
+        return _full_range(np.asarray(image), inverted=inverted)
+    if image.mode == "L":
+        return np.asarray(image)
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
+    return np.asarray(image.convert("RGB").convert("L"))
+
+
+def _full_range(values: NDArray[np.generic], *, inverted: bool) -> Luma:
+    """Scale linearly so that the extremes become 0 and 255 (constant images become 0)."""
+    wide = values.astype(np.float64)
+    low, high = float(wide.min()), float(wide.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError("the image holds values that are not finite numbers.")
+    wide -= low
+    wide *= 255.0 / (high - low) if high > low else 0.0
+    luma = np.rint(wide).astype(np.uint8)
+    return np.asarray(255 - luma) if inverted else luma
+
+
+def _orientation(image: ImageFile) -> int:
+    """EXIF orientation, 1 to 8; 1 when there is none or the EXIF block is unreadable."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _orient(luma: Luma, orientation: int) -> Luma:
+    """Undo an EXIF orientation (EXIF 2.32, tag 0x0112)."""
+    if orientation >= 5:
+        luma = luma.T
+    if orientation in (2, 3, 6, 7):
+        luma = luma[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        luma = luma[::-1]
+    return np.ascontiguousarray(luma)
+
+
+def _looks_like(data: bytes) -> str:
+    for offset, signature, name in _KNOWN_BUT_REFUSED:
+        if data[offset : offset + len(signature)] == signature:
+            return f"it is {name}"
+    return f"it begins with {data[:8]!r}"
+
+
+def _words(failure: BaseException) -> str:
+    return str(failure) or type(failure).__name__

@@ -1,0 +1,303 @@
+"""Synthetic chest radiographs of the three classes: made of numbers, never of patients.
+
+They exist so that the whole flow runs, and is tested, without any patient's film. A phantom shows
+the idea of a finding (a lobe filled in, a net over both lungs); it is no simulation of physics.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pneumoscope.errors import UsageError
+from pneumoscope.files import whole_directory
+from pneumoscope.imaging import Luma
+
+Finding: TypeAlias = Literal["bacteria", "normal", "virus"]
+Field: TypeAlias = NDArray[np.float32]
+
+FINDINGS: tuple[Finding, ...] = get_args(Finding)
+_WORK = 288  # anatomy is drawn with this many rows, then enlarged; noise is added at full size
+_ENCODINGS = ({"quality": 75}, {"quality": 85}, {"quality": 92}, {"quality": 92, "progressive": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phantom:
+    """One synthetic film. `name` follows the version 2 grammar; `luma` is `uint8 [H, W]`."""
+
+    name: str
+    finding: Finding
+    patient: int
+    luma: Luma
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Anatomy:
+    """A patient's build, in units of half the film's height."""
+
+    lung_width: float
+    lung_height: float
+    gap: float
+    heart: float
+    ribs: int
+    rib_phase: float
+    rib_strength: float
+    vessels: int
+
+    @classmethod
+    def draw(cls, random: np.random.Generator) -> "_Anatomy":
+        return cls(
+            lung_width=random.uniform(0.31, 0.38),
+            lung_height=random.uniform(0.72, 0.82),
+            gap=random.uniform(0.38, 0.43),
+            heart=random.uniform(0.26, 0.35),
+            ribs=int(random.integers(7, 10)),
+            rib_phase=random.uniform(0, 1),
+            rib_strength=random.uniform(0.10, 0.16),
+            vessels=int(random.integers(2**31)),
+        )
+
+
+def film(finding: Finding, *, patient: int, shot: int = 0, seed: int = 0, size: tuple[int, int] | None = None) -> Luma:
+    """Draw one film of one patient; the same arguments give the same pixels.
+
+    Args:
+        finding: `normal` is clear; `bacteria` has one or two lobar consolidations; `virus` has a
+            diffuse bilateral interstitial pattern.
+        patient: selects the anatomy.
+        shot: selects the film among the patient's: position, exposure, noise, extent.
+        seed: selects the whole population.
+        size: height and width in pixels; by default drawn between 320 and 640.
+
+    Returns:
+        `uint8 [height, width]`.
+    """
+    anatomy = _Anatomy.draw(np.random.default_rng([seed, patient, FINDINGS.index(finding)]))
+    random = np.random.default_rng([seed, patient, FINDINGS.index(finding), shot + 1])
+    height, width = size or _film_size(random)
+    density = _compose(anatomy, finding, random, aspect=width / height)
+    return _expose(density, (height, width), random)
+
+
+def population(count: int, *, seed: int = 0) -> Iterator[Phantom]:
+    """Yield `count` phantoms of balanced classes, one to four films a patient."""
+    random = np.random.default_rng([seed, count])
+    made = dict.fromkeys(FINDINGS, 0)
+    patient = 0
+    while sum(made.values()) < count:
+        finding = min(FINDINGS, key=lambda each: made[each])
+        patient += 1
+        for shot in range(min(int(random.integers(1, 5)), count - sum(made.values()))):
+            made[finding] += 1
+            name = _name(finding, patient, shot, made[finding])
+            yield Phantom(
+                name=name, finding=finding, patient=patient, luma=film(finding, patient=patient, shot=shot, seed=seed)
+            )
+
+
+def write_archive_folder(out: Path, *, count: int, seed: int = 0, test_fraction: float = 0.2, overwrite: bool) -> None:
+    """Write phantoms as an extracted version 2 archive, `chest_xray/{train,test}/{NORMAL,PNEUMONIA}/`.
+
+    Patients go to one part whole. Encodings vary independently of the class.
+
+    Raises:
+        UsageError: fewer than 30 films asked for, or `out` exists.
+    """
+    if count < 30:
+        raise UsageError(f"--count is {count}; at least 30 phantoms are needed for three classes in three splits.")
+    with whole_directory(out, overwrite=overwrite) as folder:
+        for name, data in _archive_members(count, seed, test_fraction):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+
+def write_archive_zip(out: Path, *, count: int, seed: int = 0, test_fraction: float = 0.2) -> None:
+    """Write the same phantoms as one ZIP, shaped like the version 2 download."""
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in _archive_members(count, seed, test_fraction):
+            archive.writestr(zipfile.ZipInfo(name), data)
+
+
+def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False) -> bytes:
+    """A grey JPEG of a luma image."""
+    stream = BytesIO()
+    Image.fromarray(luma).save(stream, "JPEG", quality=quality, progressive=progressive)
+    return stream.getvalue()
+
+
+def _archive_members(count: int, seed: int, test_fraction: float) -> Iterator[tuple[str, bytes]]:
+    tested = dict.fromkeys(FINDINGS, 0)
+    part_of: dict[int, str] = {}
+    for index, phantom in enumerate(population(count, seed=seed)):
+        if phantom.patient not in part_of:
+            wanted = tested[phantom.finding] < test_fraction * (index / len(FINDINGS))
+            part_of[phantom.patient] = "test" if wanted else "train"
+        part = part_of[phantom.patient]
+        tested[phantom.finding] += part == "test"
+        folder = "NORMAL" if phantom.finding == "normal" else "PNEUMONIA"
+        encoding = _ENCODINGS[int(np.random.default_rng([seed, index, 7]).integers(len(_ENCODINGS)))]
+        yield f"chest_xray/{part}/{folder}/{phantom.name}", encode_jpeg(phantom.luma, **encoding)
+
+
+def _name(finding: Finding, patient: int, shot: int, number: int) -> str:
+    if finding == "normal":
+        return f"IM-{patient:04d}-{shot + 1:04d}.jpeg"
+    return f"person{patient}_{finding}_{number}.jpeg"
+
+
+def _film_size(random: np.random.Generator) -> tuple[int, int]:
+    height = int(random.integers(320, 560))
+    return height, int(height * random.uniform(1.0, 1.35))
+
+
+def _compose(anatomy: _Anatomy, finding: Finding, random: np.random.Generator, *, aspect: float) -> Field:
+    """Density of the whole film, about 0 (air) to 1 (bone), `float32 [rows, columns]`."""
+    x, y = _grid(random, aspect)
+    lungs = [_lung(anatomy, side, x, y) for side in (-1, 1)]
+    air = np.maximum(*lungs)
+    body = _soft(1 - np.hypot(x / 1.04, (y - 0.35) / 1.60) ** 4, 0.10)
+    density = 0.62 * body - 0.44 * air + _spine(x, y) * body
+    heart = _heart(anatomy, x, y)
+    lungs = [lung * (1 - heart / heart.max()) for lung in lungs]
+    air = np.maximum(*lungs)
+    density = np.maximum(density, heart * body)
+    density += _ribs(anatomy, x, y) * body
+    density += _clavicles(x, y) * body
+    density -= 0.10 * _soft(0.05 - np.abs(x), 0.015) * _soft(-0.35 - y, 0.05)  # trachea
+    density += air * _vessels(anatomy, x, y)
+    density += _finding(finding, lungs, random, x, y)
+    return density.astype(np.float32)
+
+
+def _grid(random: np.random.Generator, aspect: float) -> tuple[Field, Field]:
+    """Coordinates in half heights, turned, shifted and zoomed as a patient on a plate is."""
+    rows, columns = _WORK, round(_WORK * aspect)
+    y, x = np.mgrid[-1 : 1 : complex(rows), -aspect : aspect : complex(columns)].astype(np.float32)
+    angle = np.deg2rad(random.uniform(-6, 6))
+    zoom = random.uniform(0.92, 1.12)
+    x, y = x - random.uniform(-0.08, 0.08), y - random.uniform(-0.07, 0.07)
+    return (
+        ((np.cos(angle) * x + np.sin(angle) * y) / zoom).astype(np.float32),
+        ((np.cos(angle) * y - np.sin(angle) * x) / zoom).astype(np.float32),
+    )
+
+
+def _lung(anatomy: _Anatomy, side: int, x: Field, y: Field) -> Field:
+    """A rounded, apex-narrow field, cut below by the diaphragm's dome."""
+    centre = side * anatomy.gap
+    widening = 1 + 0.28 * np.clip(y, -0.8, 0.5)
+    across = np.abs((x - centre) / (anatomy.lung_width * widening))
+    along = np.abs((y + 0.05) / anatomy.lung_height)
+    dome = 0.58 + 0.05 * side + 0.9 * (x - centre) ** 2
+    return _soft(1 - (across**2.6 + along**3.0), 0.08) * _soft(dome - y, 0.02)
+
+
+def _heart(anatomy: _Anatomy, x: Field, y: Field) -> Field:
+    reach = np.hypot((x - 0.12) / anatomy.heart, (y - 0.34) / (anatomy.heart * 1.15))
+    mediastinum = _soft(0.13 - np.abs(x), 0.03) * _soft(y + 0.75, 0.1)
+    return np.maximum(0.64 * _soft(1 - reach, 0.07), 0.60 * mediastinum)
+
+
+def _spine(x: Field, y: Field) -> Field:
+    column = np.exp(-((x / 0.07) ** 2))
+    return np.asarray(column * (0.10 + 0.03 * np.cos(y * 34)), dtype=np.float32)
+
+
+def _ribs(anatomy: _Anatomy, x: Field, y: Field) -> Field:
+    reach = np.abs(x)
+    spacing = 1.45 / anatomy.ribs
+    # One wave instead of one curve a rib: its crests are the ribs, falling away to the sides.
+    phase = (y - 0.75 * reach**1.7 + anatomy.rib_phase * spacing) / spacing
+    crest = np.clip(np.cos(2 * np.pi * phase) - 0.35, 0, None) / 0.65
+    return np.asarray(anatomy.rib_strength * crest * _soft(reach - 0.08, 0.04) * _soft(0.75 - y, 0.1), dtype=np.float32)
+
+
+def _clavicles(x: Field, y: Field) -> Field:
+    distance = y + 0.62 - 0.22 * np.abs(np.abs(x) - 0.35)
+    return np.asarray(0.14 * np.exp(-((distance / 0.035) ** 2)) * _soft(np.abs(x) - 0.07, 0.03), dtype=np.float32)
+
+
+def _vessels(anatomy: _Anatomy, x: Field, y: Field) -> Field:
+    """Branching markings, strongest near the hilum, the same on every film of a patient."""
+    random = np.random.default_rng(anatomy.vessels)
+    hilum = np.exp(-(((np.abs(x) - 0.20) / 0.16) ** 2) - ((y - 0.02) / 0.30) ** 2)
+    return np.asarray((0.03 + 0.13 * hilum) * (_net(random, x.shape, cells=11) + 0.4), dtype=np.float32)
+
+
+def _finding(finding: Finding, lungs: list[Field], random: np.random.Generator, x: Field, y: Field) -> Field:
+    if finding == "bacteria":
+        return _consolidation(lungs, random, x, y)
+    if finding == "virus":
+        return _interstitial(lungs, random)
+    return np.zeros_like(x)
+
+
+def _consolidation(lungs: list[Field], random: np.random.Generator, x: Field, y: Field) -> Field:
+    """One lobe, sometimes two, filled with a cloudy density with uneven edges."""
+    density = np.zeros_like(x)
+    for _ in range(1 + int(random.random() < 0.25)):
+        lung = lungs[int(random.integers(2))]
+        rows, columns = np.nonzero(lung > 0.6)
+        pick = int(random.integers(len(rows)))
+        cx, cy = x[rows[pick], columns[pick]], y[rows[pick], columns[pick]]
+        reach = np.hypot((x - cx) / random.uniform(0.20, 0.32), (y - cy) / random.uniform(0.18, 0.30))
+        edge = 1 - reach + 0.35 * _cloud(random, x.shape, cells=9)
+        density = np.maximum(density, random.uniform(0.22, 0.34) * _soft(edge, 0.30) * lung)
+    return np.asarray(density, dtype=np.float32)
+
+
+def _interstitial(lungs: list[Field], random: np.random.Generator) -> Field:
+    """A fine net over both lungs with a light haze."""
+    air = np.maximum(*lungs)
+    strength = random.uniform(0.10, 0.17)
+    net = sum(_net(random, air.shape, cells=cells) for cells in (26, 36, 48))
+    uneven = np.clip(0.9 + 0.25 * _cloud(random, air.shape, cells=4), 0.4, 1.4)
+    return np.asarray(strength * air * uneven * (net + 0.35), dtype=np.float32)
+
+
+def _expose(density: Field, size: tuple[int, int], random: np.random.Generator) -> Luma:
+    """Enlarge, then exposure, contrast, grain, a letter marker, and 8 bits."""
+    height, width = size
+    enlarged = np.asarray(Image.fromarray(density).resize((width, height), Image.Resampling.BICUBIC))
+    span = random.uniform(0.85, 1.05)
+    level = np.clip(enlarged / span, 0, 1) ** random.uniform(0.8, 1.25)
+    level += random.uniform(0.006, 0.022) * random.standard_normal(level.shape, dtype=np.float32)
+    level = random.uniform(0.0, 0.08) + random.uniform(0.82, 0.95) * level
+    _mark(level, random)
+    return np.asarray(np.rint(np.clip(level, 0, 1) * 255), dtype=np.uint8)
+
+
+def _mark(level: Field, random: np.random.Generator) -> None:
+    """A lead letter in one of the upper corners, whatever the class."""
+    height, width = level.shape
+    tall = max(8, height // 24)
+    left = int(width * random.uniform(0.03, 0.10))
+    column = left if random.random() < 0.5 else width - left - tall
+    row = int(height * random.uniform(0.03, 0.10))
+    thick = max(2, tall // 5)
+    level[row : row + tall, column : column + thick] = 1.0
+    level[row + tall - thick : row + tall, column : column + tall * 2 // 3] = 1.0
+
+
+def _cloud(random: np.random.Generator, shape: tuple[int, ...], *, cells: int) -> Field:
+    """Smooth noise of zero mean and about unit range, with `cells` blotches a height."""
+    coarse = random.standard_normal((cells, max(2, cells * shape[1] // shape[0])), dtype=np.float32)
+    smooth = Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(smooth)
+
+
+def _net(random: np.random.Generator, shape: tuple[int, ...], *, cells: int) -> Field:
+    """Thin bright lines where smooth noise crosses zero, 0 to 1."""
+    return np.asarray(np.exp(-((_cloud(random, shape, cells=cells) / 0.22) ** 2)), dtype=np.float32)
+
+
+def _soft(distance: Field, width: float) -> Field:
+    """A step from 0 (outside, negative) to 1 (inside) that is `width` wide."""
+    return np.asarray(0.5 + 0.5 * np.tanh(distance / width), dtype=np.float32)

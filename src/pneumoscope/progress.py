@@ -1,0 +1,20 @@
+"""How long work tells what it is doing, without deciding where that is shown."""
+
+
+class Listener:
+    """Hears about long work. This one keeps silent; the command line shows it."""
+
+    def begin(self, task: str, total: int, unit: str) -> None:
+        """A task of `total` units has begun."""
+
+    def advance(self, count: int) -> None:
+        """`count` more units of the current task are done."""
+
+    def end(self) -> None:
+        """The current task is over, finished or not."""
+
+    def say(self, line: str) -> None:
+        """One line worth keeping, such as an epoch's figures."""
+
+
+SILENT = Listener()
