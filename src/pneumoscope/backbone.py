@@ -1,0 +1,259 @@
+"""Networks by timm's names, with one grey input channel and normalisation inside."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from pneumoscope.contract import GREY_IMAGENET, Normalisation
+from pneumoscope.errors import UsageError, WeightsError
+
+IMAGENET, NONE = "imagenet", "none"
+_CAPSTONE_VGG = "vgg19_bn"
+# torchvision keeps VGG's hidden layers as `classifier`; timm keeps them as convolutions.
+_TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2.", "classifier.6.": "head.fc."}
+_WRAPPERS = ("state_dict", "model", "model_state")
+_PREFIXES = ("module.", "model.", "body.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsAccount:
+    """What happened to a file of weights."""
+
+    source: str
+    loaded: tuple[str, ...]
+    summed: tuple[str, ...]
+    left_random: tuple[str, ...]
+    not_used: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded from {self.source}"]
+        if self.summed:
+            parts.append(f"{', '.join(self.summed)} summed over its colour channels")
+        if self.left_random:
+            parts.append(f"{len(self.left_random)} left at random ({_few(self.left_random)})")
+        if self.not_used:
+            parts.append(f"{len(self.not_used)} of the file not used ({_few(self.not_used)})")
+        return "; ".join(parts)
+
+
+class Network(nn.Module):
+    """`uint8 [N, 1, S, S]` → logits `float [N, C]`.
+
+    `body` is timm's network; `extra` is the capstone's second head for `vgg19_bn` and empty for
+    every other network. Modules named in `frozen` keep their weights and batch-norm statistics.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, extra: nn.Sequential, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.body = body
+        self.extra = extra
+        self.frozen: list[nn.Module] = []
+        self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.extra(self.body(self.normalise(images)))
+        return logits
+
+    def forward_with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[N, C]` and the input of the last linear layer, `[N, D]`."""
+        images = self.normalise(images)
+        if len(self.extra):
+            embedding = self.extra[:-1](self.body(images))
+            return self.extra[-1](embedding), embedding
+        features = self.body.forward_features(images)
+        embedding = self.body.forward_head(features, pre_logits=True)
+        return self.body.forward_head(features), embedding.flatten(1)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels 0 to 255 of any dtype to `(pixel / 255 - mean) / std`."""
+        return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def freeze_features(self) -> None:
+        """Freeze the feature extractor: VGG's convolutions, otherwise all but the classifier."""
+        if len(self.extra):
+            self.frozen = [self.body.features]
+        else:
+            classifier = set(self.body.get_classifier().modules())
+            self.frozen = [module for module in self.body.modules() if _is_leaf(module) and module not in classifier]
+            for parameter in self.body.parameters():
+                parameter.requires_grad_(requires_grad=False)
+            for parameter in self.body.get_classifier().parameters():
+                parameter.requires_grad_(requires_grad=True)
+        for module in self.frozen:
+            module.requires_grad_(requires_grad=False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Network":  # noqa: FBT001, FBT002 (torch's signature)
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+
+def build(
+    arch: str, *, classes: int, weights: str = NONE, freeze: bool = False, normalisation: Normalisation = GREY_IMAGENET
+) -> tuple[Network, WeightsAccount | None]:
+    """Build a network and load its initial weights.
+
+    `vgg19_bn` keeps its 1000 outputs, followed by ReLU, Dropout(0.5) and Linear(1000, classes), and
+    torchvision's dropout of 0.5 between its hidden layers. Every other network has timm's own
+    classifier with `classes` outputs (`resnet50`: Linear(2048, classes)).
+
+    A first convolution for three channels becomes one for one channel by summing its weights, which
+    is exact because all channels of a grey film are equal and normalised alike.
+
+    Args:
+        arch: a timm model name.
+        classes: number of outputs, at least 2.
+        weights: `imagenet`, `none`, or a path to a safetensors file or a torch state dict.
+        freeze: see `Network.freeze_features`.
+        normalisation: applied inside the network.
+
+    Raises:
+        UsageError: timm has no such network, or it has no single linear classifier.
+        WeightsError: the weights cannot be fetched, read, or matched.
+    """
+    if not timm.is_model(arch):
+        near = ", ".join(timm.list_models(f"*{arch.split('_')[0]}*")[:5]) or "see timm.list_models()"
+        raise UsageError(f"--arch {arch!r} is not a timm network; similar names: {near}.")
+    body = _body(arch, classes, pretrained=weights == IMAGENET)
+    extra = nn.Sequential()
+    if arch == _CAPSTONE_VGG:
+        extra = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Linear(1000, classes))
+    network = Network(body, extra, normalisation)
+    account = load_weights(network, Path(weights)) if weights not in (IMAGENET, NONE) else None
+    if freeze:
+        network.freeze_features()
+    return network, account
+
+
+def load_weights(network: Network, path: Path) -> WeightsAccount:
+    """Load what fits of a file of weights into a network, and say what did not.
+
+    Accepted are safetensors and torch state dicts (loaded without running any code in them), bare or
+    under `state_dict`/`model`, with timm's or torchvision's names.
+
+    Raises:
+        WeightsError: unreadable, or nothing in it fits.
+    """
+    state = _rename(_read_state(path), set(network.state_dict()))
+    wanted = network.state_dict()
+    fitting: dict[str, Tensor] = {}
+    summed, not_used = [], []
+    for name, tensor in state.items():
+        if name in wanted and (fitted := _fit(tensor, wanted[name])) is not None:
+            fitting[name] = fitted
+            if fitted.shape != tensor.shape and fitted.numel() != tensor.numel():
+                summed.append(name)
+        else:
+            not_used.append(name)
+    if not any(name.startswith("body.") and name.endswith("weight") for name in fitting):
+        raise WeightsError(
+            f"{path} does not fit this network: none of its {len(state)} tensors matches by name and shape; "
+            "check --arch against the network the file was made with."
+        )
+    network.load_state_dict(fitting, strict=False)
+    return WeightsAccount(
+        source=path.name,
+        loaded=tuple(fitting),
+        summed=tuple(summed),
+        left_random=tuple(name for name in wanted if name not in fitting and not name.endswith("num_batches_tracked")),
+        not_used=tuple(not_used),
+    )
+
+
+def _body(arch: str, classes: int, *, pretrained: bool) -> nn.Module:
+    options = {"num_classes": 1000, "drop_rate": 0.5} if arch == _CAPSTONE_VGG else {"num_classes": classes}
+    try:
+        return timm.create_model(arch, pretrained=pretrained, in_chans=1, **options)
+    except (OSError, RuntimeError, ValueError) as failure:
+        if not pretrained:
+            raise
+        raise WeightsError(_how_to_get(arch)) from failure
+
+
+def _how_to_get(arch: str) -> str:
+    """What to do when published weights cannot be fetched."""
+    pretrained = timm.get_pretrained_cfg(arch)
+    if pretrained is None or not (pretrained.hf_hub_id or pretrained.url):
+        return f"timm publishes no ImageNet weights for {arch!r}; pass --weights none or --weights FILE."
+    where = f"model.safetensors of the Hugging Face repository {pretrained.hf_hub_id}" if pretrained.hf_hub_id else (
+        str(pretrained.url)
+    )
+    return (
+        f"the ImageNet weights of {arch!r} could not be fetched (is this machine offline?); download {where} "
+        "on a machine that is online, copy it here and pass --weights FILE, "
+        "or copy that machine's Hugging Face cache into HF_HOME, or train from random weights with --weights none."
+    )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"--weights {path}: no such file; give {IMAGENET!r}, {NONE!r} or a file of weights.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as failure:  # noqa: BLE001 (torch and safetensors raise a dozen unrelated types)
+        raise WeightsError(
+            f"--weights {path} is neither safetensors nor a plain torch state dict ({type(failure).__name__}); "
+            "save the network's state_dict() and give that."
+        ) from failure
+    return _unwrap(loaded, path)
+
+
+def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"--weights {path} holds no state dict; save the network's state_dict() and give that.")
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def _rename(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Our names for the tensors of a file that uses timm's or torchvision's."""
+    renamed = {}
+    for name, tensor in state.items():
+        ours = name
+        if ours not in wanted:
+            for prefix in _PREFIXES:
+                ours = ours.removeprefix(prefix)
+            for theirs, timms in _TORCHVISION_VGG.items():
+                if ours.startswith(theirs) and f"body.{timms}weight" in wanted:
+                    ours = ours.replace(theirs, timms)
+            ours = f"body.{ours}"
+        renamed[ours if ours in wanted else name] = tensor
+    return renamed
+
+
+def _fit(tensor: Tensor, wanted: Tensor) -> Tensor | None:
+    """The tensor in the wanted shape: as it is, a linear layer as a convolution, or colours summed."""
+    if tensor.shape == wanted.shape:
+        return tensor
+    if tensor.ndim == 2 and wanted.ndim == 4 and tensor.numel() == wanted.numel():
+        return tensor.reshape(wanted.shape)
+    if tensor.ndim == wanted.ndim == 4 and tensor.shape[1] == 3 and wanted.shape[1] == 1:
+        adapted = adapt_input_conv(1, tensor)
+        return adapted if adapted.shape == wanted.shape else None
+    return None
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")

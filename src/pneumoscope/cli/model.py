@@ -1,0 +1,224 @@
+"""`pneumoscope demo | train | export | verify | evaluate | predict`."""
+
+import os
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pneumoscope.cli.data import Overwrite, Quiet
+from pneumoscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from pneumoscope.engine import Encoded
+
+
+class Form(StrEnum):
+    """How predictions are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+Bundle = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A bundle made by `export`.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command tree, in the order of the flow."""
+    app.command("demo")(demo_command)
+    app.command("train")(train_command)
+    app.command("export")(export_command)
+    app.command("verify")(verify_command)
+    app.command("evaluate")(evaluate_command)
+    app.command("predict")(predict_command)
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    *,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the whole flow on synthetic radiographs: no data needed."""
+    from pneumoscope.cli.show import make_listener, show_predictions, show_report
+    from pneumoscope.demo import demo
+
+    result = demo(out, overwrite=overwrite, listener=make_listener(quiet=quiet))
+    show_report(result.report)
+    for _ in show_predictions(result.predictions, "table"):
+        pass
+    for part, what in (
+        ("archive", "the phantoms"),
+        ("dataset/manifest.csv", "one row a film"),
+        ("run/curves.png", "learning curves"),
+        ("bundle", "the model, with its contract"),
+        ("report/report.json", "the test figures"),
+    ):
+        typer.echo(f"{result.folder / part}: {what}")
+
+
+def train_command(
+    out: Annotated[Path, typer.Option(help="The run directory to make, or with --resume to go on with.")],
+    *,
+    data: Annotated[Path | None, typer.Option(help="A data set made by `data prepare`.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe's name or a TOML file; see the list below.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last completed epoch of --out.")] = False,
+    arch: Annotated[str | None, typer.Option(help="A timm network by name.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the square input, in pixels.")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of weights.")] = None,
+    freeze: Annotated[bool | None, typer.Option("--freeze/--no-freeze", help="Train the classifier only.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train films.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Films in one step.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Steps whose gradients are added up.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, the peak if scheduled.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="SGD's momentum.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant, cosine or onecycle.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (mixed).")] = None,
+    class_weights: Annotated[str | None, typer.Option(help="none, sqrt or balanced.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to 1.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none, light or robust.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of the weights' moving average.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better macro-F1.")] = None,
+    keep: Annotated[str | None, typer.Option(help="last or best (by validation macro-F1).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that augment.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded images, by default inside --data.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network. Options change single values of the recipe.
+
+    Recipes: quick (a small network, for trying the flow); capstone-vgg19-frozen, capstone-vgg19,
+    capstone-resnet50-short, capstone-resnet50 (the 2020 capstone's four).
+    """
+    from pneumoscope.cli.show import make_listener
+    from pneumoscope.dataset import load_dataset
+    from pneumoscope.training import load_recipe, make_config, train
+    from pneumoscope.training.run import load_card, load_config
+
+    changes = {
+        "arch": arch,
+        "size": size,
+        "weights": weights,
+        "freeze": freeze,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "optimizer": optimizer,
+        "lr": lr,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "precision": precision,
+        "class_weights": class_weights,
+        "label_smoothing": label_smoothing,
+        "augment": augment,
+        "ema": ema,
+        "patience": patience,
+        "keep": keep,
+        "workers": workers,
+        "seed": seed,
+    }
+    if resume:
+        values = load_recipe(recipe) if recipe else load_config(out).model_dump()
+        data = data or Path(load_card(out).data)
+    elif data is None:
+        raise UsageError("--data is missing; give a data set made by `pneumoscope data prepare`.")
+    else:
+        values = load_recipe(recipe or "quick")
+    config = make_config(values, changes)
+    history = train(load_dataset(data), config, out, resume=resume, cache=cache, listener=make_listener(quiet=quiet))
+    typer.echo(f"{len(history)} epochs in {out}; next: pneumoscope export {out} --out BUNDLE")
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A finished run directory.")],
+    out: Annotated[Path, typer.Option(help="The bundle to make.")],
+    *,
+    data: Annotated[Path | None, typer.Option(help="The run's data set, if it has moved since.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name, by default the run's.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a bundle: contract, ONNX model, golden cases. Refused unless it equals PyTorch."""
+    from pneumoscope.dataset import load_dataset
+    from pneumoscope.export import export
+    from pneumoscope.training.run import load_card
+
+    dataset = load_dataset(data or Path(load_card(run).data))
+    difference = export(run, dataset, out, name=name, overwrite=overwrite)
+    typer.echo(f"bundle in {out}; largest difference from PyTorch on validation films: {difference:.1e}")
+
+
+def verify_command(bundle: Bundle) -> None:
+    """Check a bundle's files and run its golden cases from the bytes on."""
+    from pneumoscope.engine import verify
+
+    typer.echo(f"{bundle}: {verify(bundle)} golden cases reproduced.")
+
+
+def evaluate_command(
+    bundle: Bundle,
+    data: Annotated[Path, typer.Option(help="A data set made by `data prepare`.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json and predictions.csv.")],
+    *,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    quiet: Quiet = False,
+) -> None:
+    """Run a split through the bundle and report how it does."""
+    from pneumoscope.cli.show import make_listener, show_report
+    from pneumoscope.dataset import load_dataset
+    from pneumoscope.engine import Engine
+    from pneumoscope.report import evaluate
+
+    engine = Engine.load(bundle)
+    report = evaluate(engine, load_dataset(data), split, out, listener=make_listener(quiet=quiet))
+    show_report(report)
+    typer.echo(f"written: {out / 'report.json'}, {out / 'predictions.csv'}")
+
+
+def predict_command(
+    bundle: Bundle,
+    images: Annotated[list[Path], typer.Argument(exists=True, help="Image files, or folders of them.")],
+    *,
+    form: Annotated[Form, typer.Option("--format", help="How to print.")] = Form.table,
+    max_pixels: Annotated[int, typer.Option(help="Refuse images with more pixels.")] = 100_000_000,
+) -> None:
+    """Classify films. Goes on past bad files; exit code 1 if there were any.
+
+    JSON is one line an image. For research use only; not a medical device.
+    """
+    from pneumoscope.cli.show import show_predictions
+    from pneumoscope.engine import Engine
+    from pneumoscope.imaging import Limits
+
+    engine = Engine.load(bundle, limits=Limits(max_pixels=max_pixels))
+    predictions = engine.predict_many(_films(images))
+    statuses = {prediction.status for prediction in show_predictions(predictions, form)}
+    if not statuses:
+        raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are JPEG, PNG and TIFF.")
+    if "rejected" in statuses:
+        raise typer.Exit(1)
+
+
+def _films(paths: list[Path]) -> Iterator["Encoded"]:
+    from pneumoscope.engine import Encoded
+
+    for path in _walk(paths):
+        yield Encoded(name=str(path), data=path.read_bytes())
+
+
+def _walk(paths: list[Path]) -> Iterator[Path]:
+    """Files as given; of folders, the files that are named like images, in name order."""
+    from pneumoscope.imaging import SUFFIXES
+
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        for folder, folders, files in os.walk(path):
+            folders.sort()
+            yield from (Path(folder, file) for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES)

@@ -1,0 +1,175 @@
+"""Metrics as pure functions of arrays. What is undefined (a class without films) is NaN.
+
+Shapes and types: `truth` and `predicted` are integer class indices `[N]`; `probabilities` are
+floats `[N, C]` whose rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns
+prediction. Definitions agree with scikit-learn's where that has them.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices: TypeAlias = NDArray[np.integer[Any]]
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Counts: TypeAlias = NDArray[np.int64]
+
+
+def confusion_matrix(truth: Indices, predicted: Indices, classes: int) -> Counts:
+    """Count films by true (row) and predicted (column) class.
+
+    >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    _check_indices(truth, classes)
+    _check_indices(predicted, classes)
+    if truth.shape != predicted.shape:
+        raise ValueError(f"truth has shape {truth.shape}, predicted {predicted.shape}; they must be equal")
+    flat = np.bincount(truth * classes + predicted, minlength=classes * classes)
+    return flat.reshape(classes, classes).astype(np.int64)
+
+
+def accuracy(confusion: Counts) -> float:
+    """Share of films on the diagonal.
+
+    >>> accuracy(np.array([[1, 1], [0, 2]]))
+    0.75
+    """
+    return _ratio(np.trace(confusion), confusion.sum())
+
+
+def sensitivity(confusion: Counts) -> Floats:
+    """Per class: share of its films that are called it (recall), `float [C]`.
+
+    >>> sensitivity(np.array([[1, 1], [0, 2]])).tolist()
+    [0.5, 1.0]
+    """
+    return _ratios(np.diag(confusion), confusion.sum(axis=1))
+
+
+def specificity(confusion: Counts) -> Floats:
+    """Per class: share of the other classes' films that are not called it, `float [C]`.
+
+    >>> specificity(np.array([[1, 1], [0, 2]])).tolist()
+    [1.0, 0.5]
+    """
+    false_positives = confusion.sum(axis=0) - np.diag(confusion)
+    negatives = confusion.sum() - confusion.sum(axis=1)
+    return _ratios(negatives - false_positives, negatives)
+
+
+def precision(confusion: Counts) -> Floats:
+    """Per class: share of the films called it that are it (positive predictive value), `float [C]`."""
+    return _ratios(np.diag(confusion), confusion.sum(axis=0))
+
+
+def f1(confusion: Counts) -> Floats:
+    """Per class: harmonic mean of precision and sensitivity, `float [C]`."""
+    return _ratios(2 * np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1))
+
+
+def macro_f1(confusion: Counts) -> float:
+    """Unweighted mean of `f1` over the classes that were seen or predicted.
+
+    >>> round(macro_f1(np.array([[1, 1], [0, 2]])), 4)
+    0.7333
+    """
+    return _mean(f1(confusion))
+
+
+def mcc(confusion: Counts) -> float:
+    """Multi-class Matthews correlation coefficient (Gorodkin 2004), -1 to 1; 0 when undefined.
+
+    >>> round(mcc(np.array([[1, 1], [0, 2]])), 4)
+    0.5774
+    """
+    table = confusion.astype(np.float64)
+    rows, columns, total = table.sum(axis=1), table.sum(axis=0), table.sum()
+    covariance = np.trace(table) * total - rows @ columns
+    spread = np.sqrt((total**2 - columns @ columns) * (total**2 - rows @ rows))
+    return float(covariance / spread) if spread > 0 else 0.0
+
+
+def auroc(positive: NDArray[np.bool_], scores: Floats) -> float:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties half.
+
+    >>> auroc(np.array([False, True, True]), np.array([0.2, 0.2, 0.9]))
+    0.75
+    """
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    ranks = _mid_ranks(scores)
+    area = ranks[positive].sum() - positives * (positives + 1) / 2
+    return float(area / (positives * negatives))
+
+
+def class_aurocs(truth: Indices, probabilities: Floats) -> Floats:
+    """One-versus-rest AUROC of every class, `float [C]`."""
+    return np.array([auroc(truth == index, probabilities[:, index]) for index in range(probabilities.shape[1])])
+
+
+def macro_auroc(truth: Indices, probabilities: Floats) -> float:
+    """Unweighted mean of the one-versus-rest AUROCs that are defined."""
+    return _mean(class_aurocs(truth, probabilities))
+
+
+def cross_entropy(truth: Indices, probabilities: Floats) -> float:
+    """Mean negative natural logarithm of the true class's probability (floored at 1e-12).
+
+    >>> round(cross_entropy(np.array([0]), np.array([[0.5, 0.5]])), 4)
+    0.6931
+    """
+    _check_indices(truth, probabilities.shape[1])
+    if not len(truth):
+        return float("nan")
+    chosen = probabilities[np.arange(len(truth)), truth]
+    return float(-np.log(np.clip(chosen, 1e-12, None)).mean())
+
+
+def group_accuracy(confusion: Counts, members: list[int]) -> float:
+    """Share of films whose predicted class lies on the right side of a group of classes.
+
+    With bacteria 0, normal 1, virus 2 and `members` [0, 2] this is normal-versus-pneumonia accuracy.
+
+    >>> group_accuracy(np.array([[1, 0, 1], [0, 3, 0], [0, 1, 2]]), [0, 2])
+    0.875
+    """
+    inside = np.isin(np.arange(len(confusion)), members)
+    right = confusion[np.ix_(inside, inside)].sum() + confusion[np.ix_(~inside, ~inside)].sum()
+    return _ratio(right, confusion.sum())
+
+
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    """Probabilities of logits `[..., C]`, in double precision.
+
+    >>> softmax(np.array([0.0, 0.0])).tolist()
+    [0.5, 0.5]
+    """
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def _mid_ranks(values: Floats) -> Floats:
+    """Ranks from 1; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[inverse])
+
+
+def _check_indices(values: Indices, classes: int) -> None:
+    if values.ndim != 1 or (len(values) and not 0 <= values.min() <= values.max() < classes):
+        raise ValueError(f"expected class indices [N] from 0 to {classes - 1}, got shape {values.shape}")
+
+
+def _ratio(part: np.integer[Any], whole: np.integer[Any]) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _ratios(parts: Counts, wholes: Counts) -> Floats:
+    return np.divide(parts, wholes, out=np.full(len(parts), np.nan), where=wholes > 0)
+
+
+def _mean(values: Floats) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

@@ -1,0 +1,90 @@
+"""Augmentation policies. A film's change depends on (seed, epoch, index) and on nothing else."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, v2
+
+Augment: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class ResampleDownUp(nn.Module):
+    """Shrink to a random share of the side and enlarge again: another scanner's sharpness."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.least = least
+
+    def forward(self, image: Tensor) -> Tensor:
+        side = image.shape[-1]
+        small = max(8, int(side * (self.least + (1 - self.least) * torch.rand(()).item())))
+        return v2.functional.resize(v2.functional.resize(image, [small, small]), [side, side])
+
+
+class Gamma(nn.Module):
+    """A random exposure curve."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, image: Tensor) -> Tensor:
+        gamma = self.low + (self.high - self.low) * torch.rand(()).item()
+        return v2.functional.adjust_gamma(image, gamma)
+
+
+class Grain(nn.Module):
+    """Gaussian noise of a random strength, in grey levels of 255."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, image: Tensor) -> Tensor:
+        noise = torch.randn(image.shape) * (self.most * torch.rand(()).item())
+        return (image + noise).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def policy(name: str, size: int) -> Augment | None:
+    """The transform `uint8 [1, S, S]` → the same of a policy; None for `none`.
+
+    `light` moves and exposes the film as another visit would. `robust` also changes what must not
+    matter: framing, sharpness, JPEG quality, noise, and whatever lies at the border.
+    Films are never mirrored: the heart's side is information.
+    """
+    if name == "none":
+        return None
+    if name == "light":
+        return v2.Compose([_place(degrees=5, shift=0.04, zoom=(0.93, 1.07)), v2.ColorJitter(brightness=0.1, contrast=0.1)])
+    steps: list[Any] = [
+        v2.RandomResizedCrop(size, scale=(0.55, 1.0), ratio=(0.8, 1.25), antialias=True),
+        _place(degrees=10, shift=0.06, zoom=(0.85, 1.1)),
+        Gamma(0.7, 1.4),
+        v2.ColorJitter(brightness=0.2, contrast=0.25),
+        v2.RandomApply([ResampleDownUp(0.4)], p=0.4),
+        v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=0.2),
+        v2.RandomApply([Grain(12)], p=0.4),
+        v2.RandomApply([v2.JPEG((25, 95))], p=0.5),
+        v2.RandomErasing(p=0.3, scale=(0.02, 0.10), ratio=(0.2, 5)),
+    ]
+    return v2.Compose(steps)
+
+
+def apply_seeded(transform: Augment, image: Tensor, *key: int) -> Tensor:
+    """Apply a transform with a random state that depends on `key` only; the global one is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(*key))
+        return transform(image)
+
+
+def derive_seed(*key: int) -> int:
+    """A well-mixed 63-bit seed of some numbers."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _place(*, degrees: float, shift: float, zoom: tuple[float, float]) -> v2.RandomAffine:
+    return v2.RandomAffine(degrees, translate=(shift, shift), scale=zoom, interpolation=InterpolationMode.BILINEAR)

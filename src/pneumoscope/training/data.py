@@ -1,0 +1,148 @@
+"""Prepared inputs: decoded once to one memory-mapped array, then read in a reproducible order."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import lightning as L
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from pneumoscope.contract import InputRule
+from pneumoscope.dataset import Dataset, Film
+from pneumoscope.errors import DatasetError
+from pneumoscope.files import whole_file
+from pneumoscope.imaging import load_input
+from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.progress import SILENT, Listener
+from pneumoscope.training.augment import Augment, apply_seeded, derive_seed
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+
+
+def cache_inputs(
+    dataset: Dataset, split: str, rule: InputRule, folder: Path, *, listener: Listener = SILENT
+) -> NDArray[np.uint8]:
+    """The inputs of a split as a read-only memory map, `uint8 [N, 1, S, S]` in manifest order.
+
+    Made once; the file's name is a hash of the films' contents, the contract's input rule and the
+    decoder's version, so a changed film, rule or decoder never meets an old array.
+
+    Raises:
+        DatasetError: a film cannot be read, or `folder` cannot be written.
+    """
+    films = dataset.split(split)
+    key = hashlib.sha256(f"{rule.fingerprint()} Pillow {PIL.__version__}".encode())
+    for film in films:
+        key.update(film.file_sha256.encode())
+    path = folder / f"{split}-{rule.size}-{key.hexdigest()[:16]}.npy"
+    if not path.is_file():
+        _fill(dataset, films, rule, path, listener)
+    array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return array
+
+
+def labels_of(dataset: Dataset, split: str) -> NDArray[np.int64]:
+    """Class indices of a split, `int64 [N]` in manifest order."""
+    index = {label: number for number, label in enumerate(dataset.classes)}
+    return np.array([index[film.label] for film in dataset.split(split)], np.int64)
+
+
+class CachedFilms(TorchDataset[Batch]):
+    """Cached inputs and labels, fetched a batch at a time by keys of `EpochOrder`."""
+
+    def __init__(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], *, augment: Augment | None, seed: int
+    ) -> None:
+        self.images, self.labels = images, torch.from_numpy(labels)
+        self.augment, self.seed = augment, seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, keys: list[int]) -> Batch:
+        epochs_and_indices = [divmod(key, len(self)) for key in keys]
+        indices = [index for _, index in epochs_and_indices]
+        images = torch.from_numpy(self.images[indices])
+        if self.augment is not None:
+            changed = [
+                apply_seeded(self.augment, image, self.seed, epoch, index)
+                for image, (epoch, index) in zip(images, epochs_and_indices, strict=True)
+            ]
+            images = torch.stack(changed)
+        return images, self.labels[indices]
+
+
+class EpochOrder(Sampler[int]):
+    """A shuffled order that is a pure function of (seed, epoch).
+
+    Yields `epoch * N + index`, so whoever fetches the film knows the epoch too, in any process.
+    """
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch, also after a resume."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        for index in torch.randperm(self.count, generator=generator).tolist():
+            yield self.epoch * self.count + index
+
+
+class FilmsModule(L.LightningDataModule):
+    """Train and validation loaders over cached inputs."""
+
+    def __init__(self, train: CachedFilms, val: CachedFilms, *, batch_size: int, workers: int, seed: int) -> None:
+        super().__init__()
+        self.train, self.val = train, val
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(
+            self.train,
+            batch_size=self.batch_size,
+            sampler=EpochOrder(len(self.train), seed=self.seed),
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(self.val, batch_size=max(64, self.batch_size), collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, listener: Listener) -> None:
+    cores = available_cores()
+    listener.begin(f"decoding {path.name.split('-')[0]}", len(films), "images")
+    try:
+        with whole_file(path) as partial:
+            array = np.lib.format.open_memmap(
+                partial, mode="w+", dtype=np.uint8, shape=(len(films), 1, rule.size, rule.size)
+            )
+            inputs = map_ordered(
+                lambda film: load_input(dataset.read(film), rule), films, workers=cores, ahead=8 * cores
+            )
+            for index, image in enumerate(inputs):
+                array[index] = image
+                listener.advance(1)
+            array.flush()
+    except PermissionError as failure:
+        raise DatasetError(f"{path.parent} cannot be written; pass --cache FOLDER for the decoded images.") from failure
+    finally:
+        listener.end()

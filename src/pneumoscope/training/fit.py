@@ -1,0 +1,247 @@
+"""Training from a data set to a run directory, and going on after an interruption."""
+
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from pneumoscope.backbone import build
+from pneumoscope.contract import InputRule
+from pneumoscope.dataset import Dataset
+from pneumoscope.errors import RunError
+from pneumoscope.files import refuse_existing, whole_file
+from pneumoscope.progress import SILENT, Listener
+from pneumoscope.training.augment import policy
+from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.data import CachedFilms, FilmsModule, cache_inputs, labels_of
+from pneumoscope.training.module import Classifier, Record, best_epoch, ran_out, weigh_classes
+from pneumoscope.training.run import (
+    BEST,
+    LAST,
+    WEIGHTS_FILE,
+    RunCard,
+    code_commit,
+    library_versions,
+    load_card,
+    load_config,
+    save_card,
+    save_config,
+    save_history,
+    save_weights,
+)
+
+_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+# Advice for other set-ups: our loader reads a memory map, and frozen layers are in eval mode on purpose.
+_NOT_OURS = (
+    r".*does not have many workers.*",
+    r".*module\(s\) in eval mode.*",
+    r".*smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*`training_step` returned `None`.*",
+)
+
+
+def train(
+    dataset: Dataset,
+    config: TrainConfig,
+    run: Path,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    listener: Listener = SILENT,
+) -> list[Record]:
+    """Train a network on a data set's train split; return the history, one record an epoch.
+
+    With `resume`, training goes on after the last completed epoch of `run`; on a CPU the final
+    weights are then, bit for bit, those of a run that was never interrupted. Torch's global random
+    state is seeded.
+
+    Args:
+        dataset: with splits `train` and `val`.
+        config: the run's configuration; with `resume` it must equal the saved one.
+        run: the run directory to make, or with `resume` to go on with.
+        resume: see above.
+        cache: folder for decoded inputs, by default `.cache` in the data set.
+        listener: hears of progress.
+
+    Raises:
+        UsageError, DatasetError, RunError, WeightsError.
+    """
+    rule = InputRule.squash(config.size)
+    if resume:
+        _check_resume(run, config, dataset)
+    else:
+        refuse_existing(run, overwrite=False)
+    module, card = _build(dataset, config)
+    folder = cache or dataset.root / ".cache"
+    films = _films(dataset, config, rule, folder, listener)
+    if not resume:
+        save_config(run, config)
+        save_card(run, card)
+    last = run / LAST
+    history = _saved_history(last)
+    if not ran_out(history, config):
+        history = _fit(module, films, config, run, len(history), listener)
+    if not (run / WEIGHTS_FILE).is_file():
+        save_weights(run, run / (BEST if config.keep == "best" else LAST))
+    return history
+
+
+class Progress(L.Callback):
+    """Tells a listener of every batch, and of every epoch's figures."""
+
+    def __init__(self, listener: Listener, films: int, epochs: int, done: int) -> None:
+        self.listener, self.films, self.epochs, self.done = listener, films, epochs, done
+        self.started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.listener.begin("training", self.films * self.epochs, "images")
+        self.listener.advance(self.films * self.done)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *batch: Any) -> None:
+        self.listener.advance(len(batch[1][1]))
+
+    def say(self, record: Record) -> None:
+        """Report one closed epoch."""
+        seconds = time.monotonic() - self.started
+        self.listener.say(
+            f"epoch {int(record['epoch'])}/{self.epochs}"
+            f"  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}"
+            f"  val loss {record['val_loss']:.4f} accuracy {record['val_accuracy']:.4f}"
+            f" macro-F1 {record['val_macro_f1']:.4f}  {seconds:.1f} s, {self.films / seconds:.0f} images/s"
+        )
+
+
+class Recorder(Checkpoint):
+    """At the end of each epoch: metrics, curves, and a checkpoint that is there whole or not at all.
+
+    Lightning runs subclasses of Checkpoint after every other hook, so the epoch is complete.
+    """
+
+    def __init__(self, run: Path, config: TrainConfig, progress: Progress) -> None:
+        self.run, self.config, self.progress = run, config, progress
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        history = pl_module.history
+        partial = (self.run / LAST).with_name(".last.ckpt.partial")
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            if self.config.keep == "best" and best_epoch(history) == len(history) - 1:
+                with whole_file(self.run / BEST) as copy:
+                    shutil.copyfile(partial, copy)
+            partial.replace(self.run / LAST)
+            save_history(self.run, history)
+        self.progress.say(history[-1])
+        if ran_out(history, self.config):
+            trainer.should_stop = True
+
+
+def _build(dataset: Dataset, config: TrainConfig) -> tuple[Classifier, RunCard]:
+    torch.manual_seed(config.seed)
+    network, account = build(config.arch, classes=len(dataset.classes), weights=config.weights, freeze=config.freeze)
+    weights = weigh_classes(labels_of(dataset, "train"), len(dataset.classes), config.class_weights)
+    module = Classifier(network, config, class_weights=weights, classes=len(dataset.classes))
+    card = RunCard(
+        schema_version=1,
+        data=str(dataset.root),
+        dataset=dataset.fingerprint,
+        classes=dataset.classes,
+        groups=dataset.groups,
+        initial_weights=config.weights if account is None else str(account),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
+        commit=code_commit(),
+        versions=library_versions(),
+    )
+    return module, card
+
+
+def _films(dataset: Dataset, config: TrainConfig, rule: InputRule, folder: Path, listener: Listener) -> FilmsModule:
+    def cached(split: str, augment: str) -> CachedFilms:
+        images = cache_inputs(dataset, split, rule, folder, listener=listener)
+        labels = labels_of(dataset, split)
+        return CachedFilms(images, labels, augment=policy(augment, config.size), seed=config.seed)
+
+    return FilmsModule(
+        cached("train", config.augment),
+        cached("val", "none"),
+        batch_size=config.batch_size,
+        workers=config.workers,
+        seed=config.seed,
+    )
+
+
+def _fit(
+    module: Classifier, films: FilmsModule, config: TrainConfig, run: Path, done: int, listener: Listener
+) -> list[Record]:
+    progress = Progress(listener, len(films.train), config.epochs, done)
+    callbacks: list[L.Callback] = [progress, Recorder(run, config, progress)]
+    if config.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=config.ema))
+    with _quiet():
+        trainer = L.Trainer(
+            accelerator="auto",
+            devices=1,
+            precision=_PRECISION[config.precision],
+            max_epochs=config.epochs,
+            accumulate_grad_batches=config.accumulate,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(run, name="tensorboard", version=""),
+            default_root_dir=run,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=True,
+        )
+        checkpoint = run / LAST if done else None
+        try:
+            trainer.fit(module, datamodule=films, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            listener.end()
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return module.history
+
+
+def _saved_history(last: Path) -> list[Record]:
+    if not last.is_file():
+        return []
+    history: list[Record] = torch.load(last, map_location="cpu", weights_only=True)["history"]
+    return history
+
+
+def _check_resume(run: Path, config: TrainConfig, dataset: Dataset) -> None:
+    saved, card = load_config(run), load_card(run)
+    before, now = saved.model_dump(), config.model_dump()
+    if changed := [f"{name} ({before[name]!r} → {now[name]!r})" for name in before if before[name] != now[name]]:
+        raise RunError(f"--resume keeps the configuration of {run}, but this differs: {', '.join(changed)}.")
+    if card.dataset != dataset.fingerprint:
+        raise RunError(f"--resume: {dataset.root} is not the data set that {run} was trained on ({card.data}).")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's talk about devices and its advice for other set-ups, off while we train."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in _NOT_OURS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.setLevel(level)

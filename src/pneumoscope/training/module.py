@@ -1,0 +1,137 @@
+"""The Lightning module: one step, the optimiser, and the figures of each epoch."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from pneumoscope.backbone import Network
+from pneumoscope.training.augment import derive_seed
+from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.data import Batch
+
+FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
+Record: TypeAlias = dict[str, float]
+
+
+class Classifier(L.LightningModule):
+    """Trains a `Network`; `history` has one record an epoch: `epoch` from 1, and `FIGURES`."""
+
+    def __init__(self, network: Network, config: TrainConfig, *, class_weights: Tensor | None, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.history: list[Record] = []
+        self.loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing)
+        self.val_loss = nn.CrossEntropyLoss()
+        self.figures = nn.ModuleDict(
+            {
+                "train_loss": MeanMetric(),
+                "train_accuracy": MulticlassAccuracy(classes, average="micro"),
+                "val_loss": MeanMetric(),
+                "val_accuracy": MulticlassAccuracy(classes, average="micro"),
+                "val_macro_f1": MulticlassF1Score(classes, average="macro"),
+            }
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout, the one user of the global random state, restarts from (seed, epoch, rank)."""
+        torch.manual_seed(derive_seed(self.config.seed, self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        images, labels = batch
+        logits = self.network(images).float()
+        loss: Tensor = self.loss(logits, labels)
+        self.figures["train_loss"].update(loss.detach(), len(labels))
+        self.figures["train_accuracy"].update(logits.detach(), labels)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        images, labels = batch
+        logits = self.network(images).float()
+        self.figures["val_loss"].update(self.val_loss(logits, labels), len(labels))
+        self.figures["val_accuracy"].update(logits, labels)
+        self.figures["val_macro_f1"].update(logits, labels)
+
+    def on_train_epoch_end(self) -> None:
+        """Validation has run by now; close the epoch's record."""
+        record: Record = {"epoch": self.current_epoch + 1}
+        for name in FIGURES:
+            record[name] = float(self.figures[name].compute())
+            self.figures[name].reset()
+        self.history.append(record)
+        if self.logger is not None:
+            self.logger.log_metrics(record, step=self.current_epoch + 1)
+
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, rate_factor(config.schedule, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+
+def rate_factor(schedule: str, steps: int) -> Callable[[int], float]:
+    """The learning rate at a step, as a factor of the peak: a pure function, so resuming is exact.
+
+    `cosine` falls from 1 to 0; `onecycle` rises over the first 30 % of the steps and falls by a
+    cosine (Smith and Topin 2018).
+
+    >>> [round(rate_factor("cosine", 10)(step), 2) for step in (0, 5, 10)]
+    [1.0, 0.5, 0.0]
+    """
+
+    def factor(step: int) -> float:
+        done = min(1.0, step / max(1, steps))
+        if schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        if schedule == "onecycle":
+            rise = 0.3
+            if done < rise:
+                return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / rise))
+            return 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
+        return 1.0
+
+    return factor
+
+
+def weigh_classes(labels: NDArray[np.int64], classes: int, how: str) -> Tensor | None:
+    """Weights of mean 1 by inverse frequency (`balanced`) or its square root (`sqrt`)."""
+    if how == "none":
+        return None
+    counts = np.bincount(labels, minlength=classes).astype(np.float64)
+    weights = (1 / np.maximum(counts, 1)) ** (0.5 if how == "sqrt" else 1.0)
+    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
+
+
+def best_epoch(history: list[Record]) -> int:
+    """Index of the record with the highest validation macro-F1, the earliest of equals."""
+    return max(range(len(history)), key=lambda index: (history[index]["val_macro_f1"], -index))
+
+
+def ran_out(history: list[Record], config: TrainConfig) -> bool:
+    """Whether training is over after this history: all epochs done, or patience at its end."""
+    if len(history) >= config.epochs:
+        return True
+    return config.patience is not None and bool(history) and len(history) - 1 - best_epoch(history) >= config.patience

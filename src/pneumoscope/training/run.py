@@ -1,0 +1,160 @@
+"""The run directory: what a training run leaves behind, and what it needs to go on.
+
+============================  =====================================================================
+`config.json`                 the configuration (`TrainConfig`)
+`run.json`                    data set, classes, versions, commit, speed (`RunCard`)
+`metrics.csv`, `curves.png`   the four figures and macro-F1 of each epoch
+`tensorboard/`                the same for TensorBoard
+`checkpoints/last.ckpt`       the state after the last completed epoch, for `--resume`
+`weights.safetensors`         the final weights; there once training has finished
+============================  =====================================================================
+"""
+
+import csv
+import io
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pneumoscope.contract import Document, Sha256, Text, first_problem
+from pneumoscope.errors import RunError
+from pneumoscope.files import whole_file, write_text
+from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.module import FIGURES, Record
+
+CONFIG_FILE, CARD_FILE, WEIGHTS_FILE = "config.json", "run.json", "weights.safetensors"
+METRICS_FILE, CURVES_FILE = "metrics.csv", "curves.png"
+LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
+_REPORTED = ("pneumoscope", "torch", "timm", "lightning", "numpy", "pillow")
+
+
+Stored = TypeVar("Stored", bound=Document)
+
+
+class RunCard(Document):
+    """`run.json`: where the weights come from."""
+
+    schema_version: Literal[1]
+    data: Text = Field(description="Path of the data set, as given.")
+    dataset: Sha256
+    classes: tuple[Text, ...] = Field(min_length=2)
+    groups: dict[Text, tuple[Text, ...]]
+    initial_weights: Text
+    parameters: int = Field(ge=1)
+    trainable: int = Field(ge=1)
+    commit: str | None
+    versions: dict[str, str]
+
+
+def save_config(run: Path, config: TrainConfig) -> None:
+    """Write `config.json`."""
+    write_text(run / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
+
+
+def load_config(run: Path) -> TrainConfig:
+    """Read `config.json`.
+
+    Raises:
+        RunError: not a run directory, or damaged.
+    """
+    return _load(run, CONFIG_FILE, TrainConfig)
+
+
+def save_card(run: Path, card: RunCard) -> None:
+    """Write `run.json`."""
+    write_text(run / CARD_FILE, card.model_dump_json(indent=2) + "\n")
+
+
+def load_card(run: Path) -> RunCard:
+    """Read `run.json`.
+
+    Raises:
+        RunError: not a run directory, or damaged.
+    """
+    return _load(run, CARD_FILE, RunCard)
+
+
+def load_weights(run: Path) -> dict[str, Tensor]:
+    """Final weights of a finished run.
+
+    Raises:
+        RunError: the run has none yet, or the file is damaged.
+    """
+    path = run / WEIGHTS_FILE
+    if not path.is_file():
+        raise RunError(f"{run} has no {WEIGHTS_FILE}: training did not finish; go on with `pneumoscope train --resume`.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as failure:
+        raise RunError(f"{path} is damaged ({failure}); train again.") from failure
+
+
+def save_weights(run: Path, checkpoint: Path) -> None:
+    """Write the network's weights of a checkpoint (the moving average, if there is one)."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "network."
+    tensors = {name.removeprefix(prefix): value.contiguous() for name, value in state.items() if name.startswith(prefix)}
+    with whole_file(run / WEIGHTS_FILE) as partial:
+        save_file(tensors, partial)
+
+
+def save_history(run: Path, history: list[Record]) -> None:
+    """Write `metrics.csv` and `curves.png`."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["epoch", *FIGURES])
+    for record in history:
+        writer.writerow([int(record["epoch"]), *(f"{record[name]:.6f}" for name in FIGURES)])
+    write_text(run / METRICS_FILE, stream.getvalue())
+    _draw(run / CURVES_FILE, history)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape the weights."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _REPORTED}
+
+
+def code_commit() -> str | None:
+    """Git commit of the package's code (`-dirty` when changed since), or None outside git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _load(run: Path, name: str, kind: type[Stored]) -> Stored:
+    path = run / name
+    if not path.is_file():
+        raise RunError(f"{run} is not a training run (it has no {name}); make one with `pneumoscope train`.")
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as failure:
+        raise RunError(f"{path} is not valid: {first_problem(failure)}; train again.") from failure
+
+
+def _draw(path: Path, history: list[Record]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [record["epoch"] for record in history]
+    for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for part, style in (("train", "--"), ("val", "-")):
+            axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], style, marker=".", label=part)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel({"loss": "cross-entropy (nats)", "accuracy": "accuracy"}[kind])
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
