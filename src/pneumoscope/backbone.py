@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -14,6 +15,7 @@ from pneumoscope.errors import UsageError, WeightsError
 
 IMAGENET, NONE = "imagenet", "none"
 _CAPSTONE_VGG = "vgg19_bn"
+_HUB_FILE = "model.safetensors"
 # torchvision keeps VGG's hidden layers as `classifier`; timm keeps them as convolutions.
 _TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2.", "classifier.6.": "head.fc."}
 _WRAPPERS = ("state_dict", "model", "model_state")
@@ -44,31 +46,33 @@ class WeightsAccount:
 class Network(nn.Module):
     """`uint8 [N, 1, S, S]` → logits `float [N, C]`.
 
-    `body` is timm's network; `extra` is the capstone's second head for `vgg19_bn` and empty for
+    `body` is timm's network; `second_head` is the capstone's second head for `vgg19_bn` and empty for
     every other network. Modules named in `frozen` keep their weights and batch-norm statistics.
     """
 
+    body: Any  # timm's interface is not typed
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, extra: nn.Sequential, normalisation: Normalisation) -> None:
+    def __init__(self, body: nn.Module, second_head: nn.Sequential, normalisation: Normalisation) -> None:
         super().__init__()
         self.body = body
-        self.extra = extra
+        self.second_head = second_head
         self.frozen: list[nn.Module] = []
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.extra(self.body(self.normalise(images)))
+        logits: Tensor = self.second_head(self.body(self.normalise(images)))
         return logits
 
     def forward_with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, C]` and the input of the last linear layer, `[N, D]`."""
         images = self.normalise(images)
-        if len(self.extra):
-            embedding = self.extra[:-1](self.body(images))
-            return self.extra[-1](embedding), embedding
+        if len(self.second_head):
+            embedding = self.second_head[:-1](self.body(images))
+            logits: Tensor = self.second_head[-1](embedding)
+            return logits, embedding
         features = self.body.forward_features(images)
         embedding = self.body.forward_head(features, pre_logits=True)
         return self.body.forward_head(features), embedding.flatten(1)
@@ -79,17 +83,14 @@ class Network(nn.Module):
 
     def freeze_features(self) -> None:
         """Freeze the feature extractor: VGG's convolutions, otherwise all but the classifier."""
-        if len(self.extra):
-            self.frozen = [self.body.features]
-        else:
-            classifier = set(self.body.get_classifier().modules())
-            self.frozen = [module for module in self.body.modules() if _is_leaf(module) and module not in classifier]
-            for parameter in self.body.parameters():
-                parameter.requires_grad_(requires_grad=False)
-            for parameter in self.body.get_classifier().parameters():
-                parameter.requires_grad_(requires_grad=True)
-        for module in self.frozen:
-            module.requires_grad_(requires_grad=False)
+        extractor = self.body.features if len(self.second_head) else self.body
+        classifier = self.body.get_classifier()
+        kept = set(classifier.modules())
+        self.frozen = [module for module in extractor.modules() if _is_leaf(module) and module not in kept]
+        for parameter in extractor.parameters():
+            parameter.requires_grad = False
+        for parameter in classifier.parameters():
+            parameter.requires_grad = True
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Network":  # noqa: FBT001, FBT002 (torch's signature)
@@ -100,7 +101,13 @@ class Network(nn.Module):
 
 
 def build(
-    arch: str, *, classes: int, weights: str = NONE, freeze: bool = False, normalisation: Normalisation = GREY_IMAGENET
+    arch: str,
+    *,
+    classes: int,
+    size: int,
+    weights: str = NONE,
+    freeze: bool = False,
+    normalisation: Normalisation = GREY_IMAGENET,
 ) -> tuple[Network, WeightsAccount | None]:
     """Build a network and load its initial weights.
 
@@ -114,6 +121,7 @@ def build(
     Args:
         arch: a timm model name.
         classes: number of outputs, at least 2.
+        size: side of the square input, for networks that fix it when built (vision transformers).
         weights: `imagenet`, `none`, or a path to a safetensors file or a torch state dict.
         freeze: see `Network.freeze_features`.
         normalisation: applied inside the network.
@@ -125,11 +133,13 @@ def build(
     if not timm.is_model(arch):
         near = ", ".join(timm.list_models(f"*{arch.split('_')[0]}*")[:5]) or "see timm.list_models()"
         raise UsageError(f"--arch {arch!r} is not a timm network; similar names: {near}.")
-    body = _body(arch, classes, pretrained=weights == IMAGENET)
-    extra = nn.Sequential()
+    body = _body(arch, classes, size, pretrained=weights == IMAGENET)
+    if not isinstance(body.get_classifier(), nn.Module):
+        raise UsageError(f"--arch {arch!r} has several classifiers; choose a network with one.")
+    second_head = nn.Sequential()
     if arch == _CAPSTONE_VGG:
-        extra = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Linear(1000, classes))
-    network = Network(body, extra, normalisation)
+        second_head = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Linear(1000, classes))
+    network = Network(body, second_head, normalisation)
     account = load_weights(network, Path(weights)) if weights not in (IMAGENET, NONE) else None
     if freeze:
         network.freeze_features()
@@ -171,8 +181,13 @@ def load_weights(network: Network, path: Path) -> WeightsAccount:
     )
 
 
-def _body(arch: str, classes: int, *, pretrained: bool) -> nn.Module:
+def _body(arch: str, classes: int, size: int, *, pretrained: bool) -> Any:
     options = {"num_classes": 1000, "drop_rate": 0.5} if arch == _CAPSTONE_VGG else {"num_classes": classes}
+    published = timm.get_pretrained_cfg(arch)
+    if published is not None and published.fixed_input_size:
+        options["img_size"] = size
+    if pretrained and published is not None and published.hf_hub_id:
+        _require_reachable(arch, published.hf_hub_id)
     try:
         return timm.create_model(arch, pretrained=pretrained, in_chans=1, **options)
     except (OSError, RuntimeError, ValueError) as failure:
@@ -181,14 +196,25 @@ def _body(arch: str, classes: int, *, pretrained: bool) -> nn.Module:
         raise WeightsError(_how_to_get(arch)) from failure
 
 
+def _require_reachable(arch: str, repository: str) -> None:
+    """Ask the hub once; left alone, its client retries for most of a minute when offline."""
+    from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(repository, _HUB_FILE), str):
+        return
+    try:
+        get_session().head(hf_hub_url(repository, _HUB_FILE), follow_redirects=True, timeout=10)
+    except Exception as failure:
+        raise WeightsError(_how_to_get(arch)) from failure
+
+
 def _how_to_get(arch: str) -> str:
     """What to do when published weights cannot be fetched."""
-    pretrained = timm.get_pretrained_cfg(arch)
-    if pretrained is None or not (pretrained.hf_hub_id or pretrained.url):
+    published = timm.get_pretrained_cfg(arch)
+    if published is None or not published.has_weights:
         return f"timm publishes no ImageNet weights for {arch!r}; pass --weights none or --weights FILE."
-    where = f"model.safetensors of the Hugging Face repository {pretrained.hf_hub_id}" if pretrained.hf_hub_id else (
-        str(pretrained.url)
-    )
+    repository = f"{_HUB_FILE} of the Hugging Face repository {published.hf_hub_id}"
+    where = repository if published.hf_hub_id else str(published.url)
     return (
         f"the ImageNet weights of {arch!r} could not be fetched (is this machine offline?); download {where} "
         "on a machine that is online, copy it here and pass --weights FILE, "
@@ -205,7 +231,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as failure:  # noqa: BLE001 (torch and safetensors raise a dozen unrelated types)
+    except Exception as failure:
         raise WeightsError(
             f"--weights {path} is neither safetensors nor a plain torch state dict ({type(failure).__name__}); "
             "save the network's state_dict() and give that."

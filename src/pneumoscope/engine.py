@@ -108,8 +108,10 @@ class Engine:
         options.log_severity_level = 3
         try:
             session = ort.InferenceSession(bundle / MODEL_FILE, options, providers=["CPUExecutionProvider"])
-        except Exception as failure:  # noqa: BLE001 (onnxruntime raises its own types, all Exception)
-            raise BundleError(f"{bundle / MODEL_FILE} cannot be loaded ({failure}); export the bundle again.") from failure
+        except Exception as failure:
+            raise BundleError(
+                f"{bundle / MODEL_FILE} cannot be loaded ({failure}); export the bundle again."
+            ) from failure
         return cls(contract, session, limits)
 
     def predict(self, data: bytes, *, name: str = "") -> Prediction:
@@ -147,7 +149,7 @@ class Engine:
     def _decide_batch(self, batch: Sequence[_Decoded]) -> Iterator[Prediction]:
         images = [film.image for film in batch if film.image is not None]
         started = time.perf_counter()
-        rows = iter(self.run(np.stack(images))[0] if images else [])
+        rows = iter(self.run(np.stack(images))[0]) if images else iter(())
         share = _since(started) / max(1, len(images))
         for film in batch:
             probabilities = None if film.image is None else next(rows)

@@ -91,7 +91,7 @@ def load_network(run: Path) -> Network:
     """
     config, card = load_config(run), load_card(run)
     weights = load_weights(run)
-    network, _ = build(config.arch, classes=len(card.classes))
+    network, _ = build(config.arch, classes=len(card.classes), size=config.size)
     try:
         network.load_state_dict(weights)
     except RuntimeError as failure:
@@ -167,7 +167,7 @@ def _parity(network: Network, engine: Engine, dataset: Dataset, rule: InputRule)
 
 def _torch_probabilities(network: Network, images: Luma) -> NDArray[np.float64]:
     with torch.no_grad():
-        logits = torch.cat([network(part) for part in torch.from_numpy(images).split(16)])
+        logits = torch.cat([network(part) for part in torch.split(torch.from_numpy(images), 16)])
     return logits.double().softmax(dim=1).numpy()
 
 

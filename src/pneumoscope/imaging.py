@@ -80,9 +80,7 @@ def describe(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> ImageFacts:
         return ImageFacts(format=image.format or "", mode=image.mode, width=image.width, height=image.height)
 
 
-def read_luma(
-    data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS
-) -> Luma:
+def read_luma(data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS) -> Luma:
     """Decode to an upright 8-bit luma image.
 
     Colours become ITU-R BT.601 luma (a JPEG's own Y channel). Transparent pixels are laid over
@@ -138,7 +136,7 @@ def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS)
 def luma_sha256(luma: Luma) -> str:
     """SHA-256 over a luma image's shape and pixels: equal for pixel-identical films."""
     digest = hashlib.sha256(f"{luma.shape[0]}x{luma.shape[1]}:".encode())
-    digest.update(np.ascontiguousarray(luma))
+    digest.update(luma.tobytes())
     return digest.hexdigest()
 
 
@@ -147,20 +145,14 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
         raise ImageError("the file is empty.")
     if len(data) > limits.max_bytes:
         raise ImageError(f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted.")
-    for signature, plugin in _FORMATS:
-        if data.startswith(signature):
-            break
-    else:
+    plugin = next((plugin for signature, plugin in _FORMATS if data.startswith(signature)), None)
+    if plugin is None:
         raise ImageError(f"not an accepted image ({_looks_like(data)}); accepted are {ACCEPTED}.")
     try:
         image = plugin(BytesIO(data))
+        _check_header(image, data, limits)
     except _DAMAGE as failure:
         raise ImageError(f"cannot read the image's header: {_words(failure)}; the file is damaged.") from failure
-    try:
-        _check_header(image, data, limits)
-    except ImageError:
-        image.close()
-        raise
     return image
 
 

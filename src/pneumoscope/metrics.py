@@ -167,7 +167,9 @@ def _ratio(part: np.integer[Any], whole: np.integer[Any]) -> float:
 
 
 def _ratios(parts: Counts, wholes: Counts) -> Floats:
-    return np.divide(parts, wholes, out=np.full(len(parts), np.nan), where=wholes > 0)
+    ratios = np.full(len(parts), np.nan)
+    np.divide(parts, wholes, out=ratios, where=wholes > 0)
+    return ratios
 
 
 def _mean(values: Floats) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,11 @@ from pneumoscope.files import whole_directory
 from pneumoscope.imaging import Luma
 
 Finding: TypeAlias = Literal["bacteria", "normal", "virus"]
-Field: TypeAlias = NDArray[np.float32]
+Field: TypeAlias = NDArray[np.floating[Any]]
 
 FINDINGS: tuple[Finding, ...] = get_args(Finding)
 _WORK = 288  # anatomy is drawn with this many rows, then enlarged; noise is added at full size
-_ENCODINGS = ({"quality": 75}, {"quality": 85}, {"quality": 92}, {"quality": 92, "progressive": True})
+_ENCODINGS = ((75, False), (85, False), (92, False), (92, True))  # quality, progressive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +88,13 @@ def film(finding: Finding, *, patient: int, shot: int = 0, seed: int = 0, size: 
 def population(count: int, *, seed: int = 0) -> Iterator[Phantom]:
     """Yield `count` phantoms of balanced classes, one to four films a patient."""
     random = np.random.default_rng([seed, count])
+    wanted = {finding: count // 3 + (place < count % 3) for place, finding in enumerate(FINDINGS)}
     made = dict.fromkeys(FINDINGS, 0)
     patient = 0
-    while sum(made.values()) < count:
-        finding = min(FINDINGS, key=lambda each: made[each])
+    while made != wanted:
+        finding = max(FINDINGS, key=lambda each: wanted[each] - made[each])
         patient += 1
-        for shot in range(min(int(random.integers(1, 5)), count - sum(made.values()))):
+        for shot in range(min(int(random.integers(1, 5)), wanted[finding] - made[finding])):
             made[finding] += 1
             name = _name(finding, patient, shot, made[finding])
             yield Phantom(
@@ -142,8 +143,11 @@ def _archive_members(count: int, seed: int, test_fraction: float) -> Iterator[tu
         part = part_of[phantom.patient]
         tested[phantom.finding] += part == "test"
         folder = "NORMAL" if phantom.finding == "normal" else "PNEUMONIA"
-        encoding = _ENCODINGS[int(np.random.default_rng([seed, index, 7]).integers(len(_ENCODINGS)))]
-        yield f"chest_xray/{part}/{folder}/{phantom.name}", encode_jpeg(phantom.luma, **encoding)
+        quality, progressive = _ENCODINGS[int(np.random.default_rng([seed, index, 7]).integers(len(_ENCODINGS)))]
+        yield (
+            f"chest_xray/{part}/{folder}/{phantom.name}",
+            encode_jpeg(phantom.luma, quality=quality, progressive=progressive),
+        )
 
 
 def _name(finding: Finding, patient: int, shot: int, number: int) -> str:
@@ -173,7 +177,7 @@ def _compose(anatomy: _Anatomy, finding: Finding, random: np.random.Generator, *
     density -= 0.10 * _soft(0.05 - np.abs(x), 0.015) * _soft(-0.35 - y, 0.05)  # trachea
     density += air * _vessels(anatomy, x, y)
     density += _finding(finding, lungs, random, x, y)
-    return density.astype(np.float32)
+    return np.asarray(density, dtype=np.float32)
 
 
 def _grid(random: np.random.Generator, aspect: float) -> tuple[Field, Field]:
@@ -196,13 +200,13 @@ def _lung(anatomy: _Anatomy, side: int, x: Field, y: Field) -> Field:
     across = np.abs((x - centre) / (anatomy.lung_width * widening))
     along = np.abs((y + 0.05) / anatomy.lung_height)
     dome = 0.58 + 0.05 * side + 0.9 * (x - centre) ** 2
-    return _soft(1 - (across**2.6 + along**3.0), 0.08) * _soft(dome - y, 0.02)
+    return np.asarray(_soft(1 - (across**2.6 + along**3.0), 0.08) * _soft(dome - y, 0.02))
 
 
 def _heart(anatomy: _Anatomy, x: Field, y: Field) -> Field:
     reach = np.hypot((x - 0.12) / anatomy.heart, (y - 0.34) / (anatomy.heart * 1.15))
     mediastinum = _soft(0.13 - np.abs(x), 0.03) * _soft(y + 0.75, 0.1)
-    return np.maximum(0.64 * _soft(1 - reach, 0.07), 0.60 * mediastinum)
+    return np.asarray(np.maximum(0.64 * _soft(1 - reach, 0.07), 0.60 * mediastinum))
 
 
 def _spine(x: Field, y: Field) -> Field:

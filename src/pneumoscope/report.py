@@ -61,9 +61,7 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
     )
 
 
-def evaluate(
-    engine: Engine, dataset: Dataset, split: str, out: Path, *, listener: Listener = SILENT
-) -> dict[str, Any]:
+def evaluate(engine: Engine, dataset: Dataset, split: str, out: Path, *, listener: Listener = SILENT) -> dict[str, Any]:
     """Score a split, write `report.json` and `predictions.csv` into `out`, and return the report."""
     scored = score(engine, dataset, split, listener=listener)
     report = summarise(scored, engine.contract, dataset, split)
@@ -93,9 +91,7 @@ def summarise(scored: Scored, contract: Contract, dataset: Dataset, split: str) 
             "mcc": _metric(metrics.mcc(confusion)),
             "cross_entropy": _metric(metrics.cross_entropy(scored.truth, scored.probabilities)),
             "group_accuracy": {
-                group: _metric(
-                    metrics.group_accuracy(confusion, [contract.classes.index(label) for label in members])
-                )
+                group: _metric(metrics.group_accuracy(confusion, [contract.classes.index(label) for label in members]))
                 for group, members in contract.groups.items()
             },
         },

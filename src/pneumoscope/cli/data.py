@@ -7,7 +7,9 @@ import typer
 
 from pneumoscope.errors import UsageError
 
-app = typer.Typer(help="Make data sets from archives, folders and phantoms.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make data sets from archives, folders and phantoms.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies at --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no talk.")]
@@ -43,9 +45,9 @@ def prepare_command(
     by patient. Exit code 1 if any input was refused (the data set is there all the same, unless
     --strict).
     """
-    from pneumoscope.cli.show import make_listener, show_prepared
     from pydantic import ValidationError
 
+    from pneumoscope.cli.show import make_listener, show_prepared
     from pneumoscope.contract import first_problem
     from pneumoscope.dataset import PrepareConfig, prepare
     from pneumoscope.imaging import Limits

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from typing_extensions import override
 
 from pneumoscope.progress import Listener
 
@@ -35,13 +36,16 @@ class LineListener(Listener):
         self.task: tuple[str, str] | None = None
         self.done, self.started = 0, 0.0
 
+    @override
     def begin(self, task: str, total: int, unit: str) -> None:
         self.task = (task, unit)
         self.done, self.started = 0, time.monotonic()
 
+    @override
     def advance(self, count: int) -> None:
         self.done += count
 
+    @override
     def end(self) -> None:
         if self.task is not None:
             task, unit = self.task
@@ -49,6 +53,7 @@ class LineListener(Listener):
             self.say(f"{task}: {self.done:,} {unit} in {seconds:.1f} s, {self.done / seconds:,.0f} {unit}/s")
         self.task = None
 
+    @override
     def say(self, line: str) -> None:
         self.console.print(line, markup=False)
 
@@ -61,6 +66,7 @@ class BarListener(LineListener):
         self.bar: Progress | None = None
         self.bar_task = TaskID(0)
 
+    @override
     def begin(self, task: str, total: int, unit: str) -> None:
         super().begin(task, total, unit)
         columns = (
@@ -74,12 +80,14 @@ class BarListener(LineListener):
         self.bar_task = self.bar.add_task(task, total=total, rate="")
         self.bar.start()
 
+    @override
     def advance(self, count: int) -> None:
         super().advance(count)
         if self.bar is not None and self.task is not None:
             rate = self.done / max(time.monotonic() - self.started, 1e-9)
             self.bar.update(self.bar_task, advance=count, rate=f"{rate:,.0f} {self.task[1]}/s")
 
+    @override
     def end(self) -> None:
         if self.bar is not None:
             self.bar.stop()
@@ -122,10 +130,11 @@ def show_report(report: dict[str, Any]) -> None:
     del figures["group_accuracy"]
     for name, figure in figures.items():
         table.add_row(name.replace("_", " "), _number(figure))
-    per_class = Table("class", *next(iter(report["per_class"].values())), *(f"→ {name}" for name in report["classes"]))
-    for index, (label, row) in enumerate(report["per_class"].items()):
-        confused = (str(count) for count in report["confusion"][index])
-        per_class.add_row(label, *(_number(figure) for figure in row.values()), *confused)
+    per_class = Table("by true class", *report["classes"])
+    for name in next(iter(report["per_class"].values())):
+        per_class.add_row(name, *(_number(row[name]) for row in report["per_class"].values()))
+    for index, label in enumerate(report["classes"]):
+        per_class.add_row(f"films called {label}", *(str(row[index]) for row in report["confusion"]))
     console = _stdout()
     console.print(table)
     console.print(per_class)
@@ -136,11 +145,6 @@ def show_predictions(predictions: Iterable["Prediction"], form: str) -> Iterator
     """Print predictions one by one as they come, and pass them on."""
     write = {"json": _json_lines, "csv": _csv_rows, "table": _table_rows}[form]
     yield from write(predictions, sys.stdout)
-
-
-def fail(message: str) -> None:
-    """One error message on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]error:[/]", message, markup=True)
 
 
 def _json_lines(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:

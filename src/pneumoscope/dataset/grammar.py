@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias
 Part: TypeAlias = Literal["train", "test"]
 
 KERMANY_CLASSES = ("bacteria", "normal", "virus")
-KERMANY_GROUPS = {"pneumonia": ("bacteria", "virus")}
+KERMANY_GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
 
 _PARTS: dict[str, Part] = {
     "train": "train",

@@ -41,7 +41,9 @@ class PrepareConfig(Document):
     val_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of the train films cut as validation.")
     test_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share cut as test if no source has a test part.")
     seed: int = Field(default=0, ge=0, description="Seed of the patient-grouped cuts.")
-    patient_pattern: str | None = Field(default=None, description="Regular expression that finds the patient in a path.")
+    patient_pattern: str | None = Field(
+        default=None, description="Regular expression that finds the patient in a path."
+    )
     groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
     strict: bool = Field(default=False, description="Make nothing if any input is refused.")
 

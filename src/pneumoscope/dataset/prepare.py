@@ -193,9 +193,7 @@ def _candidates(
             continue
         patient = identity.patient or f"{identity.label}/{source}:{member.name}"
         part = place(member.name).part
-        candidates.append(
-            _Candidate(member=member, source=source, label=identity.label, patient=patient, part=part)
-        )
+        candidates.append(_Candidate(member=member, source=source, label=identity.label, patient=patient, part=part))
     return candidates, len(listing.members) - len(images), archive or pattern is not None
 
 
@@ -235,9 +233,7 @@ def _drop_copies(taken: list[_Taken]) -> list[_Taken]:
     return list(kept.values())
 
 
-def _assign_splits(
-    taken: list[_Taken], config: PrepareConfig, refused: list[RefusedFile]
-) -> list[tuple[Film, Path]]:
+def _assign_splits(taken: list[_Taken], config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
     """Give every film its split; leave out train films of test patients."""
     _require_classes(taken)
     tested = {each.film.patient for each in taken if each.candidate.part == "test"}
@@ -252,9 +248,7 @@ def _assign_splits(
     rest = [each for each in pool if each.incoming not in split]
     validation = cut_patients(_labelled(rest), fraction=config.val_fraction, seed=config.seed)
     split |= {each.incoming: "val" if each.film.patient in validation else "train" for each in rest}
-    return [
-        (replace(each.film, split=split[each.incoming]), each.incoming) for each in taken if each.incoming in split
-    ]
+    return [(replace(each.film, split=split[each.incoming]), each.incoming) for each in taken if each.incoming in split]
 
 
 def _refuse_test_patients(pool: list[_Taken], tested: set[str], refused: list[RefusedFile]) -> None:
@@ -272,7 +266,7 @@ def _require_classes(taken: list[_Taken]) -> None:
     labels = sorted({each.film.label for each in taken})
     if not labels:
         raise DatasetError(
-            "no usable image found; give the archive as downloaded, or a folder that holds one folder of images a class."
+            "no usable image found; give the archive as downloaded, or a folder with one folder of images a class."
         )
     if len(labels) < 2:
         raise DatasetError(f"only one class found ({labels[0]}); at least 2 class folders are needed.")
@@ -288,10 +282,8 @@ def _settle(films: list[tuple[Film, Path]], folder: Path) -> list[Film]:
             (folder / split / label).mkdir(parents=True, exist_ok=True)
     settled, used = [], set()
     for film, incoming in films:
-        path = f"{film.split}/{film.label}/{film.path}"
-        for path in _names(path, film.file_sha256):
-            if path.lower() not in used:
-                break
+        wished = f"{film.split}/{film.label}/{film.path}"
+        path = next(name for name in _names(wished, film.file_sha256) if name.lower() not in used)
         used.add(path.lower())
         incoming.rename(folder / path)
         settled.append(replace(film, path=path))
@@ -310,9 +302,8 @@ def _names(path: str, sha256: str) -> Iterator[str]:
 
 
 def _groups(classes: tuple[str, ...], config: PrepareConfig) -> dict[str, tuple[str, ...]]:
-    groups = config.groups
-    if groups is None:
-        groups = KERMANY_GROUPS if classes == KERMANY_CLASSES else {}
+    default = KERMANY_GROUPS if classes == KERMANY_CLASSES else {}
+    groups = default if config.groups is None else config.groups
     try:
         check_classes(classes, groups)
     except ValueError as failure:

@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 
@@ -21,7 +24,8 @@ class ResampleDownUp(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         side = image.shape[-1]
         small = max(8, int(side * (self.least + (1 - self.least) * torch.rand(()).item())))
-        return v2.functional.resize(v2.functional.resize(image, [small, small]), [side, side])
+        resampled: Tensor = v2.functional.resize(v2.functional.resize(image, [small, small]), [side, side])
+        return resampled
 
 
 class Gamma(nn.Module):
@@ -33,7 +37,8 @@ class Gamma(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         gamma = self.low + (self.high - self.low) * torch.rand(()).item()
-        return v2.functional.adjust_gamma(image, gamma)
+        exposed: Tensor = v2.functional.adjust_gamma(image, gamma)
+        return exposed
 
 
 class Grain(nn.Module):
@@ -48,6 +53,20 @@ class Grain(nn.Module):
         return (image + noise).round_().clamp_(0, 255).to(torch.uint8)
 
 
+class JpegAgain(nn.Module):
+    """Another JPEG generation of a random quality (torchvision's own is deprecated)."""
+
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, image: Tensor) -> Tensor:
+        quality = int(torch.randint(self.low, self.high + 1, ()).item())
+        stream = BytesIO()
+        Image.fromarray(image[0].numpy()).save(stream, "JPEG", quality=quality)
+        return torch.from_numpy(np.array(Image.open(stream)))[None]
+
+
 def policy(name: str, size: int) -> Augment | None:
     """The transform `uint8 [1, S, S]` → the same of a policy; None for `none`.
 
@@ -57,20 +76,8 @@ def policy(name: str, size: int) -> Augment | None:
     """
     if name == "none":
         return None
-    if name == "light":
-        return v2.Compose([_place(degrees=5, shift=0.04, zoom=(0.93, 1.07)), v2.ColorJitter(brightness=0.1, contrast=0.1)])
-    steps: list[Any] = [
-        v2.RandomResizedCrop(size, scale=(0.55, 1.0), ratio=(0.8, 1.25), antialias=True),
-        _place(degrees=10, shift=0.06, zoom=(0.85, 1.1)),
-        Gamma(0.7, 1.4),
-        v2.ColorJitter(brightness=0.2, contrast=0.25),
-        v2.RandomApply([ResampleDownUp(0.4)], p=0.4),
-        v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=0.2),
-        v2.RandomApply([Grain(12)], p=0.4),
-        v2.RandomApply([v2.JPEG((25, 95))], p=0.5),
-        v2.RandomErasing(p=0.3, scale=(0.02, 0.10), ratio=(0.2, 5)),
-    ]
-    return v2.Compose(steps)
+    transform: Augment = v2.Compose(_light() if name == "light" else _robust(size))
+    return transform
 
 
 def apply_seeded(transform: Augment, image: Tensor, *key: int) -> Tensor:
@@ -84,6 +91,24 @@ def derive_seed(*key: int) -> int:
     """A well-mixed 63-bit seed of some numbers."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def _light() -> list[Any]:
+    return [_place(degrees=5, shift=0.04, zoom=(0.93, 1.07)), v2.ColorJitter(brightness=0.1, contrast=0.1)]
+
+
+def _robust(size: int) -> list[Any]:
+    return [
+        v2.RandomResizedCrop(size, scale=(0.55, 1.0), ratio=(0.8, 1.25), antialias=True),
+        _place(degrees=10, shift=0.06, zoom=(0.85, 1.1)),
+        Gamma(0.7, 1.4),
+        v2.ColorJitter(brightness=0.2, contrast=0.25),
+        v2.RandomApply([ResampleDownUp(0.4)], p=0.4),
+        v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=0.2),
+        v2.RandomApply([Grain(12)], p=0.4),
+        v2.RandomApply([JpegAgain(25, 95)], p=0.5),
+        v2.RandomErasing(p=0.3, scale=(0.02, 0.10), ratio=(0.2, 5)),
+    ]
 
 
 def _place(*, degrees: float, shift: float, zoom: tuple[float, float]) -> v2.RandomAffine:

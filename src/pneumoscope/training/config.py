@@ -27,7 +27,9 @@ class TrainConfig(Document):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum.")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Weight decay.")
     schedule: Literal["constant", "cosine", "onecycle"] = Field(default="constant", description="Learning rate's path.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Mixed precision; weights stay fp32.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="Mixed precision; weights stay fp32."
+    )
     class_weights: Literal["none", "sqrt", "balanced"] = Field(
         default="none", description="Weigh classes by the inverse (or its root) of their frequency."
     )
@@ -37,7 +39,9 @@ class TrainConfig(Document):
     patience: int | None = Field(
         default=None, ge=1, description="Stop after this many epochs without a better validation macro-F1."
     )
-    keep: Literal["last", "best"] = Field(default="last", description="Whose weights the run ends with; best is by macro-F1.")
+    keep: Literal["last", "best"] = Field(
+        default="last", description="Whose weights the run ends with; best is by macro-F1."
+    )
     workers: int = Field(default=0, ge=0, le=64, description="Processes that augment; 0 does it in the main one.")
     seed: int = Field(default=0, ge=0, description="Seed of initial weights, order, augmentation and dropout.")
 

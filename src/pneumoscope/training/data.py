@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import lightning as L
+import lightning.pytorch as pl
 import numpy as np
 import PIL
 import torch
@@ -101,7 +101,7 @@ class EpochOrder(Sampler[int]):
             yield self.epoch * self.count + index
 
 
-class FilmsModule(L.LightningDataModule):
+class FilmsModule(pl.LightningDataModule):
     """Train and validation loaders over cached inputs."""
 
     def __init__(self, train: CachedFilms, val: CachedFilms, *, batch_size: int, workers: int, seed: int) -> None:
@@ -123,7 +123,8 @@ class FilmsModule(L.LightningDataModule):
         return DataLoader(self.val, batch_size=max(64, self.batch_size), collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
+    """`__getitems__` has made the batch already."""
     return batch
 
 
@@ -142,7 +143,9 @@ def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, list
                 array[index] = image
                 listener.advance(1)
             array.flush()
-    except PermissionError as failure:
-        raise DatasetError(f"{path.parent} cannot be written; pass --cache FOLDER for the decoded images.") from failure
+    except OSError as failure:
+        raise DatasetError(
+            f"{path.parent} cannot be written ({failure.strerror}); pass --cache FOLDER for the decoded images."
+        ) from failure
     finally:
         listener.end()

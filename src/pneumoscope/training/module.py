@@ -4,14 +4,15 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import lightning as L
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from typing_extensions import override
 
 from pneumoscope.backbone import Network
 from pneumoscope.training.augment import derive_seed
@@ -22,7 +23,7 @@ FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macr
 Record: TypeAlias = dict[str, float]
 
 
-class Classifier(L.LightningModule):
+class Classifier(pl.LightningModule):
     """Trains a `Network`; `history` has one record an epoch: `epoch` from 1, and `FIGURES`."""
 
     def __init__(self, network: Network, config: TrainConfig, *, class_weights: Tensor | None, classes: int) -> None:
@@ -42,35 +43,46 @@ class Classifier(L.LightningModule):
             }
         )
 
+    def figure(self, name: str) -> Metric:
+        """The running metric behind one of `FIGURES`."""
+        metric = self.figures[name]
+        assert isinstance(metric, Metric)
+        return metric
+
+    @override
     def on_train_epoch_start(self) -> None:
         """Dropout, the one user of the global random state, restarts from (seed, epoch, rank)."""
         torch.manual_seed(derive_seed(self.config.seed, self.current_epoch, self.global_rank))
 
+    @override
     def training_step(self, batch: Batch, _: int) -> Tensor:
         images, labels = batch
         logits = self.network(images).float()
         loss: Tensor = self.loss(logits, labels)
-        self.figures["train_loss"].update(loss.detach(), len(labels))
-        self.figures["train_accuracy"].update(logits.detach(), labels)
+        self.figure("train_loss").update(loss.detach(), len(labels))
+        self.figure("train_accuracy").update(logits.detach(), labels)
         return loss
 
+    @override
     def validation_step(self, batch: Batch, _: int) -> None:
         images, labels = batch
         logits = self.network(images).float()
-        self.figures["val_loss"].update(self.val_loss(logits, labels), len(labels))
-        self.figures["val_accuracy"].update(logits, labels)
-        self.figures["val_macro_f1"].update(logits, labels)
+        self.figure("val_loss").update(self.val_loss(logits, labels), len(labels))
+        self.figure("val_accuracy").update(logits, labels)
+        self.figure("val_macro_f1").update(logits, labels)
 
+    @override
     def on_train_epoch_end(self) -> None:
         """Validation has run by now; close the epoch's record."""
         record: Record = {"epoch": self.current_epoch + 1}
         for name in FIGURES:
-            record[name] = float(self.figures[name].compute())
-            self.figures[name].reset()
+            record[name] = float(self.figure(name).compute())
+            self.figure(name).reset()
         self.history.append(record)
         if self.logger is not None:
             self.logger.log_metrics(record, step=self.current_epoch + 1)
 
+    @override
     def configure_optimizers(self) -> Any:
         config = self.config
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
@@ -85,9 +97,11 @@ class Classifier(L.LightningModule):
         scheduler = LambdaLR(optimizer, rate_factor(config.schedule, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
 

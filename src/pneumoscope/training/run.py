@@ -90,7 +90,9 @@ def load_weights(run: Path) -> dict[str, Tensor]:
     """
     path = run / WEIGHTS_FILE
     if not path.is_file():
-        raise RunError(f"{run} has no {WEIGHTS_FILE}: training did not finish; go on with `pneumoscope train --resume`.")
+        raise RunError(
+            f"{run} has no {WEIGHTS_FILE}: training did not finish; go on with `pneumoscope train --resume`."
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as failure:
@@ -101,7 +103,9 @@ def save_weights(run: Path, checkpoint: Path) -> None:
     """Write the network's weights of a checkpoint (the moving average, if there is one)."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
-    tensors = {name.removeprefix(prefix): value.contiguous() for name, value in state.items() if name.startswith(prefix)}
+    tensors = {
+        name.removeprefix(prefix): value.contiguous() for name, value in state.items() if name.startswith(prefix)
+    }
     with whole_file(run / WEIGHTS_FILE) as partial:
         save_file(tensors, partial)
 

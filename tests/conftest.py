@@ -1,0 +1,77 @@
+"""One small data set, run and bundle, made once and shared by the tests that need one."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
+from pneumoscope.phantom import write_archive_folder, write_archive_zip
+from samples import TINY
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "archive"
+    write_archive_folder(folder, count=90, seed=3, overwrite=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("phantoms") / "ChestXRay2017.zip"
+    write_archive_zip(path, count=90, seed=3)
+    return path
+
+
+@pytest.fixture(scope="session")
+def dataset(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    out = tmp_path_factory.mktemp("datasets") / "phantoms"
+    prepare([phantom_folder], out, PrepareConfig(val_fraction=0.25))
+    return load_dataset(out)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pneumoscope.training import make_config, train
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    train(dataset, make_config({"recipe": "tiny", **TINY}, {}), run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pneumoscope.export import export
+
+    bundle = tmp_path_factory.mktemp("bundles") / "tiny"
+    export(tiny_run, dataset, bundle)
+    return bundle
+
+
+@pytest.fixture
+def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle that a test may damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., SimpleNamespace]:
+    """Run the command line in its own process, as a user does."""
+
+    def run(*arguments: object, cwd: Path | None = None) -> SimpleNamespace:
+        done = subprocess.run(
+            [sys.executable, "-m", "pneumoscope", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            check=False,
+            timeout=300,
+        )
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    return run

@@ -1,0 +1,234 @@
+import http.server
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pneumoscope.backbone import build, load_weights
+from pneumoscope.errors import UsageError, WeightsError
+
+MEAN, STD = 0.449, 0.226
+
+
+def grey_batch(size: int = 64) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_resnet50_has_the_capstones_head() -> None:
+    network, account = build("resnet50", classes=3, size=64)
+    last = network.body.get_classifier()
+    assert isinstance(last, nn.Linear)
+    assert (last.in_features, last.out_features) == (2048, 3)
+    assert account is None
+    assert len(network.second_head) == 0
+    assert network.body.conv1.in_channels == 1
+
+
+@pytest.fixture(scope="module")
+def vgg() -> Any:
+    return build("vgg19_bn", classes=3, size=64)[0].eval()
+
+
+def test_vgg19_bn_has_the_capstones_head(vgg: Any) -> None:
+    relu, dropout, linear = vgg.second_head
+    assert isinstance(relu, nn.ReLU)
+    assert (type(dropout), dropout.p) == (nn.Dropout, 0.5)
+    assert (linear.in_features, linear.out_features) == (1000, 3)
+    assert vgg.body.get_classifier().out_features == 1000
+    assert [module.p for module in vgg.body.modules() if isinstance(module, nn.Dropout)] == [0.5, 0.5]
+    parameters = sum(parameter.numel() for parameter in vgg.parameters())
+    published, colour, head = 143_678_248, 2 * 64 * 9, 1000 * 3 + 3  # torchvision's vgg19_bn
+    assert parameters == published - colour + head
+
+
+def test_vgg_freezes_its_convolutions_only() -> None:
+    network, _ = build("vgg19_bn", classes=3, size=64, freeze=True)
+    frozen = {name.split(".")[1] for name, value in network.named_parameters() if not value.requires_grad}
+    free = {".".join(name.split(".")[:2]) for name, value in network.named_parameters() if value.requires_grad}
+    assert frozen == {"features"}
+    assert free == {"body.pre_logits", "body.head", "second_head.2"}
+
+
+def test_resnet_freezes_all_but_the_last_layer_and_batch_norm_stays() -> None:
+    network, _ = build("resnet18", classes=3, size=64, freeze=True)
+    free = [name for name, value in network.named_parameters() if value.requires_grad]
+    assert free == ["body.fc.weight", "body.fc.bias"]
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([value for value in network.parameters() if value.requires_grad], lr=0.1)
+    network(grey_batch()).square().sum().backward()
+    optimizer.step()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"body.fc.weight", "body.fc.bias"}
+
+
+def test_without_freezing_everything_trains() -> None:
+    network, _ = build("test_resnet", classes=3, size=48)
+    assert all(value.requires_grad for value in network.parameters())
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "test_convnext", "test_efficientnet"])
+def test_summed_first_convolution_equals_grey_replicated_thrice(arch: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    colour = timm.create_model(arch, num_classes=3, in_chans=3).eval()
+    save_file(colour.state_dict(), tmp_path / "colour.safetensors")
+    network, account = build(arch, classes=3, size=64, weights=str(tmp_path / "colour.safetensors"))
+    assert account is not None
+    assert len(account.summed) == 1
+    assert not account.left_random
+    images = grey_batch()
+    with torch.no_grad():
+        normalised = (images.float() / 255 - MEAN) / STD
+        expected = colour(normalised.repeat(1, 3, 1, 1))
+        torch.testing.assert_close(network.eval()(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_torchvision_vgg_weights_fit(tmp_path: Path) -> None:
+    from torchvision.models import vgg19_bn
+
+    torch.manual_seed(0)
+    theirs = vgg19_bn().eval()
+    torch.save(theirs.state_dict(), tmp_path / "vgg19_bn.pth")
+    network, account = build("vgg19_bn", classes=3, size=224, weights=str(tmp_path / "vgg19_bn.pth"))
+    assert account is not None
+    assert account.left_random == ("second_head.2.weight", "second_head.2.bias")
+    assert not account.not_used
+    images = grey_batch(224)
+    with torch.no_grad():
+        expected = theirs(((images.float() / 255 - MEAN) / STD).repeat(1, 3, 1, 1))
+        torch.testing.assert_close(network.eval().body(network.normalise(images)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_another_number_of_classes_leaves_the_head_at_random_and_says_so(tmp_path: Path) -> None:
+    donor = timm.create_model("test_resnet", num_classes=10, in_chans=1)
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in donor.state_dict().items()}}, tmp_path / "w.pt"
+    )
+    _, account = build("test_resnet", classes=3, size=48, weights=str(tmp_path / "w.pt"))
+    assert account is not None
+    assert account.left_random == ("body.fc.weight", "body.fc.bias")
+    assert "2 left at random (body.fc.weight, body.fc.bias)" in str(account)
+    assert "not used" in str(account)
+
+
+class Exploit:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch exploited",)
+
+
+def test_code_in_a_weights_file_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "evil.pt").open("wb") as stream:
+        pickle.dump({"state_dict": Exploit()}, stream)
+    with pytest.raises(WeightsError, match="neither safetensors nor a plain torch state dict"):
+        build("test_resnet", classes=3, size=48, weights="evil.pt")
+    assert not (tmp_path / "exploited").exists()
+
+
+def test_useless_weights_files(tmp_path: Path) -> None:
+    network, _ = build("test_resnet", classes=3, size=48)
+    with pytest.raises(WeightsError, match="no such file"):
+        load_weights(network, tmp_path / "nothing.pt")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(WeightsError, match="neither safetensors"):
+        load_weights(network, tmp_path / "text.safetensors")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(WeightsError, match="no state dict"):
+        load_weights(network, tmp_path / "list.pt")
+    torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_weights(network, tmp_path / "other.pt")
+
+
+def test_unknown_network_names_similar_ones() -> None:
+    with pytest.raises(UsageError, match=r"'resnet51' is not a timm network; similar names: .*resnet"):
+        build("resnet51", classes=3, size=64)
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "test_efficientnet", "test_convnext", "test_resnet"])
+def test_any_timm_classifier_gives_logits_and_embedding(arch: str) -> None:
+    network, _ = build(arch, classes=4, size=96)
+    with torch.no_grad():
+        logits, embedding = network.eval().forward_with_embedding(grey_batch(96))
+        torch.testing.assert_close(logits, network(grey_batch(96)))
+    assert logits.shape == (2, 4)
+    assert embedding.ndim == 2
+    assert embedding.shape[1] == network.body.num_features
+
+
+def test_offline_imagenet_is_one_sentence_with_the_ways_out(tmp_path: Path) -> None:
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    code = "from pneumoscope.backbone import build; build('resnet18', classes=3, size=64, weights='imagenet')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert "WeightsError" in last
+    for words in ("timm/resnet18.a1_in1k", "--weights FILE", "HF_HOME", "--weights none"):
+        assert words in last
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """A local server that answers like the hub for one repository's safetensors file."""
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet", num_classes=1000, in_chans=3).state_dict(), tmp_path / "w.safetensors")
+    data = (tmp_path / "w.safetensors").read_bytes()
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            known = self.path.endswith("/resolve/main/model.safetensors")
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(data) if known else 0))
+            self.send_header("ETag", '"0123456789abcdef0123456789abcdef"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_imagenet_weights_come_through_timm_from_the_hub(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    address, asked = hub
+    environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+    code = (
+        "import json, torch; from pneumoscope.backbone import build;"
+        "n, _ = build('test_resnet', classes=3, size=48, weights='imagenet');"
+        "print(json.dumps(n.body.conv1[0].weight.flatten().tolist()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    published = timm.create_model("test_resnet", num_classes=1000, in_chans=3).conv1[0].weight
+    expected = published.detach().sum(dim=1).flatten()
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-6)
+    assert any("test_resnet" in path for path in asked)

@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumoscope.contract import Contract, InputRule, load_contract, save_contract
+from pneumoscope.errors import BundleError
+
+REQUIRED = sorted(Contract.model_fields)
+
+
+@pytest.fixture(scope="module")
+def contract(tiny_bundle: Path) -> Contract:
+    return load_contract(tiny_bundle)
+
+
+def test_round_trip(contract: Contract, tmp_path: Path) -> None:
+    save_contract(contract, tmp_path)
+    assert load_contract(tmp_path) == contract
+    assert contract.classes == ("bacteria", "normal", "virus")
+    assert contract.groups == {"pneumonia": ("bacteria", "virus")}
+    assert "Not a medical device" in contract.intended_use
+
+
+@pytest.mark.parametrize("field", REQUIRED)
+def test_every_missing_field_is_an_error(field: str, contract: Contract, tmp_path: Path) -> None:
+    document = contract.model_dump(mode="json")
+    del document[field]
+    (tmp_path / "contract.json").write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=f"field '{field}' is missing"):
+        load_contract(tmp_path)
+
+
+def test_no_field_of_any_part_has_a_default() -> None:
+    def check(model: Any) -> None:
+        for name, field in model.model_fields.items():
+            assert field.is_required(), f"{model.__name__}.{name} has a default"
+            if hasattr(field.annotation, "model_fields"):
+                check(field.annotation)
+
+    check(Contract)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("surprise", 1, "'surprise' is not known"),
+        ("classes", ["a"], "classes"),
+        ("classes", ["a", "a"], "not distinct"),
+        ("groups", {"g": ["nobody"]}, "group 'g'"),
+        ("groups", {"g": ["bacteria", "normal", "virus"]}, "some, not all"),
+        ("groups", {"virus": ["bacteria"]}, "name of a class"),
+        ("schema_version", 2, "schema_version"),
+        ("calibration", {"temperature": 0}, r"calibration\.temperature"),
+        ("normalisation", {"mean": 120, "std": 50}, r"normalisation\.mean"),
+    ],
+)
+def test_wrong_values_are_named(contract: Contract, tmp_path: Path, field: str, value: object, words: str) -> None:
+    document = contract.model_dump(mode="json") | {field: value}
+    (tmp_path / "contract.json").write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=words):
+        load_contract(tmp_path)
+
+
+def test_not_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="not a bundle"):
+        load_contract(tmp_path)
+    (tmp_path / "contract.json").write_text("{")
+    with pytest.raises(BundleError, match="not valid"):
+        load_contract(tmp_path)
+
+
+@given(one=st.integers(16, 1024), two=st.integers(16, 1024))
+def test_the_rules_fingerprint_tells_rules_apart(one: int, two: int) -> None:
+    assert (InputRule.squash(one).fingerprint() == InputRule.squash(two).fingerprint()) == (one == two)

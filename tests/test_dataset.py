@@ -1,0 +1,369 @@
+import csv
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
+from pneumoscope.dataset.grammar import Identity, follows_version2, identify, place, version2
+from pneumoscope.dataset.manifest import Film, format_manifest, parse_manifest
+from pneumoscope.dataset.split import Labelled, cut_patients
+from pneumoscope.errors import DatasetError, UsageError
+from pneumoscope.phantom import encode_jpeg, film
+from samples import REAL, encode, make_zip, ramp, small_films
+
+QUARTER = PrepareConfig(val_fraction=0.25)
+
+
+def write_tree(root: Path, members: dict[str, bytes]) -> Path:
+    for name, data in members.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def class_folders(classes: tuple[str, ...] = ("cat", "dog"), films: int = 8) -> dict[str, bytes]:
+    return {
+        f"{label}/{number:02d}.png": encode(Image.fromarray(np.roll(ramp(), number * 3 + len(label), 1)))
+        for label in classes
+        for number in range(films)
+    }
+
+
+def test_only_class() -> dict[str, bytes]:
+    """Class cat in the train part, class dog in the test part."""
+    parts = (("train", "cat"), ("test", "dog"))
+    return {f"{part}/{name}": data for part, label in parts for name, data in class_folders((label,)).items()}
+
+
+@pytest.mark.parametrize(
+    ("stem", "label", "patient"),
+    [
+        ("person1000_virus_1681", "virus", "virus/person1000"),
+        ("person1_bacteria_1", "bacteria", "bacteria/person1"),
+        ("person447_virus_921_1", "virus", "virus/person447"),
+        ("IM-0001-0001", "normal", "normal/IM-0001"),
+        ("IM-0011-0001-0002", "normal", "normal/IM-0011"),
+        ("NORMAL2-IM-0007-0001", "normal", "normal/NORMAL2-IM-0007"),
+        ("person1_bacteria_1~0badcafe", "bacteria", "bacteria/person1"),
+    ],
+)
+def test_version2_names(stem: str, label: str, patient: str) -> None:
+    assert version2(stem) == Identity(label=label, patient=patient)
+
+
+@pytest.mark.parametrize("stem", ["person1_fungus_1", "IM-0001", "VIRUS-1-2", "person_virus_1", "xIM-0001-0001", ""])
+def test_other_names_are_not_version2(stem: str) -> None:
+    assert version2(stem) is None
+
+
+@given(number=st.integers(0, 10**6), film_number=st.integers(0, 10**6), label=st.sampled_from(["bacteria", "virus"]))
+def test_version2_names_carry_label_and_number(number: int, film_number: int, label: str) -> None:
+    found = version2(f"person{number}_{label}_{film_number}")
+    assert found == Identity(label=label, patient=f"{label}/person{number}")
+
+
+def test_places() -> None:
+    assert place("chest_xray/chest_xray/Train/PNEUMONIA/a.jpeg").folder == "PNEUMONIA"
+    assert place("data/val/cat/deep/er/a.jpeg").folder == "cat"
+    assert place("data/val/cat/a.jpeg").part == "train"
+    assert place("a.jpeg").folder is None
+
+
+def test_folder_and_name_must_agree() -> None:
+    def read(name: str) -> Identity | str:
+        return identify(name, archive=True, patient_pattern=None)
+
+    assert read("NORMAL/person1_virus_1.jpeg") == "unknown label: the name says virus, the folder NORMAL"
+    assert read("PNEUMONIA/IM-0001-0001.jpeg") == "unknown label: the name says normal, the folder PNEUMONIA"
+    assert read("virus/person1_virus_1.jpeg") == Identity(label="virus", patient="virus/person1")
+    assert isinstance(read("PNEUMONIA/hello.jpeg"), str)
+    assert follows_version2(["NORMAL/IM-0001-0001.jpeg"])
+    assert not follows_version2(["cat/IM-0001-0001.jpeg"])
+
+
+def test_patients_by_pattern() -> None:
+    named = identify("cat/p7_1.png", archive=False, patient_pattern=re.compile(r"(?P<patient>p\d+)_"))
+    assert named == Identity(label="cat", patient="cat/p7")
+    assert identify("cat/p7_1.png", archive=False, patient_pattern=re.compile(r"p(\d+)")) == Identity(
+        label="cat", patient="cat/7"
+    )
+    assert "unknown patient" in str(identify("cat/x.png", archive=False, patient_pattern=re.compile(r"p\d+")))
+
+
+FILMS = st.lists(
+    st.builds(Labelled, label=st.sampled_from("ab"), patient=st.integers(0, 25).map(str)), min_size=1, max_size=120
+)
+
+
+@given(films=FILMS, fraction=st.floats(0.05, 0.6), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_cut_is_by_patient_near_the_fraction_and_independent_of_order(
+    films: list[Labelled], fraction: float, seed: int
+) -> None:
+    patients: defaultdict[str, set[str]] = defaultdict(set)
+    for each in films:
+        patients[each.label].add(each.patient)
+    if any(len(holders) < 2 for holders in patients.values()):
+        with pytest.raises(DatasetError, match="at least 2"):
+            cut_patients(films, fraction=fraction, seed=seed)
+        return
+    chosen = cut_patients(films, fraction=fraction, seed=seed)
+    assert chosen == cut_patients(films[::-1], fraction=fraction, seed=seed)
+    sizes = Counter(each.patient for each in films)
+    for label, holders in patients.items():
+        assert chosen & holders, label
+        assert holders - chosen or len(patients) > 1, label
+        taken = sum(each.label == label and each.patient in chosen for each in films)
+        wanted = fraction * sum(each.label == label for each in films)
+        assert abs(taken - wanted) <= 2 * max(sizes.values()) + 1
+
+
+def test_prepare_keeps_the_test_part_and_splits_by_patient(dataset: Dataset, phantom_folder: Path) -> None:
+    published = {path.name for path in phantom_folder.rglob("test/*/*.jpeg")}
+    assert {Path(each.path).name for each in dataset.split("test")} == published
+    assert dataset.classes == ("bacteria", "normal", "virus")
+    assert dataset.groups == {"pneumonia": ("bacteria", "virus")}
+    splits = defaultdict(set)
+    for each in dataset.films:
+        splits[each.patient].add(each.split)
+        assert each.path == f"{each.split}/{each.label}/{Path(each.path).name}"
+        assert (dataset.root / each.path).is_file()
+    assert all(len(held) == 1 for held in splits.values())
+    assert len(dataset.films) == 90
+    assert {(each.split, each.label) for each in dataset.films} == {
+        (split, label) for split in ("train", "val", "test") for label in dataset.classes
+    }
+
+
+def test_zip_and_folder_give_the_same_films(phantom_zip: Path, phantom_folder: Path, tmp_path: Path) -> None:
+    tables = []
+    for number, source in enumerate((phantom_zip, phantom_folder)):
+        prepare([source], tmp_path / str(number), QUARTER)
+        rows = load_dataset(tmp_path / str(number)).films
+        tables.append([(row.path, row.patient, row.file_sha256, row.luma_sha256) for row in rows])
+    assert tables[0] == tables[1]
+
+
+def test_same_input_and_seed_give_the_same_manifest_and_another_seed_another(phantom_zip: Path, tmp_path: Path) -> None:
+    contents = []
+    for number, seed in enumerate((5, 5, 6)):
+        prepare([phantom_zip], tmp_path / str(number), PrepareConfig(seed=seed, val_fraction=0.25))
+        contents.append((tmp_path / str(number) / "manifest.csv").read_bytes())
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_manifest_columns_are_the_documented_ones(dataset: Dataset) -> None:
+    with (dataset.root / "manifest.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    documented = "path label split patient source file_sha256 luma_sha256 width height bytes mode"
+    assert list(rows[0]) == documented.split(" ")
+    row = rows[0]
+    path = dataset.root / row["path"]
+    with Image.open(path) as image:
+        assert (str(image.width), str(image.height), image.mode) == (row["width"], row["height"], row["mode"])
+    assert int(row["bytes"]) == path.stat().st_size
+
+
+def test_manifest_survives_a_round_trip() -> None:
+    odd = Film(
+        path='train/a/"x",\n.png', label="a", split="train", patient="a/1", source="s:é", file_sha256="0" * 64,
+        luma_sha256="1" * 64, width=3, height=4, bytes=5, mode="L",
+    )  # fmt: skip
+    assert parse_manifest(format_manifest([odd])) == [odd]
+    with pytest.raises(ValueError, match="columns"):
+        parse_manifest("a,b\n1,2\n")
+
+
+def test_the_result_loads_with_torchvision(dataset: Dataset) -> None:
+    from torchvision.datasets import ImageFolder
+
+    for split in ("train", "val", "test"):
+        folder = ImageFolder(dataset.root / split)
+        assert tuple(folder.classes) == dataset.classes
+        assert len(folder) == len(dataset.split(split))
+
+
+def test_a_prepared_data_set_is_a_source_again(dataset: Dataset, tmp_path: Path) -> None:
+    prepare([dataset.root], tmp_path / "again", QUARTER)
+    again = load_dataset(tmp_path / "again")
+    assert {(each.file_sha256, each.patient) for each in again.films} == {
+        (each.file_sha256, each.patient) for each in dataset.films
+    }
+
+
+def test_other_class_folders_are_the_classes(tmp_path: Path) -> None:
+    write_tree(tmp_path / "animals", class_folders(("cat", "dog", "emu")))
+    summary = prepare([tmp_path / "animals"], tmp_path / "out", PrepareConfig(groups={"mammal": ("cat", "dog")}))
+    out = load_dataset(tmp_path / "out")
+    assert out.classes == ("cat", "dog", "emu")
+    assert out.groups == {"mammal": ("cat", "dog")}
+    assert not summary.sources[0].patients_named
+    assert {each.split for each in out.films} == {"train", "val", "test"}
+
+
+def test_kaggles_copy_nested_twice_counts_once(tmp_path: Path) -> None:
+    members = small_films()
+    members |= {f"chest_xray/{name}": data for name, data in members.items()}
+    members |= {
+        "__MACOSX/chest_xray/train/._IM.jpeg": b"junk",
+        "chest_xray/.DS_Store": b"junk",
+        "chest_xray/a.txt": b"",
+    }
+    summary = prepare([make_zip(tmp_path / "a.zip", members)], tmp_path / "out", QUARTER)
+    source = summary.sources[0]
+    assert (source.copies, source.junk, source.other_files, source.refused) == (36, 2, 1, 0)
+    assert len(load_dataset(tmp_path / "out").films) == 36
+
+
+def test_same_name_different_film_are_both_kept(tmp_path: Path) -> None:
+    one, two = class_folders(), {name: encode(Image.fromarray(255 - ramp())) for name in class_folders(films=1)}
+    prepare([write_tree(tmp_path / "one", one), write_tree(tmp_path / "two", two)], tmp_path / "out", QUARTER)
+    out = load_dataset(tmp_path / "out")
+    assert len(out.films) == len(one) + len(two)
+    assert len({each.path.lower() for each in out.films}) == len(out.films)
+
+
+def test_a_patient_of_any_test_part_is_never_trained_on(tmp_path: Path) -> None:
+    members = small_films()
+    leaked = encode_jpeg(film("virus", patient=3, shot=9, size=(64, 72)))
+    members["chest_xray/train/PNEUMONIA/person3_virus_99.jpeg"] = leaked  # patient 3 is in the test part
+    summary = prepare([make_zip(tmp_path / "a.zip", members)], tmp_path / "out", QUARTER)
+    assert [each.reason for each in summary.refused] == ["its patient is also in a test part"]
+    assert all(each.split == "test" for each in load_dataset(tmp_path / "out").films if each.patient == "virus/person3")
+
+
+def damaged_archive(tmp_path: Path) -> Path:
+    members = small_films() | {
+        "../evil.jpeg": b"evil",
+        "chest_xray/train/NORMAL/IM-9001-0001.png": b"I am a text file",
+        "chest_xray/train/PNEUMONIA/what_is_this.jpeg": encode_jpeg(ramp()),
+        "chest_xray/train/NORMAL/IM-9002-0001.jpeg": encode_jpeg(film("normal", patient=1))[:-4000],
+    }
+    return make_zip(tmp_path / "bad.zip", members)
+
+
+def test_everything_refused_is_named_and_the_rest_prepared(tmp_path: Path) -> None:
+    summary = prepare([damaged_archive(tmp_path)], tmp_path / "out", QUARTER)
+    reasons = {each.name: each.reason for each in summary.refused}
+    assert len(reasons) == 4
+    assert reasons["../evil.jpeg"] == "unsafe path in the archive"
+    assert "not an accepted image" in reasons["chest_xray/train/NORMAL/IM-9001-0001.png"]
+    assert "unknown label" in reasons["chest_xray/train/PNEUMONIA/what_is_this.jpeg"]
+    assert "damaged" in reasons["chest_xray/train/NORMAL/IM-9002-0001.jpeg"]
+    assert not list(tmp_path.rglob("evil*"))
+    assert len(load_dataset(tmp_path / "out").films) == 36
+
+
+def test_strict_makes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="4 inputs refused, nothing made"):
+        prepare([damaged_archive(tmp_path)], tmp_path / "out", PrepareConfig(val_fraction=0.25, strict=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({}, "no usable image"),
+        ({"cat/readme.txt": b"x"}, "no usable image"),
+        (class_folders(("cat",)), r"only one class found \(cat\)"),
+        ({**class_folders(("cat",)), **class_folders(("dog",), films=1)}, "class 'dog' has one patient"),
+        (test_only_class(), "test part only"),
+    ],
+)  # fmt: skip
+def test_hopeless_sources(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
+    source = write_tree(tmp_path / "source", members)
+    source.mkdir(exist_ok=True)
+    with pytest.raises(DatasetError, match=words):
+        prepare([source], tmp_path / "out", PrepareConfig())
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_existing_output_is_kept_unless_told(tmp_path: Path, phantom_zip: Path) -> None:
+    write_tree(tmp_path / "out", {"precious.txt": b"1"})
+    with pytest.raises(UsageError, match="--overwrite"):
+        prepare([phantom_zip], tmp_path / "out", QUARTER)
+    assert (tmp_path / "out" / "precious.txt").is_file()
+    prepare([phantom_zip], tmp_path / "out", QUARTER, overwrite=True)
+    assert not (tmp_path / "out" / "precious.txt").exists()
+
+
+def test_bad_groups_and_patterns(tmp_path: Path, phantom_zip: Path) -> None:
+    for config, words in (
+        (PrepareConfig(groups={"g": ("nobody",)}), "--group"),
+        (PrepareConfig(patient_pattern="("), "--patient-pattern"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            prepare([phantom_zip], tmp_path / "out", config)
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    """Stop the command while it reads, as a user does; the output must not be there."""
+    members = {
+        f"{label}/{n:04d}.jpeg": encode_jpeg(film("normal", patient=n % 9, size=(600, 700)))
+        for label in "ab"
+        for n in range(120)
+    }
+    source = write_tree(tmp_path / "source", members)
+    command = [sys.executable, "-m", "pneumoscope", "data", "prepare", str(source), "--out", str(tmp_path / "out")]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while running.poll() is None and not list(tmp_path.glob(".out.partial-*/.incoming/0/*")):
+        pass
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "Traceback" not in out + err
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_changed_film_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
+    copy = load_dataset(Path(shutil.copytree(dataset.root, tmp_path / "copy")))
+    film_row = copy.films[0]
+    path = copy.root / film_row.path
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(DatasetError, match="not the file the manifest names"):
+        copy.read(film_row)
+    path.unlink()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        copy.read(film_row)
+
+
+def test_not_a_data_set(tmp_path: Path, dataset: Dataset) -> None:
+    with pytest.raises(DatasetError, match="not a prepared data set"):
+        load_dataset(tmp_path)
+    copy = Path(shutil.copytree(dataset.root, tmp_path / "copy"))
+    card = (copy / "dataset.json").read_text()
+    (copy / "dataset.json").write_text(card.replace('"seed"', '"sead"'))
+    with pytest.raises(DatasetError, match=r"config\.sead"):
+        load_dataset(copy)
+    (copy / "dataset.json").write_text(card)
+    (copy / "manifest.csv").write_text("nonsense\n")
+    with pytest.raises(DatasetError, match="columns are nonsense"):
+        load_dataset(copy)
+    with pytest.raises(DatasetError, match="no split 'stress'"):
+        dataset.split("stress")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real films are not here ({REAL.name})")
+def test_the_practice_archive(tmp_path: Path) -> None:
+    summary = prepare([REAL / "ChestXRay2017-224-practice.zip"], tmp_path / "out", PrepareConfig())
+    films = load_dataset(tmp_path / "out").films
+    assert not summary.refused
+    assert Counter(each.split == "test" for each in films) == {False: 4712, True: 520}
+    splits = defaultdict(set)
+    for each in films:
+        splits[each.patient].add(each.split)
+    assert all(len(held) == 1 for held in splits.values())
+    tested = Counter(each.label for each in films if each.split == "test")
+    assert tested == {"bacteria": 295, "normal": 115, "virus": 110}

@@ -1,0 +1,269 @@
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from pneumoscope.contract import Decision, InputRule, load_contract, save_contract
+from pneumoscope.dataset import Dataset
+from pneumoscope.engine import Encoded, Engine, verify
+from pneumoscope.errors import BundleError, RunError
+from pneumoscope.export import PARITY_TOLERANCE, export, load_network
+from pneumoscope.imaging import Limits, load_input
+from pneumoscope.phantom import encode_jpeg, film
+from samples import TINY, encode
+
+FILM = encode_jpeg(film("bacteria", patient=1))
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: Path) -> Engine:
+    return Engine.load(tiny_bundle)
+
+
+def test_onnx_equals_pytorch_on_every_validation_film(engine: Engine, tiny_run: Path, dataset: Dataset) -> None:
+    images = np.stack([load_input(dataset.read(each), engine.contract.input) for each in dataset.split("val")])
+    probabilities, embedding = engine.run(images)
+    with torch.no_grad():
+        logits, torch_embedding = load_network(tiny_run).forward_with_embedding(torch.from_numpy(images))
+    np.testing.assert_allclose(probabilities, logits.softmax(dim=1).numpy(), atol=PARITY_TOLERANCE)
+    np.testing.assert_allclose(embedding, torch_embedding.numpy(), atol=1e-3)
+
+
+def test_the_graph_takes_bytes_and_normalises_itself(tiny_bundle: Path) -> None:
+    graph = onnx.load(tiny_bundle / "model.onnx").graph
+    image = graph.input[0].type.tensor_type
+    assert image.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_param or d.dim_value for d in image.shape.dim][1:] == [1, TINY["size"], TINY["size"]]
+    assert image.shape.dim[0].dim_param
+    assert [output.name for output in graph.output] == ["logits", "embedding"]
+    assert not list(tiny_bundle.glob("*.data"))
+
+
+def test_a_batch_gives_what_single_films_give(engine: Engine) -> None:
+    films = [Encoded(name=str(n), data=encode_jpeg(film("virus", patient=n))) for n in range(1, 20)]
+    together = list(engine.predict_many(films))
+    assert [each.image for each in together] == [each.name for each in films]
+    for each, one in zip(films, together, strict=True):
+        alone = engine.predict(each.data)
+        for label, probability in alone.probabilities.items():
+            assert one.probabilities[label] == pytest.approx(probability, abs=1e-5)
+
+
+def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
+    document = json.loads(json.dumps(engine.predict(FILM, name="a.jpeg").as_json()))
+    keys = "image status class label probabilities groups prediction_set reasons model milliseconds"
+    assert list(document) == keys.split(" ")
+    assert document["image"] == "a.jpeg"
+    assert document["status"] == "answered"
+    assert ["bacteria", "normal", "virus"][document["class"]] == document["label"]
+    assert list(document["probabilities"]) == ["bacteria", "normal", "virus"]
+    assert sum(document["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert document["label"] == max(document["probabilities"], key=document["probabilities"].get)
+    pneumonia = document["probabilities"]["bacteria"] + document["probabilities"]["virus"]
+    assert document["groups"] == {"pneumonia": pytest.approx(pneumonia, abs=1e-5)}
+    assert document["prediction_set"] == [document["label"]]
+    assert document["reasons"] == []
+    assert set(document["model"]) == {"name", "version", "sha256"}
+    assert document["milliseconds"] > 0
+
+
+def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: Engine) -> None:
+    films = [Encoded(name="bad", data=b"hello"), Encoded(name="good", data=FILM), Encoded(name="cut", data=FILM[:900])]
+    bad, good, cut = engine.predict_many(films)
+    assert [bad.status, good.status, cut.status] == ["rejected", "answered", "rejected"]
+    document = bad.as_json()
+    assert (document["class"], document["label"], document["probabilities"], document["groups"]) == (None, None, {}, {})
+    assert "not an accepted image" in document["reasons"][0]
+
+
+def test_abstains_below_the_contracts_threshold(own_bundle: Path) -> None:
+    contract = load_contract(own_bundle)
+    save_contract(contract.model_copy(update={"decision": Decision(answer_from=1.0)}), own_bundle)
+    prediction = Engine.load(own_bundle).predict(FILM)
+    assert prediction.status == "abstained"
+    assert (prediction.label, prediction.class_index, prediction.prediction_set) == (None, None, ())
+    assert prediction.probabilities
+    assert "is under 1.000" in prediction.reasons[0]
+
+
+def test_the_same_film_in_every_encoding_gives_the_same_probabilities(engine: Engine) -> None:
+    luma = film("virus", patient=5, size=(300, 300))
+    grey = Image.fromarray(luma)
+    deep = Image.fromarray((luma.astype(np.uint16) - luma.min()) * 257)
+    stretched = np.rint((luma.astype(float) - luma.min()) * 255 / (int(luma.max()) - luma.min())).astype(np.uint8)
+    expected = engine.predict(encode(grey)).probabilities
+    for data in (encode(grey, "TIFF"), encode(grey.convert("RGB")), encode(grey.convert("RGBA"))):
+        assert engine.predict(data).probabilities == expected
+    from_deep = engine.predict(encode(deep)).probabilities
+    assert from_deep == engine.predict(encode(Image.fromarray(stretched))).probabilities
+
+
+def test_predicting_is_lazy_and_bounded(engine: Engine) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Encoded]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Encoded(name="", data=FILM)
+
+    predictions = engine.predict_many(endless())
+    for _ in range(20):
+        next(predictions)
+    assert taken <= 20 + 32
+    predictions.close()  # type: ignore[attr-defined]
+
+
+def test_several_threads_may_use_one_engine(engine: Engine) -> None:
+    expected = engine.predict(FILM).probabilities
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(engine.predict(FILM).probabilities)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 6
+
+
+def test_limits_reach_the_decoder(tiny_bundle: Path) -> None:
+    prediction = Engine.load(tiny_bundle, limits=Limits(max_pixels=1000)).predict(FILM)
+    assert "at most 1,000" in prediction.reasons[0]
+
+
+def test_run_checks_dtype_and_shape(engine: Engine) -> None:
+    for images in (
+        np.zeros((1, 1, 48, 48), np.float32),
+        np.zeros((1, 48, 48), np.uint8),
+        np.zeros((1, 3, 48, 48), np.uint8),
+    ):
+        with pytest.raises(ValueError, match="expected uint8"):
+            engine.run(images)  # type: ignore[arg-type]
+
+
+def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> None:
+    assert verify(own_bundle) == 5
+    golden = own_bundle / "golden" / "golden.json"
+    golden.write_text(golden.read_text().replace("0.", "0.9", 1))
+    with pytest.raises(BundleError, match=r"golden\.json was changed"):
+        verify(own_bundle)
+
+
+def test_verify_notices_a_model_that_answers_otherwise(own_bundle: Path) -> None:
+    """A wrong calibration changes probabilities though every file is intact."""
+    contract = load_contract(own_bundle)
+    document = contract.model_dump() | {"calibration": {"temperature": 3.0}}
+    save_contract(type(contract).model_validate(document), own_bundle)
+    with pytest.raises(BundleError, match="golden case"):
+        verify(own_bundle)
+
+
+def test_golden_films_are_in_several_encodings(tiny_bundle: Path) -> None:
+    formats = set()
+    for path in (tiny_bundle / "golden").iterdir():
+        if path.suffix != ".json":
+            with Image.open(path) as image:
+                formats.add((image.format, image.mode[:1]))
+    assert {("JPEG", "L"), ("JPEG", "R"), ("PNG", "L"), ("PNG", "I")} <= formats
+
+
+def test_damaged_bundles(own_bundle: Path) -> None:
+    (own_bundle / "golden" / "virus-8bit.png").unlink()
+    with pytest.raises(BundleError, match=r"virus-8bit\.png is missing"):
+        Engine.load(own_bundle)
+
+
+def test_a_model_that_onnxruntime_cannot_read(own_bundle: Path) -> None:
+    import hashlib
+
+    (own_bundle / "model.onnx").write_bytes(b"no model")
+    contract = load_contract(own_bundle)
+    files = contract.files | {"model.onnx": hashlib.sha256(b"no model").hexdigest()}
+    save_contract(contract.model_copy(update={"files": files}), own_bundle)
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        Engine.load(own_bundle)
+
+
+def test_export_refuses_what_does_not_equal_pytorch(
+    tiny_run: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Engine.run
+
+    def off(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        probabilities, embedding = real(engine, images)
+        return probabilities[:, ::-1], embedding
+
+    monkeypatch.setattr(Engine, "run", off)
+    with pytest.raises(BundleError, match="differs from PyTorch"):
+        export(tiny_run, dataset, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_refuses_unfinished_and_foreign_runs(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    import shutil
+
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "weights.safetensors").unlink()
+    with pytest.raises(RunError, match=r"no weights\.safetensors.*--resume"):
+        export(run, dataset, tmp_path / "bundle")
+    (run / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunError, match="damaged"):
+        export(run, dataset, tmp_path / "bundle")
+    card = json.loads((run / "run.json").read_text()) | {"dataset": "0" * 64}
+    (run / "run.json").write_text(json.dumps(card))
+    with pytest.raises(RunError, match="is not the data set"):
+        export(run, dataset, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19_bn"])
+def test_every_family_exports_and_equals_pytorch(arch: str, tmp_path: Path) -> None:
+    from pneumoscope.backbone import build
+    from pneumoscope.export import _torch_probabilities, _write_onnx
+
+    torch.manual_seed(0)
+    size = 96 if arch == "test_vit" else 64
+    network = build(arch, classes=3, size=size)[0].eval()
+    path = tmp_path / "model.onnx"
+    _write_onnx(network, size, path)
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, size, size), dtype=np.uint8)
+    logits, embedding = session.run(["logits", "embedding"], {"image": images})
+    probabilities = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+    np.testing.assert_allclose(probabilities, _torch_probabilities(network, images), atol=PARITY_TOLERANCE)
+    assert embedding.shape[0] == 3
+    assert embedding.ndim == 2
+
+
+@pytest.mark.parametrize(
+    "module", ["engine", "report", "dataset", "imaging", "metrics", "contract", "archive", "phantom", "cli"]
+)
+def test_inference_never_imports_torch(module: str) -> None:
+    code = (
+        f"import sys, pneumoscope.{module};"
+        "heavy = {'torch', 'timm', 'lightning', 'torchvision', 'sklearn', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_predicting_never_imports_torch(tiny_bundle: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pneumoscope.engine import verify;"
+        f"assert verify(Path({str(tiny_bundle)!r})) == 5; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rule_is_the_contracts(engine: Engine) -> None:
+    assert engine.contract.input == InputRule.squash(int(TINY["size"]))

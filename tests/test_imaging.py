@@ -1,0 +1,227 @@
+import struct
+import warnings
+import zlib
+from contextlib import suppress
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pneumoscope.contract import InputRule
+from pneumoscope.errors import ImageError
+from pneumoscope.imaging import Limits, describe, load_input, luma_sha256, read_luma, to_input
+from pneumoscope.phantom import encode_jpeg, film
+from samples import encode, ramp
+
+RULE = InputRule.squash(64)
+
+
+def png_header(width: int, height: int, depth: int = 8) -> bytes:
+    """A PNG that is nothing but its header and a little data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def deep_rgb_png() -> bytes:
+    """A 16-bit RGB PNG, which Pillow cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + bytes(20 * 6) for _ in range(20))
+    header = struct.pack(">IIBBBBB", 20, 20, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_lossless_greys_come_back_exactly() -> None:
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(read_luma(encode(Image.fromarray(ramp()), kind)), ramp())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "YCbCr"])
+def test_colour_jpegs_of_a_grey_film_give_its_luma(mode: str) -> None:
+    data = encode(Image.fromarray(ramp()).convert(mode), "JPEG", quality=95)
+    assert np.abs(read_luma(data).astype(int) - ramp()).max() <= 6
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 2}, {"optimize": True}])
+def test_jpeg_flavours(options: dict[str, object]) -> None:
+    data = encode(Image.fromarray(ramp()).convert("RGB"), "JPEG", quality=95, **options)
+    assert np.abs(read_luma(data).astype(int) - ramp()).max() <= 6
+
+
+def test_luma_only_decode_equals_the_luma_of_the_full_decode() -> None:
+    data = encode(Image.fromarray(film("virus", patient=1)).convert("RGB"), "JPEG", quality=90)
+    plain = np.asarray(Image.open(BytesIO(data)).convert("RGB").convert("L"))
+    assert np.abs(read_luma(data).astype(int) - plain).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_orientation_is_applied_once(orientation: int, kind: str) -> None:
+    stored = Image.fromarray(ramp())
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100} if kind == "JPEG" else {}
+    data = encode(stored, kind, exif=exif, **options)
+    expected = np.asarray(_viewer(stored, orientation))
+    got = read_luma(data)
+    assert got.shape == expected.shape
+    assert np.abs(got.astype(int) - expected).max() <= 2
+
+
+def _viewer(stored: Image.Image, orientation: int) -> Image.Image:
+    """What EXIF 2.32 says a viewer shows."""
+    turn = Image.Transpose
+    steps = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
+    return stored.transpose(steps[orientation]) if orientation in steps else stored
+
+
+@pytest.mark.parametrize("peak", [4095, 65535, 200])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_deep_greys_are_scaled_by_their_real_range(peak: int, kind: str) -> None:
+    deep = (np.linspace(0, 1, 40 * 50).reshape(40, 50) * peak).astype(np.uint16)
+    luma = read_luma(encode(Image.fromarray(deep), kind))
+    expected = np.rint(deep.astype(float) * 255 / peak)
+    assert np.abs(luma - expected).max() <= 1
+    assert (luma.min(), luma.max()) == (0, 255)
+
+
+def test_deep_white_is_zero_tiff_is_inverted_once() -> None:
+    deep = (ramp().astype(np.uint16)) * 100
+    upright = read_luma(encode(Image.fromarray(deep), "TIFF"))
+    inverted = read_luma(encode(Image.fromarray(deep), "TIFF", tiffinfo={262: 0}))
+    np.testing.assert_array_equal(inverted, 255 - upright)
+
+
+def test_float_tiff_and_its_infinities() -> None:
+    values = ramp().astype(np.float32) / 7
+    assert read_luma(encode(Image.fromarray(values), "TIFF")).max() == 255
+    values[3, 3] = np.inf
+    with pytest.raises(ImageError, match="finite"):
+        read_luma(encode(Image.fromarray(values), "TIFF"))
+
+
+def test_one_bit_palette_and_alpha() -> None:
+    grey = Image.fromarray(ramp())
+    one_bit = read_luma(encode(grey.point(lambda value: 255 * (value > 120)).convert("1")))
+    assert set(np.unique(one_bit)) == {0, 255}
+    palette = grey.convert("RGB").quantize(256)
+    assert np.abs(read_luma(encode(palette)).astype(int) - ramp()).max() <= 8
+    np.testing.assert_array_equal(read_luma(encode(grey.convert("LA"))), ramp())
+    half = grey.convert("RGBA")
+    half.putalpha(Image.fromarray(np.where(np.arange(60) < 30, 255, 0).astype(np.uint8)[None].repeat(40, 0)))
+    over_black = read_luma(encode(half))
+    assert over_black[:, 30:].max() == 0
+    np.testing.assert_array_equal(over_black[:, :30], ramp()[:, :30])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"hello, I am a text file", "not an accepted image"),
+        (encode(Image.fromarray(ramp()), "GIF"), "it is a GIF"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 100, "it is a DICOM file"),
+        (encode(Image.fromarray(ramp(200, 200)), "JPEG")[:-600], "cannot decode this JPEG"),
+        (encode(Image.fromarray(ramp()), "PNG")[:-60], "cannot decode this PNG"),
+        (encode(Image.fromarray(ramp()), "TIFF", compression="tiff_lzw")[:200], "damaged"),
+        (b"\xff\xd8\xff\xe0", "header"),
+        (png_header(60_000, 60_000), "60000×60000"),
+        (png_header(0, 10), "header"),
+        (png_header(8, 4000), "at least 16"),
+        (encode(Image.fromarray(np.full((40, 40), 90, np.uint8))), "blank"),
+        (deep_rgb_png(), "16-bit colour"),
+    ],
+)
+def test_refused_with_a_reason(data: bytes, words: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of a cut TIFF directory
+        with pytest.raises(ImageError, match=words):
+            load_input(data, RULE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_animated_and_multi_page_files_are_refused(kind: str) -> None:
+    pages = [Image.fromarray(ramp()), Image.fromarray(255 - ramp())]
+    with pytest.raises(ImageError, match="several frames"):
+        read_luma(encode(pages[0], kind, save_all=True, append_images=pages[1:]))
+
+
+def test_limits_are_configurable_and_checked_before_decoding() -> None:
+    data = encode(Image.fromarray(ramp()))
+    with pytest.raises(ImageError, match=r"at most 2,000"):
+        read_luma(data, limits=Limits(max_pixels=2000))
+    with pytest.raises(ImageError, match="bytes"):
+        read_luma(data, limits=Limits(max_bytes=20))
+    assert describe(png_header(9000, 9000)).width == 9000  # header only: there are no pixels to decode
+
+
+def test_reduced_scale_decode_covers_the_target() -> None:
+    data = encode_jpeg(film("normal", patient=1, size=(1300, 1600)))
+    reduced = read_luma(data, target=224, margin=1.5)
+    assert min(reduced.shape) >= 336
+    assert reduced.shape == (1300 // 2, 1600 // 2) or max(reduced.shape) < 900
+    full = to_input(read_luma(data), InputRule.squash(224))
+    quick = load_input(data, InputRule.squash(224))
+    assert np.abs(full.astype(int) - quick).mean() < 1.5
+
+
+@given(height=st.integers(16, 90), width=st.integers(16, 90), size=st.integers(32, 80))
+@settings(max_examples=30, deadline=None)
+def test_input_has_the_contracts_shape(height: int, width: int, size: int) -> None:
+    image = load_input(encode(Image.fromarray(ramp(height, width))), InputRule.squash(size))
+    assert image.shape == (1, size, size)
+    assert image.dtype == np.uint8
+
+
+def test_to_input_refuses_another_dtype_or_shape() -> None:
+    for array in (np.zeros((4, 4), np.float32), np.zeros((4, 4, 3), np.uint8)):
+        with pytest.raises(ValueError, match="expected uint8"):
+            to_input(array, RULE)  # type: ignore[arg-type]
+
+
+def test_resizing_is_antialiased() -> None:
+    stripes = np.zeros((256, 256), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(to_input(stripes, RULE).astype(int) - 128).max() <= 20
+
+
+def test_hash_tells_pixels_and_shape() -> None:
+    flat = np.arange(64, dtype=np.uint8)
+    hashes = {luma_sha256(flat.reshape(8, 8)), luma_sha256(flat.reshape(4, 16)), luma_sha256(flat.reshape(8, 8).T)}
+    assert len(hashes) == 3
+
+
+@given(position=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.integers(0, 3000))
+@settings(max_examples=150, deadline=None)
+def test_damaged_bytes_give_an_image_or_our_error(position: int, value: int, cut: int) -> None:
+    for data in (DAMAGED_JPEG, DAMAGED_PNG, DAMAGED_TIFF):
+        mutated = bytearray(data)
+        mutated[position % len(mutated)] = value
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata
+            with suppress(ImageError):
+                assert read_luma(bytes(mutated[: len(mutated) - cut])).dtype == np.uint8
+
+
+DAMAGED_JPEG = encode_jpeg(film("virus", patient=2, size=(80, 80)))
+DAMAGED_PNG = encode(Image.fromarray(film("virus", patient=2, size=(60, 60))))
+DAMAGED_TIFF = encode(Image.fromarray(film("virus", patient=2, size=(60, 60)).astype(np.uint16) * 9), "TIFF")

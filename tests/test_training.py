@@ -1,0 +1,394 @@
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from pneumoscope.contract import InputRule
+from pneumoscope.dataset import Dataset
+from pneumoscope.errors import DatasetError, RunError, UsageError
+from pneumoscope.files import sha256_of
+from pneumoscope.imaging import load_input
+from pneumoscope.progress import Listener
+from pneumoscope.training import load_recipe, make_config, recipe_names, train
+from pneumoscope.training.augment import apply_seeded, policy
+from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.data import CachedFilms, EpochOrder, cache_inputs, labels_of
+from pneumoscope.training.module import best_epoch, ran_out, rate_factor, weigh_classes
+from samples import TINY
+
+# Everything that a resume must bring back: order, augmentation, optimiser moments, schedule, weight
+# average, patience, best epoch.
+THOROUGH = {
+    **TINY,
+    "recipe": "hard",
+    "epochs": 4,
+    "optimizer": "adamw",
+    "lr": 5e-3,
+    "schedule": "onecycle",
+    "accumulate": 2,
+    "ema": 0.9,
+    "augment": "light",
+    "class_weights": "sqrt",
+    "label_smoothing": 0.05,
+    "patience": 3,
+    "keep": "best",
+}
+
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+import lightning.pytorch as pl
+from pneumoscope.dataset import load_dataset
+from pneumoscope.progress import Listener
+from pneumoscope.training import make_config, train
+data, run, values, moment = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3]), sys.argv[4]
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Killer(Listener):
+    epochs = batches = 0
+    def say(self, line):
+        self.epochs, self.batches = self.epochs + line.startswith("epoch"), 0
+    def advance(self, count):
+        self.batches += 1
+        if moment == "mid-epoch" and self.epochs == 2 and self.batches == 2:
+            die()
+
+killer = Killer()
+save = pl.Trainer.save_checkpoint
+def save_half(trainer, path, *options):
+    save(trainer, path, *options)
+    if moment == "mid-checkpoint" and killer.epochs == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        die()
+pl.Trainer.save_checkpoint = save_half
+train(load_dataset(data), make_config(values, {}), run, listener=killer)
+"""
+
+
+class Ear(Listener):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.tasks: list[tuple[str, int]] = []
+
+    def begin(self, task: str, total: int, unit: str) -> None:
+        self.tasks.append((f"{task} {unit}", total))
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def kill_at(moment: str, dataset: Dataset, run: Path, values: dict[str, Any]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(dataset.root), str(run), repr(values), moment],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == -9, done.stderr
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("resume") / "whole"
+    train(dataset, make_config(THOROUGH, {}), run)
+    return run
+
+
+@pytest.mark.parametrize("moment", ["mid-epoch", "mid-checkpoint"])
+def test_resume_after_kill_is_bit_for_bit(moment: str, dataset: Dataset, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    kill_at(moment, dataset, run, THOROUGH)
+    assert not (run / "weights.safetensors").exists()
+    assert len((run / "metrics.csv").read_text().splitlines()) == 1 + 2
+    ear = Ear()
+    train(dataset, make_config(THOROUGH, {}), run, resume=True, listener=ear)
+    assert [line.split()[1] for line in ear.lines] == ["3/4", "4/4"]
+    assert sha256_of(run / "weights.safetensors") == sha256_of(uninterrupted / "weights.safetensors")
+    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
+
+
+@timm.models.register_model
+def test_resnet_dropout(**options: Any) -> Any:
+    """A network that draws from torch's global random state while it trains."""
+    return timm.create_model("test_resnet", **{**options, "drop_rate": 0.5})
+
+
+test_resnet_dropout.__test__ = False
+
+
+def test_resume_with_dropout_is_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
+    values = {**THOROUGH, "arch": "test_resnet_dropout"}
+    train(dataset, make_config(values, {}), tmp_path / "whole")
+
+    class Stop(Ear):
+        def say(self, line: str) -> None:
+            super().say(line)
+            if len(self.lines) == 2:
+                raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        train(dataset, make_config(values, {}), tmp_path / "again", listener=Stop())
+    torch.rand(17)  # whatever the global random state is by now
+    train(dataset, make_config(values, {}), tmp_path / "again", resume=True)
+    hashes = {sha256_of(tmp_path / run / "weights.safetensors") for run in ("whole", "again")}
+    assert len(hashes) == 1
+
+
+def test_resuming_a_finished_run_changes_nothing(dataset: Dataset, uninterrupted: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    before = sha256_of(run / "weights.safetensors")
+    (run / "weights.safetensors").unlink()  # killed after the last epoch, before the weights were written
+    history = train(dataset, make_config(THOROUGH, {}), run, resume=True)
+    assert len(history) == 4
+    assert sha256_of(run / "weights.safetensors") == before
+
+
+def test_resume_refuses_another_configuration_or_data_set(
+    dataset: Dataset, uninterrupted: Path, phantom_zip: Path, tmp_path: Path
+) -> None:
+    from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
+
+    with pytest.raises(RunError, match=r"lr \(0.005 → 0.1\)"):
+        train(dataset, make_config(THOROUGH, {"lr": 0.1}), uninterrupted, resume=True)
+    prepare([phantom_zip], tmp_path / "other", PrepareConfig(seed=8, val_fraction=0.25))
+    with pytest.raises(RunError, match="is not the data set"):
+        train(load_dataset(tmp_path / "other"), make_config(THOROUGH, {}), uninterrupted, resume=True)
+    with pytest.raises(RunError, match="not a training run"):
+        train(dataset, make_config(THOROUGH, {}), tmp_path / "nothing", resume=True)
+
+
+def test_the_run_directory_holds_what_it_says(tiny_run: Path, dataset: Dataset) -> None:
+    with (tiny_run / "metrics.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    columns = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1"]
+    assert list(rows[0]) == columns
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    card = json.loads((tiny_run / "run.json").read_text())
+    assert card["dataset"] == dataset.fingerprint
+    assert card["classes"] == list(dataset.classes)
+    assert {"torch", "timm", "python", "pneumoscope"} <= set(card["versions"])
+    assert TrainConfig.model_validate_json((tiny_run / "config.json").read_text()).arch == "test_resnet"
+    with Image.open(tiny_run / "curves.png") as curves:
+        assert curves.width > 500
+    assert list((tiny_run / "tensorboard").glob("events.*"))
+    weights = load_file(tiny_run / "weights.safetensors")
+    assert weights["body.fc.weight"].shape[0] == 3
+
+
+def test_tensorboard_has_the_figures(tiny_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tiny_run / "tensorboard"))
+    events.Reload()
+    assert {"train_loss", "train_accuracy", "val_loss", "val_accuracy"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("val_accuracy")) == 2
+
+
+def test_the_recorded_validation_figures_are_those_of_the_weights(tiny_run: Path, dataset: Dataset) -> None:
+    """Recompute the last epoch's validation accuracy from the saved weights and the files."""
+    from pneumoscope.export import load_network
+
+    rule = InputRule.squash(TINY["size"])  # type: ignore[arg-type]
+    images = np.stack([load_input(dataset.read(film), rule) for film in dataset.split("val")])
+    with torch.no_grad():
+        predicted = load_network(tiny_run)(torch.from_numpy(images)).argmax(dim=1).numpy()
+    accuracy = float((predicted == labels_of(dataset, "val")).mean())
+    with (tiny_run / "metrics.csv").open(newline="") as stream:
+        recorded = float(list(csv.DictReader(stream))[-1]["val_accuracy"])
+    assert recorded == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_a_seed_gives_the_same_weights_and_another_seed_others(
+    tiny_run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    for name, seed in (("same", 0), ("other", 1)):
+        train(dataset, make_config({"recipe": "tiny", **TINY}, {"seed": seed}), tmp_path / name)
+    hashes = [sha256_of(run / "weights.safetensors") for run in (tiny_run, tmp_path / "same", tmp_path / "other")]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_frozen_weights_stay(dataset: Dataset, tmp_path: Path) -> None:
+    values = {"recipe": "tiny", **TINY, "freeze": True}
+    train(dataset, make_config(values, {"epochs": 1}), tmp_path / "one")
+    train(dataset, make_config(values, {"epochs": 2}), tmp_path / "two")
+    one, two = (load_file(tmp_path / run / "weights.safetensors") for run in ("one", "two"))
+    assert {name for name in one if not torch.equal(one[name], two[name])} == {"body.fc.weight", "body.fc.bias"}
+
+
+def test_patience_stops_and_keep_best_keeps_the_best(dataset: Dataset, tmp_path: Path) -> None:
+    values = {"recipe": "tiny", **TINY, "epochs": 30, "patience": 2, "keep": "best", "lr": 0.05}
+    history = train(dataset, make_config(values, {}), tmp_path / "run")
+    assert len(history) < 30
+    assert len(history) - 1 - best_epoch(history) == 2
+    shorter = train(
+        dataset, make_config(values, {"epochs": best_epoch(history) + 1, "keep": "last"}), tmp_path / "short"
+    )
+    assert shorter == history[: len(shorter)]
+    hashes = {sha256_of(tmp_path / run / "weights.safetensors") for run in ("run", "short")}
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_mixed_precision_trains(precision: str, dataset: Dataset, tmp_path: Path) -> None:
+    history = train(
+        dataset, make_config({"recipe": "tiny", **TINY}, {"precision": precision, "epochs": 1}), tmp_path / "run"
+    )
+    assert np.isfinite(history[0]["train_loss"])
+    assert all(
+        value.dtype == torch.float32
+        for value in load_file(tmp_path / "run" / "weights.safetensors").values()
+        if value.is_floating_point()
+    )
+
+
+def test_an_existing_run_is_not_overwritten(tiny_run: Path, dataset: Dataset) -> None:
+    with pytest.raises(UsageError, match="exists already"):
+        train(dataset, make_config({"recipe": "tiny", **TINY}, {}), tiny_run)
+
+
+def test_cache_equals_the_inputs_and_is_made_once(dataset: Dataset, tmp_path: Path) -> None:
+    rule, ear = InputRule.squash(40), Ear()
+    array = cache_inputs(dataset, "val", rule, tmp_path, listener=ear)
+    assert isinstance(array, np.memmap)
+    assert not array.flags.writeable
+    expected = np.stack([load_input(dataset.read(film), rule) for film in dataset.split("val")])
+    np.testing.assert_array_equal(array, expected)
+    cache_inputs(dataset, "val", rule, tmp_path, listener=ear)
+    cache_inputs(dataset, "val", InputRule.squash(48), tmp_path, listener=ear)
+    assert ear.tasks == [("decoding val images", len(array))] * 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_cache_folder_that_cannot_be_made(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="--cache"):
+        cache_inputs(dataset, "val", InputRule.squash(40), tmp_path / "file" / "cache")
+
+
+def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
+    order = EpochOrder(20, seed=3)
+    epochs = []
+    for epoch in (0, 1, 0):
+        order.set_epoch(epoch)
+        epochs.append([key - epoch * 20 for key in order])
+    assert sorted(epochs[0]) == list(range(20))
+    assert epochs[0] == epochs[2] != epochs[1]
+
+
+def test_augmentation_depends_on_seed_epoch_and_film_only() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (3, 1, 32, 32), dtype=np.uint8)
+    films = CachedFilms(images, np.array([0, 1, 2]), augment=policy("robust", 32), seed=1)
+    batch, labels = films.__getitems__([3, 4, 5])  # epoch 1
+    again, _ = films.__getitems__([4])
+    later, _ = films.__getitems__([7])
+    assert labels.tolist() == [0, 1, 2]
+    torch.testing.assert_close(batch[1:2], again)
+    assert not torch.equal(again, later)
+
+
+@pytest.mark.parametrize("name", ["light", "robust"])
+def test_policies_keep_shape_and_dtype_and_the_global_random_state(name: str) -> None:
+    transform = policy(name, 40)
+    assert transform is not None
+    image = torch.arange(1600, dtype=torch.uint8).reshape(1, 40, 40)
+    state = torch.random.get_rng_state()
+    for number in range(30):
+        changed = apply_seeded(transform, image, number)
+        assert (changed.shape, changed.dtype) == (image.shape, image.dtype)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert policy("none", 40) is None
+
+
+def test_schedules() -> None:
+    constant, onecycle = rate_factor("constant", 100), rate_factor("onecycle", 100)
+    assert {constant(step) for step in (0, 50, 200)} == {1.0}
+    rates = [onecycle(step) for step in range(101)]
+    assert max(rates) == pytest.approx(1)
+    assert rates.index(max(rates)) == 30
+    assert rates[0] < 0.1
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_class_weights() -> None:
+    labels = np.array([0, 0, 0, 0, 1])
+    assert weigh_classes(labels, 2, "none") is None
+    for how, ratio in (("balanced", 4.0), ("sqrt", 2.0)):
+        weights = weigh_classes(labels, 2, how)
+        assert weights is not None
+        assert float(weights[1] / weights[0]) == pytest.approx(ratio)
+        assert float(weights.mean()) == pytest.approx(1)
+
+
+def test_patience_and_epochs_end_training() -> None:
+    config = make_config({"recipe": "tiny", **TINY, "epochs": 9, "patience": 2}, {})
+    history = [{"val_macro_f1": value} for value in (0.1, 0.5, 0.5, 0.4)]
+    assert best_epoch(history) == 1
+    assert [ran_out(history[:count], config) for count in range(5)] == [False, False, False, False, True]
+
+
+CAPSTONE = {
+    "capstone-vgg19-frozen": ("vgg19_bn", True, 10),
+    "capstone-resnet50-short": ("resnet50", False, 2),
+    "capstone-vgg19": ("vgg19_bn", False, 4),
+    "capstone-resnet50": ("resnet50", False, 4),
+}
+
+
+def test_recipes_are_the_capstones() -> None:
+    assert set(recipe_names()) == {*CAPSTONE, "quick"}
+    for name, (arch, freeze, epochs) in CAPSTONE.items():
+        config = make_config(load_recipe(name), {})
+        assert (config.recipe, config.arch, config.freeze, config.epochs) == (name, arch, freeze, epochs)
+        assert (config.weights, config.optimizer, config.augment, config.size) == ("imagenet", "sgd", "none", 224)
+
+
+def test_recipes_from_files_and_wrong_ones(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('arch = "resnet18"\nepochs = 3\nlr = 0.1\n')
+    config = make_config(load_recipe(str(path)), {"epochs": 5})
+    assert (config.recipe, config.arch, config.epochs) == ("mine", "resnet18", 5)
+    path.write_text("arch = ")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load_recipe(str(path))
+    with pytest.raises(UsageError, match="neither a file nor one of: capstone"):
+        load_recipe("nonsense")
+    for values, words in (
+        ({"lr": -1}, "'lr'"),
+        ({"speed": 9}, "'speed' is not known"),
+        ({"augment": "wild"}, "'augment'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            make_config(load_recipe("quick") | values, {})
+    with pytest.raises(UsageError, match="'arch' is missing"):
+        make_config({"recipe": "x", "epochs": 1, "lr": 1}, {})
+
+
+def test_training_says_what_it_does(dataset: Dataset, tmp_path: Path) -> None:
+    ear = Ear()
+    train(
+        dataset,
+        make_config({"recipe": "tiny", **TINY}, {"epochs": 1}),
+        tmp_path / "run",
+        cache=tmp_path / "cache",
+        listener=ear,
+    )
+    count = len(dataset.split("train"))
+    assert ("training images", count) in ear.tasks
+    assert ("decoding train images", count) in ear.tasks
+    for words in ("epoch 1/1", "train loss", "accuracy", "val loss", "macro-F1", "images/s"):
+        assert words in ear.lines[-1]
+    assert not os.environ.get("PL_GLOBAL_SEED")
