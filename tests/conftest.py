@@ -37,7 +37,8 @@ def dataset(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> D
 
 @pytest.fixture(scope="session")
 def tiny_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pneumoscope.training import make_config, train
+    from pneumoscope.training.config import make_config
+    from pneumoscope.training.fit import train
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     train(dataset, make_config({"recipe": "tiny", **TINY}, {}), run)

@@ -23,6 +23,10 @@ from samples import TINY, encode
 FILM = encode_jpeg(film("bacteria", patient=1))
 
 
+def encoded(name: str, data: bytes) -> Encoded:
+    return Encoded(name=name, read=lambda: data)
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_bundle: Path) -> Engine:
     return Engine.load(tiny_bundle)
@@ -48,11 +52,11 @@ def test_the_graph_takes_bytes_and_normalises_itself(tiny_bundle: Path) -> None:
 
 
 def test_a_batch_gives_what_single_films_give(engine: Engine) -> None:
-    films = [Encoded(name=str(n), data=encode_jpeg(film("virus", patient=n))) for n in range(1, 20)]
+    films = [encoded(str(n), encode_jpeg(film("virus", patient=n))) for n in range(1, 20)]
     together = list(engine.predict_many(films))
     assert [each.image for each in together] == [each.name for each in films]
     for each, one in zip(films, together, strict=True):
-        alone = engine.predict(each.data)
+        alone = engine.predict(each.read())
         for label, probability in alone.probabilities.items():
             assert one.probabilities[label] == pytest.approx(probability, abs=1e-5)
 
@@ -76,7 +80,7 @@ def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
 
 
 def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: Engine) -> None:
-    films = [Encoded(name="bad", data=b"hello"), Encoded(name="good", data=FILM), Encoded(name="cut", data=FILM[:900])]
+    films = [encoded("bad", b"hello"), encoded("good", FILM), encoded("cut", FILM[:900])]
     bad, good, cut = engine.predict_many(films)
     assert [bad.status, good.status, cut.status] == ["rejected", "answered", "rejected"]
     document = bad.as_json()
@@ -113,7 +117,7 @@ def test_predicting_is_lazy_and_bounded(engine: Engine) -> None:
         nonlocal taken
         while True:
             taken += 1
-            yield Encoded(name="", data=FILM)
+            yield encoded("", FILM)
 
     predictions = engine.predict_many(endless())
     for _ in range(20):
@@ -145,7 +149,7 @@ def test_run_checks_dtype_and_shape(engine: Engine) -> None:
         np.zeros((1, 3, 48, 48), np.uint8),
     ):
         with pytest.raises(ValueError, match="expected uint8"):
-            engine.run(images)  # type: ignore[arg-type]
+            engine.run(images)
 
 
 def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> None:

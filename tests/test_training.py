@@ -20,11 +20,12 @@ from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
 from pneumoscope.progress import Listener
-from pneumoscope.training import load_recipe, make_config, recipe_names, train
 from pneumoscope.training.augment import apply_seeded, policy
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.config import TrainConfig, load_recipe, make_config, recipe_names
 from pneumoscope.training.data import CachedFilms, EpochOrder, cache_inputs, labels_of
-from pneumoscope.training.module import best_epoch, ran_out, rate_factor, weigh_classes
+from pneumoscope.training.fit import train
+from pneumoscope.training.history import best_epoch, ran_out
+from pneumoscope.training.module import rate_factor, weigh_classes
 from samples import TINY
 
 # Everything that a resume must bring back: order, augmentation, optimiser moments, schedule, weight
@@ -51,7 +52,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 from pneumoscope.dataset import load_dataset
 from pneumoscope.progress import Listener
-from pneumoscope.training import make_config, train
+from pneumoscope.training.config import make_config
+from pneumoscope.training.fit import train
 data, run, values, moment = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3]), sys.argv[4]
 
 def die():
@@ -122,16 +124,13 @@ def test_resume_after_kill_is_bit_for_bit(moment: str, dataset: Dataset, uninter
 
 
 @timm.models.register_model
-def test_resnet_dropout(**options: Any) -> Any:
+def tiny_resnet_with_dropout(**options: Any) -> Any:
     """A network that draws from torch's global random state while it trains."""
     return timm.create_model("test_resnet", **{**options, "drop_rate": 0.5})
 
 
-test_resnet_dropout.__test__ = False
-
-
 def test_resume_with_dropout_is_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
-    values = {**THOROUGH, "arch": "test_resnet_dropout"}
+    values = {**THOROUGH, "arch": "tiny_resnet_with_dropout"}
     train(dataset, make_config(values, {}), tmp_path / "whole")
 
     class Stop(Ear):
@@ -202,7 +201,7 @@ def test_the_recorded_validation_figures_are_those_of_the_weights(tiny_run: Path
     """Recompute the last epoch's validation accuracy from the saved weights and the files."""
     from pneumoscope.export import load_network
 
-    rule = InputRule.squash(TINY["size"])  # type: ignore[arg-type]
+    rule = InputRule.squash(TINY["size"])
     images = np.stack([load_input(dataset.read(film), rule) for film in dataset.split("val")])
     with torch.no_grad():
         predicted = load_network(tiny_run)(torch.from_numpy(images)).argmax(dim=1).numpy()

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pneumoscope.files import refuse_existing
 from pneumoscope.phantom import write_archive_folder
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import evaluate
-from pneumoscope.training import load_recipe, make_config, train
+from pneumoscope.training.config import load_recipe, make_config
+from pneumoscope.training.fit import train
 
 FILMS = 600
 _PARTS = ("archive", "dataset", "run", "bundle", "report")
@@ -50,5 +52,5 @@ def demo(out: Path, *, overwrite: bool = False, listener: Listener = SILENT) -> 
     engine = Engine.load(bundle)
     figures = evaluate(engine, dataset, "test", report, listener=listener)
     films = {film.label: film for film in dataset.split("test")}.values()
-    chosen = [Encoded(name=str(data / film.path), data=dataset.read(film)) for film in films]
+    chosen = [Encoded(name=str(data / film.path), read=partial(dataset.read, film)) for film in films]
     return DemoResult(folder=out, report=figures, predictions=list(engine.predict_many(chosen)))

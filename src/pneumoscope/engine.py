@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -62,10 +62,10 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A film as it comes: a name to report it by, and the bytes of its file."""
+    """A film as it comes: a name to report it by, and how to get the bytes of its file."""
 
     name: str
-    data: bytes
+    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +116,13 @@ class Engine:
 
     def predict(self, data: bytes, *, name: str = "") -> Prediction:
         """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`."""
-        return next(self.predict_many([Encoded(name=name, data=data)]))
+        return next(self.predict_many([Encoded(name=name, read=lambda: data)]))
 
     def predict_many(self, films: Iterable[Encoded]) -> Iterator[Prediction]:
-        """Decide on films in order. Decoding runs ahead in threads, a bounded number of films."""
+        """Decide on films in order. Reading and decoding run ahead in threads, a bounded number of films.
+
+        A film that cannot be read or decoded is `rejected`. Any other error of its `read` is raised.
+        """
         cores = available_cores()
         decoded = map_ordered(partial(self._decode), films, workers=cores, ahead=2 * _BATCH)
         while batch := list(islice(decoded, _BATCH)):
@@ -141,9 +144,11 @@ class Engine:
         started = time.perf_counter()
         image, reason = None, ""
         try:
-            image = load_input(film.data, self.contract.input, limits=self.limits)
+            image = load_input(film.read(), self.contract.input, limits=self.limits)
         except ImageError as failure:
             reason = str(failure)
+        except OSError as failure:
+            reason = f"the file cannot be read ({failure.strerror})."
         return _Decoded(name=film.name, image=image, reason=reason, milliseconds=_since(started))
 
     def _decide_batch(self, batch: Sequence[_Decoded]) -> Iterator[Prediction]:

@@ -24,7 +24,7 @@ from pneumoscope.contract import (
     save_contract,
 )
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import GOLDEN_FILE, GOLDEN_FOLDER, MODEL_FILE, Encoded, Engine, verify
+from pneumoscope.engine import GOLDEN_FILE, GOLDEN_FOLDER, MODEL_FILE, Engine, verify
 from pneumoscope.errors import BundleError, RunError
 from pneumoscope.files import sha256_of, whole_directory, write_json
 from pneumoscope.imaging import Luma, load_input
@@ -178,7 +178,7 @@ def _write_golden(engine: Engine, folder: Path) -> None:
     cases = []
     for file, data in _golden_films().items():
         (golden / file).write_bytes(data)
-        prediction = next(engine.predict_many([Encoded(name=file, data=data)]))
+        prediction = engine.predict(data, name=file)
         cases.append({"file": file, "probabilities": prediction.probabilities})
     write_json(golden / GOLDEN_FILE, cases)
 

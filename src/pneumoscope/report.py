@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def _metric(value: float) -> dict[str, float | None]:
 
 def _encoded(dataset: Dataset, films: list[Film]) -> Iterator[Encoded]:
     for film in films:
-        yield Encoded(name=film.path, data=dataset.read(film))
+        yield Encoded(name=film.path, read=partial(dataset.read, film))
 
 
 def _usable(prediction: Prediction) -> Prediction:

@@ -97,7 +97,7 @@ def train_command(
     """
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
-    from pneumoscope.training import load_recipe, make_config, train
+    from pneumoscope.training.config import load_recipe, make_config
     from pneumoscope.training.run import load_card, load_config
 
     changes = {
@@ -131,7 +131,10 @@ def train_command(
     else:
         values = load_recipe(recipe or "quick")
     config = make_config(values, changes)
-    history = train(load_dataset(data), config, out, resume=resume, cache=cache, listener=make_listener(quiet=quiet))
+    dataset = load_dataset(data)
+    from pneumoscope.training.fit import train  # after the checks: torch takes seconds to load
+
+    history = train(dataset, config, out, resume=resume, cache=cache, listener=make_listener(quiet=quiet))
     typer.echo(f"{len(history)} epochs in {out}; next: pneumoscope export {out} --out BUNDLE")
 
 
@@ -145,10 +148,14 @@ def export_command(
 ) -> None:
     """Write a bundle: contract, ONNX model, golden cases. Refused unless it equals PyTorch."""
     from pneumoscope.dataset import load_dataset
-    from pneumoscope.export import export
-    from pneumoscope.training.run import load_card
+    from pneumoscope.files import refuse_existing
+    from pneumoscope.training.run import check_finished, load_card
 
+    refuse_existing(out, overwrite=overwrite)
+    check_finished(run)
     dataset = load_dataset(data or Path(load_card(run).data))
+    from pneumoscope.export import export  # after the checks: torch takes seconds to load
+
     difference = export(run, dataset, out, name=name, overwrite=overwrite)
     typer.echo(f"bundle in {out}; largest difference from PyTorch on validation films: {difference:.1e}")
 
@@ -208,7 +215,7 @@ def _films(paths: list[Path]) -> Iterator["Encoded"]:
     from pneumoscope.engine import Encoded
 
     for path in _walk(paths):
-        yield Encoded(name=str(path), data=path.read_bytes())
+        yield Encoded(name=str(path), read=path.read_bytes)
 
 
 def _walk(paths: list[Path]) -> Iterator[Path]:

@@ -1,6 +1,1 @@
-"""Training: configuration and recipes, cached data, the Lightning module, the run directory."""
-
-from pneumoscope.training.config import TrainConfig, load_recipe, make_config, recipe_names
-from pneumoscope.training.fit import train
-
-__all__ = ["TrainConfig", "load_recipe", "make_config", "recipe_names", "train"]
+"""Training: `config` and recipes, `fit`, and the `run` directory. Only `fit` and what it uses load torch."""

@@ -24,7 +24,8 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.augment import policy
 from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import CachedFilms, FilmsModule, cache_inputs, labels_of
-from pneumoscope.training.module import Classifier, Record, best_epoch, ran_out, weigh_classes
+from pneumoscope.training.history import Record, best_epoch, ran_out
+from pneumoscope.training.module import Classifier, weigh_classes
 from pneumoscope.training.run import (
     BEST,
     LAST,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,9 +18,7 @@ from pneumoscope.backbone import Network
 from pneumoscope.training.augment import derive_seed
 from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import Batch
-
-FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
-Record: TypeAlias = dict[str, float]
+from pneumoscope.training.history import FIGURES, Record
 
 
 class Classifier(pl.LightningModule):
@@ -137,15 +135,3 @@ def weigh_classes(labels: NDArray[np.int64], classes: int, how: str) -> Tensor |
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     weights = (1 / np.maximum(counts, 1)) ** (0.5 if how == "sqrt" else 1.0)
     return torch.tensor(weights / weights.mean(), dtype=torch.float32)
-
-
-def best_epoch(history: list[Record]) -> int:
-    """Index of the record with the highest validation macro-F1, the earliest of equals."""
-    return max(range(len(history)), key=lambda index: (history[index]["val_macro_f1"], -index))
-
-
-def ran_out(history: list[Record], config: TrainConfig) -> bool:
-    """Whether training is over after this history: all epochs done, or patience at its end."""
-    if len(history) >= config.epochs:
-        return True
-    return config.patience is not None and bool(history) and len(history) - 1 - best_epoch(history) >= config.patience

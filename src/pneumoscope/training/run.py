@@ -16,19 +16,18 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from pneumoscope.contract import Document, Sha256, Text, first_problem
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
 from pneumoscope.training.config import TrainConfig
-from pneumoscope.training.module import FIGURES, Record
+from pneumoscope.training.history import FIGURES, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG_FILE, CARD_FILE, WEIGHTS_FILE = "config.json", "run.json", "weights.safetensors"
 METRICS_FILE, CURVES_FILE = "metrics.csv", "curves.png"
@@ -82,25 +81,37 @@ def load_card(run: Path) -> RunCard:
     return _load(run, CARD_FILE, RunCard)
 
 
-def load_weights(run: Path) -> dict[str, Tensor]:
+def load_weights(run: Path) -> "dict[str, Tensor]":
     """Final weights of a finished run.
 
     Raises:
         RunError: the run has none yet, or the file is damaged.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    check_finished(run)
     path = run / WEIGHTS_FILE
-    if not path.is_file():
-        raise RunError(
-            f"{run} has no {WEIGHTS_FILE}: training did not finish; go on with `pneumoscope train --resume`."
-        )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as failure:
         raise RunError(f"{path} is damaged ({failure}); train again.") from failure
 
 
+def check_finished(run: Path) -> None:
+    """Raise RunError unless `run` is a run directory with final weights."""
+    load_config(run)
+    if not (run / WEIGHTS_FILE).is_file():
+        raise RunError(
+            f"{run} has no {WEIGHTS_FILE}: training did not finish; go on with `pneumoscope train --resume`."
+        )
+
+
 def save_weights(run: Path, checkpoint: Path) -> None:
     """Write the network's weights of a checkpoint (the moving average, if there is one)."""
+    import torch
+    from safetensors.torch import save_file
+
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
     tensors = {

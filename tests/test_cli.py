@@ -1,0 +1,283 @@
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.main import get_command
+
+from pneumoscope import __version__
+from pneumoscope.cli.app import app
+from pneumoscope.dataset import Dataset
+from pneumoscope.phantom import encode_jpeg, film
+from pneumoscope.training.config import TrainConfig
+from samples import TINY, make_zip, small_films
+from test_imaging import png_header
+
+Command = Callable[..., SimpleNamespace]
+FILM = encode_jpeg(film("virus", patient=1))
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "a.jpeg").write_bytes(FILM)
+    (folder / "deeper" / "b.JPG").write_bytes(FILM)
+    (folder / "notes.txt").write_text("not a film")
+    return folder
+
+
+def one_sentence(done: SimpleNamespace, code: int, *words: str) -> None:
+    """The exit code is right, stderr is one error line with the words, and there is no traceback."""
+    assert done.code == code, done.err
+    errors = [line for line in done.err.splitlines() if line.startswith(("error: ", "Error: "))]
+    assert len(errors) == 1, done.err
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in done.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """The wall-clock figure is measured in benchmarks/startup.py."""
+    code = (
+        "import sys; sys.argv = ['pneumoscope', '--help']\n"
+        "import pneumoscope.cli\n"
+        "try: pneumoscope.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'PIL', 'pydantic', 'onnxruntime', 'torch', 'rich.console'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "not a medical device" in done.stdout
+    assert "2 wrong" in done.stdout
+
+
+def test_every_command_has_help(command: Command) -> None:
+    root = get_command(app)
+    names = [[name] for name in root.commands if name != "data"]  # type: ignore[attr-defined]
+    names += [["data", "prepare"], ["data", "phantom"]]
+    assert ["demo"] in names
+    for name in names:
+        done = command(*name, "--help")
+        assert done.code == 0
+        assert "Usage: " in done.out
+
+
+def test_every_training_setting_has_an_option() -> None:
+    train = get_command(app).commands["train"]  # type: ignore[attr-defined]
+    options = {parameter.name for parameter in train.params}
+    assert set(TrainConfig.model_fields) <= options
+
+
+def test_version(command: Command) -> None:
+    assert command("--version").out.strip() == f"pneumoscope {__version__}"
+
+
+def test_json_is_one_document_a_line_and_nothing_else(command: Command, tiny_bundle: Path, films: Path) -> None:
+    done = command("predict", tiny_bundle, films, "--format", "json")
+    assert done.code == 0, done.err
+    documents = [json.loads(line) for line in done.out.splitlines()]
+    assert [Path(document["image"]).name for document in documents] == ["a.jpeg", "b.JPG"]
+    assert {document["status"] for document in documents} == {"answered"}
+
+
+def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None:
+    (films / "bad.png").write_text("no film")
+    done = command("predict", tiny_bundle, films, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [row["status"] for row in rows] == ["answered", "rejected", "answered"]
+    assert float(rows[0]["p_bacteria"]) + float(rows[0]["p_normal"]) + float(rows[0]["p_virus"]) == pytest.approx(
+        1, abs=1e-5
+    )
+    assert rows[1]["p_bacteria"] == ""
+    table = command("predict", tiny_bundle, films).out.splitlines()
+    assert table[0].split() == ["status", "label", "bacteria", "normal", "virus", "ms", "image"]
+    assert [line.split()[0] for line in table[1:]] == ["answered", "rejected", "answered"]
+
+
+def test_goes_on_past_bad_files_and_exits_1(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    files = {
+        "1-text.png": b"I am text",
+        "2-truncated.jpeg": FILM[: len(FILM) // 2],
+        "3-huge.png": png_header(60_000, 60_000),
+        "4-good.jpeg": FILM,
+        "5-empty.jpeg": b"",
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    done = command("predict", tiny_bundle, tmp_path, "--format", "json")
+    assert done.code == 1
+    assert done.err == ""
+    documents = [json.loads(line) for line in done.out.splitlines()]
+    assert [document["status"] for document in documents] == [
+        "rejected",
+        "rejected",
+        "rejected",
+        "answered",
+        "rejected",
+    ]
+    for document, words in zip(
+        documents, ("not an accepted image", "damaged", "60000×60000", "", "empty"), strict=True
+    ):
+        assert words in " ".join(document["reasons"])
+
+
+def test_predict_wrong_usage(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    one_sentence(command("predict", tiny_bundle, tmp_path), 2, "no image file in")
+    one_sentence(command("predict", tiny_bundle, tmp_path / "nothing.png"), 2, "does not exist")
+    one_sentence(command("predict", tiny_bundle, tmp_path, "--format", "xml"), 2, "xml")
+    one_sentence(command("predict", tmp_path, tmp_path), 1, "is not a bundle", "pneumoscope export")
+
+
+def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "ok.jpeg").write_bytes(FILM)
+    done = command("predict", tiny_bundle, tmp_path, "--format", "json")
+    assert done.code == 1
+    first, second = (json.loads(line) for line in done.out.splitlines())
+    assert (first["status"], second["status"]) == ("rejected", "answered")
+    assert "cannot be read" in first["reasons"][0]
+
+
+def test_a_bundle_with_a_missing_field(command: Command, own_bundle: Path, films: Path) -> None:
+    document = json.loads((own_bundle / "contract.json").read_text())
+    del document["normalisation"]
+    (own_bundle / "contract.json").write_text(json.dumps(document))
+    one_sentence(
+        command("predict", own_bundle, films), 1, "field 'normalisation' is missing", "export the bundle again"
+    )
+    one_sentence(command("verify", own_bundle), 1, "field 'normalisation' is missing")
+
+
+def test_a_run_without_weights(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "run.json"):
+        (run / name).write_bytes((tiny_run / name).read_bytes())
+    one_sentence(command("export", run, "--out", tmp_path / "bundle"), 1, "no weights.safetensors", "--resume")
+    assert not (tmp_path / "bundle").exists()
+    one_sentence(command("export", tmp_path, "--out", tmp_path / "bundle"), 1, "is not a training run")
+
+
+def test_prepare_bad_input(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    empty, single = tmp_path / "empty", tmp_path / "single"
+    empty.mkdir()
+    (single / "cat").mkdir(parents=True)
+    (single / "cat" / "1.jpeg").write_bytes(FILM)
+    one_sentence(command("data", "prepare", empty, "--out", out), 1, "no usable image found")
+    one_sentence(command("data", "prepare", single, "--out", out), 1, "only one class found (cat)")
+    one_sentence(command("data", "prepare", tmp_path / "gone", "--out", out), 2, "does not exist")
+    one_sentence(command("data", "prepare", single, "--out", out, "--val-fraction", 2), 2, "val_fraction")
+    one_sentence(command("data", "prepare", single, "--out", out, "--group", "x"), 2, "NAME=CLASS,CLASS")
+    (tmp_path / "a.zip").write_text("no zip")
+    one_sentence(command("data", "prepare", tmp_path / "a.zip", "--out", out), 1, "not a readable ZIP")
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_prepare_an_archive_with_an_evil_member(command: Command, tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", small_films() | {"../evil.jpeg": FILM})
+    strict = command("data", "prepare", archive, "--out", tmp_path / "strict", "--strict")
+    one_sentence(strict, 1, "../evil.jpeg: unsafe path in the archive")
+    assert not (tmp_path / "strict").exists()
+    done = command("data", "prepare", archive, "--out", tmp_path / "out", "--val-fraction", 0.25)
+    assert done.code == 1
+    assert "a.zip:../evil.jpeg: unsafe path in the archive" in done.out
+    assert (tmp_path / "out" / "manifest.csv").is_file()
+    assert not list(tmp_path.parent.glob("evil*"))
+
+
+def test_prepare_tells_counts_and_speed(command: Command, tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", small_films())
+    done = command("data", "prepare", archive, "--out", tmp_path / "out", "--val-fraction", 0.25)
+    assert done.code == 0
+    assert "a.zip: 36 films read" in done.out
+    assert "images/s" in done.err
+    quiet = command("data", "prepare", archive, "--out", tmp_path / "two", "--val-fraction", 0.25, "--quiet")
+    assert quiet.err == ""
+
+
+def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
+    """Train, resume, export, verify and evaluate, as a user types them."""
+    archive = make_zip(tmp_path / "a.zip", small_films())
+    assert command("data", "prepare", archive, "--out", tmp_path / "DS", "--val-fraction", 0.25).code == 0
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in TINY.items()))
+    run, bundle, report = tmp_path / "run", tmp_path / "bundle", tmp_path / "report"
+    done = command("train", "--data", tmp_path / "DS", "--out", run, "--recipe", recipe, "--epochs", 1)
+    assert done.code == 0, done.err
+    assert "epoch 1/1" in done.err
+    assert "Warning" not in done.err
+    again = command("train", "--out", run, "--resume")
+    assert again.code == 0, again.err
+    done = command("export", run, "--out", bundle)
+    assert done.code == 0, done.err
+    assert command("verify", bundle).out == f"{bundle}: 5 golden cases reproduced.\n"
+    done = command("evaluate", bundle, "--data", tmp_path / "DS", "--out", report)
+    assert done.code == 0, done.err
+    assert "pneumonia accuracy" in done.out
+    assert json.loads((report / "report.json").read_text())["n"] == 12
+    one_sentence(command("export", run, "--out", bundle), 2, "exists already")
+    one_sentence(
+        command("evaluate", bundle, "--data", tmp_path / "DS", "--out", report, "--split", "x"), 1, "no split 'x'"
+    )
+
+
+def test_train_bad_input(command: Command, dataset: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    data = ("train", "--out", out, "--data", dataset.root)
+    one_sentence(command("train", "--out", out), 2, "--data is missing")
+    one_sentence(command(*data, "--recipe", "nonsense"), 2, "capstone-resnet50")
+    one_sentence(command(*data, "--lr", -1), 2, "field 'lr'")
+    one_sentence(command(*data, "--arch", "resnet51"), 2, "is not a timm network")
+    one_sentence(command(*data, "--weights", "gone.pt"), 1, "no such file")
+    one_sentence(command("train", "--out", out, "--data", tmp_path), 1, "not a prepared data set")
+    one_sentence(command("train", "--out", out, "--resume"), 1, "not a training run")
+    assert not out.exists()
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, dataset: Dataset) -> None:
+    """Run as a base install would: torch cannot be imported."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "sys.modules['lightning'] = None; sys.modules['timm'] = None\n"
+        "from pneumoscope.cli import main\n"
+        f"sys.argv = ['pneumoscope', 'train', '--data', {str(dataset.root)!r}, '--out', {str(tmp_path / 'run')!r}]\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'pneumoscope[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_sees_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
+    """Run under a pseudo-terminal, as at a desk."""
+    import pty
+
+    archive = make_zip(tmp_path / "a.zip", small_films(12))
+    primary, secondary = pty.openpty()
+    arguments = [sys.executable, "-m", "pneumoscope", "data", "prepare", str(archive), "--out", str(tmp_path / "out")]
+    running = subprocess.Popen(arguments, stderr=secondary, stdout=subprocess.DEVNULL, close_fds=True)
+    os.close(secondary)
+    shown = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            shown += os.read(primary, 4096)
+        except OSError:
+            break
+    os.close(primary)
+    assert running.wait(timeout=60) == 0
+    assert "reading a.zip" in shown.decode()
+    assert "images/s" in shown.decode()
+    assert "━" in shown.decode()
