@@ -1,15 +1,15 @@
 # Everything runs in a private environment, .venv, made from requirements.lock by the first target that needs it.
 PYTHON ?= python3
-OUT ?= demo
+DEMO ?= demo
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(VENV)/tools/bin/uv
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check docs lock clean
 
 demo: $(READY)  ## the whole flow on synthetic radiographs
-	$(BIN)/pneumoscope demo --out $(OUT)
+	$(BIN)/pneumoscope demo --out $(DEMO) --overwrite
 
 test: check  ## everything CI runs
 	$(BIN)/pytest
@@ -20,12 +20,15 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)  ## write docs/cli.md from the commands' own help
+	$(BIN)/python scripts/write_cli_docs.py
+
 lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade \
 		--python-version 3.11 --all-extras pyproject.toml --output-file requirements.lock
 
 clean:  ## remove what the other targets made, except the environment
-	rm -rf $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # pip needs no venv module for --target, so a bare Debian Python is enough.
 $(UV):

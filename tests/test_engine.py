@@ -149,7 +149,7 @@ def test_run_checks_dtype_and_shape(engine: Engine) -> None:
         np.zeros((1, 3, 48, 48), np.uint8),
     ):
         with pytest.raises(ValueError, match="expected uint8"):
-            engine.run(images)
+            engine.run(images)  # type: ignore[arg-type]
 
 
 def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> None:
@@ -200,7 +200,7 @@ def test_export_refuses_what_does_not_equal_pytorch(
 ) -> None:
     real = Engine.run
 
-    def off(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def off(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         probabilities, embedding = real(engine, images)
         return probabilities[:, ::-1], embedding
 

@@ -64,7 +64,9 @@ def train_command(
     out: Annotated[Path, typer.Option(help="The run directory to make, or with --resume to go on with.")],
     *,
     data: Annotated[Path | None, typer.Option(help="A data set made by `data prepare`.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe's name or a TOML file; see the list below.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name (above) or a TOML file; by default quick.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last completed epoch of --out.")] = False,
     arch: Annotated[str | None, typer.Option(help="A timm network by name.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the square input, in pixels.")] = None,

@@ -1,0 +1,51 @@
+"""Write docs/cli.md from the commands' own help; a test keeps the two equal.
+
+python scripts/write_cli_docs.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from pneumoscope.cli.app import app
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
+HEAD = """# The command line
+
+Written by `make docs` from the commands' own help.
+Exit codes: 0 done, 1 the work failed or some inputs were refused, 2 wrong usage. An interrupted
+command (Ctrl-C) leaves nothing half-made under its final name; an interrupted `train` goes on with
+`--resume`. Data goes to stdout, progress and errors to stderr.
+"""
+
+
+def render() -> str:
+    """The whole document."""
+    root: Any = get_command(app)
+    sections = [HEAD]
+    for name, command in root.commands.items():
+        members = getattr(command, "commands", None)
+        for words, leaf in [(name, command)] if members is None else [(f"{name} {k}", v) for k, v in members.items()]:
+            sections.append(_section(f"pneumoscope {words}", leaf))
+    return "\n".join(sections)
+
+
+def _section(title: str, command: Any) -> str:
+    lines = [f"## `{title}`", "", *(line.strip() for line in (command.help or "").strip().splitlines()), ""]
+    lines += ["| option | what it is | default |", "|---|---|---|"]
+    for parameter in command.params:
+        names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+        if parameter.param_type_name == "argument":
+            names = f"`{parameter.name.upper()}`"
+        default = "required" if parameter.required else _default(parameter.default)
+        lines.append(f"| {names} | {(parameter.help or '').replace('|', '/')} | {default} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    return "" if value is None or value is False or value == [] else f"`{getattr(value, 'value', value)}`"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(render(), encoding="utf-8")

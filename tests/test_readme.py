@@ -1,0 +1,71 @@
+"""Every command block of the README runs, in its order, as a newcomer would run it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pneumoscope.phantom import encode_jpeg, film, write_archive_zip
+from samples import REPOSITORY
+
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+TOOLS = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the README assumes: an archive of version 2's shape, and a film."""
+    folder = tmp_path_factory.mktemp("desk")
+    write_archive_zip(folder / "ChestXRay2017.zip", count=90)
+    (folder / "film.jpeg").write_bytes(encode_jpeg(film("virus", patient=1)))
+    return folder
+
+
+def run(line: str, folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_there_are_blocks_of_both_kinds() -> None:
+    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "bash", "python"]
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".venv" / ".ready").exists(), reason="`make` has not set up .venv here")
+def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
+    """`make test`, the other line of the block, is what runs this; its steps are checked dry."""
+    assert BLOCKS[0][1].splitlines() == ["make demo", "make test"]
+    shown = run("make demo", REPOSITORY, DEMO=str(tmp_path / "demo"))
+    report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
+    assert report["metrics"]["accuracy"]["value"] >= 0.90
+    assert "Not a medical device" in shown
+    for line in shown.splitlines():
+        if line.startswith(str(tmp_path)):
+            assert Path(line.split(": ")[0]).exists()
+    steps = run("make --dry-run test", REPOSITORY)
+    for step in ("ruff check", "ruff format --check", "mypy", "lint-imports", "pytest"):
+        assert step in steps
+
+
+def test_the_other_blocks_run_in_order(desk: Path) -> None:
+    for kind, block in BLOCKS[1:]:
+        if kind == "bash":
+            shown = [run(line, desk) for line in block.splitlines()]
+            if "predict" in block:
+                assert json.loads(shown[-1])["status"] == "answered"
+        else:
+            (desk / "block.py").write_text(block)
+            assert run(f"{shutil.which('python', path=TOOLS)} block.py", desk).startswith("answered ")
