@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
+from typing_extensions import override
 
 from pneumoscope.backbone import build
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
@@ -23,25 +24,24 @@ from pneumoscope.training.fit import train
 
 
 class Stopwatch(Listener):
-    """Times of every batch of the task `training`, epoch by epoch."""
+    """Times of each epoch: when the one before was over (validation included), then of every batch."""
 
     def __init__(self) -> None:
-        self.epochs: list[list[float]] = [[]]
-        self.training = False
+        self.epochs: list[list[float]] = []
 
-    def begin(self, task: str, total: int, unit: str) -> None:  # noqa: ARG002 (the base class's signature)
-        self.training = task == "training"
-
+    @override
     def advance(self, count: int) -> None:
-        if self.training and count:
+        if self.epochs:
             self.epochs[-1].append(time.perf_counter())
 
-    def say(self, line: str) -> None:  # noqa: ARG002
-        self.epochs.append([])
+    @override
+    def say(self, line: str) -> None:
+        if line.startswith("epoch"):
+            self.epochs.append([time.perf_counter()])
 
     def steps_per_second(self) -> float:
-        """Over all epochs but the first, between the first and the last batch of each."""
-        timed = [epoch for epoch in self.epochs[1:] if len(epoch) > 1]
+        """Over all epochs but the first, from the epoch's start (loader included) to its last batch."""
+        timed = [epoch for epoch in self.epochs if len(epoch) > 1]
         return sum(len(epoch) - 1 for epoch in timed) / sum(epoch[-1] - epoch[0] for epoch in timed)
 
 

@@ -36,12 +36,23 @@ def test_folder_and_zip_list_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.jpeg", "/etc/evil.jpeg", "a/../../evil.jpeg", "a\\..\\evil.jpeg", "C:/evil.jpeg"]
+    "name", [".", "", "../evil.jpeg", "/etc/evil.jpeg", "a/../../evil.jpeg", "a\\..\\evil.jpeg", "C:/evil.jpeg"]
 )
 def test_unsafe_names_are_problems(tmp_path: Path, name: str) -> None:
     found = listing(make_zip(tmp_path / "a.zip", {name: b"1", "ok/1.jpeg": b"1"}))
     assert [(problem.name, problem.reason) for problem in found.problems] == [(name, "unsafe path in the archive")]
     assert [member.name for member in found.members] == ["ok/1.jpeg"]
+
+
+def test_odd_compression_is_a_problem_of_the_member(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a/1.png", bytes(range(256)) * 20)
+    data = bytearray(path.read_bytes())
+    data[60:70] = b"\xff" * 10
+    path.write_bytes(data)
+    with open_source(path, max_bytes=LIMIT) as found, pytest.raises(ArchiveError, match="damaged"):
+        found.members[0].read()
 
 
 def test_links_encryption_and_repeats_are_problems(tmp_path: Path) -> None:

@@ -149,6 +149,10 @@ def test_useless_weights_files(tmp_path: Path) -> None:
     torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match="does not fit"):
         load_weights(network, tmp_path / "other.pt")
+    one = dict(list(network.body.state_dict().items())[:1])
+    torch.save(one, tmp_path / "one.pt")
+    with pytest.raises(WeightsError, match=r"1 of .* tensors match"):
+        load_weights(network, tmp_path / "one.pt")
 
 
 def test_unknown_network_names_similar_ones() -> None:

@@ -2,6 +2,8 @@ import csv
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +93,7 @@ def test_json_is_one_document_a_line_and_nothing_else(command: Command, tiny_bun
 
 def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None:
     (films / "bad.png").write_text("no film")
+    (films / "._a.jpeg").write_text("what a Mac leaves")
     done = command("predict", tiny_bundle, films, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(done.out)))
     assert [row["status"] for row in rows] == ["answered", "rejected", "answered"]
@@ -240,6 +243,7 @@ def test_train_bad_input(command: Command, dataset: Dataset, tmp_path: Path) -> 
     one_sentence(command(*data, "--lr", -1), 2, "field 'lr'")
     one_sentence(command(*data, "--arch", "resnet51"), 2, "is not a timm network")
     one_sentence(command(*data, "--weights", "gone.pt"), 1, "no such file")
+    one_sentence(command(*data, "--recipe", Path(sys.executable).resolve()), 2, "not text in UTF-8")
     one_sentence(command("train", "--out", out, "--data", tmp_path), 1, "not a prepared data set")
     one_sentence(command("train", "--out", out, "--resume"), 1, "not a training run")
     assert not out.exists()
@@ -281,3 +285,72 @@ def test_a_terminal_sees_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
     assert "reading a.zip" in shown.decode()
     assert "images/s" in shown.decode()
     assert "━" in shown.decode()
+
+
+def test_ctrl_c_in_training_says_how_to_go_on(dataset: Dataset, tmp_path: Path) -> None:
+    recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
+    recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in {**TINY, "epochs": 5000}.items()))
+    arguments = ["train", "--data", str(dataset.root), "--out", str(run), "--recipe", str(recipe)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pneumoscope", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while running.poll() is None and not (run / "metrics.csv").exists():
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == f"interrupted; go on with: pneumoscope train --out {run} --resume"
+    assert "Traceback" not in err
+    assert not (run / "weights.safetensors").exists()
+
+
+def test_an_export_from_elsewhere_and_a_data_set_that_moved(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    card = json.loads((run / "run.json").read_text()) | {"data": "/moved/away"}
+    (run / "run.json").write_text(json.dumps(card))
+    one_sentence(command("export", run, "--out", tmp_path / "bundle"), 2, "/moved/away is not there; pass --data")
+
+
+def test_file_names_that_are_no_text(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpeg")).write_bytes(FILM)
+    for form in ("table", "json", "csv"):
+        done = command("predict", tiny_bundle, tmp_path, "--format", form)
+        assert done.code == 0, done.err
+        assert "udcff.jpeg" in done.out
+
+
+def test_markup_in_class_names_is_text(command: Command, tmp_path: Path) -> None:
+    members = {
+        f"{label}/{number}.jpeg": encode_jpeg(film("normal", patient=number + 40 * shift, size=(64, 72)))
+        for shift, label in enumerate(("[bold]", "plain"))
+        for number in range(12)
+    }
+    archive = make_zip(tmp_path / "[red]a.zip", members)
+    done = command("data", "prepare", archive, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "[bold]" in done.out
+    assert "[red]a.zip" in done.out
+
+
+def test_memory_is_flat_from_200_to_2000_films(tiny_bundle: Path, tmp_path: Path) -> None:
+    peaks = []
+    (tmp_path / "film.jpeg").write_bytes(FILM)
+    for count in (200, 2000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number}.jpeg").hardlink_to(tmp_path / "film.jpeg")
+        arguments = ["predict", str(tiny_bundle), str(folder), "--format", "json"]
+        running = subprocess.Popen([sys.executable, "-m", "pneumoscope", *arguments], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+        assert running.returncode == 0
+        peaks.append(usage.ru_maxrss / 1024)
+    assert peaks[1] - peaks[0] < 150
+
+
+def test_a_demo_does_not_replace_what_it_did_not_make(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "run").mkdir(parents=True)
+    (tmp_path / "mine" / "run" / "thesis.txt").write_text("1")
+    one_sentence(command("demo", "--out", tmp_path / "mine", "--overwrite"), 2, "not one of ours")
+    assert (tmp_path / "mine" / "run" / "thesis.txt").exists()

@@ -195,6 +195,17 @@ def test_a_model_that_onnxruntime_cannot_read(own_bundle: Path) -> None:
         Engine.load(own_bundle)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"input": InputRule.squash(64)}, {"classes": ("bacteria", "virus"), "groups": {}}],
+    ids=["size", "classes"],
+)
+def test_a_contract_that_does_not_fit_the_model_is_refused(change: dict[str, object], own_bundle: Path) -> None:
+    save_contract(load_contract(own_bundle).model_copy(update=change), own_bundle)
+    with pytest.raises(BundleError, match="the contract says"):
+        Engine.load(own_bundle)
+
+
 def test_export_refuses_what_does_not_equal_pytorch(
     tiny_run: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

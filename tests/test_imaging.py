@@ -1,8 +1,10 @@
+import os
 import struct
 import warnings
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, describe, load_input, luma_sha256, read_luma, to_input
+from pneumoscope.imaging import Limits, describe, load_input, luma_sha256, read_file, read_luma, to_input
 from pneumoscope.phantom import encode_jpeg, film
 from samples import encode, ramp
 
@@ -158,6 +160,33 @@ def test_refused_with_a_reason(data: bytes, words: str) -> None:
             load_input(data, RULE)
 
 
+def png(width: int, height: int, rows: bytes, *, interlaced: bool = False) -> bytes:
+    """An 8-bit grey PNG with this pixel stream, valid in every other way."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, interlaced)
+    stream = zlib.compress(rows)
+    pixels = chunk(b"IDAT", stream[:20]) + chunk(b"IDAT", stream[20:])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def test_a_png_whose_pixels_end_early_is_refused() -> None:
+    row = b"\0" + bytes(range(40, 80))
+    assert read_luma(png(40, 30, row * 30)).shape == (30, 40)
+    with pytest.raises(ImageError, match=r"ends after 410 of 1,230 bytes"):
+        read_luma(png(40, 30, row * 10))
+
+
+def test_interlaced_pngs_are_read() -> None:
+    passes = ((5, 4), (5, 4), (10, 4), (10, 8), (20, 7), (20, 15), (40, 15))
+    rows = b"".join((b"\0" + bytes(range(10, 10 + columns))) * count for columns, count in passes)
+    assert read_luma(png(40, 30, rows, interlaced=True)).shape == (30, 40)
+    with pytest.raises(ImageError, match="ends after"):
+        read_luma(png(40, 30, rows[:-41], interlaced=True))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_animated_and_multi_page_files_are_refused(kind: str) -> None:
     pages = [Image.fromarray(ramp()), Image.fromarray(255 - ramp())]
@@ -202,6 +231,27 @@ def test_resizing_is_antialiased() -> None:
     stripes = np.zeros((256, 256), np.uint8)
     stripes[:, ::2] = 255
     assert np.abs(to_input(stripes, RULE).astype(int) - 128).max() <= 20
+
+
+def test_deep_greys_take_no_eight_bytes_a_pixel() -> None:
+    """16-bit greys go through a table, others in strips; both give what the formula gives."""
+    random = np.random.default_rng(0)
+    whole = random.integers(7, 40_000, (90, 70)).astype(np.uint16)
+    for values in (whole, random.normal(size=(90, 70)).astype(np.float32)):
+        low, high = float(values.min()), float(values.max())
+        expected = np.rint((values.astype(np.float64) - low) / (high - low) * 255)
+        np.testing.assert_array_equal(read_luma(encode(Image.fromarray(values), "TIFF")), expected)
+
+
+def test_files_are_not_read_past_the_limit(tmp_path: Path) -> None:
+    big, pipe = tmp_path / "big.png", tmp_path / "pipe.png"
+    with big.open("wb") as stream:
+        stream.truncate(3_000_000_000)  # sparse: it takes no room on the disk
+    os.mkfifo(pipe)
+    with pytest.raises(ImageError, match=r"more than 1,000 bytes"):
+        read_file(big, limits=Limits(max_bytes=1000))
+    with pytest.raises(ImageError, match="not a regular file"):
+        read_file(pipe)
 
 
 def test_hash_tells_pixels_and_shape() -> None:

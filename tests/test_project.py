@@ -29,6 +29,12 @@ def test_the_readme_lists_every_file() -> None:
             assert path.name in listed, f"{path.name} is not in the README's list of files"
 
 
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    for document in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
 def test_every_recipe_is_in_the_readme() -> None:
     listed = (REPOSITORY / "README.md").read_text()
     for recipe in (PACKAGE / "recipes").glob("*.toml"):

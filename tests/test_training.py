@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import pneumoscope
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
 from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.files import sha256_of
-from pneumoscope.imaging import load_input
+from pneumoscope.imaging import Limits, load_input
 from pneumoscope.progress import Listener
 from pneumoscope.training.augment import apply_seeded, policy
 from pneumoscope.training.config import TrainConfig, load_recipe, make_config, recipe_names
@@ -26,6 +28,7 @@ from pneumoscope.training.data import CachedFilms, EpochOrder, cache_inputs, lab
 from pneumoscope.training.fit import train
 from pneumoscope.training.history import best_epoch, ran_out
 from pneumoscope.training.module import rate_factor, weigh_classes
+from pneumoscope.training.run import load_config
 from samples import TINY
 
 # Everything that a resume must bring back: order, augmentation, optimiser moments, schedule, weight
@@ -85,8 +88,8 @@ class Ear(Listener):
         self.lines: list[str] = []
         self.tasks: list[tuple[str, int]] = []
 
-    def begin(self, task: str, total: int, unit: str) -> None:
-        self.tasks.append((f"{task} {unit}", total))
+    def begin(self, task: str, total: int, unit: str, *, done: int = 0) -> None:
+        self.tasks.append((f"{task} {unit}", total - done))
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -118,7 +121,7 @@ def test_resume_after_kill_is_bit_for_bit(moment: str, dataset: Dataset, uninter
     assert len((run / "metrics.csv").read_text().splitlines()) == 1 + 2
     ear = Ear()
     train(dataset, make_config(THOROUGH, {}), run, resume=True, listener=ear)
-    assert [line.split()[1] for line in ear.lines] == ["3/4", "4/4"]
+    assert [line.split()[1] for line in ear.lines if line.startswith("epoch")] == ["3/4", "4/4"]
     assert sha256_of(run / "weights.safetensors") == sha256_of(uninterrupted / "weights.safetensors")
     assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
 
@@ -136,7 +139,7 @@ def test_resume_with_dropout_is_bit_for_bit(dataset: Dataset, tmp_path: Path) ->
     class Stop(Ear):
         def say(self, line: str) -> None:
             super().say(line)
-            if len(self.lines) == 2:
+            if line.startswith("epoch 2/"):
                 raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
@@ -150,10 +153,12 @@ def test_resume_with_dropout_is_bit_for_bit(dataset: Dataset, tmp_path: Path) ->
 def test_resuming_a_finished_run_changes_nothing(dataset: Dataset, uninterrupted: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     before = sha256_of(run / "weights.safetensors")
-    (run / "weights.safetensors").unlink()  # killed after the last epoch, before the weights were written
+    (run / "weights.safetensors").unlink()  # killed after the last checkpoint, before anything else
+    (run / "metrics.csv").unlink()
     history = train(dataset, make_config(THOROUGH, {}), run, resume=True)
     assert len(history) == 4
     assert sha256_of(run / "weights.safetensors") == before
+    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
 
 
 def test_resume_refuses_another_configuration_or_data_set(
@@ -168,6 +173,10 @@ def test_resume_refuses_another_configuration_or_data_set(
         train(load_dataset(tmp_path / "other"), make_config(THOROUGH, {}), uninterrupted, resume=True)
     with pytest.raises(RunError, match="not a training run"):
         train(dataset, make_config(THOROUGH, {}), tmp_path / "nothing", resume=True)
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"half a checkpoint")
+    with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
+        train(dataset, make_config(THOROUGH, {}), run, resume=True)
 
 
 def test_the_run_directory_holds_what_it_says(tiny_run: Path, dataset: Dataset) -> None:
@@ -391,3 +400,82 @@ def test_training_says_what_it_does(dataset: Dataset, tmp_path: Path) -> None:
     for words in ("epoch 1/1", "train loss", "accuracy", "val loss", "macro-F1", "images/s"):
         assert words in ear.lines[-1]
     assert not os.environ.get("PL_GLOBAL_SEED")
+
+
+def test_a_resume_needs_the_first_weights_no_more(dataset: Dataset, tmp_path: Path) -> None:
+    donor = timm.create_model("test_resnet", num_classes=3, in_chans=1)
+    weights = tmp_path / "donor.pt"
+    torch.save(donor.state_dict(), weights)
+    ear = Ear()
+    values = {"recipe": "tiny", **TINY, "weights": str(weights)}
+    train(dataset, make_config(values, {}), tmp_path / "run", listener=ear)
+    assert "tensors loaded from donor.pt" in ear.lines[0]
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    weights.unlink()
+    assert len(train(dataset, make_config(values, {}), tmp_path / "run", resume=True)) == 2
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+@pytest.mark.parametrize("field", ["size", "schema_version"])
+def test_a_missing_field_of_a_run_is_an_error_not_a_default(field: str, tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    document = json.loads((run / "config.json").read_text())
+    del document[field]
+    (run / "config.json").write_text(json.dumps(document))
+    with pytest.raises(RunError, match=f"field '{field}' is missing"):
+        load_config(run)
+
+
+@pytest.mark.parametrize(("arch", "size"), [("inception_v3", 32), ("test_vit", 97)])
+def test_a_network_that_cannot_take_the_size_leaves_nothing(
+    arch: str, size: int, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"--arch {arch} .*--size {size}"):
+        train(dataset, make_config({"recipe": "x", **TINY, "arch": arch, "size": size}, {}), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_last_batch_of_one_film_is_left_out(dataset: Dataset, tmp_path: Path) -> None:
+    count = len(dataset.split("train"))
+    config = make_config({"recipe": "x", **TINY, "batch_size": count - 1, "epochs": 1}, {})
+    assert np.isfinite(train(dataset, config, tmp_path / "run")[0]["train_loss"])
+
+
+def test_a_damaged_cache_is_made_anew(dataset: Dataset, tmp_path: Path) -> None:
+    rule = InputRule.squash(40)
+    expected = np.array(cache_inputs(dataset, "val", rule, tmp_path))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:500])
+    np.testing.assert_array_equal(cache_inputs(dataset, "val", rule, tmp_path), expected)
+
+
+def test_limits_of_the_data_set_travel(dataset: Dataset, tmp_path: Path) -> None:
+    small = replace(dataset, limits=Limits(max_pixels=1000))
+    with pytest.raises(DatasetError, match=r"jpeg: .*at most 1,000"):
+        cache_inputs(small, "val", InputRule.squash(40), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_commit_is_the_codes_own(tmp_path: Path) -> None:
+    """Inside somebody else's repository, and untracked there, there is no commit to report."""
+    package = tmp_path / "theirs" / "pneumoscope"
+    shutil.copytree(Path(pneumoscope.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for command in ("init -q", "-c user.name=a -c user.email=a@a commit -q --allow-empty -m theirs"):
+        subprocess.run(["git", "-C", str(tmp_path / "theirs"), *command.split(" ")], check=True)
+    code = "from pneumoscope.training import run; print(run.__file__, run.code_commit())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "theirs", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(package / "training" / "run.py"), "None"]
+
+
+def test_the_run_remembers_where_its_data_set_is(tiny_run: Path, dataset: Dataset) -> None:
+    assert json.loads((tiny_run / "run.json").read_text())["data"] == str(dataset.root.resolve())
+
+
+def test_augmentation_never_reseeds_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    transform = policy("light", 40)
+    assert transform is not None
+    monkeypatch.setattr(torch, "manual_seed", None)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", None)
+    apply_seeded(transform, torch.zeros(1, 40, 40, dtype=torch.uint8), 1)

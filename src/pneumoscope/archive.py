@@ -1,5 +1,6 @@
 """Archives and folders as a list of members, read safely and never unpacked by their own names."""
 
+import lzma
 import os
 import stat
 import zipfile
@@ -12,8 +13,10 @@ from pathlib import Path, PurePosixPath
 from pneumoscope.errors import ArchiveError
 
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
 _MAX_RATIO = 200
 _SMALL = 1_000_000
+_ODD_NAME = "a name with control characters or stray bytes; rename it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ def open_source(path: Path, *, max_bytes: int) -> Iterator[Listing]:
         raise ArchiveError(f"{path} does not exist; give a ZIP archive or a folder.")
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as failure:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as failure:
         raise ArchiveError(f"{path} is not a readable ZIP archive ({failure}); download it again.") from failure
     with archive:
         yield _list_zip(archive, max_bytes)
@@ -79,32 +82,57 @@ def is_junk(name: str) -> bool:
 
 def _list_folder(root: Path, max_bytes: int) -> Listing:
     members, problems, junk = [], [], 0
-    for folder, _, files in os.walk(root):
-        for file in files:
+    closed: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=closed.append):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for file in [*files, *links]:
             path = Path(folder, file)
             name = path.relative_to(root).as_posix()
             if is_junk(name):
                 junk += 1
-            elif not path.is_file():
-                problems.append(Problem(name=name, reason="not a regular file"))
-            elif (size := path.stat().st_size) > max_bytes:
-                problems.append(Problem(name=name, reason=_too_large(size, max_bytes)))
+            elif reason := _unfit(path, name, max_bytes):
+                problems.append(Problem(name=printable(name), reason=reason))
             else:
                 members.append(Member(name=name, read=path.read_bytes))
+    problems += [
+        Problem(name=printable(str(each.filename)), reason=f"cannot be read ({each.strerror})") for each in closed
+    ]
     return _sorted(members, problems, junk)
+
+
+def printable(name: str) -> str:
+    r"""A name as it can be written anywhere: control characters and stray bytes are escaped.
+
+    >>> printable("a\rb.png")
+    'a\\x0db.png'
+    """
+    safe = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in safe)
+
+
+def _unfit(path: Path, name: str, max_bytes: int) -> str | None:
+    """Why a file of a folder is not taken, or None."""
+    if printable(name) != name:
+        return _ODD_NAME
+    if path.is_dir():
+        return "a linked folder; give the folder it points to"
+    if not path.is_file():
+        return "not a regular file"
+    size = path.stat().st_size
+    return _too_large(size, max_bytes) if size > max_bytes else None
 
 
 def _list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
     members, problems, junk = [], [], 0
     seen: set[str] = set()
     for info in archive.infolist():
-        if info.is_dir():
+        if info.filename.endswith("/"):  # is_dir() fails on an empty name
             continue
         name = info.filename
         if is_junk(name):
             junk += 1
         elif reason := _unsafe(info, max_bytes, repeated=name in seen):
-            problems.append(Problem(name=name, reason=reason))
+            problems.append(Problem(name=printable(name), reason=reason))
         else:
             members.append(Member(name=name, read=_reader(archive, info, max_bytes)))
         seen.add(name)
@@ -122,8 +150,10 @@ def _sorted(members: list[Member], problems: list[Problem], junk: int) -> Listin
 def _unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | None:
     """Why a ZIP member must not be read, or None."""
     path = PurePosixPath(info.orig_filename)
-    if path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename or ":" in path.parts[0]:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename or ":" in path.parts[0]:
         return "unsafe path in the archive"
+    if printable(info.filename) != info.filename:
+        return _ODD_NAME
     if stat.S_ISLNK(info.external_attr >> 16):
         return "a symbolic link"
     if info.flag_bits & 0x1:
@@ -142,7 +172,7 @@ def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> 
         try:
             with archive.open(info) as stream:
                 data = stream.read(max_bytes + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as failure:
+        except _DAMAGE as failure:
             raise ArchiveError(f"damaged in the archive ({failure})") from failure
         if len(data) > max_bytes:
             raise ArchiveError(_too_large(len(data), max_bytes))

@@ -19,7 +19,7 @@ _HUB_FILE = "model.safetensors"
 # torchvision keeps VGG's hidden layers as `classifier`; timm keeps them as convolutions.
 _TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2.", "classifier.6.": "head.fc."}
 _WRAPPERS = ("state_dict", "model", "model_state")
-_PREFIXES = ("module.", "model.", "body.")
+_PREFIXES = ("network.", "module.", "model.", "body.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ def load_weights(network: Network, path: Path) -> WeightsAccount:
     under `state_dict`/`model`, with timm's or torchvision's names.
 
     Raises:
-        WeightsError: unreadable, or nothing in it fits.
+        WeightsError: unreadable, or less than half of the network fits.
     """
     state = _rename(_read_state(path), set(network.state_dict()))
     wanted = network.state_dict()
@@ -166,9 +166,10 @@ def load_weights(network: Network, path: Path) -> WeightsAccount:
                 summed.append(name)
         else:
             not_used.append(name)
-    if not any(name.startswith("body.") and name.endswith("weight") for name in fitting):
+    body = [name for name in wanted if name.startswith("body.")]
+    if sum(name in fitting for name in body) * 2 < len(body):
         raise WeightsError(
-            f"{path} does not fit this network: none of its {len(state)} tensors matches by name and shape; "
+            f"{path} does not fit this network: {len(fitting)} of {len(wanted)} tensors match by name and shape; "
             "check --arch against the network the file was made with."
         )
     network.load_state_dict(fitting, strict=False)
@@ -190,10 +191,10 @@ def _body(arch: str, classes: int, size: int, *, pretrained: bool) -> Any:
         _require_reachable(arch, published.hf_hub_id)
     try:
         return timm.create_model(arch, pretrained=pretrained, in_chans=1, **options)
-    except (OSError, RuntimeError, ValueError) as failure:
-        if not pretrained:
-            raise
-        raise WeightsError(_how_to_get(arch)) from failure
+    except (OSError, RuntimeError, ValueError, AssertionError) as failure:
+        if pretrained:
+            raise WeightsError(_how_to_get(arch)) from failure
+        raise UsageError(f"--arch {arch} cannot be built for --size {size} ({failure}); try 224.") from failure
 
 
 def _require_reachable(arch: str, repository: str) -> None:

@@ -5,7 +5,7 @@ Stored as `contract.json`. No field has a default: a missing field is an error.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +23,9 @@ class Document(BaseModel):
     """Base of every stored document: frozen, and nothing unknown in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Stored = TypeVar("Stored", bound=Document)
 
 
 class InputRule(Document):
@@ -117,6 +120,26 @@ def check_classes(classes: tuple[str, ...], groups: dict[str, tuple[str, ...]]) 
             raise ValueError(f"group {group!r} must name some, not all, of: {', '.join(classes)}")
         if group in classes:
             raise ValueError(f"group {group!r} has the name of a class")
+
+
+def read_document(kind: type[Stored], content: bytes) -> Stored:
+    """Validate a stored JSON document in which every field must be present, defaults or not.
+
+    Raises:
+        ValueError: not JSON, or a field missing, unknown or out of range (pydantic's ValidationError
+            is one).
+    """
+    document = kind.model_validate_json(content)
+    _require_all(document)
+    return document
+
+
+def _require_all(document: Document) -> None:
+    for name in type(document).model_fields:
+        if name not in document.model_fields_set:
+            raise ValueError(f"field {name!r} is missing")
+        if isinstance(value := getattr(document, name), Document):
+            _require_all(value)
 
 
 def save_contract(contract: Contract, bundle: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.engine import Encoded, Engine, Prediction
 from pneumoscope.export import export
-from pneumoscope.files import refuse_existing
+from pneumoscope.files import refuse_existing, write_text
 from pneumoscope.phantom import write_archive_folder
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import evaluate
@@ -17,6 +17,7 @@ from pneumoscope.training.config import load_recipe, make_config
 from pneumoscope.training.fit import train
 
 FILMS = 600
+_MARK = "made-by-pneumoscope-demo.txt"
 _PARTS = ("archive", "dataset", "run", "bundle", "report")
 
 
@@ -32,10 +33,13 @@ class DemoResult:
 def demo(out: Path, *, overwrite: bool = False, listener: Listener = SILENT) -> DemoResult:
     """Draw phantoms, prepare, train with recipe `quick`, export, evaluate, predict.
 
+    Each part appears whole or not at all. With `overwrite`, the parts of an earlier demo are replaced.
+
     Raises:
-        UsageError: `out` exists and `overwrite` is false.
+        UsageError: `out` exists and `overwrite` is false, or it was not made by a demo.
     """
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, overwrite=overwrite, holding=_MARK)
+    write_text(out / _MARK, "Made by `pneumoscope demo`, which replaces it with --overwrite.\n")
     for part in _PARTS:
         shutil.rmtree(out / part, ignore_errors=True)
     archive, data, run, bundle, report = (out / part for part in _PARTS)

@@ -112,6 +112,7 @@ class Engine:
             raise BundleError(
                 f"{bundle / MODEL_FILE} cannot be loaded ({failure}); export the bundle again."
             ) from failure
+        _check_model(contract, session, bundle)
         return cls(contract, session, limits)
 
     def predict(self, data: bytes, *, name: str = "") -> Prediction:
@@ -198,7 +199,7 @@ def verify(bundle: Path) -> int:
         BundleError: a file is damaged, or a probability differs by more than `GOLDEN_TOLERANCE`.
     """
     engine = Engine.load(bundle)
-    cases = json.loads((bundle / GOLDEN_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))
+    cases = json.loads((bundle / GOLDEN_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))["cases"]
     for case in cases:
         prediction = engine.predict((bundle / GOLDEN_FOLDER / case["file"]).read_bytes(), name=case["file"])
         for label, expected in case["probabilities"].items():
@@ -220,6 +221,22 @@ def _check_files(contract: Contract, bundle: Path) -> None:
             raise BundleError(f"{path} is missing; copy the whole bundle, or export it again.")
         if sha256_of(path) != expected:
             raise BundleError(f"{path} was changed since export (its SHA-256 differs); export the bundle again.")
+
+
+def _check_model(contract: Contract, session: ort.InferenceSession, bundle: Path) -> None:
+    """The graph takes and gives what the contract says."""
+    size, classes = contract.input.size, len(contract.classes)
+    image = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
+    outputs = {each.name: each.shape[-1] for each in session.get_outputs()}
+    if (
+        image != [("image", "tensor(uint8)", [1, size, size])]
+        or outputs.get("logits") != classes
+        or ("embedding" not in outputs)
+    ):
+        raise BundleError(
+            f"{bundle / MODEL_FILE} takes {image} and gives {outputs}; the contract says uint8 [N, 1, {size}, {size}] "
+            f"and {classes} classes; export the bundle again."
+        )
 
 
 def _since(started: float) -> float:

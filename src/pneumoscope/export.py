@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pneumoscope import __version__
 from pneumoscope.backbone import Network, build
 from pneumoscope.contract import (
+    CONTRACT_FILE,
     DISCLAIMER,
     GREY_IMAGENET,
     Calibration,
@@ -71,7 +72,7 @@ def export(run: Path, dataset: Dataset, out: Path, *, name: str | None = None, o
         raise RunError(f"{dataset.root} is not the data set that {run} was trained on ({card.data}); pass --data.")
     network = load_network(run)
     rule = InputRule.squash(config.size)
-    with whole_directory(out, overwrite=overwrite) as folder:
+    with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder:
         _write_onnx(network, config.size, folder / MODEL_FILE)
         contract = _contract(name or run.resolve().name, config, card, rule, folder)
         save_contract(contract, folder)
@@ -148,14 +149,14 @@ def _contract(name: str, config: TrainConfig, card: RunCard, rule: InputRule, fo
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "contract.json")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTRACT_FILE)
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def _parity(network: Network, engine: Engine, dataset: Dataset, rule: InputRule) -> float:
     films = dataset.split("val")
     chosen = films[:: max(1, len(films) // PARITY_FILMS)][:PARITY_FILMS]
-    images = np.stack([load_input(dataset.read(each), rule) for each in chosen])
+    images = np.stack([load_input(dataset.read(each), rule, limits=dataset.limits) for each in chosen])
     difference = float(np.abs(engine.run(images)[0] - _torch_probabilities(network, images)).max())
     if not difference <= PARITY_TOLERANCE:
         raise BundleError(
@@ -180,7 +181,7 @@ def _write_golden(engine: Engine, folder: Path) -> None:
         (golden / file).write_bytes(data)
         prediction = engine.predict(data, name=file)
         cases.append({"file": file, "probabilities": prediction.probabilities})
-    write_json(golden / GOLDEN_FILE, cases)
+    write_json(golden / GOLDEN_FILE, {"schema_version": 1, "cases": cases})
 
 
 def _golden_films() -> dict[str, bytes]:

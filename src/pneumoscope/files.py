@@ -12,6 +12,8 @@ from typing import Any
 
 from pneumoscope.errors import UsageError
 
+_ANOTHER = "choose another --out."
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -29,32 +31,41 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_directory(path: Path, *, overwrite: bool = False, holding: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` when the block ends well.
 
+    With `overwrite`, what lies at `path` is replaced only if it is a folder that holds an entry named
+    `holding`, so that a slip of the hand never costs somebody else's folder.
+
     Raises:
-        UsageError: `path` exists and `overwrite` is false.
+        UsageError: `path` exists and may not be replaced.
     """
-    refuse_existing(path, overwrite=overwrite)
+    refuse_existing(path, overwrite=overwrite, holding=holding)
+    path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
-        if path.exists():
-            _remove(path)
-        partial.rename(path)
+        _exchange(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
+def refuse_existing(
+    path: Path, *, overwrite: bool, holding: str, instead: str = "choose another --out, or pass --overwrite"
+) -> None:
     """Raise UsageError when something non-empty lies at `path` and may not be replaced."""
-    if overwrite or not path.exists():
+    if not path.exists() and not path.is_symlink():
         return
-    if path.is_dir() and not any(path.iterdir()):
+    if path.is_symlink() or not path.is_dir() or path.is_mount() or path.resolve() in _precious():
+        raise UsageError(f"{path} cannot be made: a file, link, mount, home or working folder is there; {_ANOTHER}")
+    if not any(path.iterdir()):
         return
-    raise UsageError(f"{path} exists already; choose another --out, or pass --overwrite.")
+    if not overwrite:
+        raise UsageError(f"{path} exists already; {instead}.")
+    if not (path / holding).exists():
+        raise UsageError(f"{path} is not replaced: it has no {holding!r}, so it is not one of ours; {_ANOTHER}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,11 +85,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def _exchange(new: Path, path: Path) -> None:
+    """Move `new` to `path`; what was there is deleted only after that."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+    path.rename(old / path.name)
+    try:
+        new.rename(path)
+    except OSError:
+        (old / path.name).rename(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _precious() -> set[Path]:
+    """Folders that are never replaced: the working folder, its parents, and home."""
+    here = Path.cwd()
+    return {here, *here.parents, Path.home()}
 
 
 def _umask() -> int:

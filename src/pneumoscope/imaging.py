@@ -7,12 +7,14 @@ orientation, blank check; then, by the contract's rule, resize. DICOM joins as o
 
 import hashlib
 import math
+import stat
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,9 @@ Luma: TypeAlias = NDArray[np.uint8]
 
 ACCEPTED = "JPEG, PNG (8 or 16 bit) and TIFF"
 SUFFIXES = frozenset({".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff"})
+UNREAD_SUFFIXES = frozenset({".bmp", ".dcm", ".dicom", ".gif", ".heic", ".jp2", ".pgm", ".webp"})
+#: Part of every cache's key: raise it when the same bytes would give another input.
+DECODER_VERSION = 1
 
 # The plugins are called directly: Image.open would consult a process-wide pixel limit.
 _FORMATS: tuple[tuple[bytes, Callable[[BytesIO], ImageFile]], ...] = (
@@ -43,7 +48,21 @@ _KNOWN_BUT_REFUSED = (
     (128, b"DICM", "a DICOM file, which this version does not read yet"),
 )
 # What Pillow's decoders raise on damaged input.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error, MemoryError)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+)
+# PNG specification, third edition: channels by colour type (11.2.1), and the seven interlacing passes (8.1).
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION = 258, 262, 274
 _WHITE_IS_ZERO = 0
 
@@ -68,6 +87,22 @@ class ImageFacts:
     mode: str
     width: int
     height: int
+
+
+def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The bytes of a regular file, without reading past the byte limit.
+
+    Raises:
+        ImageError: not a regular file, or over the limit.
+        OSError: it cannot be opened or read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ImageError("not a regular file.")
+    with path.open("rb") as stream:
+        data = stream.read(limits.max_bytes + 1)
+    if len(data) > limits.max_bytes:
+        raise ImageError(f"the file has more than {limits.max_bytes:,} bytes, the most that is accepted.")
+    return data
 
 
 def describe(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> ImageFacts:
@@ -108,6 +143,8 @@ def read_luma(data: bytes, *, target: int | None = None, margin: float = 1.0, li
                 least = math.ceil(target * margin) if target else None
                 image.draft("L", (least, least) if least else image.size)
             image.load()
+            if isinstance(image, PngImagePlugin.PngImageFile):
+                _require_all_rows(data)
             luma = _orient(_luma(image), _orientation(image))
         except _DAMAGE as failure:
             raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
@@ -180,6 +217,26 @@ def _is_deep_colour(image: ImageFile, data: bytes) -> bool:
     return False
 
 
+def _require_all_rows(data: bytes) -> None:
+    """Raise OSError if a PNG's pixel stream ends early; Pillow would leave the rest black."""
+    width, height, depth, colour_type, interlaced = struct.unpack(">IIBB2xB", data[16:29])
+    bits = depth * _PNG_CHANNELS[colour_type]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
+    declared = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
+    inflate, found, position = zlib.decompressobj(), 0, 8
+    while position + 8 <= len(data) and not inflate.eof:
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        piece = data[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
+        while piece:
+            found += len(inflate.decompress(piece, 1 << 20))
+            piece = inflate.unconsumed_tail
+        position += length + 12
+    found += len(inflate.flush())
+    if found < declared:
+        raise OSError(f"the pixel data ends after {found:,} of {declared:,} bytes")
+
+
 def _luma(image: ImageFile) -> Luma:
     if image.mode.startswith(("I", "F")):
         inverted = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == (
@@ -194,16 +251,19 @@ def _luma(image: ImageFile) -> Luma:
     return np.asarray(image.convert("RGB").convert("L"))
 
 
-def _full_range(values: NDArray[np.generic], *, inverted: bool) -> Luma:
+def _full_range(values: NDArray[Any], *, inverted: bool) -> Luma:
     """Scale linearly so that the extremes become 0 and 255 (constant images become 0)."""
-    wide = values.astype(np.float64)
-    low, high = float(wide.min()), float(wide.max())
+    low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError("the image holds values that are not finite numbers.")
-    wide -= low
-    wide *= 255.0 / (high - low) if high > low else 0.0
-    luma = np.rint(wide).astype(np.uint8)
-    return np.asarray(255 - luma) if inverted else luma
+
+    def scale(some: NDArray[Any]) -> Luma:
+        share = (some.astype(np.float64) - low) / (high - low or 1.0)
+        return np.rint((1 - share if inverted else share) * 255).astype(np.uint8)
+
+    if values.dtype == np.uint16:  # a table is quicker, and spares eight bytes a pixel
+        return np.asarray(scale(np.arange(65536).clip(low, high))[values])
+    return np.concatenate([scale(rows) for rows in np.array_split(values, max(1, len(values) // 64))])
 
 
 def _orientation(image: ImageFile) -> int:

@@ -112,7 +112,7 @@ def write_archive_folder(out: Path, *, count: int, seed: int = 0, test_fraction:
     """
     if count < 30:
         raise UsageError(f"--count is {count}; at least 30 phantoms are needed for three classes in three splits.")
-    with whole_directory(out, overwrite=overwrite) as folder:
+    with whole_directory(out, overwrite=overwrite, holding="chest_xray") as folder:
         for name, data in _archive_members(count, seed, test_fraction):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

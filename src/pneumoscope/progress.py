@@ -4,8 +4,8 @@
 class Listener:
     """Hears about long work. This one keeps silent; the command line shows it."""
 
-    def begin(self, task: str, total: int, unit: str) -> None:
-        """A task of `total` units has begun."""
+    def begin(self, task: str, total: int, unit: str, *, done: int = 0) -> None:
+        """A task of `total` units has begun; `done` of them were done before."""
 
     def advance(self, count: int) -> None:
         """`count` more units of the current task are done."""

@@ -50,7 +50,6 @@ def prepare_command(
     from pneumoscope.cli.show import make_listener, show_prepared
     from pneumoscope.contract import first_problem
     from pneumoscope.dataset import PrepareConfig, prepare
-    from pneumoscope.imaging import Limits
 
     try:
         config = PrepareConfig(
@@ -59,13 +58,12 @@ def prepare_command(
             seed=seed,
             patient_pattern=patient_pattern,
             groups=_groups(group),
+            max_pixels=max_pixels,
             strict=strict,
         )
     except ValidationError as failure:
         raise UsageError(f"{first_problem(failure)}.") from failure
-    limits = Limits(max_pixels=max_pixels)
-    listener = make_listener(quiet=quiet)
-    summary = prepare(sources, out, config, overwrite=overwrite, limits=limits, listener=listener)
+    summary = prepare(sources, out, config, overwrite=overwrite, listener=make_listener(quiet=quiet))
     show_prepared(summary)
     if summary.refused:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
     from pneumoscope.engine import Encoded
+    from pneumoscope.imaging import Limits
 
 
 class Form(StrEnum):
@@ -136,8 +138,13 @@ def train_command(
     dataset = load_dataset(data)
     from pneumoscope.training.fit import train  # after the checks: torch takes seconds to load
 
-    history = train(dataset, config, out, resume=resume, cache=cache, listener=make_listener(quiet=quiet))
-    typer.echo(f"{len(history)} epochs in {out}; next: pneumoscope export {out} --out BUNDLE")
+    try:
+        history = train(dataset, config, out, resume=resume, cache=cache, listener=make_listener(quiet=quiet))
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; go on with: pneumoscope train --out {out} --resume", err=True)
+        raise
+    if not quiet:
+        typer.echo(f"{len(history)} epochs in {out}; next: pneumoscope export {out} --out BUNDLE", err=True)
 
 
 def export_command(
@@ -153,9 +160,12 @@ def export_command(
     from pneumoscope.files import refuse_existing
     from pneumoscope.training.run import check_finished, load_card
 
-    refuse_existing(out, overwrite=overwrite)
+    refuse_existing(out, overwrite=overwrite, holding="contract.json")
     check_finished(run)
-    dataset = load_dataset(data or Path(load_card(run).data))
+    data = data or Path(load_card(run).data)
+    if not data.exists():
+        raise UsageError(f"the run's data set {data} is not there; pass --data.")
+    dataset = load_dataset(data)
     from pneumoscope.export import export  # after the checks: torch takes seconds to load
 
     difference = export(run, dataset, out, name=name, overwrite=overwrite)
@@ -183,8 +193,9 @@ def evaluate_command(
     from pneumoscope.engine import Engine
     from pneumoscope.report import evaluate
 
-    engine = Engine.load(bundle)
-    report = evaluate(engine, load_dataset(data), split, out, listener=make_listener(quiet=quiet))
+    dataset = load_dataset(data)
+    engine = Engine.load(bundle, limits=dataset.limits)
+    report = evaluate(engine, dataset, split, out, listener=make_listener(quiet=quiet))
     show_report(report)
     typer.echo(f"written: {out / 'report.json'}, {out / 'predictions.csv'}")
 
@@ -204,8 +215,9 @@ def predict_command(
     from pneumoscope.engine import Engine
     from pneumoscope.imaging import Limits
 
-    engine = Engine.load(bundle, limits=Limits(max_pixels=max_pixels))
-    predictions = engine.predict_many(_films(images))
+    limits = Limits(max_pixels=max_pixels)
+    engine = Engine.load(bundle, limits=limits)
+    predictions = engine.predict_many(_films(images, limits))
     statuses = {prediction.status for prediction in show_predictions(predictions, form)}
     if not statuses:
         raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are JPEG, PNG and TIFF.")
@@ -213,21 +225,30 @@ def predict_command(
         raise typer.Exit(1)
 
 
-def _films(paths: list[Path]) -> Iterator["Encoded"]:
+def _films(paths: list[Path], limits: "Limits") -> Iterator["Encoded"]:
+    from pneumoscope.archive import printable
     from pneumoscope.engine import Encoded
+    from pneumoscope.imaging import read_file
 
     for path in _walk(paths):
-        yield Encoded(name=str(path), read=path.read_bytes)
+        yield Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
 
 
 def _walk(paths: list[Path]) -> Iterator[Path]:
-    """Files as given; of folders, the files that are named like images, in name order."""
+    """Files as given; of folders, the files that are named like images, in name order.
+
+    A folder that cannot be read is passed on itself, to be reported as any film that cannot.
+    """
+    from pneumoscope.archive import is_junk
     from pneumoscope.imaging import SUFFIXES
 
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        for folder, folders, files in os.walk(path):
+        closed: list[OSError] = []
+        for folder, folders, files in os.walk(path, onerror=closed.append):
             folders.sort()
-            yield from (Path(folder, file) for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES)
+            named = (file for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES and not is_junk(file))
+            yield from (Path(folder, file) for file in named)
+        yield from (Path(str(failure.filename)) for failure in closed)

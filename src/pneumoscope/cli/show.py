@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typing_extensions import override
@@ -37,7 +38,7 @@ class LineListener(Listener):
         self.done, self.started = 0, 0.0
 
     @override
-    def begin(self, task: str, total: int, unit: str) -> None:
+    def begin(self, task: str, total: int, unit: str, *, done: int = 0) -> None:
         self.task = (task, unit)
         self.done, self.started = 0, time.monotonic()
 
@@ -67,17 +68,17 @@ class BarListener(LineListener):
         self.bar_task = TaskID(0)
 
     @override
-    def begin(self, task: str, total: int, unit: str) -> None:
-        super().begin(task, total, unit)
+    def begin(self, task: str, total: int, unit: str, *, done: int = 0) -> None:
+        super().begin(task, total, unit, done=done)
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
         )
         self.bar = Progress(*columns, console=self.console, transient=True)
-        self.bar_task = self.bar.add_task(task, total=total, rate="")
+        self.bar_task = self.bar.add_task(task, total=total, completed=done, rate="")
         self.bar.start()
 
     @override
@@ -97,7 +98,7 @@ class BarListener(LineListener):
 
 def show_prepared(summary: "PrepareSummary") -> None:
     """Films and patients by split and class; what each source gave; what was refused, by name."""
-    table = Table("split", *summary.classes, "films", title="films (patients)")
+    table = Table("split", *map(escape, summary.classes), "films", title="films (patients)")
     for split, row in summary.counts.items():
         cells = [f"{films:,} ({patients:,})" for films, patients in row.values()]
         table.add_row(split, *cells, f"{sum(films for films, _ in row.values()):,}")
@@ -129,12 +130,12 @@ def show_report(report: dict[str, Any]) -> None:
     figures = {**report["metrics"], **{f"{k} accuracy": v for k, v in report["metrics"]["group_accuracy"].items()}}
     del figures["group_accuracy"]
     for name, figure in figures.items():
-        table.add_row(name.replace("_", " "), _number(figure))
-    per_class = Table("by true class", *report["classes"])
+        table.add_row(escape(name.replace("_", " ")), _number(figure))
+    per_class = Table("by true class", *map(escape, report["classes"]))
     for name in next(iter(report["per_class"].values())):
         per_class.add_row(name, *(_number(row[name]) for row in report["per_class"].values()))
     for index, label in enumerate(report["classes"]):
-        per_class.add_row(f"films called {label}", *(str(row[index]) for row in report["confusion"]))
+        per_class.add_row(escape(f"films called {label}"), *(str(row[index]) for row in report["confusion"]))
     console = _stdout()
     console.print(table)
     console.print(per_class)

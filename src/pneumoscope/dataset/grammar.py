@@ -36,6 +36,7 @@ _PARTS: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
+_ARCHIVE_FOLDERS = frozenset({"normal", "pneumonia", *KERMANY_CLASSES})
 _REPEATED = r"(?:~[0-9a-f]{8})?"  # what `data prepare` adds to a name used twice
 _PNEUMONIA = re.compile(rf"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?{_REPEATED}", re.IGNORECASE)
 _NORMAL = re.compile(rf"((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?{_REPEATED}", re.IGNORECASE)
@@ -89,15 +90,13 @@ def version2(stem: str) -> Identity | None:
 
 
 def follows_version2(names: Iterable[str]) -> bool:
-    """Whether a source is the pneumonia archive: its class folders and at least one file name."""
-    known = {"normal", "pneumonia", *KERMANY_CLASSES}
-    matched = False
+    """Whether a source is the pneumonia archive: most images lie in its folders under its names."""
+    images = matched = 0
     for name in names:
         folder = place(name).folder
-        if folder is not None and folder.lower() not in known:
-            return False
-        matched = matched or version2(PurePosixPath(name).stem) is not None
-    return matched
+        images += 1
+        matched += (folder or "").lower() in _ARCHIVE_FOLDERS and version2(PurePosixPath(name).stem) is not None
+    return matched * 2 > images
 
 
 def identify(name: str, *, archive: bool, patient_pattern: re.Pattern[str] | None) -> Identity | str:
@@ -107,7 +106,7 @@ def identify(name: str, *, archive: bool, patient_pattern: re.Pattern[str] | Non
         name: path inside the source.
         archive: read version 2 names (see `follows_version2`); otherwise the folder is the class.
         patient_pattern: searched in the path; its group `patient`, or else its first group or whole
-            match, names the patient within the label.
+            match, is the patient, whatever the label.
     """
     folder = place(name).folder
     if folder is None:
@@ -118,11 +117,13 @@ def identify(name: str, *, archive: bool, patient_pattern: re.Pattern[str] | Non
     if (match := patient_pattern.search(name)) is None:
         return f"unknown patient: the path does not match {patient_pattern.pattern!r}"
     number = match["patient"] if "patient" in patient_pattern.groupindex else match[1 if match.re.groups else 0]
-    return Identity(label=identity.label, patient=f"{identity.label}/{number}")
+    return Identity(label=identity.label, patient=number)
 
 
 def _archive_identity(folder: str, stem: str) -> Identity | str:
     group, named = folder.lower(), version2(stem)
+    if group not in _ARCHIVE_FOLDERS:
+        return f"unknown label: {folder} is not one of the archive's class folders"
     if named is None:
         if group == "pneumonia":
             return "unknown label: the name says neither bacteria nor virus"

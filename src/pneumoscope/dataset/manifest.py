@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from pneumoscope.contract import Document, Text, check_classes, first_problem
+from pneumoscope.contract import Document, Text, check_classes, first_problem, read_document
 from pneumoscope.errors import DatasetError
+from pneumoscope.imaging import Limits
 
 MANIFEST_FILE = "manifest.csv"
 CARD_FILE = "dataset.json"
@@ -45,6 +46,7 @@ class PrepareConfig(Document):
         default=None, description="Regular expression that finds the patient in a path."
     )
     groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
+    max_pixels: int = Field(default=100_000_000, ge=1, description="Images with more pixels are refused.")
     strict: bool = Field(default=False, description="Make nothing if any input is refused.")
 
 
@@ -76,6 +78,7 @@ class Dataset:
     groups: dict[str, tuple[str, ...]]
     films: tuple[Film, ...]
     fingerprint: str
+    limits: Limits
 
     def split(self, name: str) -> list[Film]:
         """The films of one split, in manifest order.
@@ -138,12 +141,12 @@ def load_dataset(root: Path) -> Dataset:
         raise DatasetError(f"{root} is not a prepared data set (no {MANIFEST_FILE}); make one with `data prepare`.")
     content = manifest.read_bytes()
     try:
-        card = DatasetCard.model_validate_json(card_path.read_bytes())
+        card = read_document(DatasetCard, card_path.read_bytes())
         check_classes(card.classes, card.groups)
         films = tuple(parse_manifest(content.decode("utf-8")))
     except ValidationError as failure:
         raise DatasetError(f"{card_path}: {first_problem(failure)}; prepare the data set again.") from failure
-    except ValueError as failure:
+    except (ValueError, csv.Error) as failure:
         raise DatasetError(f"{manifest}: {failure}; prepare the data set again.") from failure
     return Dataset(
         root=root,
@@ -151,6 +154,7 @@ def load_dataset(root: Path) -> Dataset:
         groups=card.groups,
         films=films,
         fingerprint=hashlib.sha256(content).hexdigest(),
+        limits=Limits(max_pixels=card.config.max_pixels),
     )
 
 

@@ -30,10 +30,10 @@ from pneumoscope.dataset.manifest import (
     RefusedFile,
     format_manifest,
 )
-from pneumoscope.dataset.split import Labelled, cut_patients
+from pneumoscope.dataset.split import Labelled, cut_patients, join_identical
 from pneumoscope.errors import ArchiveError, DatasetError, ImageError, UsageError
 from pneumoscope.files import whole_directory, write_text
-from pneumoscope.imaging import DEFAULT_LIMITS, SUFFIXES, Limits, describe, luma_sha256, read_luma
+from pneumoscope.imaging import ACCEPTED, SUFFIXES, UNREAD_SUFFIXES, Limits, describe, luma_sha256, read_luma
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import SILENT, Listener
 
@@ -90,7 +90,6 @@ def prepare(
     config: PrepareConfig,
     *,
     overwrite: bool = False,
-    limits: Limits = DEFAULT_LIMITS,
     listener: Listener = SILENT,
 ) -> PrepareSummary:
     """Make the data set `out` from ZIP archives and folders.
@@ -104,8 +103,9 @@ def prepare(
         ArchiveError, DatasetError, UsageError: nothing is then left at `out`.
     """
     started = time.monotonic()
+    limits = Limits(max_pixels=config.max_pixels)
     pattern = _compile(config.patient_pattern)
-    with whole_directory(out, overwrite=overwrite) as folder:
+    with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
         taken: list[_Taken] = []
         refused: list[RefusedFile] = []
         summaries = []
@@ -114,10 +114,13 @@ def prepare(
             incoming.mkdir(parents=True)
             summaries.append(_read_source(path, incoming, pattern, limits, listener, taken, refused))
         kept = _drop_copies(taken)
-        films = _assign_splits(kept, config, refused)
-        classes = tuple(sorted({film.label for film, _ in films}))
+        try:
+            films = _assign_splits(kept, config, refused)
+        except DatasetError as failure:
+            raise DatasetError(f"{failure}{_listing(refused)}") from failure
         if config.strict and refused:
-            raise DatasetError(f"--strict: {_listing(refused)}")
+            raise DatasetError(f"--strict: nothing was made.{_listing(refused)}")
+        classes = tuple(sorted({film.label for film, _ in films}))
         groups = _groups(classes, config)
         named = _settle(films, folder)
         card = DatasetCard(
@@ -182,7 +185,10 @@ def _read_source(
 def _candidates(
     listing: Listing, source: str, pattern: re.Pattern[str] | None, refused: list[RefusedFile]
 ) -> tuple[list[_Candidate], int, bool]:
-    """Files with an image's suffix and a known label; how many others; whether patients are named."""
+    """Files with an image's suffix and a known label; how many others; whether all patients are named."""
+    named = True
+    unread = [member.name for member in listing.members if PurePosixPath(member.name).suffix.lower() in UNREAD_SUFFIXES]
+    refused += [RefusedFile(source=source, name=name, reason=f"accepted are {ACCEPTED}") for name in unread]
     images = [member for member in listing.members if PurePosixPath(member.name).suffix.lower() in SUFFIXES]
     archive = follows_version2(member.name for member in images)
     candidates = []
@@ -191,10 +197,11 @@ def _candidates(
         if isinstance(identity, str):
             refused.append(RefusedFile(source=source, name=member.name, reason=identity))
             continue
+        named = named and identity.patient is not None
         patient = identity.patient or f"{identity.label}/{source}:{member.name}"
         part = place(member.name).part
         candidates.append(_Candidate(member=member, source=source, label=identity.label, patient=patient, part=part))
-    return candidates, len(listing.members) - len(images), archive or pattern is not None
+    return candidates, len(listing.members) - len(images) - len(unread), named
 
 
 def _take(numbered: tuple[Path, _Candidate], *, limits: Limits) -> _Taken | Problem:
@@ -206,9 +213,11 @@ def _take(numbered: tuple[Path, _Candidate], *, limits: Limits) -> _Taken | Prob
         luma = read_luma(data, limits=limits)
     except (ImageError, ArchiveError) as failure:
         return Problem(name=candidate.member.name, reason=str(failure))
+    except OSError as failure:
+        return Problem(name=candidate.member.name, reason=f"cannot be read ({failure.strerror})")
     incoming.write_bytes(data)
     film = Film(
-        path=PurePosixPath(candidate.member.name).name,
+        path=_plain_suffix(PurePosixPath(candidate.member.name)),
         label=candidate.label,
         split="",
         patient=candidate.patient,
@@ -223,6 +232,11 @@ def _take(numbered: tuple[Path, _Candidate], *, limits: Limits) -> _Taken | Prob
     return _Taken(candidate=candidate, film=film, incoming=incoming)
 
 
+def _plain_suffix(name: PurePosixPath) -> str:
+    """A file name that other programs take for an image, too: torchvision knows no .jfif."""
+    return name.with_suffix(".jpeg").name if name.suffix.lower() in (".jfif", ".jpe") else name.name
+
+
 def _drop_copies(taken: list[_Taken]) -> list[_Taken]:
     """Keep one of the files that share name, label and bytes; one of a test part if any."""
     kept: dict[tuple[str, str, str], _Taken] = {}
@@ -234,44 +248,44 @@ def _drop_copies(taken: list[_Taken]) -> list[_Taken]:
 
 
 def _assign_splits(taken: list[_Taken], config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
-    """Give every film its split; leave out train films of test patients."""
-    _require_classes(taken)
-    tested = {each.film.patient for each in taken if each.candidate.part == "test"}
-    pool = [each for each in taken if each.candidate.part != "test"]
+    """Give every film its split; leave out train films of test patients.
+
+    Patients with a pixel-identical film in common are cut as one.
+    """
+    _require_classes(taken, {each.film.label for each in taken})
+    group = join_identical((each.film.patient, each.film.luma_sha256) for each in taken)
+    tested = {group[each.film.patient] for each in taken if each.candidate.part == "test"}
     split = {each.incoming: "test" for each in taken if each.candidate.part == "test"}
+    pool = []
+    for each in taken:
+        if each.candidate.part != "test" and group[each.film.patient] not in tested:
+            pool.append(each)
+        elif each.candidate.part != "test":
+            reason = "its patient, or an identical film, is also in a test part"
+            refused.append(RefusedFile(source=each.candidate.source, name=each.candidate.member.name, reason=reason))
+    _require_classes(pool, {each.film.label for each in taken})
     if not tested:
-        chosen = cut_patients(_labelled(pool), fraction=config.test_fraction, seed=config.seed)
-        split |= {each.incoming: "test" for each in pool if each.film.patient in chosen}
-    elif any(each.film.patient in tested for each in pool):
-        _refuse_test_patients(pool, tested, refused)
-        pool = [each for each in pool if each.film.patient not in tested]
-    rest = [each for each in pool if each.incoming not in split]
-    validation = cut_patients(_labelled(rest), fraction=config.val_fraction, seed=config.seed)
-    split |= {each.incoming: "val" if each.film.patient in validation else "train" for each in rest}
+        chosen = cut_patients(_labelled(pool, group), fraction=config.test_fraction, seed=config.seed)
+        split |= {each.incoming: "test" for each in pool if group[each.film.patient] in chosen}
+        pool = [each for each in pool if each.incoming not in split]
+    validation = cut_patients(_labelled(pool, group), fraction=config.val_fraction, seed=config.seed)
+    split |= {each.incoming: "val" if group[each.film.patient] in validation else "train" for each in pool}
     return [(replace(each.film, split=split[each.incoming]), each.incoming) for each in taken if each.incoming in split]
 
 
-def _refuse_test_patients(pool: list[_Taken], tested: set[str], refused: list[RefusedFile]) -> None:
-    for each in pool:
-        if each.film.patient in tested:
-            source, name = each.candidate.source, each.candidate.member.name
-            refused.append(RefusedFile(source=source, name=name, reason="its patient is also in a test part"))
+def _labelled(taken: list[_Taken], group: dict[str, str]) -> list[Labelled]:
+    return [Labelled(label=each.film.label, patient=group[each.film.patient]) for each in taken]
 
 
-def _labelled(taken: list[_Taken]) -> list[Labelled]:
-    return [Labelled(label=each.film.label, patient=each.film.patient) for each in taken]
-
-
-def _require_classes(taken: list[_Taken]) -> None:
-    labels = sorted({each.film.label for each in taken})
+def _require_classes(pool: list[_Taken], labels: set[str]) -> None:
+    """At least two classes, and films of each to train on."""
     if not labels:
         raise DatasetError(
             "no usable image found; give the archive as downloaded, or a folder with one folder of images a class."
         )
     if len(labels) < 2:
-        raise DatasetError(f"only one class found ({labels[0]}); at least 2 class folders are needed.")
-    trained = {each.film.label for each in taken if each.candidate.part != "test"}
-    if missing := set(labels) - trained:
+        raise DatasetError(f"only one class found ({min(labels)}); at least 2 class folders are needed.")
+    if missing := labels - {each.film.label for each in pool}:
         raise DatasetError(f"class {', '.join(sorted(missing))} has films in the test part only; add train films.")
 
 
@@ -297,7 +311,7 @@ def _names(path: str, sha256: str) -> Iterator[str]:
     yield path
     count = int(sha256[:8], 16)
     while True:
-        yield str(wished.with_name(f"{wished.stem}~{count:08x}{wished.suffix}"))
+        yield str(wished.with_name(f"{wished.stem[:60]}~{count:08x}{wished.suffix}"))
         count = (count + 1) % 2**32
 
 
@@ -329,6 +343,7 @@ def _counts(films: list[Film], classes: tuple[str, ...]) -> dict[str, dict[str, 
 
 
 def _listing(refused: list[RefusedFile], most: int = 20) -> str:
-    lines = [f"{each.source}:{each.name}: {each.reason}" for each in refused[:most]]
-    more = [f"and {len(refused) - most} more"] if len(refused) > most else []
-    return f"{len(refused)} inputs refused, nothing made.\n  " + "\n  ".join(lines + more)
+    """What was refused, one a line, to end an error message with."""
+    lines = [f"\n  {each.source}:{each.name}: {each.reason}" for each in refused[:most]]
+    more = f"\n  and {len(refused) - most} more" if len(refused) > most else ""
+    return f" {len(refused)} inputs were refused:{''.join(lines)}{more}" if refused else ""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pneumoscope.errors import DatasetError
@@ -14,6 +14,30 @@ class Labelled:
 
     label: str
     patient: str
+
+
+def join_identical(films: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Name of each patient's group, given (patient, hash of the pixels) of every film.
+
+    Patients that share a pixel-identical film are one group, whose name is its smallest patient's:
+    they are one child under two numbers, or one film under two names, and belong in one split.
+
+    >>> join_identical([("b", "x"), ("a", "x"), ("c", "y")])
+    {'b': 'a', 'a': 'a', 'c': 'c'}
+    """
+    leader: dict[str, str] = {}
+    owner: dict[str, str] = {}
+
+    def find(patient: str) -> str:
+        while leader[patient] != patient:
+            patient = leader[patient]
+        return patient
+
+    for patient, pixels in films:
+        leader.setdefault(patient, patient)
+        one, other = sorted((find(patient), find(owner.setdefault(pixels, patient))))
+        leader[other] = one
+    return {patient: find(patient) for patient in leader}
 
 
 def cut_patients(films: Sequence[Labelled], *, fraction: float, seed: int) -> set[str]:
@@ -54,13 +78,25 @@ def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float])
 def _give_every_class_both(
     chosen: set[str], order: list[str], patients: dict[str, Counter[str]], totals: Counter[str]
 ) -> None:
-    """With few patients a class may be on one side only; move its smallest patient across."""
+    """With few patients a class may be on one side only; move its smallest patient across.
+
+    A move that would take another class off one side is not made.
+    """
+    holders = {
+        label: sorted((p for p in order if patients[p][label]), key=lambda p: patients[p].total()) for label in totals
+    }
+
+    def both(label: str, taken: set[str]) -> bool:
+        return 0 < len(taken.intersection(holders[label])) < len(holders[label])
+
     for label in sorted(totals):
-        holders = sorted((p for p in order if patients[p][label]), key=lambda p: patients[p].total())
-        if not chosen.intersection(holders):
-            chosen.add(holders[0])
-        elif chosen.issuperset(holders):
-            chosen.remove(holders[0])
+        for patient in [] if both(label, chosen) else holders[label]:
+            moved = chosen ^ {patient}
+            if all(both(each, moved) or not both(each, chosen) for each in patients[patient] if each != label):
+                chosen ^= {patient}
+                break
+    if stuck := [label for label in sorted(totals) if not both(label, chosen)]:
+        raise DatasetError(f"class {stuck[0]!r} cannot be on both sides of a cut by patient; add patients of it.")
 
 
 def _require_two_patients(patients: dict[str, Counter[str]], totals: Counter[str]) -> None:

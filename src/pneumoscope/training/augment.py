@@ -83,7 +83,7 @@ def policy(name: str, size: int) -> Augment | None:
 def apply_seeded(transform: Augment, image: Tensor, *key: int) -> Tensor:
     """Apply a transform with a random state that depends on `key` only; the global one is kept."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(*key))
+        torch.default_generator.manual_seed(derive_seed(*key))  # leaves a GPU's state alone
         return transform(image)
 
 

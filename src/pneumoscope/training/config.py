@@ -14,6 +14,7 @@ from pneumoscope.errors import UsageError
 class TrainConfig(Document):
     """Every choice that shapes the weights. Fields without a default must be in the recipe."""
 
+    schema_version: Literal[1] = Field(default=1, description="Of the stored document.")
     recipe: Text = Field(description="Name of the recipe these values began from.")
     arch: Text = Field(description="A timm network by name; resnet50 and vgg19_bn get the capstone's heads.")
     size: int = Field(default=224, ge=32, le=1024, description="Side of the square input, in pixels.")
@@ -61,13 +62,20 @@ def load_recipe(recipe: str) -> dict[str, Any]:
     if recipe in recipe_names():
         text = (resources.files("pneumoscope") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
     elif Path(recipe).is_file():
-        text = Path(recipe).read_text(encoding="utf-8")
+        text = _read(Path(recipe))
     else:
         raise UsageError(f"--recipe {recipe!r} is neither a file nor one of: {', '.join(recipe_names())}.")
     try:
         return {"recipe": Path(recipe).stem, **tomllib.loads(text)}
     except tomllib.TOMLDecodeError as failure:
         raise UsageError(f"--recipe {recipe} is not valid TOML: {failure}.") from failure
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as failure:
+        raise UsageError(f"--recipe {path} is not text in UTF-8; give a TOML file.") from failure
 
 
 def make_config(values: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset, Film
-from pneumoscope.errors import DatasetError
+from pneumoscope.errors import DatasetError, ImageError
 from pneumoscope.files import whole_file
-from pneumoscope.imaging import load_input
+from pneumoscope.imaging import DECODER_VERSION, load_input
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.augment import Augment, apply_seeded, derive_seed
@@ -38,13 +38,15 @@ def cache_inputs(
         DatasetError: a film cannot be read, or `folder` cannot be written.
     """
     films = dataset.split(split)
-    key = hashlib.sha256(f"{rule.fingerprint()} Pillow {PIL.__version__}".encode())
+    key = hashlib.sha256(f"{rule.fingerprint()} decoder {DECODER_VERSION} Pillow {PIL.__version__}".encode())
     for film in films:
         key.update(film.file_sha256.encode())
     path = folder / f"{split}-{rule.size}-{key.hexdigest()[:16]}.npy"
-    if not path.is_file():
+    shape = (len(films), 1, rule.size, rule.size)
+    if (array := _open(path, shape)) is None:
         _fill(dataset, films, rule, path, listener)
-    array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        array = _open(path, shape)
+    assert array is not None
     return array
 
 
@@ -115,6 +117,7 @@ class FilmsModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             sampler=EpochOrder(len(self.train), seed=self.seed),
             num_workers=self.workers,
+            drop_last=len(self.train) % self.batch_size == 1,  # batch norm cannot learn from one film
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )
@@ -123,9 +126,25 @@ class FilmsModule(pl.LightningDataModule):
         return DataLoader(self.val, batch_size=max(64, self.batch_size), collate_fn=_as_it_is)
 
 
+def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The cached array, or None if there is none or it is damaged."""
+    try:
+        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape else None
+
+
 def _as_it_is(batch: Any) -> Any:
     """`__getitems__` has made the batch already."""
     return batch
+
+
+def _input(dataset: Dataset, film: Film, rule: InputRule) -> NDArray[np.uint8]:
+    try:
+        return load_input(dataset.read(film), rule, limits=dataset.limits)
+    except ImageError as failure:
+        raise DatasetError(f"{dataset.root / film.path}: {failure}") from failure
 
 
 def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, listener: Listener) -> None:
@@ -136,9 +155,7 @@ def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, list
             array = np.lib.format.open_memmap(
                 partial, mode="w+", dtype=np.uint8, shape=(len(films), 1, rule.size, rule.size)
             )
-            inputs = map_ordered(
-                lambda film: load_input(dataset.read(film), rule), films, workers=cores, ahead=8 * cores
-            )
+            inputs = map_ordered(lambda film: _input(dataset, film, rule), films, workers=cores, ahead=8 * cores)
             for index, image in enumerate(inputs):
                 array[index] = image
                 listener.advance(1)

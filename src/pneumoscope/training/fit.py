@@ -1,6 +1,7 @@
 """Training from a data set to a run directory, and going on after an interruption."""
 
 import logging
+import pickle
 import shutil
 import time
 import warnings
@@ -15,11 +16,11 @@ from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
-from pneumoscope.backbone import build
+from pneumoscope.backbone import NONE, Network, build
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
-from pneumoscope.errors import RunError
-from pneumoscope.files import refuse_existing, whole_file
+from pneumoscope.errors import RunError, UsageError
+from pneumoscope.files import refuse_existing, whole_directory, whole_file
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.augment import policy
 from pneumoscope.training.config import TrainConfig
@@ -82,16 +83,19 @@ def train(
     if resume:
         _check_resume(run, config, dataset)
     else:
-        refuse_existing(run, overwrite=False)
-    module, card = _build(dataset, config)
-    folder = cache or dataset.root / ".cache"
-    films = _films(dataset, config, rule, folder, listener)
+        refuse_existing(run, overwrite=False, holding="", instead="go on with --resume, or choose another --out")
+    module, card, account = _build(dataset, config, weights=NONE if (run / LAST).is_file() else config.weights)
+    listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {account}")
+    films = _films(dataset, config, rule, cache or dataset.root / ".cache", listener)
     if not resume:
-        save_config(run, config)
-        save_card(run, card)
+        with whole_directory(run, holding="") as folder:
+            save_config(folder, config)
+            save_card(folder, card)
     last = run / LAST
     history = _saved_history(last)
-    if not ran_out(history, config):
+    if ran_out(history, config):
+        save_history(run, history)
+    else:
         history = _fit(module, films, config, run, len(history), listener)
     if not (run / WEIGHTS_FILE).is_file():
         save_weights(run, run / (BEST if config.keep == "best" else LAST))
@@ -107,8 +111,7 @@ class Progress(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.listener.begin("training", self.films * self.epochs, "images")
-        self.listener.advance(self.films * self.done)
+        self.listener.begin("training", self.films * self.epochs, "images", done=self.films * self.done)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -155,26 +158,42 @@ class Recorder(Checkpoint):
             trainer.should_stop = True
 
 
-def _build(dataset: Dataset, config: TrainConfig) -> tuple[Classifier, RunCard]:
+def _build(dataset: Dataset, config: TrainConfig, *, weights: str) -> tuple[Classifier, RunCard, str]:
+    """The module, its card, and a word on its initial weights.
+
+    A resume passes no weights: it brings its own, and the first ones may be out of reach by then.
+    """
     torch.manual_seed(config.seed)
     network, account = build(
-        config.arch, classes=len(dataset.classes), size=config.size, weights=config.weights, freeze=config.freeze
+        config.arch, classes=len(dataset.classes), size=config.size, weights=weights, freeze=config.freeze
     )
-    weights = weigh_classes(labels_of(dataset, "train"), len(dataset.classes), config.class_weights)
-    module = Classifier(network, config, class_weights=weights, classes=len(dataset.classes))
+    _try_out(network, config)
+    told = f"initial weights: {weights}" if account is None else str(account)
+    balance = weigh_classes(labels_of(dataset, "train"), len(dataset.classes), config.class_weights)
+    module = Classifier(network, config, class_weights=balance, classes=len(dataset.classes))
     card = RunCard(
         schema_version=1,
-        data=str(dataset.root),
+        data=str(dataset.root.resolve()),
         dataset=dataset.fingerprint,
         classes=dataset.classes,
         groups=dataset.groups,
-        initial_weights=config.weights if account is None else str(account),
+        initial_weights=weights if account is None else str(account),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         commit=code_commit(),
         versions=library_versions(),
     )
-    return module, card
+    return module, card, told
+
+
+def _try_out(network: Network, config: TrainConfig) -> None:
+    """One forward pass, so that a network that cannot take this size fails before anything is made."""
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 1, config.size, config.size, dtype=torch.uint8))
+    except (RuntimeError, AssertionError, ValueError) as failure:
+        raise UsageError(f"--arch {config.arch} cannot take --size {config.size} ({failure}); try 224.") from failure
+    network.train()
 
 
 def _films(dataset: Dataset, config: TrainConfig, rule: InputRule, folder: Path, listener: Listener) -> FilmsModule:
@@ -217,17 +236,20 @@ def _fit(
         checkpoint = run / LAST if done else None
         try:
             trainer.fit(module, datamodule=films, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise (KeyboardInterrupt if trainer.interrupted else stop) from stop
         finally:
             listener.end()
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     return module.history
 
 
 def _saved_history(last: Path) -> list[Record]:
     if not last.is_file():
         return []
-    history: list[Record] = torch.load(last, map_location="cpu", weights_only=True)["history"]
+    try:
+        history: list[Record] = torch.load(last, map_location="cpu", weights_only=True)["history"]
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as failure:
+        raise RunError(f"{last} is damaged ({failure}); train again with another --out.") from failure
     return history
 
 

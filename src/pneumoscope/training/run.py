@@ -16,11 +16,11 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from pneumoscope.contract import Document, Sha256, Text, first_problem
+from pneumoscope.contract import Document, Sha256, Stored, Text, first_problem, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
 from pneumoscope.training.config import TrainConfig
@@ -33,9 +33,6 @@ CONFIG_FILE, CARD_FILE, WEIGHTS_FILE = "config.json", "run.json", "weights.safet
 METRICS_FILE, CURVES_FILE = "metrics.csv", "curves.png"
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 _REPORTED = ("pneumoscope", "torch", "timm", "lightning", "numpy", "pillow")
-
-
-Stored = TypeVar("Stored", bound=Document)
 
 
 class RunCard(Document):
@@ -138,13 +135,14 @@ def library_versions() -> dict[str, str]:
 
 
 def code_commit() -> str | None:
-    """Git commit of the package's code (`-dirty` when changed since), or None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    """Git commit of the package's code (`-dirty` when changed since), or None if git does not track it."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        subprocess.run([*here, "ls-files", "--error-unmatch", Path(__file__).name], **options)
+        return str(subprocess.run([*here, "describe", "--always", "--dirty", "--abbrev=40"], **options).stdout).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def _load(run: Path, name: str, kind: type[Stored]) -> Stored:
@@ -152,9 +150,11 @@ def _load(run: Path, name: str, kind: type[Stored]) -> Stored:
     if not path.is_file():
         raise RunError(f"{run} is not a training run (it has no {name}); make one with `pneumoscope train`.")
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return read_document(kind, path.read_bytes())
     except ValidationError as failure:
         raise RunError(f"{path} is not valid: {first_problem(failure)}; train again.") from failure
+    except ValueError as failure:
+        raise RunError(f"{path} is not valid: {failure}; train again.") from failure
 
 
 def _draw(path: Path, history: list[Record]) -> None:
