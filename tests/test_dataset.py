@@ -407,6 +407,14 @@ def test_a_class_whose_train_patients_are_all_tested_is_refused(tmp_path: Path) 
         prepare([make_zip(tmp_path / "a.zip", members)], tmp_path / "out", QUARTER)
 
 
+def test_the_output_may_not_lie_in_a_source(tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "source", class_folders())
+    for out in (source, source / "out"):
+        with pytest.raises(UsageError, match="lies inside the source"):
+            prepare([source], out, PrepareConfig(), overwrite=True)
+    assert sorted(path.name for path in source.iterdir()) == ["cat", "dog"]
+
+
 def test_bad_groups_and_patterns(tmp_path: Path, phantom_zip: Path) -> None:
     for config, words in (
         (PrepareConfig(groups={"g": ("nobody",)}), "--group"),

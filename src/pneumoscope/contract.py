@@ -126,10 +126,12 @@ def read_document(kind: type[Stored], content: bytes) -> Stored:
     """Validate a stored JSON document in which every field must be present, defaults or not.
 
     Raises:
-        ValueError: not JSON, or a field missing, unknown or out of range (pydantic's ValidationError
-            is one).
+        ValueError: not JSON, or a field missing, unknown or out of range; the message is a few words.
     """
-    document = kind.model_validate_json(content)
+    try:
+        document = kind.model_validate_json(content)
+    except ValidationError as failure:
+        raise ValueError(first_problem(failure)) from failure
     _require_all(document)
     return document
 
@@ -157,9 +159,9 @@ def load_contract(bundle: Path) -> Contract:
     if not path.is_file():
         raise BundleError(f"{bundle} is not a bundle (it has no {CONTRACT_FILE}); make one with `pneumoscope export`.")
     try:
-        return Contract.model_validate_json(path.read_bytes())
-    except ValidationError as failure:
-        raise BundleError(f"{path} is not valid: {first_problem(failure)}; export the bundle again.") from failure
+        return read_document(Contract, path.read_bytes())
+    except ValueError as failure:
+        raise BundleError(f"{path} is not valid: {failure}; export the bundle again.") from failure
 
 
 def first_problem(failure: ValidationError) -> str:

@@ -8,9 +8,9 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from pneumoscope.contract import Document, Text, check_classes, first_problem, read_document
+from pneumoscope.contract import Document, Text, check_classes, read_document
 from pneumoscope.errors import DatasetError
 from pneumoscope.imaging import Limits
 
@@ -143,9 +143,10 @@ def load_dataset(root: Path) -> Dataset:
     try:
         card = read_document(DatasetCard, card_path.read_bytes())
         check_classes(card.classes, card.groups)
+    except ValueError as failure:
+        raise DatasetError(f"{card_path}: {failure}; prepare the data set again.") from failure
+    try:
         films = tuple(parse_manifest(content.decode("utf-8")))
-    except ValidationError as failure:
-        raise DatasetError(f"{card_path}: {first_problem(failure)}; prepare the data set again.") from failure
     except (ValueError, csv.Error) as failure:
         raise DatasetError(f"{manifest}: {failure}; prepare the data set again.") from failure
     return Dataset(

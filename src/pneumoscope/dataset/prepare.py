@@ -1,25 +1,15 @@
 """From sources to a prepared data set, in one pass over the files and all or nothing."""
 
-import hashlib
 import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 
-from pneumoscope.archive import Listing, Member, Problem, open_source
 from pneumoscope.contract import check_classes
-from pneumoscope.dataset.grammar import (
-    KERMANY_CLASSES,
-    KERMANY_GROUPS,
-    Part,
-    follows_version2,
-    identify,
-    place,
-)
+from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS
 from pneumoscope.dataset.manifest import (
     CARD_FILE,
     MANIFEST_FILE,
@@ -30,27 +20,14 @@ from pneumoscope.dataset.manifest import (
     RefusedFile,
     format_manifest,
 )
+from pneumoscope.dataset.sources import Harvest, SourceSummary, Taken, read_sources
 from pneumoscope.dataset.split import Labelled, cut_patients, join_identical
-from pneumoscope.errors import ArchiveError, DatasetError, ImageError, UsageError
+from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.files import whole_directory, write_text
-from pneumoscope.imaging import ACCEPTED, SUFFIXES, UNREAD_SUFFIXES, Limits, describe, luma_sha256, read_luma
-from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.imaging import Limits
 from pneumoscope.progress import SILENT, Listener
 
 _INCOMING = ".incoming"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceSummary:
-    """What one source gave."""
-
-    name: str
-    films: int
-    refused: int
-    junk: int
-    other_files: int
-    copies: int
-    patients_named: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,26 +39,6 @@ class PrepareSummary:
     sources: list[SourceSummary]
     refused: tuple[RefusedFile, ...]
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """A file that says what it is; not read yet."""
-
-    member: Member
-    source: str
-    label: str
-    patient: str
-    part: Part | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Taken:
-    """A file that was read and lies in the incoming folder."""
-
-    candidate: _Candidate
-    film: Film
-    incoming: Path
 
 
 def prepare(
@@ -103,143 +60,61 @@ def prepare(
         ArchiveError, DatasetError, UsageError: nothing is then left at `out`.
     """
     started = time.monotonic()
-    limits = Limits(max_pixels=config.max_pixels)
     pattern = _compile(config.patient_pattern)
+    _refuse_output_in_source(out, sources)
     with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
-        taken: list[_Taken] = []
-        refused: list[RefusedFile] = []
-        summaries = []
-        for number, path in enumerate(sources):
-            incoming = folder / _INCOMING / str(number)
-            incoming.mkdir(parents=True)
-            summaries.append(_read_source(path, incoming, pattern, limits, listener, taken, refused))
-        kept = _drop_copies(taken)
-        try:
-            films = _assign_splits(kept, config, refused)
-        except DatasetError as failure:
-            raise DatasetError(f"{failure}{_listing(refused)}") from failure
-        if config.strict and refused:
-            raise DatasetError(f"--strict: nothing was made.{_listing(refused)}")
-        classes = tuple(sorted({film.label for film, _ in films}))
-        groups = _groups(classes, config)
+        limits = Limits(max_pixels=config.max_pixels)
+        incoming = folder / _INCOMING
+        harvest = read_sources(sources, incoming, pattern=pattern, limits=limits, listener=listener)
+        kept = _drop_copies(harvest.taken)
+        films = _split_or_explain(kept, config, harvest.refused)
+        card = _card(films, config, harvest)
         named = _settle(films, folder)
-        card = DatasetCard(
-            schema_version=1,
-            classes=classes,
-            groups=groups,
-            sources=tuple(summary.name for summary in summaries),
-            config=config,
-            refused=tuple(refused),
-        )
         write_text(folder / MANIFEST_FILE, format_manifest(named))
         write_text(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
-    copies = Counter(each.candidate.source for each in taken)
+    copies = Counter(each.candidate.source for each in harvest.taken)
     copies.subtract(each.candidate.source for each in kept)
     return PrepareSummary(
-        classes=classes,
-        counts=_counts(named, classes),
-        sources=[replace(summary, copies=copies[summary.name]) for summary in summaries],
-        refused=tuple(refused),
+        classes=card.classes,
+        counts=_counts(named, card.classes),
+        sources=[replace(summary, copies=copies[summary.name]) for summary in harvest.summaries],
+        refused=card.refused,
         seconds=time.monotonic() - started,
     )
 
 
-def _read_source(
-    path: Path,
-    incoming: Path,
-    pattern: re.Pattern[str] | None,
-    limits: Limits,
-    listener: Listener,
-    taken: list[_Taken],
-    refused: list[RefusedFile],
-) -> SourceSummary:
-    """Read every candidate of one source into an incoming folder."""
-    name = path.resolve().name
-    before = len(refused), len(taken)
-    with open_source(path, max_bytes=limits.max_bytes) as listing:
-        refused += [RefusedFile(source=name, name=each.name, reason=each.reason) for each in listing.problems]
-        candidates, others, patients_named = _candidates(listing, name, pattern, refused)
-        listener.begin(f"reading {name}", len(candidates), "images")
-        try:
-            numbered = ((incoming / f"{number:07d}", each) for number, each in enumerate(candidates))
-            cores = available_cores()
-            for result in map_ordered(partial(_take, limits=limits), numbered, workers=cores, ahead=4 * cores):
-                if isinstance(result, Problem):
-                    refused.append(RefusedFile(source=name, name=result.name, reason=result.reason))
-                else:
-                    taken.append(result)
-                listener.advance(1)
-        finally:
-            listener.end()
-    return SourceSummary(
-        name=name,
-        films=len(taken) - before[1],
-        refused=len(refused) - before[0],
-        junk=listing.junk,
-        other_files=others,
-        copies=0,
-        patients_named=patients_named,
-    )
+def _refuse_output_in_source(out: Path, sources: Sequence[Path]) -> None:
+    for source in sources:
+        if out.resolve().is_relative_to(source.resolve()):
+            raise UsageError(f"--out {out} lies inside the source {source}; choose a folder beside it.")
 
 
-def _candidates(
-    listing: Listing, source: str, pattern: re.Pattern[str] | None, refused: list[RefusedFile]
-) -> tuple[list[_Candidate], int, bool]:
-    """Files with an image's suffix and a known label; how many others; whether all patients are named."""
-    named = True
-    unread = [member.name for member in listing.members if PurePosixPath(member.name).suffix.lower() in UNREAD_SUFFIXES]
-    refused += [RefusedFile(source=source, name=name, reason=f"accepted are {ACCEPTED}") for name in unread]
-    images = [member for member in listing.members if PurePosixPath(member.name).suffix.lower() in SUFFIXES]
-    archive = follows_version2(member.name for member in images)
-    candidates = []
-    for member in images:
-        identity = identify(member.name, archive=archive, patient_pattern=pattern)
-        if isinstance(identity, str):
-            refused.append(RefusedFile(source=source, name=member.name, reason=identity))
-            continue
-        named = named and identity.patient is not None
-        patient = identity.patient or f"{identity.label}/{source}:{member.name}"
-        part = place(member.name).part
-        candidates.append(_Candidate(member=member, source=source, label=identity.label, patient=patient, part=part))
-    return candidates, len(listing.members) - len(images) - len(unread), named
-
-
-def _take(numbered: tuple[Path, _Candidate], *, limits: Limits) -> _Taken | Problem:
-    """Read, check and copy one file."""
-    incoming, candidate = numbered
+def _split_or_explain(kept: list[Taken], config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
+    """Films with their splits; a failure names what was refused, which is often why."""
     try:
-        data = candidate.member.read()
-        facts = describe(data, limits=limits)
-        luma = read_luma(data, limits=limits)
-    except (ImageError, ArchiveError) as failure:
-        return Problem(name=candidate.member.name, reason=str(failure))
-    except OSError as failure:
-        return Problem(name=candidate.member.name, reason=f"cannot be read ({failure.strerror})")
-    incoming.write_bytes(data)
-    film = Film(
-        path=_plain_suffix(PurePosixPath(candidate.member.name)),
-        label=candidate.label,
-        split="",
-        patient=candidate.patient,
-        source=f"{candidate.source}:{candidate.member.name}",
-        file_sha256=hashlib.sha256(data).hexdigest(),
-        luma_sha256=luma_sha256(luma),
-        width=facts.width,
-        height=facts.height,
-        bytes=len(data),
-        mode=facts.mode,
+        films = _assign_splits(kept, config, refused)
+    except DatasetError as failure:
+        raise DatasetError(f"{failure}{_listing(refused)}") from failure
+    if config.strict and refused:
+        raise DatasetError(f"--strict: nothing was made.{_listing(refused)}")
+    return films
+
+
+def _card(films: list[tuple[Film, Path]], config: PrepareConfig, harvest: Harvest) -> DatasetCard:
+    classes = tuple(sorted({film.label for film, _ in films}))
+    return DatasetCard(
+        schema_version=1,
+        classes=classes,
+        groups=_groups(classes, config),
+        sources=tuple(summary.name for summary in harvest.summaries),
+        config=config,
+        refused=tuple(harvest.refused),
     )
-    return _Taken(candidate=candidate, film=film, incoming=incoming)
 
 
-def _plain_suffix(name: PurePosixPath) -> str:
-    """A file name that other programs take for an image, too: torchvision knows no .jfif."""
-    return name.with_suffix(".jpeg").name if name.suffix.lower() in (".jfif", ".jpe") else name.name
-
-
-def _drop_copies(taken: list[_Taken]) -> list[_Taken]:
+def _drop_copies(taken: list[Taken]) -> list[Taken]:
     """Keep one of the files that share name, label and bytes; one of a test part if any."""
-    kept: dict[tuple[str, str, str], _Taken] = {}
+    kept: dict[tuple[str, str, str], Taken] = {}
     for each in taken:
         key = (each.film.path, each.film.label, each.film.file_sha256)
         if key not in kept or (each.candidate.part == "test" and kept[key].candidate.part != "test"):
@@ -247,7 +122,7 @@ def _drop_copies(taken: list[_Taken]) -> list[_Taken]:
     return list(kept.values())
 
 
-def _assign_splits(taken: list[_Taken], config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
+def _assign_splits(taken: list[Taken], config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
     """Give every film its split; leave out train films of test patients.
 
     Patients with a pixel-identical film in common are cut as one.
@@ -273,11 +148,11 @@ def _assign_splits(taken: list[_Taken], config: PrepareConfig, refused: list[Ref
     return [(replace(each.film, split=split[each.incoming]), each.incoming) for each in taken if each.incoming in split]
 
 
-def _labelled(taken: list[_Taken], group: dict[str, str]) -> list[Labelled]:
+def _labelled(taken: list[Taken], group: dict[str, str]) -> list[Labelled]:
     return [Labelled(label=each.film.label, patient=group[each.film.patient]) for each in taken]
 
 
-def _require_classes(pool: list[_Taken], labels: set[str]) -> None:
+def _require_classes(pool: list[Taken], labels: set[str]) -> None:
     """At least two classes, and films of each to train on."""
     if not labels:
         raise DatasetError(

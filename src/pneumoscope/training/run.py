@@ -18,9 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from pneumoscope.contract import Document, Sha256, Stored, Text, first_problem, read_document
+from pneumoscope.contract import Document, Sha256, Stored, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
 from pneumoscope.training.config import TrainConfig
@@ -151,8 +151,6 @@ def _load(run: Path, name: str, kind: type[Stored]) -> Stored:
         raise RunError(f"{run} is not a training run (it has no {name}); make one with `pneumoscope train`.")
     try:
         return read_document(kind, path.read_bytes())
-    except ValidationError as failure:
-        raise RunError(f"{path} is not valid: {first_problem(failure)}; train again.") from failure
     except ValueError as failure:
         raise RunError(f"{path} is not valid: {failure}; train again.") from failure
 
