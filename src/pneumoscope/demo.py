@@ -8,13 +8,11 @@ from typing import Any
 
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.engine import Encoded, Engine, Prediction
-from pneumoscope.export import export
 from pneumoscope.files import refuse_existing, write_text
 from pneumoscope.phantom import write_archive_folder
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import evaluate
 from pneumoscope.training.config import load_recipe, make_config
-from pneumoscope.training.fit import train
 
 FILMS = 600
 _MARK = "made-by-pneumoscope-demo.txt"
@@ -39,6 +37,9 @@ def demo(out: Path, *, overwrite: bool = False, listener: Listener = SILENT) -> 
         UsageError: `out` exists and `overwrite` is false, or it was not made by a demo.
     """
     refuse_existing(out, overwrite=overwrite, holding=_MARK)
+    from pneumoscope.export import export  # after the check: torch takes seconds to load
+    from pneumoscope.training.fit import train
+
     write_text(out / _MARK, "Made by `pneumoscope demo`, which replaces it with --overwrite.\n")
     for part in _PARTS:
         shutil.rmtree(out / part, ignore_errors=True)
