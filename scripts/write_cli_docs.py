@@ -9,12 +9,13 @@ from typing import Any
 from typer.main import get_command
 
 from pneumoscope.cli.app import app
+from pneumoscope.training.config import TrainConfig
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAD = """# The command line
 
 Written by `make docs` from the commands' own help.
-Exit codes: 0 done, 1 the work failed or some inputs were refused, 2 wrong usage. An interrupted
+Exit codes: 0 done, 1 the work failed or some inputs were refused, 2 wrong usage, 130 interrupted. An interrupted
 command (Ctrl-C) leaves nothing half-made under its final name; an interrupted `train` goes on with
 `--resume`. Data goes to stdout, progress and errors to stderr.
 """
@@ -39,8 +40,16 @@ def _section(title: str, command: Any) -> str:
         if parameter.param_type_name == "argument":
             names = f"`{parameter.name.upper()}`"
         default = "required" if parameter.required else _default(parameter.default)
+        if title.endswith(" train") and parameter.name in TrainConfig.model_fields:
+            default = _setting(parameter.name)
         lines.append(f"| {names} | {(parameter.help or '').replace('|', '/')} | {default} |")
     return "\n".join(lines) + "\n"
+
+
+def _setting(name: str) -> str:
+    """The default of a training setting that a recipe leaves out."""
+    field = TrainConfig.model_fields[name]
+    return "from the recipe" if field.is_required() else _default(field.default)
 
 
 def _default(value: object) -> str:

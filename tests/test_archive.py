@@ -108,7 +108,7 @@ def test_damaged_members_name_the_damage(tmp_path: Path) -> None:
 def test_not_an_archive(tmp_path: Path) -> None:
     text = tmp_path / "a.zip"
     text.write_text("no archive")
-    with pytest.raises(ArchiveError, match="not a readable ZIP"):
+    with pytest.raises(ArchiveError, match="neither a folder nor a readable ZIP"):
         listing(text)
     with pytest.raises(ArchiveError, match="does not exist"):
         listing(tmp_path / "nothing")

@@ -94,16 +94,17 @@ def test_json_is_one_document_a_line_and_nothing_else(command: Command, tiny_bun
 def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None:
     (films / "bad.png").write_text("no film")
     (films / "._a.jpeg").write_text("what a Mac leaves")
+    (films / "zz.dcm").write_bytes(b"\0" * 128 + b"DICM")
     done = command("predict", tiny_bundle, films, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(done.out)))
-    assert [row["status"] for row in rows] == ["answered", "rejected", "answered"]
+    assert [row["status"] for row in rows] == ["answered", "rejected", "rejected", "answered"]
     assert float(rows[0]["p_bacteria"]) + float(rows[0]["p_normal"]) + float(rows[0]["p_virus"]) == pytest.approx(
         1, abs=1e-5
     )
     assert rows[1]["p_bacteria"] == ""
     table = command("predict", tiny_bundle, films).out.splitlines()
-    assert table[0].split() == ["status", "label", "bacteria", "normal", "virus", "ms", "image"]
-    assert [line.split()[0] for line in table[1:]] == ["answered", "rejected", "answered"]
+    assert table[0].split() == ["status", "label", "bacteria", "normal", "virus", "pneumonia", "ms", "image"]
+    assert [line.split()[0] for line in table[1:]] == ["answered", "rejected", "rejected", "answered"]
 
 
 def test_goes_on_past_bad_files_and_exits_1(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_prepare_bad_input(command: Command, tmp_path: Path) -> None:
     one_sentence(command("data", "prepare", single, "--out", out, "--val-fraction", 2), 2, "val_fraction")
     one_sentence(command("data", "prepare", single, "--out", out, "--group", "x"), 2, "NAME=CLASS,CLASS")
     (tmp_path / "a.zip").write_text("no zip")
-    one_sentence(command("data", "prepare", tmp_path / "a.zip", "--out", out), 1, "not a readable ZIP")
+    one_sentence(command("data", "prepare", tmp_path / "a.zip", "--out", out), 1, "nor a readable ZIP")
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
 
@@ -207,6 +208,7 @@ def test_prepare_tells_counts_and_speed(command: Command, tmp_path: Path) -> Non
     assert "images/s" in done.err
     quiet = command("data", "prepare", archive, "--out", tmp_path / "two", "--val-fraction", 0.25, "--quiet")
     assert quiet.err == ""
+    assert "next: pneumoscope train --data" in done.err
 
 
 def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
@@ -230,9 +232,9 @@ def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
     assert "pneumonia accuracy" in done.out
     assert json.loads((report / "report.json").read_text())["n"] == 12
     one_sentence(command("export", run, "--out", bundle), 2, "exists already")
-    one_sentence(
-        command("evaluate", bundle, "--data", tmp_path / "DS", "--out", report, "--split", "x"), 1, "no split 'x'"
-    )
+    score = ("evaluate", bundle, "--data", tmp_path / "DS", "--out")
+    one_sentence(command(*score, report), 2, "exists already")
+    one_sentence(command(*score, tmp_path / "other", "--split", "x"), 1, "no split 'x'")
 
 
 def test_train_bad_input(command: Command, dataset: Dataset, tmp_path: Path) -> None:
@@ -352,5 +354,5 @@ def test_memory_is_flat_from_200_to_2000_films(tiny_bundle: Path, tmp_path: Path
 def test_a_demo_does_not_replace_what_it_did_not_make(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine" / "run").mkdir(parents=True)
     (tmp_path / "mine" / "run" / "thesis.txt").write_text("1")
-    one_sentence(command("demo", "--out", tmp_path / "mine", "--overwrite"), 2, "not one of ours")
+    one_sentence(command("demo", "--out", tmp_path / "mine", "--overwrite"), 2, "did not make it")
     assert (tmp_path / "mine" / "run" / "thesis.txt").exists()

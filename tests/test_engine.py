@@ -137,6 +137,11 @@ def test_several_threads_may_use_one_engine(engine: Engine) -> None:
     assert found == [expected] * 6
 
 
+def test_predict_wants_bytes_and_load_takes_text(tiny_bundle: Path) -> None:
+    with pytest.raises(TypeError, match="takes the bytes of a film's file, got str"):
+        Engine.load(str(tiny_bundle)).predict("film.jpeg")  # type: ignore[arg-type]
+
+
 def test_limits_reach_the_decoder(tiny_bundle: Path) -> None:
     prediction = Engine.load(tiny_bundle, limits=Limits(max_pixels=1000)).predict(FILM)
     assert "at most 1,000" in prediction.reasons[0]

@@ -42,7 +42,7 @@ def test_only_our_own_folders_are_replaced(tmp_path: Path) -> None:
     make(out, overwrite=True)
     assert (out / "mark").read_text() == "new"
     (out / "mark").rename(out / "thesis")
-    with pytest.raises(UsageError, match="not one of ours"):
+    with pytest.raises(UsageError, match="did not make it"):
         make(out, overwrite=True)
     assert (out / "thesis").exists()
 

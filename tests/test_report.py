@@ -11,7 +11,7 @@ import pytest
 from pneumoscope import metrics
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
-from pneumoscope.errors import DatasetError
+from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.report import Scored, evaluate, summarise
 
 
@@ -80,5 +80,8 @@ def test_other_classes_are_refused(engine: Engine, dataset: Dataset, tmp_path: P
 
 def test_class_order_comes_from_the_bundle(engine: Engine, dataset: Dataset, tmp_path: Path) -> None:
     expected = evaluate(engine, dataset, "test", tmp_path / "a")
+    with pytest.raises(UsageError, match="exists already"):
+        evaluate(engine, dataset, "test", tmp_path / "a")
+    evaluate(engine, dataset, "test", tmp_path / "a", overwrite=True)
     turned = replace(dataset, classes=dataset.classes[::-1])
     assert evaluate(engine, turned, "test", tmp_path / "b")["confusion"] == expected["confusion"]

@@ -166,7 +166,7 @@ def test_resume_refuses_another_configuration_or_data_set(
 ) -> None:
     from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 
-    with pytest.raises(RunError, match=r"lr \(0.005 → 0.1\)"):
+    with pytest.raises(UsageError, match=r"lr \(0.005 → 0.1\)"):
         train(dataset, make_config(THOROUGH, {"lr": 0.1}), uninterrupted, resume=True)
     prepare([phantom_zip], tmp_path / "other", PrepareConfig(seed=8, val_fraction=0.25))
     with pytest.raises(RunError, match="is not the data set"):

@@ -63,7 +63,9 @@ def open_source(path: Path, *, max_bytes: int) -> Iterator[Listing]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as failure:
-        raise ArchiveError(f"{path} is not a readable ZIP archive ({failure}); download it again.") from failure
+        raise ArchiveError(
+            f"{path} is neither a folder nor a readable ZIP archive ({failure}); if it should be one, fetch it again."
+        ) from failure
     with archive:
         yield _list_zip(archive, max_bytes)
 

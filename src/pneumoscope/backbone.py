@@ -131,8 +131,9 @@ def build(
         WeightsError: the weights cannot be fetched, read, or matched.
     """
     if not timm.is_model(arch):
-        near = ", ".join(timm.list_models(f"*{arch.split('_')[0]}*")[:5]) or "see timm.list_models()"
-        raise UsageError(f"--arch {arch!r} is not a timm network; similar names: {near}.")
+        near = ", ".join(timm.list_models(f"*{arch[:6]}*")[:5])
+        hint = f"similar names: {near}" if near else "timm.list_models() lists them"
+        raise UsageError(f"--arch {arch!r} is not a timm network; {hint}.")
     body = _body(arch, classes, size, pretrained=weights == IMAGENET)
     if not isinstance(body.get_classifier(), nn.Module):
         raise UsageError(f"--arch {arch!r} has several classifiers; choose a network with one.")

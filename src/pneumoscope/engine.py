@@ -34,6 +34,7 @@ class Prediction:
 
     image: str
     classes: tuple[str, ...]
+    group_names: tuple[str, ...]
     status: Status
     label: str | None
     class_index: int | None
@@ -90,7 +91,7 @@ class Engine:
         }
 
     @classmethod
-    def load(cls, bundle: Path, *, limits: Limits = DEFAULT_LIMITS, threads: int | None = None) -> Self:
+    def load(cls, bundle: Path | str, *, limits: Limits = DEFAULT_LIMITS, threads: int | None = None) -> Self:
         """Load a bundle, checking every file against the contract's hash.
 
         Args:
@@ -101,6 +102,7 @@ class Engine:
         Raises:
             BundleError: missing, damaged, or not a bundle.
         """
+        bundle = Path(bundle)
         contract = load_contract(bundle)
         _check_files(contract, bundle)
         options = ort.SessionOptions()
@@ -116,7 +118,13 @@ class Engine:
         return cls(contract, session, limits)
 
     def predict(self, data: bytes, *, name: str = "") -> Prediction:
-        """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`."""
+        """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`.
+
+        Raises:
+            TypeError: `data` is not bytes.
+        """
+        if not isinstance(data, bytes):
+            raise TypeError(f"predict takes the bytes of a film's file, got {type(data).__name__}; read it first")
         return next(self.predict_many([Encoded(name=name, read=lambda: data)]))
 
     def predict_many(self, films: Iterable[Encoded]) -> Iterator[Prediction]:
@@ -176,6 +184,7 @@ class Engine:
         return Prediction(
             image=film.name,
             classes=classes,
+            group_names=tuple(self.contract.groups),
             status=status,
             label=classes[index] if answered and index is not None else None,
             class_index=index if answered else None,

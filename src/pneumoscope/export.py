@@ -69,7 +69,7 @@ def export(run: Path, dataset: Dataset, out: Path, *, name: str | None = None, o
     """
     config, card = load_config(run), load_card(run)
     if card.dataset != dataset.fingerprint:
-        raise RunError(f"{dataset.root} is not the data set that {run} was trained on ({card.data}); pass --data.")
+        raise RunError(f"{dataset.root} is not the data set that {run} was trained on; give that one ({card.data}).")
     network = load_network(run)
     rule = InputRule.squash(config.size)
     with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder:

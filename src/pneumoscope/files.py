@@ -65,7 +65,7 @@ def refuse_existing(
     if not overwrite:
         raise UsageError(f"{path} exists already; {instead}.")
     if not (path / holding).exists():
-        raise UsageError(f"{path} is not replaced: it has no {holding!r}, so it is not one of ours; {_ANOTHER}")
+        raise UsageError(f"{path} is not replaced: it has no {holding!r}, so this command did not make it; {_ANOTHER}")
 
 
 def write_text(path: Path, text: str) -> None:

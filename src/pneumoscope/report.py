@@ -18,7 +18,7 @@ from pneumoscope.contract import DISCLAIMER, Contract
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.engine import Encoded, Engine, Prediction
 from pneumoscope.errors import DatasetError
-from pneumoscope.files import write_json, write_text
+from pneumoscope.files import whole_directory, write_json, write_text
 from pneumoscope.progress import SILENT, Listener
 
 REPORT_FILE, PREDICTIONS_FILE = "report.json", "predictions.csv"
@@ -62,12 +62,21 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
     )
 
 
-def evaluate(engine: Engine, dataset: Dataset, split: str, out: Path, *, listener: Listener = SILENT) -> dict[str, Any]:
-    """Score a split, write `report.json` and `predictions.csv` into `out`, and return the report."""
-    scored = score(engine, dataset, split, listener=listener)
-    report = summarise(scored, engine.contract, dataset, split)
-    write_text(out / PREDICTIONS_FILE, _predictions(scored, engine.contract.classes))
-    write_json(out / REPORT_FILE, report)
+def evaluate(
+    engine: Engine,
+    dataset: Dataset,
+    split: str,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Score a split, make the folder `out` with `report.json` and `predictions.csv`, return the report."""
+    with whole_directory(out, overwrite=overwrite, holding=REPORT_FILE) as folder:
+        scored = score(engine, dataset, split, listener=listener)
+        report = summarise(scored, engine.contract, dataset, split)
+        write_text(folder / PREDICTIONS_FILE, _predictions(scored, engine.contract.classes))
+        write_json(folder / REPORT_FILE, report)
     return report
 
 

@@ -16,7 +16,7 @@ app = typer.Typer(
         "Reads a chest X-ray and says normal, bacterial or viral pneumonia. "
         "For research use only; not a medical device."
     ),
-    epilog="Exit codes: 0 done, 1 the work failed or some inputs were refused, 2 wrong usage.",
+    epilog="Exit codes: 0 done, 1 the work failed or some inputs were refused, 2 wrong usage, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich help costs 0.2 s of imports
     pretty_exceptions_enable=False,

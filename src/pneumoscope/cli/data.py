@@ -34,7 +34,7 @@ def prepare_command(
     group: Annotated[
         list[str] | None, typer.Option(help="Classes reported together, e.g. pneumonia=bacteria,virus. Repeatable.")
     ] = None,
-    max_pixels: Annotated[int, typer.Option(help="Refuse images with more pixels.")] = 100_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 100_000_000,
     strict: Annotated[bool, typer.Option("--strict", help="Make nothing if any input is refused.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -65,6 +65,8 @@ def prepare_command(
         raise UsageError(f"{first_problem(failure)}.") from failure
     summary = prepare(sources, out, config, overwrite=overwrite, listener=make_listener(quiet=quiet))
     show_prepared(summary)
+    if not quiet:
+        typer.echo(f"data set in {out}; next: pneumoscope train --data {out} --out RUN", err=True)
     if summary.refused:
         raise typer.Exit(1)
 

@@ -65,7 +65,7 @@ def demo_command(
 def train_command(
     out: Annotated[Path, typer.Option(help="The run directory to make, or with --resume to go on with.")],
     *,
-    data: Annotated[Path | None, typer.Option(help="A data set made by `data prepare`.")] = None,
+    data: Annotated[Path | None, typer.Option(exists=True, help="A data set made by `data prepare`.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A recipe's name (above) or a TOML file; by default quick.")
     ] = None,
@@ -129,29 +129,34 @@ def train_command(
     }
     if resume:
         values = load_recipe(recipe) if recipe else load_config(out).model_dump()
-        data = data or Path(load_card(out).data)
+        data = _data_of(load_card(out).data, data)
     elif data is None:
         raise UsageError("--data is missing; give a data set made by `pneumoscope data prepare`.")
     else:
         values = load_recipe(recipe or "quick")
     config = make_config(values, changes)
     dataset = load_dataset(data)
-    from pneumoscope.training.fit import train  # after the checks: torch takes seconds to load
-
+    listener = make_listener(quiet=quiet)
+    listener.say("loading PyTorch")
     try:
-        history = train(dataset, config, out, resume=resume, cache=cache, listener=make_listener(quiet=quiet))
+        from pneumoscope.training.fit import train  # after the checks: it takes seconds
+
+        history = train(dataset, config, out, resume=resume, cache=cache, listener=listener)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; go on with: pneumoscope train --out {out} --resume", err=True)
         raise
     if not quiet:
-        typer.echo(f"{len(history)} epochs in {out}; next: pneumoscope export {out} --out BUNDLE", err=True)
+        typer.echo(
+            f"{len(history)} of {config.epochs} epochs done in {out}; next: pneumoscope export {out} --out BUNDLE",
+            err=True,
+        )
 
 
 def export_command(
     run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A finished run directory.")],
     out: Annotated[Path, typer.Option(help="The bundle to make.")],
     *,
-    data: Annotated[Path | None, typer.Option(help="The run's data set, if it has moved since.")] = None,
+    data: Annotated[Path | None, typer.Option(exists=True, help="The run's data set, if it has moved since.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name, by default the run's.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -162,14 +167,12 @@ def export_command(
 
     refuse_existing(out, overwrite=overwrite, holding="contract.json")
     check_finished(run)
-    data = data or Path(load_card(run).data)
-    if not data.exists():
-        raise UsageError(f"the run's data set {data} is not there; pass --data.")
-    dataset = load_dataset(data)
+    dataset = load_dataset(_data_of(load_card(run).data, data))
     from pneumoscope.export import export  # after the checks: torch takes seconds to load
 
     difference = export(run, dataset, out, name=name, overwrite=overwrite)
     typer.echo(f"bundle in {out}; largest difference from PyTorch on validation films: {difference:.1e}")
+    typer.echo(f"next: pneumoscope evaluate {out} --data {dataset.root} --out REPORT", err=True)
 
 
 def verify_command(bundle: Bundle) -> None:
@@ -181,10 +184,11 @@ def verify_command(bundle: Bundle) -> None:
 
 def evaluate_command(
     bundle: Bundle,
-    data: Annotated[Path, typer.Option(help="A data set made by `data prepare`.")],
+    data: Annotated[Path, typer.Option(exists=True, help="A data set made by `data prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and predictions.csv.")],
     *,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a split through the bundle and report how it does."""
@@ -195,7 +199,7 @@ def evaluate_command(
 
     dataset = load_dataset(data)
     engine = Engine.load(bundle, limits=dataset.limits)
-    report = evaluate(engine, dataset, split, out, listener=make_listener(quiet=quiet))
+    report = evaluate(engine, dataset, split, out, overwrite=overwrite, listener=make_listener(quiet=quiet))
     show_report(report)
     typer.echo(f"written: {out / 'report.json'}, {out / 'predictions.csv'}")
 
@@ -205,13 +209,14 @@ def predict_command(
     images: Annotated[list[Path], typer.Argument(exists=True, help="Image files, or folders of them.")],
     *,
     form: Annotated[Form, typer.Option("--format", help="How to print.")] = Form.table,
-    max_pixels: Annotated[int, typer.Option(help="Refuse images with more pixels.")] = 100_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 100_000_000,
 ) -> None:
     """Classify films. Goes on past bad files; exit code 1 if there were any.
 
     JSON is one line an image. For research use only; not a medical device.
     """
     from pneumoscope.cli.show import show_predictions
+    from pneumoscope.contract import DISCLAIMER
     from pneumoscope.engine import Engine
     from pneumoscope.imaging import Limits
 
@@ -221,8 +226,18 @@ def predict_command(
     statuses = {prediction.status for prediction in show_predictions(predictions, form)}
     if not statuses:
         raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are JPEG, PNG and TIFF.")
+    if form is Form.table:
+        typer.echo(DISCLAIMER, err=True)
     if "rejected" in statuses:
         raise typer.Exit(1)
+
+
+def _data_of(recorded: str, given: Path | None) -> Path:
+    """The data set to use: the one given, or the one a run remembers."""
+    data = given or Path(recorded)
+    if not data.exists():
+        raise UsageError(f"the run's data set {data} is not there; pass --data.")
+    return data
 
 
 def _films(paths: list[Path], limits: "Limits") -> Iterator["Encoded"]:
@@ -235,13 +250,14 @@ def _films(paths: list[Path], limits: "Limits") -> Iterator["Encoded"]:
 
 
 def _walk(paths: list[Path]) -> Iterator[Path]:
-    """Files as given; of folders, the files that are named like images, in name order.
+    """Files as given; of folders, the files that are named like images, accepted or not, in name order.
 
     A folder that cannot be read is passed on itself, to be reported as any film that cannot.
     """
     from pneumoscope.archive import is_junk
-    from pneumoscope.imaging import SUFFIXES
+    from pneumoscope.imaging import SUFFIXES, UNREAD_SUFFIXES
 
+    suffixes = SUFFIXES | UNREAD_SUFFIXES
     for path in paths:
         if not path.is_dir():
             yield path
@@ -249,6 +265,6 @@ def _walk(paths: list[Path]) -> Iterator[Path]:
         closed: list[OSError] = []
         for folder, folders, files in os.walk(path, onerror=closed.append):
             folders.sort()
-            named = (file for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES and not is_junk(file))
+            named = (file for file in sorted(files) if Path(file).suffix.lower() in suffixes and not is_junk(file))
             yield from (Path(folder, file) for file in named)
         yield from (Path(str(failure.filename)) for failure in closed)

@@ -131,14 +131,16 @@ def show_report(report: dict[str, Any]) -> None:
     del figures["group_accuracy"]
     for name, figure in figures.items():
         table.add_row(escape(name.replace("_", " ")), _number(figure))
-    per_class = Table("by true class", *map(escape, report["classes"]))
+    per_class = Table("class", *map(escape, report["classes"]))
     for name in next(iter(report["per_class"].values())):
         per_class.add_row(name, *(_number(row[name]) for row in report["per_class"].values()))
-    for index, label in enumerate(report["classes"]):
-        per_class.add_row(escape(f"films called {label}"), *(str(row[index]) for row in report["confusion"]))
+    confusion = Table("true class", *(escape(f"called {label}") for label in report["classes"]))
+    for label, counts in zip(report["classes"], report["confusion"], strict=True):
+        confusion.add_row(escape(label), *map(str, counts))
     console = _stdout()
     console.print(table)
     console.print(per_class)
+    console.print(confusion)
     _line(report["intended_use"])
 
 
@@ -165,6 +167,7 @@ def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Pre
             "class": document["class"],
             "label": document["label"],
             **{f"p_{label}": document["probabilities"].get(label) for label in prediction.classes},
+            **{f"p_{group}": document["groups"].get(group) for group in prediction.group_names},
             "prediction_set": " ".join(document["prediction_set"]),
             "reasons": " ".join(document["reasons"]),
             "model": f"{document['model']['name']} {document['model']['version']} {document['model']['sha256'][:12]}",
@@ -183,12 +186,13 @@ def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["P
     header = False
     for prediction in predictions:
         if not header:
-            titles = "".join(f"{label[:10]:>11}" for label in prediction.classes)
+            titles = "".join(f"{label[:10]:>11}" for label in (*prediction.classes, *prediction.group_names))
             print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image", file=out)
             header = True
+        shares = prediction.probabilities | prediction.groups
         values = "".join(
-            f"{prediction.probabilities[label]:>11.3f}" if prediction.probabilities else f"{'-':>11}"
-            for label in prediction.classes
+            f"{shares[name]:>11.3f}" if shares else f"{'-':>11}"
+            for name in (*prediction.classes, *prediction.group_names)
         )
         tail = f"  [{' '.join(prediction.reasons)}]" if prediction.reasons else ""
         line = f"{prediction.status:<10}{(prediction.label or '-')[:11]:<12}{values}{prediction.milliseconds:>8.1f}"

@@ -126,7 +126,7 @@ def parse_manifest(text: str) -> list[Film]:
     reader = csv.reader(io.StringIO(text))
     names = [field.name for field in fields(Film)]
     if (header := next(reader, [])) != names:
-        raise ValueError(f"columns are {', '.join(header) or 'missing'}; expected {', '.join(names)}")
+        raise ValueError(f"its first line has {len(header)} values and is not the header {','.join(names)}")
     return [_film(names, row) for row in reader]
 
 

@@ -249,7 +249,8 @@ def _saved_history(last: Path) -> list[Record]:
     try:
         history: list[Record] = torch.load(last, map_location="cpu", weights_only=True)["history"]
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as failure:
-        raise RunError(f"{last} is damaged ({failure}); train again with another --out.") from failure
+        kind = type(failure).__name__
+        raise RunError(f"{last} is damaged ({kind}); train again with another --out.") from failure
     return history
 
 
@@ -257,7 +258,7 @@ def _check_resume(run: Path, config: TrainConfig, dataset: Dataset) -> None:
     saved, card = load_config(run), load_card(run)
     before, now = saved.model_dump(), config.model_dump()
     if changed := [f"{name} ({before[name]!r} → {now[name]!r})" for name in before if before[name] != now[name]]:
-        raise RunError(f"--resume keeps the configuration of {run}, but this differs: {', '.join(changed)}.")
+        raise UsageError(f"--resume keeps the configuration of {run}, but this differs: {', '.join(changed)}.")
     if card.dataset != dataset.fingerprint:
         raise RunError(f"--resume: {dataset.root} is not the data set that {run} was trained on ({card.data}).")
 

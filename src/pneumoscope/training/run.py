@@ -166,6 +166,7 @@ def _draw(path: Path, history: list[Record]) -> None:
         for part, style in (("train", "--"), ("val", "-")):
             axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], style, marker=".", label=part)
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel({"loss": "cross-entropy (nats)", "accuracy": "accuracy"}[kind])
         axes.grid(alpha=0.3)
         axes.legend()
