@@ -356,3 +356,21 @@ def test_a_demo_does_not_replace_what_it_did_not_make(command: Command, tmp_path
     (tmp_path / "mine" / "run" / "thesis.txt").write_text("1")
     one_sentence(command("demo", "--out", tmp_path / "mine", "--overwrite"), 2, "did not make it")
     assert (tmp_path / "mine" / "run" / "thesis.txt").exists()
+
+
+def test_ctrl_c_before_training_began_promises_no_resume(dataset: Dataset, tmp_path: Path) -> None:
+    """The interrupt comes while torch loads."""
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'pneumoscope.training.fit': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from pneumoscope.cli import main\n"
+        f"sys.argv = ['pneumoscope', 'train', '--data', {str(dataset.root)!r}, '--out', {str(tmp_path / 'run')!r}]\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == ["loading PyTorch", "interrupted; nothing was made"]
+    assert not list(tmp_path.iterdir())

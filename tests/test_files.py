@@ -82,6 +82,42 @@ def test_the_old_folder_survives_a_failed_exchange(tmp_path: Path, monkeypatch: 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_the_old_folder_survives_an_interrupt_between_the_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "out", text="old")
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if ".partial-" in path.name:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "mark").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_cannot_be_put_back_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "out", text="old")
+    rename = Path.rename
+    moved: list[Path] = []
+
+    def broken(path: Path, target: Path) -> Path:
+        if moved:
+            raise OSError(errno.EIO, "Input/output error")
+        moved.append(path)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        make(tmp_path / "out", overwrite=True)
+    (kept,) = tmp_path.glob(".out.old-*/out/mark")
+    assert kept.read_text() == "old"
+
+
 def test_a_file_keeps_its_old_content_until_the_new_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")

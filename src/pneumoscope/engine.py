@@ -170,35 +170,37 @@ class Engine:
             yield self._decide(film, probabilities, film.milliseconds + (0 if film.image is None else share))
 
     def _decide(self, film: _Decoded, row: NDArray[np.float64] | None, milliseconds: float) -> Prediction:
-        """The one place where probabilities become a decision."""
-        classes, decision = self.contract.classes, self.contract.decision
-        index = None if row is None else int(row.argmax())
-        status: Status = "rejected"
-        reasons: tuple[str, ...] = (film.reason,)
-        if row is not None and index is not None:
-            sure = row[index] >= decision.answer_from
-            status = "answered" if sure else "abstained"
-            reasons = () if sure else (f"largest probability {row[index]:.3f} is under {decision.answer_from:.3f}",)
+        classes = self.contract.classes
+        status, answer, reasons = self._judge(film, row)
         probabilities = {} if row is None else dict(zip(classes, map(float, row), strict=True))
-        answered = index is not None and status == "answered"
+        label = None if answer is None else classes[answer]
         return Prediction(
             image=film.name,
             classes=classes,
             group_names=tuple(self.contract.groups),
             status=status,
-            label=classes[index] if answered and index is not None else None,
-            class_index=index if answered else None,
+            label=label,
+            class_index=answer,
             probabilities=probabilities,
             groups={
-                group: sum(probabilities[label] for label in members)
+                group: sum(probabilities[member] for member in members)
                 for group, members in self.contract.groups.items()
                 if probabilities
             },
-            prediction_set=(classes[index],) if answered and index is not None else (),
+            prediction_set=() if label is None else (label,),
             reasons=reasons,
             model=self._model,
             milliseconds=milliseconds,
         )
+
+    def _judge(self, film: _Decoded, row: NDArray[np.float64] | None) -> tuple[Status, int | None, tuple[str, ...]]:
+        """The one place where probabilities become a decision: status, class if answered, reasons."""
+        if row is None:
+            return "rejected", None, (film.reason,)
+        best, least = int(row.argmax()), self.contract.decision.answer_from
+        if row[best] < least:
+            return "abstained", None, (f"largest probability {row[best]:.3f} is under {least:.3f}",)
+        return "answered", best, ()
 
 
 def verify(bundle: Path) -> int:

@@ -86,7 +86,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Move `new` to `path`; what was there is deleted only after that."""
+    """Move `new` to `path`; what was there is deleted only after that, and put back if it fails."""
     if not path.exists():
         new.rename(path)
         return
@@ -94,11 +94,11 @@ def _exchange(new: Path, path: Path) -> None:
     path.rename(old / path.name)
     try:
         new.rename(path)
-    except OSError:
+    except BaseException:
         (old / path.name).rename(path)
+        old.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _precious() -> set[Path]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pneumoscope import metrics
 from pneumoscope.contract import DISCLAIMER, Contract
 from pneumoscope.dataset import Dataset, Film
-from pneumoscope.engine import Encoded, Engine, Prediction
+from pneumoscope.engine import MODEL_FILE, Encoded, Engine, Prediction
 from pneumoscope.errors import DatasetError
 from pneumoscope.files import whole_directory, write_json, write_text
 from pneumoscope.progress import SILENT, Listener
@@ -106,7 +106,7 @@ def summarise(scored: Scored, contract: Contract, dataset: Dataset, split: str) 
             },
         },
         "per_class": _per_class(scored, confusion, contract.classes),
-        "model": {"name": contract.name, "version": contract.version, "sha256": contract.files["model.onnx"]},
+        "model": {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]},
         "dataset": {
             "split": split,
             "patients": len({film.patient for film in scored.films}),

@@ -102,7 +102,7 @@ def train_command(
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
     from pneumoscope.training.config import load_recipe, make_config
-    from pneumoscope.training.run import load_card, load_config
+    from pneumoscope.training.run import CARD_FILE, load_card, load_config
 
     changes = {
         "arch": arch,
@@ -143,7 +143,9 @@ def train_command(
 
         history = train(dataset, config, out, resume=resume, cache=cache, listener=listener)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; go on with: pneumoscope train --out {out} --resume", err=True)
+        begun = (out / CARD_FILE).is_file()
+        hint = f"go on with: pneumoscope train --out {out} --resume" if begun else "nothing was made"
+        typer.echo(f"interrupted; {hint}", err=True)
         raise
     if not quiet:
         typer.echo(
@@ -161,11 +163,12 @@ def export_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a bundle: contract, ONNX model, golden cases. Refused unless it equals PyTorch."""
+    from pneumoscope.contract import CONTRACT_FILE
     from pneumoscope.dataset import load_dataset
     from pneumoscope.files import refuse_existing
     from pneumoscope.training.run import check_finished, load_card
 
-    refuse_existing(out, overwrite=overwrite, holding="contract.json")
+    refuse_existing(out, overwrite=overwrite, holding=CONTRACT_FILE)
     check_finished(run)
     dataset = load_dataset(_data_of(load_card(run).data, data))
     from pneumoscope.export import export  # after the checks: torch takes seconds to load
