@@ -1,14 +1,17 @@
 """Synthetic inputs of every kind, made by the tests themselves."""
 
 import zipfile
+from collections import Counter
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumoscope.dataset.grammar import version2
+from pneumoscope.imaging import read_luma
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
 REPOSITORY = Path(__file__).parent.parent
@@ -53,3 +56,26 @@ def small_films(patients: int = 6) -> dict[str, bytes]:
                 )
                 members[f"chest_xray/{part}/{name}"] = encode_jpeg(luma)
     return members
+
+
+def as_version3(members: dict[str, bytes], first_number: int = 4_000_001) -> dict[str, bytes]:
+    """The same films under version 3's names: its folders, and one real number for every patient."""
+    numbers: dict[str, int] = {}
+    shots: Counter[int] = Counter()
+    renamed = {}
+    for name, data in members.items():
+        path = PurePosixPath(name)
+        identity = version2(path.stem)
+        assert identity is not None
+        assert identity.patient is not None
+        number = numbers.setdefault(identity.patient, first_number + len(numbers))
+        shots[number] += 1
+        file = f"{identity.label.upper()}-{number}-{shots[number]:04d}{path.suffix}"
+        renamed[f"CellData/{path.parent.as_posix()}/{file}"] = data
+    return renamed
+
+
+def stored_anew(data: bytes, **options: Any) -> bytes:
+    """The same film in another file: as PNG without loss, or with a `quality` as JPEG."""
+    luma = Image.fromarray(read_luma(data))
+    return encode(luma, "JPEG", **options) if options else encode(luma)

@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
-from pneumoscope.dataset.grammar import Identity, follows_version2, identify, place, version2
+from pneumoscope.dataset.grammar import (
+    Identity,
+    Naming,
+    follows_archive,
+    identify,
+    place,
+    published,
+    version2,
+    version3,
+)
 from pneumoscope.dataset.manifest import Film, format_manifest, parse_manifest
 from pneumoscope.dataset.split import Labelled, cut_patients
 from pneumoscope.errors import DatasetError, UsageError
@@ -33,9 +43,13 @@ def write_tree(root: Path, members: dict[str, bytes]) -> Path:
     return root
 
 
+def speckle(label: str, number: int) -> NDArray[np.uint8]:
+    return np.random.default_rng([*label.encode(), number]).integers(0, 256, (40, 60), dtype=np.uint8)
+
+
 def class_folders(classes: tuple[str, ...] = ("cat", "dog"), films: int = 8) -> dict[str, bytes]:
     return {
-        f"{label}/{number:02d}.png": encode(Image.fromarray(np.roll(ramp(), number * 3 + len(label), 1)))
+        f"{label}/{number:02d}.png": encode(Image.fromarray(speckle(label, number)))
         for label in classes
         for number in range(films)
     }
@@ -60,7 +74,8 @@ def films_of_one_part_only() -> dict[str, bytes]:
     ],
 )
 def test_version2_names(stem: str, label: str, patient: str) -> None:
-    assert version2(stem) == Identity(label=label, patient=patient)
+    assert version2(stem) == published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION2)
+    assert version3(stem) is None
 
 
 @pytest.mark.parametrize("stem", ["person1_fungus_1", "IM-0001", "VIRUS-1-2", "person_virus_1", "xIM-0001-0001", ""])
@@ -68,10 +83,29 @@ def test_other_names_are_not_version2(stem: str) -> None:
     assert version2(stem) is None
 
 
+@pytest.mark.parametrize(
+    ("stem", "label", "patient"),
+    [
+        ("VIRUS-3637528-0002", "virus", "3637528"),
+        ("BACTERIA-213622-0001", "bacteria", "213622"),
+        ("NORMAL-28501-0001", "normal", "28501"),
+        ("NORMAL-28501-0001~0badcafe", "normal", "28501"),
+    ],
+)
+def test_version3_names(stem: str, label: str, patient: str) -> None:
+    assert version3(stem) == published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION3)
+    assert version2(stem) is None
+
+
+@pytest.mark.parametrize("stem", ["FUNGUS-1-1", "VIRUS-1", "VIRUS-1-1-1", "VIRUS--1", "person1_virus_1", ""])
+def test_other_names_are_not_version3(stem: str) -> None:
+    assert version3(stem) is None
+
+
 @given(number=st.integers(0, 10**6), film_number=st.integers(0, 10**6), label=st.sampled_from(["bacteria", "virus"]))
 def test_version2_names_carry_label_and_number(number: int, film_number: int, label: str) -> None:
     found = version2(f"person{number}_{label}_{film_number}")
-    assert found == Identity(label=label, patient=f"{label}/person{number}")
+    assert found == Identity(label=label, patient=f"{label}/person{number}", naming=Naming.VERSION2)
 
 
 def test_places() -> None:
@@ -87,18 +121,20 @@ def test_folder_and_name_must_agree() -> None:
 
     assert read("NORMAL/person1_virus_1.jpeg") == "unknown label: the name says virus, the folder NORMAL"
     assert read("PNEUMONIA/IM-0001-0001.jpeg") == "unknown label: the name says normal, the folder PNEUMONIA"
-    assert read("virus/person1_virus_1.jpeg") == Identity(label="virus", patient="virus/person1")
+    assert read("virus/person1_virus_1.jpeg") == Identity(
+        label="virus", patient="virus/person1", naming=Naming.VERSION2
+    )
     assert isinstance(read("PNEUMONIA/hello.jpeg"), str)
-    assert follows_version2(["NORMAL/IM-0001-0001.jpeg"])
-    assert not follows_version2(["cat/IM-0001-0001.jpeg"])
+    assert follows_archive(["NORMAL/IM-0001-0001.jpeg"])
+    assert not follows_archive(["cat/IM-0001-0001.jpeg"])
     assert read("figures/1.png") == "unknown label: figures is not one of the archive's class folders"
 
 
 def test_patients_by_pattern() -> None:
     named = identify("cat/p7_1.png", archive=False, patient_pattern=re.compile(r"(?P<patient>p\d+)_"))
-    assert named == Identity(label="cat", patient="p7")
+    assert named == Identity(label="cat", patient="p7", naming=Naming.PATTERN)
     assert identify("cat/p7_1.png", archive=False, patient_pattern=re.compile(r"p(\d+)")) == Identity(
-        label="cat", patient="7"
+        label="cat", patient="7", naming=Naming.PATTERN
     )
     assert "unknown patient" in str(identify("cat/x.png", archive=False, patient_pattern=re.compile(r"p\d+")))
 
@@ -181,7 +217,7 @@ def test_same_input_and_seed_give_the_same_manifest_and_another_seed_another(pha
 def test_manifest_columns_are_the_documented_ones(dataset: Dataset) -> None:
     with (dataset.root / "manifest.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    documented = "path label split patient source file_sha256 luma_sha256 width height bytes mode"
+    documented = "path label split patient source file_sha256 luma_sha256 phash width height bytes mode"
     assert list(rows[0]) == documented.split(" ")
     row = rows[0]
     path = dataset.root / row["path"]
@@ -193,7 +229,7 @@ def test_manifest_columns_are_the_documented_ones(dataset: Dataset) -> None:
 def test_manifest_survives_a_round_trip() -> None:
     odd = Film(
         path='train/a/"x",\n.png', label="a", split="train", patient="a/1", source="s:é", file_sha256="0" * 64,
-        luma_sha256="1" * 64, width=3, height=4, bytes=5, mode="L",
+        luma_sha256="1" * 64, phash="2" * 64, width=3, height=4, bytes=5, mode="L",
     )  # fmt: skip
     assert parse_manifest(format_manifest([odd])) == [odd]
     with pytest.raises(ValueError, match="not the header"):
@@ -242,7 +278,7 @@ def test_kaggles_copy_nested_twice_counts_once(tmp_path: Path) -> None:
 
 
 def test_same_name_different_film_are_both_kept(tmp_path: Path) -> None:
-    one, two = class_folders(), {name: encode(Image.fromarray(255 - ramp())) for name in class_folders(films=1)}
+    one, two = class_folders(), {name: encode(Image.fromarray(speckle(name, 99))) for name in class_folders(films=1)}
     prepare([write_tree(tmp_path / "one", one), write_tree(tmp_path / "two", two)], tmp_path / "out", QUARTER)
     out = load_dataset(tmp_path / "out")
     assert len(out.films) == len(one) + len(two)

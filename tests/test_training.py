@@ -88,7 +88,8 @@ class Ear(Listener):
         self.lines: list[str] = []
         self.tasks: list[tuple[str, int]] = []
 
-    def begin(self, task: str, total: int, unit: str, *, done: int = 0) -> None:
+    def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
+        assert total is not None
         self.tasks.append((f"{task} {unit}", total - done))
 
     def say(self, line: str) -> None:

@@ -4,11 +4,14 @@
 class Listener:
     """Hears about long work. This one keeps silent; the command line shows it."""
 
-    def begin(self, task: str, total: int, unit: str, *, done: int = 0) -> None:
-        """A task of `total` units has begun; `done` of them were done before."""
+    def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
+        """A task of `total` units (None: not known) has begun; `done` of them were done before.
+
+        The unit `B` is bytes.
+        """
 
     def advance(self, count: int) -> None:
-        """`count` more units of the current task are done."""
+        """`count` more units of the current task are done; fewer, if it had to start over."""
 
     def end(self) -> None:
         """The current task is over, finished or not."""

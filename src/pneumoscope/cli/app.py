@@ -26,6 +26,7 @@ model.register(app)
 
 # What `pip install pneumoscope` leaves out, by the extra that brings it.
 _EXTRAS = {
+    "data": {"httpx2", "imagehash", "jinja2", "scipy", "sklearn"},
     "train": {"torch", "torchvision", "timm", "lightning", "torchmetrics", "safetensors", "matplotlib", "onnx"},
 }
 

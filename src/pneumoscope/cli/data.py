@@ -1,5 +1,6 @@
 """`pneumoscope data …`: make data sets."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,53 @@ app = typer.Typer(
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies at --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no talk.")]
+
+
+@app.command("fetch")
+def fetch_command(
+    version: Annotated[int, typer.Option(min=2, max=3, help="Version of the published archive: 2 or 3.")],
+    out: Annotated[Path, typer.Option(help="The folder to fetch into.")],
+    *,
+    full: Annotated[
+        bool, typer.Option("--full", help="Version 3: fetch the whole 8.4 GB, not the chest films alone.")
+    ] = False,
+    url: Annotated[str | None, typer.Option(help="A mirror's address instead of the publisher's.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="SHA-256 of a mirror's file, if it is not the published one.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch the published archive (Kermany et al. 2018, Mendeley Data rscbjbr9sj, CC BY 4.0).
+
+    A broken or killed fetch goes on where it was when the same command is run again. Size and SHA-256
+    are verified. Of version 3, which is mostly of the eye, the chest films alone are fetched, each
+    checked by its CRC-32.
+    """
+    from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
+    from pneumoscope.archive.published import PUBLISHED
+    from pneumoscope.cli.show import make_listener
+
+    published = PUBLISHED[version]
+    if full and published.films_folder is None:
+        raise UsageError(f"--full is for version 3; version {version} is always fetched whole.")
+    films_only = published.films_folder is not None and not full
+    if sha256 is not None and films_only:
+        raise UsageError("--sha256 is of the whole file; with --version 3 it needs --full.")
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise UsageError(f"--sha256 {sha256!r} is not a SHA-256; give its 64 hexadecimal digits.")
+    listener = make_listener(quiet=quiet)
+    address = url or published.url
+    if films_only:
+        path = out / f"{Path(published.file).stem}-chest"
+        count = fetch_films(published, path, url=address, listener=listener)
+        told = "already there" if count is None else f"{count:,} chest films fetched, each checked"
+    else:
+        path = out / published.file
+        size = published.size if sha256 is None else None
+        wanted = Wanted(url=address, sha256=(sha256 or published.sha256).lower(), size=size)
+        told = "fetched and verified" if fetch_file(wanted, path, listener=listener) else "already there, and verified"
+    if not quiet:
+        typer.echo(f"{path}: {told}; next: pneumoscope data prepare {path} --out DATASET", err=True)
 
 
 @app.command("prepare")
@@ -35,6 +83,18 @@ def prepare_command(
         list[str] | None, typer.Option(help="Classes reported together, e.g. pneumonia=bacteria,virus. Repeatable.")
     ] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 100_000_000,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Keep one of the films of a source that have equal pixels.")
+    ] = False,
+    keep_conflicts: Annotated[
+        bool, typer.Option("--keep-conflicts", help="Keep films whose pixels carry several labels.")
+    ] = False,
+    merge_near: Annotated[
+        bool, typer.Option("--merge-near", help="Take nearly identical films of two sources as one film.")
+    ] = False,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Also write the stress split: validation, stored and framed anew.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Make nothing if any input is refused.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -42,8 +102,9 @@ def prepare_command(
     """Read sources, check every image, and write {train,val,test}/{class}/ and manifest.csv.
 
     A source's test part stays test; train and validation parts are joined and validation is cut anew
-    by patient. Exit code 1 if any input was refused (the data set is there all the same, unless
-    --strict).
+    by patient. Films of several sources are matched by their pixels, so that each enters once, and
+    none of a test part, nor of its patients, is ever in train. Exit code 1 if any input was refused
+    (the data set is there all the same, unless --strict).
     """
     from pydantic import ValidationError
 
@@ -59,6 +120,10 @@ def prepare_command(
             patient_pattern=patient_pattern,
             groups=_groups(group),
             max_pixels=max_pixels,
+            drop_duplicates=drop_duplicates,
+            keep_conflicts=keep_conflicts,
+            merge_near=merge_near,
+            stress=stress,
             strict=strict,
         )
     except ValidationError as failure:

@@ -8,8 +8,17 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from typing_extensions import override
 
@@ -17,9 +26,11 @@ from pneumoscope.progress import Listener
 
 if TYPE_CHECKING:
     from pneumoscope.dataset import PrepareSummary
+    from pneumoscope.dataset.manifest import RefusedFile
     from pneumoscope.engine import Prediction
 
-_MOST_REFUSED = 50
+_MOST_REFUSED, _FEW = 50, 5
+_BYTES = "B"  # the unit that is shown as kB, MB, GB
 
 
 def make_listener(*, quiet: bool) -> Listener:
@@ -30,37 +41,55 @@ def make_listener(*, quiet: bool) -> Listener:
 
 
 class LineListener(Listener):
-    """Writes one line when a task ends, with its speed."""
+    """Writes a line every half minute while a task runs, and one with its speed when it ends."""
+
+    every = 30.0  # seconds
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.task: tuple[str, str] | None = None
-        self.done, self.started = 0, 0.0
+        self.total: int | None = None
+        self.before, self.done, self.started, self.told = 0, 0, 0.0, 0.0
 
     @override
-    def begin(self, task: str, total: int, unit: str, *, done: int = 0) -> None:
-        self.task = (task, unit)
-        self.done, self.started = 0, time.monotonic()
+    def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
+        self.task, self.total = (task, unit), total
+        self.before, self.done = done, 0
+        self.started = self.told = time.monotonic()
 
     @override
     def advance(self, count: int) -> None:
         self.done += count
+        if self.task is not None and time.monotonic() - self.told > self.every:
+            self.told = time.monotonic()
+            self._tell_progress(*self.task)
 
     @override
     def end(self) -> None:
         if self.task is not None:
             task, unit = self.task
             seconds = max(time.monotonic() - self.started, 1e-9)
-            self.say(f"{task}: {self.done:,} {unit} in {seconds:.1f} s, {self.done / seconds:,.0f} {unit}/s")
+            speed = _amount(self.done / seconds, unit)
+            self.say(f"{task}: {_amount(self.done, unit)} in {seconds:.1f} s, {speed}/s")
         self.task = None
 
     @override
     def say(self, line: str) -> None:
         self.console.print(line, markup=False)
 
+    def _tell_progress(self, task: str, unit: str) -> None:
+        speed = self.done / max(time.monotonic() - self.started, 1e-9)
+        line = f"{task}: {_amount(self.before + self.done, unit)}"
+        if self.total is not None:
+            left = (self.total - self.before - self.done) / max(speed, 1e-9)
+            line += f" of {_amount(self.total, unit)}, {left:,.0f} s left"
+        self.say(f"{line}, {_amount(speed, unit)}/s")
+
 
 class BarListener(LineListener):
     """Shows a bar with throughput and time left while a task runs."""
+
+    every = float("inf")
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,12 +97,12 @@ class BarListener(LineListener):
         self.bar_task = TaskID(0)
 
     @override
-    def begin(self, task: str, total: int, unit: str, *, done: int = 0) -> None:
+    def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
         super().begin(task, total, unit, done=done)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            DownloadColumn() if unit == _BYTES else MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
         )
@@ -86,7 +115,7 @@ class BarListener(LineListener):
         super().advance(count)
         if self.bar is not None and self.task is not None:
             rate = self.done / max(time.monotonic() - self.started, 1e-9)
-            self.bar.update(self.bar_task, advance=count, rate=f"{rate:,.0f} {self.task[1]}/s")
+            self.bar.update(self.bar_task, advance=count, rate=f"{_amount(rate, self.task[1])}/s")
 
     @override
     def end(self) -> None:
@@ -94,6 +123,10 @@ class BarListener(LineListener):
             self.bar.stop()
             self.bar = None
         super().end()
+
+
+def _amount(count: float, unit: str) -> str:
+    return decimal(int(count)) if unit == _BYTES else f"{count:,.0f} {unit}"
 
 
 def show_prepared(summary: "PrepareSummary") -> None:
@@ -106,22 +139,56 @@ def show_prepared(summary: "PrepareSummary") -> None:
     for source in summary.sources:
         told = f"{source.name}: {source.films:,} films read"
         for count, what in (
+            (source.matched, "of them films of an earlier source"),
             (source.copies, "repeated copies dropped"),
             (source.junk, "junk entries dropped"),
             (source.other_files, "other files ignored"),
             (source.refused, "refused"),
         ):
             told += f", {count:,} {what}" if count else ""
-        _line(told + f" ({source.films / summary.seconds:,.0f} images/s)")
+        if len(summary.sources) > 1:
+            told += f"; {source.films - source.matched - source.copies:,} added"
+        _line(told)
         if not source.patients_named:
             _line(
                 "  patients are not named in this source: each film counts as its own patient. "
                 "If some share a patient, name them with --patient-pattern."
             )
-    if summary.refused:
-        _line(f"{len(summary.refused):,} refused (all are listed in dataset.json):")
-        for each in summary.refused[:_MOST_REFUSED]:
-            _line(f"  {each.source}:{each.name}: {each.reason}")
+    _line(f"{sum(source.films for source in summary.sources) / summary.seconds:,.0f} images/s")
+    _show_likeness(summary)
+    _show_refused(summary.refused)
+
+
+def _show_likeness(summary: "PrepareSummary") -> None:
+    extra = sum(len(group.films) - 1 for group in summary.duplicates)
+    if extra:
+        _line(
+            f"{len(summary.duplicates):,} groups of films with equal pixels ({extra:,} extra films); "
+            "each group is in one split"
+        )
+    merged = sum(pair.merged for pair in summary.near_duplicates)
+    if merged:
+        _line(f"{merged:,} nearly identical films of different sources were taken as one")
+    if unmerged := len(summary.near_duplicates) - merged:
+        _line(f"{unmerged:,} pairs of nearly identical films")
+    if summary.duplicates or summary.near_duplicates:
+        _line("  (all are listed in dataset.json)")
+
+
+def _show_refused(refused: "tuple[RefusedFile, ...]") -> None:
+    """Every refused file by name; of many with the same reason the first few and their number."""
+    if not refused:
+        return
+    _line(f"{len(refused):,} refused (all are listed in dataset.json):")
+    by_reason: dict[str, list[RefusedFile]] = {}
+    for each in refused:
+        by_reason.setdefault(each.reason, []).append(each)
+    for reason, files in by_reason.items():
+        shown = files if len(files) <= _MOST_REFUSED else files[:_FEW]
+        for each in shown:
+            _line(f"  {each.source}:{each.name}: {reason}")
+        if len(shown) < len(files):
+            _line(f"  and {len(files) - len(shown):,} more: {reason}")
 
 
 def show_report(report: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What file names and folders say: label, patient and part of a film.
 
-The version 2 names of Kermany et al. 2018 (Mendeley Data rscbjbr9sj):
+The names of Kermany et al. 2018 (Mendeley Data rscbjbr9sj), version 2:
 
 ========================================  ========  =========================
 name (any image suffix)                   label     patient
@@ -12,13 +12,22 @@ name (any image suffix)                   label     patient
 `NORMAL2-IM-0007-0001`                    normal    `normal/NORMAL2-IM-0007`
 ========================================  ========  =========================
 
-`personN` restarts for each class, so a patient is (class, N). In any other tree the class is the
-folder below `train`/`val`/`test`, or else the folder the file lies in.
+and of version 3, whose middle number is the hospital's patient number:
+
+========================================  ========  =========================
+`VIRUS-3637528-0002`                      virus     `3637528`
+`BACTERIA-213622-0001`                    bacteria  `213622`
+`NORMAL-28501-0001`                       normal    `28501`
+========================================  ========  =========================
+
+`personN` restarts for each class, so a version 2 patient is (class, N). In any other tree the class
+is the folder below `train`/`val`/`test`, or else the folder the file lies in.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
@@ -40,6 +49,7 @@ _ARCHIVE_FOLDERS = frozenset({"normal", "pneumonia", *KERMANY_CLASSES})
 _REPEATED = r"(?:~[0-9a-f]{8})?"  # what `data prepare` adds to a name used twice
 _PNEUMONIA = re.compile(rf"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?{_REPEATED}", re.IGNORECASE)
 _NORMAL = re.compile(rf"((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?{_REPEATED}", re.IGNORECASE)
+_VERSION3 = re.compile(rf"(BACTERIA|NORMAL|VIRUS)-(\d+)-\d+{_REPEATED}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +60,22 @@ class Place:
     folder: str | None
 
 
+class Naming(IntEnum):
+    """Who names a film's patient, the more trusted the higher."""
+
+    NONE = 0
+    VERSION2 = 1
+    VERSION3 = 2
+    PATTERN = 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Identity:
     """A film's label, and its patient when the name or a pattern tells."""
 
     label: str
     patient: str | None
+    naming: Naming = Naming.NONE
 
 
 def place(name: str) -> Place:
@@ -76,26 +96,42 @@ def place(name: str) -> Place:
 def version2(stem: str) -> Identity | None:
     """Label and patient of a version 2 file name without its suffix, or None.
 
-    >>> version2("person1000_virus_1681")
-    Identity(label='virus', patient='virus/person1000')
-    >>> version2("IM-0011-0001-0002")
-    Identity(label='normal', patient='normal/IM-0011')
+    >>> version2("person1000_virus_1681").patient
+    'virus/person1000'
+    >>> version2("IM-0011-0001-0002").patient
+    'normal/IM-0011'
     """
     if match := _PNEUMONIA.fullmatch(stem):
         label = match[2].lower()
-        return Identity(label=label, patient=f"{label}/{match[1].lower()}")
+        return Identity(label=label, patient=f"{label}/{match[1].lower()}", naming=Naming.VERSION2)
     if match := _NORMAL.fullmatch(stem):
-        return Identity(label="normal", patient=f"normal/{match[1].upper()}")
+        return Identity(label="normal", patient=f"normal/{match[1].upper()}", naming=Naming.VERSION2)
     return None
 
 
-def follows_version2(names: Iterable[str]) -> bool:
+def version3(stem: str) -> Identity | None:
+    """Label and patient of a version 3 file name without its suffix, or None.
+
+    >>> version3("VIRUS-3637528-0002").patient
+    '3637528'
+    """
+    if match := _VERSION3.fullmatch(stem):
+        return Identity(label=match[1].lower(), patient=match[2], naming=Naming.VERSION3)
+    return None
+
+
+def published(stem: str) -> Identity | None:
+    """Label and patient of a file name of either published version, or None."""
+    return version2(stem) or version3(stem)
+
+
+def follows_archive(names: Iterable[str]) -> bool:
     """Whether a source is the pneumonia archive: most images lie in its folders under its names."""
     images = matched = 0
     for name in names:
         folder = place(name).folder
         images += 1
-        matched += (folder or "").lower() in _ARCHIVE_FOLDERS and version2(PurePosixPath(name).stem) is not None
+        matched += (folder or "").lower() in _ARCHIVE_FOLDERS and published(PurePosixPath(name).stem) is not None
     return matched * 2 > images
 
 
@@ -104,7 +140,7 @@ def identify(name: str, *, archive: bool, patient_pattern: re.Pattern[str] | Non
 
     Args:
         name: path inside the source.
-        archive: read version 2 names (see `follows_version2`); otherwise the folder is the class.
+        archive: read the published names (see `follows_archive`); otherwise the folder is the class.
         patient_pattern: searched in the path; its group `patient`, or else its first group or whole
             match, is the patient, whatever the label.
     """
@@ -117,11 +153,11 @@ def identify(name: str, *, archive: bool, patient_pattern: re.Pattern[str] | Non
     if (match := patient_pattern.search(name)) is None:
         return f"unknown patient: the path does not match {patient_pattern.pattern!r}"
     number = match["patient"] if "patient" in patient_pattern.groupindex else match[1 if match.re.groups else 0]
-    return Identity(label=identity.label, patient=number)
+    return replace(identity, patient=number, naming=Naming.PATTERN)
 
 
 def _archive_identity(folder: str, stem: str) -> Identity | str:
-    group, named = folder.lower(), version2(stem)
+    group, named = folder.lower(), published(stem)
     if group not in _ARCHIVE_FOLDERS:
         return f"unknown label: {folder} is not one of the archive's class folders"
     if named is None:

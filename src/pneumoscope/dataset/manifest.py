@@ -17,11 +17,17 @@ from pneumoscope.imaging import Limits
 MANIFEST_FILE = "manifest.csv"
 CARD_FILE = "dataset.json"
 SPLITS = ("train", "val", "test")
+STRESS = "stress"
+SOURCE_SEPARATOR = " | "
 
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """One row of the manifest. Width and height are as stored in the file, in pixels."""
+    """One row of the manifest. Width and height are as stored in the file, in pixels.
+
+    `source` is `SOURCE:MEMBER`, several joined by ` | ` if several sources have the film. `phash` is
+    the perceptual hash of `likeness`.
+    """
 
     path: str
     label: str
@@ -30,6 +36,7 @@ class Film:
     source: str
     file_sha256: str
     luma_sha256: str
+    phash: str
     width: int
     height: int
     bytes: int
@@ -47,6 +54,10 @@ class PrepareConfig(Document):
     )
     groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
     max_pixels: int = Field(default=100_000_000, ge=1, description="Images with more pixels are refused.")
+    drop_duplicates: bool = Field(default=False, description="Keep one of the films of equal pixels in a source.")
+    keep_conflicts: bool = Field(default=False, description="Keep films whose pixels carry several labels.")
+    merge_near: bool = Field(default=False, description="Take nearly identical films of two sources as one.")
+    stress: bool = Field(default=False, description="Write the stress split.")
     strict: bool = Field(default=False, description="Make nothing if any input is refused.")
 
 
@@ -58,15 +69,32 @@ class RefusedFile(Document):
     reason: Text
 
 
+class DuplicateFilms(Document):
+    """Films of equal pixels, by their sources' names."""
+
+    films: tuple[Text, ...] = Field(min_length=2)
+
+
+class NearFilms(Document):
+    """Two nearly identical films by their sources' names; `distance` is in bits of 256."""
+
+    films: tuple[Text, Text]
+    labels: tuple[Text, Text]
+    distance: int
+    merged: bool
+
+
 class DatasetCard(Document):
     """`dataset.json`: what the manifest's rows do not say."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     classes: tuple[Text, ...] = Field(min_length=2)
     groups: dict[Text, tuple[Text, ...]]
     sources: tuple[Text, ...]
     config: PrepareConfig
     refused: tuple[RefusedFile, ...]
+    duplicates: tuple[DuplicateFilms, ...]
+    near_duplicates: tuple[NearFilms, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

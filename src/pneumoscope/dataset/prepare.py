@@ -14,14 +14,27 @@ from pneumoscope.dataset.manifest import (
     CARD_FILE,
     MANIFEST_FILE,
     SPLITS,
+    STRESS,
     DatasetCard,
+    DuplicateFilms,
     Film,
+    NearFilms,
     PrepareConfig,
     RefusedFile,
     format_manifest,
 )
 from pneumoscope.dataset.sources import Harvest, SourceSummary, Taken, read_sources
-from pneumoscope.dataset.split import Labelled, cut_patients, join_identical
+from pneumoscope.dataset.split import Labelled, cut_patients
+from pneumoscope.dataset.stress import write_stress
+from pneumoscope.dataset.union import (
+    Entry,
+    Likeness,
+    United,
+    across_sources,
+    group_patients,
+    name_patients,
+    unite,
+)
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.files import whole_directory, write_text
 from pneumoscope.imaging import Limits
@@ -38,6 +51,8 @@ class PrepareSummary:
     counts: dict[str, dict[str, tuple[int, int]]]
     sources: list[SourceSummary]
     refused: tuple[RefusedFile, ...]
+    duplicates: tuple[DuplicateFilms, ...]
+    near_duplicates: tuple[NearFilms, ...]
     seconds: float
 
 
@@ -52,9 +67,10 @@ def prepare(
     """Make the data set `out` from ZIP archives and folders.
 
     A source's test part stays test; its train and validation parts are joined and validation is cut
-    anew by patient. A patient of a test part is never in train or validation. Two files of the same
-    name, label and bytes are one film. The same sources and configuration give the same manifest,
-    byte for byte.
+    anew by patient. A film or patient of any source's test part is never in train or validation. Films
+    of several sources are matched one to one by their pixels; within a source, two files of the same
+    name, label and bytes are one film. The same sources and configuration give the same manifest, byte
+    for byte.
 
     Raises:
         ArchiveError, DatasetError, UsageError: nothing is then left at `out`.
@@ -64,21 +80,23 @@ def prepare(
     _refuse_output_in_source(out, sources)
     with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
         limits = Limits(max_pixels=config.max_pixels)
-        incoming = folder / _INCOMING
-        harvest = read_sources(sources, incoming, pattern=pattern, limits=limits, listener=listener)
+        harvest = read_sources(sources, folder / _INCOMING, pattern=pattern, limits=limits, listener=listener)
         kept = _drop_copies(harvest.taken)
-        films = _split_or_explain(kept, config, harvest.refused)
-        card = _card(films, config, harvest)
+        united = unite(kept, config, harvest.refused)
+        films = _split_or_explain(united, config, harvest.refused)
+        card = _card(films, config, harvest, united)
         named = _settle(films, folder)
+        if config.stress:
+            named += write_stress(named, folder, seed=config.seed, limits=limits, listener=listener)
         write_text(folder / MANIFEST_FILE, format_manifest(named))
         write_text(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
-    copies = Counter(each.candidate.source for each in harvest.taken)
-    copies.subtract(each.candidate.source for each in kept)
     return PrepareSummary(
         classes=card.classes,
         counts=_counts(named, card.classes),
-        sources=[replace(summary, copies=copies[summary.name]) for summary in harvest.summaries],
+        sources=_summaries(harvest, kept, united),
         refused=card.refused,
+        duplicates=card.duplicates,
+        near_duplicates=card.near_duplicates,
         seconds=time.monotonic() - started,
     )
 
@@ -89,10 +107,20 @@ def _refuse_output_in_source(out: Path, sources: Sequence[Path]) -> None:
             raise UsageError(f"--out {out} lies inside the source {source}; choose a folder beside it.")
 
 
-def _split_or_explain(kept: list[Taken], config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
+def _drop_copies(taken: list[Taken]) -> list[Taken]:
+    """Keep one of the files of a source that share name, label and bytes; one of a test part if any."""
+    kept: dict[tuple[int, str, str, str], Taken] = {}
+    for each in taken:
+        key = (each.candidate.number, each.film.path, each.film.label, each.film.file_sha256)
+        if key not in kept or (each.candidate.part == "test" and kept[key].candidate.part != "test"):
+            kept[key] = each
+    return list(kept.values())
+
+
+def _split_or_explain(united: United, config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
     """Films with their splits; a failure names what was refused, which is often why."""
     try:
-        films = _assign_splits(kept, config, refused)
+        films = _assign_splits(united, config, refused)
     except DatasetError as failure:
         raise DatasetError(f"{failure}{_listing(refused)}") from failure
     if config.strict and refused:
@@ -100,59 +128,53 @@ def _split_or_explain(kept: list[Taken], config: PrepareConfig, refused: list[Re
     return films
 
 
-def _card(films: list[tuple[Film, Path]], config: PrepareConfig, harvest: Harvest) -> DatasetCard:
-    classes = tuple(sorted({film.label for film, _ in films}))
-    return DatasetCard(
-        schema_version=1,
-        classes=classes,
-        groups=_groups(classes, config),
-        sources=tuple(summary.name for summary in harvest.summaries),
-        config=config,
-        refused=tuple(harvest.refused),
-    )
-
-
-def _drop_copies(taken: list[Taken]) -> list[Taken]:
-    """Keep one of the files that share name, label and bytes; one of a test part if any."""
-    kept: dict[tuple[str, str, str], Taken] = {}
-    for each in taken:
-        key = (each.film.path, each.film.label, each.film.file_sha256)
-        if key not in kept or (each.candidate.part == "test" and kept[key].candidate.part != "test"):
-            kept[key] = each
-    return list(kept.values())
-
-
-def _assign_splits(taken: list[Taken], config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
+def _assign_splits(united: United, config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
     """Give every film its split; leave out train films of test patients.
 
-    Patients with a pixel-identical film in common are cut as one.
+    Patients that share a film are cut as one, and so are patients of nearly identical films. Within one
+    source its published test part stands, though: a nearly identical film is left out of train only
+    when another source tests it.
     """
-    _require_classes(taken, {each.film.label for each in taken})
-    group = join_identical((each.film.patient, each.film.luma_sha256) for each in taken)
-    tested = {group[each.film.patient] for each in taken if each.candidate.part == "test"}
-    split = {each.incoming: "test" for each in taken if each.candidate.part == "test"}
-    pool = []
-    for each in taken:
-        if each.candidate.part != "test" and group[each.film.patient] not in tested:
-            pool.append(each)
-        elif each.candidate.part != "test":
-            reason = "its patient, or an identical film, is also in a test part"
-            refused.append(RefusedFile(source=each.candidate.source, name=each.candidate.member.name, reason=reason))
-    _require_classes(pool, {each.film.label for each in taken})
+    entries, labels = united.entries, {entry.film.label for entry in united.entries}
+    _require_classes(entries, labels)
+    group = _groups_of(united, across_sources(united.known, united.likeness))
+    tested = {group[id(entry)] for entry in united.known if entry.tested}
+    split = []
+    for entry in entries:
+        split.append("test" if entry.tested else "left out" if group[id(entry)] in tested else "train")
+        if split[-1] == "left out":
+            refused += entry.refusals("its patient, or an identical film, is also in a test part")
+    _require_classes([entry for entry, part in zip(entries, split, strict=True) if part == "train"], labels)
+    group = _groups_of(united, united.likeness)
+    groups = [group[id(entry)] for entry in entries]
     if not tested:
-        chosen = cut_patients(_labelled(pool, group), fraction=config.test_fraction, seed=config.seed)
-        split |= {each.incoming: "test" for each in pool if group[each.film.patient] in chosen}
-        pool = [each for each in pool if each.incoming not in split]
-    validation = cut_patients(_labelled(pool, group), fraction=config.val_fraction, seed=config.seed)
-    split |= {each.incoming: "val" if group[each.film.patient] in validation else "train" for each in pool}
-    return [(replace(each.film, split=split[each.incoming]), each.incoming) for each in taken if each.incoming in split]
+        _cut(entries, groups, split, "test", config.test_fraction, config.seed)
+    _cut(entries, groups, split, "val", config.val_fraction, config.seed)
+    patients = name_patients(entries, group_patients(entries))
+    return [
+        (replace(entry.film, split=part, patient=patient), entry.kept.incoming)
+        for entry, part, patient in zip(entries, split, patients, strict=True)
+        if part in SPLITS
+    ]
 
 
-def _labelled(taken: list[Taken], group: dict[str, str]) -> list[Labelled]:
-    return [Labelled(label=each.film.label, patient=group[each.film.patient]) for each in taken]
+def _groups_of(united: United, likeness: Likeness) -> dict[int, str]:
+    """The patients' group of every known film, also of those not used: a patient once tested stays so."""
+    groups = group_patients(united.known, likeness)
+    return {id(entry): group for entry, group in zip(united.known, groups, strict=True)}
 
 
-def _require_classes(pool: list[Taken], labels: set[str]) -> None:
+def _cut(entries: list[Entry], groups: list[str], split: list[str], part: str, fraction: float, seed: int) -> None:
+    """Move a share of the train films to `part`, group by group."""
+    pool = [place for place, held in enumerate(split) if held == "train"]
+    films = [Labelled(label=entries[place].film.label, patient=groups[place]) for place in pool]
+    chosen = cut_patients(films, fraction=fraction, seed=seed)
+    for place in pool:
+        if groups[place] in chosen:
+            split[place] = part
+
+
+def _require_classes(pool: list[Entry], labels: set[str]) -> None:
     """At least two classes, and films of each to train on."""
     if not labels:
         raise DatasetError(
@@ -160,8 +182,31 @@ def _require_classes(pool: list[Taken], labels: set[str]) -> None:
         )
     if len(labels) < 2:
         raise DatasetError(f"only one class found ({min(labels)}); at least 2 class folders are needed.")
-    if missing := labels - {each.film.label for each in pool}:
+    if missing := labels - {entry.film.label for entry in pool}:
         raise DatasetError(f"class {', '.join(sorted(missing))} has films in the test part only; add train films.")
+
+
+def _card(films: list[tuple[Film, Path]], config: PrepareConfig, harvest: Harvest, united: United) -> DatasetCard:
+    classes = tuple(sorted({film.label for film, _ in films}))
+    return DatasetCard(
+        schema_version=2,
+        classes=classes,
+        groups=_groups(classes, config),
+        sources=tuple(summary.name for summary in harvest.summaries),
+        config=config,
+        refused=tuple(harvest.refused),
+        duplicates=united.duplicates,
+        near_duplicates=united.near_duplicates,
+    )
+
+
+def _summaries(harvest: Harvest, kept: list[Taken], united: United) -> list[SourceSummary]:
+    copies = Counter(each.candidate.source for each in harvest.taken)
+    copies.subtract(each.candidate.source for each in kept)
+    return [
+        replace(summary, copies=copies[summary.name], matched=united.matched[summary.name])
+        for summary in harvest.summaries
+    ]
 
 
 def _settle(films: list[tuple[Film, Path]], folder: Path) -> list[Film]:
@@ -209,7 +254,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
 
 def _counts(films: list[Film], classes: tuple[str, ...]) -> dict[str, dict[str, tuple[int, int]]]:
     counts: dict[str, dict[str, tuple[int, int]]] = {}
-    for split in SPLITS:
+    for split in (*SPLITS, *sorted({STRESS} & {film.split for film in films})):
         counts[split] = {}
         for label in classes:
             chosen = [film for film in films if film.split == split and film.label == label]

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.archive import Listing, Member, Problem, open_source
-from pneumoscope.dataset.grammar import Part, follows_version2, identify, place
-from pneumoscope.dataset.manifest import Film, RefusedFile
+from pneumoscope.dataset.grammar import Naming, Part, follows_archive, identify, place
+from pneumoscope.dataset.likeness import perceptual_hash
+from pneumoscope.dataset.manifest import MANIFEST_FILE, STRESS, Film, RefusedFile
 from pneumoscope.errors import ArchiveError, ImageError
 from pneumoscope.imaging import ACCEPTED, SUFFIXES, UNREAD_SUFFIXES, Limits, describe, luma_sha256, read_luma
 from pneumoscope.parallel import available_cores, map_ordered
@@ -18,7 +19,7 @@ from pneumoscope.progress import Listener
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSummary:
-    """What one source gave."""
+    """What one source gave. `films` were read; `matched` of them are films of an earlier source."""
 
     name: str
     films: int
@@ -26,17 +27,20 @@ class SourceSummary:
     junk: int
     other_files: int
     copies: int
+    matched: int
     patients_named: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A file that says what it is; not read yet."""
+    """A file that says what it is; not read yet. `number` is its source's."""
 
     member: Member
     source: str
+    number: int
     label: str
     patient: str
+    naming: Naming
     part: Part | None
 
 
@@ -50,12 +54,28 @@ class Taken:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Films:
+    """A source's files that say what they are, and what is said of the others."""
+
+    candidates: list[Candidate]
+    refused: list[RefusedFile]
+    other_files: int
+    patients_named: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Harvest:
     """What all sources gave: films read, files refused, and a summary of each source."""
 
     taken: list[Taken]
     refused: list[RefusedFile]
     summaries: list[SourceSummary]
+
+
+def source_names(sources: Sequence[Path]) -> list[str]:
+    """A short name of each source; a number is added to one that occurs twice."""
+    names = [path.resolve().name for path in sources]
+    return [f"{name}#{names[:at].count(name) + 1}" if name in names[:at] else name for at, name in enumerate(names)]
 
 
 def read_sources(
@@ -67,71 +87,81 @@ def read_sources(
         ArchiveError: a source is neither a folder nor a readable ZIP archive.
     """
     harvest = Harvest(taken=[], refused=[], summaries=[])
-    for number, path in enumerate(sources):
+    for number, (path, name) in enumerate(zip(sources, source_names(sources), strict=True)):
         folder = incoming / str(number)
         folder.mkdir(parents=True)
         with open_source(path, max_bytes=limits.max_bytes) as listing:
-            harvest.summaries.append(
-                _read_source(path.resolve().name, listing, folder, pattern, limits, listener, harvest)
+            films = list_films(listing, name, number=number, pattern=pattern)
+            taken, refused = _take_all(films.candidates, name, folder, limits, listener)
+        refused = films.refused + refused
+        harvest.taken.extend(taken)
+        harvest.refused.extend(refused)
+        harvest.summaries.append(
+            SourceSummary(
+                name=name,
+                films=len(taken),
+                refused=len(refused),
+                junk=listing.junk,
+                other_files=films.other_files,
+                copies=0,
+                matched=0,
+                patients_named=films.patients_named,
             )
+        )
     return harvest
 
 
-def _read_source(
-    name: str,
-    listing: Listing,
-    folder: Path,
-    pattern: re.Pattern[str] | None,
-    limits: Limits,
-    listener: Listener,
-    harvest: Harvest,
-) -> SourceSummary:
-    before = len(harvest.taken), len(harvest.refused)
-    harvest.refused.extend(RefusedFile(source=name, name=each.name, reason=each.reason) for each in listing.problems)
-    candidates, others, patients_named = _candidates(listing, name, pattern, harvest.refused)
-    listener.begin(f"reading {name}", len(candidates), "images")
-    try:
-        numbered = ((folder / f"{number:07d}", each) for number, each in enumerate(candidates))
-        cores = available_cores()
-        for result in map_ordered(partial(_take, limits=limits), numbered, workers=cores, ahead=4 * cores):
-            if isinstance(result, Problem):
-                harvest.refused.append(RefusedFile(source=name, name=result.name, reason=result.reason))
-            else:
-                harvest.taken.append(result)
-            listener.advance(1)
-    finally:
-        listener.end()
-    return SourceSummary(
-        name=name,
-        films=len(harvest.taken) - before[0],
-        refused=len(harvest.refused) - before[1],
-        junk=listing.junk,
-        other_files=others,
-        copies=0,
-        patients_named=patients_named,
-    )
+def list_films(listing: Listing, source: str, *, number: int = 0, pattern: re.Pattern[str] | None = None) -> Films:
+    """Read labels, patients and parts from the names of a source's files.
 
-
-def _candidates(
-    listing: Listing, source: str, pattern: re.Pattern[str] | None, refused: list[RefusedFile]
-) -> tuple[list[Candidate], int, bool]:
-    """Files with an image's suffix and a known label; how many others; whether all patients are named."""
-    named = True
-    unread = [member.name for member in listing.members if PurePosixPath(member.name).suffix.lower() in UNREAD_SUFFIXES]
+    The stress split of a prepared data set is no film of its own and is passed over.
+    """
+    prepared = any(member.name == MANIFEST_FILE for member in listing.members)
+    members = [m for m in listing.members if not (prepared and m.name.startswith(f"{STRESS}/"))]
+    unread = [member.name for member in members if PurePosixPath(member.name).suffix.lower() in UNREAD_SUFFIXES]
+    images = [member for member in members if PurePosixPath(member.name).suffix.lower() in SUFFIXES]
+    refused = [RefusedFile(source=source, name=each.name, reason=each.reason) for each in listing.problems]
     refused += [RefusedFile(source=source, name=name, reason=f"accepted are {ACCEPTED}") for name in unread]
-    images = [member for member in listing.members if PurePosixPath(member.name).suffix.lower() in SUFFIXES]
-    archive = follows_version2(member.name for member in images)
-    candidates = []
+    archive = follows_archive(member.name for member in images)
+    candidates, named = [], True
     for member in images:
         identity = identify(member.name, archive=archive, patient_pattern=pattern)
         if isinstance(identity, str):
             refused.append(RefusedFile(source=source, name=member.name, reason=identity))
             continue
         named = named and identity.patient is not None
-        patient = identity.patient or f"{identity.label}/{source}:{member.name}"
-        part = place(member.name).part
-        candidates.append(Candidate(member=member, source=source, label=identity.label, patient=patient, part=part))
-    return candidates, len(listing.members) - len(images) - len(unread), named
+        candidates.append(
+            Candidate(
+                member=member,
+                source=source,
+                number=number,
+                label=identity.label,
+                patient=identity.patient or f"{identity.label}/{source}:{member.name}",
+                naming=identity.naming,
+                part=place(member.name).part,
+            )
+        )
+    others = len(listing.members) - len(images) - len(unread)
+    return Films(candidates=candidates, refused=refused, other_files=others, patients_named=named)
+
+
+def _take_all(
+    candidates: Sequence[Candidate], source: str, folder: Path, limits: Limits, listener: Listener
+) -> tuple[list[Taken], list[RefusedFile]]:
+    taken, refused = [], []
+    listener.begin(f"reading {source}", len(candidates), "images")
+    try:
+        numbered = ((folder / f"{number:07d}", each) for number, each in enumerate(candidates))
+        cores = available_cores()
+        for result in map_ordered(partial(_take, limits=limits), numbered, workers=cores, ahead=4 * cores):
+            if isinstance(result, Problem):
+                refused.append(RefusedFile(source=source, name=result.name, reason=result.reason))
+            else:
+                taken.append(result)
+            listener.advance(1)
+    finally:
+        listener.end()
+    return taken, refused
 
 
 def _take(numbered: tuple[Path, Candidate], *, limits: Limits) -> Taken | Problem:
@@ -154,6 +184,7 @@ def _take(numbered: tuple[Path, Candidate], *, limits: Limits) -> Taken | Proble
         source=f"{candidate.source}:{candidate.member.name}",
         file_sha256=hashlib.sha256(data).hexdigest(),
         luma_sha256=luma_sha256(luma),
+        phash=perceptual_hash(luma),
         width=facts.width,
         height=facts.height,
         bytes=len(data),

@@ -16,28 +16,26 @@ class Labelled:
     patient: str
 
 
-def join_identical(films: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Name of each patient's group, given (patient, hash of the pixels) of every film.
+def join(links: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Name of each key's group, given the keys that belong together; a group's name is its smallest key.
 
-    Patients that share a pixel-identical film are one group, whose name is its smallest patient's:
-    they are one child under two numbers, or one film under two names, and belong in one split.
-
-    >>> join_identical([("b", "x"), ("a", "x"), ("c", "y")])
-    {'b': 'a', 'a': 'a', 'c': 'c'}
+    >>> join([["b", "x"], ["a", "x"], ["c"]])
+    {'b': 'a', 'x': 'a', 'a': 'a', 'c': 'c'}
     """
     leader: dict[str, str] = {}
-    owner: dict[str, str] = {}
 
-    def find(patient: str) -> str:
-        while leader[patient] != patient:
-            patient = leader[patient]
-        return patient
+    def find(key: str) -> str:
+        while (above := leader[key]) != key:
+            leader[key] = leader[above]  # halve the path
+            key = leader[key]
+        return key
 
-    for patient, pixels in films:
-        leader.setdefault(patient, patient)
-        one, other = sorted((find(patient), find(owner.setdefault(pixels, patient))))
-        leader[other] = one
-    return {patient: find(patient) for patient in leader}
+    for keys in links:
+        for key in keys:
+            leader.setdefault(key, key)
+            one, other = sorted((find(keys[0]), find(key)))
+            leader[other] = one
+    return {key: find(key) for key in leader}
 
 
 def cut_patients(films: Sequence[Labelled], *, fraction: float, seed: int) -> set[str]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from pneumoscope.errors import ArchiveError
 
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
-_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
 _MAX_RATIO = 200
 _SMALL = 1_000_000
 _ODD_NAME = "a name with control characters or stray bytes; rename it"
@@ -133,7 +133,7 @@ def _list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
         name = info.filename
         if is_junk(name):
             junk += 1
-        elif reason := _unsafe(info, max_bytes, repeated=name in seen):
+        elif reason := unsafe(info, max_bytes, repeated=name in seen):
             problems.append(Problem(name=printable(name), reason=reason))
         else:
             members.append(Member(name=name, read=_reader(archive, info, max_bytes)))
@@ -149,7 +149,7 @@ def _sorted(members: list[Member], problems: list[Problem], junk: int) -> Listin
     )
 
 
-def _unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | None:
+def unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | None:
     """Why a ZIP member must not be read, or None."""
     path = PurePosixPath(info.orig_filename)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename or ":" in path.parts[0]:
@@ -174,7 +174,7 @@ def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> 
         try:
             with archive.open(info) as stream:
                 data = stream.read(max_bytes + 1)
-        except _DAMAGE as failure:
+        except DAMAGE as failure:
             raise ArchiveError(f"damaged in the archive ({failure})") from failure
         if len(data) > max_bytes:
             raise ArchiveError(_too_large(len(data), max_bytes))

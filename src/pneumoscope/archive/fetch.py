@@ -1,0 +1,248 @@
+"""Fetching a published archive: whole, resumable and verified; or its chest films alone."""
+
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from pneumoscope.archive.listing import DAMAGE, is_junk, unsafe
+from pneumoscope.archive.published import Published
+from pneumoscope.archive.remote import PATIENT, Interrupted, Patience, RangeFile, Remote
+from pneumoscope.errors import ArchiveError, UsageError
+from pneumoscope.files import sha256_of, whole_file
+from pneumoscope.progress import SILENT, Listener
+
+_READ_AHEAD = 8 << 20
+_SPARE = 50_000_000  # bytes of the disk that are left alone
+_PIECE = 1 << 20
+_MEMBER_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a whole file must be. `size` is in bytes, None where it is not known beforehand."""
+
+    url: str
+    sha256: str
+    size: int | None
+
+
+def fetch_file(wanted: Wanted, path: Path, *, patience: Patience = PATIENT, listener: Listener = SILENT) -> bool:
+    """Fetch one file to `path`; return False if it was there already.
+
+    Bytes go to `path` with `.part` added, and a later call goes on where an earlier one was broken off
+    or killed. The size and the SHA-256 decide: what does not fit is deleted.
+
+    Raises:
+        ArchiveError: it cannot be fetched, or is not the file that was asked for.
+        UsageError: another file lies at `path`, the address is none, or another fetch is at work.
+    """
+    if path.exists():
+        if path.is_file() and sha256_of(path) == wanted.sha256:
+            return False
+        raise UsageError(f"{path} exists and is not the file asked for; move it away or choose another --out.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with Remote(wanted.url, patience=patience, say=listener.say) as remote, _locked(part) as stream:
+        resumed = _size(stream) > 0
+        _fill(remote, stream, wanted, path, listener)
+        found = _sha256(stream, listener)
+        if found != wanted.sha256 and resumed:
+            listener.say("what was kept from an earlier try does not fit; fetching the whole again")
+            stream.truncate(0)
+            _fill(remote, stream, wanted, path, listener)
+            found = _sha256(stream, listener)
+        if found != wanted.sha256:
+            part.unlink()
+            raise ArchiveError(
+                f"{wanted.url} sent another file: its SHA-256 is {found}, expected {wanted.sha256}. "
+                "Nothing was kept; fetch again, or pass --sha256 if you trust this address."
+            )
+        os.fsync(stream.fileno())
+        part.replace(path)
+    return True
+
+
+def fetch_films(
+    published: Published, folder: Path, *, url: str, patience: Patience = PATIENT, listener: Listener = SILENT
+) -> int | None:
+    """Fetch the chest films of a remote ZIP archive that holds more, by ranges.
+
+    Returns how many there are, or None if `folder` is there already.
+
+    The archive's directory is read first; then the films in the order in which they lie, some megabytes
+    a request. Every film is checked by its CRC-32 and appears whole under `folder` with `.part` added,
+    which becomes `folder` when all are there; a later call goes on where an earlier one was broken off.
+
+    Raises:
+        ArchiveError: the archive cannot be read so, or a film arrives damaged again and again.
+        UsageError: the address is none, or another fetch is at work.
+    """
+    if folder.exists():
+        return None
+    part = folder.with_name(f"{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    with Remote(url, patience=patience, say=listener.say) as remote, _locked(part / ".lock"):
+        count = _persist(remote, published, part, listener)
+        (part / ".lock").unlink()
+        part.replace(folder)
+    return count
+
+
+def _persist(remote: Remote, published: Published, part: Path, listener: Listener) -> int:
+    """Fetch what is missing; begin anew, a few times, when a film arrives damaged."""
+    tries = 1
+    while True:
+        try:
+            return _fetch_members(remote, published, part, listener)
+        except _Damaged as failure:
+            if tries == _MEMBER_TRIES:
+                raise ArchiveError(
+                    f"{remote.url}: {failure}, {tries} times; what came whole is kept in {part}. "
+                    "Run the same command again, or pass --url with a mirror's address."
+                ) from failure
+            tries += 1
+            listener.say(f"{failure}; fetching it again")
+
+
+class _Damaged(Exception):  # noqa: N818  # fetched again before it becomes an error
+    """A member's bytes are not those its CRC-32 was made of."""
+
+
+def _fetch_members(remote: Remote, published: Published, part: Path, listener: Listener) -> int:
+    try:
+        archive = zipfile.ZipFile(io.BufferedReader(RangeFile(remote), _READ_AHEAD))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as failure:
+        raise ArchiveError(f"{remote.url} is not a readable ZIP archive ({failure}).") from failure
+    with archive:
+        films = _films_of(archive, published)
+        if not films:
+            raise ArchiveError(f"{remote.url} holds no folder {published.films_folder}; is it version 3's archive?")
+        missing = [info for info in films if not _is_there(part / info.filename, info)]
+        _require_space(part, sum(info.file_size for info in missing))
+        done = sum(info.file_size for info in films) - sum(info.file_size for info in missing)
+        listener.begin(f"fetching {len(films):,} chest films", done + sum(i.file_size for i in missing), "B", done=done)
+        try:
+            for info in missing:
+                _fetch_member(archive, info, part / info.filename)
+                listener.advance(info.file_size)
+        finally:
+            listener.end()
+    return len(films)
+
+
+def _films_of(archive: zipfile.ZipFile, published: Published) -> list[zipfile.ZipInfo]:
+    """Members of the chest films' folder, in the order in which they lie in the archive."""
+    seen: set[str] = set()
+    films = []
+    for info in archive.infolist():
+        name = info.filename
+        if published.films_folder not in PurePosixPath(name).parts[:-1] or name.endswith("/") or is_junk(name):
+            continue
+        if reason := unsafe(info, _READ_AHEAD, repeated=name in seen):
+            raise ArchiveError(f"{archive.filename or published.file}: {name!r} is not fetched: {reason}.")
+        seen.add(name)
+        films.append(info)
+    return sorted(films, key=lambda info: info.header_offset)
+
+
+def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
+    return path.is_file() and path.stat().st_size == info.file_size and zlib.crc32(path.read_bytes()) == info.CRC
+
+
+def _fetch_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
+    try:
+        data = archive.read(info)
+    except DAMAGE as failure:
+        raise _Damaged(f"{info.filename} arrived damaged ({failure})") from failure
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def _fill(remote: Remote, stream: BinaryIO, wanted: Wanted, path: Path, listener: Listener) -> None:
+    """Bring `stream` to the whole file's length."""
+    if wanted.size is not None and _size(stream) > wanted.size:
+        stream.truncate(0)
+    listener.begin(f"fetching {path.name}", wanted.size, "B", done=_size(stream))
+    try:
+        remote.insist(lambda: _continue(remote, stream, wanted, listener), reached=lambda: _size(stream))
+    finally:
+        listener.end()
+
+
+def _continue(remote: Remote, stream: BinaryIO, wanted: Wanted, listener: Listener) -> None:
+    """One request for what is missing."""
+    held = stream.seek(0, os.SEEK_END)
+    if held and held == wanted.size:
+        return
+    with remote.ask(held) as answer:
+        total = _agreed(remote, answer.total, wanted)
+        if answer.start != held:
+            listener.say("the server does not go on where it was broken off; fetching from the start")
+            stream.truncate(0)
+            listener.advance(-held)
+            if answer.start != 0:
+                raise Interrupted("it sent another part of the file")
+            held = stream.seek(0)
+        _require_space(Path(stream.name).parent, (total or held) - held)
+        for piece in answer.pieces:
+            stream.write(piece)
+            listener.advance(len(piece))
+            if total is not None and stream.tell() > total:
+                raise ArchiveError(f"{remote.url} sent more than the {total:,} bytes it announced; pass --url.")
+    stream.flush()
+    if total is not None and stream.tell() < total:
+        raise Interrupted(f"it ended {total - stream.tell():,} bytes early")
+
+
+def _agreed(remote: Remote, announced: int | None, wanted: Wanted) -> int | None:
+    if wanted.size is not None and announced is not None and announced != wanted.size:
+        raise ArchiveError(
+            f"{remote.url} offers {announced:,} bytes, expected {wanted.size:,}: it is another file. Pass --url."
+        )
+    return announced if wanted.size is None else wanted.size
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE > free:
+        raise ArchiveError(
+            f"{folder} has {free / 1e6:,.0f} MB free; {(needed + _SPARE) / 1e6:,.0f} MB are needed. "
+            "Make room, or choose another --out."
+        )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading and writing, kept from other processes until the block ends."""
+    with path.open("a+b", buffering=0) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as failure:
+            raise UsageError(f"{path} is being written by another fetch; wait for it or stop it.") from failure
+        yield stream
+
+
+def _size(stream: BinaryIO) -> int:
+    return os.fstat(stream.fileno()).st_size
+
+
+def _sha256(stream: BinaryIO, listener: Listener) -> str:
+    digest = hashlib.sha256()
+    stream.seek(0)
+    listener.begin("checking SHA-256", _size(stream), "B")
+    try:
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+            listener.advance(len(piece))
+    finally:
+        listener.end()
+    return digest.hexdigest()

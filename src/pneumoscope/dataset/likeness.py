@@ -1,0 +1,78 @@
+"""Which films are nearly the same: re-encoded, resized or lightly retouched copies of one film."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pneumoscope.contract import InputRule
+from pneumoscope.imaging import Luma, to_input
+
+#: Films whose perceptual hashes differ in at most this many of their 256 bits are near-identical. Of the 5,232
+#: films of the official train part no two different ones are nearer than 36; the same film stored at JPEG
+#: quality 30, at half size or with a gamma of 1.2 is at most 16 away (docs/data.md has the command).
+NEAR_DISTANCE = 16
+_SIDE, _OVERSAMPLING = 16, 4
+_RULE = InputRule.squash(_SIDE * _OVERSAMPLING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearPair:
+    """Two films by their numbers, `first` < `second`, and in how many bits their hashes differ."""
+
+    first: int
+    second: int
+    distance: int
+
+
+def perceptual_hash(luma: Luma) -> str:
+    """The DCT hash (pHash, Zauner 2010; ImageHash's `phash`) of a film, 256 bits as 64 hex digits.
+
+    The film (`uint8 [H, W]`) is squashed to 64×64 first, so the hash does not see its size. It changes
+    in few bits when a film is re-encoded or resized.
+    """
+    small = Image.fromarray(to_input(luma, _RULE)[0])
+    bits = imagehash.phash(small, hash_size=_SIDE, highfreq_factor=_OVERSAMPLING).hash
+    return np.packbits(bits).tobytes().hex()
+
+
+def near_pairs(hashes: list[str], *, distance: int = NEAR_DISTANCE) -> list[NearPair]:
+    """All pairs of perceptual hashes that differ in at most `distance` bits, nearest first.
+
+    Two such hashes agree in at least one of `distance + 1` disjoint sets of bits, so only films that
+    share the bits of such a set are compared (multi-index hashing, Norouzi et al. 2012): time grows
+    with the number of films, not with its square. Give every distinct film once.
+    """
+    if len(hashes) < 2:
+        return []
+    packed = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), -1)
+    bits = np.unpackbits(packed, axis=1)
+    found: dict[tuple[int, int], int] = {}
+    for band in range(distance + 1):
+        for rows in _sharing(bits[:, band :: distance + 1]):
+            found |= _close(packed, rows, distance)
+    pairs = [NearPair(first=first, second=second, distance=bits) for (first, second), bits in found.items()]
+    return sorted(pairs, key=lambda pair: (pair.distance, pair.first, pair.second))
+
+
+def _sharing(bits: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    """Groups of rows whose bits are all equal."""
+    keys = np.ascontiguousarray(np.packbits(bits, axis=1))
+    order = np.lexsort(keys.T)
+    changes = np.flatnonzero(np.any(keys[order][1:] != keys[order][:-1], axis=1)) + 1
+    for rows in np.split(order, changes):
+        if len(rows) > 1:
+            yield np.sort(rows)
+
+
+def _close(packed: NDArray[np.uint8], rows: NDArray[np.int64], distance: int) -> dict[tuple[int, int], int]:
+    found = {}
+    for place, row in enumerate(rows[:-1]):
+        others = rows[place + 1 :]
+        differing = np.bitwise_count(packed[others] ^ packed[row]).sum(axis=1, dtype=np.int64)
+        for other in np.flatnonzero(differing <= distance):
+            found[int(row), int(others[other])] = int(differing[other])
+    return found

@@ -1,0 +1,134 @@
+"""The stress split: validation films whose class can no longer be told from how they were stored.
+
+In the published archive the JPEG quality, the metadata, the size, the framing and the place of the
+letter marker differ by class, and the official test part differs from train in just these. A model
+that leans on them does well on validation and worse here.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from pneumoscope.dataset.likeness import perceptual_hash
+from pneumoscope.dataset.manifest import STRESS, Film
+from pneumoscope.imaging import Limits, Luma, luma_sha256, read_luma
+from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.progress import Listener
+
+QUALITY = 75
+_LEAST, _MOST = 128, 512  # pixels of the shorter side
+_FRAME = (0.82, 0.97)  # share of each side that is kept
+_CORNER = 0.16  # share of each side that a corner covers
+
+
+def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limits, listener: Listener) -> list[Film]:
+    """Write the validation films once more below `stress/`, and return their rows.
+
+    Every film is framed anew at random, its corners are covered and, whatever its class, may get a
+    marker in one of them; then it is stored as a grey JPEG of quality 75 without metadata, all with
+    the same shorter side. The same film and seed give the same bytes.
+    """
+    chosen = [film for film in films if film.split == "val"]
+    side = _common_side(chosen)
+    names = _distinct([str(PurePosixPath(STRESS, *PurePosixPath(film.path).parts[1:])) for film in chosen])
+    jobs = list(zip(chosen, names, strict=True))
+    for label in {film.label for film in chosen}:
+        (folder / STRESS / label).mkdir(parents=True, exist_ok=True)
+    listener.begin("writing the stress split", len(jobs), "images")
+    made = []
+    try:
+        cores = available_cores()
+        work = partial(_write, folder=folder, side=side, seed=seed, limits=limits)
+        for film in map_ordered(work, jobs, workers=cores, ahead=4 * cores):
+            made.append(film)
+            listener.advance(1)
+    finally:
+        listener.end()
+    return made
+
+
+def stressed(luma: Luma, *, side: int, random: np.random.Generator) -> bytes:
+    """One film (`uint8 [H, W]`) framed, covered and stored anew: the bytes of a JPEG file."""
+    framed = _frame(luma, random)
+    height, width = framed.shape
+    scale = side / min(height, width)
+    size = max(side, round(width * scale)), max(side, round(height * scale))
+    resized = Image.fromarray(framed).resize(size, Image.Resampling.BILINEAR)
+    stream = BytesIO()
+    Image.fromarray(_cover_corners(np.array(resized), random)).save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()
+
+
+def _common_side(films: Sequence[Film]) -> int:
+    """The tenth percentile of the shorter sides, within bounds: few films must be enlarged."""
+    sides = [min(film.width, film.height) for film in films]
+    return int(np.clip(np.percentile(sides, 10), _LEAST, _MOST))
+
+
+def _frame(luma: Luma, random: np.random.Generator) -> Luma:
+    """A random rectangle that keeps most of the film."""
+    height, width = luma.shape
+    rows, columns = (max(16, round(length * random.uniform(*_FRAME))) for length in (height, width))
+    top, left = int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))
+    return luma[top : top + rows, left : left + columns]
+
+
+def _cover_corners(luma: Luma, random: np.random.Generator) -> Luma:
+    """Blur what is in the corners away, then draw a marker in one of them or in none."""
+    height, width = luma.shape
+    tall, wide = round(height * _CORNER), round(width * _CORNER)
+    rows, columns = (slice(0, tall), slice(height - tall, height)), (slice(0, wide), slice(width - wide, width))
+    corners = [(row, column) for row in rows for column in columns]
+    for corner in corners:
+        patch = luma[corner]
+        dim = np.minimum(patch, np.percentile(patch, 60)).astype(np.uint8)
+        luma[corner] = np.asarray(Image.fromarray(dim).filter(ImageFilter.GaussianBlur(min(tall, wide) / 6)))
+    marked = int(random.integers(len(corners) + 1))
+    if marked < len(corners):
+        _mark(luma[corners[marked]], random)
+    return luma
+
+
+def _mark(corner: Luma, random: np.random.Generator) -> None:
+    """A bright letter L, a third of the corner high, at a random place in it."""
+    height, width = corner.shape
+    tall = max(6, height // 3)
+    thick = max(2, tall // 5)
+    top, left = int(random.integers(max(1, height - tall))), int(random.integers(max(1, width - tall)))
+    corner[top : top + tall, left : left + thick] = 240
+    corner[top + tall - thick : top + tall, left : left + tall * 2 // 3] = 240
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names as JPEG files; one that two films would share keeps its own suffix before the new one."""
+    wished = [str(PurePosixPath(name).with_suffix(".jpeg")) for name in names]
+    used = Counter(name.lower() for name in wished)
+    return [wish if used[wish.lower()] == 1 else f"{name}.jpeg" for name, wish in zip(names, wished, strict=True)]
+
+
+def _write(job: tuple[Film, str], *, folder: Path, side: int, seed: int, limits: Limits) -> Film:
+    film, name = job
+    digest = hashlib.sha256(f"{seed}:{film.path}:{film.file_sha256}".encode()).digest()
+    random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    data = stressed(read_luma((folder / film.path).read_bytes(), limits=limits), side=side, random=random)
+    (folder / name).write_bytes(data)
+    luma = read_luma(data, limits=limits)
+    return replace(
+        film,
+        path=name,
+        split=STRESS,
+        file_sha256=hashlib.sha256(data).hexdigest(),
+        luma_sha256=luma_sha256(luma),
+        phash=perceptual_hash(luma),
+        width=luma.shape[1],
+        height=luma.shape[0],
+        bytes=len(data),
+        mode="L",
+    )

@@ -1,0 +1,178 @@
+"""A real HTTP server on this machine that serves bytes well, or as badly as it is told."""
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+from typing_extensions import override
+
+PIECE = 16_384
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content` under `/BEHAVIOUR`, and remembers what was asked for."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = content
+        self.asked: list[tuple[str, str | None]] = []
+        self.times: Counter[str] = Counter()
+        self.sent = 0
+
+    def url(self, behaviour: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{behaviour}"
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error of ours."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    @override
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        behaviour = urlsplit(self.path).path.strip("/")
+        self.server.asked.append((behaviour, self.headers.get("Range")))
+        self.server.times[behaviour] += 1
+        getattr(self, behaviour.replace("-", "_"), self.missing)(self.server.times[behaviour])
+
+    def good(self, _: int) -> None:
+        self.send_range()
+
+    def missing(self, _: int) -> None:
+        self.plain(404)
+
+    def redirect(self, _: int) -> None:
+        self.plain(302, {"Location": "/good"})
+
+    def circle(self, _: int) -> None:
+        self.plain(302, {"Location": "/circle"})
+
+    def busy_twice(self, time_asked: int) -> None:
+        self.plain(503, {"Retry-After": "0"}) if time_asked <= 2 else self.send_range()
+
+    def always_busy(self, _: int) -> None:
+        self.plain(503)
+
+    def breaks(self, time_asked: int) -> None:
+        """Sends a third of the file and closes, again and again."""
+        self.send_range(stop_after=len(self.server.content) // 3 + time_asked)
+
+    def breaks_at_once(self, _: int) -> None:
+        self.send_range(stop_after=0)
+
+    def no_ranges(self, _: int) -> None:
+        self.send_whole(self.server.content)
+
+    def no_ranges_breaks_once(self, time_asked: int) -> None:
+        half = len(self.server.content) // 2
+        self.send_whole(self.server.content, stop_after=half if time_asked == 1 else None)
+
+    def wrong_range(self, _: int) -> None:
+        """Says, and sends, another part than was asked for."""
+        if self.headers.get("Range") is None:
+            self.send_range(stop_after=1000)
+        else:
+            self.plain(206, {"Content-Range": self.said(5, len(self.server.content))}, self.server.content[5:])
+
+    def stalls_once(self, time_asked: int) -> None:
+        self.send_range(stop_after=2000, stall=2.0) if time_asked == 1 else self.send_range()
+
+    def announces_more(self, _: int) -> None:
+        self.send_whole(self.server.content, announced=len(self.server.content) + 7)
+
+    def announces_less(self, _: int) -> None:
+        self.send_whole(self.server.content, announced=len(self.server.content) - 7)
+
+    def corrupt(self, _: int) -> None:
+        self.send_range(self.damaged())
+
+    def corrupt_once(self, time_asked: int) -> None:
+        self.send_range(self.damaged() if time_asked <= 3 else self.server.content)
+
+    def no_length(self, _: int) -> None:
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(self.server.content)
+
+    def slow(self, _: int) -> None:
+        self.send_range(pause=0.004)
+
+    def damaged(self) -> bytes:
+        middle = len(self.server.content) // 2
+        content = bytearray(self.server.content)
+        content[middle] ^= 0xFF
+        return bytes(content)
+
+    def plain(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def send_whole(self, content: bytes, *, announced: int | None = None, stop_after: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content) if announced is None else announced))
+        self.end_headers()
+        self.wfile.write(content[:stop_after])
+        self.close_connection = True
+
+    def send_range(
+        self, content: bytes | None = None, *, stop_after: int | None = None, stall: float = 0.0, pause: float = 0.0
+    ) -> None:
+        content = self.server.content if content is None else content
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked is None:
+            start, stop = 0, len(content)
+            self.send_response(200)
+        else:
+            start, stop = int(asked[1]), min(len(content), int(asked[2] or len(content)) + 1)
+            if start >= len(content):
+                self.plain(416, {"Content-Range": f"bytes */{len(content)}"})
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", self.said(start, stop))
+        self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        body = content[start:stop][:stop_after]
+        for place in range(0, len(body), PIECE):
+            self.wfile.write(body[place : place + PIECE])
+            self.server.sent += PIECE
+            time.sleep(pause)
+        if stop_after is not None:
+            self.wfile.flush()
+            time.sleep(stall)
+            self.close_connection = True
+
+    def said(self, start: int, stop: int) -> str:
+        return f"bytes {start}-{stop - 1}/{len(self.server.content)}"
+
+
+@contextmanager
+def serving(content: bytes) -> Iterator[Server]:
+    """A server that runs until the block ends."""
+    server = Server(content)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

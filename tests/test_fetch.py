@@ -1,0 +1,372 @@
+"""Fetching, against a real server that misbehaves in every way servers do."""
+
+import hashlib
+import io
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from local_server import Server, serving
+from pneumoscope.archive import fetch, open_source
+from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
+from pneumoscope.archive.published import PUBLISHED
+from pneumoscope.archive.remote import Patience
+from pneumoscope.dataset import PrepareConfig, prepare
+from pneumoscope.errors import ArchiveError, UsageError
+from pneumoscope.progress import Listener
+from samples import as_version3, make_zip, small_films
+
+CONTENT = random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+QUICK = Patience(timeout=0.5, attempts=4, first_attempts=3, first_wait=0.01, longest_wait=0.05)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(CONTENT) as running:
+        yield running
+
+
+def get(server: Server, behaviour: str, path: Path, *, size: int | None = len(CONTENT), sha256: str = SHA256) -> bool:
+    return fetch_file(Wanted(url=server.url(behaviour), sha256=sha256, size=size), path, patience=QUICK)
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    ["good", "redirect", "busy-twice", "breaks", "no-ranges", "no-ranges-breaks-once", "stalls-once", "no-length"],
+)
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+def test_a_bad_server_still_gives_the_right_file(
+    server: Server, behaviour: str, size: int | None, tmp_path: Path
+) -> None:
+    assert get(server, behaviour, tmp_path / "a.zip", size=size)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert left(tmp_path) == {"a.zip"}
+
+
+def test_a_broken_connection_goes_on_by_range(server: Server, tmp_path: Path) -> None:
+    get(server, "breaks", tmp_path / "a.zip")
+    third = len(CONTENT) // 3
+    assert [held for _, held in server.asked] == [None, f"bytes={third + 1}-", f"bytes={2 * third + 3}-"]
+
+
+def test_a_kept_part_is_continued_and_a_foreign_one_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:1234])
+    get(server, "good", tmp_path / "a.zip")
+    (tmp_path / "b.zip.part").write_bytes(b"x" * 1234)
+    get(server, "good", tmp_path / "b.zip")
+    (tmp_path / "c.zip.part").write_bytes(CONTENT + b"too long")
+    get(server, "good", tmp_path / "c.zip")
+    (tmp_path / "d.zip.part").write_bytes(CONTENT)
+    get(server, "good", tmp_path / "d.zip", size=None)
+    assert [held for _, held in server.asked] == ["bytes=1234-", "bytes=1234-", None, None, "bytes=300000-"]
+    assert all((tmp_path / f"{name}.zip").read_bytes() == CONTENT for name in "abcd")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ("missing", "it answers 404 Not Found; check the address"),
+        ("circle", "redirects in a circle"),
+        ("announces-more", "offers 300,007 bytes, expected 300,000: it is another file"),
+        ("announces-less", "offers 299,993 bytes, expected 300,000: it is another file"),
+        ("corrupt", "sent another file: its SHA-256 is"),
+    ],
+)
+def test_what_asking_again_cannot_mend_fails_at_once_and_keeps_nothing(
+    server: Server, behaviour: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ArchiveError, match=said):
+        get(server, behaviour, tmp_path / "a.zip")
+    assert server.times[behaviour] == (21 if behaviour == "circle" else 1)
+    kept = left(tmp_path) - {"a.zip.part"}
+    assert not kept
+    assert not (tmp_path / "a.zip.part").exists() or (tmp_path / "a.zip.part").stat().st_size == 0
+
+
+@pytest.mark.parametrize("behaviour", ["announces-more", "announces-less"])
+def test_a_lie_about_an_unknown_size_never_gives_a_wrong_file(server: Server, behaviour: str, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError):
+        get(server, behaviour, tmp_path / "a.zip", size=None)
+    assert not (tmp_path / "a.zip").exists()
+
+
+@pytest.mark.parametrize(("behaviour", "times"), [("always-busy", 3), ("breaks-at-once", 3), ("wrong-range", 5)])
+def test_a_hopeless_server_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="run the same command again to go on"):
+        get(server, behaviour, tmp_path / "a.zip")
+    assert server.times[behaviour] <= times
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_no_server_and_no_address(tmp_path: Path) -> None:
+    with serving(b"") as gone:
+        url = gone.url("good")
+    with pytest.raises(ArchiveError, match=r"cannot be fetched .*refused"):
+        fetch_file(Wanted(url=url, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
+    for address in ("ftp://example.org/a.zip", "nonsense", "http://"):
+        with pytest.raises(UsageError, match="not an address"):
+            fetch_file(Wanted(url=address, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
+
+
+def test_what_is_there_already_is_verified_and_never_overwritten(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(CONTENT)
+    assert not get(server, "good", path)
+    assert not server.asked
+    path.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="exists and is not the file asked for"):
+        get(server, "good", path)
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_full_disk_is_noticed_before_anything_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=50_100_000))
+    with pytest.raises(ArchiveError, match=r"has 50 MB free; 50 MB are needed\. Make room"):
+        get(server, "good", tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip.part").stat().st_size
+
+
+def test_proxies_come_from_the_environment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url("").rstrip("/"))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    wanted = Wanted(url="http://archive.invalid/good", sha256=SHA256, size=None)
+    assert fetch_file(wanted, tmp_path / "a.zip", patience=QUICK)
+    monkeypatch.setenv("HTTP_PROXY", "gopher://nowhere")
+    with pytest.raises(UsageError, match="the proxy that the environment names"):
+        fetch_file(wanted, tmp_path / "b.zip", patience=QUICK)
+
+
+def test_progress_counts_every_byte_once(server: Server, tmp_path: Path) -> None:
+    class Ear(Listener):
+        def __init__(self) -> None:
+            self.counted: dict[str, int] = {}
+            self.task = ""
+
+        def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
+            assert (total, unit) == (len(CONTENT), "B")
+            self.task = task
+            self.counted[task] = done
+
+        def advance(self, count: int) -> None:
+            self.counted[self.task] += count
+
+    for behaviour in ("breaks", "no-ranges-breaks-once"):
+        ear = Ear()
+        wanted = Wanted(url=server.url(behaviour), sha256=SHA256, size=len(CONTENT))
+        fetch_file(wanted, tmp_path / f"{behaviour}.zip", patience=QUICK, listener=ear)
+        assert ear.counted == {f"fetching {behaviour}.zip": len(CONTENT), "checking SHA-256": len(CONTENT)}
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def kill_when(progress: Callable[[], int], reached: int, *arguments: object) -> bool:
+    """Run the command and kill it when it has come so far; return whether it was killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pneumoscope", "data", "fetch", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        while process.poll() is None:
+            if progress() >= reached:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                return True
+            time.sleep(0.002)
+        assert process.stderr is not None
+        assert process.returncode == 0, process.stderr.read()
+        return False
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_twenty_kills_at_random_points_never_cost_the_right_hash(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    content = draw.randbytes(2_000_000)
+    digest = hashlib.sha256(content).hexdigest()
+    kills = 0
+    with serving(content) as running:
+        for trial in range(5):
+            out = tmp_path / str(trial)
+            part = out / "ChestXRay2017.zip.part"
+            command = ("--version", 2, "--out", out, "--url", running.url("slow"), "--sha256", digest, "--quiet")
+            for reached in sorted(draw.randrange(1, len(content) * 9 // 10) for _ in range(4)):
+                kills += kill_when(partial(size_of, part), reached, *command)
+                assert not (out / "ChestXRay2017.zip").exists()
+            assert not kill_when(lambda: 0, 1, *command)
+            assert hashlib.sha256((out / "ChestXRay2017.zip").read_bytes()).hexdigest() == digest
+            assert left(out) == {"ChestXRay2017.zip"}
+        assert kills == 20
+        assert sum(held is not None for _, held in running.asked) >= 15, "it went on, and did not begin anew"
+
+
+def test_two_fetches_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:
+    with fetch._locked(tmp_path / "a.zip.part"), pytest.raises(UsageError, match="another fetch"):
+        get(server, "good", tmp_path / "a.zip")
+
+
+@pytest.fixture(scope="module")
+def version3_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of version 3's shape: chest films between much that is not ours."""
+    draw = random.Random(2)
+    eyes = {f"CellData/OCT/train/CNV/CNV-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
+    more = {f"CellData/OCT/test/DRUSEN/DRUSEN-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
+    junk = {"__MACOSX/CellData/chest_xray/._x": b"junk", "CellData/chest_xray/.DS_Store": b"junk"}
+    return make_zip(
+        tmp_path_factory.mktemp("three") / "ZhangLabData.zip", eyes | as_version3(small_films()) | junk | more
+    )
+
+
+def films(server: Server, behaviour: str, folder: Path, listener: Listener | None = None) -> int | None:
+    return fetch_films(PUBLISHED[3], folder, url=server.url(behaviour), patience=QUICK, listener=listener or Listener())
+
+
+@pytest.fixture
+def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_READ_AHEAD", 65_536)
+
+
+@pytest.mark.usefixtures("small_reads")
+@pytest.mark.parametrize("behaviour", ["good", "redirect", "busy-twice", "breaks", "corrupt-once"])
+def test_the_chest_films_alone_come_by_ranges(version3_zip: Path, behaviour: str, tmp_path: Path) -> None:
+    with serving(version3_zip.read_bytes()) as running:
+        if behaviour == "corrupt-once":  # the damaged byte lies in the middle, which must be a film
+            assert b"BACTERIA" in running.content[len(running.content) // 2 - 4000 :][:8000]
+        assert films(running, behaviour, tmp_path / "chest") == 36
+        if behaviour == "good":
+            asked = [held.partition("=")[2].split("-") for _, held in running.asked if held]
+            assert sum(int(stop) + 1 - int(start) for start, stop in asked) < len(running.content) / 3
+    with zipfile.ZipFile(version3_zip) as archive, open_source(tmp_path / "chest", max_bytes=10**7) as found:
+        assert len(found.members) == 36
+        assert all(member.read() == archive.read(member.name) for member in found.members)
+    summary = prepare([tmp_path / "chest"], tmp_path / "data", PrepareConfig(val_fraction=0.25))
+    assert (summary.sources[0].films, summary.sources[0].refused) == (36, 0)
+
+
+@pytest.mark.usefixtures("small_reads")
+def test_films_that_are_there_are_not_fetched_again(version3_zip: Path, tmp_path: Path) -> None:
+    with serving(version3_zip.read_bytes()) as running:
+        films(running, "good", tmp_path / "one")
+        (tmp_path / "one").rename(tmp_path / "two.part")
+        some = sorted((tmp_path / "two.part").rglob("*.jpeg"))
+        some[0].unlink()
+        some[1].write_bytes(bytes(some[1].stat().st_size))
+        running.asked.clear()
+        films(running, "good", tmp_path / "two")
+        assert len(running.asked) <= 6
+        with zipfile.ZipFile(version3_zip) as archive:
+            for path in some[:2]:
+                name = path.relative_to(tmp_path / "two.part").as_posix()
+                assert (tmp_path / "two" / name).read_bytes() == archive.read(name)
+        running.asked.clear()
+        assert films(running, "good", tmp_path / "two") is None
+        assert not running.asked
+
+
+@pytest.mark.usefixtures("small_reads")
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ("no-ranges", "does not serve parts of a file; fetch the whole of it with --full"),
+        ("no-length", "does not say how large it is"),
+        ("corrupt", "arrived damaged .* 3 times; what came whole is kept"),
+        ("missing", "404"),
+    ],
+)
+def test_films_that_cannot_be_fetched_by_ranges(version3_zip: Path, behaviour: str, said: str, tmp_path: Path) -> None:
+    with serving(version3_zip.read_bytes()) as running, pytest.raises(ArchiveError, match=said):
+        films(running, behaviour, tmp_path / "chest")
+    assert not (tmp_path / "chest").exists()
+
+
+@pytest.mark.parametrize("kind", ["no zip", "other zip", "unsafe"])
+def test_remote_files_that_are_not_version_3(kind: str, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a/chest_xray/../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
+    content, said = {
+        "no zip": (CONTENT, "is not a readable ZIP archive"),
+        "other zip": (stream.getvalue(), "holds no folder chest_xray"),
+        "unsafe": (stream.getvalue(), "unsafe path"),
+    }[kind]
+    with serving(content) as running, pytest.raises(ArchiveError, match=said):
+        films(running, "good", tmp_path / "chest")
+    assert not (tmp_path / "x.jpeg").exists()
+
+
+def test_kills_of_a_version_3_fetch_are_outlived(version3_zip: Path, tmp_path: Path) -> None:
+    draw, kills = random.Random(3), 0
+    with serving(version3_zip.read_bytes()) as running:
+        command = ("--version", 3, "--out", tmp_path, "--url", running.url("slow"), "--quiet")
+        for _ in range(5):
+            reached = running.sent + draw.randrange(1, len(running.content) // 3)
+            kills += kill_when(lambda: running.sent, reached, *command)
+        kill_when(lambda: 0, 1, *command)
+    assert kills >= 3
+    assert left(tmp_path) == {"ZhangLabData-chest"}
+    with zipfile.ZipFile(version3_zip) as archive:
+        names = [
+            name for name in archive.namelist() if "chest_xray" in name and "/._" not in name and ".DS" not in name
+        ]
+        assert len(names) == 36
+        assert all((tmp_path / "ZhangLabData-chest" / name).read_bytes() == archive.read(name) for name in names)
+
+
+def test_the_published_archives_are_the_documented_ones() -> None:
+    assert {each.version: each.file for each in PUBLISHED.values()} == {2: "ChestXRay2017.zip", 3: "ZhangLabData.zip"}
+    for each in PUBLISHED.values():
+        assert each.url.startswith("https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/")
+        assert len(each.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--version", "4"), 2, "Input should be less than or equal to 3"),
+        (("--version", "2", "--full"), 2, "--full is for version 3"),
+        (("--version", "2", "--sha256", "abc"), 2, "64 hexadecimal digits"),
+        (("--version", "3", "--sha256", "0" * 64), 2, "needs --full"),
+        (("--version", "2", "--url", "nonsense"), 2, "not an address"),
+    ],
+)
+def test_wrong_usage_of_the_command(
+    command: Callable[..., SimpleNamespace], arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+) -> None:
+    done = command("data", "fetch", *arguments, "--out", tmp_path / "out")
+    assert done.code == code
+    assert said in " ".join(done.err.replace("│", " ").split())
+    assert "Traceback" not in done.err
+
+
+def test_the_command_tells_what_comes_next(
+    command: Callable[..., SimpleNamespace], server: Server, tmp_path: Path
+) -> None:
+    arguments = ("data", "fetch", "--version", 2, "--out", tmp_path, "--url", server.url("good"), "--sha256", SHA256)
+    done = command(*arguments)
+    assert (done.code, done.out) == (0, "")
+    assert "fetching ChestXRay2017.zip: 300.0 kB in" in done.err
+    assert f"next: pneumoscope data prepare {tmp_path / 'ChestXRay2017.zip'} --out DATASET" in done.err
+    assert "already there" in command(*arguments).err
+    failed = command(*arguments[:-1], "0" * 64)
+    assert failed.code == 2
+    assert "exists and is not the file asked for" in failed.err
