@@ -63,7 +63,7 @@ _DAMAGE = (
 # PNG specification, third edition: channels by colour type (11.2.1), and the seven interlacing passes (8.1).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION = 258, 262, 274
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _EXIF_IFD = 258, 262, 274, 34665
 _WHITE_IS_ZERO = 0
 
 
@@ -81,12 +81,23 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What an image's header says. `width` and `height` are as stored, before orientation."""
+    """What an image's header says.
+
+    `width` and `height` are as stored, before orientation; `orientation` is the EXIF or TIFF tag, 1 to
+    8, 1 is upright. `bits` are of one sample. `quantiser` is the mean of a JPEG's luma quantisation
+    table (ITU-T T.81 section B.2.4.1), None for other formats.
+    """
 
     format: str
     mode: str
     width: int
     height: int
+    bits: int
+    orientation: int
+    exif: bool
+    icc: bool
+    progressive: bool
+    quantiser: float | None
 
 
 def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
@@ -112,7 +123,19 @@ def describe(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> ImageFacts:
         ImageError: not an accepted image, or over a limit.
     """
     with _open(data, limits) as image:
-        return ImageFacts(format=image.format or "", mode=image.mode, width=image.width, height=image.height)
+        quantisers = image.quantization.get(0) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+        return ImageFacts(
+            format=image.format or "",
+            mode=image.mode,
+            width=image.width,
+            height=image.height,
+            bits=_bits(image, data),
+            orientation=_orientation(image),
+            exif=_has_exif(image),
+            icc="icc_profile" in image.info,
+            progressive="progressive" in image.info,
+            quantiser=sum(quantisers) / len(quantisers) if quantisers else None,
+        )
 
 
 def read_luma(data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS) -> Luma:
@@ -207,13 +230,28 @@ def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
         raise ImageError("16-bit colour is not accepted; save it as 16-bit grey or as 8 bit.")
 
 
+def _bits(image: ImageFile, data: bytes) -> int:
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return data[24]  # IHDR, PNG specification 11.2.2
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(_TIFF_BITS, (1,))))
+    return 8
+
+
+def _has_exif(image: ImageFile) -> bool:
+    """Whether there is an EXIF block; a TIFF's own tags are none."""
+    try:
+        tags = image.getexif()
+    except _DAMAGE:
+        return "exif" in image.info
+    return _EXIF_IFD in tags if isinstance(image, TiffImagePlugin.TiffImageFile) else len(tags) > 0
+
+
 def _is_deep_colour(image: ImageFile, data: bytes) -> bool:
     if isinstance(image, PngImagePlugin.PngImageFile):
-        depth, colour_type = data[24], data[25]  # IHDR, PNG specification 11.2.2
-        return depth == 16 and colour_type != 0
+        return _bits(image, data) == 16 and data[25] != 0  # the colour type: not grey
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(_TIFF_BITS, (1,))
-        return len(bits) > 1 and max(bits) > 8
+        return len(image.tag_v2.get(_TIFF_BITS, (1,))) > 1 and _bits(image, data) > 8
     return False
 
 

@@ -5,6 +5,7 @@ floats `[N, C]` whose rows sum to 1; a confusion matrix is `int64 [C, C]`, rows 
 prediction. Definitions agree with scikit-learn's where that has them.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -138,6 +139,47 @@ def group_accuracy(confusion: Counts, members: list[int]) -> float:
     inside = np.isin(np.arange(len(confusion)), members)
     right = confusion[np.ix_(inside, inside)].sum() + confusion[np.ix_(~inside, ~inside)].sum()
     return _ratio(right, confusion.sum())
+
+
+def bootstrap_intervals(
+    statistics: Callable[[Indices], Sequence[float]],
+    groups: Sequence[str],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[tuple[float, float]]:
+    """Percentile intervals by resampling whole groups: films of one patient are not independent.
+
+    The cluster bootstrap (Field and Welsh 2007; Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        statistics: figures of the films with these indices `[M]`, which may repeat. Undefined is NaN.
+        groups: the patient of each film.
+        draws: how many resamplings.
+        seed: the same seed gives the same intervals.
+        level: the share of the resamplings that an interval covers.
+
+    Returns:
+        The lower and upper end for every figure; NaN if no resampling defined it.
+
+    >>> bootstrap_intervals(lambda at: [float(np.mean(at))], ["a", "a", "b"], draws=200)
+    [(0.5, 2.0)]
+    """
+    _, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    random = np.random.default_rng(seed)
+    drawn = [
+        statistics(np.concatenate([members[group] for group in random.integers(len(members), size=len(members))]))
+        for _ in range(draws)
+    ]
+    outside = 50 * (1 - level)
+    intervals = []
+    for values in np.asarray(drawn, np.float64).T:
+        defined = values[~np.isnan(values)]
+        ends = np.percentile(defined, (outside, 100 - outside)) if len(defined) else (np.nan, np.nan)
+        intervals.append((float(ends[0]), float(ends[1])))
+    return intervals
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """`pneumoscope data …`: make data sets."""
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,22 @@ from pneumoscope.errors import UsageError
 app = typer.Typer(
     help="Make data sets from archives, folders and phantoms.", no_args_is_help=True, rich_markup_mode=None
 )
+
+
+class Form(StrEnum):
+    """What a command prints."""
+
+    table = "table"
+    json = "json"
+
+
+class FailOn(StrEnum):
+    """From which severity on a finding is a failure."""
+
+    error = "error"
+    warning = "warning"
+    never = "never"
+
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies at --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no talk.")]
@@ -108,7 +125,8 @@ def prepare_command(
     """
     from pydantic import ValidationError
 
-    from pneumoscope.cli.show import make_listener, show_prepared
+    from pneumoscope.cli.show import make_listener
+    from pneumoscope.cli.show_data import show_prepared
     from pneumoscope.contract import first_problem
     from pneumoscope.dataset import PrepareConfig, prepare
 
@@ -133,6 +151,48 @@ def prepare_command(
     if not quiet:
         typer.echo(f"data set in {out}; next: pneumoscope train --data {out} --out RUN", err=True)
     if summary.refused:
+        raise typer.Exit(1)
+
+
+@app.command("audit")
+def audit_command(
+    subject: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET", exists=True, help="A prepared data set; or an archive or folder as published."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="A folder to make, with audit.json and audit.html.")] = None,
+    *,
+    form: Annotated[Form, typer.Option("--format", help="What is printed.")] = Form.table,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Exit with 1 if there is a finding of this severity or a graver one.")
+    ] = FailOn.never,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what the data give away: leaks, duplicates, odd files, shortcuts, shifts between splits.
+
+    Every file is read, also those in the split folders that the manifest does not name. An error is
+    a film or a patient in several splits, a film under two labels, or a file that is missing, damaged
+    or changed; a warning is what misleads a model or its validation.
+    """
+    from pneumoscope.audit import PAGE_FILE, SEVERITIES, audit
+    from pneumoscope.cli.show import make_listener
+    from pneumoscope.cli.show_data import show_audit
+
+    found = audit(subject, out, overwrite=overwrite, listener=make_listener(quiet=quiet))
+    if form is Form.json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        show_audit(found)
+    if not quiet:
+        typer.echo(
+            f"pictures and all names: {out / PAGE_FILE}" if out else "pass --out DIR for audit.json and audit.html",
+            err=True,
+        )
+    worst = found.worst()
+    if fail_on is not FailOn.never and worst and SEVERITIES.index(worst) <= SEVERITIES.index(fail_on.value):
         raise typer.Exit(1)
 
 

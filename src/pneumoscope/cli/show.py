@@ -25,11 +25,8 @@ from typing_extensions import override
 from pneumoscope.progress import Listener
 
 if TYPE_CHECKING:
-    from pneumoscope.dataset import PrepareSummary
-    from pneumoscope.dataset.manifest import RefusedFile
     from pneumoscope.engine import Prediction
 
-_MOST_REFUSED, _FEW = 50, 5
 _BYTES = "B"  # the unit that is shown as kB, MB, GB
 
 
@@ -126,69 +123,9 @@ class BarListener(LineListener):
 
 
 def _amount(count: float, unit: str) -> str:
-    return decimal(int(count)) if unit == _BYTES else f"{count:,.0f} {unit}"
-
-
-def show_prepared(summary: "PrepareSummary") -> None:
-    """Films and patients by split and class; what each source gave; what was refused, by name."""
-    table = Table("split", *map(escape, summary.classes), "films", title="films (patients)")
-    for split, row in summary.counts.items():
-        cells = [f"{films:,} ({patients:,})" for films, patients in row.values()]
-        table.add_row(split, *cells, f"{sum(films for films, _ in row.values()):,}")
-    _stdout().print(table)
-    for source in summary.sources:
-        told = f"{source.name}: {source.films:,} films read"
-        for count, what in (
-            (source.matched, "of them films of an earlier source"),
-            (source.copies, "repeated copies dropped"),
-            (source.junk, "junk entries dropped"),
-            (source.other_files, "other files ignored"),
-            (source.refused, "refused"),
-        ):
-            told += f", {count:,} {what}" if count else ""
-        if len(summary.sources) > 1:
-            told += f"; {source.films - source.matched - source.copies:,} added"
-        _line(told)
-        if not source.patients_named:
-            _line(
-                "  patients are not named in this source: each film counts as its own patient. "
-                "If some share a patient, name them with --patient-pattern."
-            )
-    _line(f"{sum(source.films for source in summary.sources) / summary.seconds:,.0f} images/s")
-    _show_likeness(summary)
-    _show_refused(summary.refused)
-
-
-def _show_likeness(summary: "PrepareSummary") -> None:
-    extra = sum(len(group.films) - 1 for group in summary.duplicates)
-    if extra:
-        _line(
-            f"{len(summary.duplicates):,} groups of films with equal pixels ({extra:,} extra films); "
-            "each group is in one split"
-        )
-    merged = sum(pair.merged for pair in summary.near_duplicates)
-    if merged:
-        _line(f"{merged:,} nearly identical films of different sources were taken as one")
-    if unmerged := len(summary.near_duplicates) - merged:
-        _line(f"{unmerged:,} pairs of nearly identical films")
-    if summary.duplicates or summary.near_duplicates:
-        _line("  (all are listed in dataset.json)")
-
-
-def _show_refused(refused: "tuple[RefusedFile, ...]") -> None:
-    """Every refused file by name; of many with the same reason the first few and their number."""
-    if not refused:
-        return
-    _line(f"{len(refused):,} refused (all are listed in dataset.json):")
-    by_reason: dict[str, list[RefusedFile]] = {}
-    for each in refused:
-        by_reason.setdefault(each.reason, []).append(each)
-    for reason, files in by_reason.items():
-        shown = files if len(files) <= _MOST_REFUSED else files[:_FEW]
-        for each in shown:
-            _line(f"  {each.source}:{each.name}: {reason}")
-        if len(shown) < len(files):
-            _line(f"  and {len(files) - len(shown):,} more: {reason}")
+    if unit == _BYTES:
+        return decimal(int(count))
+    return f"{count:,.0f} {unit}" if count >= 10 or count == int(count) else f"{count:.1f} {unit}"
 
 
 def show_report(report: dict[str, Any]) -> None:
@@ -204,11 +141,11 @@ def show_report(report: dict[str, Any]) -> None:
     confusion = Table("true class", *(escape(f"called {label}") for label in report["classes"]))
     for label, counts in zip(report["classes"], report["confusion"], strict=True):
         confusion.add_row(escape(label), *map(str, counts))
-    console = _stdout()
+    console = stdout()
     console.print(table)
     console.print(per_class)
     console.print(confusion)
-    _line(report["intended_use"])
+    print_line(report["intended_use"])
 
 
 def show_predictions(predictions: Iterable["Prediction"], form: str) -> Iterator["Prediction"]:
@@ -272,9 +209,11 @@ def _number(figure: dict[str, float | None]) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def _line(text: str) -> None:
-    _stdout().print(text, markup=False, highlight=False, soft_wrap=True)
+def print_line(text: str) -> None:
+    """One line as it is, not wrapped."""
+    stdout().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _stdout() -> Console:
+def stdout() -> Console:
+    """Where documents and tables go."""
     return Console(highlight=False)

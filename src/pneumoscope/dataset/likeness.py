@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -34,6 +33,8 @@ def perceptual_hash(luma: Luma) -> str:
     The film (`uint8 [H, W]`) is squashed to 64×64 first, so the hash does not see its size. It changes
     in few bits when a film is re-encoded or resized.
     """
+    import imagehash  # with scipy; evaluation and prediction do without
+
     small = Image.fromarray(to_input(luma, _RULE)[0])
     bits = imagehash.phash(small, hash_size=_SIDE, highfreq_factor=_OVERSAMPLING).hash
     return np.packbits(bits).tobytes().hex()

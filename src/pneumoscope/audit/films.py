@@ -1,0 +1,216 @@
+"""Reading what is to be audited: every file there is, whatever a manifest says of it."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pneumoscope.archive import Listing, Member, open_source
+from pneumoscope.audit.features import RULE, Measures, brightness, measure, sharpness
+from pneumoscope.dataset import SPLITS, Dataset, Film, load_dataset
+from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS, Naming, version2, version3
+from pneumoscope.dataset.likeness import perceptual_hash
+from pneumoscope.dataset.manifest import MANIFEST_FILE, SOURCE_SEPARATOR, STRESS, RefusedFile
+from pneumoscope.dataset.sources import list_films
+from pneumoscope.errors import ArchiveError, ImageError
+from pneumoscope.imaging import SUFFIXES, ImageFacts, Limits, Luma, describe, luma_sha256, read_luma, to_input
+from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.progress import Listener
+
+#: The split of films in a source without parts.
+UNSPLIT = "all"
+#: Version 2's `personN` without the class: a rule that is often used, and joins different children.
+NAIVE = "version 2 numbers without the class"
+_AHEAD = 4  # films in flight for each core
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What is said of a file before it is read: by the manifest, or by its name and folder.
+
+    `patients` are its patients by each rule that gives one; `file_sha256` is None if nobody says.
+    """
+
+    name: str
+    label: str
+    split: str
+    patients: dict[str, str]
+    file_sha256: str | None
+    member: Member
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A film that was read. Sizes are in pixels as stored; `size` is of the file, in bytes."""
+
+    claim: Claim
+    facts: ImageFacts
+    size: int
+    file_sha256: str
+    pixels: str
+    phash: str
+    brightness: float
+    sharpness: float
+    measures: Measures
+    small: Luma | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A file that is no usable film, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is audited. `unlisted` are files in the split folders that the manifest does not name.
+
+    `groups` are classes reported together; `fingerprint` is a prepared data set's, else empty.
+    """
+
+    name: str
+    fingerprint: str
+    groups: dict[str, tuple[str, ...]]
+    claims: list[Claim]
+    unlisted: list[str]
+    refused: list[RefusedFile]
+    limits: Limits
+
+
+@contextmanager
+def open_subject(path: Path) -> Iterator[Subject]:
+    """Open a prepared data set, or else an archive or folder of class folders as it was published.
+
+    Raises:
+        ArchiveError, DatasetError: it is neither.
+    """
+    if path.is_dir() and (path / MANIFEST_FILE).exists():
+        yield _prepared(load_dataset(path))
+        return
+    limits = Limits()
+    with open_source(path, max_bytes=limits.max_bytes) as listing:
+        yield _raw(path, listing, limits)
+
+
+def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[Examined | Unreadable]:
+    """Read every film once, in order; `small`, the film at 224×224, is for the taker to use and drop."""
+    cores = available_cores()
+    listener.begin("reading films", len(claims), "images")
+    try:
+        for result in map_ordered(partial(_examine, limits=limits), claims, workers=cores, ahead=_AHEAD * cores):
+            yield result
+            listener.advance(1)
+    finally:
+        listener.end()
+
+
+def _prepared(dataset: Dataset) -> Subject:
+    claims = [_listed(dataset, film) for film in dataset.films]
+    named = {film.path for film in dataset.films}
+    unlisted = []
+    for split in (*SPLITS, STRESS):
+        for path in sorted((dataset.root / split).rglob("*")):
+            name = path.relative_to(dataset.root).as_posix()
+            if name not in named and path.suffix.lower() in SUFFIXES and path.is_file():
+                unlisted.append(name)
+                claims.append(_unlisted(name, split, Member(name=name, read=path.read_bytes)))
+    return Subject(
+        name=dataset.root.resolve().name,
+        fingerprint=dataset.fingerprint,
+        groups=dataset.groups,
+        claims=claims,
+        unlisted=unlisted,
+        refused=[],
+        limits=dataset.limits,
+    )
+
+
+def _listed(dataset: Dataset, film: Film) -> Claim:
+    patients = {"the manifest": film.patient}
+    for source in film.source.split(SOURCE_SEPARATOR):
+        patients |= _by_name(source)
+    path = dataset.root / film.path
+    return Claim(
+        name=film.path,
+        label=film.label,
+        split=film.split,
+        patients=patients,
+        file_sha256=film.file_sha256,
+        member=Member(name=film.path, read=path.read_bytes),
+    )
+
+
+def _unlisted(name: str, split: str, member: Member) -> Claim:
+    return Claim(
+        name=name,
+        label=Path(name).parts[1] if len(Path(name).parts) > 2 else "",
+        split=split,
+        patients=_by_name(name),
+        file_sha256=None,
+        member=member,
+    )
+
+
+def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
+    name = path.resolve().name
+    films = list_films(listing, name)
+    parts = any(each.part for each in films.candidates)
+    claims = [
+        Claim(
+            name=each.member.name,
+            label=each.label,
+            split=(each.part or "train") if parts else UNSPLIT,
+            patients=_by_name(each.member.name) if each.naming is not Naming.NONE else {},
+            file_sha256=None,
+            member=each.member,
+        )
+        for each in films.candidates
+    ]
+    labels = {claim.label for claim in claims}
+    return Subject(
+        name=name,
+        fingerprint="",
+        groups={group: members for group, members in KERMANY_GROUPS.items() if labels == set(KERMANY_CLASSES)},
+        claims=claims,
+        unlisted=[],
+        refused=films.refused,
+        limits=limits,
+    )
+
+
+def _by_name(name: str) -> dict[str, str]:
+    """A film's patient by each published naming that its name follows."""
+    stem = Path(name).stem
+    rules = {"version 2 names": version2(stem), "version 3 names": version3(stem)}
+    patients = {rule: found.patient for rule, found in rules.items() if found is not None and found.patient is not None}
+    if "version 2 names" in patients:
+        patients[NAIVE] = patients["version 2 names"].partition("/")[2]
+    return patients
+
+
+def _examine(claim: Claim, *, limits: Limits) -> Examined | Unreadable:
+    try:
+        data = claim.member.read()
+        facts = describe(data, limits=limits)
+        luma = read_luma(data, limits=limits)
+    except (ImageError, ArchiveError) as failure:
+        return Unreadable(name=claim.name, reason=str(failure))
+    except OSError as failure:
+        return Unreadable(name=claim.name, reason=f"cannot be read ({failure.strerror})")
+    small = to_input(luma, RULE)[0]
+    return Examined(
+        claim=claim,
+        facts=facts,
+        size=len(data),
+        file_sha256=hashlib.sha256(data).hexdigest(),
+        pixels=luma_sha256(luma),
+        phash=perceptual_hash(luma),
+        brightness=brightness(small),
+        sharpness=sharpness(small),
+        measures=measure(facts, len(data), small),
+        small=small,
+    )

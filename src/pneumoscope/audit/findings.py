@@ -1,0 +1,229 @@
+"""What the measurements mean, in sentences a reader without statistics understands, gravest first."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from pneumoscope.audit.document import SEVERITIES, Alike, Estimate, Finding, Odd, SharedPatient, Shift, Shortcut
+from pneumoscope.audit.features import FEATURES
+from pneumoscope.audit.films import NAIVE
+from pneumoscope.audit.shortcuts import CLASSES_TASK, TEST
+from pneumoscope.dataset.manifest import RefusedFile
+
+_TELLING = 0.10  # accuracy above chance, at the interval's lower end, from which a shortcut is worth a warning
+_FALLING = 0.05  # loss of accuracy from cross-validation to test that is worth a warning
+_SHIFTED = 0.65  # AUROC of train against test, at the lower end
+_LEAK = (
+    "What is trained on is also tested on: figures on these splits are too good, by an amount nobody knows. "
+    "Make the data set anew with `data prepare`."
+)
+
+
+def by_severity(findings: Iterator[Finding]) -> tuple[Finding, ...]:
+    """Errors, then warnings, then notes; in each the order in which they were found."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def of_leaks(
+    same: Sequence[Alike], near: Sequence[Alike], conflicts: Sequence[Alike], patients: Sequence[SharedPatient]
+) -> Iterator[Finding]:
+    """Duplicates, conflicting labels and patients across splits."""
+    shared: dict[str, list[SharedPatient]] = {}
+    for each in patients:
+        shared.setdefault(each.rule, []).append(each)
+    for rule, group in shared.items():
+        yield _shared_finding(rule, group)
+    if across := [each for each in same if each.crosses]:
+        yield Finding(
+            code="duplicate-crosses-splits",
+            severity="error",
+            title=f"{len(across):,} {_films(across)} with equal pixels in several splits",
+            meaning=_LEAK,
+            films=_names(across),
+        )
+    if across := [each for each in near if each.crosses]:
+        yield Finding(
+            code="near-duplicate-crosses-splits",
+            severity="error",
+            title=f"{len(across):,} {_films(across)} re-encoded or resized in another split",
+            meaning=_LEAK,
+            films=_names(across),
+        )
+    if conflicts:
+        yield Finding(
+            code="conflicting-labels",
+            severity="error",
+            title=f"{len(conflicts):,} {_films(conflicts)} under several labels",
+            meaning="The same pixels cannot be two diagnoses: at least one label of each is wrong.",
+            films=_names(conflicts),
+        )
+    if within := [each for each in same if not each.crosses]:
+        extra = sum(len(each.films) - 1 for each in within)
+        yield Finding(
+            code="duplicates",
+            severity="note",
+            title=f"{len(within):,} {_films(within)} several times in one split ({extra:,} extra files)",
+            meaning="They count more than once in every figure. `data prepare --drop-duplicates` keeps one of each.",
+            films=_names(within),
+        )
+    if within := [each for each in near if not each.crosses]:
+        yield Finding(
+            code="near-duplicates",
+            severity="note",
+            title=f"{len(within):,} {'pair' if len(within) == 1 else 'pairs'} of nearly identical films in one split",
+            meaning="Re-encoded or resized copies of one film, or two shots that look the same.",
+            films=_names(within),
+        )
+
+
+def of_files(
+    unreadable: Sequence[Odd],
+    odd: Sequence[Odd],
+    changed: Sequence[str],
+    unlisted: Sequence[str],
+    refused: Sequence[RefusedFile],
+) -> Iterator[Finding]:
+    """Files that are missing, changed, foreign, unreadable or odd."""
+    if unreadable:
+        yield Finding(
+            code="unreadable",
+            severity="error",
+            title=f"{len(unreadable):,} files that cannot be read as films",
+            meaning="They are missing or damaged; training and evaluation would stop at them.",
+            films=tuple(each.film for each in unreadable),
+        )
+    if changed:
+        yield Finding(
+            code="changed-files",
+            severity="error",
+            title=f"{len(changed):,} files that are not those the manifest names",
+            meaning="Somebody changed the folder after it was prepared: figures made on it cannot be repeated.",
+            films=tuple(changed),
+        )
+    if unlisted:
+        yield Finding(
+            code="unlisted-files",
+            severity="warning",
+            title=f"{len(unlisted):,} images in the split folders that the manifest does not name",
+            meaning="Whoever reads the folders, as torchvision's ImageFolder does, trains or tests on them.",
+            films=tuple(unlisted),
+        )
+    if refused:
+        yield Finding(
+            code="not-taken",
+            severity="warning",
+            title=f"{len(refused):,} files of the source that are not taken",
+            meaning="; ".join(f"{count:,}: {reason}" for reason, count in _most(each.reason for each in refused)) + ".",
+            films=tuple(each.name for each in refused),
+        )
+    kinds = Counter(each.kind for each in odd)
+    for kind, count in kinds.items():
+        severity, meaning = _ODD[kind]
+        yield Finding(
+            code=f"odd-{kind.replace(' ', '-')}",
+            severity=severity,
+            title=f"{count:,} {'film' if count == 1 else 'films'}: {kind}",
+            meaning=meaning,
+            films=tuple(each.film for each in odd if each.kind == kind),
+        )
+
+
+def of_shortcuts(shortcuts: Sequence[Shortcut], shifts: Sequence[Shift]) -> Iterator[Finding]:
+    """What the class can be told from without a lung, and where test differs from train."""
+    tested = {(each.features, each.task): each for each in shortcuts if each.tested_on == TEST}
+    for each in shortcuts:
+        if each.tested_on == TEST:
+            continue
+        test = tested.get((each.features, each.task))
+        if each.accuracy.low - each.chance > _TELLING:
+            yield Finding(
+                code=f"shortcut-{each.features}-{each.task}",
+                severity="warning",
+                title=f"{_task(each)} can be told from {FEATURES[each.features]}",
+                meaning=_shortcut_meaning(each, test),
+                films=(),
+            )
+    for shift in shifts:
+        if shift.auroc.low > _SHIFTED:
+            yield Finding(
+                code=f"shift-{shift.features}-{shift.label}",
+                severity="warning",
+                title=f"{shift.label}: the test films differ from the train films in {FEATURES[shift.features]}",
+                meaning=(
+                    f"Given one {shift.label} film of each part, the test film is recognised as such "
+                    f"{_percent(shift.auroc.value)} of the time (50 % would be no difference): "
+                    "a model can do worse on test than validation promises, without having learnt anything wrong."
+                ),
+                films=(),
+            )
+
+
+_ODD = {
+    "turned by its tag": ("note", "Software that ignores the EXIF orientation sees them lying or upside down."),
+    "bit depth": ("note", "More than 8 bits are scaled by each film's own range; programs that cut them misread them."),
+    "tiny": ("note", "They hold less detail than a network's input; enlarging adds none."),
+    "huge": ("note", "They cost time and memory to read, and may be stitched or scanned differently."),
+    "aspect": ("warning", "Very long or very high: perhaps not one frontal chest film. Look at them."),
+    "mostly blank": (
+        "warning",
+        "Little of the picture is film: a wrong crop, a cover or a blank exposure. Look at them.",
+    ),
+    "turned": ("warning", "They fit the mean film of this set only when turned. Look at them."),
+    "inverted": ("warning", "They fit the mean film of this set only as negatives (MONOCHROME1?). Look at them."),
+}
+
+
+def _shared_finding(rule: str, group: Sequence[SharedPatient]) -> Finding:
+    films = tuple(name for each in group for name in each.films)
+    if rule == NAIVE:
+        return Finding(
+            code="number-crosses-splits",
+            severity="note",
+            title=f"{len(group):,} numbers in several splits by {rule}",
+            meaning="Version 2 counts its patients anew for each class; the same number is not the same child.",
+            films=films,
+        )
+    return Finding(
+        code="patient-crosses-splits",
+        severity="error",
+        title=f"{len(group):,} {'patient' if len(group) == 1 else 'patients'} in several splits by {rule}",
+        meaning=_LEAK,
+        films=films,
+    )
+
+
+def _shortcut_meaning(each: Shortcut, test: Shortcut | None) -> str:
+    said = (
+        f"Right for {_interval(each.accuracy)} of films of unseen patients, without any detail of a lung; "
+        f"always naming the most frequent is right for {_percent(each.chance)}. "
+        "A network that reaches this need not have learnt any medicine."
+    )
+    if test is None:
+        return said
+    said += f" On the test part: {_interval(test.accuracy)}."
+    if each.accuracy.value - test.accuracy.value > _FALLING:
+        said += " Validation rewards this shortcut, and the test part does not: prefer the stress split for choosing."
+    return said
+
+
+def _task(each: Shortcut) -> str:
+    return "the class" if each.task == CLASSES_TASK else f"{each.task} or not"
+
+
+def _interval(figure: Estimate) -> str:
+    return f"{_percent(figure.value)} ({_percent(figure.low)} to {_percent(figure.high)})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _films(groups: Sequence[Alike]) -> str:
+    return "film" if len(groups) == 1 else "films"
+
+
+def _names(groups: Sequence[Alike]) -> tuple[str, ...]:
+    return tuple(name for each in groups for name in each.films)
+
+
+def _most(reasons: Iterator[str], most: int = 3) -> list[tuple[str, int]]:
+    return Counter(reasons).most_common(most)

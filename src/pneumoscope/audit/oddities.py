@@ -1,0 +1,79 @@
+"""Films unlike the others: stored oddly, turned, inverted, mostly blank, tiny or huge."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.audit.document import Odd
+from pneumoscope.audit.films import Examined
+from pneumoscope.metrics import Floats
+
+_TINY, _HUGE = 200, 5000
+_ASPECT = 2.2
+_BLANK = 0.7
+_LEAST_FILMS = 30  # below, a mean film means little
+_TURNED_BY, _TURNED_TO, _INVERTED = 0.35, 0.55, -0.35
+_TURNS = {1: "a quarter turn to the left", 2: "upside down", 3: "a quarter turn to the right"}
+
+
+def oddities(films: Sequence[Examined]) -> list[Odd]:
+    """What is odd about each film, by its header, its pixels, and beside the mean film of all."""
+    found = [odd for film in films for odd in _alone(film)]
+    if len(films) >= _LEAST_FILMS:
+        thumbs = np.stack([film.measures.thumb for film in films])
+        for film, what in zip(films, _beside_the_mean(thumbs), strict=True):
+            if what is not None:
+                found.append(Odd(film=film.claim.name, kind=what[0], what=what[1]))
+    return found
+
+
+def _alone(film: Examined) -> Iterator[Odd]:
+    facts, name = film.facts, film.claim.name
+    if facts.orientation != 1:
+        yield Odd(film=name, kind="turned by its tag", what=f"EXIF orientation {facts.orientation}; it is read upright")
+    if facts.bits not in (1, 8):
+        yield Odd(film=name, kind="bit depth", what=f"{facts.bits} bits a sample")
+    if min(facts.width, facts.height) < _TINY:
+        yield Odd(film=name, kind="tiny", what=f"{facts.width}×{facts.height} pixels")
+    if max(facts.width, facts.height) > _HUGE:
+        yield Odd(film=name, kind="huge", what=f"{facts.width}×{facts.height} pixels")
+    if not 1 / _ASPECT < facts.width / facts.height < _ASPECT:
+        yield Odd(film=name, kind="aspect", what=f"{facts.width}×{facts.height} pixels")
+    share = _flattest_share(film.measures.thumb)
+    if share > _BLANK:
+        yield Odd(film=name, kind="mostly blank", what=f"{share:.0%} of it is of one brightness")
+
+
+def _flattest_share(thumb: NDArray[np.uint8]) -> float:
+    """The largest share of a thumbnail's pixels within a band of 8 grey levels."""
+    histogram = np.bincount(thumb.ravel(), minlength=256)
+    return float(np.convolve(histogram, np.ones(8, np.int64), "valid").max() / thumb.size)
+
+
+def _beside_the_mean(thumbs: NDArray[np.uint8]) -> list[tuple[str, str] | None]:
+    """Which films (`uint8 [N, 16, 16]`) fit the mean film only when turned or inverted."""
+    flat = _standardised(thumbs)
+    typical = np.median(flat, axis=0)
+    typical = (typical - typical.mean()) / (np.linalg.norm(typical - typical.mean()) or 1.0)
+    upright = flat @ typical
+    side = thumbs.shape[1]
+    turned = np.stack([flat @ np.rot90(typical.reshape(side, side), turn).ravel() for turn in range(4)], axis=1)
+    best = turned[:, 1:].argmax(axis=1) + 1
+    said: list[tuple[str, str] | None] = []
+    for at, fit in enumerate(upright):
+        if turned[at, best[at]] > _TURNED_TO and turned[at, best[at]] - fit > _TURNED_BY:
+            said.append(("turned", f"looks like {_TURNS[int(best[at])]}"))
+        elif fit < _INVERTED:
+            said.append(("inverted", "looks like a negative: dark where the others are bright"))
+        else:
+            said.append(None)
+    return said
+
+
+def _standardised(thumbs: NDArray[np.uint8]) -> Floats:
+    """Rows of zero mean and unit length."""
+    flat = thumbs.reshape(len(thumbs), -1).astype(np.float64)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+    return flat

@@ -1,0 +1,101 @@
+"""The audit as one self-contained page: no script, no request, pictures inside."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from io import BytesIO
+from itertools import groupby
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from pneumoscope.archive import Member
+from pneumoscope.audit.document import Audit, Odd, Shares, Shortcut, Spread
+from pneumoscope.audit.features import FEATURES
+from pneumoscope.audit.shortcuts import CLASSES_TASK
+from pneumoscope.contract import InputRule
+from pneumoscope.errors import ArchiveError, ImageError
+from pneumoscope.imaging import Limits, Luma, load_input
+
+_SIDE = 160
+_MOST_GROUPS, _MOST_ODD, _MOST_NAMES = 24, 48, 400
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the page's pictures come from: films by name, and mean films by split and class."""
+
+    members: Mapping[str, Member]
+    means: Mapping[tuple[str, str], Luma]
+    limits: Limits
+
+    def film(self, name: str) -> str | None:
+        """A small picture of a film as a data URI, or None if it cannot be read."""
+        try:
+            return _data_uri(load_input(self.members[name].read(), InputRule.squash(_SIDE), limits=self.limits)[0])
+        except (ImageError, ArchiveError, OSError, KeyError):
+            return None
+
+    def mean(self, split: str, label: str) -> str:
+        """The mean film of a cell as a data URI."""
+        return _data_uri(self.means[split, label])
+
+
+def draw_page(audit: Audit, pictures: Pictures) -> str:
+    """The page as HTML text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    crossing = [each for each in (*audit.identical, *audit.near) if each.crosses]
+    within = [each for each in (*audit.identical, *audit.near) if not each.crosses]
+    return template.render(
+        audit=audit,
+        pictures=pictures,
+        features=FEATURES,
+        tasks=_tasks(audit),
+        alike=[
+            ("In several splits", crossing[:_MOST_GROUPS], len(crossing)),
+            ("Within one split", within[:_MOST_GROUPS], len(within)),
+        ],
+        odd=_odd(audit.odd),
+        most_names=_MOST_NAMES,
+        cells=list(pictures.means),
+        spreads=[(name, list(rows)) for name, rows in groupby(audit.spreads, key=lambda row: row.quantity)],
+        shares=[(name, list(rows)) for name, rows in groupby(audit.shares, key=lambda row: row.quantity)],
+        span=_span,
+        ordered=_ordered,
+    )
+
+
+def _tasks(audit: Audit) -> list[tuple[str, list[Shortcut]]]:
+    """Baselines by task, with a title."""
+    names = dict.fromkeys(each.task for each in audit.shortcuts)
+    told = {CLASSES_TASK: f"All {len(audit.classes)} classes"}
+    return [
+        (told.get(name, f"{name.capitalize()} or not"), [each for each in audit.shortcuts if each.task == name])
+        for name in names
+    ]
+
+
+def _odd(odd: Sequence[Odd]) -> list[tuple[str, list[Odd], int]]:
+    """Odd films by kind, the first few of each."""
+    kinds = dict.fromkeys(each.kind for each in odd)
+    groups = [(kind, [each for each in odd if each.kind == kind]) for kind in kinds]
+    return [(kind, rows[: max(4, _MOST_ODD // len(groups))], len(rows)) for kind, rows in groups]
+
+
+def _span(rows: Sequence[Spread]) -> tuple[float, float]:
+    """The range that a table's bars are drawn in."""
+    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    return low, (high - low) or 1.0
+
+
+def _ordered(rows: Sequence[Shares]) -> list[str]:
+    """Every value that occurs in any row."""
+    return list(dict.fromkeys(value for row in rows for value in row.shares))
+
+
+def _data_uri(luma: Luma) -> str:
+    stream = BytesIO()
+    Image.fromarray(luma).save(stream, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -1,0 +1,127 @@
+"""One audit: read every film once, measure, and say what it means."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pneumoscope import __version__
+from pneumoscope.audit import distributions, findings
+from pneumoscope.audit.document import Audit, Finding, Odd
+from pneumoscope.audit.features import SIDE
+from pneumoscope.audit.films import NAIVE, Examined, Subject, Unreadable, examine, open_subject
+from pneumoscope.audit.leaks import alike, group_films, identical, nearly_identical, shared_patients
+from pneumoscope.audit.oddities import oddities
+from pneumoscope.audit.page import Pictures, draw_page
+from pneumoscope.audit.shortcuts import make_pool, measure_shortcuts
+from pneumoscope.contract import DISCLAIMER
+from pneumoscope.dataset.likeness import NEAR_DISTANCE
+from pneumoscope.errors import DatasetError
+from pneumoscope.files import whole_directory, write_text
+from pneumoscope.imaging import Luma
+from pneumoscope.metrics import Floats
+from pneumoscope.progress import SILENT, Listener
+
+AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """All that reading gave. `means` are the mean films, `uint8 [224, 224]`, by split and class."""
+
+    films: list[Examined]
+    unreadable: list[Odd]
+    means: dict[tuple[str, str], Luma]
+
+
+def audit(path: Path, out: Path | None = None, *, overwrite: bool = False, listener: Listener = SILENT) -> Audit:
+    """Audit a prepared data set, or an archive or folder as published.
+
+    Args:
+        path: the data set, ZIP archive or folder.
+        out: a folder to make, with `audit.json` and `audit.html`.
+        overwrite: replace an earlier audit at `out`.
+        listener: hears of progress.
+
+    Raises:
+        ArchiveError, DatasetError, UsageError: nothing can be audited, or `out` exists.
+    """
+    if out is None:
+        return _audit(path, None, listener)
+    with whole_directory(out, overwrite=overwrite, holding=AUDIT_FILE) as folder:
+        return _audit(path, folder, listener)
+
+
+def _audit(path: Path, folder: Path | None, listener: Listener) -> Audit:
+    started = time.monotonic()
+    with open_subject(path) as subject:
+        read = _read(subject, listener)
+        if not read.films:
+            raise DatasetError(f"{path} holds no readable film; give a data set, an archive or class folders.")
+        document = _document(subject, read, started, listener)
+        if folder is not None:
+            members = {claim.name: claim.member for claim in subject.claims}
+            write_text(folder / AUDIT_FILE, document.model_dump_json(indent=2) + "\n")
+            write_text(folder / PAGE_FILE, draw_page(document, Pictures(members, read.means, subject.limits)))
+    return document
+
+
+def _read(subject: Subject, listener: Listener) -> _Read:
+    films: list[Examined] = []
+    unreadable: list[Odd] = []
+    sums = defaultdict[tuple[str, str], Floats](lambda: np.zeros((SIDE, SIDE)))
+    for each in examine(subject.claims, subject.limits, listener):
+        if isinstance(each, Unreadable):
+            unreadable.append(Odd(film=each.name, kind="unreadable", what=each.reason))
+            continue
+        assert each.small is not None
+        sums[each.claim.split, each.claim.label] += each.small
+        films.append(replace(each, small=None))
+    counts = {(split, label): len(cell) for split, label, cell in distributions.by_split_and_class(films)}
+    means = {cell: np.rint(sums[cell] / count).astype(np.uint8) for cell, count in counts.items()}
+    return _Read(films=films, unreadable=unreadable, means=means)
+
+
+def _document(subject: Subject, read: _Read, started: float, listener: Listener) -> Audit:
+    films = read.films
+    patients_of = group_films(films, NAIVE)
+    classes = tuple(sorted({film.claim.label for film in films}))
+    groups = {name: members for name, members in subject.groups.items() if set(members) < set(classes)}
+    same, near = [alike(group) for group in identical(films)], nearly_identical(films)
+    conflicts = [each for each in same if len(set(each.labels)) > 1]
+    patients, odd = shared_patients(films), oddities(films)
+    changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.file_sha256)]
+    shortcuts, shifts, missing = measure_shortcuts(make_pool(films, patients_of, classes, groups), listener)
+
+    def found() -> Iterator[Finding]:
+        yield from findings.of_leaks(same, near, conflicts, patients)
+        yield from findings.of_files(read.unreadable, odd, changed, subject.unlisted, subject.refused)
+        yield from findings.of_shortcuts(shortcuts, shifts)
+
+    return Audit(
+        schema_version=1,
+        subject=subject.name,
+        fingerprint=subject.fingerprint,
+        films=len(films),
+        classes=classes,
+        groups=groups,
+        findings=findings.by_severity(found()),
+        counts=tuple(distributions.counts(films, patients_of)),
+        identical=tuple(same),
+        near=tuple(near),
+        near_distance=NEAR_DISTANCE,
+        conflicts=tuple(conflicts),
+        patients=tuple(patients),
+        odd=(*read.unreadable, *odd),
+        spreads=tuple(distributions.spreads(films)),
+        shares=tuple(distributions.shares(films)),
+        shortcuts=tuple(shortcuts),
+        shifts=tuple(shifts),
+        not_measured=tuple(missing),
+        disclaimer=DISCLAIMER,
+        version=__version__,
+        seconds=round(time.monotonic() - started, 1),
+    )

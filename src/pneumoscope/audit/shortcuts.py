@@ -1,0 +1,215 @@
+"""How much the data give away without any detail of the lungs.
+
+Gradient-boosted trees (scikit-learn's `HistGradientBoostingClassifier`) on features that hold no
+diagnosis. What they reach is a floor: a network of that accuracy need not have seen a lung.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import StratifiedGroupKFold
+
+from pneumoscope import metrics
+from pneumoscope.audit.document import Estimate, Shift, Shortcut
+from pneumoscope.audit.features import FEATURES
+from pneumoscope.audit.films import Examined
+from pneumoscope.dataset.manifest import STRESS
+from pneumoscope.progress import Listener
+
+TEST = "test"
+CLASSES_TASK = "classes"
+_FOLDS = 5
+_ROUNDS = 60
+_DRAWS = 1000
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Films to learn from. `groups` name their patients; `tested` says which are the test part."""
+
+    films: Sequence[Examined]
+    groups: Sequence[str]
+    classes: tuple[str, ...]
+    class_groups: dict[str, tuple[str, ...]]
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """Class indices, `int64 [N]`."""
+        return np.array([self.classes.index(film.claim.label) for film in self.films], np.int64)
+
+    @property
+    def tested(self) -> NDArray[np.bool_]:
+        """Which films are of the test part, `bool [N]`."""
+        return np.array([film.claim.split == TEST for film in self.films])
+
+    def inputs(self, features: str) -> NDArray[np.float32]:
+        """One feature set of every film, `float32 [N, D]`."""
+        return np.stack([film.measures.of(features) for film in self.films])
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Pool":
+        """The films where `chosen` (`bool [N]`) is true."""
+        at = np.flatnonzero(chosen).tolist()
+        return Pool(
+            films=[self.films[each] for each in at],
+            groups=[self.groups[each] for each in at],
+            classes=self.classes,
+            class_groups=self.class_groups,
+        )
+
+
+def make_pool(
+    films: Sequence[Examined], groups: Sequence[str], classes: tuple[str, ...], class_groups: dict[str, tuple[str, ...]]
+) -> Pool:
+    """All films but the stress split's, which are made of others."""
+    pool = Pool(films=films, groups=groups, classes=classes, class_groups=class_groups)
+    return pool.only(np.array([film.claim.split != STRESS for film in films], bool))
+
+
+def measure_shortcuts(pool: Pool, listener: Listener) -> tuple[list[Shortcut], list[Shift], list[str]]:
+    """Every feature set: in cross-validation, from train to test, and train against test per class.
+
+    Returns:
+        Baselines, shifts, and in words what could not be measured and why.
+    """
+    train = pool.only(~pool.tested)
+    test = pool.only(pool.tested)
+    folds = _folds(train)
+    baselines: list[Shortcut] = []
+    shifts: list[Shift] = []
+    missing: list[str] = []
+    if not folds:
+        missing.append("the shortcut baselines: a class has fewer than 2 patients outside the test part")
+    elif not test.films:
+        missing.append("train against test: there is no test part")
+    steps = len(FEATURES) * (2 + len(pool.classes))
+    listener.begin("measuring shortcuts", steps, "fits")
+    try:
+        for features in FEATURES if folds else ():
+            baselines += _cross_validated(train, features, folds)
+            listener.advance(1)
+            if test.films:
+                baselines += _tested(train, test, features)
+                shifts += _shifts(pool, features, listener)
+            listener.advance(1)
+    finally:
+        listener.end()
+    return baselines, shifts, missing
+
+
+def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcut]:
+    inputs, truth = train.inputs(features), train.truth
+    probabilities = _out_of_fold(inputs, truth, train.groups, folds, len(train.classes))
+    yield from _baselines(
+        train, probabilities, features, trained_on=f"train, {folds}-fold by patient", tested_on="held-out folds"
+    )
+
+
+def _tested(train: Pool, test: Pool, features: str) -> Iterator[Shortcut]:
+    trees = _trees().fit(train.inputs(features), train.truth)
+    probabilities = _spread(trees, test.inputs(features), len(train.classes))
+    yield from _baselines(test, probabilities, features, trained_on="train", tested_on=TEST)
+
+
+def _baselines(
+    pool: Pool, probabilities: NDArray[np.float64], features: str, *, trained_on: str, tested_on: str
+) -> Iterator[Shortcut]:
+    """The three-class task, then every group of classes against the rest."""
+    truth = pool.truth
+    tasks = {CLASSES_TASK: (truth, probabilities)}
+    for name, members in pool.class_groups.items():
+        inside = [pool.classes.index(member) for member in members]
+        share = probabilities[:, inside].sum(axis=1)
+        tasks[name] = np.isin(truth, inside).astype(np.int64), np.stack([1 - share, share], axis=1)
+    for name, (labels, scores) in tasks.items():
+        accuracy, auroc = _estimates(labels, scores, pool.groups)
+        yield Shortcut(
+            features=features,
+            task=name,
+            trained_on=trained_on,
+            tested_on=tested_on,
+            n=len(labels),
+            accuracy=accuracy,
+            chance=round(float(np.bincount(labels).max() / len(labels)), 4),
+            auroc=auroc,
+        )
+
+
+def _shifts(pool: Pool, features: str, listener: Listener) -> Iterator[Shift]:
+    """Per class: how well a classifier tells its train films from its test films."""
+    for index, label in enumerate(pool.classes):
+        films = pool.only(pool.truth == index)
+        tested = films.tested.astype(np.int64)
+        folds = _fold_count(tested, films.groups)
+        listener.advance(1)
+        if folds:
+            scores = _out_of_fold(films.inputs(features), tested, films.groups, folds, 2)
+            yield Shift(
+                label=label,
+                features=features,
+                n_train=int((tested == 0).sum()),
+                n_test=int(tested.sum()),
+                auroc=_estimates(tested, scores, films.groups)[1],
+            )
+
+
+def _estimates(
+    truth: NDArray[np.int64], probabilities: NDArray[np.float64], groups: Sequence[str]
+) -> tuple[Estimate, Estimate]:
+    """Accuracy and one-versus-rest AUROC, each with its interval."""
+    right = probabilities.argmax(axis=1) == truth
+    # Two classes have one curve, whichever is called positive.
+    shown = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+
+    def figures(at: metrics.Indices) -> tuple[float, float]:
+        areas = [metrics.auroc(truth[at] == index, probabilities[at, index]) for index in shown]
+        return float(right[at].mean()), float(np.mean(areas))
+
+    values = figures(np.arange(len(truth)))
+    intervals = metrics.bootstrap_intervals(figures, groups, draws=_DRAWS, seed=_SEED)
+    accuracy, auroc = (
+        Estimate(value=round(value, 4), low=round(low, 4), high=round(high, 4))
+        for value, (low, high) in zip(values, intervals, strict=True)
+    )
+    return accuracy, auroc
+
+
+def _out_of_fold(
+    inputs: NDArray[np.float32], truth: NDArray[np.int64], groups: Sequence[str], folds: int, classes: int
+) -> NDArray[np.float64]:
+    """Probabilities `[N, C]` of each film by trees that have seen none of its patient's films."""
+    probabilities = np.zeros((len(truth), classes))
+    cut = StratifiedGroupKFold(folds, shuffle=True, random_state=_SEED)
+    for train, held_out in cut.split(inputs, truth, list(groups)):
+        trees = _trees().fit(inputs[train], truth[train])
+        probabilities[held_out] = _spread(trees, inputs[held_out], classes)
+    return probabilities
+
+
+def _trees() -> HistGradientBoostingClassifier:
+    return HistGradientBoostingClassifier(
+        learning_rate=0.15, max_iter=_ROUNDS, early_stopping=False, random_state=_SEED
+    )
+
+
+def _spread(trees: HistGradientBoostingClassifier, inputs: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
+    """Probabilities `[N, C]`, also of classes that these trees have not seen."""
+    probabilities = np.zeros((len(inputs), classes))
+    probabilities[:, trees.classes_] = trees.predict_proba(inputs)
+    return probabilities
+
+
+def _folds(train: Pool) -> int:
+    return _fold_count(train.truth, train.groups) if len(train.classes) > 1 else 0
+
+
+def _fold_count(truth: NDArray[np.int64], groups: Sequence[str]) -> int:
+    """As many folds as every class has patients, at most five; 0 if that is fewer than two."""
+    patients = [
+        len({group for group, label in zip(groups, truth, strict=True) if label == wanted}) for wanted in set(truth)
+    ]
+    least = min(patients, default=0)
+    return min(_FOLDS, least) if least >= 2 and len(patients) > 1 else 0

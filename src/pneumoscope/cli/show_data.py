@@ -1,0 +1,131 @@
+"""What the `data` commands print of their work."""
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from pneumoscope.cli.show import print_line, stdout
+
+if TYPE_CHECKING:
+    from pneumoscope.audit.document import Audit, Estimate, Finding
+    from pneumoscope.dataset import PrepareSummary
+    from pneumoscope.dataset.manifest import RefusedFile
+
+_MOST_REFUSED, _FEW = 50, 5
+_MOST_NAMES = 40
+
+
+def show_prepared(summary: "PrepareSummary") -> None:
+    """Films and patients by split and class; what each source gave; what was refused, by name."""
+    table = Table("split", *map(escape, summary.classes), "films", title="films (patients)")
+    for split, row in summary.counts.items():
+        cells = [f"{films:,} ({patients:,})" for films, patients in row.values()]
+        table.add_row(split, *cells, f"{sum(films for films, _ in row.values()):,}")
+    stdout().print(table)
+    for source in summary.sources:
+        told = f"{source.name}: {source.films:,} films read"
+        for count, what in (
+            (source.matched, "of them films of an earlier source"),
+            (source.copies, "repeated copies dropped"),
+            (source.junk, "junk entries dropped"),
+            (source.other_files, "other files ignored"),
+            (source.refused, "refused"),
+        ):
+            told += f", {count:,} {what}" if count else ""
+        if len(summary.sources) > 1:
+            told += f"; {source.films - source.matched - source.copies:,} added"
+        print_line(told)
+        if not source.patients_named:
+            print_line(
+                "  patients are not named in this source: each film counts as its own patient. "
+                "If some share a patient, name them with --patient-pattern."
+            )
+    print_line(f"{sum(source.films for source in summary.sources) / summary.seconds:,.0f} images/s")
+    _show_likeness(summary)
+    _show_refused(summary.refused)
+
+
+def _show_likeness(summary: "PrepareSummary") -> None:
+    extra = sum(len(group.films) - 1 for group in summary.duplicates)
+    if extra:
+        print_line(
+            f"{len(summary.duplicates):,} groups of films with equal pixels ({extra:,} extra films); "
+            "each group is in one split"
+        )
+    merged = sum(pair.merged for pair in summary.near_duplicates)
+    if merged:
+        print_line(f"{merged:,} nearly identical films of different sources were taken as one")
+    if unmerged := len(summary.near_duplicates) - merged:
+        print_line(f"{unmerged:,} pairs of nearly identical films")
+    if summary.duplicates or summary.near_duplicates:
+        print_line("  (all are listed in dataset.json)")
+
+
+def _show_refused(refused: "tuple[RefusedFile, ...]") -> None:
+    """Every refused file by name; of many with the same reason the first few and their number."""
+    if not refused:
+        return
+    print_line(f"{len(refused):,} refused (all are listed in dataset.json):")
+    by_reason: dict[str, list[RefusedFile]] = {}
+    for each in refused:
+        by_reason.setdefault(each.reason, []).append(each)
+    for reason, files in by_reason.items():
+        shown = files if len(files) <= _MOST_REFUSED else files[:_FEW]
+        for each in shown:
+            print_line(f"  {each.source}:{each.name}: {reason}")
+        if len(shown) < len(files):
+            print_line(f"  and {len(files) - len(shown):,} more: {reason}")
+
+
+def show_audit(audit: "Audit") -> None:
+    """Counts, baselines and shifts as tables, then the findings with names."""
+    console = stdout()
+    console.print(_counts_table(audit))
+    if audit.shortcuts:
+        console.print(_shortcuts_table(audit))
+    if audit.shifts:
+        console.print(_shifts_table(audit))
+    for finding in audit.findings:
+        _show_finding(finding)
+    if not audit.findings:
+        print_line("no findings")
+    for what in audit.not_measured:
+        print_line(f"not measured: {what}")
+    print_line(audit.disclaimer)
+
+
+def _counts_table(audit: "Audit") -> Table:
+    table = Table("split", *map(escape, audit.classes), title=f"{audit.films:,} films (patients)")
+    cells = {(row.split, row.label): f"{row.films:,} ({row.patients:,})" for row in audit.counts}
+    for split in dict.fromkeys(row.split for row in audit.counts):
+        table.add_row(split, *(cells.get((split, label), "-") for label in audit.classes))
+    return table
+
+
+def _shortcuts_table(audit: "Audit") -> Table:
+    table = Table("seen", "task", "tested on", "right (95 %)", "chance", title="told without any detail of a lung")
+    for row in audit.shortcuts:
+        table.add_row(row.features, escape(row.task), row.tested_on, _interval(row.accuracy), f"{row.chance:.3f}")
+    return table
+
+
+def _shifts_table(audit: "Audit") -> Table:
+    table = Table("seen", *map(escape, audit.classes), title="train against test: AUROC (95 %), 0.5 is no shift")
+    areas = {(row.features, row.label): _interval(row.auroc) for row in audit.shifts}
+    for features in dict.fromkeys(row.features for row in audit.shifts):
+        table.add_row(features, *(areas.get((features, label), "-") for label in audit.classes))
+    return table
+
+
+def _show_finding(finding: "Finding") -> None:
+    print_line(f"{finding.severity}: {finding.title}. {finding.meaning}")
+    most = _FEW if finding.severity == "note" else _MOST_NAMES
+    for name in finding.films[:most]:
+        print_line(f"    {name}")
+    if len(finding.films) > most:
+        print_line(f"    and {len(finding.films) - most:,} more")
+
+
+def _interval(figure: "Estimate") -> str:
+    return f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})"
