@@ -73,3 +73,43 @@ def test_indices_out_of_range_are_refused() -> None:
 def test_softmax_ignores_a_common_shift(shift: float) -> None:
     logits = np.array([[1.0, 2.0, -3.0]])
     np.testing.assert_allclose(metrics.softmax(logits + shift), metrics.softmax(logits), atol=1e-9)
+
+
+@given(seed=SEEDS)
+@settings(deadline=None)
+def test_weighted_aurocs_are_those_of_repeated_films(seed: int) -> None:
+    truth, probabilities = sample(seed, 2)
+    weights = np.random.default_rng(seed).integers(0, 4, (3, len(truth)))
+    found = metrics.weighted_aurocs(truth == 1, probabilities[:, 1], weights)
+    for row, area in zip(weights, found, strict=True):
+        at = np.repeat(np.arange(len(truth)), row)
+        np.testing.assert_allclose(area, metrics.auroc(truth[at] == 1, probabilities[at, 1]), equal_nan=True)
+
+
+def test_bootstrap_draws_whole_groups_and_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = ["a", "a", "b", "c", "c", "c"]
+    drawn = np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=1)))
+    assert drawn.shape == (50, 6)
+    assert (drawn[:, 0] == drawn[:, 1]).all()
+    assert (drawn[:, 3] == drawn[:, 5]).all()
+    assert (drawn[:, 0] + drawn[:, 2] + drawn[:, 3] == 3).all()
+    monkeypatch.setattr(metrics, "_CELLS", 60)  # a few draws at a time are the same draws
+    assert np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=1))))
+    assert not np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=2))))
+
+
+def test_a_bootstrap_interval_of_a_mean_is_about_that_of_its_formula() -> None:
+    right = np.random.default_rng(0).random(400) < 0.8
+    groups = [str(number) for number in range(400)]
+    drawn = np.concatenate([w @ right / w.sum(axis=1) for w in metrics.bootstrap_weights(groups, draws=2000)])
+    low, high = metrics.percentile_interval(drawn)
+    half = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert abs(low - (right.mean() - half)) < 0.006
+    assert abs(high - (right.mean() + half)) < 0.006
+    pairs = [str(number // 2) for number in range(800)]  # every film twice: the interval must not shrink
+    drawn = np.concatenate([w @ np.repeat(right, 2) / w.sum(axis=1) for w in metrics.bootstrap_weights(pairs)])
+    assert abs(metrics.percentile_interval(drawn)[0] - low) < 0.008
+
+
+def test_an_interval_of_nothing_is_nan() -> None:
+    assert all(math.isnan(end) for end in metrics.percentile_interval(np.array([math.nan])))

@@ -5,7 +5,7 @@ floats `[N, C]` whose rows sum to 1; a confusion matrix is `int64 [C, C]`, rows 
 prediction. Definitions agree with scikit-learn's where that has them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Indices: TypeAlias = NDArray[np.integer[Any]]
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Counts: TypeAlias = NDArray[np.int64]
+
+_CELLS = 2_000_000  # of an array of resamplings
 
 
 def confusion_matrix(truth: Indices, predicted: Indices, classes: int) -> Counts:
@@ -141,45 +143,54 @@ def group_accuracy(confusion: Counts, members: list[int]) -> float:
     return _ratio(right, confusion.sum())
 
 
-def bootstrap_intervals(
-    statistics: Callable[[Indices], Sequence[float]],
-    groups: Sequence[str],
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> list[tuple[float, float]]:
-    """Percentile intervals by resampling whole groups: films of one patient are not independent.
+def weighted_aurocs(positive: NDArray[np.bool_], scores: Floats, weights: Counts) -> Floats:
+    """`auroc` for each row of `weights` (`[B, N]`, how often each film counts), `float [B]`.
 
-    The cluster bootstrap (Field and Welsh 2007; Efron and Tibshirani 1993, chapter 13).
+    >>> weights = np.array([[1, 1, 1], [1, 2, 0]])
+    >>> weighted_aurocs(np.array([False, True, True]), np.array([0.2, 0.2, 0.9]), weights).tolist()
+    [0.75, 0.5]
+    """
+    order = np.argsort(scores, kind="stable")
+    ties = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    inside = positive[order]
+    ordered = weights[:, order].astype(np.float64)
+    positives = np.add.reduceat(ordered * inside, ties, axis=1)
+    negatives = np.add.reduceat(ordered * ~inside, ties, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    areas = np.full(len(weights), np.nan)
+    np.divide((positives * (below + negatives / 2)).sum(axis=1), pairs, out=areas, where=pairs > 0)
+    return areas
 
-    Args:
-        statistics: figures of the films with these indices `[M]`, which may repeat. Undefined is NaN.
-        groups: the patient of each film.
-        draws: how many resamplings.
-        seed: the same seed gives the same intervals.
-        level: the share of the resamplings that an interval covers.
 
-    Returns:
-        The lower and upper end for every figure; NaN if no resampling defined it.
+def bootstrap_weights(groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Iterator[Counts]:
+    """Resample whole groups, for films of one patient are not independent: how often each film counts.
 
-    >>> bootstrap_intervals(lambda at: [float(np.mean(at))], ["a", "a", "b"], draws=200)
-    [(0.5, 2.0)]
+    The cluster bootstrap (Field and Welsh 2007). The same seed gives the same resamplings.
+
+    Yields:
+        `int64 [B, N]`, a share of the `draws` at a time, so that memory stays flat.
     """
     _, inverse = np.unique(np.asarray(groups), return_inverse=True)
-    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    count = int(inverse.max()) + 1
     random = np.random.default_rng(seed)
-    drawn = [
-        statistics(np.concatenate([members[group] for group in random.integers(len(members), size=len(members))]))
-        for _ in range(draws)
-    ]
-    outside = 50 * (1 - level)
-    intervals = []
-    for values in np.asarray(drawn, np.float64).T:
-        defined = values[~np.isnan(values)]
-        ends = np.percentile(defined, (outside, 100 - outside)) if len(defined) else (np.nan, np.nan)
-        intervals.append((float(ends[0]), float(ends[1])))
-    return intervals
+    at_once = max(1, min(draws, _CELLS // len(inverse)))
+    for done in range(0, draws, at_once):
+        drawn = random.multinomial(count, np.full(count, 1 / count), size=min(at_once, draws - done))
+        yield drawn[:, inverse]
+
+
+def percentile_interval(values: Floats, *, level: float = 0.95) -> tuple[float, float]:
+    """The ends between which the middle `level` of the values lie; NaN are left out.
+
+    >>> percentile_interval(np.arange(101.0))
+    (2.5, 97.5)
+    """
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.percentile(defined, (50 - 50 * level, 50 + 50 * level))
+    return float(low), float(high)
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

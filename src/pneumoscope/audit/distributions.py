@@ -9,6 +9,8 @@ from pneumoscope.audit.document import Count, Shares, Spread
 from pneumoscope.audit.features import jpeg_quality
 from pneumoscope.audit.films import Examined
 
+PRESENT, ABSENT = "yes", "no"
+
 _QUANTITIES: dict[str, tuple[str, Callable[[Examined], float | None]]] = {
     "width": ("px", lambda film: film.facts.width),
     "height": ("px", lambda film: film.facts.height),
@@ -98,4 +100,4 @@ def shares(films: Sequence[Examined]) -> list[Shares]:
 
 
 def _yes(there: bool) -> str:  # noqa: FBT001  # the one thing it is about
-    return "yes" if there else "no"
+    return PRESENT if there else ABSENT

@@ -3,7 +3,19 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pneumoscope.audit.document import SEVERITIES, Alike, Estimate, Finding, Odd, SharedPatient, Shift, Shortcut
+from pneumoscope.audit.distributions import ABSENT, PRESENT
+from pneumoscope.audit.document import (
+    SEVERITIES,
+    Alike,
+    Estimate,
+    Finding,
+    Odd,
+    SharedPatient,
+    Shares,
+    Shift,
+    Shortcut,
+    Spread,
+)
 from pneumoscope.audit.features import FEATURES
 from pneumoscope.audit.films import NAIVE
 from pneumoscope.audit.shortcuts import CLASSES_TASK, TEST
@@ -11,10 +23,12 @@ from pneumoscope.dataset.manifest import RefusedFile
 
 _TELLING = 0.10  # accuracy above chance, at the interval's lower end, from which a shortcut is worth a warning
 _FALLING = 0.05  # loss of accuracy from cross-validation to test that is worth a warning
+_DIFFERENT_SHARE = 0.5  # of a class's files, against the class that has it least
+_OF_FILES = ("JPEG quality", "width", "height")
 _SHIFTED = 0.65  # AUROC of train against test, at the lower end
 _LEAK = (
     "What is trained on is also tested on: figures on these splits are too good, by an amount nobody knows. "
-    "Make the data set anew with `data prepare`."
+    "Make the data set anew with data prepare."
 )
 
 
@@ -62,7 +76,7 @@ def of_leaks(
             code="duplicates",
             severity="note",
             title=f"{len(within):,} {_films(within)} several times in one split ({extra:,} extra files)",
-            meaning="They count more than once in every figure. `data prepare --drop-duplicates` keeps one of each.",
+            meaning="They count more than once in every figure. data prepare --drop-duplicates keeps one of each.",
             films=_names(within),
         )
     if within := [each for each in near if not each.crosses]:
@@ -124,6 +138,35 @@ def of_files(
             title=f"{count:,} {'film' if count == 1 else 'films'}: {kind}",
             meaning=meaning,
             films=tuple(each.film for each in odd if each.kind == kind),
+        )
+
+
+def of_encoding(spreads: Sequence[Spread], shares: Sequence[Shares]) -> Iterator[Finding]:
+    """Properties of the files, not of the films, that differ between the classes of one split."""
+    told: dict[str, list[str]] = {}
+    for row in shares:
+        alone = [each for each in shares if (each.quantity, each.split) == (row.quantity, row.split)]
+        for value, share in row.shares.items():
+            least = min(alone, key=lambda each: each.shares.get(value, 0.0))
+            fewest = least.shares.get(value, 0.0)
+            if value != ABSENT and share - fewest > _DIFFERENT_SHARE:
+                name = row.quantity if value == PRESENT else f"{row.quantity} {value}"
+                told.setdefault(row.split, []).append(
+                    f"{name} in {_percent(share)} of {row.label} and {_percent(fewest)} of {least.label}"
+                )
+    for high in spreads:
+        for low in spreads:
+            comparable = (high.quantity, high.split) == (low.quantity, low.split) and high.quantity in _OF_FILES
+            if comparable and high.low > low.median and high.median > low.high:
+                medians = f"{_short(high.median)} in {high.label} and {_short(low.median)} in {low.label}"
+                told.setdefault(high.split, []).append(f"{high.quantity} about {medians}")
+    for split, facts in told.items():
+        yield Finding(
+            code=f"encoding-differs-{split}",
+            severity="warning",
+            title=f"{split}: the classes are stored differently",
+            meaning=f"{'; '.join(facts)}. The file, not the child, tells the class: re-encode before training.",
+            films=(),
         )
 
 
@@ -215,6 +258,10 @@ def _interval(figure: Estimate) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _films(groups: Sequence[Alike]) -> str:

@@ -16,7 +16,7 @@ from pneumoscope.audit.films import NAIVE, Examined, Subject, Unreadable, examin
 from pneumoscope.audit.leaks import alike, group_films, identical, nearly_identical, shared_patients
 from pneumoscope.audit.oddities import oddities
 from pneumoscope.audit.page import Pictures, draw_page
-from pneumoscope.audit.shortcuts import make_pool, measure_shortcuts
+from pneumoscope.audit.shortcuts import NOT_ASKED, make_pool, measure_shortcuts
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.dataset.likeness import NEAR_DISTANCE
 from pneumoscope.errors import DatasetError
@@ -37,12 +37,20 @@ class _Read:
     means: dict[tuple[str, str], Luma]
 
 
-def audit(path: Path, out: Path | None = None, *, overwrite: bool = False, listener: Listener = SILENT) -> Audit:
+def audit(
+    path: Path,
+    out: Path | None = None,
+    *,
+    shortcuts: bool = True,
+    overwrite: bool = False,
+    listener: Listener = SILENT,
+) -> Audit:
     """Audit a prepared data set, or an archive or folder as published.
 
     Args:
         path: the data set, ZIP archive or folder.
         out: a folder to make, with `audit.json` and `audit.html`.
+        shortcuts: also measure the shortcut baselines and shifts, which takes most of the time.
         overwrite: replace an earlier audit at `out`.
         listener: hears of progress.
 
@@ -50,18 +58,18 @@ def audit(path: Path, out: Path | None = None, *, overwrite: bool = False, liste
         ArchiveError, DatasetError, UsageError: nothing can be audited, or `out` exists.
     """
     if out is None:
-        return _audit(path, None, listener)
+        return _audit(path, None, listener, shortcuts=shortcuts)
     with whole_directory(out, overwrite=overwrite, holding=AUDIT_FILE) as folder:
-        return _audit(path, folder, listener)
+        return _audit(path, folder, listener, shortcuts=shortcuts)
 
 
-def _audit(path: Path, folder: Path | None, listener: Listener) -> Audit:
+def _audit(path: Path, folder: Path | None, listener: Listener, *, shortcuts: bool) -> Audit:
     started = time.monotonic()
     with open_subject(path) as subject:
         read = _read(subject, listener)
         if not read.films:
             raise DatasetError(f"{path} holds no readable film; give a data set, an archive or class folders.")
-        document = _document(subject, read, started, listener)
+        document = _document(subject, read, started, listener, shortcuts=shortcuts)
         if folder is not None:
             members = {claim.name: claim.member for claim in subject.claims}
             write_text(folder / AUDIT_FILE, document.model_dump_json(indent=2) + "\n")
@@ -85,7 +93,7 @@ def _read(subject: Subject, listener: Listener) -> _Read:
     return _Read(films=films, unreadable=unreadable, means=means)
 
 
-def _document(subject: Subject, read: _Read, started: float, listener: Listener) -> Audit:
+def _document(subject: Subject, read: _Read, started: float, listener: Listener, *, shortcuts: bool) -> Audit:
     films = read.films
     patients_of = group_films(films, NAIVE)
     classes = tuple(sorted({film.claim.label for film in films}))
@@ -94,12 +102,16 @@ def _document(subject: Subject, read: _Read, started: float, listener: Listener)
     conflicts = [each for each in same if len(set(each.labels)) > 1]
     patients, odd = shared_patients(films), oddities(films)
     changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.file_sha256)]
-    shortcuts, shifts, missing = measure_shortcuts(make_pool(films, patients_of, classes, groups), listener)
+    pool = make_pool(films, patients_of, classes, groups)
+    told = measure_shortcuts(pool, listener) if shortcuts else NOT_ASKED
+
+    spreads, shares = distributions.spreads(films), distributions.shares(films)
 
     def found() -> Iterator[Finding]:
         yield from findings.of_leaks(same, near, conflicts, patients)
         yield from findings.of_files(read.unreadable, odd, changed, subject.unlisted, subject.refused)
-        yield from findings.of_shortcuts(shortcuts, shifts)
+        yield from findings.of_encoding(spreads, shares)
+        yield from findings.of_shortcuts(told.baselines, told.shifts)
 
     return Audit(
         schema_version=1,
@@ -116,11 +128,11 @@ def _document(subject: Subject, read: _Read, started: float, listener: Listener)
         conflicts=tuple(conflicts),
         patients=tuple(patients),
         odd=(*read.unreadable, *odd),
-        spreads=tuple(distributions.spreads(films)),
-        shares=tuple(distributions.shares(films)),
-        shortcuts=tuple(shortcuts),
-        shifts=tuple(shifts),
-        not_measured=tuple(missing),
+        spreads=tuple(spreads),
+        shares=tuple(shares),
+        shortcuts=told.baselines,
+        shifts=told.shifts,
+        not_measured=told.missing,
         disclaimer=DISCLAIMER,
         version=__version__,
         seconds=round(time.monotonic() - started, 1),

@@ -168,6 +168,9 @@ def audit_command(
     fail_on: Annotated[
         FailOn, typer.Option(help="Exit with 1 if there is a finding of this severity or a graver one.")
     ] = FailOn.never,
+    shortcuts: Annotated[
+        bool, typer.Option("--shortcuts/--no-shortcuts", help="Also measure shortcuts and shifts: most of the time.")
+    ] = True,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -181,7 +184,7 @@ def audit_command(
     from pneumoscope.cli.show import make_listener
     from pneumoscope.cli.show_data import show_audit
 
-    found = audit(subject, out, overwrite=overwrite, listener=make_listener(quiet=quiet))
+    found = audit(subject, out, shortcuts=shortcuts, overwrite=overwrite, listener=make_listener(quiet=quiet))
     if form is Form.json:
         typer.echo(found.model_dump_json(indent=2))
     else:
