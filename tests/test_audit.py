@@ -79,13 +79,17 @@ def test_every_baseline_and_shift_is_measured_with_its_interval_and_chance(clean
     found = audit(clean)
     rows = {(row.features, row.task, row.tested_on) for row in found.shortcuts}
     sets = ("metadata", "intensity", "border", "thumbnail")
-    assert rows == {(f, t, on) for f in sets for t in ("classes", "pneumonia") for on in ("held-out folds", "test")}
+    assert rows == {
+        (f, t, on) for f in sets for t in ("classes", "pneumonia") for on in ("held-out folds", "test", "stress")
+    }
     for row in found.shortcuts:
         assert 0 <= row.accuracy.low <= row.accuracy.value <= row.accuracy.high <= 1
         assert row.auroc.low <= row.auroc.value <= row.auroc.high
     counts = {
         label: sum(c.films for c in found.counts if c.label == label and c.split == "test") for label in found.classes
     }
+    stress = next(r for r in found.shortcuts if (r.features, r.task, r.tested_on) == ("metadata", "classes", "stress"))
+    assert stress.n == sum(row.films for row in found.counts if row.split == "val")
     chances = {row.chance for row in found.shortcuts if row.tested_on == "test" and row.task == "classes"}
     assert chances == {round(max(counts.values()) / sum(counts.values()), 4)}
     assert {(row.label, row.features) for row in found.shifts} == {(label, f) for label in found.classes for f in sets}
@@ -224,6 +228,15 @@ def test_a_test_part_that_differs_from_train_is_a_warning(members: dict[str, byt
     assert ("normal", "intensity") in shifted
     assert not {label for label, _ in shifted} - {"normal"}
     assert "shift-intensity-normal" in codes(found, "warning")
+
+
+def test_a_class_that_is_missing_from_test(members: dict[str, bytes], tmp_path: Path) -> None:
+    some = {name: held for name, held in members.items() if "/test/NORMAL" not in name}
+    found = audit(make_zip(tmp_path / "a.zip", some))
+    tested = {row.task for row in found.shortcuts if row.tested_on == "test"}
+    assert tested == {"classes"}, "without normals, pneumonia or not is no question there"
+    assert {row.label for row in found.shifts} == {"bacteria", "virus"}
+    Audit.model_validate_json(found.model_dump_json())
 
 
 def test_other_classes_and_no_parts(tmp_path: Path) -> None:

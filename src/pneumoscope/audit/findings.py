@@ -18,7 +18,7 @@ from pneumoscope.audit.document import (
 )
 from pneumoscope.audit.features import FEATURES
 from pneumoscope.audit.films import NAIVE
-from pneumoscope.audit.shortcuts import CLASSES_TASK, TEST
+from pneumoscope.audit.shortcuts import CLASSES_TASK, HELD_OUT, TEST
 from pneumoscope.dataset.manifest import RefusedFile
 
 _TELLING = 0.10  # accuracy above chance, at the interval's lower end, from which a shortcut is worth a warning
@@ -174,7 +174,7 @@ def of_shortcuts(shortcuts: Sequence[Shortcut], shifts: Sequence[Shift]) -> Iter
     """What the class can be told from without a lung, and where test differs from train."""
     tested = {(each.features, each.task): each for each in shortcuts if each.tested_on == TEST}
     for each in shortcuts:
-        if each.tested_on == TEST:
+        if each.tested_on != HELD_OUT:
             continue
         test = tested.get((each.features, each.task))
         if each.accuracy.low - each.chance > _TELLING:

@@ -16,7 +16,7 @@ from pneumoscope.audit.films import NAIVE, Examined, Subject, Unreadable, examin
 from pneumoscope.audit.leaks import alike, group_films, identical, nearly_identical, shared_patients
 from pneumoscope.audit.oddities import oddities
 from pneumoscope.audit.page import Pictures, draw_page
-from pneumoscope.audit.shortcuts import NOT_ASKED, make_pool, measure_shortcuts
+from pneumoscope.audit.shortcuts import NOT_ASKED, Pool, measure_shortcuts
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.dataset.likeness import NEAR_DISTANCE
 from pneumoscope.errors import DatasetError
@@ -102,7 +102,7 @@ def _document(subject: Subject, read: _Read, started: float, listener: Listener,
     conflicts = [each for each in same if len(set(each.labels)) > 1]
     patients, odd = shared_patients(films), oddities(films)
     changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.file_sha256)]
-    pool = make_pool(films, patients_of, classes, groups)
+    pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups)
     told = measure_shortcuts(pool, listener) if shortcuts else NOT_ASKED
 
     spreads, shares = distributions.spreads(films), distributions.shares(films)

@@ -19,8 +19,9 @@ from pneumoscope.audit.films import Examined
 from pneumoscope.dataset.manifest import STRESS
 from pneumoscope.progress import Listener
 
-TEST = "test"
+TEST, HELD_OUT = "test", "held-out folds"
 CLASSES_TASK = "classes"
+_TRAINED = {TEST: "train and val", STRESS: "train"}
 _FOLDS = 5
 _ROUNDS = 60
 _SMALL = 400
@@ -30,7 +31,7 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Films to learn from. `groups` name their patients; `tested` says which are the test part."""
+    """Films, the patient of each, their classes, and the classes that are reported together."""
 
     films: Sequence[Examined]
     groups: Sequence[str]
@@ -42,10 +43,9 @@ class Pool:
         """Class indices, `int64 [N]`."""
         return np.array([self.classes.index(film.claim.label) for film in self.films], np.int64)
 
-    @property
-    def tested(self) -> NDArray[np.bool_]:
-        """Which films are of the test part, `bool [N]`."""
-        return np.array([film.claim.split == TEST for film in self.films])
+    def of(self, split: str) -> NDArray[np.bool_]:
+        """Which films are of a split, `bool [N]`."""
+        return np.array([film.claim.split == split for film in self.films], bool)
 
     def inputs(self, features: str) -> NDArray[np.float32]:
         """One feature set of every film, `float32 [N, D]`."""
@@ -74,18 +74,10 @@ class Told:
 NOT_ASKED = Told(baselines=(), shifts=(), missing=("the shortcut baselines and shifts: not asked for",))
 
 
-def make_pool(
-    films: Sequence[Examined], groups: Sequence[str], classes: tuple[str, ...], class_groups: dict[str, tuple[str, ...]]
-) -> Pool:
-    """All films but the stress split's, which are made of others."""
-    pool = Pool(films=films, groups=groups, classes=classes, class_groups=class_groups)
-    return pool.only(np.array([film.claim.split != STRESS for film in films], bool))
-
-
 def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
-    """Every feature set: in cross-validation, from train to test, and train against test per class."""
-    train = pool.only(~pool.tested)
-    test = pool.only(pool.tested)
+    """Every feature set: in cross-validation, from train to test and to stress, and train against test per class."""
+    stress, pool = pool.only(pool.of(STRESS)), pool.only(~pool.of(STRESS))
+    train, test = pool.only(~pool.of(TEST)), pool.only(pool.of(TEST))
     folds = _folds(train)
     baselines: list[Shortcut] = []
     shifts: list[Shift] = []
@@ -100,8 +92,10 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
         for features in FEATURES if folds else ():
             baselines += _cross_validated(train, features, folds)
             listener.advance(1)
+            if stress.films:  # made of val, which must not be learnt from then
+                baselines += _tested(train.only(train.of("train")), stress, features, STRESS)
             if test.films:
-                baselines += _tested(train, test, features)
+                baselines += _tested(train, test, features, TEST)
                 shifts += _shifts(pool, features, listener)
             listener.advance(1)
     finally:
@@ -113,14 +107,14 @@ def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcu
     inputs, truth = train.inputs(features), train.truth
     probabilities = _out_of_fold(inputs, truth, train.groups, folds, len(train.classes))
     yield from _baselines(
-        train, probabilities, features, trained_on=f"train, {folds}-fold by patient", tested_on="held-out folds"
+        train, probabilities, features, trained_on=f"all but test, {folds}-fold by patient", tested_on=HELD_OUT
     )
 
 
-def _tested(train: Pool, test: Pool, features: str) -> Iterator[Shortcut]:
+def _tested(train: Pool, test: Pool, features: str, name: str) -> Iterator[Shortcut]:
     trees = _trees(len(train.films)).fit(train.inputs(features), train.truth)
     probabilities = _spread(trees, test.inputs(features), len(train.classes))
-    yield from _baselines(test, probabilities, features, trained_on="train", tested_on=TEST)
+    yield from _baselines(test, probabilities, features, trained_on=_TRAINED[name], tested_on=name)
 
 
 def _baselines(
@@ -134,6 +128,8 @@ def _baselines(
         share = probabilities[:, inside].sum(axis=1)
         tasks[name] = np.isin(truth, inside).astype(np.int64), np.stack([1 - share, share], axis=1)
     for name, (labels, scores) in tasks.items():
+        if len(set(labels.tolist())) < 2:
+            continue  # nothing to tell apart
         accuracy, auroc = _estimates(labels, scores, pool.groups)
         yield Shortcut(
             features=features,
@@ -151,7 +147,7 @@ def _shifts(pool: Pool, features: str, listener: Listener) -> Iterator[Shift]:
     """Per class: how well a classifier tells its train films from its test films."""
     for index, label in enumerate(pool.classes):
         films = pool.only(pool.truth == index)
-        tested = films.tested.astype(np.int64)
+        tested = films.of(TEST).astype(np.int64)
         folds = _fold_count(tested, films.groups)
         listener.advance(1)
         if folds:
@@ -176,9 +172,18 @@ def _estimates(
     drawn: list[tuple[metrics.Floats, metrics.Floats]] = []
     for weights in metrics.bootstrap_weights(groups, draws=_DRAWS, seed=_SEED):
         each = [metrics.weighted_aurocs(truth == index, probabilities[:, index], weights) for index in shown]
-        drawn.append((weights @ right / weights.sum(axis=1), np.mean(each, axis=0)))
+        drawn.append((weights @ right / weights.sum(axis=1), _defined_mean(np.array(each))))
     accuracies, aurocs = (np.concatenate(values) for values in zip(*drawn, strict=True))
-    return _estimate(float(right.mean()), accuracies), _estimate(float(np.mean(areas)), aurocs)
+    area = float(_defined_mean(np.array(areas)[:, np.newaxis])[0])
+    return _estimate(float(right.mean()), accuracies), _estimate(area, aurocs)
+
+
+def _defined_mean(areas: metrics.Floats) -> metrics.Floats:
+    """Mean over the first axis of what is defined: a class may be missing from a part, or from a resampling."""
+    defined = ~np.isnan(areas)
+    means = np.full(areas.shape[1], np.nan)
+    np.divide(np.where(defined, areas, 0).sum(axis=0), defined.sum(axis=0), out=means, where=defined.any(axis=0))
+    return means
 
 
 def _estimate(value: float, resampled: metrics.Floats) -> Estimate:
@@ -202,7 +207,7 @@ def _trees(films: int) -> HistGradientBoostingClassifier:
     small = films < _SMALL  # the library's defaults, 20 films a leaf and 31 leaves, suit larger sets
     return HistGradientBoostingClassifier(
         learning_rate=0.15,
-        max_iter=_ROUNDS,
+        max_iter=_ROUNDS // 2 if small else _ROUNDS,
         min_samples_leaf=max(2, films // 20) if small else 20,
         max_leaf_nodes=6 if small else 31,
         early_stopping=False,

@@ -41,7 +41,6 @@ def show_prepared(summary: "PrepareSummary") -> None:
                 "  patients are not named in this source: each film counts as its own patient. "
                 "If some share a patient, name them with --patient-pattern."
             )
-    print_line(f"{sum(source.films for source in summary.sources) / summary.seconds:,.0f} images/s")
     _show_likeness(summary)
     _show_refused(summary.refused)
 
