@@ -289,12 +289,21 @@ def test_a_terminal_sees_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
     assert "━" in shown.decode()
 
 
+# A shell that starts jobs in the background has them ignore Ctrl-C, and their children inherit it.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pneumoscope.cli import main
+main()
+"""
+
+
 def test_ctrl_c_in_training_says_how_to_go_on(dataset: Dataset, tmp_path: Path) -> None:
     recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
     recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in {**TINY, "epochs": 5000}.items()))
     arguments = ["train", "--data", str(dataset.root), "--out", str(run), "--recipe", str(recipe)]
     running = subprocess.Popen(
-        [sys.executable, "-m", "pneumoscope", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", INTERRUPTIBLE, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     while running.poll() is None and not (run / "metrics.csv").exists():
         time.sleep(0.05)
