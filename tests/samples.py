@@ -16,6 +16,13 @@ from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
 REPOSITORY = Path(__file__).parent.parent
 REAL = REPOSITORY.parent / "shared" / "data"
+# A shell that starts jobs in the background has them ignore Ctrl-C, and their children inherit it: run this with -c.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pneumoscope.cli import main
+main()
+"""
 TINY: dict[str, Any] = {"arch": "test_resnet", "size": 48, "weights": "none", "epochs": 2, "batch_size": 16, "lr": 0.01}
 
 

@@ -19,7 +19,7 @@ from pneumoscope.cli.app import app
 from pneumoscope.dataset import Dataset
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.training.config import TrainConfig
-from samples import TINY, make_zip, small_films
+from samples import INTERRUPTIBLE, TINY, make_zip, small_films
 from test_imaging import png_header
 
 Command = Callable[..., SimpleNamespace]
@@ -287,15 +287,6 @@ def test_a_terminal_sees_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
     assert "reading a.zip" in shown.decode()
     assert "images/s" in shown.decode()
     assert "━" in shown.decode()
-
-
-# A shell that starts jobs in the background has them ignore Ctrl-C, and their children inherit it.
-INTERRUPTIBLE = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from pneumoscope.cli import main
-main()
-"""
 
 
 def test_ctrl_c_in_training_says_how_to_go_on(dataset: Dataset, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from pneumoscope.dataset.grammar import (
 from pneumoscope.dataset.manifest import Film, format_manifest, parse_manifest
 from pneumoscope.dataset.split import Labelled, cut_patients
 from pneumoscope.errors import DatasetError, UsageError
-from pneumoscope.phantom import encode_jpeg, film
-from samples import REAL, encode, make_zip, ramp, small_films
+from pneumoscope.phantom import FINDINGS, encode_jpeg, film
+from samples import INTERRUPTIBLE, REAL, encode, make_zip, ramp, small_films
 
 QUARTER = PrepareConfig(val_fraction=0.25)
 
@@ -464,18 +464,18 @@ def test_bad_groups_and_patterns(tmp_path: Path, phantom_zip: Path) -> None:
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     """Stop the command while it reads, as a user does; the output must not be there."""
     members = {
-        f"{label}/{n:04d}.jpeg": encode_jpeg(film("normal", patient=n % 9, size=(600, 700)))
-        for label in "ab"
+        f"{finding}/{n:04d}.jpeg": encode_jpeg(film(finding, patient=n % 9, size=(600, 700)))
+        for finding in FINDINGS[:2]
         for n in range(120)
     }
     source = write_tree(tmp_path / "source", members)
-    command = [sys.executable, "-m", "pneumoscope", "data", "prepare", str(source), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "data", "prepare", str(source), "--out", str(tmp_path / "out")]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while running.poll() is None and not list(tmp_path.glob(".out.partial-*/.incoming/0/*")):
         pass
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
-    assert running.returncode != 0
+    assert running.returncode == 130
     assert "Traceback" not in out + err
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
