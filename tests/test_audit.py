@@ -190,6 +190,7 @@ def turned_tag() -> bytes:
         ("tiny", lambda luma: encode(Image.fromarray(luma[:150, :150]))),
         ("aspect", lambda luma: encode(Image.fromarray(luma).resize((900, 300)))),
         ("bit depth", lambda luma: encode(Image.fromarray(luma.astype(np.uint16) * 16))),
+        ("colour mode", lambda luma: encode(Image.fromarray(luma).convert("RGB"))),
         ("turned by its tag", lambda _: turned_tag()),
     ],
 )

@@ -1,9 +1,12 @@
 """Several sources as one data set, and the stress split."""
 
+import json
 import re
 import zipfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -268,6 +271,18 @@ def test_a_stress_split_is_passed_over_when_the_data_set_is_a_source_again(tmp_p
     _, out = make(tmp_path, small_films(9), stress=True)
     prepare([out.root], tmp_path / "again", PrepareConfig(val_fraction=0.25))
     assert len(load_dataset(tmp_path / "again").films) == len(out.films) - len(out.split("stress"))
+
+
+def test_a_bundle_is_evaluated_on_the_stress_split(
+    tiny_bundle: Path, phantom_folder: Path, tmp_path: Path, command: Callable[..., SimpleNamespace]
+) -> None:
+    prepare([phantom_folder], tmp_path / "data", PrepareConfig(val_fraction=0.25, stress=True))
+    out = load_dataset(tmp_path / "data")
+    done = command("evaluate", tiny_bundle, "--data", out.root, "--split", "stress", "--out", tmp_path / "report")
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["n"] == len(out.split("val"))
+    assert report["dataset"]["split"] == "stress"
 
 
 @pytest.mark.skipif(not PRACTICE.exists(), reason="the real practice archive is not on this machine")

@@ -202,6 +202,7 @@ def of_shortcuts(shortcuts: Sequence[Shortcut], shifts: Sequence[Shift]) -> Iter
 
 _ODD = {
     "turned by its tag": ("note", "Software that ignores the EXIF orientation sees them lying or upside down."),
+    "colour mode": ("note", "They are read as luma like all others; where only one class has them, they give it away."),
     "bit depth": ("note", "More than 8 bits are scaled by each film's own range; programs that cut them misread them."),
     "tiny": ("note", "They hold less detail than a network's input; enlarging adds none."),
     "huge": ("note", "They cost time and memory to read, and may be stitched or scanned differently."),

@@ -1,5 +1,6 @@
 """Films unlike the others: stored oddly, turned, inverted, mostly blank, tiny or huge."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from pneumoscope.metrics import Floats
 _TINY, _HUGE = 200, 5000
 _ASPECT = 2.2
 _BLANK, _BLANK_KIND = 0.7, "mostly blank"
+_PLAIN_BITS = (1, 8)
+_USUAL = 0.9  # share of one colour mode from which another is odd
 _LEAST_FILMS = 30  # below, a mean film means little
 # Correlations with the mean film. Of 1,744 films of the official train part none fits better upside down by more
 # than 0.06 or a quarter turned at all; turned ones do by 0.18 and 1.06 in the median. A negative's is below -0.3.
@@ -22,7 +25,7 @@ _TURNS = {1: "a quarter turn to the left", 2: "upside down", 3: "a quarter turn 
 
 def oddities(films: Sequence[Examined]) -> list[Odd]:
     """What is odd about each film, by its header, its pixels, and beside the mean film of all."""
-    found = [odd for film in films for odd in _alone(film)]
+    found = [odd for film in films for odd in _alone(film)] + list(_other_modes(films))
     if len(films) >= _LEAST_FILMS:
         thumbs = np.stack([film.measures.thumb for film in films])
         blank = {odd.film for odd in found if odd.kind == _BLANK_KIND}
@@ -36,7 +39,7 @@ def _alone(film: Examined) -> Iterator[Odd]:
     facts, name = film.facts, film.claim.name
     if facts.orientation != 1:
         yield Odd(film=name, kind="turned by its tag", what=f"EXIF orientation {facts.orientation}; it is read upright")
-    if facts.bits not in (1, 8):
+    if facts.bits not in _PLAIN_BITS:
         yield Odd(film=name, kind="bit depth", what=f"{facts.bits} bits a sample")
     if min(facts.width, facts.height) < _TINY:
         yield Odd(film=name, kind="tiny", what=f"{facts.width}×{facts.height} pixels")
@@ -47,6 +50,17 @@ def _alone(film: Examined) -> Iterator[Odd]:
     share = _flattest_share(film.measures.thumb)
     if share > _BLANK:
         yield Odd(film=name, kind=_BLANK_KIND, what=f"{share:.0%} of it is of one brightness")
+
+
+def _other_modes(films: Sequence[Examined]) -> Iterator[Odd]:
+    """Films of another colour mode than nearly all others; deep greys are told by their bit depth."""
+    modes = Counter(film.facts.mode for film in films)
+    usual, count = modes.most_common(1)[0] if modes else ("", 0)
+    for film in films if count >= _USUAL * len(films) else ():
+        if film.facts.mode != usual and film.facts.bits in _PLAIN_BITS:
+            yield Odd(
+                film=film.claim.name, kind="colour mode", what=f"{film.facts.mode}; nearly all others are {usual}"
+            )
 
 
 def _flattest_share(thumb: NDArray[np.uint8]) -> float:
