@@ -109,6 +109,31 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.content)
 
+    def maintenance(self, _: int) -> None:
+        """A friendly page instead of what was asked for."""
+        page = b"<html>back soon</html>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def curt(self, _: int) -> None:
+        """Says that a range lies outside the file, but not how long the file is."""
+        if self.headers.get("Range") == "bytes=0-0":
+            self.send_range()
+        else:
+            self.plain(416)
+
+    def to_nowhere(self, _: int) -> None:
+        self.plain(302, {"Location": f"http://{'a' * 70}.com/x"})
+
+    def to_ftp(self, _: int) -> None:
+        self.plain(302, {"Location": "ftp://127.0.0.1/x"})
+
+    def long_numbers(self, _: int) -> None:
+        self.plain(206, {"Content-Range": f"bytes 10-20/{'9' * 5000}"}, b"x")
+
     def slow(self, _: int) -> None:
         self.send_range(pause=0.004)
 

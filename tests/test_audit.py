@@ -1,6 +1,7 @@
 """The audit finds what is planted, keeps quiet about what is not, and says both so that a reader understands."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -313,6 +314,82 @@ def test_the_command_prints_tables_or_one_document(
 def test_the_same_data_give_the_same_audit(clean: Path) -> None:
     one, two = (audit(clean).model_dump() for _ in range(2))
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_stray_files_are_told_and_harm_nothing(data: Path) -> None:
+    films = load_dataset(data).films
+    stray = encode_jpeg(film("virus", patient=801))
+    (data / "train" / "stray.jpeg").write_bytes(stray)
+    (data / "train" / "zzz").mkdir()
+    (data / "train" / "zzz" / "one.jpeg").write_bytes(encode_jpeg(film("virus", patient=802)))
+    (data / "train" / "virus" / "._x.jpeg").write_bytes(b"a Mac was here")
+    (data / "train" / "virus" / "broken.jpeg").write_bytes(b"broken")
+    odd = os.fsdecode(b"st\xffray.jpeg")
+    (data / "train" / "virus" / odd).write_bytes(encode_jpeg(film("virus", patient=803)))
+    found = audit(data, data.parent / "audit")
+    assert films_of(found, "unlisted-files") == {
+        "train/stray.jpeg",
+        "train/zzz/one.jpeg",
+        "train/virus/broken.jpeg",
+        "train/virus/st\\udcffray.jpeg",
+    }
+    assert not codes(found, "error")
+    assert found.classes == tuple(sorted({each.label for each in films}))
+    assert found.shortcuts
+
+
+def test_names_that_only_look_like_the_archives_say_nothing_of_patients(tmp_path: Path) -> None:
+    members = {
+        f"train/{label}/s{study}/IM-{number:04d}-0001.png": encode(
+            Image.fromarray(film(finding, patient=study, shot=number))
+        )
+        for label, finding in zip(("covid", "healthy"), FINDINGS[1:], strict=True)
+        for study in range(8)
+        for number in range(2)
+    }
+    prepare(
+        [make_zip(tmp_path / "a.zip", members)],
+        tmp_path / "data",
+        PrepareConfig(patient_pattern=r"[a-z]+/s\d+", val_fraction=0.3),
+    )
+    assert not codes(leaks(tmp_path / "data"), "error")
+
+
+def test_a_leak_between_train_and_val_of_an_unprepared_folder(members: dict[str, bytes], tmp_path: Path) -> None:
+    name = next(name for name in members if "/train/NORMAL" in name)
+    moved = name.replace("/train/", "/val/")
+    found = leaks(make_zip(tmp_path / "a.zip", members | {moved: members[name]}))
+    assert films_of(found, "duplicate-crosses-splits") == {name, moved}
+    assert "val" in {row.split for row in found.counts}
+
+
+def test_a_class_of_which_one_patient_fills_a_fold(members: dict[str, bytes], tmp_path: Path) -> None:
+    """Three patients, one of them in both parts: some training fold sees one side only."""
+    films = {name: held for name, held in members.items() if "NORMAL" not in name}
+    shots = {
+        patient: [encode_jpeg(film("normal", patient=patient, shot=shot)) for shot in range(10)]
+        for patient in (1, 2, 3)
+    }
+    films["chest_xray/test/NORMAL/IM-0001-0001.jpeg"] = shots[1][0]
+    films |= {f"chest_xray/{('train', 'test')[s % 2]}/NORMAL/IM-0002-{s:04d}.jpeg": shots[2][s] for s in range(10)}
+    films["chest_xray/train/NORMAL/IM-0003-0001.jpeg"] = shots[3][0]
+    found = audit(make_zip(tmp_path / "a.zip", films))
+    assert {row.label for row in found.shifts} == {"bacteria", "normal", "virus"}
+    assert "patient-crosses-splits" in codes(found, "error")
+
+
+def test_a_rare_class_that_metadata_tell_is_a_warning(tmp_path: Path) -> None:
+    films = {f"ill/{n:03d}.png": encode(Image.fromarray(film("virus", patient=n, size=(210, 230)))) for n in range(120)}
+    films |= {f"well/{n}.jpeg": encode_jpeg(film("normal", patient=n, size=(210, 230))) for n in range(8)}
+    found = audit(make_zip(tmp_path / "a.zip", films))
+    assert "shortcut-metadata-classes" in codes(found, "warning")
+
+
+def test_nearly_identical_films_of_two_labels_are_a_warning(members: dict[str, bytes], tmp_path: Path) -> None:
+    name = next(name for name in members if "/train/" in name and "virus" in name)
+    copy = "chest_xray/train/PNEUMONIA/person901_bacteria_1.jpeg"
+    found = leaks(make_zip(tmp_path / "a.zip", members | {copy: stored_anew(members[name], quality=50)}))
+    assert films_of(found, "conflicting-labels-of-near-duplicates") == {name, copy}
 
 
 @pytest.mark.parametrize(

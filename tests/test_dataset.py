@@ -32,6 +32,7 @@ from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 from samples import INTERRUPTIBLE, REAL, encode, make_zip, ramp, small_films
 
+TESTED = "its patient, or an identical or nearly identical film, is also in a test part"
 QUARTER = PrepareConfig(val_fraction=0.25)
 
 
@@ -290,7 +291,7 @@ def test_a_patient_of_any_test_part_is_never_trained_on(tmp_path: Path) -> None:
     leaked = encode_jpeg(film("virus", patient=3, shot=9, size=(64, 72)))
     members["chest_xray/train/PNEUMONIA/person3_virus_99.jpeg"] = leaked  # patient 3 is in the test part
     summary = prepare([make_zip(tmp_path / "a.zip", members)], tmp_path / "out", QUARTER)
-    assert [each.reason for each in summary.refused] == ["its patient, or an identical film, is also in a test part"]
+    assert [each.reason for each in summary.refused] == [TESTED]
     assert all(each.split == "test" for each in load_dataset(tmp_path / "out").films if each.patient == "virus/person3")
 
 

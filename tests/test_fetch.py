@@ -72,7 +72,8 @@ def test_a_kept_part_is_continued_and_a_foreign_one_is_fetched_anew(server: Serv
     get(server, "good", tmp_path / "c.zip")
     (tmp_path / "d.zip.part").write_bytes(CONTENT)
     get(server, "good", tmp_path / "d.zip", size=None)
-    assert [held for _, held in server.asked] == ["bytes=1234-", "bytes=1234-", None, None, "bytes=300000-"]
+    asked = ["bytes=1234-", "bytes=1234-", None, None, "bytes=0-0", "bytes=300000-"]
+    assert [held for _, held in server.asked] == asked
     assert all((tmp_path / f"{name}.zip").read_bytes() == CONTENT for name in "abcd")
 
 
@@ -117,7 +118,7 @@ def test_no_server_and_no_address(tmp_path: Path) -> None:
         url = gone.url("good")
     with pytest.raises(ArchiveError, match=r"cannot be fetched .*refused"):
         fetch_file(Wanted(url=url, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
-    for address in ("ftp://example.org/a.zip", "nonsense", "http://"):
+    for address in ("ftp://example.org/a.zip", "nonsense", "http://", f"http://{'a' * 70}.com/x", "http://.com/"):
         with pytest.raises(UsageError, match="not an address"):
             fetch_file(Wanted(url=address, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
 
@@ -278,9 +279,56 @@ def test_films_that_are_there_are_not_fetched_again(version3_zip: Path, tmp_path
             for path in some[:2]:
                 name = path.relative_to(tmp_path / "two.part").as_posix()
                 assert (tmp_path / "two" / name).read_bytes() == archive.read(name)
-        running.asked.clear()
         assert films(running, "good", tmp_path / "two") is None
-        assert not running.asked
+        next((tmp_path / "two").rglob("*.jpeg")).write_bytes(b"mine")
+        with pytest.raises(UsageError, match="is not what would be fetched"):
+            films(running, "good", tmp_path / "two")
+
+
+@pytest.mark.usefixtures("small_reads")
+def test_nothing_foreign_gets_under_the_final_name(version3_zip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chest.part" / "CellData" / "chest_xray" / "train" / "NORMAL"
+    folder.mkdir(parents=True)
+    (folder / "NORMAL-999-0001.jpeg").write_bytes(b"of another mirror")
+    (folder / ".NORMAL-1-0001.jpeg.partial-abc").write_bytes(b"left by a kill")
+    with serving(version3_zip.read_bytes()) as running:
+        assert films(running, "good", tmp_path / "chest") == 36
+        assert len([path for path in (tmp_path / "chest").rglob("*") if path.is_file()]) == 36
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(UsageError, match="is not what would be fetched"):
+            films(running, "good", tmp_path / "empty")
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+def test_a_page_instead_of_the_rest_does_not_cost_what_is_kept(
+    server: Server, size: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:-9])
+    with pytest.raises(ArchiveError):
+        get(server, "maintenance", tmp_path / "a.zip", size=size)
+    assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:-9]
+    get(server, "good", tmp_path / "a.zip", size=size)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_whole_part_is_finished_though_the_server_says_little(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT)
+    get(server, "curt", tmp_path / "a.zip", size=None)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    (tmp_path / "b.zip.part").write_bytes(CONTENT + b"too long")
+    get(server, "good", tmp_path / "b.zip", size=None)
+    assert (tmp_path / "b.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [("to-nowhere", UsageError), ("to-ftp", UsageError), ("long-numbers", ArchiveError)],
+)
+def test_odd_answers_are_one_sentence(server: Server, behaviour: str, error: type[Exception], tmp_path: Path) -> None:
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:10])
+    with pytest.raises(error):
+        get(server, behaviour, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
 
 
 @pytest.mark.usefixtures("small_reads")

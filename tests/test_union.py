@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.dataset.likeness import NEAR_DISTANCE, near_pairs, perceptual_hash
 from pneumoscope.dataset.manifest import DatasetCard
 from pneumoscope.dataset.prepare import PrepareSummary
+from pneumoscope.dataset.split import join
 from pneumoscope.imaging import describe, read_luma
 from pneumoscope.phantom import encode_jpeg, film
-from samples import REAL, as_version3, make_zip, small_films, stored_anew
+from samples import REAL, as_version3, encode, make_zip, small_films, stored_anew
 
+TESTED = "its patient, or an identical or nearly identical film, is also in a test part"
 PRACTICE = REAL / "ChestXRay2017-224-practice.zip"
 
 
@@ -36,6 +39,10 @@ def make(folder: Path, *sources: dict[str, bytes], **settings: Any) -> tuple[Pre
 
 def card_of(data: Dataset) -> DatasetCard:
     return DatasetCard.model_validate_json((data.root / "dataset.json").read_bytes())
+
+
+def noise(seed: str) -> NDArray[np.uint8]:
+    return np.random.default_rng(list(seed.encode())).integers(0, 256, (60, 60), dtype=np.uint8)
 
 
 def splits_of(data: Dataset, key: str) -> dict[str, set[str]]:
@@ -96,7 +103,7 @@ def test_a_film_or_patient_of_any_test_part_is_never_trained_on(tmp_path: Path) 
         assert (each.split == "test") == bool(names & tested)
     assert all(len(held) == 1 for held in splits_of(out, "patient").values())
     left_out = card_of(out).refused
-    assert {each.reason for each in left_out} == {"its patient, or an identical film, is also in a test part"}
+    assert {each.reason for each in left_out} == {TESTED}
 
 
 def test_exact_duplicates_stay_but_lie_in_one_split(tmp_path: Path) -> None:
@@ -161,10 +168,9 @@ def test_near_duplicates_are_listed_grouped_and_merged_only_on_request(tmp_path:
     assert frozenset({"v2.zip", "v3.zip"}) in pairs
     assert all(pair.distance <= NEAR_DISTANCE and not pair.merged for pair in summary.near_duplicates)
     assert len(out.films) == 72
-    test_names = {each.source for each in out.films if each.split == "test"}
+    split_of = {each.source: each.split for each in out.films}
     for pair in summary.near_duplicates:
-        if pair.distance <= 4:  # surely the same film
-            assert (pair.films[0] in test_names) == (pair.films[1] in test_names)
+        assert split_of[pair.films[0]] == split_of[pair.films[1]]
     merged, out = make(tmp_path / "merged", two, lossy, merge_near=True)
     assert len(out.films) == 36
     assert sum(pair.merged for pair in merged.near_duplicates) == 36
@@ -181,6 +187,81 @@ def test_a_re_encoded_test_film_of_another_source_is_left_out_of_train(tmp_path:
     summary, out = make(tmp_path, two, other)
     assert [each.name for each in summary.refused] == list(other)
     assert name.rpartition("/")[2] in {Path(each.path).name for each in out.split("test")}
+
+
+def test_a_re_encoded_test_film_is_left_out_whoever_else_has_it(tmp_path: Path) -> None:
+    two = small_films()
+    name, data = next(each for each in two.items() if "/test/" in each[0] and "virus" in each[0])
+    other = {
+        "chest_xray/train/PNEUMONIA/VIRUS-98-0001.jpeg": data,
+        "chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg": stored_anew(data, quality=60),
+    }
+    summary, out = make(tmp_path / "across", two, other)
+    assert "chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg" in {each.name for each in summary.refused}
+    within = {"chest_xray/train/PNEUMONIA/person99_virus_99.jpeg": stored_anew(data, quality=60)}
+    summary, out = make(tmp_path / "within", two | within)
+    assert [each.name for each in summary.refused] == list(within)
+    assert name.rpartition("/")[2] in {Path(each.path).name for each in out.split("test")}
+
+
+def test_a_patient_whose_test_film_cannot_be_read_is_still_no_train_patient(tmp_path: Path) -> None:
+    two = small_films(9)
+    two["chest_xray/test/NORMAL/IM-0001-0009.jpeg"] = encode_jpeg(film("normal", patient=1, shot=9))[:400]
+    summary, out = make(tmp_path, two)
+    assert not [each for each in out.films if each.patient == "normal/IM-0001"]
+    reasons = Counter(each.reason for each in summary.refused)
+    assert reasons[TESTED] == 2
+
+
+def test_copies_under_two_patients_tie_them(tmp_path: Path) -> None:
+    films = {
+        f"{part}/{label}/{patient}{label[0]}/{shot}.png": encode(Image.fromarray(noise(f"{label}{patient}{shot}")))
+        for label in ("cat", "dog")
+        for part, patients in (("train", ("p1", "p2", "p3")), ("test", ("p4",)))
+        for patient in patients
+        for shot in range(2)
+    }
+    same = encode(Image.fromarray(noise("same")))
+    films |= {"train/cat/p1c/same.png": same, "test/cat/p4c/same.png": same}
+    _, out = make(tmp_path, films, patient_pattern=r"/(p\d[cd])/")
+    assert not [each for each in out.films if each.patient == "p1c"]
+    assert len([each for each in out.films if each.split == "test" and each.label == "cat"]) == 3
+
+
+def test_photographs_of_the_retina_are_no_chest_films(tmp_path: Path) -> None:
+    three = as_version3(small_films())
+    eyes = {
+        f"CellData/OCT/train/NORMAL/NORMAL-{number}-1.jpeg": stored_anew(held)
+        for number, held in enumerate(three.values())
+    }
+    eyes |= {f"CellData/OCT/train/CNV/CNV-{number}-{shot}.jpeg": b"an eye" for number in range(30) for shot in range(3)}
+    summary, out = make(tmp_path, three | eyes)
+    assert out.classes == ("bacteria", "normal", "virus")
+    assert len(out.films) == len(three)
+    assert (summary.sources[0].films, summary.sources[0].refused) == (36, 0)
+    assert summary.sources[0].other_files == len(eyes)
+
+
+def test_added_counts_what_is_in_the_data_set(tmp_path: Path) -> None:
+    two = small_films()
+    tested = {name: held for name, held in two.items() if "/test/" in name}
+    again = {name.replace("/test/", "/train/"): stored_anew(held, quality=70) for name, held in tested.items()}
+    summary, _ = make(tmp_path, two, again)
+    assert [each.added for each in summary.sources] == [36, 0]
+
+
+def test_very_many_look_alikes_stay_a_manageable_list() -> None:
+    table = np.random.default_rng(0).integers(0, 2, 256).astype(np.uint8)
+    hashes = []
+    for number in range(1500):
+        row = table.copy()
+        row[number % 256] ^= 1
+        hashes.append(np.packbits(row).tobytes().hex())
+    pairs = near_pairs(hashes)
+    assert len(pairs) < 1500 * 32 * 17
+    leader = join([[str(pair.first), str(pair.second)] for pair in pairs])
+    assert len(set(leader.values())) == 1
+    assert len(leader) == 1500
 
 
 def test_the_same_union_gives_the_same_manifest(tmp_path: Path) -> None:
@@ -261,10 +342,27 @@ def test_the_stress_split_is_validation_stored_alike_for_every_class(tmp_path: P
             tables.add(tuple(image.quantization[0]))  # type: ignore[attr-defined]
         facts = describe(data)
         assert (facts.format, facts.mode) == ("JPEG", "L")
+        assert (facts.width, facts.height) == (stress[0].width, stress[0].height)
         assert min(facts.width, facts.height) == 128
         assert each.path.startswith(f"stress/{each.label}/")
     assert len(tables) == 1
     assert {describe(out.read(each)).format for each in val} == {"JPEG", "PNG"}
+
+
+def test_odd_films_do_not_stop_the_stress_split(tmp_path: Path) -> None:
+    lone = np.zeros((300, 300), np.uint8)
+    lone[:6, :6] = 255  # framed anew, nothing is left of it
+    films = {
+        f"{label}/{kind}{number}.png": encode(Image.fromarray(luma))
+        for label in ("cat", "dog")
+        for number in range(12)
+        for kind, luma in (("plain", noise(f"{label}{number}")), ("long", np.repeat(noise(f"{number}{label}"), 40, 1)))
+    } | {f"cat/lone{number}.png": encode(Image.fromarray(np.roll(lone, number, 1))) for number in range(12)}
+    _, out = make(tmp_path, films, stress=True)
+    stressed = {each.source for each in out.split("stress")}
+    left_out = {each.source for each in out.split("val")} - stressed
+    assert stressed
+    assert all("lone" in source for source in left_out)
 
 
 def test_a_stress_split_is_passed_over_when_the_data_set_is_a_source_again(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pneumoscope.archive.listing import DAMAGE, is_junk, unsafe
+from pneumoscope.archive.listing import DAMAGE, is_junk, printable, unsafe
 from pneumoscope.archive.published import Published
-from pneumoscope.archive.remote import PATIENT, Interrupted, Patience, RangeFile, Remote
+from pneumoscope.archive.remote import PATIENT, Answer, Interrupted, Patience, RangeFile, Remote
 from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.files import sha256_of, whole_file
 from pneumoscope.progress import SILENT, Listener
@@ -24,6 +24,7 @@ _READ_AHEAD = 8 << 20
 _SPARE = 50_000_000  # bytes of the disk that are left alone
 _PIECE = 1 << 20
 _MEMBER_TRIES = 3
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def fetch_films(
 ) -> int | None:
     """Fetch the chest films of a remote ZIP archive that holds more, by ranges.
 
-    Returns how many there are, or None if `folder` is there already.
+    Returns how many there are, or None if all of them are in `folder` already.
 
     The archive's directory is read first; then the films in the order in which they lie, some megabytes
     a request. Every film is checked by its CRC-32 and appears whole under `folder` with `.part` added,
@@ -84,15 +85,18 @@ def fetch_films(
 
     Raises:
         ArchiveError: the archive cannot be read so, or a film arrives damaged again and again.
-        UsageError: the address is none, or another fetch is at work.
+        UsageError: something else lies at `folder`, the address is none, or another fetch is at work.
     """
     if folder.exists():
-        return None
+        with Remote(url, patience=patience, say=listener.say) as remote, _open_remote(remote) as archive:
+            if all(_is_there(folder / info.filename, info) for info in _films_of(archive, published, url)):
+                return None
+        raise UsageError(f"{folder} exists and is not what would be fetched; move it away or choose another --out.")
     part = folder.with_name(f"{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
-    with Remote(url, patience=patience, say=listener.say) as remote, _locked(part / ".lock"):
+    with Remote(url, patience=patience, say=listener.say) as remote, _locked(part / _LOCK):
         count = _persist(remote, published, part, listener)
-        (part / ".lock").unlink()
+        (part / _LOCK).unlink()
         part.replace(folder)
     return count
 
@@ -117,19 +121,24 @@ class _Damaged(Exception):  # noqa: N818  # fetched again before it becomes an e
     """A member's bytes are not those its CRC-32 was made of."""
 
 
-def _fetch_members(remote: Remote, published: Published, part: Path, listener: Listener) -> int:
+@contextmanager
+def _open_remote(remote: Remote) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(io.BufferedReader(RangeFile(remote), _READ_AHEAD))
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as failure:
         raise ArchiveError(f"{remote.url} is not a readable ZIP archive ({failure}).") from failure
     with archive:
-        films = _films_of(archive, published)
-        if not films:
-            raise ArchiveError(f"{remote.url} holds no folder {published.films_folder}; is it version 3's archive?")
+        yield archive
+
+
+def _fetch_members(remote: Remote, published: Published, part: Path, listener: Listener) -> int:
+    with _open_remote(remote) as archive:
+        films = _films_of(archive, published, remote.url)
+        _remove_others(part, {info.filename for info in films})
         missing = [info for info in films if not _is_there(part / info.filename, info)]
-        _require_space(part, sum(info.file_size for info in missing))
-        done = sum(info.file_size for info in films) - sum(info.file_size for info in missing)
-        listener.begin(f"fetching {len(films):,} chest films", done + sum(i.file_size for i in missing), "B", done=done)
+        needed, total = (sum(info.file_size for info in some) for some in (missing, films))
+        _require_space(part, needed)
+        listener.begin(f"fetching {len(films):,} chest films", total, "B", done=total - needed)
         try:
             for info in missing:
                 _fetch_member(archive, info, part / info.filename)
@@ -139,8 +148,19 @@ def _fetch_members(remote: Remote, published: Published, part: Path, listener: L
     return len(films)
 
 
-def _films_of(archive: zipfile.ZipFile, published: Published) -> list[zipfile.ZipInfo]:
-    """Members of the chest films' folder, in the order in which they lie in the archive."""
+def _remove_others(part: Path, names: set[str]) -> None:
+    """Delete what is not of this archive: another mirror's films, and what a kill left half written."""
+    for path in [path for path in part.rglob("*") if path.is_file() or path.is_symlink()]:
+        if path.relative_to(part).as_posix() not in {*names, _LOCK}:
+            path.unlink()
+
+
+def _films_of(archive: zipfile.ZipFile, published: Published, url: str) -> list[zipfile.ZipInfo]:
+    """Members of the chest films' folder, in the order in which they lie in the archive.
+
+    Raises:
+        ArchiveError: there are none, or one of them must not be unpacked.
+    """
     seen: set[str] = set()
     films = []
     for info in archive.infolist():
@@ -148,9 +168,11 @@ def _films_of(archive: zipfile.ZipFile, published: Published) -> list[zipfile.Zi
         if published.films_folder not in PurePosixPath(name).parts[:-1] or name.endswith("/") or is_junk(name):
             continue
         if reason := unsafe(info, _READ_AHEAD, repeated=name in seen):
-            raise ArchiveError(f"{archive.filename or published.file}: {name!r} is not fetched: {reason}.")
+            raise ArchiveError(f"{url}: {printable(name)!r} is not fetched: {reason}.")
         seen.add(name)
         films.append(info)
+    if not films:
+        raise ArchiveError(f"{url} holds no folder {published.films_folder}; is it version 3's archive?")
     return sorted(films, key=lambda info: info.header_offset)
 
 
@@ -160,47 +182,76 @@ def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
 
 def _fetch_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
     try:
-        data = archive.read(info)
+        with archive.open(info) as stream:
+            data = stream.read(info.file_size + 1)  # not all of it, should it unpack to more than it says
     except DAMAGE as failure:
         raise _Damaged(f"{info.filename} arrived damaged ({failure})") from failure
+    if len(data) != info.file_size:
+        raise _Damaged(f"{info.filename} arrived damaged (not of the size that the archive says)")
     with whole_file(path) as partial:
         partial.write_bytes(data)
 
 
 def _fill(remote: Remote, stream: BinaryIO, wanted: Wanted, path: Path, listener: Listener) -> None:
     """Bring `stream` to the whole file's length."""
+    size = remote.size() if wanted.size is None else wanted.size
     if wanted.size is not None and _size(stream) > wanted.size:
         stream.truncate(0)
-    listener.begin(f"fetching {path.name}", wanted.size, "B", done=_size(stream))
+    fill = _Fill(remote, stream, wanted, listener)
+    listener.begin(f"fetching {path.name}", size, "B", done=_size(stream))
     try:
-        remote.insist(lambda: _continue(remote, stream, wanted, listener), reached=lambda: _size(stream))
+        remote.insist(fill.attempt, reached=lambda: _size(stream))
     finally:
         listener.end()
 
 
-def _continue(remote: Remote, stream: BinaryIO, wanted: Wanted, listener: Listener) -> None:
-    """One request for what is missing."""
-    held = stream.seek(0, os.SEEK_END)
-    if held and held == wanted.size:
-        return
-    with remote.ask(held) as answer:
-        total = _agreed(remote, answer.total, wanted)
-        if answer.start != held:
-            listener.say("the server does not go on where it was broken off; fetching from the start")
-            stream.truncate(0)
-            listener.advance(-held)
-            if answer.start != 0:
-                raise Interrupted("it sent another part of the file")
-            held = stream.seek(0)
-        _require_space(Path(stream.name).parent, (total or held) - held)
-        for piece in answer.pieces:
-            stream.write(piece)
-            listener.advance(len(piece))
-            if total is not None and stream.tell() > total:
-                raise ArchiveError(f"{remote.url} sent more than the {total:,} bytes it announced; pass --url.")
-    stream.flush()
-    if total is not None and stream.tell() < total:
-        raise Interrupted(f"it ended {total - stream.tell():,} bytes early")
+class _Fill:
+    """Requests for what is missing, until nothing is. `ranges` is off once the server has got them wrong."""
+
+    def __init__(self, remote: Remote, stream: BinaryIO, wanted: Wanted, listener: Listener) -> None:
+        self.remote, self.stream, self.wanted, self.listener = remote, stream, wanted, listener
+        self.ranges = True
+
+    def attempt(self) -> None:
+        """One request.
+
+        Raises:
+            Interrupted: make another one.
+            ArchiveError: it is of no use.
+        """
+        held = self.stream.seek(0, os.SEEK_END)
+        if held and held == self.wanted.size:
+            return
+        with self.remote.ask(held if self.ranges else 0) as answer:
+            total = _agreed(self.remote, answer.total, self.wanted)
+            if answer.start != held:
+                held = self._start_over(answer, held, total)
+            _require_space(Path(self.stream.name).parent, (total or held) - held)
+            for piece in answer.pieces:
+                self.stream.write(piece)
+                self.listener.advance(len(piece))
+                if total is not None and self.stream.tell() > total:
+                    raise ArchiveError(
+                        f"{self.remote.url} sent more than the {total:,} bytes it announced; pass --url."
+                    )
+        if total is not None and self.stream.tell() < total:
+            raise Interrupted(f"it ended {total - self.stream.tell():,} bytes early")
+
+    def _start_over(self, answer: Answer, held: int, total: int | None) -> int:
+        """Drop what is held, unless what is offered instead cannot be the file."""
+        if answer.start == total:  # the file is shorter than what is held
+            self.stream.truncate(0)
+            self.listener.advance(-held)
+            raise Interrupted("what was kept is longer than the file")
+        if answer.start != 0:
+            self.ranges = False
+            raise Interrupted("it sent another part of the file")
+        if total is None or total < held:
+            raise Interrupted("it answers with something else than the rest of the file")
+        self.listener.say("the server does not go on where it was broken off; fetching from the start")
+        self.stream.truncate(0)
+        self.listener.advance(-held)
+        return self.stream.seek(0)
 
 
 def _agreed(remote: Remote, announced: int | None, wanted: Wanted) -> int | None:

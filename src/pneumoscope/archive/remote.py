@@ -18,7 +18,8 @@ from typing_extensions import Buffer, override
 from pneumoscope.errors import ArchiveError, UsageError
 
 _BUSY = frozenset({408, 425, 429})
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +89,33 @@ class Remote:
         """
         headers = {} if start == 0 and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
         try:
-            with self.client.stream("GET", self.url, headers=headers) as response:
-                yield self._read_head(response)
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as failure:
-            raise UsageError(f"{self.url!r} is not an address that can be fetched ({failure}).") from failure
+            request = self.client.build_request("GET", self.url, headers=headers)
+            response = self.client.send(request, stream=True)
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as failure:
+            raise UsageError(
+                f"{self.url!r} is not an address that can be fetched, or leads to none ({failure})."
+            ) from failure
         except httpx2.TooManyRedirects as failure:
             raise ArchiveError(f"{self.url} redirects in a circle; pass --url with another address.") from failure
         except httpx2.TransportError as failure:
             raise Interrupted(str(failure) or type(failure).__name__) from failure
+        try:
+            yield self._read_head(response, start)
+        except httpx2.TransportError as failure:
+            raise Interrupted(str(failure) or type(failure).__name__) from failure
+        finally:
+            response.close()
+
+    def size(self) -> int | None:
+        """The file's size in bytes, as far as the server tells."""
+        found: list[int | None] = []
+
+        def attempt() -> None:
+            with self.ask(0, 1) as answer:
+                found.append(answer.total)
+
+        self.insist(attempt, reached=lambda: 0)
+        return found[0]
 
     def read(self, start: int, length: int) -> bytes:
         """Exactly these bytes of the file.
@@ -111,6 +131,8 @@ class Remote:
                     raise ArchiveError(f"{self.url} does not serve parts of a file; fetch the whole of it with --full.")
                 for piece in answer.pieces:
                     held.extend(piece)
+                    if len(held) >= length:
+                        break
             if len(held) < length:
                 raise Interrupted(f"it ended {length - len(held):,} bytes early")
 
@@ -153,14 +175,15 @@ class Remote:
         self.say(f"connection lost ({failure}); trying again in {seconds:.0f} s")
         time.sleep(seconds * random.uniform(0.75, 1.0))  # noqa: S311  # jitter, no secret
 
-    def _read_head(self, response: httpx2.Response) -> Answer:
+    def _read_head(self, response: httpx2.Response, start: int) -> Answer:
         status = response.status_code
         said = f"it answers {status} {response.reason_phrase}".strip()
         if status >= 500 or status in _BUSY:
             raise Interrupted(said, wait=_seconds(response.headers.get("Retry-After")))
         place = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-        if status == 416 and place is not None and place[3] != "*":
-            return Answer(start=int(place[3]), total=int(place[3]), pieces=iter(()))
+        if status == 416:  # nothing from there on; a server should say how much there is, and need not
+            total = start if place is None or place[3] == "*" else int(place[3])
+            return Answer(start=total, total=total, pieces=iter(()))
         if status not in (200, 206):
             raise ArchiveError(
                 f"{self.url} cannot be fetched: {said}; check the address, or pass --url with a mirror's."
@@ -168,7 +191,7 @@ class Remote:
         pieces = response.iter_raw()  # as they come: a size would hold bytes back, and lose them in a break
         if status == 200:
             length = response.headers.get("Content-Length", "")
-            return Answer(start=0, total=int(length) if length.isdecimal() else None, pieces=pieces)
+            return Answer(start=0, total=int(length) if _LENGTH.fullmatch(length) else None, pieces=pieces)
         if place is None or place[1] is None:
             raise Interrupted("its answer does not say which part of the file it is")
         return Answer(start=int(place[1]), total=None if place[3] == "*" else int(place[3]), pieces=pieces)
@@ -180,7 +203,10 @@ class RangeFile(io.RawIOBase):
     def __init__(self, remote: Remote) -> None:
         super().__init__()
         self.remote, self.position = remote, 0
-        self.size = self._measure()
+        size = remote.size()
+        if size is None:
+            raise ArchiveError(f"{remote.url} does not say how large it is; fetch the whole of it with --full.")
+        self.size = size
 
     @override
     def readable(self) -> bool:
@@ -211,19 +237,7 @@ class RangeFile(io.RawIOBase):
         self.position += length
         return length
 
-    def _measure(self) -> int:
-        found: list[int | None] = []
-
-        def attempt() -> None:
-            with self.remote.ask(0, 1) as answer:
-                found.append(answer.total)
-
-        self.remote.insist(attempt, reached=lambda: 0)
-        if found[0] is None:
-            raise ArchiveError(f"{self.remote.url} does not say how large it is; fetch the whole of it with --full.")
-        return found[0]
-
 
 def _seconds(retry_after: str | None) -> float | None:
     """`Retry-After` in seconds; its form as a date is not used by the servers we meet."""
-    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+    return float(retry_after) if retry_after is not None and _LENGTH.fullmatch(retry_after) else None

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pneumoscope.archive import Listing, Member, open_source
+from pneumoscope.archive import Listing, Member, is_junk, open_source, printable
 from pneumoscope.audit.features import RULE, Measures, brightness, measure, sharpness
 from pneumoscope.dataset import SPLITS, Dataset, Film, load_dataset
-from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS, Naming, version2, version3
+from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS, Naming, follows_archive, version2, version3
 from pneumoscope.dataset.likeness import perceptual_hash
 from pneumoscope.dataset.manifest import MANIFEST_FILE, SOURCE_SEPARATOR, STRESS, RefusedFile
 from pneumoscope.dataset.sources import list_films
@@ -21,6 +21,7 @@ from pneumoscope.progress import Listener
 
 #: The split of films in a source without parts.
 UNSPLIT = "all"
+NO_CLASS = "(no class folder)"
 #: Version 2's `personN` without the class: a rule that is often used, and joins different children.
 NAIVE = "version 2 numbers without the class"
 _AHEAD = 4  # films in flight for each core
@@ -31,6 +32,7 @@ class Claim:
     """What is said of a file before it is read: by the manifest, or by its name and folder.
 
     `patients` are its patients by each rule that gives one; `file_sha256` is None if nobody says.
+    `listed` is false for a file that lies in a data set's folders without being in its manifest.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Claim:
     patients: dict[str, str]
     file_sha256: str | None
     member: Member
+    listed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class Examined:
 class Unreadable:
     """A file that is no usable film, and why."""
 
-    name: str
+    claim: Claim
     reason: str
 
 
@@ -109,15 +112,16 @@ def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator
 
 
 def _prepared(dataset: Dataset) -> Subject:
-    claims = [_listed(dataset, film) for film in dataset.films]
+    archive = follows_archive(film.source for film in dataset.films)
+    claims = [_listed(dataset, film, archive=archive) for film in dataset.films]
     named = {film.path for film in dataset.films}
     unlisted = []
     for split in (*SPLITS, STRESS):
         for path in sorted((dataset.root / split).rglob("*")):
             name = path.relative_to(dataset.root).as_posix()
-            if name not in named and path.suffix.lower() in SUFFIXES and path.is_file():
-                unlisted.append(name)
-                claims.append(_unlisted(name, split, Member(name=name, read=path.read_bytes)))
+            if name not in named and path.suffix.lower() in SUFFIXES and path.is_file() and not is_junk(name):
+                claims.append(_unlisted(path, printable(name), split, archive=archive))
+                unlisted.append(claims[-1].name)
     return Subject(
         name=dataset.root.resolve().name,
         fingerprint=dataset.fingerprint,
@@ -129,9 +133,9 @@ def _prepared(dataset: Dataset) -> Subject:
     )
 
 
-def _listed(dataset: Dataset, film: Film) -> Claim:
+def _listed(dataset: Dataset, film: Film, *, archive: bool) -> Claim:
     patients = {"the manifest": film.patient}
-    for source in film.source.split(SOURCE_SEPARATOR):
+    for source in film.source.split(SOURCE_SEPARATOR) if archive else ():
         patients |= _by_name(source)
     path = dataset.root / film.path
     return Claim(
@@ -144,26 +148,27 @@ def _listed(dataset: Dataset, film: Film) -> Claim:
     )
 
 
-def _unlisted(name: str, split: str, member: Member) -> Claim:
+def _unlisted(path: Path, name: str, split: str, *, archive: bool) -> Claim:
     return Claim(
         name=name,
-        label=Path(name).parts[1] if len(Path(name).parts) > 2 else "",
+        label=Path(name).parts[1] if len(Path(name).parts) > 2 else NO_CLASS,
         split=split,
-        patients=_by_name(name),
+        patients=_by_name(name) if archive else {},
         file_sha256=None,
-        member=member,
+        member=Member(name=name, read=path.read_bytes),
+        listed=False,
     )
 
 
 def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
     name = path.resolve().name
     films = list_films(listing, name)
-    parts = any(each.part for each in films.candidates)
+    parts = any(each.split for each in films.candidates)
     claims = [
         Claim(
             name=each.member.name,
             label=each.label,
-            split=(each.part or "train") if parts else UNSPLIT,
+            split=(each.split or "train") if parts else UNSPLIT,
             patients=_by_name(each.member.name) if each.naming is not Naming.NONE else {},
             file_sha256=None,
             member=each.member,
@@ -198,9 +203,9 @@ def _examine(claim: Claim, *, limits: Limits) -> Examined | Unreadable:
         facts = describe(data, limits=limits)
         luma = read_luma(data, limits=limits)
     except (ImageError, ArchiveError) as failure:
-        return Unreadable(name=claim.name, reason=str(failure))
+        return Unreadable(claim=claim, reason=str(failure))
     except OSError as failure:
-        return Unreadable(name=claim.name, reason=f"cannot be read ({failure.strerror})")
+        return Unreadable(claim=claim, reason=f"cannot be read ({failure.strerror})")
     small = to_input(luma, RULE)[0]
     return Examined(
         claim=claim,

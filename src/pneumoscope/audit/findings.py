@@ -22,6 +22,7 @@ from pneumoscope.audit.shortcuts import CLASSES_TASK, HELD_OUT, TEST
 from pneumoscope.dataset.manifest import RefusedFile
 
 _TELLING = 0.10  # accuracy above chance, at the interval's lower end, from which a shortcut is worth a warning
+_RANKING = 0.8  # or AUROC, at its lower end: with one frequent class, accuracy cannot rise far above chance
 _FALLING = 0.05  # loss of accuracy from cross-validation to test that is worth a warning
 _DIFFERENT_SHARE = 0.5  # of a class's files, against the class that has it least
 _OF_FILES = ("JPEG quality", "width", "height")
@@ -61,6 +62,14 @@ def of_leaks(
             title=f"{len(across):,} {_films(across)} re-encoded or resized in another split",
             meaning=_LEAK,
             films=_names(across),
+        )
+    if differing := [each for each in near if len(set(each.labels)) > 1]:
+        yield Finding(
+            code="conflicting-labels-of-near-duplicates",
+            severity="warning",
+            title=f"{len(differing):,} {_films(differing)} nearly identical to one of another label",
+            meaning="Either a re-encoded copy has a wrong label, or two children look the same. Look at them.",
+            films=_names(differing),
         )
     if conflicts:
         yield Finding(
@@ -177,7 +186,7 @@ def of_shortcuts(shortcuts: Sequence[Shortcut], shifts: Sequence[Shift]) -> Iter
         if each.tested_on != HELD_OUT:
             continue
         test = tested.get((each.features, each.task))
-        if each.accuracy.low - each.chance > _TELLING:
+        if each.accuracy.low - each.chance > _TELLING or each.auroc.low > _RANKING:
             yield Finding(
                 code=f"shortcut-{each.features}-{each.task}",
                 severity="warning",
@@ -238,7 +247,7 @@ def _shared_finding(rule: str, group: Sequence[SharedPatient]) -> Finding:
 def _shortcut_meaning(each: Shortcut, test: Shortcut | None) -> str:
     said = (
         f"Right for {_interval(each.accuracy)} of films of unseen patients, without any detail of a lung; "
-        f"always naming the most frequent is right for {_percent(each.chance)}. "
+        f"always naming the most frequent is right for {_percent(each.chance)}; AUROC {each.auroc.value:.2f}. "
         "A network that reaches this need not have learnt any medicine."
     )
     if test is None:

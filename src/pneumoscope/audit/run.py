@@ -25,6 +25,7 @@ from pneumoscope.imaging import Luma
 from pneumoscope.metrics import Floats
 from pneumoscope.progress import SILENT, Listener
 
+UNLISTED_UNREADABLE = "unreadable, and not in the manifest"
 AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"
 
 
@@ -83,7 +84,8 @@ def _read(subject: Subject, listener: Listener) -> _Read:
     sums = defaultdict[tuple[str, str], Floats](lambda: np.zeros((SIDE, SIDE)))
     for each in examine(subject.claims, subject.limits, listener):
         if isinstance(each, Unreadable):
-            unreadable.append(Odd(film=each.name, kind="unreadable", what=each.reason))
+            kind = "unreadable" if each.claim.listed else UNLISTED_UNREADABLE
+            unreadable.append(Odd(film=each.claim.name, kind=kind, what=each.reason))
             continue
         assert each.small is not None
         sums[each.claim.split, each.claim.label] += each.small
@@ -96,20 +98,23 @@ def _read(subject: Subject, listener: Listener) -> _Read:
 def _document(subject: Subject, read: _Read, started: float, listener: Listener, *, shortcuts: bool) -> Audit:
     films = read.films
     patients_of = group_films(films, NAIVE)
-    classes = tuple(sorted({film.claim.label for film in films}))
+    listed = np.array([film.claim.listed for film in films], bool)
+    classes = tuple(sorted({film.claim.label for film in films if film.claim.listed}))
     groups = {name: members for name, members in subject.groups.items() if set(members) < set(classes)}
     same, near = [alike(group) for group in identical(films)], nearly_identical(films)
     conflicts = [each for each in same if len(set(each.labels)) > 1]
     patients, odd = shared_patients(films), oddities(films)
     changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.file_sha256)]
-    pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups)
+    pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups).only(listed)
     told = measure_shortcuts(pool, listener) if shortcuts else NOT_ASKED
 
     spreads, shares = distributions.spreads(films), distributions.shares(films)
 
+    unreadable = [each for each in read.unreadable if each.kind != UNLISTED_UNREADABLE]
+
     def found() -> Iterator[Finding]:
         yield from findings.of_leaks(same, near, conflicts, patients)
-        yield from findings.of_files(read.unreadable, odd, changed, subject.unlisted, subject.refused)
+        yield from findings.of_files(unreadable, odd, changed, subject.unlisted, subject.refused)
         yield from findings.of_encoding(spreads, shares)
         yield from findings.of_shortcuts(told.baselines, told.shifts)
 

@@ -112,6 +112,8 @@ def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcu
 
 
 def _tested(train: Pool, test: Pool, features: str, name: str) -> Iterator[Shortcut]:
+    if len(set(train.truth.tolist())) < 2:
+        return
     trees = _trees(len(train.films)).fit(train.inputs(features), train.truth)
     probabilities = _spread(trees, test.inputs(features), len(train.classes))
     yield from _baselines(test, probabilities, features, trained_on=_TRAINED[name], tested_on=name)
@@ -198,6 +200,9 @@ def _out_of_fold(
     probabilities = np.zeros((len(truth), classes))
     cut = StratifiedGroupKFold(folds, shuffle=True, random_state=_SEED)
     for train, held_out in cut.split(inputs, truth, list(groups)):
+        if len(set(truth[train].tolist())) == 1:  # all films of the other class are one patient's
+            probabilities[held_out, truth[train][0]] = 1
+            continue
         trees = _trees(len(train)).fit(inputs[train], truth[train])
         probabilities[held_out] = _spread(trees, inputs[held_out], classes)
     return probabilities

@@ -34,7 +34,7 @@ def show_prepared(summary: "PrepareSummary") -> None:
         ):
             told += f", {count:,} {what}" if count else ""
         if len(summary.sources) > 1:
-            told += f"; {source.films - source.matched - source.copies:,} added"
+            told += f"; {source.added:,} added"
         print_line(told)
         if not source.patients_named:
             print_line(

@@ -32,16 +32,17 @@ from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
 Part: TypeAlias = Literal["train", "test"]
+PublishedSplit: TypeAlias = Literal["train", "val", "test"]
 
 KERMANY_CLASSES = ("bacteria", "normal", "virus")
 KERMANY_GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
 
-_PARTS: dict[str, Part] = {
+_PARTS: dict[str, PublishedSplit] = {
     "train": "train",
     "training": "train",
-    "val": "train",
-    "valid": "train",
-    "validation": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
     "test": "test",
     "testing": "test",
 }
@@ -54,10 +55,15 @@ _VERSION3 = re.compile(rf"(BACTERIA|NORMAL|VIRUS)-(\d+)-\d+{_REPEATED}", re.IGNO
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a file lies in its source: its part, if the tree has parts, and its class folder."""
+    """Where a file lies in its source: its split, if the tree has any, and its class folder."""
 
-    part: Part | None
+    split: PublishedSplit | None
     folder: str | None
+
+    @property
+    def part(self) -> Part | None:
+        """What is kept of the split: test stays test, train and validation are joined."""
+        return "train" if self.split == "val" else self.split
 
 
 class Naming(IntEnum):
@@ -82,15 +88,15 @@ def place(name: str) -> Place:
     """Read the part and the class folder from a path.
 
     >>> place("chest_xray/test/NORMAL/IM-0001-0001.jpeg")
-    Place(part='test', folder='NORMAL')
+    Place(split='test', folder='NORMAL')
     >>> place("films/cat/1.png")
-    Place(part=None, folder='cat')
+    Place(split=None, folder='cat')
     """
     folders = PurePosixPath(name).parts[:-1]
     for index, folder in enumerate(folders):
-        if (part := _PARTS.get(folder.lower())) is not None:
-            return Place(part=part, folder=folders[index + 1] if index + 1 < len(folders) else None)
-    return Place(part=None, folder=folders[-1] if folders else None)
+        if (split := _PARTS.get(folder.lower())) is not None:
+            return Place(split=split, folder=folders[index + 1] if index + 1 < len(folders) else None)
+    return Place(split=None, folder=folders[-1] if folders else None)
 
 
 def version2(stem: str) -> Identity | None:

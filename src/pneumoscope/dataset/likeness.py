@@ -15,6 +15,7 @@ from pneumoscope.imaging import Luma, to_input
 #: size or with a gamma of 1.2 stays within 12 (benchmarks/likeness.py).
 NEAR_DISTANCE = 16
 _SIDE, _OVERSAMPLING = 16, 4
+_PARTNERS = 32  # enough to tie any group together
 _RULE = InputRule.squash(_SIDE * _OVERSAMPLING)
 
 
@@ -45,7 +46,8 @@ def near_pairs(hashes: list[str], *, distance: int = NEAR_DISTANCE) -> list[Near
 
     Two such hashes agree in at least one of `distance + 1` disjoint sets of bits, so only films that
     share the bits of such a set are compared (multi-index hashing, Norouzi et al. 2012): time grows
-    with the number of films, not with its square. Give every distinct film once.
+    with the number of films, not with its square. Give every distinct film once. Of very many films that are
+    all alike, no more than the next few of each are named.
     """
     if len(hashes) < 2:
         return []
@@ -74,6 +76,6 @@ def _close(packed: NDArray[np.uint8], rows: NDArray[np.int64], distance: int) ->
     for place, row in enumerate(rows[:-1]):
         others = rows[place + 1 :]
         differing = np.bitwise_count(packed[others] ^ packed[row]).sum(axis=1, dtype=np.int64)
-        for other in np.flatnonzero(differing <= distance):
+        for other in np.flatnonzero(differing <= distance)[:_PARTNERS]:
             found[int(row), int(others[other])] = int(differing[other])
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.contract import check_classes
-from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS
+from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS, Naming
 from pneumoscope.dataset.manifest import (
     CARD_FILE,
     MANIFEST_FILE,
@@ -28,9 +28,7 @@ from pneumoscope.dataset.split import Labelled, cut_patients
 from pneumoscope.dataset.stress import write_stress
 from pneumoscope.dataset.union import (
     Entry,
-    Likeness,
     United,
-    across_sources,
     group_patients,
     name_patients,
     unite,
@@ -83,7 +81,7 @@ def prepare(
         harvest = read_sources(sources, folder / _INCOMING, pattern=pattern, limits=limits, listener=listener)
         kept = _drop_copies(harvest.taken)
         united = unite(kept, config, harvest.refused)
-        films = _split_or_explain(united, config, harvest.refused)
+        films = _split_or_explain(united, config, harvest)
         card = _card(films, config, harvest, united)
         named = _settle(films, folder)
         if config.stress:
@@ -93,7 +91,7 @@ def prepare(
     return PrepareSummary(
         classes=card.classes,
         counts=_counts(named, card.classes),
-        sources=_summaries(harvest, kept, united),
+        sources=_summaries(harvest, kept, united, films),
         refused=card.refused,
         duplicates=card.duplicates,
         near_duplicates=card.near_duplicates,
@@ -109,45 +107,48 @@ def _refuse_output_in_source(out: Path, sources: Sequence[Path]) -> None:
 
 def _drop_copies(taken: list[Taken]) -> list[Taken]:
     """Keep one of the files of a source that share name, label and bytes; one of a test part if any."""
-    kept: dict[tuple[int, str, str, str], Taken] = {}
+    kept: dict[tuple[object, ...], Taken] = {}
     for each in taken:
-        key = (each.candidate.number, each.film.path, each.film.label, each.film.file_sha256)
+        patient = each.film.patient if each.candidate.naming else None  # two named patients are two witnesses
+        key = (each.candidate.number, each.film.path, each.film.label, patient, each.film.file_sha256)
         if key not in kept or (each.candidate.part == "test" and kept[key].candidate.part != "test"):
             kept[key] = each
     return list(kept.values())
 
 
-def _split_or_explain(united: United, config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
+def _split_or_explain(united: United, config: PrepareConfig, harvest: Harvest) -> list[tuple[Film, Path]]:
     """Films with their splits; a failure names what was refused, which is often why."""
+    lost = {(each.naming, each.patient) for each in harvest.lost if each.part == "test"}
     try:
-        films = _assign_splits(united, config, refused)
+        films = _assign_splits(united, config, harvest.refused, lost)
     except DatasetError as failure:
-        raise DatasetError(f"{failure}{_listing(refused)}") from failure
-    if config.strict and refused:
-        raise DatasetError(f"--strict: nothing was made.{_listing(refused)}")
+        raise DatasetError(f"{failure}{_listing(harvest.refused)}") from failure
+    if config.strict and harvest.refused:
+        raise DatasetError(f"--strict: nothing was made.{_listing(harvest.refused)}")
     return films
 
 
-def _assign_splits(united: United, config: PrepareConfig, refused: list[RefusedFile]) -> list[tuple[Film, Path]]:
+def _assign_splits(
+    united: United, config: PrepareConfig, refused: list[RefusedFile], lost: set[tuple[Naming, str]]
+) -> list[tuple[Film, Path]]:
     """Give every film its split; leave out train films of test patients.
 
-    Patients that share a film are cut as one, and so are patients of nearly identical films. Within one
-    source its published test part stands, though: a nearly identical film is left out of train only
-    when another source tests it.
+    Patients that share a film are cut as one, and so are patients of nearly identical films. A patient
+    of a test part stays one when its film there is not used, or is `lost`: not readable.
     """
     entries, labels = united.entries, {entry.film.label for entry in united.entries}
     _require_classes(entries, labels)
-    group = _groups_of(united, across_sources(united.known, united.likeness))
-    tested = {group[id(entry)] for entry in united.known if entry.tested}
+    of_known = group_patients(united.known, united.likeness)
+    group = {id(entry): name for entry, name in zip(united.known, of_known, strict=True)}
+    tested = {group[id(entry)] for entry in united.known if entry.tested or entry.patients & lost}
     split = []
     for entry in entries:
         split.append("test" if entry.tested else "left out" if group[id(entry)] in tested else "train")
         if split[-1] == "left out":
-            refused += entry.refusals("its patient, or an identical film, is also in a test part")
+            refused += entry.refusals("its patient, or an identical or nearly identical film, is also in a test part")
     _require_classes([entry for entry, part in zip(entries, split, strict=True) if part == "train"], labels)
-    group = _groups_of(united, united.likeness)
     groups = [group[id(entry)] for entry in entries]
-    if not tested:
+    if "test" not in split:
         _cut(entries, groups, split, "test", config.test_fraction, config.seed)
     _cut(entries, groups, split, "val", config.val_fraction, config.seed)
     patients = name_patients(entries, group_patients(entries))
@@ -156,12 +157,6 @@ def _assign_splits(united: United, config: PrepareConfig, refused: list[RefusedF
         for entry, part, patient in zip(entries, split, patients, strict=True)
         if part in SPLITS
     ]
-
-
-def _groups_of(united: United, likeness: Likeness) -> dict[int, str]:
-    """The patients' group of every known film, also of those not used: a patient once tested stays so."""
-    groups = group_patients(united.known, likeness)
-    return {id(entry): group for entry, group in zip(united.known, groups, strict=True)}
 
 
 def _cut(entries: list[Entry], groups: list[str], split: list[str], part: str, fraction: float, seed: int) -> None:
@@ -200,12 +195,16 @@ def _card(films: list[tuple[Film, Path]], config: PrepareConfig, harvest: Harves
     )
 
 
-def _summaries(harvest: Harvest, kept: list[Taken], united: United) -> list[SourceSummary]:
+def _summaries(
+    harvest: Harvest, kept: list[Taken], united: United, films: list[tuple[Film, Path]]
+) -> list[SourceSummary]:
+    """What each source gave; a film is added by the first source that has it."""
     copies = Counter(each.candidate.source for each in harvest.taken)
     copies.subtract(each.candidate.source for each in kept)
+    added = Counter(incoming.parent.name for _, incoming in films)  # named by the source's number
     return [
-        replace(summary, copies=copies[summary.name], matched=united.matched[summary.name])
-        for summary in harvest.summaries
+        replace(summary, copies=copies[summary.name], matched=united.matched[summary.name], added=added[str(number)])
+        for number, summary in enumerate(harvest.summaries)
     ]
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.archive import Listing, Member, Problem, open_source
-from pneumoscope.dataset.grammar import Naming, Part, follows_archive, identify, place
+from pneumoscope.dataset.grammar import Naming, Part, PublishedSplit, follows_archive, identify, place
 from pneumoscope.dataset.likeness import perceptual_hash
 from pneumoscope.dataset.manifest import MANIFEST_FILE, STRESS, Film, RefusedFile
 from pneumoscope.errors import ArchiveError, ImageError
@@ -16,10 +16,15 @@ from pneumoscope.imaging import ACCEPTED, SUFFIXES, UNREAD_SUFFIXES, Limits, des
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import Listener
 
+_CHEST_FOLDER = "chest_xray"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSummary:
-    """What one source gave. `films` were read; `matched` of them are films of an earlier source."""
+    """What one source gave.
+
+    `films` were read; `matched` of them are films of an earlier source; `added` are in the data set.
+    """
 
     name: str
     films: int
@@ -28,6 +33,7 @@ class SourceSummary:
     other_files: int
     copies: int
     matched: int
+    added: int
     patients_named: bool
 
 
@@ -41,7 +47,12 @@ class Candidate:
     label: str
     patient: str
     naming: Naming
-    part: Part | None
+    split: PublishedSplit | None
+
+    @property
+    def part(self) -> Part | None:
+        """See `Place.part`."""
+        return "train" if self.split == "val" else self.split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +76,13 @@ class Films:
 
 @dataclass(frozen=True, kw_only=True)
 class Harvest:
-    """What all sources gave: films read, files refused, and a summary of each source."""
+    """What all sources gave: films read, files refused, and a summary of each source.
+
+    `lost` are the files that say what they are but cannot be read.
+    """
 
     taken: list[Taken]
+    lost: list[Candidate]
     refused: list[RefusedFile]
     summaries: list[SourceSummary]
 
@@ -86,15 +101,18 @@ def read_sources(
     Raises:
         ArchiveError: a source is neither a folder nor a readable ZIP archive.
     """
-    harvest = Harvest(taken=[], refused=[], summaries=[])
+    harvest = Harvest(taken=[], lost=[], refused=[], summaries=[])
     for number, (path, name) in enumerate(zip(sources, source_names(sources), strict=True)):
         folder = incoming / str(number)
         folder.mkdir(parents=True)
         with open_source(path, max_bytes=limits.max_bytes) as listing:
             films = list_films(listing, name, number=number, pattern=pattern)
-            taken, refused = _take_all(films.candidates, name, folder, limits, listener)
-        refused = films.refused + refused
+            taken, lost = _take_all(films.candidates, name, folder, limits, listener)
+        refused = films.refused + [
+            RefusedFile(source=name, name=problem.name, reason=problem.reason) for _, problem in lost
+        ]
         harvest.taken.extend(taken)
+        harvest.lost.extend(candidate for candidate, _ in lost)
         harvest.refused.extend(refused)
         harvest.summaries.append(
             SourceSummary(
@@ -105,6 +123,7 @@ def read_sources(
                 other_files=films.other_files,
                 copies=0,
                 matched=0,
+                added=0,
                 patients_named=films.patients_named,
             )
         )
@@ -114,10 +133,14 @@ def read_sources(
 def list_films(listing: Listing, source: str, *, number: int = 0, pattern: re.Pattern[str] | None = None) -> Films:
     """Read labels, patients and parts from the names of a source's files.
 
-    The stress split of a prepared data set is no film of its own and is passed over.
+    Where there is a folder `chest_xray`, as in the published archives, films are what lies below it:
+    version 3 holds photographs of the retina, too, under names alike. The stress split of a prepared
+    data set is no film of its own. Both are passed over.
     """
     prepared = any(member.name == MANIFEST_FILE for member in listing.members)
     members = [m for m in listing.members if not (prepared and m.name.startswith(f"{STRESS}/"))]
+    if chest := [member for member in members if _CHEST_FOLDER in PurePosixPath(member.name).parts[:-1]]:
+        members = chest
     unread = [member.name for member in members if PurePosixPath(member.name).suffix.lower() in UNREAD_SUFFIXES]
     images = [member for member in members if PurePosixPath(member.name).suffix.lower() in SUFFIXES]
     refused = [RefusedFile(source=source, name=each.name, reason=each.reason) for each in listing.problems]
@@ -138,7 +161,7 @@ def list_films(listing: Listing, source: str, *, number: int = 0, pattern: re.Pa
                 label=identity.label,
                 patient=identity.patient or f"{identity.label}/{source}:{member.name}",
                 naming=identity.naming,
-                part=place(member.name).part,
+                split=place(member.name).split,
             )
         )
     others = len(listing.members) - len(images) - len(unread)
@@ -147,21 +170,22 @@ def list_films(listing: Listing, source: str, *, number: int = 0, pattern: re.Pa
 
 def _take_all(
     candidates: Sequence[Candidate], source: str, folder: Path, limits: Limits, listener: Listener
-) -> tuple[list[Taken], list[RefusedFile]]:
-    taken, refused = [], []
+) -> tuple[list[Taken], list[tuple[Candidate, Problem]]]:
+    taken, lost = [], []
     listener.begin(f"reading {source}", len(candidates), "images")
     try:
         numbered = ((folder / f"{number:07d}", each) for number, each in enumerate(candidates))
         cores = available_cores()
-        for result in map_ordered(partial(_take, limits=limits), numbered, workers=cores, ahead=4 * cores):
+        results = map_ordered(partial(_take, limits=limits), numbered, workers=cores, ahead=4 * cores)
+        for candidate, result in zip(candidates, results, strict=True):
             if isinstance(result, Problem):
-                refused.append(RefusedFile(source=source, name=result.name, reason=result.reason))
+                lost.append((candidate, result))
             else:
                 taken.append(result)
             listener.advance(1)
     finally:
         listener.end()
-    return taken, refused
+    return taken, lost
 
 
 def _take(numbered: tuple[Path, Candidate], *, limits: Limits) -> Taken | Problem:

@@ -1,4 +1,4 @@
-"""The stress split: validation films whose class can no longer be told from how they were stored.
+"""The stress split: validation films whose class their storage and size no longer tell.
 
 In the published archive the JPEG quality, the metadata, the size, the framing and the place of the
 letter marker differ by class, and the official test part differs from train in just these. A model
@@ -12,31 +12,36 @@ from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from pneumoscope.dataset.likeness import perceptual_hash
 from pneumoscope.dataset.manifest import STRESS, Film
+from pneumoscope.errors import ImageError
 from pneumoscope.imaging import Limits, Luma, luma_sha256, read_luma
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import Listener
 
 QUALITY = 75
 _LEAST, _MOST = 128, 512  # pixels of the shorter side
-_FRAME = (0.82, 0.97)  # share of each side that is kept
+_FRAME = (0.82, 0.97)  # share of the largest possible frame that is kept
 _CORNER = 0.16  # share of each side that a corner covers
+_DRAWS = 8  # of a frame, until one is not blank
+
+Size: TypeAlias = tuple[int, int]
 
 
 def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limits, listener: Listener) -> list[Film]:
     """Write the validation films once more below `stress/`, and return their rows.
 
-    Every film is framed anew at random, its corners are covered and, whatever its class, may get a
-    marker in one of them; then it is stored as a grey JPEG of quality 75 without metadata, all with
-    the same shorter side. The same film and seed give the same bytes.
+    Every film is framed anew at random in one common aspect, its corners are covered and, whatever its
+    class, may get a marker in one of them; then all are stored in one size as grey JPEG of quality 75
+    without metadata. The same film and seed give the same bytes. A film of which nothing but one
+    brightness is left is passed over, and said.
     """
     chosen = [film for film in films if film.split == "val"]
-    side = _common_side(chosen)
     names = _distinct([str(PurePosixPath(STRESS, *PurePosixPath(film.path).parts[1:])) for film in chosen])
     jobs = list(zip(chosen, names, strict=True))
     for label in {film.label for film in chosen}:
@@ -45,37 +50,47 @@ def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limi
     made = []
     try:
         cores = available_cores()
-        work = partial(_write, folder=folder, side=side, seed=seed, limits=limits)
-        for film in map_ordered(work, jobs, workers=cores, ahead=4 * cores):
-            made.append(film)
+        work = partial(_write, folder=folder, size=_common_size(chosen), seed=seed, limits=limits)
+        for (film, _), written in zip(jobs, map_ordered(work, jobs, workers=cores, ahead=4 * cores), strict=True):
+            if written is None:
+                listener.say(f"{film.path} has no stress film: framed anew, it is blank")
+            else:
+                made.append(written)
             listener.advance(1)
     finally:
         listener.end()
     return made
 
 
-def stressed(luma: Luma, *, side: int, random: np.random.Generator) -> bytes:
-    """One film (`uint8 [H, W]`) framed, covered and stored anew: the bytes of a JPEG file."""
-    framed = _frame(luma, random)
-    height, width = framed.shape
-    scale = side / min(height, width)
-    size = max(side, round(width * scale)), max(side, round(height * scale))
-    resized = Image.fromarray(framed).resize(size, Image.Resampling.BILINEAR)
+def stressed(luma: Luma, *, size: Size, random: np.random.Generator) -> bytes:
+    """One film (`uint8 [H, W]`) framed, covered and stored anew.
+
+    Args:
+        luma: the film.
+        size: width and height of the result in pixels.
+        random: draws frame and marker.
+
+    Returns:
+        The bytes of a JPEG file.
+    """
+    framed = Image.fromarray(_frame(luma, size, random)).resize(size, Image.Resampling.BILINEAR)
     stream = BytesIO()
-    Image.fromarray(_cover_corners(np.array(resized), random)).save(stream, "JPEG", quality=QUALITY)
+    Image.fromarray(_cover_corners(np.array(framed), random)).save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()
 
 
-def _common_side(films: Sequence[Film]) -> int:
-    """The tenth percentile of the shorter sides, within bounds: few films must be enlarged."""
-    sides = [min(film.width, film.height) for film in films]
-    return int(np.clip(np.percentile(sides, 10), _LEAST, _MOST))
+def _common_size(films: Sequence[Film]) -> Size:
+    """The median aspect, at the tenth percentile of the shorter sides: few films must be enlarged."""
+    side = int(np.clip(np.percentile([min(film.width, film.height) for film in films], 10), _LEAST, _MOST))
+    aspect = float(np.clip(np.median([film.width / film.height for film in films]), 0.5, 2.0))
+    return (round(side * aspect), side) if aspect >= 1 else (side, round(side / aspect))
 
 
-def _frame(luma: Luma, random: np.random.Generator) -> Luma:
-    """A random rectangle that keeps most of the film."""
+def _frame(luma: Luma, size: Size, random: np.random.Generator) -> Luma:
+    """A random rectangle of the wished aspect, nearly as large as fits into the film."""
     height, width = luma.shape
-    rows, columns = (max(16, round(length * random.uniform(*_FRAME))) for length in (height, width))
+    unit = min(width / size[0], height / size[1]) * random.uniform(*_FRAME)
+    columns, rows = (max(1, round(length * unit)) for length in size)
     top, left = int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))
     return luma[top : top + rows, left : left + columns]
 
@@ -113,22 +128,29 @@ def _distinct(names: list[str]) -> list[str]:
     return [wish if used[wish.lower()] == 1 else f"{name}.jpeg" for name, wish in zip(names, wished, strict=True)]
 
 
-def _write(job: tuple[Film, str], *, folder: Path, side: int, seed: int, limits: Limits) -> Film:
+def _write(job: tuple[Film, str], *, folder: Path, size: Size, seed: int, limits: Limits) -> Film | None:
+    """The row of the stress film, or None if it would be blank."""
     film, name = job
     digest = hashlib.sha256(f"{seed}:{film.path}:{film.file_sha256}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    data = stressed(read_luma((folder / film.path).read_bytes(), limits=limits), side=side, random=random)
-    (folder / name).write_bytes(data)
-    luma = read_luma(data, limits=limits)
-    return replace(
-        film,
-        path=name,
-        split=STRESS,
-        file_sha256=hashlib.sha256(data).hexdigest(),
-        luma_sha256=luma_sha256(luma),
-        phash=perceptual_hash(luma),
-        width=luma.shape[1],
-        height=luma.shape[0],
-        bytes=len(data),
-        mode="L",
-    )
+    original = read_luma((folder / film.path).read_bytes(), limits=limits)
+    for _ in range(_DRAWS):
+        data = stressed(original, size=size, random=random)
+        try:
+            luma = read_luma(data)
+        except ImageError:
+            continue
+        (folder / name).write_bytes(data)
+        return replace(
+            film,
+            path=name,
+            split=STRESS,
+            file_sha256=hashlib.sha256(data).hexdigest(),
+            luma_sha256=luma_sha256(luma),
+            phash=perceptual_hash(luma),
+            width=luma.shape[1],
+            height=luma.shape[0],
+            bytes=len(data),
+            mode="L",
+        )
+    return None

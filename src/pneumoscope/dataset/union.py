@@ -53,6 +53,11 @@ class Entry:
         return any(each.candidate.part == "test" for each in self.files)
 
     @property
+    def patients(self) -> set[tuple["Naming", str]]:
+        """Its patient, by each way of naming it."""
+        return {(each.candidate.naming, each.film.patient) for each in self.files}
+
+    @property
     def sources(self) -> set[int]:
         """Numbers of the sources that have it."""
         return {each.candidate.number for each in self.files}
@@ -143,15 +148,6 @@ def merge_near(entries: Sequence[Entry], likeness: Likeness) -> tuple[list[Entry
                 merged.append(_near(current[stays].film, current[goes].film, distance, merged=True))
                 current[stays] = Entry(files=current[stays].files + current.pop(goes).files)
     return list(current.values()), merged
-
-
-def across_sources(entries: Iterable[Entry], likeness: Likeness) -> Likeness:
-    """The pairs whose films are not in one source together: re-encodings in another archive."""
-    sources: defaultdict[str, set[int]] = defaultdict(set)
-    for entry in entries:
-        for each in entry.files:
-            sources[each.film.luma_sha256] |= entry.sources
-    return [pair for pair in likeness if not sources[pair[0]] & sources[pair[1]]]
 
 
 def group_patients(entries: Sequence[Entry], likeness: Likeness | None = None) -> list[str]:
