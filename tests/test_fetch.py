@@ -93,9 +93,7 @@ def test_what_asking_again_cannot_mend_fails_at_once_and_keeps_nothing(
     with pytest.raises(ArchiveError, match=said):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] == (21 if behaviour == "circle" else 1)
-    kept = left(tmp_path) - {"a.zip.part"}
-    assert not kept
-    assert not (tmp_path / "a.zip.part").exists() or (tmp_path / "a.zip.part").stat().st_size == 0
+    assert not left(tmp_path)
 
 
 @pytest.mark.parametrize("behaviour", ["announces-more", "announces-less"])
@@ -107,7 +105,7 @@ def test_a_lie_about_an_unknown_size_never_gives_a_wrong_file(server: Server, be
 
 @pytest.mark.parametrize(("behaviour", "times"), [("always-busy", 3), ("breaks-at-once", 3), ("wrong-range", 5)])
 def test_a_hopeless_server_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="run the same command again to go on"):
+    with pytest.raises(ArchiveError, match="Run the same command again to go on"):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] <= times
     assert not (tmp_path / "a.zip").exists()
@@ -116,7 +114,7 @@ def test_a_hopeless_server_is_given_up(server: Server, behaviour: str, times: in
 def test_no_server_and_no_address(tmp_path: Path) -> None:
     with serving(b"") as gone:
         url = gone.url("good")
-    with pytest.raises(ArchiveError, match=r"cannot be fetched .*refused"):
+    with pytest.raises(ArchiveError, match=r"cannot be fetched .*refused.* Is this machine online\?"):
         fetch_file(Wanted(url=url, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
     for address in ("ftp://example.org/a.zip", "nonsense", "http://", f"http://{'a' * 70}.com/x", "http://.com/"):
         with pytest.raises(UsageError, match="not an address"):
@@ -140,7 +138,7 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=50_100_000))
     with pytest.raises(ArchiveError, match=r"has 50 MB free; 50 MB are needed\. Make room"):
         get(server, "good", tmp_path / "a.zip")
-    assert not (tmp_path / "a.zip.part").stat().st_size
+    assert not left(tmp_path)
 
 
 def test_proxies_come_from_the_environment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

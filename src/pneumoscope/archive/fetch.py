@@ -279,7 +279,11 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as failure:
             raise UsageError(f"{path} is being written by another fetch; wait for it or stop it.") from failure
-        yield stream
+        try:
+            yield stream
+        finally:
+            if _size(stream) == 0:
+                path.unlink(missing_ok=True)
 
 
 def _size(stream: BinaryIO) -> int:

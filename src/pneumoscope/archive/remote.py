@@ -159,9 +159,10 @@ class Remote:
                 furthest = max(furthest, reached())
                 most = self.patience.attempts if furthest > begun else self.patience.first_attempts
                 if failures >= most:
+                    hint = "What came is kept." if reached() else "Is this machine online?"
                     raise ArchiveError(
                         f"{self.url} cannot be fetched ({failure}; asked {failures} times). "
-                        "What came is kept: run the same command again to go on, or pass --url with a mirror's address."
+                        f"{hint} Run the same command again to go on, or pass --url with a mirror's address."
                     ) from failure
                 self._wait(failure, failures)
             else:

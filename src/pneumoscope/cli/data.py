@@ -47,11 +47,12 @@ def fetch_command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch the published archive (Kermany et al. 2018, Mendeley Data rscbjbr9sj, CC BY 4.0).
+    """Fetch a published archive, resumable and verified.
 
-    A broken or killed fetch goes on where it was when the same command is run again. Size and SHA-256
-    are verified. Of version 3, which is mostly of the eye, the chest films alone are fetched, each
-    checked by its CRC-32.
+    It is that of Kermany, Zhang, Goldbaum 2018 (Mendeley Data rscbjbr9sj, CC BY 4.0). A broken or
+    killed fetch goes on where it was when the same command is run again. Size and SHA-256 are
+    verified. Of version 3, which is mostly of the eye, the chest films alone are fetched, each checked
+    by its CRC-32.
     """
     from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
     from pneumoscope.archive.published import PUBLISHED
