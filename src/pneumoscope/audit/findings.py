@@ -10,6 +10,7 @@ from pneumoscope.audit.document import (
     Estimate,
     Finding,
     Odd,
+    Severity,
     SharedPatient,
     Shares,
     Shift,
@@ -27,6 +28,7 @@ _FALLING = 0.05  # loss of accuracy from cross-validation to test that is worth 
 _DIFFERENT_SHARE = 0.5  # of a class's files, against the class that has it least
 _OF_FILES = ("JPEG quality", "width", "height")
 _SHIFTED = 0.65  # AUROC of train against test, at the lower end
+_MOST_REASONS = 3
 _LEAK = (
     "What is trained on is also tested on: figures on these splits are too good, by an amount nobody knows. "
     "Make the data set anew with data prepare."
@@ -47,55 +49,41 @@ def of_leaks(
         shared.setdefault(each.rule, []).append(each)
     for rule, group in shared.items():
         yield _shared_finding(rule, group)
-    if across := [each for each in same if each.crosses]:
-        yield Finding(
-            code="duplicate-crosses-splits",
-            severity="error",
-            title=f"{len(across):,} {_films(across)} with equal pixels in several splits",
-            meaning=_LEAK,
-            films=_names(across),
-        )
-    if across := [each for each in near if each.crosses]:
-        yield Finding(
-            code="near-duplicate-crosses-splits",
-            severity="error",
-            title=f"{len(across):,} {_films(across)} re-encoded or resized in another split",
-            meaning=_LEAK,
-            films=_names(across),
-        )
-    if differing := [each for each in near if len(set(each.labels)) > 1]:
-        yield Finding(
-            code="conflicting-labels-of-near-duplicates",
-            severity="warning",
-            title=f"{len(differing):,} {_films(differing)} nearly identical to one of another label",
-            meaning="Either a re-encoded copy has a wrong label, or two children look the same. Look at them.",
-            films=_names(differing),
-        )
-    if conflicts:
-        yield Finding(
-            code="conflicting-labels",
-            severity="error",
-            title=f"{len(conflicts):,} {_films(conflicts)} under several labels",
-            meaning="The same pixels cannot be two diagnoses: at least one label of each is wrong.",
-            films=_names(conflicts),
-        )
-    if within := [each for each in same if not each.crosses]:
-        extra = sum(len(each.films) - 1 for each in within)
-        yield Finding(
-            code="duplicates",
-            severity="note",
-            title=f"{len(within):,} {_films(within)} several times in one split ({extra:,} extra files)",
-            meaning="They count more than once in every figure. data prepare --drop-duplicates keeps one of each.",
-            films=_names(within),
-        )
-    if within := [each for each in near if not each.crosses]:
-        yield Finding(
-            code="near-duplicates",
-            severity="note",
-            title=f"{len(within):,} {'pair' if len(within) == 1 else 'pairs'} of nearly identical films in one split",
-            meaning="Re-encoded or resized copies of one film, or two shots that look the same.",
-            films=_names(within),
-        )
+    yield from _alike(
+        "duplicate-crosses-splits", "error", _crossing(same), "with equal pixels in several splits", _LEAK
+    )
+    yield from _alike(
+        "near-duplicate-crosses-splits", "error", _crossing(near), "re-encoded or resized in another split", _LEAK
+    )
+    yield from _alike(
+        "conflicting-labels",
+        "error",
+        conflicts,
+        "under several labels",
+        "The same pixels cannot be two diagnoses: at least one label of each is wrong.",
+    )
+    yield from _alike(
+        "conflicting-labels-of-near-duplicates",
+        "warning",
+        [each for each in near if len(set(each.labels)) > 1],
+        "nearly identical to one of another label",
+        "Either a re-encoded copy has a wrong label, or two children look the same. Look at them.",
+    )
+    within = [each for each in same if not each.crosses]
+    yield from _alike(
+        "duplicates",
+        "note",
+        within,
+        f"several times in one split ({sum(len(each.films) - 1 for each in within):,} extra files)",
+        "They count more than once in every figure. data prepare --drop-duplicates keeps one of each.",
+    )
+    yield from _alike(
+        "near-duplicates",
+        "note",
+        [each for each in near if not each.crosses],
+        "nearly identical to another of the same split",
+        "Re-encoded or resized copies of one film, or two shots that look the same.",
+    )
 
 
 def of_files(
@@ -106,48 +94,39 @@ def of_files(
     refused: Sequence[RefusedFile],
 ) -> Iterator[Finding]:
     """Files that are missing, changed, foreign, unreadable or odd."""
-    if unreadable:
-        yield Finding(
-            code="unreadable",
-            severity="error",
-            title=f"{len(unreadable):,} files that cannot be read as films",
-            meaning="They are missing or damaged; training and evaluation would stop at them.",
-            films=tuple(each.film for each in unreadable),
-        )
-    if changed:
-        yield Finding(
-            code="changed-files",
-            severity="error",
-            title=f"{len(changed):,} files that are not those the manifest names",
-            meaning="Somebody changed the folder after it was prepared: figures made on it cannot be repeated.",
-            films=tuple(changed),
-        )
-    if unlisted:
-        yield Finding(
-            code="unlisted-files",
-            severity="warning",
-            title=f"{len(unlisted):,} images in the split folders that the manifest does not name",
-            meaning="Whoever reads the folders, as torchvision's ImageFolder does, trains or tests on them.",
-            films=tuple(unlisted),
-        )
-    if refused:
-        yield Finding(
-            code="not-taken",
-            severity="warning",
-            title=f"{len(refused):,} files of the source that are not taken",
-            meaning="; ".join(f"{count:,}: {reason}" for reason, count in _most(each.reason for each in refused)) + ".",
-            films=tuple(each.name for each in refused),
-        )
-    kinds = Counter(each.kind for each in odd)
-    for kind, count in kinds.items():
+    yield from _named(
+        "unreadable",
+        "error",
+        [each.film for each in unreadable],
+        "that cannot be read as films",
+        "They are missing or damaged; training and evaluation would stop at them.",
+    )
+    yield from _named(
+        "changed-files",
+        "error",
+        changed,
+        "that are not those the manifest names",
+        "Somebody changed the folder after it was prepared: figures made on it cannot be repeated.",
+    )
+    yield from _named(
+        "unlisted-files",
+        "warning",
+        unlisted,
+        "in the split folders that the manifest does not name",
+        "Whoever reads the folders, as torchvision's ImageFolder does, trains or tests on them.",
+    )
+    reasons = Counter(each.reason for each in refused).most_common(_MOST_REASONS)
+    yield from _named(
+        "not-taken",
+        "warning",
+        [each.name for each in refused],
+        "of the source that are not taken",
+        "; ".join(f"{count:,}: {reason.rstrip('.')}" for reason, count in reasons) + ".",
+    )
+    for kind in dict.fromkeys(each.kind for each in odd):
         severity, meaning = _ODD[kind]
-        yield Finding(
-            code=f"odd-{kind.replace(' ', '-')}",
-            severity=severity,
-            title=f"{count:,} {'film' if count == 1 else 'films'}: {kind}",
-            meaning=meaning,
-            films=tuple(each.film for each in odd if each.kind == kind),
-        )
+        films = [each.film for each in odd if each.kind == kind]
+        yield from _named(f"odd-{kind.replace(' ', '-')}", severity, films, f"that are odd: {kind}", meaning)
 
 
 def of_encoding(spreads: Sequence[Spread], shares: Sequence[Shares]) -> Iterator[Finding]:
@@ -209,7 +188,7 @@ def of_shortcuts(shortcuts: Sequence[Shortcut], shifts: Sequence[Shift]) -> Iter
             )
 
 
-_ODD = {
+_ODD: dict[str, tuple[Severity, str]] = {
     "turned by its tag": ("note", "Software that ignores the EXIF orientation sees them lying or upside down."),
     "colour mode": ("note", "They are read as luma like all others; where only one class has them, they give it away."),
     "bit depth": ("note", "More than 8 bits are scaled by each film's own range; programs that cut them misread them."),
@@ -274,13 +253,20 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _films(groups: Sequence[Alike]) -> str:
-    return "film" if len(groups) == 1 else "films"
+def _crossing(groups: Sequence[Alike]) -> list[Alike]:
+    return [each for each in groups if each.crosses]
 
 
-def _names(groups: Sequence[Alike]) -> tuple[str, ...]:
-    return tuple(name for each in groups for name in each.films)
+def _alike(code: str, severity: Severity, groups: Sequence[Alike], title: str, meaning: str) -> Iterator[Finding]:
+    """One finding about films that are one, if there are any."""
+    if groups:
+        count = f"{len(groups):,} {'film' if len(groups) == 1 else 'films'}"
+        names = tuple(name for each in groups for name in each.films)
+        yield Finding(code=code, severity=severity, title=f"{count} {title}", meaning=meaning, films=names)
 
 
-def _most(reasons: Iterator[str], most: int = 3) -> list[tuple[str, int]]:
-    return Counter(reasons).most_common(most)
+def _named(code: str, severity: Severity, files: Sequence[str], title: str, meaning: str) -> Iterator[Finding]:
+    """One finding about single files, if there are any."""
+    if files:
+        count = f"{len(files):,} {'file' if len(files) == 1 else 'files'}"
+        yield Finding(code=code, severity=severity, title=f"{count} {title}", meaning=meaning, films=tuple(files))
