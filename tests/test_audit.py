@@ -316,6 +316,14 @@ def test_the_same_data_give_the_same_audit(clean: Path) -> None:
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
 
 
+def test_a_handful_of_films_says_nothing_of_how_a_class_is_stored(tmp_path: Path) -> None:
+    films = {f"ill/{n}.png": encode(Image.fromarray(film("virus", patient=n, size=(210, 230)))) for n in range(19)}
+    films |= {f"well/{n}.jpeg": encode_jpeg(film("normal", patient=n, size=(210, 230))) for n in range(30)}
+    assert not any(code.startswith("encoding-differs") for code in codes(leaks(make_zip(tmp_path / "a.zip", films))))
+    films["ill/more.png"] = encode(Image.fromarray(film("virus", patient=99, size=(210, 230))))
+    assert "encoding-differs-all" in codes(leaks(make_zip(tmp_path / "b.zip", films)))
+
+
 def test_stray_files_are_told_and_harm_nothing(data: Path) -> None:
     films = load_dataset(data).films
     stray = encode_jpeg(film("virus", patient=801))

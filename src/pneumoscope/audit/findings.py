@@ -25,6 +25,7 @@ from pneumoscope.dataset.manifest import RefusedFile
 _TELLING = 0.10  # accuracy above chance, at the interval's lower end, from which a shortcut is worth a warning
 _RANKING = 0.8  # or AUROC, at its lower end: with one frequent class, accuracy cannot rise far above chance
 _FALLING = 0.05  # loss of accuracy from cross-validation to test that is worth a warning
+_ENOUGH = 20  # films of a class, to say how it is stored
 _DIFFERENT_SHARE = 0.5  # of a class's files, against the class that has it least
 _OF_FILES = ("JPEG quality", "width", "height")
 _SHIFTED = 0.65  # AUROC of train against test, at the lower end
@@ -105,7 +106,7 @@ def of_files(
         "changed-files",
         "error",
         changed,
-        "that are not those the manifest names",
+        "changed since the manifest was written",
         "Somebody changed the folder after it was prepared: figures made on it cannot be repeated.",
     )
     yield from _named(
@@ -120,18 +121,20 @@ def of_files(
         "not-taken",
         "warning",
         [each.name for each in refused],
-        "of the source that are not taken",
+        "of the source not taken",
         "; ".join(f"{count:,}: {reason.rstrip('.')}" for reason, count in reasons) + ".",
     )
     for kind in dict.fromkeys(each.kind for each in odd):
         severity, meaning = _ODD[kind]
         films = [each.film for each in odd if each.kind == kind]
-        yield from _named(f"odd-{kind.replace(' ', '-')}", severity, films, f"that are odd: {kind}", meaning)
+        yield from _named(f"odd-{kind.replace(' ', '-')}", severity, films, f"unlike the others: {kind}", meaning)
 
 
 def of_encoding(spreads: Sequence[Spread], shares: Sequence[Shares]) -> Iterator[Finding]:
     """Properties of the files, not of the films, that differ between the classes of one split."""
     told: dict[str, list[str]] = {}
+    shares = [row for row in shares if row.n >= _ENOUGH]
+    spreads = [row for row in spreads if row.n >= _ENOUGH]
     for row in shares:
         alone = [each for each in shares if (each.quantity, each.split) == (row.quantity, row.split)]
         for value, share in row.shares.items():
