@@ -25,6 +25,9 @@ def test_round_trip(contract: Contract, tmp_path: Path) -> None:
     assert "Not a medical device" in contract.intended_use
 
 
+VERSION_1 = Path(__file__).parent / "data" / "contract-1.json"
+
+
 @pytest.mark.parametrize("field", REQUIRED)
 def test_every_missing_field_is_an_error(field: str, contract: Contract, tmp_path: Path) -> None:
     document = contract.model_dump(mode="json")
@@ -53,7 +56,7 @@ def test_no_field_of_any_part_has_a_default() -> None:
         ("groups", {"g": ["nobody"]}, "group 'g'"),
         ("groups", {"g": ["bacteria", "normal", "virus"]}, "some, not all"),
         ("groups", {"virus": ["bacteria"]}, "name of a class"),
-        ("schema_version", 2, "schema_version"),
+        ("schema_version", 9, "schema version 9.*reads up to 2: upgrade"),
         ("calibration", {"temperature": 0}, r"calibration\.temperature"),
         ("normalisation", {"mean": 120, "std": 50}, r"normalisation\.mean"),
     ],
@@ -65,12 +68,54 @@ def test_wrong_values_are_named(contract: Contract, tmp_path: Path, field: str, 
         load_contract(tmp_path)
 
 
+@pytest.mark.parametrize("position", range(0, 3000, 61))
+def test_any_changed_byte_of_the_contract_is_noticed(position: int, contract: Contract, tmp_path: Path) -> None:
+    save_contract(contract, tmp_path)
+    path = tmp_path / "contract.json"
+    content = bytearray(path.read_bytes())
+    content[position % len(content)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"contract\.json is not valid"):
+        load_contract(tmp_path)
+
+
+def test_version_1_is_brought_up_to_date(contract: Contract, tmp_path: Path) -> None:
+    """The document is one that version 1 of this program wrote."""
+    (tmp_path / "contract.json").write_bytes(VERSION_1.read_bytes())
+    old = load_contract(tmp_path)
+    assert old.schema_version == 2
+    assert old.input == InputRule.squash(96)
+    assert (old.classes, old.groups) == (contract.classes, contract.groups)
+    assert (old.decision.answer_from, old.decision.coverage) == (0.0, None)
+    assert (old.activation_map, old.precision, old.quantisation) == (None, "fp32", None)
+    assert old.population.age_years is None
+    assert old.files.keys() >= {"model.onnx", "golden/golden.json"}
+    save_contract(old, tmp_path)
+    assert load_contract(tmp_path) == old
+
+
+@pytest.mark.parametrize("field", ["classes", "input", "decision", "provenance", "files"])
+def test_a_damaged_version_1_is_an_error(field: str, tmp_path: Path) -> None:
+    document = json.loads(VERSION_1.read_text())
+    for broken in ({name: value for name, value in document.items() if name != field}, document | {field: 7}):
+        (tmp_path / "contract.json").write_text(json.dumps(broken))
+        with pytest.raises(BundleError, match=f"field '{field}"):
+            load_contract(tmp_path)
+
+
+def test_int8_and_its_figures_belong_together(contract: Contract, tmp_path: Path) -> None:
+    save_contract(contract.model_copy(update={"precision": "int8"}), tmp_path)
+    with pytest.raises(BundleError, match="'quantisation'"):
+        load_contract(tmp_path)
+
+
 def test_not_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="not a bundle"):
         load_contract(tmp_path)
-    (tmp_path / "contract.json").write_text("{")
-    with pytest.raises(BundleError, match="not valid"):
-        load_contract(tmp_path)
+    for text in ("{", "[]", "7", "\udcff"):
+        (tmp_path / "contract.json").write_text(text, errors="surrogateescape")
+        with pytest.raises(BundleError, match="not valid"):
+            load_contract(tmp_path)
 
 
 @given(one=st.integers(16, 1024), two=st.integers(16, 1024))

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 
 from pneumoscope.contract import Decision, InputRule, load_contract, save_contract
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Encoded, Engine, verify
-from pneumoscope.errors import BundleError, RunError
+from pneumoscope.engine import Encoded, Engine, Outputs, verify
+from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export, load_network
+from pneumoscope.files import sha256_of
 from pneumoscope.imaging import Limits, load_input
 from pneumoscope.phantom import encode_jpeg, film
 from samples import TINY, encode
@@ -34,11 +36,13 @@ def engine(tiny_bundle: Path) -> Engine:
 
 def test_onnx_equals_pytorch_on_every_validation_film(engine: Engine, tiny_run: Path, dataset: Dataset) -> None:
     images = np.stack([load_input(dataset.read(each), engine.contract.input) for each in dataset.split("val")])
-    probabilities, embedding = engine.run(images)
+    outputs = engine.run(images)
     with torch.no_grad():
-        logits, torch_embedding = load_network(tiny_run).forward_with_embedding(torch.from_numpy(images))
-    np.testing.assert_allclose(probabilities, logits.softmax(dim=1).numpy(), atol=PARITY_TOLERANCE)
-    np.testing.assert_allclose(embedding, torch_embedding.numpy(), atol=1e-3)
+        logits, embedding, maps = load_network(tiny_run).outputs(torch.from_numpy(images))
+    assert outputs.maps is not None
+    np.testing.assert_allclose(outputs.probabilities, logits.softmax(dim=1).numpy(), atol=PARITY_TOLERANCE)
+    np.testing.assert_allclose(outputs.embedding, embedding.numpy(), atol=1e-3)
+    np.testing.assert_allclose(outputs.maps, maps.numpy(), atol=1e-3)
 
 
 def test_the_graph_takes_bytes_and_normalises_itself(tiny_bundle: Path) -> None:
@@ -47,7 +51,7 @@ def test_the_graph_takes_bytes_and_normalises_itself(tiny_bundle: Path) -> None:
     assert image.elem_type == onnx.TensorProto.UINT8
     assert [d.dim_param or d.dim_value for d in image.shape.dim][1:] == [1, TINY["size"], TINY["size"]]
     assert image.shape.dim[0].dim_param
-    assert [output.name for output in graph.output] == ["logits", "embedding"]
+    assert [output.name for output in graph.output] == ["logits", "embedding", "activation_map"]
     assert not list(tiny_bundle.glob("*.data"))
 
 
@@ -63,7 +67,7 @@ def test_a_batch_gives_what_single_films_give(engine: Engine) -> None:
 
 def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
     document = json.loads(json.dumps(engine.predict(FILM, name="a.jpeg").as_json()))
-    keys = "image status class label probabilities groups prediction_set reasons model milliseconds"
+    keys = "image status class label probabilities groups prediction_set reasons attention model milliseconds"
     assert list(document) == keys.split(" ")
     assert document["image"] == "a.jpeg"
     assert document["status"] == "answered"
@@ -88,14 +92,28 @@ def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: 
     assert "not an accepted image" in document["reasons"][0]
 
 
-def test_abstains_below_the_contracts_threshold(own_bundle: Path) -> None:
+@pytest.mark.parametrize(
+    ("answer_from", "groups", "label", "possible"),
+    [
+        (1.0, {"pneumonia": ("bacteria", "virus")}, None, ("bacteria", "normal", "virus")),
+        (0.999, {"all but one": ("bacteria", "normal")}, None, ("bacteria", "normal", "virus")),
+    ],
+)
+def test_abstains_below_the_contracts_threshold(
+    own_bundle: Path,
+    answer_from: float,
+    groups: dict[str, tuple[str, ...]],
+    label: str | None,
+    possible: tuple[str, ...],
+) -> None:
     contract = load_contract(own_bundle)
-    save_contract(contract.model_copy(update={"decision": Decision(answer_from=1.0)}), own_bundle)
+    decision = Decision(answer_from=answer_from, coverage=None, films=None)
+    save_contract(contract.model_copy(update={"decision": decision, "groups": groups}), own_bundle)
     prediction = Engine.load(own_bundle).predict(FILM)
     assert prediction.status == "abstained"
-    assert (prediction.label, prediction.class_index, prediction.prediction_set) == (None, None, ())
+    assert (prediction.label, prediction.class_index, prediction.prediction_set) == (label, None, possible)
     assert prediction.probabilities
-    assert "is under 1.000" in prediction.reasons[0]
+    assert f"is under {answer_from:.3f}" in prediction.reasons[0]
 
 
 def test_the_same_film_in_every_encoding_gives_the_same_probabilities(engine: Engine) -> None:
@@ -158,9 +176,9 @@ def test_run_checks_dtype_and_shape(engine: Engine) -> None:
 
 
 def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> None:
-    assert verify(own_bundle) == 5
+    assert verify(own_bundle) == 7
     golden = own_bundle / "golden" / "golden.json"
-    golden.write_text(golden.read_text().replace("0.", "0.9", 1))
+    golden.write_text(golden.read_text().replace('": 0.', '": 0.9', 1))
     with pytest.raises(BundleError, match=r"golden\.json was changed"):
         verify(own_bundle)
 
@@ -174,10 +192,76 @@ def test_verify_notices_a_model_that_answers_otherwise(own_bundle: Path) -> None
         verify(own_bundle)
 
 
+def test_verify_notices_another_decision_on_the_same_probabilities(own_bundle: Path) -> None:
+    contract = load_contract(own_bundle)
+    decision = contract.decision.model_copy(update={"answer_from": 1.0})
+    save_contract(contract.model_copy(update={"decision": decision}), own_bundle)
+    with pytest.raises(BundleError, match="golden case .* gives abstained"):
+        verify(own_bundle)
+
+
+def test_a_bundle_of_version_1_still_answers(own_bundle: Path) -> None:
+    """No map among the outputs, no seal, no threshold's origin, golden cases of probabilities only."""
+    expected = Engine.load(own_bundle).predict(FILM)
+    model = onnx.load(own_bundle / "model.onnx")
+    del model.graph.output[2]
+    onnx.save(model, own_bundle / "model.onnx")
+    path = own_bundle / "golden" / "golden.json"
+    cases = [{name: case[name] for name in ("file", "probabilities")} for case in json.loads(path.read_text())["cases"]]
+    path.write_text(json.dumps({"schema_version": 1, "cases": [case for case in cases if case["probabilities"]]}))
+    document = load_contract(own_bundle).model_dump(mode="json")
+    for name in ("population", "activation_map", "precision", "quantisation"):
+        del document[name]
+    for name in ("colours", "transparency", "orientation", "dicom"):
+        del document["input"][name]
+    document |= {"schema_version": 1, "decision": {"answer_from": 0.0}}
+    document["files"] = {name: sha256_of(own_bundle / name) for name in document["files"]}
+    (own_bundle / "contract.json").write_text(json.dumps(document))
+    prediction = Engine.load(own_bundle).predict(FILM)
+    assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+    assert (prediction.attention, prediction.maps) == (None, None)
+    assert verify(own_bundle) == 6
+
+
+def test_the_map_is_exact(engine: Engine, tiny_run: Path, dataset: Dataset) -> None:
+    """The mean of a class's map plus the classifier's bias is its logit."""
+    images = np.stack([load_input(dataset.read(each), engine.contract.input) for each in dataset.split("val")])
+    network = load_network(tiny_run)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(images)).numpy()
+    bias = network.body.get_classifier().bias.detach().numpy()
+    maps = engine.run(images).maps
+    assert maps is not None
+    np.testing.assert_allclose(maps.mean(axis=(2, 3)) + bias, logits, atol=1e-4)
+
+
+def test_random_weights_give_another_map(tiny_run: Path, dataset: Dataset) -> None:
+    """Adebayo et al. 2018: a map that does not depend on the weights explains nothing."""
+    from pneumoscope.backbone import build
+
+    images = torch.from_numpy(
+        np.stack([load_input(dataset.read(each), InputRule.squash(TINY["size"])) for each in dataset.split("val")[:8]])
+    )
+    trained = load_network(tiny_run)
+    torch.manual_seed(7)
+    random = build(TINY["arch"], classes=3, size=TINY["size"])[0].eval()
+    with torch.no_grad():
+        maps, others = trained.outputs(images)[2].flatten(2), random.outputs(images)[2].flatten(2)
+    alike = torch.nn.functional.cosine_similarity(maps - maps.mean(2, True), others - others.mean(2, True), dim=2)
+    assert alike.mean().abs() < 0.5
+    assert not torch.allclose(maps, others, rtol=0.1)
+
+
+def test_only_a_provider_that_is_there_is_taken(tiny_bundle: Path) -> None:
+    assert Engine.load(tiny_bundle, provider="cpu").predict(FILM).probabilities
+    with pytest.raises(UsageError, match=r"provider 'cuda' is not in this ONNX Runtime, which has: .*cpu.*onnxruntime-gpu"):
+        Engine.load(tiny_bundle, provider="cuda")
+
+
 def test_golden_films_are_in_several_encodings(tiny_bundle: Path) -> None:
     formats = set()
     for path in (tiny_bundle / "golden").iterdir():
-        if path.suffix != ".json":
+        if path.suffix not in (".json", ".dcm") and path.name != "cut-short.jpeg":
             with Image.open(path) as image:
                 formats.add((image.format, image.mode[:1]))
     assert {("JPEG", "L"), ("JPEG", "R"), ("PNG", "L"), ("PNG", "I")} <= formats
@@ -216,9 +300,9 @@ def test_export_refuses_what_does_not_equal_pytorch(
 ) -> None:
     real = Engine.run
 
-    def off(engine: Engine, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, embedding = real(engine, images)
-        return probabilities[:, ::-1], embedding
+    def off(engine: Engine, images: np.ndarray) -> Outputs:
+        outputs = real(engine, images)
+        return replace(outputs, probabilities=outputs.probabilities[:, ::-1])
 
     monkeypatch.setattr(Engine, "run", off)
     with pytest.raises(BundleError, match="differs from PyTorch"):
@@ -243,27 +327,6 @@ def test_export_refuses_unfinished_and_foreign_runs(tiny_run: Path, dataset: Dat
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19_bn"])
-def test_every_family_exports_and_equals_pytorch(arch: str, tmp_path: Path) -> None:
-    from pneumoscope.backbone import build
-    from pneumoscope.export import _torch_probabilities, _write_onnx
-
-    torch.manual_seed(0)
-    size = 96 if arch == "test_vit" else 64
-    network = build(arch, classes=3, size=size)[0].eval()
-    path = tmp_path / "model.onnx"
-    _write_onnx(network, size, path)
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).integers(0, 256, (3, 1, size, size), dtype=np.uint8)
-    logits, embedding = session.run(["logits", "embedding"], {"image": images})
-    probabilities = torch.from_numpy(logits).double().softmax(dim=1).numpy()
-    np.testing.assert_allclose(probabilities, _torch_probabilities(network, images), atol=PARITY_TOLERANCE)
-    assert embedding.shape[0] == 3
-    assert embedding.ndim == 2
-
-
 @pytest.mark.parametrize(
     "module", ["engine", "report", "dataset", "imaging", "metrics", "contract", "archive", "phantom", "cli"]
 )
@@ -280,7 +343,7 @@ def test_inference_never_imports_torch(module: str) -> None:
 def test_predicting_never_imports_torch(tiny_bundle: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pneumoscope.engine import verify;"
-        f"assert verify(Path({str(tiny_bundle)!r})) == 5; sys.exit('torch' in sys.modules)"
+        f"assert verify(Path({str(tiny_bundle)!r})) == 7; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

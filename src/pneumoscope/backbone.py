@@ -77,6 +77,34 @@ class Network(nn.Module):
         embedding = self.body.forward_head(features, pre_logits=True)
         return self.body.forward_head(features), embedding.flatten(1)
 
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, embedding and class-activation maps `[N, C, h, w]` of a network that has `exact_maps`."""
+        features = self.body.forward_features(self.normalise(images))
+        embedding = self.body.forward_head(features, pre_logits=True)
+        weight = self.body.get_classifier().weight
+        maps = nn.functional.conv2d(features, weight[:, :, None, None])
+        return self.body.forward_head(features), embedding.flatten(1), maps
+
+    def exact_maps(self, size: int) -> tuple[int, int] | None:
+        """Height and width of the class-activation maps of inputs of this size, if the network has exact ones.
+
+        It has them if its logits are one linear layer of the spatial mean of its last features (Zhou et
+        al. 2016, arXiv:1512.04150), which is tried out on noise: the mean of a map is then a logit less
+        its bias.
+        """
+        classifier = self.body.get_classifier()
+        if len(self.second_head) or not isinstance(classifier, nn.Linear):
+            return None
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randint(0, 256, (2, 1, size, size), generator=generator, dtype=torch.uint8)
+        with torch.no_grad():
+            features = self.body.forward_features(self.normalise(noise))
+            if features.ndim != 4 or features.shape[1] != classifier.in_features:
+                return None
+            logits, expected = self.body.forward_head(features), classifier(features.mean(dim=(2, 3)))
+        exact = torch.allclose(logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max() + 1))
+        return (features.shape[2], features.shape[3]) if exact else None
+
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels 0 to 255 of any dtype to `(pixel / 255 - mean) / std`."""
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std

@@ -1,11 +1,16 @@
 """The bundle's contract: everything about a model that is not its weights.
 
-Stored as `contract.json`. No field has a default: a missing field is an error.
+Stored as `contract.json`, sealed: its field `sha256` is over the file's own bytes. No field has a
+default: a missing field is an error. Documents of older schema versions are read and brought up to
+date, each version by one function.
 """
 
 import hashlib
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,7 +18,11 @@ from pneumoscope.errors import BundleError
 from pneumoscope.files import write_text
 
 CONTRACT_FILE = "contract.json"
+SCHEMA_VERSION = 2
 DISCLAIMER = "For research use only. Not a medical device; not for diagnosis or treatment."
+
+_NO_SEAL = "0" * 64
+_SEAL = re.compile(rb'^\{\s*"sha256": "([0-9a-f]{64})"')
 
 Text = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -36,7 +45,11 @@ class InputRule(Document):
     resize: Literal["squash"] = Field(description="Both sides to `size`; the aspect is not kept.")
     filter: Literal["bilinear-antialiased"] = Field(description="Pillow's BILINEAR, which widens when shrinking.")
     decode_margin: float = Field(ge=1, le=8, description="JPEG may decode at a DCT scale this many times `size`.")
+    colours: Literal["bt601"] = Field(description="Colours become ITU-R BT.601 luma, a JPEG's own Y channel.")
+    transparency: Literal["over-black"] = Field(description="Transparent pixels are laid over black.")
+    orientation: Literal["upright"] = Field(description="EXIF, TIFF or DICOM orientation is undone.")
     deep_greys: Literal["min-max"] = Field(description="16-bit greys: the image's own extremes become 0 and 255.")
+    dicom: Literal["voi"] = Field(description="DICOM: modality LUT, VOI LUT or window, inverted once if MONOCHROME1.")
 
     @classmethod
     def squash(cls, size: int) -> Self:
@@ -47,7 +60,11 @@ class InputRule(Document):
             resize="squash",
             filter="bilinear-antialiased",
             decode_margin=1.5,
+            colours="bt601",
+            transparency="over-black",
+            orientation="upright",
             deep_greys="min-max",
+            dicom="voi",
         )
 
     def fingerprint(self) -> str:
@@ -73,9 +90,48 @@ class Calibration(Document):
 
 
 class Decision(Document):
-    """When the model answers. Below `answer_from` the largest probability is not enough."""
+    """When the model answers: from `answer_from` on, the largest probability is enough."""
 
     answer_from: float = Field(ge=0, le=1)
+    coverage: float | None = Field(gt=0, le=1, description="Share of validation films it was set to answer.")
+    films: int | None = Field(ge=1, description="Validation films it was set on.")
+
+
+class ActivationMap(Document):
+    """The class-activation map among the graph's outputs, and what is watched in it.
+
+    The map is exact (Zhou et al. 2016, arXiv:1512.04150): the mean of a class's map plus the
+    classifier's bias is its logit. `border` and `corner` are shares of a side.
+    """
+
+    method: Literal["cam"]
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    border: float = Field(gt=0, lt=0.5, description="Width of the outer border.")
+    corner: float = Field(gt=0, lt=0.5, description="Side of each corner's square.")
+    warn_from: float = Field(gt=0, le=1, description="Warn when the border or the corners hold this share of the map.")
+
+    @classmethod
+    def of_grid(cls, height: int, width: int) -> Self:
+        """A map of this grid, watched as this version does: an even map has 0.44 in the border, 0.25 in the corners."""
+        return cls(method="cam", height=height, width=width, border=0.125, corner=0.25, warn_from=0.5)
+
+
+class Quantisation(Document):
+    """How the int8 model was made, and how it compares with fp32 on validation."""
+
+    calibration_films: int = Field(ge=1, description="Train films that set the ranges of activations.")
+    kept_fp32: tuple[Text, ...] = Field(description="Layers left in fp32 because they hurt.")
+    films: int = Field(ge=1, description="Validation films compared.")
+    agreement: float = Field(ge=0, le=1, description="Share of them with the same most probable class.")
+    macro_f1: float = Field(ge=0, le=1)
+    macro_f1_fp32: float = Field(ge=0, le=1)
+
+
+class Population(Document):
+    """Whom the films show."""
+
+    age_years: tuple[float, float] | None = Field(description="Youngest and oldest, whole years; null: not known.")
 
 
 class Provenance(Document):
@@ -92,22 +148,28 @@ class Provenance(Document):
 class Contract(Document):
     """The whole contract. `classes` is the order of the model's outputs."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: Text
     version: Text
     intended_use: Text
+    population: Population
     classes: tuple[Text, ...] = Field(min_length=2)
     groups: dict[Text, tuple[Text, ...]]
     input: InputRule
     normalisation: Normalisation
     calibration: Calibration
     decision: Decision
+    activation_map: ActivationMap | None
+    precision: Literal["fp32", "int8"]
+    quantisation: Quantisation | None
     provenance: Provenance
     files: dict[str, Sha256] = Field(description="Every other file of the bundle and its SHA-256.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_classes(self.classes, self.groups)
+        if (self.precision == "int8") != (self.quantisation is not None):
+            raise ValueError("field 'quantisation' belongs to precision int8, and int8 needs it")
         return self
 
 
@@ -145,23 +207,76 @@ def _require_all(document: Document) -> None:
 
 
 def save_contract(contract: Contract, bundle: Path) -> None:
-    """Write `contract.json` into a bundle folder."""
-    write_text(bundle / CONTRACT_FILE, contract.model_dump_json(indent=2) + "\n")
+    """Write `contract.json` into a bundle folder, sealed."""
+    text = json.dumps({"sha256": _NO_SEAL} | contract.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+    write_text(bundle / CONTRACT_FILE, text.replace(_NO_SEAL, hashlib.sha256(text.encode()).hexdigest(), 1))
 
 
 def load_contract(bundle: Path) -> Contract:
-    """Read and check `contract.json` of a bundle folder.
+    """Read and check `contract.json` of a bundle folder, of this schema version or an older one.
 
     Raises:
-        BundleError: no such folder or file, not JSON, a field missing, unknown or out of range.
+        BundleError: no such folder or file, changed since it was written, not JSON, of a newer schema,
+            a field missing, unknown or out of range.
     """
     path = bundle / CONTRACT_FILE
     if not path.is_file():
         raise BundleError(f"{bundle} is not a bundle (it has no {CONTRACT_FILE}); make one with `pneumoscope export`.")
+    content = path.read_bytes()
     try:
-        return read_document(Contract, path.read_bytes())
+        contract = read_document(Contract, json.dumps(_up_to_date(content)).encode())
+        if json.loads(content)["schema_version"] == SCHEMA_VERSION:  # version 1 had no seal
+            _check_seal(content)
     except ValueError as failure:
         raise BundleError(f"{path} is not valid: {failure}; export the bundle again.") from failure
+    return contract
+
+
+def _up_to_date(content: bytes) -> dict[str, Any]:
+    """The stored document without its seal, brought to the newest schema version.
+
+    Raises:
+        ValueError: the message is a few words.
+    """
+    document = json.loads(content)
+    if not isinstance(document, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 (read as any other fault of the file)
+    version = document.get("schema_version", SCHEMA_VERSION)
+    if version in _MIGRATIONS:
+        return _MIGRATIONS[version](document)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ValueError(f"it is of schema version {version}, this program reads up to {SCHEMA_VERSION}: upgrade pneumoscope")
+    return {name: value for name, value in document.items() if name != "sha256"}
+
+
+def _check_seal(content: bytes) -> None:
+    if (match := _SEAL.match(content)) is None:
+        raise ValueError("field 'sha256' is missing: it comes first, and is of the file itself")
+    blank = content[: match.start(1)] + _NO_SEAL.encode() + content[match.end(1) :]
+    if hashlib.sha256(blank).hexdigest().encode() != match[1]:
+        raise ValueError("it was changed since it was written")
+
+
+def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 decoded as version 2 says, had no activation map, no int8, and a threshold of no stated origin."""
+    rules = {"colours": "bt601", "transparency": "over-black", "orientation": "upright", "dicom": "voi"}
+    return document | {
+        "schema_version": SCHEMA_VERSION,
+        "input": _extended(document.get("input"), rules),
+        "decision": _extended(document.get("decision"), {"coverage": None, "films": None}),
+        "population": {"age_years": None},
+        "activation_map": None,
+        "precision": "fp32",
+        "quantisation": None,
+    }
+
+
+def _extended(part: Any, more: dict[str, Any]) -> Any:
+    """A part of a document with further fields; left to validation if it is no object."""
+    return part | more if isinstance(part, dict) else part
+
+
+_MIGRATIONS: dict[object, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
 
 
 def first_problem(failure: ValidationError) -> str:

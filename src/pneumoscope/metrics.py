@@ -5,6 +5,7 @@ floats `[N, C]` whose rows sum to 1; a confusion matrix is `int64 [C, C]`, rows 
 prediction. Definitions agree with scikit-learn's where that has them.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -191,6 +192,18 @@ def percentile_interval(values: Floats, *, level: float = 0.95) -> tuple[float, 
         return float("nan"), float("nan")
     low, high = np.percentile(defined, (50 - 50 * level, 50 + 50 * level))
     return float(low), float(high)
+
+
+def coverage_threshold(confidence: Floats, coverage: float) -> float:
+    """The largest threshold, to 6 decimals, that at least a share `coverage` of `confidence` `[N]` reaches.
+
+    >>> coverage_threshold(np.array([0.9, 0.4, 0.7, 0.8]), 0.75)
+    0.7
+    """
+    if not len(confidence) or not 0 < coverage <= 1:
+        raise ValueError(f"expected values and a coverage over 0 up to 1, got {len(confidence)} values and {coverage}")
+    below = math.floor((1 - coverage) * len(confidence) + 1e-9)
+    return math.floor(float(np.sort(confidence)[below]) * 1e6 + 1e-6) / 1e6
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

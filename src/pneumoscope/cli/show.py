@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -26,7 +27,9 @@ from pneumoscope.progress import Listener
 
 if TYPE_CHECKING:
     from pneumoscope.engine import Prediction
+    from pneumoscope.export import Exported
 
+WORTHWHILE_GAIN = 1.15  # below, int8 is not worth its rounding
 _BYTES = "B"  # the unit that is shown as kB, MB, GB
 
 
@@ -126,6 +129,21 @@ def _amount(count: float, unit: str) -> str:
     if unit == _BYTES:
         return decimal(int(count))
     return f"{count:,.0f} {unit}" if count >= 10 or count == int(count) else f"{count:.1f} {unit}"
+
+
+def show_exported(done: "Exported", out: Path) -> None:
+    """What export found out about the bundle it made."""
+    print_line(f"bundle in {out}; largest difference from PyTorch on validation films: {done.difference:.1e}")
+    print_line(f"answers when the largest probability is at least {done.answer_from:.3f}")
+    if (figures := done.quantisation) is None or done.gain is None:
+        return
+    print_line(
+        f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films, "
+        f"macro-F1 {figures.macro_f1:.3f} (fp32 {figures.macro_f1_fp32:.3f}), "
+        f"{len(figures.kept_fp32)} layers left in fp32, {done.gain:.1f} times as fast"
+    )
+    if done.gain < WORTHWHILE_GAIN:
+        print_line("int8 gains nothing for this network on this machine; export with --precision fp32.")
 
 
 def show_report(report: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ Part: TypeAlias = Literal["train", "test"]
 PublishedSplit: TypeAlias = Literal["train", "val", "test"]
 
 KERMANY_CLASSES = ("bacteria", "normal", "virus")
+KERMANY_AGES = (1.0, 5.0)  # years; Kermany et al. 2018
 KERMANY_GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
 
 _PARTS: dict[str, PublishedSplit] = {

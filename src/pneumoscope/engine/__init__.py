@@ -1,0 +1,23 @@
+"""From a bundle and the bytes of a film to a decision, with ONNX Runtime and without torch.
+
+`core` runs the model and the threads before it, `decision` is where probabilities become an answer,
+`attention` measures where the model looked, `golden` checks the whole way.
+"""
+
+from pneumoscope.engine.bundle import MODEL_FILE, Outputs
+from pneumoscope.engine.core import Encoded, Engine
+from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, verify
+from pneumoscope.engine.prediction import Attention, Prediction, Status
+
+__all__ = [
+    "GOLDEN_FILE",
+    "GOLDEN_FOLDER",
+    "MODEL_FILE",
+    "Attention",
+    "Encoded",
+    "Engine",
+    "Outputs",
+    "Prediction",
+    "Status",
+    "verify",
+]

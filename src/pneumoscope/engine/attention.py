@@ -1,0 +1,39 @@
+"""How much of a class-activation map lies at the rim of the film, where no lung is."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.contract import ActivationMap
+
+
+def rim_shares(activation: NDArray[np.floating], rule: ActivationMap) -> tuple[float, float] | None:
+    """Shares of a map's positive mass in the outer border and in the four corners, 0 to 1.
+
+    Each value of the map fills its cell evenly; a cell that lies partly in the border counts by that
+    part. A map that is equal everywhere has the areas' own shares: `1 - (1 - 2 * border) ** 2` and
+    `(2 * corner) ** 2`.
+
+    Args:
+        activation: one class's map, `[h, w]`, of any scale; negative values count as none.
+        rule: width of the border and of the corners.
+
+    Returns:
+        Border and corners; None if no value is positive.
+
+    >>> rule = ActivationMap(method="cam", height=4, width=4, border=0.25, corner=0.25, warn_from=0.5)
+    >>> rim_shares(np.ones((4, 4)), rule)
+    (0.75, 0.25)
+    """
+    mass = np.clip(np.asarray(activation, np.float64), 0, None)
+    if not (total := float(mass.sum())) > 0:
+        return None
+    height, width = mass.shape
+    inner = _inner(height, rule.border) @ mass @ _inner(width, rule.border)
+    corners = (1 - _inner(height, rule.corner)) @ mass @ (1 - _inner(width, rule.corner))
+    return 1 - float(inner) / total, float(corners) / total
+
+
+def _inner(cells: int, margin: float) -> NDArray[np.float64]:
+    """Of each of `cells` equal parts of a side, the share that is at least `margin` from both ends."""
+    edges = np.clip(np.linspace(0, 1, cells + 1), margin, 1 - margin)
+    return np.asarray(np.diff(edges) * cells)

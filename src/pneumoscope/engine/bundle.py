@@ -1,0 +1,96 @@
+"""A bundle's files, checked, and its ONNX model, loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from pneumoscope.contract import CONTRACT_FILE, Contract
+from pneumoscope.errors import BundleError, UsageError
+from pneumoscope.files import sha256_of
+
+MODEL_FILE = "model.onnx"
+MAPS = "activation_map"
+CPU = "cpu"
+_EXECUTION_PROVIDER = "ExecutionProvider"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What the model says of N inputs: calibrated probabilities `[N, C]`, embeddings `[N, D]`, maps `[N, C, h, w]`."""
+
+    probabilities: NDArray[np.float64]
+    embedding: NDArray[np.float32]
+    maps: NDArray[np.float32] | None
+
+
+def check_files(contract: Contract, bundle: Path) -> None:
+    """Compare every file with the contract's hash.
+
+    Raises:
+        BundleError: a file is missing or changed; the message names it.
+    """
+    if MODEL_FILE not in contract.files:
+        raise BundleError(f"{bundle / CONTRACT_FILE} does not name {MODEL_FILE}; export the bundle again.")
+    for name, expected in contract.files.items():
+        path = bundle / name
+        if not path.is_file():
+            raise BundleError(f"{path} is missing; copy the whole bundle, or export it again.")
+        if sha256_of(path) != expected:
+            raise BundleError(f"{path} was changed since export (its SHA-256 differs); export the bundle again.")
+
+
+def open_model(bundle: Path, contract: Contract, *, provider: str, threads: int) -> ort.InferenceSession:
+    """Load a bundle's model for one of ONNX Runtime's execution providers.
+
+    Args:
+        bundle: the folder.
+        contract: what the model must take and give.
+        provider: `cpu`, or another by its short name, such as `cuda`; there is no silent way back to the CPU.
+        threads: for the operators on the CPU.
+
+    Raises:
+        UsageError: this ONNX Runtime has no such provider, or it does not start here.
+        BundleError: the model cannot be loaded, or is not the contract's.
+    """
+    chosen = _provider(provider)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(bundle / MODEL_FILE, options, providers=[chosen])
+    except Exception as failure:
+        raise BundleError(f"{bundle / MODEL_FILE} cannot be loaded ({failure}); export the bundle again.") from failure
+    if session.get_providers()[0] != chosen:
+        raise UsageError(f"provider {provider!r} does not start on this machine; use {CPU!r}.")
+    _check_model(contract, session, bundle)
+    return session
+
+
+def _provider(name: str) -> str:
+    there = {each.removesuffix(_EXECUTION_PROVIDER).lower(): each for each in ort.get_available_providers()}
+    if (chosen := there.get(name.lower())) is None:
+        raise UsageError(
+            f"provider {name!r} is not in this ONNX Runtime, which has: {', '.join(sorted(there))}; choose one of "
+            "these, or install a build that has it (for CUDA, onnxruntime-gpu in place of onnxruntime)."
+        )
+    return chosen
+
+
+def _check_model(contract: Contract, session: ort.InferenceSession, bundle: Path) -> None:
+    """The graph takes and gives what the contract says."""
+    size, classes, grid = contract.input.size, len(contract.classes), contract.activation_map
+    image = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
+    outputs = {each.name: each.shape[1:] for each in session.get_outputs()}
+    wanted = {"logits": [classes]} | ({MAPS: [classes, grid.height, grid.width]} if grid else {})
+    if (
+        image != [("image", "tensor(uint8)", [1, size, size])]
+        or "embedding" not in outputs
+        or any(outputs.get(name) != shape for name, shape in wanted.items())
+    ):
+        raise BundleError(
+            f"{bundle / MODEL_FILE} takes {image} and gives {outputs}; the contract says uint8 [N, 1, {size}, {size}] "
+            f"and {wanted}; export the bundle again."
+        )

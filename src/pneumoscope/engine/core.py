@@ -1,0 +1,179 @@
+"""The engine: films in, predictions out, decoding and the model at work at the same time."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from pneumoscope.contract import Contract, load_contract
+from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, open_model
+from pneumoscope.engine.decision import Verdict, decide, reject
+from pneumoscope.engine.prediction import Prediction
+from pneumoscope.errors import ImageError
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, load_input
+from pneumoscope.metrics import softmax
+from pneumoscope.parallel import available_cores, map_ordered
+
+_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A film as it comes: a name to report it by, and how to get the bytes of its file."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """A film's input `uint8 [1, S, S]`, or the reason why there is none."""
+
+    name: str
+    image: Luma | None
+    reason: str
+    notes: tuple[str, ...]
+    age_years: float | None
+    milliseconds: float
+
+
+class Engine:
+    """A loaded bundle. Safe to use from several threads; holds no state but the model."""
+
+    def __init__(self, contract: Contract, session: ort.InferenceSession, limits: Limits) -> None:
+        self.contract = contract
+        self.limits = limits
+        self._session = session
+        self._wanted = ["logits", "embedding", *([MAPS] if contract.activation_map else [])]
+        self._model = {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]}
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Path | str,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        threads: int | None = None,
+        provider: str = CPU,
+    ) -> Self:
+        """Load a bundle, checking every file against the contract's hash.
+
+        Args:
+            bundle: folder made by `pneumoscope export`.
+            limits: what to refuse before decoding.
+            threads: for the model; by default the cores this process may use.
+            provider: ONNX Runtime's execution provider by its short name, such as `cpu` or `cuda`.
+
+        Raises:
+            BundleError: missing, damaged, or not a bundle.
+            UsageError: the provider is not there.
+        """
+        bundle = Path(bundle)
+        contract = load_contract(bundle)
+        check_files(contract, bundle)
+        session = open_model(bundle, contract, provider=provider, threads=threads or available_cores())
+        return cls(contract, session, limits)
+
+    def predict(self, data: bytes, *, name: str = "") -> Prediction:
+        """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`.
+
+        Raises:
+            TypeError: `data` is not bytes.
+        """
+        if not isinstance(data, bytes):
+            raise TypeError(f"predict takes the bytes of a film's file, got {type(data).__name__}; read it first")
+        return next(self._decide_batch([self._decode(Encoded(name=name, read=lambda: data))]))
+
+    def predict_many(self, films: Iterable[Encoded]) -> Iterator[Prediction]:
+        """Decide on films in order. Reading and decoding run ahead in threads, a bounded number of films.
+
+        A film that cannot be read or decoded is `rejected`. Any other error of its `read` is raised.
+        """
+        decoded = map_ordered(self._decode, films, workers=available_cores(), ahead=3 * _BATCH)
+        while batch := list(islice(decoded, _BATCH)):
+            yield from self._decide_batch(batch)
+
+    def run(self, images: Luma) -> Outputs:
+        """The model's outputs for inputs `uint8 [N, 1, S, S]`.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
+        size = self.contract.input.size
+        if images.dtype != np.uint8 or images.shape[1:] != (1, size, size):
+            raise ValueError(f"expected uint8 [N, 1, {size}, {size}], got {images.dtype} {list(images.shape)}")
+        logits, embedding, *maps = map(np.asarray, self._session.run(self._wanted, {"image": images}))
+        return Outputs(
+            probabilities=softmax(logits / self.contract.calibration.temperature),
+            embedding=embedding,
+            maps=maps[0] if maps else None,
+        )
+
+    def _decode(self, film: Encoded) -> _Decoded:
+        started = time.perf_counter()
+        image, reason = None, ""
+        try:
+            image = load_input(film.read(), self.contract.input, limits=self.limits)
+        except ImageError as failure:
+            reason = str(failure)
+        except OSError as failure:
+            reason = f"the file cannot be read ({failure.strerror})."
+        return _Decoded(
+            name=film.name, image=image, reason=reason, notes=(), age_years=None, milliseconds=_since(started)
+        )
+
+    def _decide_batch(self, batch: Sequence[_Decoded]) -> Iterator[Prediction]:
+        images = [film.image for film in batch if film.image is not None]
+        started = time.perf_counter()
+        outputs = self.run(np.stack(images)) if images else None
+        share = _since(started) / max(1, len(images))
+        row = 0
+        for film in batch:
+            if film.image is None or outputs is None:
+                yield self._prediction(film, reject(film.reason), None, None, film.milliseconds)
+                continue
+            probabilities, maps = outputs.probabilities[row], None if outputs.maps is None else outputs.maps[row]
+            verdict = decide(self.contract, probabilities, maps, notes=film.notes, age_years=film.age_years)
+            yield self._prediction(film, verdict, probabilities, maps, film.milliseconds + share)
+            row += 1
+
+    def _prediction(
+        self,
+        film: _Decoded,
+        verdict: Verdict,
+        row: NDArray[np.float64] | None,
+        maps: NDArray[np.float32] | None,
+        milliseconds: float,
+    ) -> Prediction:
+        classes = self.contract.classes
+        probabilities = {} if row is None else dict(zip(classes, map(float, row), strict=True))
+        return Prediction(
+            image=film.name,
+            classes=classes,
+            group_names=tuple(self.contract.groups),
+            status=verdict.status,
+            label=verdict.label,
+            class_index=verdict.answer,
+            probabilities=probabilities,
+            groups={
+                group: sum(probabilities[member] for member in members)
+                for group, members in self.contract.groups.items()
+                if probabilities
+            },
+            prediction_set=verdict.prediction_set,
+            reasons=verdict.reasons,
+            attention=verdict.attention,
+            maps=maps,
+            model=self._model,
+            milliseconds=milliseconds,
+        )
+
+
+def _since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,69 @@
+"""What is said of one film, the same from the command line, the server and the cloud."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Status: TypeAlias = Literal["answered", "abstained", "rejected"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Where the model looked to favour one class: shares of its activation map's mass, 0 to 1.
+
+    Both are None for a map with no positive part.
+    """
+
+    label: str
+    border: float | None
+    corners: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"class": self.label, "border": _rounded(self.border, 4), "corners": _rounded(self.corners, 4)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One film's decision; `as_json` gives the documented schema.
+
+    `maps` are the class-activation maps `float32 [C, h, w]` in the order of `classes`, if the model
+    gives any; they are not part of the JSON document.
+    """
+
+    image: str
+    classes: tuple[str, ...]
+    group_names: tuple[str, ...]
+    status: Status
+    label: str | None
+    class_index: int | None
+    probabilities: dict[str, float]
+    groups: dict[str, float]
+    prediction_set: tuple[str, ...]
+    reasons: tuple[str, ...]
+    attention: Attention | None
+    maps: NDArray[np.float32] | None
+    model: dict[str, str]
+    milliseconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The prediction as plain JSON values, keys in the documented order."""
+        return {
+            "image": self.image,
+            "status": self.status,
+            "class": self.class_index,
+            "label": self.label,
+            "probabilities": {label: round(value, 6) for label, value in self.probabilities.items()},
+            "groups": {group: round(value, 6) for group, value in self.groups.items()},
+            "prediction_set": list(self.prediction_set),
+            "reasons": list(self.reasons),
+            "attention": None if self.attention is None else self.attention.as_json(),
+            "model": self.model,
+            "milliseconds": round(self.milliseconds, 2),
+        }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,5 @@
+"""From a finished run to a bundle: ONNX in fp32 or int8, parity with PyTorch, thresholds, golden cases, contract."""
+
+from pneumoscope.export.run import PARITY_TOLERANCE, Exported, export, load_network
+
+__all__ = ["PARITY_TOLERANCE", "Exported", "export", "load_network"]

@@ -1,0 +1,206 @@
+"""An int8 model from an fp32 one: static quantisation, refused unless it answers alike.
+
+Activations are unsigned, weights signed, one scale a channel, as quantise-dequantise pairs (QDQ).
+Weights keep to 7 bits, so that the sums of products cannot overflow the 16-bit lanes of processors
+without VNNI, and every processor computes the same integers. Ranges of activations come from train
+films. If the model does not answer alike, the layers that hurt most, measured one by one, are left in
+fp32.
+"""
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from pneumoscope import metrics
+from pneumoscope.contract import Quantisation
+from pneumoscope.engine.bundle import MAPS
+from pneumoscope.errors import BundleError
+from pneumoscope.imaging import Luma
+from pneumoscope.parallel import available_cores
+from pneumoscope.progress import SILENT, Listener
+
+MIN_AGREEMENT = 0.99
+MAX_F1_LOSS = 0.005
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_PROBES = 12  # films on which a single layer's harm is measured
+_BATCH = 8
+_TIMINGS = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What an int8 model is made and judged with; images are `uint8 [N, 1, S, S]`, labels `int64 [N]`."""
+
+    calibration: Luma
+    validation: Luma
+    labels: NDArray[np.int64]
+    classes: int
+
+
+def quantise(fp32: Path, out: Path, evidence: Evidence, *, listener: Listener = SILENT) -> Quantisation:
+    """Write the int8 model of an fp32 one and say how it compares.
+
+    Args:
+        fp32: an ONNX file made by `write_onnx`.
+        out: the ONNX file to write.
+        evidence: train films to calibrate with, validation films to compare on.
+        listener: hears about the slow parts.
+
+    Raises:
+        BundleError: the model answers otherwise even with half its layers in fp32; nothing is written.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        recipe = _Recipe(fp32, Path(name), evidence)
+        reference = _logits(fp32, evidence.validation)
+        for kept in recipe.choices(listener):
+            model = recipe.write(exclude=kept)
+            figures = _compare(reference, _logits(model, evidence.validation), evidence, kept)
+            if is_alike(figures):
+                shutil.move(model, out)
+                return figures
+    raise BundleError(
+        f"int8 gives the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films "
+        f"(macro-F1 {figures.macro_f1:.3f}, fp32 {figures.macro_f1_fp32:.3f}) even with {len(figures.kept_fp32)} "
+        f"layers in fp32; at least {MIN_AGREEMENT:.0%} and a loss under {MAX_F1_LOSS:g} are asked for, so no bundle "
+        "was written: export with --precision fp32."
+    )
+
+
+def speed_gain(fp32: Path, int8: Path, image: Luma) -> float:
+    """How many times faster the int8 model answers one input `uint8 [1, 1, S, S]` here, by medians of alternate runs."""
+    sessions = [_session(fp32), _session(int8)]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(_TIMINGS):
+        for session, taken in zip(sessions, seconds, strict=True):
+            started = time.perf_counter()
+            session.run(["logits"], {"image": image})
+            taken.append(time.perf_counter() - started)
+    return float(np.median(seconds[0]) / np.median(seconds[1]))
+
+
+def is_alike(figures: Quantisation) -> bool:
+    """Whether an int8 model answers enough like fp32 to be shipped."""
+    return figures.agreement >= MIN_AGREEMENT and figures.macro_f1_fp32 - figures.macro_f1 < MAX_F1_LOSS
+
+
+class _Recipe:
+    """One fp32 model made ready, its calibration measured once, and int8 models of it."""
+
+    def __init__(self, fp32: Path, folder: Path, evidence: Evidence) -> None:
+        self.folder, self.evidence = folder, evidence
+        self.ready = folder / "ready.onnx"
+        with _quiet():
+            quant_pre_process(str(fp32), str(self.ready), skip_symbolic_shape=True)
+        graph = onnx.load(self.ready).graph
+        self.heads = [node.name for node in graph.node if {"logits", MAPS} & set(node.output)]
+        self.layers = [node.name for node in graph.node if node.op_type in _LAYERS and node.name not in self.heads]
+
+    def write(self, *, exclude: tuple[str, ...] = (), only: str | None = None) -> Path:
+        """An int8 model without the given layers, or of one layer alone."""
+        out = self.folder / "int8.onnx"
+        with _quiet():
+            quantize_static(
+                self.ready,
+                out,
+                _Reader(self.evidence.calibration),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+                nodes_to_exclude=[*self.heads, *exclude],
+                nodes_to_quantize=[only] if only else None,
+                calibration_cache_path=self.folder / "ranges.json",
+            )
+        return out
+
+    def choices(self, listener: Listener) -> Iterator[tuple[str, ...]]:
+        """Layers to leave in fp32: none, then ever more of those that hurt most, up to half of all."""
+        yield ()
+        harmful = self._by_harm(listener)
+        count = 1
+        while count <= len(self.layers) // 2:
+            yield tuple(harmful[:count])
+            count += 1 + count // 3
+
+    def _by_harm(self, listener: Listener) -> list[str]:
+        """All layers, first the one whose quantisation alone moves the logits most."""
+        probes = self.evidence.calibration[:: max(1, len(self.evidence.calibration) // _PROBES)][:_PROBES]
+        reference = _logits(self.ready, probes)
+        harm = {}
+        listener.begin("measuring layers", len(self.layers), "layers")
+        try:
+            for layer in self.layers:
+                moved = _logits(self.write(only=layer), probes) - reference
+                harm[layer] = float(np.square(moved).mean())
+                listener.advance(1)
+        finally:
+            listener.end()
+        return sorted(harm, key=lambda layer: -harm[layer])
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Calibration images, one at a time."""
+
+    def __init__(self, images: Luma) -> None:
+        self.images = iter(images)
+
+    def get_next(self) -> dict[str, Any] | None:
+        image = next(self.images, None)
+        return None if image is None else {"image": image[np.newaxis]}
+
+
+def _compare(
+    reference: NDArray[np.float32], logits: NDArray[np.float32], evidence: Evidence, kept: tuple[str, ...]
+) -> Quantisation:
+    def macro_f1(values: NDArray[np.float32]) -> float:
+        return metrics.macro_f1(metrics.confusion_matrix(evidence.labels, values.argmax(axis=1), evidence.classes))
+
+    return Quantisation(
+        calibration_films=len(evidence.calibration),
+        kept_fp32=kept,
+        films=len(evidence.labels),
+        agreement=float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+        macro_f1=macro_f1(logits),
+        macro_f1_fp32=macro_f1(reference),
+    )
+
+
+def _logits(model: Path, images: Luma) -> NDArray[np.float32]:
+    session = _session(model)
+    return np.concatenate(
+        [
+            np.asarray(session.run(["logits"], {"image": np.ascontiguousarray(images[start : start + _BATCH])})[0])
+            for start in range(0, len(images), _BATCH)
+        ]
+    )
+
+
+def _session(model: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.log_severity_level = 3
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser logs advice on the root logger."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,268 @@
+"""The way from a finished run to a bundle."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pneumoscope import __version__, metrics
+from pneumoscope.backbone import Network, build
+from pneumoscope.contract import (
+    CONTRACT_FILE,
+    DISCLAIMER,
+    GREY_IMAGENET,
+    ActivationMap,
+    Calibration,
+    Contract,
+    Decision,
+    InputRule,
+    Population,
+    Provenance,
+    Quantisation,
+    save_contract,
+)
+from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset.grammar import KERMANY_AGES, follows_archive
+from pneumoscope.engine import MODEL_FILE, Engine, verify
+from pneumoscope.errors import BundleError, DatasetError, ImageError, RunError
+from pneumoscope.export.golden import write_golden
+from pneumoscope.export.graph import write_onnx
+from pneumoscope.export.quantise import Evidence, quantise, speed_gain
+from pneumoscope.files import sha256_of, whole_directory
+from pneumoscope.imaging import Luma, load_input
+from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.progress import SILENT, Listener
+from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.data import labels_of
+from pneumoscope.training.run import RunCard, load_card, load_config, load_weights
+
+Precision: TypeAlias = Literal["fp32", "int8"]
+Ages: TypeAlias = tuple[float, float]
+
+#: Largest difference of a probability between ONNX Runtime and PyTorch that is accepted.
+PARITY_TOLERANCE = 1e-4
+PARITY_FILMS = 64
+#: Share of validation films that the exported threshold answers.
+COVERAGE = 0.95
+CALIBRATION_FILMS = 96
+_BATCH = 8
+_FP32_FILE = "fp32.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What export found out.
+
+    `difference` is the largest of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation`
+    and `gain` (how many times faster than fp32 one film is answered on this machine) are of int8 only.
+    """
+
+    difference: float
+    answer_from: float
+    quantisation: Quantisation | None
+    gain: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Films:
+    """Validation inputs `uint8 [N, 1, S, S]`, their labels `int64 [N]`, and inputs to calibrate int8 with."""
+
+    validation: Luma
+    labels: NDArray[np.int64]
+    calibration: Luma | None
+
+
+def export(
+    run: Path,
+    dataset: Dataset,
+    out: Path,
+    *,
+    name: str | None = None,
+    precision: Precision = "fp32",
+    ages: Ages | None = None,
+    overwrite: bool = False,
+    listener: Listener = SILENT,
+) -> Exported:
+    """Write the bundle of a finished run.
+
+    It appears only if ONNX Runtime's probabilities equal PyTorch's within `PARITY_TOLERANCE` on up to
+    `PARITY_FILMS` validation films, spread over the split, and, in int8, if it answers like fp32 (see
+    `quantise`). The decision's threshold is set so that `COVERAGE` of the validation films are answered.
+
+    Args:
+        run: a finished run directory.
+        dataset: the data set the run was trained on.
+        out: the bundle folder to make.
+        name: the model's name; by default the run's folder name.
+        precision: of the model's arithmetic.
+        ages: youngest and oldest patient trained on, in years; by default what the archive's films are.
+        overwrite: replace what lies at `out`.
+        listener: hears about the slow parts.
+
+    Raises:
+        RunError: not a finished run, or of another data set.
+        BundleError: ONNX Runtime does not reproduce the network, or int8 does not answer like fp32.
+    """
+    config, card = load_config(run), load_card(run)
+    if card.dataset != dataset.fingerprint:
+        raise RunError(f"{dataset.root} is not the data set that {run} was trained on; give that one ({card.data}).")
+    network = load_network(run)
+    rule = InputRule.squash(config.size)
+    films = _films(dataset, rule, precision, listener)
+    with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder, tempfile.TemporaryDirectory() as t:
+        grid = write_onnx(network, config.size, folder / MODEL_FILE)
+        contract = _contract(name or run.resolve().name, config, card, rule, grid, _ages(dataset, ages))
+        engine = _load(contract, folder)
+        difference = _parity(network, engine, films.validation)
+        gain = None
+        if films.calibration is not None:
+            fp32 = Path(shutil.move(folder / MODEL_FILE, Path(t) / _FP32_FILE))
+            evidence = Evidence(
+                calibration=films.calibration,
+                validation=films.validation,
+                labels=films.labels,
+                classes=len(card.classes),
+            )
+            figures = quantise(fp32, folder / MODEL_FILE, evidence, listener=listener)
+            gain = speed_gain(fp32, folder / MODEL_FILE, films.validation[:1])
+            contract = contract.model_copy(update={"precision": "int8", "quantisation": figures})
+            engine = _load(contract, folder)
+        contract = contract.model_copy(update={"decision": _decision(engine, films.validation)})
+        write_golden(_load(contract, folder), folder)
+        save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
+        verify(folder)
+    return Exported(
+        difference=difference,
+        answer_from=contract.decision.answer_from,
+        quantisation=contract.quantisation,
+        gain=gain,
+    )
+
+
+def load_network(run: Path) -> Network:
+    """The trained network of a finished run, in evaluation mode, on the CPU.
+
+    Raises:
+        RunError: the run has no weights, or they do not fit its configuration.
+    """
+    config, card = load_config(run), load_card(run)
+    weights = load_weights(run)
+    network, _ = build(config.arch, classes=len(card.classes), size=config.size)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as failure:
+        raise RunError(f"{run}: the weights do not fit {config.arch!r}; train again.") from failure
+    return network.eval()
+
+
+def _films(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> _Films:
+    validation = _inputs(dataset, dataset.split("val"), rule, listener)
+    calibration = None if precision == "fp32" else _inputs(dataset, calibration_films(dataset), rule, listener)
+    return _Films(validation=validation, labels=labels_of(dataset, "val"), calibration=calibration)
+
+
+def calibration_films(dataset: Dataset) -> list[Film]:
+    """Up to `CALIBRATION_FILMS` train films, as many of each class, spread over the split."""
+    chosen = []
+    for label in dataset.classes:
+        films = [film for film in dataset.split("train") if film.label == label]
+        count = min(len(films), CALIBRATION_FILMS // len(dataset.classes))
+        chosen += [films[place * len(films) // count] for place in range(count)]
+    return chosen
+
+
+def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: Listener) -> Luma:
+    def read(film: Film) -> Luma:
+        try:
+            return load_input(dataset.read(film), rule, limits=dataset.limits)
+        except ImageError as failure:
+            raise DatasetError(f"{dataset.root / film.path}: {failure}") from failure
+
+    listener.begin(f"decoding {films[0].split}", len(films), "images")
+    try:
+        images = np.empty((len(films), 1, rule.size, rule.size), np.uint8)
+        cores = available_cores()
+        for place, image in enumerate(map_ordered(read, films, workers=cores, ahead=8 * cores)):
+            images[place] = image
+            listener.advance(1)
+    finally:
+        listener.end()
+    return images
+
+
+def _ages(dataset: Dataset, given: Ages | None) -> Ages | None:
+    return given or (KERMANY_AGES if follows_archive(film.path for film in dataset.films) else None)
+
+
+def _contract(
+    name: str, config: TrainConfig, card: RunCard, rule: InputRule, grid: tuple[int, int] | None, ages: Ages | None
+) -> Contract:
+    """The contract of an fp32 model that answers everything; it lists no files yet."""
+    return Contract(
+        schema_version=2,
+        name=name,
+        version=__version__,
+        intended_use=DISCLAIMER,
+        population=Population(age_years=ages),
+        classes=card.classes,
+        groups=card.groups,
+        input=rule,
+        normalisation=GREY_IMAGENET,
+        calibration=Calibration(temperature=1.0),
+        decision=Decision(answer_from=0.0, coverage=None, films=None),
+        activation_map=None if grid is None else ActivationMap.of_grid(*grid),
+        precision="fp32",
+        quantisation=None,
+        provenance=Provenance(
+            arch=config.arch,
+            recipe=config.recipe,
+            weights=card.initial_weights,
+            dataset=card.dataset,
+            commit=card.commit,
+            versions=card.versions | {name: metadata.version(name) for name in ("onnx", "onnxruntime")},
+        ),
+        files={},
+    )
+
+
+def _load(contract: Contract, folder: Path) -> Engine:
+    """An engine of the bundle as far as it is made."""
+    save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
+    return Engine.load(folder)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTRACT_FILE)
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+def _decision(engine: Engine, validation: Luma) -> Decision:
+    """Answer the surest `COVERAGE` of the validation films."""
+    confidence = np.concatenate(
+        [
+            engine.run(validation[start : start + _BATCH]).probabilities.max(axis=1)
+            for start in range(0, len(validation), _BATCH)
+        ]
+    )
+    threshold = metrics.coverage_threshold(confidence, COVERAGE)
+    return Decision(answer_from=threshold, coverage=COVERAGE, films=len(validation))
+
+
+def _parity(network: Network, engine: Engine, validation: Luma) -> float:
+    images = validation[:: max(1, len(validation) // PARITY_FILMS)][:PARITY_FILMS]
+    with torch.no_grad():
+        logits = torch.cat([network(part) for part in torch.split(torch.from_numpy(images), 16)])
+    difference = float(np.abs(engine.run(images).probabilities - logits.double().softmax(dim=1).numpy()).max())
+    if not difference <= PARITY_TOLERANCE:
+        raise BundleError(
+            f"ONNX Runtime differs from PyTorch by {difference:.2g} on {len(images)} validation films; "
+            f"at most {PARITY_TOLERANCE:g} is accepted, so no bundle was written."
+        )
+    return difference

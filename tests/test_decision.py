@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pneumoscope.contract import ActivationMap, Contract, Decision, Population, load_contract
+from pneumoscope.engine.attention import rim_shares
+from pneumoscope.engine.decision import decide, reject
+
+RULE = ActivationMap.of_grid(7, 7)
+
+
+@pytest.fixture(scope="module")
+def contract(tiny_bundle: Path) -> Contract:
+    """Bacteria, normal, virus and the group pneumonia, answered from 0.6."""
+    return load_contract(tiny_bundle).model_copy(
+        update={
+            "decision": Decision(answer_from=0.6, coverage=0.95, films=100),
+            "population": Population(age_years=(1, 5)),
+            "activation_map": RULE,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "status", "answer", "label", "possible"),
+    [
+        ([0.1, 0.2, 0.7], "answered", 2, "virus", ("virus",)),
+        ([0.6, 0.2, 0.2], "answered", 0, "bacteria", ("bacteria",)),
+        ([0.5, 0.1, 0.4], "abstained", None, "pneumonia, type undetermined", ("bacteria", "virus")),
+        ([0.3, 0.5, 0.2], "abstained", None, None, ("bacteria", "normal", "virus")),
+    ],
+)
+def test_probabilities_become_a_decision(
+    contract: Contract,
+    probabilities: list[float],
+    status: str,
+    answer: int | None,
+    label: str | None,
+    possible: tuple[str, ...],
+) -> None:
+    verdict = decide(contract, np.array(probabilities), None)
+    assert (verdict.status, verdict.answer, verdict.label) == (status, answer, label)
+    assert verdict.prediction_set == possible
+    assert bool(verdict.reasons) == (status == "abstained")
+
+
+def test_an_abstention_says_how_far_it_was(contract: Contract) -> None:
+    (reason,) = decide(contract, np.array([0.5, 0.1, 0.4]), None).reasons
+    assert reason == "the largest probability, 0.500 for bacteria, is under 0.600"
+
+
+def test_a_group_is_data_and_may_be_missing(contract: Contract) -> None:
+    verdict = decide(contract.model_copy(update={"groups": {}}), np.array([0.5, 0.1, 0.4]), None)
+    assert (verdict.label, verdict.prediction_set) == (None, contract.classes)
+
+
+def test_a_rejection_has_a_reason_and_nothing_else() -> None:
+    verdict = reject("the file is empty.")
+    assert (verdict.status, verdict.label, verdict.prediction_set) == ("rejected", None, ())
+    assert verdict.reasons == ("the file is empty.",)
+
+
+@pytest.mark.parametrize(("age", "told"), [(None, False), (0.9, True), (1, False), (5.9, False), (6, True), (34, True)])
+def test_an_age_outside_the_population_is_told(contract: Contract, age: float | None, *, told: bool) -> None:
+    verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, age_years=age)
+    assert verdict.status == "answered"
+    assert [f"the patient is {age:.3g} years old" in reason for reason in verdict.reasons if age] == [True] * told
+    anyone = contract.model_copy(update={"population": Population(age_years=None)})
+    assert decide(anyone, np.array([0.1, 0.2, 0.7]), None, age_years=age).reasons == ()
+
+
+def test_notes_of_the_film_are_passed_on(contract: Contract) -> None:
+    assert decide(contract, np.array([0.1, 0.2, 0.7]), None, notes=("a note",)).reasons == ("a note",)
+
+
+def maps_of(grid: np.ndarray) -> np.ndarray:
+    """Maps of three classes; the last one is the given one."""
+    return np.stack([np.ones_like(grid), np.ones_like(grid), grid]).astype(np.float32)
+
+
+def test_a_look_at_the_rim_is_told(contract: Contract) -> None:
+    central = np.zeros((7, 7))
+    central[2:5, 2:5] = 1
+    edge, corner = np.zeros((7, 7)), np.zeros((7, 7))
+    edge[0] = 1
+    corner[6, 6] = 1
+    sure = np.array([0.1, 0.2, 0.7])
+    for grid, share in ((central, None), (np.ones((7, 7)), None), (edge, "91%"), (corner, "98%")):
+        verdict = decide(contract, sure, maps_of(grid))
+        assert verdict.status == "answered"
+        assert [f"rim of the film: {share} of the map for virus" in reason for reason in verdict.reasons] == (
+            [True] if share else []
+        )
+
+
+def test_a_map_without_a_positive_part_has_no_shares(contract: Contract) -> None:
+    attention = decide(contract, np.array([0.1, 0.2, 0.7]), maps_of(-np.ones((7, 7)))).attention
+    assert attention is not None
+    assert attention.as_json() == {"class": "virus", "border": None, "corners": None}
+
+
+def test_an_even_map_has_the_areas_shares() -> None:
+    for height, width in ((7, 7), (5, 9), (1, 1), (28, 28)):
+        border, corners = rim_shares(np.full((height, width), 3.5), RULE) or (0, 0)
+        assert border == pytest.approx(1 - 0.75**2)
+        assert corners == pytest.approx(0.25)
+
+
+@given(seed=st.integers(0, 1000), side=st.integers(1, 14), scale=st.floats(0.01, 100))
+def test_shares_are_those_of_the_map_drawn_large(seed: int, side: int, scale: float) -> None:
+    grid = np.random.default_rng(seed).normal(size=(side, side))
+    shares = rim_shares(scale * grid, RULE)
+    large = np.clip(np.kron(grid, np.ones((8, 8))), 0, None)
+    total, rim, quarter = large.sum(), side, 2 * side  # of 8 * side: an eighth and a quarter
+    if total == 0:
+        assert shares is None
+        return
+    inner = large[rim:-rim, rim:-rim].sum()
+    squares = sum(
+        large[rows, columns].sum()
+        for rows in (slice(None, quarter), slice(-quarter, None))
+        for columns in (slice(None, quarter), slice(-quarter, None))
+    )
+    assert shares == (pytest.approx(1 - inner / total), pytest.approx(squares / total))
