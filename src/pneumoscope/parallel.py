@@ -1,18 +1,64 @@
 """Threads for work that releases the interpreter lock: decoding, hashing, inference."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def available_cores() -> int:
-    """Cores this process may run on (its affinity, which containers set), at least 1."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def available_cores(root: Path = Path("/")) -> int:
+    """Cores this process may use, at least 1: its affinity, and its control group's share of time, rounded up.
+
+    Containers are limited by either. `root` is where `proc` and `sys` are found.
+    """
+    if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
+        return os.cpu_count() or 1
+    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), _quota(root))))
+
+
+def _quota(root: Path) -> float:
+    """The smallest CPU quota of this process's control group and those above it, in cores; infinite if none.
+
+    Linux kernel, Documentation/admin-guide/cgroup-v2.rst (`cpu.max`) and scheduler/sched-bwc.rst.
+    """
+    quotas = [math.inf]
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        mount = root / "sys/fs/cgroup"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = mount / "cpu" if controllers else mount
+        inside = top / group.lstrip("/")
+        for folder in (inside, *inside.parents):
+            if not folder.is_relative_to(top):
+                break
+            quotas.append(_quota_in(folder))
+    return min(quotas)
+
+
+def _quota_in(folder: Path) -> float:
+    limit = _read(folder / "cpu.max").split()  # version 2: "max 100000" or "150000 100000"
+    if not limit:
+        limit = [_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()]
+    try:
+        quota, period = map(int, limit)
+    except ValueError:
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
+
+
+def _read(path: Path) -> str:
+    """A file's text, or nothing if there is no such file."""
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
 
 
 def map_ordered(
