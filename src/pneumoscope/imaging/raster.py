@@ -13,7 +13,7 @@ from PIL.ImageFile import ImageFile
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging.radiograph import ImageFacts, Limits, Luma, check_sides, full_range
 
-# The plugins are called directly: Image.open would consult a process-wide pixel limit.
+# The plugins are called directly: Pillow's own opening would consult a process-wide pixel limit.
 _FORMATS: tuple[tuple[bytes, Callable[[BytesIO], ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),

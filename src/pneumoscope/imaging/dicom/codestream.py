@@ -1,21 +1,22 @@
 """What a compressed frame says of itself before any codec sees it.
 
-The codecs are native code that believes a frame's header. A header that contradicts the DICOM, or a
-stream that has no end, made one of them write past its memory and another run for seconds, so both
-are refused here first.
+The codecs are native code that believes what it reads. A frame header that contradicts the DICOM made GDCM
+write past its memory, a remark that it does not know made it end the process, and a stream without an end
+kept CharLS busy for seconds; so all three are caught here first.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_SOS, _FILL = 0xDA, 0xFF
+_SOS = 0xDA
 #: Frame headers (ITU-T T.81 table B.1, T.87 section C.1.1) by what they are followed by.
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
 _FRAMES = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}
-_ALONE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a segment, and those that end an image
-_DNL, _HIERARCHICAL, _EXPAND = 0xDC, 0xDE, 0xDF
-_UNFIT = _ALONE | {_DNL, _HIERARCHICAL, _EXPAND}
+# What may come before the first scan besides: tables, restart interval, JPEG-LS parameters, APPn and COM.
+_TABLES = frozenset({0xC4, 0xDB, 0xDD, 0xF8})
+_REMARKS = frozenset({*range(0xE0, 0xF0), 0xFE})
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ITU-T T.800 section A.5.1
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 _MOST_TILES = 4096
@@ -36,35 +37,36 @@ def jpeg_header(frame: bytes) -> FrameHeader:
     """Of JPEG and JPEG-LS: the one frame header before the first scan (ITU-T T.81 section B.2.2).
 
     Raises:
-        ValueError: not a sequence of marker segments with one frame header, or no end of image.
+        ValueError: not a sequence of the usual marker segments with one frame header, or no end of image.
     """
-    if not frame.startswith(_SOI) or not frame.rstrip(b"\x00\xff").endswith(_EOI[1:]):
+    if not frame.startswith(_SOI) or not frame.rstrip(b"\x00\xff").endswith(_EOI):
         raise ValueError("the compressed image has no beginning or no end")
-    found, position = None, 2
-    while True:
-        marker, segment, position = _segment(frame, position)
-        if marker in _FRAMES:
-            if found is not None:
-                raise ValueError("the compressed image has several frame headers")
-            found = _frame_header(marker, segment)
-        if marker == _SOS:
-            break
-    if found is None:
-        raise ValueError("the compressed image has no frame header")
-    return found
+    headers = [_frame_header(marker, body) for marker, body, _ in _segments(frame) if marker in _FRAMES]
+    if len(headers) != 1:
+        raise ValueError(f"the compressed image has {len(headers)} frame headers")
+    return headers[0]
 
 
-def _segment(frame: bytes, position: int) -> tuple[int, bytes, int]:
-    """The marker at a position, its segment after the length, and where the next marker begins."""
-    if frame[position : position + 1] != b"\xff":
-        raise ValueError("the compressed image's header is no sequence of markers")
-    while frame[position + 1 : position + 2] == b"\xff":
-        position += 1
-    marker, length = struct.unpack_from(">BH", frame, position + 1)
-    end = position + 2 + length
-    if marker in _UNFIT or length < 2 or end > len(frame):
-        raise ValueError("the compressed image's header is cut or in disorder")
-    return marker, frame[position + 4 : end], end
+def without_remarks(frame: bytes) -> bytes:
+    """A JPEG without APPn and COM segments, for a codec that ends the process over odd ones."""
+    segments = list(_segments(frame))
+    kept = [(marker, body) for marker, body, _ in segments if marker not in _REMARKS]
+    header = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in kept)
+    return _SOI + header + frame[segments[-1][2] :]
+
+
+def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Each marker up to the first scan's, its segment after the length, and where that ends."""
+    marker, position = 0, len(_SOI)
+    while marker != _SOS:
+        while frame[position : position + 2] == b"\xff\xff":  # fill bytes, section B.1.1.2
+            position += 1
+        lead, marker, length = struct.unpack_from(">BBH", frame, position)
+        start, position = position + 4, position + 2 + length
+        known = marker in _FRAMES | _TABLES | _REMARKS | {_SOS}
+        if lead != 0xFF or not known or length < 2 or position > len(frame):
+            raise ValueError("the compressed image's header is cut or in disorder")
+        yield marker, frame[start:position], position
 
 
 def _frame_header(marker: int, segment: bytes) -> FrameHeader:

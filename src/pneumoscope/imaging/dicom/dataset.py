@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from io import BytesIO
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -19,22 +20,6 @@ from pneumoscope.errors import ImageError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-#: What pydicom and the codecs raise on damaged input.
-DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    MemoryError,
-    SyntaxError,
-    struct.error,
-    zlib.error,
-)
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined", "ViewPosition", "ViewCodeSequence"),
     *("PatientOrientation", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate"),
@@ -69,8 +54,26 @@ def read_dataset(data: bytes, max_bytes: int) -> tuple["Dataset", str]:
         data = _inflated(data[start:], max_bytes)
     try:
         return dcmread(BytesIO(data), specific_tags=list(_KEYWORDS)), syntax
-    except DAMAGE as failure:
+    except damage() as failure:
         raise ImageError(f"cannot read this DICOM ({type(failure).__name__}); the file is damaged.") from failure
+
+
+@cache
+def damage() -> tuple[type[Exception], ...]:
+    """What pydicom and the codecs raise on damaged input, for an `except` where pydicom is there."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    lookups = (LookupError, TypeError, AttributeError, AssertionError, ValueError, ArithmeticError, struct.error)
+    return (
+        *lookups,
+        OSError,
+        EOFError,
+        RuntimeError,
+        MemoryError,
+        SyntaxError,
+        InvalidDicomError,
+        BytesLengthException,
+    )
 
 
 def text(dataset: "Dataset", keyword: str) -> str:
@@ -93,7 +96,7 @@ def first(dataset: "Dataset", keyword: str) -> Any:
         if value is None or isinstance(value, str | bytes):
             return value
         return value[0] if hasattr(value, "__getitem__") else value
-    except DAMAGE:
+    except damage():
         return None
 
 

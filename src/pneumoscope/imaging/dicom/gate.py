@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging.dicom.dataset import DAMAGE, first, text
+from pneumoscope.imaging.dicom.dataset import damage, first, text
 from pneumoscope.imaging.dicom.patient import directions
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _coded_view(dataset: "Dataset") -> str | None:
     code = first(dataset, "ViewCodeSequence")
     try:
         meaning = str(code.get("CodeMeaning", "")).lower() if code is not None else ""
-    except DAMAGE:
+    except damage():
         return None
     found = _VIEW_WORDS.search(meaning)
     return found[1] if found else None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging.dicom.dataset import DAMAGE, first, number, text
+from pneumoscope.imaging.dicom.dataset import damage, first, number, text
 from pneumoscope.imaging.dicom.pixels import Layout
 from pneumoscope.imaging.radiograph import Luma, full_range
 
@@ -135,7 +135,7 @@ def _lut(dataset: "Dataset", keyword: str, inputs: Values) -> _Lut | None:
             return None
         count, start, bits = (int(value) for value in item["LUTDescriptor"].value)
         entries = _entries(item["LUTData"].value, count or 65536, bits)
-    except DAMAGE:
+    except damage():
         return None
     if not 1 <= bits <= 16 or len(entries) == 0:
         return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pneumoscope.imaging.dicom.dataset import DAMAGE, text
+from pneumoscope.imaging.dicom.dataset import damage, text
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -53,7 +53,7 @@ def directions(dataset: "Dataset") -> tuple[str, str]:
         if values is None or isinstance(values, str) or len(values) != 2:
             return "", ""
         return str(values[0]).strip()[:1].upper(), str(values[1]).strip()[:1].upper()
-    except DAMAGE:
+    except damage():
         return "", ""
 
 

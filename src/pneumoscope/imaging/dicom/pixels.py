@@ -16,7 +16,7 @@ from PIL import Image, JpegImagePlugin
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging.dicom import codestream
 from pneumoscope.imaging.dicom.codestream import FrameHeader
-from pneumoscope.imaging.dicom.dataset import DAMAGE, number, text
+from pneumoscope.imaging.dicom.dataset import damage, number, text
 from pneumoscope.imaging.radiograph import Limits, check_sides
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
         raise ImageError(
             "this DICOM's pixel data need a codec that is not installed; run `pip install 'pneumoscope[dicom]'`."
         ) from missing
-    except DAMAGE as failure:
+    except damage() as failure:
         raise ImageError(f"cannot decode this DICOM's pixel data: {_words(failure)}; the file is damaged.") from failure
 
 
@@ -153,7 +153,9 @@ def _native(data: bytes, layout: Layout) -> NDArray[Any]:
         "bits_stored": layout.stored,
         "pixel_representation": 0,
     }
-    values, _ = get_decoder(layout.syntax).as_array(data, index=0, raw=True, **options)
+    values, _ = get_decoder(layout.syntax).as_array(
+        data, index=0, raw=True, decoding_plugin="pydicom" if layout.syntax == _RLE else "", **options
+    )
     return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, layout.allocated)
 
 
@@ -162,7 +164,7 @@ def _jpeg(data: bytes, layout: Layout) -> NDArray[Any]:
     frame = _frame(data)
     header = codestream.jpeg_header(frame)
     _require_agreement(header, layout, (codestream.BASELINE, codestream.EXTENDED))
-    if header.precision != 8:
+    if header.precision != 8:  # 12: baseline and extended JPEG have no other (T.81 section B.2.2)
         return _significant(_gdcm(frame, header, layout), layout, header.precision)
     image = JpegImagePlugin.JpegImageFile(BytesIO(frame))
     if _is_untransformed(image, header, layout):
@@ -197,7 +199,7 @@ def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
     fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(frame)
+    fragment.SetByteStringValue(codestream.without_remarks(frame))
     fragments = gdcm.SequenceOfFragments.New()
     fragments.AddFragment(fragment)
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
@@ -261,7 +263,8 @@ def _require_agreement(header: FrameHeader, layout: Layout, markers: tuple[int, 
         raise ValueError("the compressed image is of another kind than the transfer syntax says")
     if (header.rows, header.columns, len(header.components)) != (layout.rows, layout.columns, layout.samples):
         raise ValueError("the compressed image has another size than the DICOM says")
-    if not 2 <= header.precision <= layout.allocated:
+    lossy = header.marker in (codestream.BASELINE, codestream.EXTENDED)
+    if header.precision > layout.allocated or header.precision not in ((8, 12) if lossy else range(2, 17)):
         raise ValueError(f"the compressed image has {header.precision} bits a sample, the DICOM {layout.allocated}")
 
 

@@ -61,7 +61,7 @@ def _open(data: bytes, limits: Limits) -> tuple["Dataset", pixels.Layout, list[s
     try:
         notes = gate.require_chest_film(dataset)
         return dataset, pixels.layout(dataset, syntax, limits), notes
-    except source.DAMAGE as failure:
+    except source.damage() as failure:
         raise ImageError(
             f"cannot read this DICOM's header ({type(failure).__name__}); the file is damaged."
         ) from failure
@@ -72,7 +72,7 @@ def _luma(dataset: "Dataset", layout: pixels.Layout) -> tuple[Luma, list[str]]:
     if layout.samples == 1:
         try:
             return greys.to_luma(values, dataset, layout)
-        except source.DAMAGE as failure:
+        except source.damage() as failure:
             raise ImageError(
                 f"cannot apply this DICOM's grey transformations ({type(failure).__name__}); the file is damaged."
             ) from failure
