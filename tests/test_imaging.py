@@ -141,7 +141,7 @@ def test_one_bit_palette_and_alpha() -> None:
         (b"", "empty"),
         (b"hello, I am a text file", "not an accepted image"),
         (encode(Image.fromarray(ramp()), "GIF"), "it is a GIF"),
-        (b"\0" * 128 + b"DICM" + b"\0" * 100, "it is a DICOM file"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 100, "names no transfer syntax"),
         (encode(Image.fromarray(ramp(200, 200)), "JPEG")[:-600], "cannot decode this JPEG"),
         (encode(Image.fromarray(ramp()), "PNG")[:-60], "cannot decode this PNG"),
         (encode(Image.fromarray(ramp()), "TIFF", compression="tiff_lzw")[:200], "damaged"),

@@ -1,0 +1,37 @@
+"""Bytes of an image file → a checked 8-bit luma radiograph → the model's input."""
+
+from pneumoscope.imaging.film import (
+    ACCEPTED,
+    DECODER_VERSION,
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    describe,
+    load_input,
+    luma_sha256,
+    read_file,
+    read_luma,
+    read_radiograph,
+    resize,
+    to_input,
+)
+from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph
+
+__all__ = [
+    "ACCEPTED",
+    "DECODER_VERSION",
+    "DEFAULT_LIMITS",
+    "SUFFIXES",
+    "UNREAD_SUFFIXES",
+    "ImageFacts",
+    "Limits",
+    "Luma",
+    "Radiograph",
+    "describe",
+    "load_input",
+    "luma_sha256",
+    "read_file",
+    "read_luma",
+    "read_radiograph",
+    "resize",
+    "to_input",
+]

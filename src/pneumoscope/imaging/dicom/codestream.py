@@ -1,0 +1,106 @@
+"""What a compressed frame says of itself before any codec sees it.
+
+The codecs are native code that believes what it reads. A frame header that contradicts the DICOM made GDCM
+write past its memory, a remark that it does not know made it end the process, and a stream without an end
+kept CharLS busy for seconds; so all three are caught here first.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_SOS = 0xDA
+#: Frame headers (ITU-T T.81 table B.1, T.87 section C.1.1) by what they are followed by.
+BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
+_FRAMES = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}
+# What may come before the first scan besides: tables, restart interval, JPEG-LS parameters, APPn and COM.
+_TABLES = frozenset({0xC4, 0xDB, 0xDD, 0xF8})
+_REMARKS = frozenset({*range(0xE0, 0xF0), 0xFE})
+_J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ITU-T T.800 section A.5.1
+_JP2_START = b"\x00\x00\x00\x0cjP  "
+_MOST_TILES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameHeader:
+    """A frame's size in pixels, bits of a sample, its components' identifiers and its JPEG frame marker."""
+
+    marker: int
+    rows: int
+    columns: int
+    precision: int
+    components: tuple[int, ...]
+
+
+def jpeg_header(frame: bytes) -> FrameHeader:
+    """Of JPEG and JPEG-LS: the one frame header before the first scan (ITU-T T.81 section B.2.2).
+
+    Raises:
+        ValueError: not a sequence of the usual marker segments with one frame header, or no end of image.
+    """
+    if not frame.startswith(_SOI) or not frame.rstrip(b"\x00\xff").endswith(_EOI):
+        raise ValueError("the compressed image has no beginning or no end")
+    headers = [_frame_header(marker, body) for marker, body, _ in _segments(frame) if marker in _FRAMES]
+    if len(headers) != 1:
+        raise ValueError(f"the compressed image has {len(headers)} frame headers")
+    return headers[0]
+
+
+def without_remarks(frame: bytes) -> bytes:
+    """A JPEG without APPn and COM segments, for a codec that ends the process over odd ones."""
+    segments = list(_segments(frame))
+    kept = [(marker, body) for marker, body, _ in segments if marker not in _REMARKS]
+    header = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in kept)
+    return _SOI + header + frame[segments[-1][2] :]
+
+
+def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Each marker up to the first scan's, its segment after the length, and where that ends."""
+    marker, position = 0, len(_SOI)
+    while marker != _SOS:
+        while frame[position : position + 2] == b"\xff\xff":  # fill bytes, section B.1.1.2
+            position += 1
+        lead, marker, length = struct.unpack_from(">BBH", frame, position)
+        start, position = position + 4, position + 2 + length
+        known = marker in _FRAMES | _TABLES | _REMARKS | {_SOS}
+        if lead != 0xFF or not known or length < 2 or position > len(frame):
+            raise ValueError("the compressed image's header is cut or in disorder")
+        yield marker, frame[start:position], position
+
+
+def _frame_header(marker: int, segment: bytes) -> FrameHeader:
+    precision, rows, columns, count = struct.unpack_from(">BHHB", segment)
+    if len(segment) != 6 + 3 * count:
+        raise ValueError("the compressed image's frame header has another length than it says")
+    return FrameHeader(marker=marker, rows=rows, columns=columns, precision=precision, components=tuple(segment[6::3]))
+
+
+def without_jp2(frame: bytes) -> bytes:
+    """The codestream alone, of those who put a JP2 file where PS3.5 section A.4.4 wants a codestream."""
+    return frame[max(0, frame.find(_J2K_START)) :] if frame.startswith(_JP2_START) else frame
+
+
+def jpeg2000_header(frame: bytes) -> FrameHeader:
+    """Of JPEG 2000: its SIZ marker segment (ITU-T T.800 section A.5.1).
+
+    Raises:
+        ValueError: no codestream, subsampled components, components of unlike depth, or absurd tiles.
+    """
+    if not frame.startswith(_J2K_START):
+        raise ValueError("the compressed image is no JPEG 2000 codestream")
+    width, height, left, top, tile_width, tile_height, tile_left, tile_top, count = struct.unpack_from(">8IH", frame, 8)
+    components = struct.unpack_from(f">{3 * count}B", frame, 42)
+    if set(components[1::3]) | set(components[2::3]) != {1} or len(set(components[::3])) != 1:
+        raise ValueError("the compressed image's components differ in size or depth")
+    if not tile_width or not tile_height:
+        raise ValueError("the compressed image's tiles are empty")
+    if -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height) > _MOST_TILES:
+        raise ValueError(f"the compressed image has more than {_MOST_TILES} tiles")
+    return FrameHeader(
+        marker=_J2K_START[1],
+        rows=height - top,
+        columns=width - left,
+        precision=(components[0] & 0x7F) + 1,
+        components=tuple(range(count)),
+    )

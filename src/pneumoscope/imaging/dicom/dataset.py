@@ -1,0 +1,159 @@
+"""From the bytes of a DICOM file (PS3.10 section 7) to a data set of the few attributes that are needed.
+
+pydicom is imported here only, and only when DICOM bytes arrive. Names, identifiers and whatever else is
+not in `_KEYWORDS` is skipped unread.
+"""
+
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from io import BytesIO
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from pneumoscope.errors import ImageError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_KEYWORDS = (
+    *("SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined", "ViewPosition", "ViewCodeSequence"),
+    *("PatientOrientation", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence", "WindowCenter", "WindowWidth"),
+    *("VOILUTFunction", "PresentationLUTShape", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+)
+_PREFIX_AT, _PREFIX, _META_AT = 128, b"DICM", 132
+_TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"  # (0002,0010), explicit VR little endian as the whole group
+_LONG_LENGTHS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF", b"OD", b"OL", b"UC", b"UR")  # PS3.5 section 7.1.2
+_DEFLATED, _EXPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether the bytes are a DICOM file: a preamble of 128 bytes, then DICM (PS3.10 section 7.1)."""
+    return data[_PREFIX_AT:_META_AT] == _PREFIX
+
+
+def read_dataset(data: bytes, max_bytes: int) -> tuple["Dataset", str]:
+    """The attributes of `_KEYWORDS` and the UID of the transfer syntax they were stored in.
+
+    Raises:
+        ImageError: pydicom is not installed, or the file is damaged or inflates to over `max_bytes`.
+    """
+    try:
+        from pydicom import dcmread
+    except ImportError as missing:
+        raise ImageError("reading DICOM needs pydicom; run `pip install 'pneumoscope[dicom]'`.") from missing
+    syntax, start = _meta_information(data)
+    if syntax == _DEFLATED:
+        data = _inflated(data[start:], max_bytes)
+    try:
+        return dcmread(BytesIO(data), specific_tags=list(_KEYWORDS)), syntax
+    except damage() as failure:
+        raise ImageError(f"cannot read this DICOM ({type(failure).__name__}); the file is damaged.") from failure
+
+
+@cache
+def damage() -> tuple[type[Exception], ...]:
+    """What pydicom and the codecs raise on damaged input, for an `except` where pydicom is there."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    lookups = (LookupError, TypeError, AttributeError, AssertionError, ValueError, ArithmeticError, struct.error)
+    return (
+        *lookups,
+        OSError,
+        EOFError,
+        RuntimeError,
+        MemoryError,
+        SyntaxError,
+        InvalidDicomError,
+        BytesLengthException,
+    )
+
+
+def text(dataset: "Dataset", keyword: str) -> str:
+    """An attribute's first value in capitals, without spaces around it; empty when missing."""
+    return str(first(dataset, keyword) or "").strip().upper()
+
+
+def number(dataset: "Dataset", keyword: str) -> float | None:
+    """An attribute's first value as a number, None when missing or no number."""
+    try:
+        return float(first(dataset, keyword))
+    except (TypeError, ValueError):
+        return None
+
+
+def first(dataset: "Dataset", keyword: str) -> Any:
+    """An attribute's first value as pydicom gives it, None when missing, empty or unreadable."""
+    try:
+        value = dataset.get(keyword)
+        if value is None or isinstance(value, str | bytes):
+            return value
+        return value[0] if hasattr(value, "__getitem__") else value
+    except damage():
+        return None
+
+
+def _meta_information(data: bytes) -> tuple[str, int]:
+    """The transfer syntax of the file meta information, and where it ends (PS3.10 section 7.1)."""
+    syntax, position = "", _META_AT
+    while data[position : position + 2] == b"\x02\x00":
+        header = data[position : position + 12]
+        if len(header) < 8:
+            break
+        long = header[4:6] in _LONG_LENGTHS
+        length = int.from_bytes(header[8:12] if long else header[6:8], "little")
+        value_at = position + (12 if long else 8)
+        if header.startswith(_TRANSFER_SYNTAX):
+            syntax = data[value_at : value_at + length].rstrip(b"\x00 ").decode("ascii", "replace")
+        position = value_at + length
+    if not syntax:
+        raise ImageError("the DICOM's file meta information names no transfer syntax; the file is damaged.")
+    return syntax, position
+
+
+def _inflated(deflated: bytes, max_bytes: int) -> bytes:
+    """A deflated data set (PS3.5 section A.5) as an explicit VR little endian file."""
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        plain = inflate.decompress(deflated, max_bytes)
+    except zlib.error as failure:
+        raise ImageError("cannot inflate this DICOM; the file is damaged.") from failure
+    if inflate.unconsumed_tail:
+        raise ImageError(f"the DICOM inflates to more than {max_bytes:,} bytes, the most that is accepted.")
+    uid = _EXPLICIT.encode() + b"\x00" * (len(_EXPLICIT) % 2)
+    meta = _TRANSFER_SYNTAX + struct.pack("<H", len(uid)) + uid
+    return bytes(_PREFIX_AT) + _PREFIX + meta + plain
+
+
+class _Quiet:
+    """How many threads want pydicom quiet; the first sets it up, the last undoes it."""
+
+    lock, depth = Lock(), 0
+    undo = ExitStack()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings and log, which quote values of the file, from everybody."""
+    with _Quiet.lock:
+        if _Quiet.depth == 0:
+            logger = logging.getLogger("pydicom")
+            _Quiet.undo.callback(setattr, logger, "propagate", logger.propagate)
+            logger.propagate = False
+            _Quiet.undo.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _Quiet.depth += 1
+    try:
+        yield
+    finally:
+        with _Quiet.lock:
+            _Quiet.depth -= 1
+            if _Quiet.depth == 0:
+                _Quiet.undo.close()

@@ -1,0 +1,175 @@
+"""Which DICOM images are films of the chest from the front, by what their headers say.
+
+What is refused is named in the standard's own words; a value that the standard does not know is not
+repeated, for it may be anything.
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+from pneumoscope.errors import ImageError
+from pneumoscope.imaging.dicom.dataset import damage, first, text
+from pneumoscope.imaging.dicom.patient import directions
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+# PS3.3 section C.7.3.1.1.1.
+_RADIOGRAPHS = frozenset({"CR", "DX", "RG"})
+_UNSPECIFIC = frozenset({"", "OT", "SC", "HC"})
+_MODALITIES = {
+    "AU": "audio",
+    "BI": "biomagnetic imaging",
+    "BMD": "bone densitometry",
+    "CT": "computed tomography",
+    "DOC": "document",
+    "DG": "diaphanography",
+    "ECG": "electrocardiography",
+    "ES": "endoscopy",
+    "GM": "general microscopy",
+    "IO": "intra-oral radiography",
+    "IVUS": "intravascular ultrasound",
+    "KO": "key object selection",
+    "MG": "mammography",
+    "MR": "magnetic resonance",
+    "NM": "nuclear medicine",
+    "OP": "ophthalmic photography",
+    "OPT": "ophthalmic tomography",
+    "PR": "presentation state",
+    "PT": "positron emission tomography",
+    "PX": "panoramic X-ray",
+    "RF": "radio fluoroscopy",
+    "RTDOSE": "radiotherapy dose",
+    "RTIMAGE": "radiotherapy image",
+    "RTPLAN": "radiotherapy plan",
+    "RTSTRUCT": "radiotherapy structure set",
+    "SEG": "segmentation",
+    "SM": "slide microscopy",
+    "SR": "structured report",
+    "TG": "thermography",
+    "US": "ultrasound",
+    "XA": "X-ray angiography",
+    "XC": "external-camera photography",
+}
+# PS3.4 section B.5: computed radiography, digital X-ray for presentation and for processing, secondary capture.
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_RADIOGRAPH_STORAGE = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1", "7", "7.1", "7.2", "7.3", "7.4"))
+# PS3.3 sections C.8.1.2 and C.8.11.5, and what X-ray rooms write as well.
+_VIEWS = {
+    "LL": "left lateral",
+    "RL": "right lateral",
+    "LLD": "left lateral decubitus",
+    "RLD": "right lateral decubitus",
+    "LLO": "left lateral oblique",
+    "RLO": "right lateral oblique",
+    "LAO": "left anterior oblique",
+    "RAO": "right anterior oblique",
+    "LPO": "left posterior oblique",
+    "RPO": "right posterior oblique",
+    "LAT": "lateral",
+    "LLAT": "left lateral",
+    "RLAT": "right lateral",
+    "LATERAL": "lateral",
+    "LEFT LATERAL": "left lateral",
+    "RIGHT LATERAL": "right lateral",
+    "LATERALDECUBITUS": "lateral decubitus",
+    "ML": "medio-lateral",
+    "LM": "latero-medial",
+    "DECUB": "decubitus",
+    "DECUBITUS": "decubitus",
+    "OBL": "oblique",
+    "OBLIQUE": "oblique",
+    "XTABLE LATERAL": "cross-table lateral",
+    "SWIMMERS": "swimmer's",
+}
+# In a View Code's meaning (PS3.16 CID 4010).
+_VIEW_WORDS = re.compile(r"\b(decubitus|oblique|lateral|swimmer|sagittal|tangential)")
+# PS3.16 Annex L.
+_CHEST_PART = re.compile(r"CHEST|THORAX|LUNGS?|RIBS?|HEART|MEDIASTINUM|STERNUM|CHESTABDOMEN|CHESTABDPELVIS|BRONCHUS")
+_OTHER_PART = re.compile(
+    r"""
+    ABDOMEN | ABDOMENPELVIS | ADRENAL | ANKLE | ANUS | AORTA | ARM | AXILLA | BACK | BILEDUCT | BLADDER | BRAIN
+    | BREAST | BUTTOCK | CALCANEUS | CALF | CAROTID | CEREBELLUM | CERVIX | CHEEK | CLAVICLE | COCCYX | COLON
+    | CORNEA | CORONARYARTERY | CSPINE | CTSPINE | DUODENUM | EAR | ELBOW | ESOPHAGUS | EXTREMITY | EYE
+    | EYELID | FACE | FEMUR | FINGER | FOOT | FOREARM | GALLBLADDER | HAND | HEAD | HEADNECK | HIP | HUMERUS
+    | IAC | ILEUM | ILIUM | JAW | JEJUNUM | KIDNEY | KNEE | LARYNX | LEG | LIVER | LSPINE | LSSPINE | MANDIBLE
+    | MAXILLA | MOUTH | NECK | NECKCHEST | NOSE | ORBIT | OVARY | PANCREAS | PAROTID | PATELLA | PELVIS | PENIS
+    | PHARYNX | PROSTATE | RADIUS | RADIUSULNA | RECTUM | SCAPULA | SCLERA | SCROTUM | SELLA | SHOULDER
+    | SIJOINT | SKULL | SPINE | SPLEEN | SSPINE | STOMACH | SUBMANDIBULAR | TESTIS | THIGH | THUMB | THYMUS
+    | THYROID | TIBIA | TIBIAFIBULA | TLSPINE | TMJ | TOE | TONGUE | TRACHEA | TSPINE | ULNA | URETER | URETHRA
+    | UTERUS | VAGINA | VULVA | WHOLEBODY | WRIST | ZYGOMA
+    """,
+    re.VERBOSE,
+)
+
+
+def require_chest_film(dataset: "Dataset") -> list[str]:
+    """Refuse what a header says is no frontal chest radiograph; return notes on what it leaves open.
+
+    Raises:
+        ImageError: another modality, view or part of the body.
+    """
+    notes = [_modality(dataset), _body_part(dataset), _intent(dataset)]
+    _require_frontal(dataset)
+    return [note for note in notes if note]
+
+
+def _modality(dataset: "Dataset") -> str | None:
+    """Modality (0008,0060); where it says nothing, the SOP Class (0008,0016) may."""
+    modality = text(dataset, "Modality")
+    if modality in _RADIOGRAPHS:
+        return None
+    if modality not in _UNSPECIFIC:
+        name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else "none that is known here"
+        raise ImageError(f"the DICOM's modality is {name}; accepted are CR, DX and RG radiographs of the chest.")
+    _require_radiograph_storage(dataset)
+    said = "does not say its modality" if not modality else f"says only {modality} as its modality"
+    return f"The DICOM {said}; it is taken for a radiograph."
+
+
+def _require_radiograph_storage(dataset: "Dataset") -> None:
+    from pydicom.uid import UID
+
+    kind = UID(text(dataset, "SOPClassUID"))
+    if kind.type and kind not in _RADIOGRAPH_STORAGE:  # an UID that the standard does not know has no type
+        raise ImageError(f"the DICOM is of the kind {kind.name}; accepted are radiographs of the chest.")
+
+
+def _body_part(dataset: "Dataset") -> str | None:
+    """Body Part Examined (0018,0015)."""
+    part = re.sub(r"[\s_-]", "", text(dataset, "BodyPartExamined"))
+    if _OTHER_PART.fullmatch(part):
+        raise ImageError(f"the DICOM's body part is {part}; accepted are radiographs of the chest.")
+    if not part or _CHEST_PART.fullmatch(part):
+        return None
+    return "The DICOM's body part is no standard term; it is taken for the chest."
+
+
+def _intent(dataset: "Dataset") -> str | None:
+    """Presentation Intent Type (0008,0068), PS3.3 section C.8.11.1."""
+    if text(dataset, "PresentationIntentType") != "FOR PROCESSING":
+        return None
+    return "The DICOM holds the detector's values (FOR PROCESSING), not an image made to be looked at."
+
+
+def _require_frontal(dataset: "Dataset") -> None:
+    """View Position (0018,5101); without one View Code Sequence (0054,0220) or Patient Orientation (0020,0020)."""
+    position = text(dataset, "ViewPosition")
+    view = _VIEWS.get(re.sub(r"[\s_-]+", " ", position)) if position else _coded_view(dataset)
+    if view:
+        raise ImageError(f"the DICOM's view is {view}; accepted are frontal (PA or AP) radiographs of the chest.")
+    if not position and directions(dataset)[0] in ("A", "P"):
+        raise ImageError(
+            "the DICOM's rows run between front and back (Patient Orientation), so it is a lateral view; "
+            "accepted are frontal (PA or AP) radiographs of the chest."
+        )
+
+
+def _coded_view(dataset: "Dataset") -> str | None:
+    code = first(dataset, "ViewCodeSequence")
+    try:
+        meaning = str(code.get("CodeMeaning", "")).lower() if code is not None else ""
+    except damage():
+        return None
+    found = _VIEW_WORDS.search(meaning)
+    return found[1] if found else None

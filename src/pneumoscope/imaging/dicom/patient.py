@@ -1,0 +1,69 @@
+"""How old the patient is, and which way up the patient lies in the image."""
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pneumoscope.imaging.dicom.dataset import damage, text
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from pneumoscope.imaging.radiograph import Luma
+
+_DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+_OLDEST = 150.0
+
+
+def age_years(dataset: "Dataset") -> float | None:
+    """Patient Age (0010,1010); when missing, from Birth Date to Study or Acquisition Date; else None.
+
+    An Age String is three digits and D, W, M or Y (PS3.5 section 6.2).
+    """
+    stated = text(dataset, "PatientAge")
+    if stated:
+        age = re.fullmatch(r"(\d{3})([DWMY])", stated, re.ASCII)
+        return _plausible(int(age[1]) * _DAYS[age[2]]) if age else None
+    born = _date(dataset, "PatientBirthDate")
+    taken = _date(dataset, "StudyDate") or _date(dataset, "AcquisitionDate")
+    return _plausible((taken - born).days) if born and taken else None
+
+
+def upright(luma: "Luma", dataset: "Dataset") -> "Luma":
+    r"""Turn and flip to the standard display L\F by Patient Orientation (0020,0020), PS3.3 section C.7.6.1.1.1.
+
+    Its two values say towards which side of the patient the rows run to the right, and the columns down.
+    Other or missing values leave the image as it is.
+    """
+    row, column = directions(dataset)
+    if row + column in ("HL", "HR", "FL", "FR"):
+        luma, row, column = luma.T, column, row
+    if row + column not in ("LF", "LH", "RF", "RH"):
+        return luma
+    luma = luma[:, ::-1] if row == "R" else luma
+    return np.ascontiguousarray(luma[::-1] if column == "H" else luma)
+
+
+def directions(dataset: "Dataset") -> tuple[str, str]:
+    """The main directions of the rows and the columns: the first letters of Patient Orientation's two values."""
+    try:
+        values = dataset.get("PatientOrientation")
+        if values is None or isinstance(values, str) or len(values) != 2:
+            return "", ""
+        return str(values[0]).strip()[:1].upper(), str(values[1]).strip()[:1].upper()
+    except damage():
+        return "", ""
+
+
+def _plausible(days: float) -> float | None:
+    return days / _DAYS["Y"] if 0 <= days <= _OLDEST * _DAYS["Y"] else None
+
+
+def _date(dataset: "Dataset", keyword: str) -> datetime | None:
+    digits = text(dataset, keyword).replace(".", "")  # the dots of ACR-NEMA
+    try:
+        return datetime.strptime(digits, "%Y%m%d").replace(tzinfo=UTC) if len(digits) == 8 else None
+    except ValueError:
+        return None

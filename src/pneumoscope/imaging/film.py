@@ -1,0 +1,143 @@
+"""From the bytes of an image file to the model's input: the only place that does this.
+
+Order of processing: size and signature checks, header, pixel limit, decode to 8-bit luma,
+orientation, blank check; then, by the contract's rule, resize.
+"""
+
+import hashlib
+import stat
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pneumoscope.contract import InputRule
+from pneumoscope.errors import ImageError
+from pneumoscope.imaging import raster
+from pneumoscope.imaging.dicom import read as dicom
+from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph
+
+ACCEPTED = "JPEG, PNG (8 or 16 bit), TIFF and DICOM"
+SUFFIXES = frozenset({".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff"})
+UNREAD_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".jp2", ".pgm", ".webp"})
+#: Part of every cache's key: raise it when the same bytes would give another input.
+DECODER_VERSION = 1
+
+_KNOWN_BUT_REFUSED = (
+    (0, b"GIF8", "a GIF"),
+    (0, b"BM", "a BMP"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (8, b"WEBP", "a WebP"),
+)
+
+
+def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The bytes of a regular file, without reading past the byte limit.
+
+    Raises:
+        ImageError: not a regular file, or over the limit.
+        OSError: it cannot be opened or read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ImageError("not a regular file.")
+    with path.open("rb") as stream:
+        data = stream.read(limits.max_bytes + 1)
+    if len(data) > limits.max_bytes:
+        raise ImageError(f"the file has more than {limits.max_bytes:,} bytes, the most that is accepted.")
+    return data
+
+
+def describe(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> ImageFacts:
+    """Read an image's header.
+
+    Raises:
+        ImageError: not an accepted image, or over a limit.
+    """
+    _require_accepted(data, limits)
+    return dicom.describe(data, limits) if dicom.is_dicom(data) else raster.describe(data, limits)
+
+
+def read_radiograph(
+    data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS
+) -> Radiograph:
+    """Decode to an upright 8-bit luma radiograph, with what the file says about it.
+
+    Colours become ITU-R BT.601 luma (a JPEG's own Y channel). Transparent pixels are laid over
+    black. Greys of more than 8 bits are scaled linearly so that the image's own minimum and maximum
+    become 0 and 255, whatever part of the 16-bit range they fill; nothing is clipped. A TIFF whose
+    photometric interpretation is WhiteIsZero is inverted. EXIF or TIFF orientation is applied.
+    A DICOM's own grey transformations come before all this: see `dicom.greys`.
+
+    Args:
+        data: a whole JPEG, PNG, TIFF or DICOM file.
+        target: a side in pixels that the caller will shrink to. A JPEG may then be decoded at the
+            smallest DCT scale whose sides are still at least `target * margin`.
+        margin: see `target`.
+        limits: what to refuse before decoding.
+
+    Raises:
+        ImageError: not an accepted image, truncated, animated, blank, over a limit, or a DICOM that
+            says that it is no frontal chest radiograph.
+    """
+    _require_accepted(data, limits)
+    if dicom.is_dicom(data):  # first: a DICOM's preamble may make it a TIFF as well (PS3.10 section 7.1)
+        film = dicom.read(data, limits)
+    else:
+        film = Radiograph(luma=raster.read(data, target, margin, limits), notes=(), age_years=None)
+    if film.luma.min() == film.luma.max():
+        raise ImageError("the image is blank: every pixel has the same value.")
+    return film
+
+
+def read_luma(data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS) -> Luma:
+    """The pixels of `read_radiograph`: `uint8 [height, width]`, 0 is black.
+
+    Raises:
+        ImageError: see `read_radiograph`.
+    """
+    return read_radiograph(data, target=target, margin=margin, limits=limits).luma
+
+
+def resize(luma: Luma, height: int, width: int) -> Luma:
+    """Resize a luma image (`uint8 [H, W]`) to `uint8 [height, width]`, antialiased bilinear."""
+    if luma.dtype != np.uint8 or luma.ndim != 2:
+        raise ValueError(f"expected uint8 [H, W], got {luma.dtype} {list(luma.shape)}")
+    return np.asarray(Image.fromarray(luma).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def to_input(luma: Luma, rule: InputRule) -> Luma:
+    """Resize a luma image (`uint8 [H, W]`) by the contract's rule to `uint8 [1, S, S]`."""
+    return resize(luma, rule.size, rule.size)[np.newaxis]
+
+
+def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Luma:
+    """Bytes of an image file to the model's input, `uint8 [1, S, S]`, by the contract's rule.
+
+    Raises:
+        ImageError: see `read_luma`.
+    """
+    return to_input(read_luma(data, target=rule.size, margin=rule.decode_margin, limits=limits), rule)
+
+
+def luma_sha256(luma: Luma) -> str:
+    """SHA-256 over a luma image's shape and pixels: equal for pixel-identical films."""
+    digest = hashlib.sha256(f"{luma.shape[0]}x{luma.shape[1]}:".encode())
+    digest.update(luma.tobytes())
+    return digest.hexdigest()
+
+
+def _require_accepted(data: bytes, limits: Limits) -> None:
+    if not data:
+        raise ImageError("the file is empty.")
+    if len(data) > limits.max_bytes:
+        raise ImageError(f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted.")
+    if not (raster.is_raster(data) or dicom.is_dicom(data)):
+        raise ImageError(f"not an accepted image ({_looks_like(data)}); accepted are {ACCEPTED}.")
+
+
+def _looks_like(data: bytes) -> str:
+    for offset, signature, name in _KNOWN_BUT_REFUSED:
+        if data[offset : offset + len(signature)] == signature:
+            return f"it is {name}"
+    return f"it begins with {data[:8]!r}"

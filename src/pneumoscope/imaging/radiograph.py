@@ -1,0 +1,83 @@
+"""What a file becomes: an upright 8-bit luma radiograph, and what is refused on the way."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.errors import ImageError
+
+Luma: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is refused before anything is decoded."""
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 100_000_000
+    min_side: int = 16
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What an image's header says.
+
+    `width` and `height` are as stored, before orientation; `orientation` is the EXIF or TIFF tag, 1 to
+    8, 1 is upright. `bits` are of one sample. `quantiser` is the mean of a JPEG's luma quantisation
+    table (ITU-T T.81 section B.2.4.1), None for other formats.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    bits: int
+    orientation: int
+    exif: bool
+    icc: bool
+    progressive: bool
+    quantiser: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Radiograph:
+    """A radiograph with what its file says about it.
+
+    `luma` is `uint8 [height, width]`, upright, 0 is black. `notes` are sentences worth telling with an
+    answer, without anything that identifies a patient. `age_years` is None where the file does not say.
+    """
+
+    luma: Luma
+    notes: tuple[str, ...]
+    age_years: float | None
+
+
+def check_sides(width: int, height: int, limits: Limits) -> None:
+    """Raise ImageError for an image too small or too large to be decoded."""
+    if min(width, height) < limits.min_side:
+        raise ImageError(f"the image is {width}×{height} pixels; each side must have at least {limits.min_side}.")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"the image is {width}×{height} = {width * height:,} pixels; at most {limits.max_pixels:,} are accepted."
+        )
+
+
+def full_range(values: NDArray[Any], *, inverted: bool) -> Luma:
+    """Scale linearly so that the extremes become 0 and 255 (constant images become 0)."""
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError("the image holds values that are not finite numbers.")
+
+    def scale(some: NDArray[Any]) -> Luma:
+        share = (some.astype(np.float64) - low) / (high - low or 1.0)
+        return np.rint((1 - share if inverted else share) * 255).astype(np.uint8)
+
+    if values.dtype == np.uint16:  # a table is quicker, and spares eight bytes a pixel
+        return np.asarray(scale(np.arange(65536).clip(low, high))[values])
+    return np.concatenate([scale(rows) for rows in np.array_split(values, max(1, len(values) // 64))])

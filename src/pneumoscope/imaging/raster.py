@@ -1,0 +1,181 @@
+"""JPEG, PNG and TIFF, by Pillow: header, pixel limit, decode to 8-bit luma, orientation."""
+
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL.ImageFile import ImageFile
+
+from pneumoscope.errors import ImageError
+from pneumoscope.imaging.radiograph import ImageFacts, Limits, Luma, check_sides, full_range
+
+# The plugins are called directly: Pillow's own opening would consult a process-wide pixel limit.
+_FORMATS: tuple[tuple[bytes, Callable[[BytesIO], ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"II*\x00", TiffImagePlugin.TiffImageFile),
+    (b"MM\x00*", TiffImagePlugin.TiffImageFile),
+)
+# What Pillow's decoders raise on damaged input.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+)
+# PNG specification, third edition: channels by colour type (11.2.1), and the seven interlacing passes (8.1).
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _EXIF_IFD = 258, 262, 274, 34665
+_WHITE_IS_ZERO = 0
+
+
+def is_raster(data: bytes) -> bool:
+    """Whether the bytes begin like one of the formats read here."""
+    return any(data.startswith(signature) for signature, _ in _FORMATS)
+
+
+def describe(data: bytes, limits: Limits) -> ImageFacts:
+    """Read an image's header."""
+    with _open(data, limits) as image:
+        quantisers = image.quantization.get(0) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+        return ImageFacts(
+            format=image.format or "",
+            mode=image.mode,
+            width=image.width,
+            height=image.height,
+            bits=_bits(image, data),
+            orientation=_orientation(image),
+            exif=_has_exif(image),
+            icc="icc_profile" in image.info,
+            progressive="progressive" in image.info,
+            quantiser=sum(quantisers) / len(quantisers) if quantisers else None,
+        )
+
+
+def read(data: bytes, target: int | None, margin: float, limits: Limits) -> Luma:
+    """Decode to an upright 8-bit luma image: see `film.read_radiograph`."""
+    image = _open(data, limits)
+    with image:
+        try:
+            if isinstance(image, JpegImagePlugin.JpegImageFile):
+                least = math.ceil(target * margin) if target else None
+                image.draft("L", (least, least) if least else image.size)
+            image.load()
+            if isinstance(image, PngImagePlugin.PngImageFile):
+                _require_all_rows(data)
+            luma = _orient(_luma(image), _orientation(image))
+        except _DAMAGE as failure:
+            raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
+    return luma
+
+
+def _open(data: bytes, limits: Limits) -> ImageFile:
+    plugin = next(plugin for signature, plugin in _FORMATS if data.startswith(signature))
+    try:
+        image = plugin(BytesIO(data))
+        _check_header(image, data, limits)
+    except _DAMAGE as failure:
+        raise ImageError(f"cannot read the image's header: {_words(failure)}; the file is damaged.") from failure
+    return image
+
+
+def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
+    check_sides(image.width, image.height, limits)
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageError(f"the {image.format} holds several frames or pages; give one image a file.")
+    if _is_deep_colour(image, data):
+        raise ImageError("16-bit colour is not accepted; save it as 16-bit grey or as 8 bit.")
+
+
+def _bits(image: ImageFile, data: bytes) -> int:
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return data[24]  # IHDR, PNG specification 11.2.2
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(_TIFF_BITS, (1,))))
+    return 8
+
+
+def _has_exif(image: ImageFile) -> bool:
+    """Whether there is an EXIF block; a TIFF's own tags are none."""
+    try:
+        tags = image.getexif()
+    except _DAMAGE:
+        return "exif" in image.info
+    return _EXIF_IFD in tags if isinstance(image, TiffImagePlugin.TiffImageFile) else len(tags) > 0
+
+
+def _is_deep_colour(image: ImageFile, data: bytes) -> bool:
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return _bits(image, data) == 16 and data[25] != 0  # the colour type: not grey
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return len(image.tag_v2.get(_TIFF_BITS, (1,))) > 1 and _bits(image, data) > 8
+    return False
+
+
+def _require_all_rows(data: bytes) -> None:
+    """Raise OSError if a PNG's pixel stream ends early; Pillow would leave the rest black."""
+    width, height, depth, colour_type, interlaced = struct.unpack(">IIBB2xB", data[16:29])
+    bits = depth * _PNG_CHANNELS[colour_type]
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
+    declared = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
+    inflate, found, position = zlib.decompressobj(), 0, 8
+    while position + 8 <= len(data) and not inflate.eof:
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        piece = data[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
+        while piece:
+            found += len(inflate.decompress(piece, 1 << 20))
+            piece = inflate.unconsumed_tail
+        position += length + 12
+    found += len(inflate.flush())
+    if found < declared:
+        raise OSError(f"the pixel data ends after {found:,} of {declared:,} bytes")
+
+
+def _luma(image: ImageFile) -> Luma:
+    if image.mode.startswith(("I", "F")):
+        inverted = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == (
+            _WHITE_IS_ZERO
+        )
+        return full_range(np.asarray(image), inverted=inverted)
+    if image.mode == "L":
+        return np.asarray(image)
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
+    return np.asarray(image.convert("RGB").convert("L"))
+
+
+def _orientation(image: ImageFile) -> int:
+    """EXIF orientation, 1 to 8; 1 when there is none or the EXIF block is unreadable."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _orient(luma: Luma, orientation: int) -> Luma:
+    """Undo an EXIF orientation (EXIF 2.32, tag 0x0112)."""
+    if orientation >= 5:
+        luma = luma.T
+    if orientation in (2, 3, 6, 7):
+        luma = luma[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        luma = luma[::-1]
+    return np.ascontiguousarray(luma)
+
+
+def _words(failure: BaseException) -> str:
+    return str(failure) or type(failure).__name__

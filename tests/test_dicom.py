@@ -1,0 +1,507 @@
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+import dicoms
+from dicoms import EXACT, EXPLICIT, JPEG, JPEG_12, JPEG_LS_NEAR, dicom, header, one_of_each, written
+from pneumoscope.contract import InputRule
+from pneumoscope.errors import ImageError
+from pneumoscope.imaging import Limits, describe, load_input, read_luma, read_radiograph
+from pneumoscope.imaging.dicom import dataset as source
+from pneumoscope.imaging.dicom import pixels
+from samples import REPOSITORY, encode, ramp
+
+SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
+GREY = ramp()
+DEEP = GREY.astype(np.uint16) * 16 + 5
+
+
+def lut(descriptor: list[int], data: list[int] | bytes, vr: str = "US") -> Sequence:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", descriptor)
+    item.add_new("LUTData", "OW" if isinstance(data, bytes) else vr, data)
+    return Sequence([item])
+
+
+def rounded(shares: NDArray[Any]) -> NDArray[Any]:
+    return np.rint(np.clip(shares, 0, 1) * 255)
+
+
+def test_a_plain_film_is_what_its_png_is() -> None:
+    np.testing.assert_array_equal(read_luma(dicom(GREY)), GREY)
+    np.testing.assert_array_equal(
+        read_luma(dicom(DEEP, BitsStored=12)), read_luma(encode(Image.fromarray(DEEP), "PNG"))
+    )
+    rule = InputRule.squash(32)
+    np.testing.assert_array_equal(load_input(dicom(GREY), rule), load_input(encode(Image.fromarray(GREY)), rule))
+
+
+@pytest.mark.parametrize("syntax", EXACT)
+def test_lossless_syntaxes_give_the_same_film(syntax: str) -> None:
+    expected = read_luma(encode(Image.fromarray(DEEP), "PNG"))
+    np.testing.assert_array_equal(read_luma(dicom(DEEP, syntax, BitsStored=12)), expected)
+    np.testing.assert_array_equal(read_luma(dicom(GREY, syntax)), GREY)
+    deepest = DEEP * 15
+    np.testing.assert_array_equal(read_luma(dicom(deepest, syntax)), read_luma(encode(Image.fromarray(deepest), "PNG")))
+
+
+@pytest.mark.parametrize("syntax", [JPEG_12, JPEG_LS_NEAR, dicoms.JPEG_2000_LOSSY])
+def test_lossy_syntaxes_come_close(syntax: str) -> None:
+    window = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}
+    plain = read_luma(dicom(DEEP, **window)).astype(int)
+    assert np.abs(read_luma(dicom(DEEP, syntax, **window)) - plain).max() <= 2
+
+
+def test_a_baseline_jpeg_in_a_dicom_is_that_jpeg() -> None:
+    frame = encode(Image.fromarray(GREY), "JPEG", quality=80)
+    np.testing.assert_array_equal(read_luma(dicom(GREY, JPEG, frame=frame)), read_luma(frame))
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, dicoms.RLE, dicoms.LOSSLESS_1, dicoms.JPEG_LS, dicoms.JPEG_2000])
+def test_colours_become_luma_as_in_other_formats(syntax: str) -> None:
+    colours = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)
+    expected = read_luma(encode(Image.fromarray(colours), "PNG"))
+    np.testing.assert_array_equal(read_luma(dicom(colours, syntax, PhotometricInterpretation="RGB")), expected)
+
+
+def test_planes_and_ybr() -> None:
+    colours = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)
+    planes = np.ascontiguousarray(np.moveaxis(colours, 2, 0)).reshape(colours.shape)
+    luma = read_luma(dicom(planes, PhotometricInterpretation="RGB", PlanarConfiguration=1))
+    np.testing.assert_array_equal(luma, read_luma(encode(Image.fromarray(colours), "PNG")))
+    np.testing.assert_array_equal(read_luma(dicom(colours, PhotometricInterpretation="YBR_FULL")), GREY)
+    halved = np.stack([GREY[:, ::2], GREY[:, 1::2], GREY[:, ::2], GREY[:, ::2]], axis=2).astype(np.uint8)
+    dataset = header(PhotometricInterpretation="YBR_FULL_422", Rows=40, Columns=60, SamplesPerPixel=3)
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.PlanarConfiguration, dataset.PixelData = 0, halved.tobytes()
+    np.testing.assert_array_equal(read_luma(written(dataset)), GREY)
+
+
+def test_what_lies_beside_the_bits_stored_is_left_out() -> None:
+    """PS3.5 section 8.1.1: overlays or anything may lie there; a high bit may lie above."""
+    noise = np.random.default_rng(0).integers(0, 16, DEEP.shape).astype(np.uint16)
+    expected = read_luma(dicom(DEEP, BitsStored=12))
+    np.testing.assert_array_equal(read_luma(dicom(DEEP | (noise << 12), BitsStored=12)), expected)
+    np.testing.assert_array_equal(read_luma(dicom((DEEP << 4) | noise, BitsStored=12, HighBit=15)), expected)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, dicoms.BIG_ENDIAN, dicoms.RLE, dicoms.JPEG_LS, dicoms.JPEG_2000])
+def test_signed_values(syntax: str) -> None:
+    signed = (DEEP.astype(np.int32) * 8 - 15000).astype(np.int16)
+    expected = np.rint((signed - signed.min()) / (int(signed.max()) - int(signed.min())) * 255)
+    np.testing.assert_array_equal(read_luma(dicom(signed, syntax)), expected)
+    shallow = (GREY.astype(np.int16) - 128).astype(np.int8)
+    np.testing.assert_array_equal(read_luma(dicom(shallow)), GREY)
+
+
+def test_signed_values_of_twelve_bits_with_the_others_unset() -> None:
+    signed = DEEP.astype(np.int16) - 2048
+    expected = read_luma(dicom(signed, BitsStored=12))
+    np.testing.assert_array_equal(expected, read_luma(dicom(DEEP, BitsStored=12)))
+    unset = (signed & 0xFFF).astype(np.int16)
+    np.testing.assert_array_equal(read_luma(dicom(unset, BitsStored=12)), expected)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"PresentationLUTShape": "INVERSE"},
+        {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},
+    ],
+)
+def test_inverted_exactly_once(said: dict[str, str]) -> None:
+    np.testing.assert_array_equal(read_luma(dicom(GREY, **said)), 255 - GREY)
+    windowed = {"BitsStored": 12, "WindowCenter": 1500, "WindowWidth": 1000}
+    plain, inverted = read_luma(dicom(DEEP, **windowed)), read_luma(dicom(DEEP, **windowed, **said))
+    assert np.abs(plain.astype(int) + inverted - 255).max() <= 1  # a half may be rounded either way
+    np.testing.assert_array_equal(read_luma(dicom(GREY, PresentationLUTShape="IDENTITY")), GREY)
+
+
+def test_windows_follow_their_formulas() -> None:
+    """PS3.3 sections C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2, after the rescale of C.11.1.1.2."""
+    slope, intercept, centre, width = 2.0, -1000.0, 2500.0, 1800.0
+    x = DEEP * slope + intercept
+    expected = {
+        None: (x - (centre - 0.5)) / (width - 1) + 0.5,
+        "LINEAR": (x - (centre - 0.5)) / (width - 1) + 0.5,
+        "LINEAR_EXACT": (x - centre) / width + 0.5,
+        "SIGMOID": 1 / (1 + np.exp(-4 * (x - centre) / width)),
+    }
+    for function, shares in expected.items():
+        data = dicom(
+            *(DEEP,),
+            BitsStored=12,
+            RescaleSlope=slope,
+            RescaleIntercept=intercept,
+            WindowCenter=[centre, 40],
+            WindowWidth=[width, 80],
+            VOILUTFunction=function,
+        )
+        np.testing.assert_array_equal(read_luma(data), rounded(shares))
+
+
+def test_the_narrowest_window_is_a_threshold() -> None:
+    luma = read_luma(dicom(GREY, WindowCenter=100, WindowWidth=1))
+    np.testing.assert_array_equal(luma, np.where(GREY > 99.5, 255, 0))
+
+
+@pytest.mark.parametrize("width", [0, -20, 0.5])
+def test_a_degenerate_window_is_left_out_and_told(width: float) -> None:
+    film = read_radiograph(dicom(GREY, WindowCenter=100, WindowWidth=width))
+    np.testing.assert_array_equal(film.luma, GREY)
+    assert film.notes == ("The DICOM's window is unusable and was left out.",)
+
+
+def test_an_unknown_window_function_and_an_unusable_rescale_are_told() -> None:
+    film = read_radiograph(dicom(GREY, WindowCenter=128, WindowWidth=256, VOILUTFunction="CUBIC", RescaleSlope=0))
+    assert len(film.notes) == 2
+    np.testing.assert_array_equal(film.luma, rounded((GREY - 127.5) / 255 + 0.5))
+
+
+def test_a_negative_slope_inverts_eight_bits_too() -> None:
+    np.testing.assert_array_equal(read_luma(dicom(GREY, RescaleSlope=-1, RescaleIntercept=255)), 255 - GREY)
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_lookup_tables(as_bytes: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """C.11.1.1.1 and C.11.2.1.1: entry by entry, the first and last for what lies outside."""
+    entries = [round(4095 * (i / 999) ** 2) for i in range(1000)]
+    data: list[int] | bytes = np.asarray(entries, "<u2").tobytes() if as_bytes else entries
+    index = np.clip(DEEP.astype(int) - 1500, 0, 999)
+    voi = read_luma(
+        dicom(DEEP, BitsStored=12, VOILUTSequence=lut([1000, 1500, 12], data), WindowCenter=9, WindowWidth=9)
+    )
+    np.testing.assert_array_equal(voi, rounded(np.asarray(entries)[index] / 4095))
+    modality = dicom(
+        DEEP, BitsStored=12, ModalityLUTSequence=lut([1000, 1500, 12], data), WindowCenter=2000, WindowWidth=1000
+    )
+    np.testing.assert_array_equal(read_luma(modality), rounded((np.asarray(entries)[index] - 1999.5) / 999 + 0.5))
+
+
+def test_lookup_tables_of_packed_bytes_and_of_negative_inputs() -> None:
+    packed = bytes(range(255, -1, -1))
+    np.testing.assert_array_equal(read_luma(dicom(GREY, VOILUTSequence=lut([256, 0, 8], packed))), 255 - GREY)
+    signed = GREY.astype(np.int16) - 128
+    table = lut([256, 65536 - 128, 8], list(range(256)))
+    np.testing.assert_array_equal(read_luma(dicom(signed, VOILUTSequence=table)), GREY)
+
+
+def test_a_broken_lookup_table_is_left_out() -> None:
+    for table in (lut([0, 0, 99], [1, 2]), lut([3], [1]), Sequence([Dataset()])):
+        np.testing.assert_array_equal(read_luma(dicom(GREY, VOILUTSequence=table)), GREY)
+
+
+def test_padding_is_black_and_outside_the_range() -> None:
+    padded = DEEP.copy()
+    padded[:5], padded[5:8] = 60_000, 60_100
+    data = dicom(padded, PixelPaddingValue=60_000, PixelPaddingRangeLimit=60_100)
+    luma = read_luma(data)
+    assert luma[:8].max() == 0
+    within = DEEP[8:].astype(float)
+    np.testing.assert_array_equal(luma[8:], np.rint((within - within.min()) / (within.max() - within.min()) * 255))
+    inverted = read_luma(
+        dicom(padded, PixelPaddingValue=60_000, PixelPaddingRangeLimit=60_100, PhotometricInterpretation="MONOCHROME1")
+    )
+    assert inverted[:8].max() == 0
+    assert inverted[8, 0] == 255
+    with pytest.raises(ImageError, match="every pixel of the DICOM is padding"):
+        read_luma(dicom(np.full((20, 20), 7, np.uint16), PixelPaddingValue=7))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (["L", "F"], GREY),
+        (["R", "F"], GREY[:, ::-1]),
+        (["L", "H"], GREY[::-1]),
+        (["R", "H"], GREY[::-1, ::-1]),
+        (["F", "L"], GREY.T),
+        (["H", "L"], GREY.T[::-1]),
+        (["F", "R"], GREY.T[:, ::-1]),
+        (["H", "R"], GREY.T[::-1, ::-1]),
+        (["LA", "FP"], GREY),
+        (["L", "P"], GREY),
+        (["L", "R"], GREY),
+        ("L", GREY),
+        (None, GREY),
+    ],
+)
+def test_turned_to_the_standard_display(orientation: Any, turned: NDArray[np.uint8]) -> None:
+    """Pixels go to the place that PS3.3 section C.7.6.1.1.1 says, however they were stored."""
+    np.testing.assert_array_equal(read_luma(dicom(GREY, PatientOrientation=orientation)), turned)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"Modality": "CT"}, r"CT \(computed tomography\)"),
+        ({"Modality": "MR"}, r"MR \(magnetic resonance\)"),
+        ({"Modality": "PX"}, r"PX \(panoramic"),
+        ({"Modality": "WINTERGREEN"}, "none that is known here"),
+        ({"Modality": None, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "CT Image Storage"),
+        ({"BodyPartExamined": "HAND"}, "body part is HAND"),
+        ({"BodyPartExamined": "Whole Body"}, "body part is WHOLEBODY"),
+        ({"ViewPosition": "LL"}, "view is left lateral"),
+        ({"ViewPosition": "LLD"}, "left lateral decubitus"),
+        ({"ViewPosition": "RAO"}, "right anterior oblique"),
+        ({"ViewPosition": "XTABLE_LATERAL"}, "cross-table lateral"),
+        ({"ViewPosition": "SWIMMERS"}, "swimmer"),
+        ({"ViewPosition": None, "PatientOrientation": ["A", "F"]}, "between front and back"),
+        ({"ViewPosition": "", "PatientOrientation": ["P", "F"]}, "between front and back"),
+        ({"NumberOfFrames": 3}, "3 frames"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "palette"),
+        ({"PhotometricInterpretation": "HSV"}, "do not fit"),
+        ({"SamplesPerPixel": 2}, "do not fit"),
+        ({"Rows": None}, "does not say its Rows"),
+        ({"Rows": 0}, "at least 16"),
+        ({"Rows": 60_000, "Columns": 60_000}, "60000×60000"),
+        ({"BitsStored": 20}, "20 bits up to bit 19"),
+        ({"BitsAllocated": 32, "BitsStored": 32}, "32 bits; accepted"),
+        ({"Rows": 41}, "cannot decode"),
+    ],
+)
+def test_refused_with_a_reason(said: dict[str, Any], words: str) -> None:
+    with pytest.raises(ImageError, match=words) as refusal:
+        read_radiograph(dicom(GREY, **said))
+    for secret in (dicoms.NAME, dicoms.NUMBER, dicoms.BORN, "WINTERGREEN"):
+        assert secret not in str(refusal.value)
+
+
+def test_refused_by_its_view_code() -> None:
+    code = Dataset()
+    code.CodeMeaning = "Left lateral decubitus"
+    with pytest.raises(ImageError, match="view is lateral"):
+        read_luma(dicom(GREY, ViewPosition=None, ViewCodeSequence=Sequence([code])))
+    code.CodeMeaning = "postero-anterior"
+    read_luma(dicom(GREY, ViewPosition=None, ViewCodeSequence=Sequence([code])))
+
+
+def test_a_file_without_whole_numbers_for_pixels_is_refused() -> None:
+    with pytest.raises(ImageError, match="no pixel data"):
+        read_luma(written(header()))
+    with pytest.raises(ImageError, match="floating-point"):
+        read_luma(written(header(FloatPixelData=bytes(400))))
+
+
+@pytest.mark.parametrize(
+    ("said", "notes"),
+    [
+        ({}, ()),
+        ({"Modality": None}, ("The DICOM does not say its modality; it is taken for a radiograph.",)),
+        ({"Modality": "OT"}, ("The DICOM says only OT as its modality; it is taken for a radiograph.",)),
+        (
+            {"BodyPartExamined": dicoms.NAME[:16].upper()},
+            ("The DICOM's body part is no standard term; it is taken for the chest.",),
+        ),
+        ({"BodyPartExamined": None, "ViewPosition": None}, ()),
+        (
+            {"PresentationIntentType": "FOR PROCESSING"},
+            ("The DICOM holds the detector's values (FOR PROCESSING), not an image made to be looked at.",),
+        ),
+    ],
+)
+def test_notes(said: dict[str, Any], notes: tuple[str, ...]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the writer, about a body part in no code string's letters
+        data = dicom(GREY, **said)
+    assert read_radiograph(data).notes == notes
+
+
+@pytest.mark.parametrize(
+    ("said", "years"),
+    [
+        ({"PatientAge": "005Y"}, 5.0),
+        ({"PatientAge": "018M"}, 1.5),
+        ({"PatientAge": "026W"}, 26 * 7 / 365.25),
+        ({"PatientAge": "010D"}, 10 / 365.25),
+        ({"StudyDate": "20200311"}, 731 / 365.25),
+        ({"AcquisitionDate": "20180312"}, 1 / 365.25),
+        ({"StudyDate": "20100101"}, None),
+        ({"PatientAge": "5 years", "StudyDate": "20200311"}, None),
+        ({"PatientAge": "999Y"}, None),
+        ({"StudyDate": "20209999"}, None),
+        ({}, None),
+    ],
+)
+def test_age(said: dict[str, str], years: float | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the writer, about malformed values
+        data = dicom(GREY, **said)
+    assert read_radiograph(data).age_years == (pytest.approx(years) if years is not None else None)
+
+
+def test_described() -> None:
+    facts = describe(dicom(DEEP, BitsStored=12))
+    assert (facts.format, facts.mode, facts.width, facts.height, facts.bits) == ("DICOM", "MONOCHROME2", 60, 40, 12)
+    assert (facts.orientation, facts.exif, facts.icc, facts.progressive, facts.quantiser) == (
+        1,
+        False,
+        False,
+        False,
+        None,
+    )
+
+
+def test_other_formats_have_no_notes_and_no_age() -> None:
+    film = read_radiograph(encode(Image.fromarray(GREY)))
+    assert (film.notes, film.age_years) == ((), None)
+
+
+def test_a_tiff_in_the_preamble_does_not_hide_the_dicom() -> None:
+    """A file may be both (PS3.10 section 7.1)."""
+    data = dicom(GREY, Modality="CT")
+    with pytest.raises(ImageError, match="computed tomography"):
+        read_luma(b"II*\0" + data[4:])
+
+
+def test_limits_come_before_the_pixels() -> None:
+    with pytest.raises(ImageError, match=r"at most 2,000 are accepted"):
+        read_luma(dicom(GREY), limits=Limits(max_pixels=2000))
+    bomb = dicom(np.zeros((2000, 2000), np.uint16) + np.eye(2000, dtype=np.uint16), dicoms.DEFLATED)
+    assert len(bomb) < 100_000
+    with pytest.raises(ImageError, match=r"inflates to more than 1,000,000 bytes"):
+        read_luma(bomb, limits=Limits(max_bytes=1_000_000))
+    with pytest.raises(ImageError, match="cannot inflate"):
+        read_luma(bomb[:400] + b"\xff" * 100)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.100", "1.2.3.4.5"])
+def test_other_transfer_syntaxes_are_refused(syntax: str) -> None:
+    with pytest.raises(ImageError, match="transfer syntax is not accepted"):
+        read_luma(dicom(GREY, syntax, frame=b"\xff\xd8 something"))
+
+
+def test_a_frame_that_contradicts_the_header_reaches_no_codec() -> None:
+    for syntax in (dicoms.LOSSLESS, dicoms.JPEG_LS, dicoms.JPEG_2000, JPEG):
+        frame = dicoms.encoded(GREY, syntax, 8)
+        with pytest.raises(ImageError, match="another size than the DICOM says"):
+            read_luma(dicom(GREY[:, :50].copy(), syntax, frame=frame))
+        with pytest.raises(ImageError, match="cannot decode"):
+            read_luma(dicom(GREY, syntax, frame=frame[:40]))
+    for syntax in (dicoms.LOSSLESS, dicoms.JPEG_LS, JPEG):
+        frame = dicoms.encoded(GREY, syntax, 8)
+        with pytest.raises(ImageError, match="no beginning or no end"):
+            read_luma(dicom(GREY, syntax, frame=frame[:-20]))
+
+
+def test_nesting_without_end_and_lengths_without_bytes_are_damage() -> None:
+    start = dicom(GREY)[:300]
+    nested = b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 20_000
+    for data in (start + nested, start[:290] + b"\x28\x00\x10\x00OB\0\0\xf0\xff\xff\x7f12"):
+        with pytest.raises(ImageError):
+            read_luma(data)
+
+
+def test_pydicom_is_imported_only_for_dicom_and_missed_by_name() -> None:
+    code = (
+        "import sys; from pneumoscope.imaging import read_luma; from pneumoscope.errors import ImageError\n"
+        "assert not {'pydicom', 'gdcm', 'openjpeg', 'jpeg_ls'} & set(sys.modules)\n"
+        "sys.modules['pydicom'] = None\n"
+        "try: read_luma(bytes(128) + b'DICM')\n"
+        "except ImageError as missing: print(missing)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "reading DICOM needs pydicom; run `pip install 'pneumoscope[dicom]'`.\n"
+
+
+def test_a_missing_codec_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jpeg_ls", None)
+    with pytest.raises(ImageError, match=r"codec that is not installed; run `pip install 'pneumoscope\[dicom\]'`"):
+        read_luma(dicom(GREY, dicoms.JPEG_LS, frame=b""))
+
+
+def test_pydicom_neither_warns_nor_logs(caplog: pytest.LogCaptureFixture) -> None:
+    data = dicom(GREY, StudyDate="20200101").replace(b"20200101", b"2O20ffff")
+    with caplog.at_level(logging.DEBUG):
+        film = read_radiograph(data + b"\0" * 3)
+    assert film.age_years is None
+    assert not caplog.records
+    assert logging.getLogger("pydicom").propagate
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*")), ids=lambda path: path.relative_to(SHIPPED).as_posix())
+def test_pydicoms_own_samples_are_read_or_refused(path: Path) -> None:
+    if not path.is_file():
+        return
+    try:
+        luma = read_luma(path.read_bytes())
+    except ImageError:
+        return
+    assert luma.dtype == np.uint8
+    assert luma.ndim == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("CT_small.dcm", "computed tomography"),
+        ("MR_small.dcm", "magnetic resonance"),
+        ("examples_rgb_color.dcm", "ultrasound"),
+        ("SC_rgb_rle_2frame.dcm", "2 frames"),
+        ("SC_rgb_rle_16bit.dcm", "16 bits"),
+        ("dicomdirtests/77654033/CR1/6154", "CSPINE"),
+        ("rtplan.dcm", "radiotherapy plan"),
+        ("meta_missing_tsyntax.dcm", "no transfer syntax"),
+    ],
+)
+def test_samples_refused(name: str, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        read_luma((SHIPPED / name).read_bytes())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm", "JPEG2000.dcm", "GDCMJ2K_TextGBR.dcm", "MR_small_RLE.dcm"),
+        *("MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPEGLSNearLossless_16.dcm", "image_dfl.dcm"),
+        *("SC_rgb_jpeg_gdcm.dcm", "SC_rgb_jls_lossy_line.dcm", "SC_rgb_small_odd_big_endian.dcm", "MR_small_expb.dcm"),
+        *("examples_overlay.dcm", "SC_jpeg_no_color_transform.dcm", "SC_rgb_rle.dcm"),
+    ],
+)
+def test_stored_values_are_pydicoms(name: str) -> None:
+    path = str(get_testdata_file(name, download=False))
+    with source.quiet():
+        dataset, syntax = source.read_dataset(Path(path).read_bytes(), 10**8)
+        layout = pixels.layout(dataset, syntax, Limits(min_side=1))
+        found = pixels.stored_values(dataset, layout)
+        theirs = pydicom.dcmread(path).pixel_array
+    np.testing.assert_array_equal(found, theirs if found.ndim == 3 else theirs.astype(int) & ((1 << layout.stored) - 1))
+
+
+def test_twelve_bit_jpeg_of_another_writer() -> None:
+    path = str(get_testdata_file("JPGExtended.dcm", download=False))
+    dataset, syntax = source.read_dataset(Path(path).read_bytes(), 10**8)
+    found = pixels.stored_values(dataset, pixels.layout(dataset, syntax, Limits()))
+    assert (found.shape, int(found.max())) == ((1024, 256), 264)
+
+
+def test_every_damaged_dicom_gives_an_image_or_our_error() -> None:
+    """In a process of its own, for the codecs are native code; more cases: `python tests/damage.py --cases N`."""
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "tests" / "damage.py"), "--cases", "600", "--seed", "7"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sum(json.loads(done.stdout).values()) == 600
+
+
+def test_the_damage_starts_from_good_films() -> None:
+    for data in one_of_each().values():
+        assert read_luma(data).shape == (48, 40)
