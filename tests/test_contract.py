@@ -56,7 +56,7 @@ def test_no_field_of_any_part_has_a_default() -> None:
         ("groups", {"g": ["nobody"]}, "group 'g'"),
         ("groups", {"g": ["bacteria", "normal", "virus"]}, "some, not all"),
         ("groups", {"virus": ["bacteria"]}, "name of a class"),
-        ("schema_version", 9, "schema version 9.*reads up to 2: upgrade"),
+        ("schema_version", 9, "schema version 9 is newer than 2"),
         ("calibration", {"temperature": 0}, r"calibration\.temperature"),
         ("normalisation", {"mean": 120, "std": 50}, r"normalisation\.mean"),
     ],

@@ -28,7 +28,14 @@ def test_affinity_counts_without_a_control_group(machine: Path) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "cores"),
-    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("3200000 100000", 8), ("", 8)],
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("50000 100000", 1),
+        ("3200000 100000", 8),
+        ("", 8),
+    ],
 )
 def test_version_2_quota(machine: Path, limit: str, cores: int) -> None:
     write(machine, proc__self__cgroup="0::/", sys__fs__cgroup__cpu_dot_max=limit)

@@ -245,7 +245,9 @@ def _up_to_date(content: bytes) -> dict[str, Any]:
     if version in _MIGRATIONS:
         return _MIGRATIONS[version](document)
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise ValueError(f"it is of schema version {version}, this program reads up to {SCHEMA_VERSION}: upgrade pneumoscope")
+        raise ValueError(
+            f"schema version {version} is newer than {SCHEMA_VERSION}, the last this program reads: upgrade it"
+        )
     return {name: value for name, value in document.items() if name != "sha256"}
 
 

@@ -1,9 +1,8 @@
-"""`pneumoscope demo | train | export | verify | evaluate | predict`."""
+"""`pneumoscope demo | train | export | verify | evaluate | predict | explain`."""
 
-import os
-from collections.abc import Iterator
+import sys
 from enum import StrEnum
-from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +12,9 @@ from pneumoscope.cli.data import Overwrite, Quiet
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from pneumoscope.engine import Encoded
-    from pneumoscope.imaging import Limits
+    from collections.abc import Iterable
+
+    from pneumoscope.engine import Prediction
 
 
 class Form(StrEnum):
@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify_command)
     app.command("evaluate")(evaluate_command)
     app.command("predict")(predict_command)
+    app.command("explain")(explain_command)
 
 
 def demo_command(
@@ -237,36 +238,72 @@ def predict_command(
     images: Annotated[list[Path], typer.Argument(exists=True, help="Image files, or folders of them.")],
     *,
     form: Annotated[Form, typer.Option("--format", help="How to print.")] = Form.table,
+    heatmap: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for pictures of where the model looked, one a film.")
+    ] = None,
+    provider: Annotated[str, typer.Option(help="ONNX Runtime's execution provider: cpu, cuda, …")] = "cpu",
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 100_000_000,
+    quiet: Quiet = False,
 ) -> None:
     """Classify films. Goes on past bad files; exit code 1 if there were any.
 
     JSON is one line an image. For research use only; not a medical device.
     """
-    from pneumoscope.cli.show import show_predictions
+    from pneumoscope.cli.films import count_films, list_films, write_heatmaps
+    from pneumoscope.cli.show import following, make_listener, show_predictions
     from pneumoscope.contract import DISCLAIMER
     from pneumoscope.engine import Engine
-    from pneumoscope.imaging import Limits
+    from pneumoscope.imaging import ACCEPTED, Limits
 
     limits = Limits(max_pixels=max_pixels)
-    engine = Engine.load(bundle, limits=limits)
-    predictions = engine.predict_many(_films(images, limits))
+    engine = Engine.load(bundle, limits=limits, provider=provider)
+    if heatmap is not None and engine.contract.activation_map is None:
+        raise UsageError(
+            f"{engine.contract.provenance.arch} has no exact activation map; use `pneumoscope explain RUN IMAGE`."
+        )
+    films, again = tee(list_films(images, limits))
+    predictions: Iterable[Prediction] = engine.predict_many(films)
+    if heatmap is not None:
+        predictions = write_heatmaps(predictions, again, heatmap, limits)
+    else:
+        del again  # a second reader left behind would keep every film's name
+    listener = make_listener(quiet=quiet or (form is Form.table and sys.stdout.isatty()))
+    predictions = following(predictions, count_films(images), listener)
     statuses = {prediction.status for prediction in show_predictions(predictions, form)}
     if not statuses:
-        raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are JPEG, PNG and TIFF.")
+        raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are {ACCEPTED}.")
     if form is Form.table:
         typer.echo(DISCLAIMER, err=True)
     if "rejected" in statuses:
         raise typer.Exit(1)
 
 
-def _ages(option: str | None) -> tuple[float, float] | None:
-    if option is None:
-        return None
-    youngest, dash, oldest = option.partition("-")
-    if not (dash and youngest.isdecimal() and oldest.isdecimal() and int(youngest) <= int(oldest)):
-        raise UsageError(f"--ages {option!r} is not of the form YOUNGEST-OLDEST in whole years, such as 18-90.")
-    return float(youngest), float(oldest)
+def explain_command(
+    run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A finished run directory.")],
+    images: Annotated[list[Path], typer.Argument(exists=True, help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the pictures, one a film.")],
+    *,
+    label: Annotated[str | None, typer.Option("--class", help="Explain this class, not the most probable.")] = None,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 100_000_000,
+) -> None:
+    """Draw where a run's network looked, by Grad-CAM with PyTorch; prints one JSON line an image.
+
+    For networks like vgg19_bn, whose bundle has no exact map (others: predict --heatmap). Goes on past
+    bad files; exit code 1 if there were any. For research use only; not a medical device.
+    """
+    from pneumoscope.cli.films import explain_films
+    from pneumoscope.imaging import ACCEPTED, Limits
+    from pneumoscope.training.run import check_finished
+
+    check_finished(run)
+    limits = Limits(max_pixels=max_pixels)
+    from pneumoscope.explain import Explainer  # after the checks: torch takes seconds to load
+
+    done, refused = explain_films(Explainer(run, limits=limits), images, out, label, limits)
+    if not done + refused:
+        raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are {ACCEPTED}.")
+    if refused:
+        raise typer.Exit(1)
 
 
 def _data_of(recorded: str, given: Path | None) -> Path:
@@ -277,31 +314,10 @@ def _data_of(recorded: str, given: Path | None) -> Path:
     return data
 
 
-def _films(paths: list[Path], limits: "Limits") -> Iterator["Encoded"]:
-    from pneumoscope.archive import printable
-    from pneumoscope.engine import Encoded
-    from pneumoscope.imaging import read_file
-
-    for path in _walk(paths):
-        yield Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
-
-
-def _walk(paths: list[Path]) -> Iterator[Path]:
-    """Files as given; of folders, the files that are named like images, accepted or not, in name order.
-
-    A folder that cannot be read is passed on itself, to be reported as any film that cannot.
-    """
-    from pneumoscope.archive import is_junk
-    from pneumoscope.imaging import SUFFIXES, UNREAD_SUFFIXES
-
-    suffixes = SUFFIXES | UNREAD_SUFFIXES
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        closed: list[OSError] = []
-        for folder, folders, files in os.walk(path, onerror=closed.append):
-            folders.sort()
-            named = (file for file in sorted(files) if Path(file).suffix.lower() in suffixes and not is_junk(file))
-            yield from (Path(folder, file) for file in named)
-        yield from (Path(str(failure.filename)) for failure in closed)
+def _ages(option: str | None) -> tuple[float, float] | None:
+    if option is None:
+        return None
+    youngest, dash, oldest = option.partition("-")
+    if not (dash and youngest.isdecimal() and oldest.isdecimal() and int(youngest) <= int(oldest)):
+        raise UsageError(f"--ages {option!r} is not of the form YOUNGEST-OLDEST in whole years, such as 18-90.")
+    return float(youngest), float(oldest)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pneumoscope.engine import Prediction
     from pneumoscope.export import Exported
 
+LONG = 50  # films; fewer are done before anyone asks
 WORTHWHILE_GAIN = 1.15  # below, int8 is not worth its rounding
 _BYTES = "B"  # the unit that is shown as kB, MB, GB
 
@@ -166,6 +167,25 @@ def show_report(report: dict[str, Any]) -> None:
     print_line(report["intended_use"])
 
 
+def following(predictions: Iterable["Prediction"], total: int, listener: Listener) -> Iterator["Prediction"]:
+    """Pass predictions on; a long run of them is told to the listener."""
+    if total < LONG:
+        yield from predictions
+        return
+    listener.begin("classifying", total, "images")
+    try:
+        for prediction in predictions:
+            yield prediction
+            listener.advance(1)
+    finally:
+        listener.end()
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
 def show_predictions(predictions: Iterable["Prediction"], form: str) -> Iterator["Prediction"]:
     """Print predictions one by one as they come, and pass them on."""
     write = {"json": _json_lines, "csv": _csv_rows, "table": _table_rows}[form]
@@ -191,7 +211,10 @@ def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Pre
             **{f"p_{label}": document["probabilities"].get(label) for label in prediction.classes},
             **{f"p_{group}": document["groups"].get(group) for group in prediction.group_names},
             "prediction_set": " ".join(document["prediction_set"]),
-            "reasons": " ".join(document["reasons"]),
+            "reasons": "; ".join(document["reasons"]),
+            "map_class": (document["attention"] or {}).get("class"),
+            "map_border": (document["attention"] or {}).get("border"),
+            "map_corners": (document["attention"] or {}).get("corners"),
             "model": f"{document['model']['name']} {document['model']['version']} {document['model']['sha256'][:12]}",
             "milliseconds": document["milliseconds"],
         }
@@ -216,7 +239,7 @@ def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["P
             f"{shares[name]:>11.3f}" if shares else f"{'-':>11}"
             for name in (*prediction.classes, *prediction.group_names)
         )
-        tail = f"  [{' '.join(prediction.reasons)}]" if prediction.reasons else ""
+        tail = f"  [{'; '.join(prediction.reasons)}]" if prediction.reasons else ""
         line = f"{prediction.status:<10}{(prediction.label or '-')[:11]:<12}{values}{prediction.milliseconds:>8.1f}"
         print(f"{line}  {prediction.image}{tail}", file=out, flush=True)
         yield prediction

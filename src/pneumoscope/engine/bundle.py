@@ -59,6 +59,8 @@ def open_model(bundle: Path, contract: Contract, *, provider: str, threads: int)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Waiting threads sleep: the decoding threads need the cores, and a container's share of time is not burnt.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(bundle / MODEL_FILE, options, providers=[chosen])
     except Exception as failure:
@@ -70,13 +72,15 @@ def open_model(bundle: Path, contract: Contract, *, provider: str, threads: int)
 
 
 def _provider(name: str) -> str:
-    there = {each.removesuffix(_EXECUTION_PROVIDER).lower(): each for each in ort.get_available_providers()}
-    if (chosen := there.get(name.lower())) is None:
+    there: dict[str, str] = {
+        each.removesuffix(_EXECUTION_PROVIDER).lower(): each for each in ort.get_available_providers()
+    }
+    if name.lower() not in there:
         raise UsageError(
             f"provider {name!r} is not in this ONNX Runtime, which has: {', '.join(sorted(there))}; choose one of "
             "these, or install a build that has it (for CUDA, onnxruntime-gpu in place of onnxruntime)."
         )
-    return chosen
+    return there[name.lower()]
 
 
 def _check_model(contract: Contract, session: ort.InferenceSession, bundle: Path) -> None:

@@ -16,7 +16,7 @@ from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_file
 from pneumoscope.engine.decision import Verdict, decide, reject
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, load_input
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for, to_input
 from pneumoscope.metrics import softmax
 from pneumoscope.parallel import available_cores, map_ordered
 
@@ -116,16 +116,23 @@ class Engine:
         )
 
     def _decode(self, film: Encoded) -> _Decoded:
-        started = time.perf_counter()
-        image, reason = None, ""
+        started, rule = time.perf_counter(), self.contract.input
+        image: Luma | None = None
+        reason, notes, age_years = "", tuple[str, ...](), None
         try:
-            image = load_input(film.read(), self.contract.input, limits=self.limits)
+            radiograph = read_for(film.read(), rule, limits=self.limits)
+            image, notes, age_years = to_input(radiograph.luma, rule), radiograph.notes, radiograph.age_years
         except ImageError as failure:
             reason = str(failure)
         except OSError as failure:
             reason = f"the file cannot be read ({failure.strerror})."
         return _Decoded(
-            name=film.name, image=image, reason=reason, notes=(), age_years=None, milliseconds=_since(started)
+            name=film.name,
+            image=image,
+            reason=reason,
+            notes=notes,
+            age_years=age_years,
+            milliseconds=_since(started),
         )
 
     def _decide_batch(self, batch: Sequence[_Decoded]) -> Iterator[Prediction]:

@@ -85,10 +85,8 @@ def _attention_reasons(contract: Contract, attention: Attention | None) -> tuple
         return ()
     if max(attention.border, attention.corners) < contract.activation_map.warn_from:
         return ()
-    return (
-        f"the model looked mostly at the rim of the film: {attention.border:.0%} of the map for {attention.label} "
-        f"is at the border, {attention.corners:.0%} in the corners",
-    )
+    shares = f"{attention.border:.0%} at the border, {attention.corners:.0%} in the corners"
+    return (f"the model looked mostly at the rim of the film: of the map for {attention.label}, {shares}",)
 
 
 def _age_reasons(contract: Contract, age_years: float | None) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ def _difference(case: dict[str, Any], prediction: Prediction, least: float, tole
 
 def _is_close(case: dict[str, Any], prediction: Prediction, least: float, tolerance: float) -> bool:
     """Whether the tolerance may turn the decision: two classes, or one or a group and the threshold, nearly meet."""
-    first, second, *_ = (*sorted(case["probabilities"].values(), reverse=True), -1, -1)
+    ranked: list[float] = sorted(case["probabilities"].values(), reverse=True)
+    first, second, *_ = (*ranked, -1.0, -1.0)
     nearest = min(abs(value - least) for value in (first, *prediction.groups.values()))
     return first >= 0 and (first - second <= 2 * tolerance or nearest <= len(case["probabilities"]) * tolerance)

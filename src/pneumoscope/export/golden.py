@@ -4,12 +4,15 @@ import io
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.engine import GOLDEN_FILE, GOLDEN_FOLDER, Engine
 from pneumoscope.engine.golden import TOLERANCES, golden_case
 from pneumoscope.files import write_json
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
+
+_UID = "1.2.826.0.1.3680043.8.498.1"  # of a phantom: no registered film has it
 
 
 def write_golden(engine: Engine, folder: Path) -> None:
@@ -35,6 +38,7 @@ def _films() -> dict[str, bytes]:
         "virus-8bit.png": _encode(Image.fromarray(virus), "PNG"),
         "virus-12in16bit.png": _encode(deep, "PNG"),
         "bacteria.tiff": _encode(Image.fromarray(bacteria), "TIFF"),
+        "virus-monochrome1.dcm": _dicom(4095 - virus.astype(np.uint16) * 16),
         "cut-short.jpeg": encode_jpeg(bacteria)[:2000],
     }
 
@@ -42,4 +46,24 @@ def _films() -> dict[str, bytes]:
 def _encode(image: Image.Image, kind: str) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind)
+    return stream.getvalue()
+
+
+def _dicom(values: NDArray[np.uint16]) -> bytes:
+    """A 12-bit MONOCHROME1 radiograph: small values are white (PS3.3 section C.7.6.3.1.2)."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+    film = Dataset()
+    film.file_meta = FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID = DigitalXRayImageStorageForPresentation
+    film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID = UID(_UID)
+    film.Modality, film.BodyPartExamined, film.ViewPosition = "DX", "CHEST", "AP"
+    film.SamplesPerPixel, film.PhotometricInterpretation = 1, "MONOCHROME1"
+    film.Rows, film.Columns = values.shape
+    film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 16, 12, 11, 0
+    film.PixelData = values.astype("<u2").tobytes()
+    stream = io.BytesIO()
+    film.save_as(stream, enforce_file_format=True)
     return stream.getvalue()

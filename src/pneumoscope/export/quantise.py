@@ -65,12 +65,14 @@ def quantise(fp32: Path, out: Path, evidence: Evidence, *, listener: Listener = 
     with tempfile.TemporaryDirectory() as name:
         recipe = _Recipe(fp32, Path(name), evidence)
         reference = _logits(fp32, evidence.validation)
+        figures = None
         for kept in recipe.choices(listener):
             model = recipe.write(exclude=kept)
             figures = _compare(reference, _logits(model, evidence.validation), evidence, kept)
             if is_alike(figures):
                 shutil.move(model, out)
                 return figures
+    assert figures is not None
     raise BundleError(
         f"int8 gives the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films "
         f"(macro-F1 {figures.macro_f1:.3f}, fp32 {figures.macro_f1_fp32:.3f}) even with {len(figures.kept_fp32)} "
@@ -80,7 +82,7 @@ def quantise(fp32: Path, out: Path, evidence: Evidence, *, listener: Listener = 
 
 
 def speed_gain(fp32: Path, int8: Path, image: Luma) -> float:
-    """How many times faster the int8 model answers one input `uint8 [1, 1, S, S]` here, by medians of alternate runs."""
+    """How many times faster int8 answers one input `uint8 [1, 1, S, S]` here, by medians of alternate runs."""
     sessions = [_session(fp32), _session(int8)]
     seconds: list[list[float]] = [[], []]
     for _ in range(_TIMINGS):

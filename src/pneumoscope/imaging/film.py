@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.contract import InputRule
@@ -106,18 +107,32 @@ def resize(luma: Luma, height: int, width: int) -> Luma:
     return np.asarray(Image.fromarray(luma).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def enlarge(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Interpolate a coarse map (`float32 [h, w]`) to `float32 [height, width]`, bilinear, to lay it over a film."""
+    return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def to_input(luma: Luma, rule: InputRule) -> Luma:
     """Resize a luma image (`uint8 [H, W]`) by the contract's rule to `uint8 [1, S, S]`."""
     return resize(luma, rule.size, rule.size)[np.newaxis]
+
+
+def read_for(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
+    """`read_radiograph` at no larger a scale than the contract's rule needs; `to_input` is the next step.
+
+    Raises:
+        ImageError: see `read_radiograph`.
+    """
+    return read_radiograph(data, target=rule.size, margin=rule.decode_margin, limits=limits)
 
 
 def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Luma:
     """Bytes of an image file to the model's input, `uint8 [1, S, S]`, by the contract's rule.
 
     Raises:
-        ImageError: see `read_luma`.
+        ImageError: see `read_radiograph`.
     """
-    return to_input(read_luma(data, target=rule.size, margin=rule.decode_margin, limits=limits), rule)
+    return to_input(read_for(data, rule, limits=limits).luma, rule)
 
 
 def luma_sha256(luma: Luma) -> str:

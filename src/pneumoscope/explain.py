@@ -1,0 +1,118 @@
+"""Where a trained network looked, for networks whose bundle has no exact map: Grad-CAM, with PyTorch.
+
+Selvaraju et al. 2017, arXiv:1610.02391, computed by Captum on the last convolutional features of the
+run's own weights; the film goes through the same preprocessing as everywhere.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from captum.attr import LayerGradCam
+from numpy.typing import NDArray
+from torch import nn
+
+from pneumoscope.backbone import Network
+from pneumoscope.contract import ActivationMap, InputRule
+from pneumoscope.engine import Attention
+from pneumoscope.engine.attention import rim_shares
+from pneumoscope.errors import UsageError
+from pneumoscope.export import load_network
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, load_input
+from pneumoscope.training.run import load_card, load_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Of one film and class: the map `float32 [h, w]` without its negative part, and where its mass lies."""
+
+    image: str
+    label: str
+    probabilities: dict[str, float]
+    activation: NDArray[np.float32]
+    attention: Attention
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON values; the map is left to the picture."""
+        return {
+            "image": self.image,
+            "method": "grad-cam",
+            "probabilities": {label: round(value, 6) for label, value in self.probabilities.items()},
+            "attention": self.attention.as_json(),
+        }
+
+
+class Explainer:
+    """The network of a finished run, ready to be asked why."""
+
+    def __init__(self, run: Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Load a run.
+
+        Raises:
+            RunError: not a finished run.
+            UsageError: the network has no convolutional features to map.
+        """
+        self.classes = load_card(run).classes
+        self.rule = InputRule.squash(load_config(run).size)
+        self.limits = limits
+        self.network = load_network(run)
+        self._method = LayerGradCam(self.network, last_features(self.network, self.rule.size))
+
+    def explain(self, data: bytes, *, name: str = "", label: str | None = None) -> Explanation:
+        """Explain one film, given as the bytes of its file, for a class, by default the most probable one.
+
+        Raises:
+            ImageError: the bytes are no usable film.
+            UsageError: the model does not know the class.
+        """
+        if label is not None and label not in self.classes:
+            raise UsageError(f"class {label!r} is not one of the model's: {', '.join(self.classes)}.")
+        image = torch.from_numpy(load_input(data, self.rule, limits=self.limits)[np.newaxis].copy())
+        with torch.no_grad():
+            row = self.network(image).double().softmax(dim=1)[0].tolist()
+        probabilities = dict(zip(self.classes, row, strict=True))
+        chosen = label or max(probabilities, key=probabilities.__getitem__)
+        activation = self._map(image, self.classes.index(chosen))
+        border, corners = rim_shares(activation, ActivationMap.of_grid(*activation.shape)) or (None, None)
+        return Explanation(
+            image=name,
+            label=chosen,
+            probabilities=probabilities,
+            activation=activation,
+            attention=Attention(label=chosen, border=border, corners=corners),
+        )
+
+    def _map(self, image: torch.Tensor, index: int) -> NDArray[np.float32]:
+        activation = self._method.attribute(image, target=index, relu_attributions=True)
+        return np.asarray(activation.detach()[0, 0], np.float32)
+
+
+def last_features(network: Network, size: int) -> nn.Module:
+    """The module whose output is the network's last convolutional features, before any pooling after them.
+
+    Raises:
+        UsageError: its last features are no `[N, C, h, w]` with several places.
+    """
+    described = getattr(network.body, "feature_info", None)
+    last = described[-1]["module"] if isinstance(described, list) and described else ""
+    folder, _, number = last.rpartition(".")
+    module: nn.Module = network.body.get_submodule(last)
+    if isinstance(module, nn.MaxPool2d) and number.isdecimal():
+        module = network.body.get_submodule(f"{folder}.{int(number) - 1}")
+    if not last or not _gives_places(network, module, size):
+        raise UsageError("this network has no convolutional features to map; explain a convolutional network's run.")
+    return module
+
+
+def _gives_places(network: Network, module: nn.Module, size: int) -> bool:
+    """Whether the module gives `[N, C, h, w]` with channels first, tried out on a black image."""
+    shapes: list[torch.Size] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: shapes.append(output.shape))
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 1, size, size, dtype=torch.uint8))
+    finally:
+        handle.remove()
+    return len(shapes) == 1 and len(shapes[0]) == 4 and 1 < shapes[0][3] <= size // 2 and shapes[0][2] == shapes[0][3]
