@@ -18,7 +18,7 @@ from pneumoscope.engine import Prediction
 from pneumoscope.imaging import Luma, enlarge, resize
 
 LONGEST_SIDE = 768
-_SHORTEST_WIDTH = 480  # so that the words have room
+_SHORTEST_WIDTH = 580  # so that the words have room
 _OPACITY = 0.65
 _LINE, _PAD = 20, 8
 _FONT_SIZE = 14
@@ -65,14 +65,14 @@ def draw(explained: Explained) -> bytes:
     """
     film = _fit(explained.luma)
     picture = Image.fromarray(_blend(film, strength(explained.activation)))
-    lines = (*explained.lines, DISCLAIMER)
-    canvas = Image.new("RGB", (max(picture.width, _SHORTEST_WIDTH), picture.height + _LINE * (len(lines) + 1) + _PAD))
-    canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
+    width, font = max(picture.width, _SHORTEST_WIDTH), ImageFont.load_default(_FONT_SIZE)
+    lines = [part for line in (*explained.lines, DISCLAIMER) for part in _wrap(line, font, width - 2 * _PAD)]
+    canvas = Image.new("RGB", (width, picture.height + _LINE * (len(lines) + 1) + 2 * _PAD))
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
     _legend(canvas, picture.height + _PAD, explained.label)
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_SIZE)
+    pen = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines, start=1):
-        top = picture.height + _PAD + number * _LINE
-        pen.text((_PAD, top), _cut(line, font, canvas.width - 2 * _PAD), "white", font=font)
+        pen.text((_PAD, picture.height + _PAD + number * _LINE), line, "white", font=font)
     stream = BytesIO()
     canvas.save(stream, "PNG", compress_level=3)
     return stream.getvalue()
@@ -122,10 +122,13 @@ def _legend(canvas: Image.Image, top: int, label: str) -> None:
     pen.text((left + _SCALE_BAR + 6, top), f"most   what speaks for {label}", "white", font=font)
 
 
-def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The line, shortened to fit into so many pixels."""
-    if font.getlength(line) <= width:
-        return line
-    while line and font.getlength(f"{line}…") > width:
-        line = line[:-1]
-    return f"{line}…"
+def _wrap(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """The line in parts that fit into so many pixels, broken between words."""
+    parts = [""]
+    for word in line.split(" "):
+        longer = f"{parts[-1]} {word}" if parts[-1] else word
+        if parts[-1] and font.getlength(longer) > width:
+            parts.append(word)
+        else:
+            parts[-1] = longer
+    return parts

@@ -1,0 +1,177 @@
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pneumoscope.contract import DISCLAIMER
+from pneumoscope.engine import Engine
+from pneumoscope.errors import ImageError, UsageError
+from pneumoscope.explain import Explainer, last_features
+from pneumoscope.heatmap import LONGEST_SIDE, Explained, draw, of_prediction, strength
+from pneumoscope.imaging import read_luma
+from pneumoscope.phantom import encode_jpeg, film
+
+FILM = encode_jpeg(film("bacteria", patient=1, size=(300, 360)))
+
+
+def drawn(activation: np.ndarray, luma: np.ndarray | None = None) -> np.ndarray:
+    luma = film("virus", patient=2, size=(600, 700)) if luma is None else luma
+    data = draw(Explained(luma=luma, activation=activation.astype(np.float32), label="virus", lines=("words",)))
+    with Image.open(BytesIO(data)) as picture:
+        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        return np.asarray(picture)
+
+
+def test_colour_lies_where_the_map_is_high_and_nowhere_else() -> None:
+    activation = np.full((7, 7), -1.0)
+    activation[1, 5] = 4
+    picture = drawn(activation)[:600].astype(int)
+    colour = picture.max(axis=2) - picture.min(axis=2)
+    row, column = np.unravel_index(colour.argmax(), colour.shape)
+    assert (row * 7 // 600, column * 7 // 700) == (1, 5)
+    assert colour[300:, :350].max() == 0  # the film itself, grey
+    np.testing.assert_array_equal(picture[300:, :350, 0], film("virus", patient=2, size=(600, 700))[300:, :350])
+
+
+def test_a_map_without_a_positive_part_leaves_the_film_grey() -> None:
+    picture = drawn(-np.ones((7, 7)))[:600]
+    assert (picture.max(axis=2) == picture.min(axis=2)).all()
+    assert strength(-np.ones((2, 2), np.float32)).max() == 0
+
+
+@pytest.mark.parametrize("size", [(2000, 900), (900, 2400), (60, 40), (16, 700)])
+def test_the_film_keeps_its_aspect_and_the_words_their_room(size: tuple[int, int]) -> None:
+    luma = np.tile(np.linspace(0, 255, size[1]).astype(np.uint8), (size[0], 1))
+    picture = drawn(np.ones((7, 7)), luma)
+    assert max(picture.shape[0] - 100, picture.shape[1]) <= LONGEST_SIDE
+    assert picture.shape[1] >= 580
+
+
+def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import ImageDraw
+
+    written: list[str] = []
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda _pen, _place, text, *_more, **_options: written.append(text)
+    )
+    prediction = Engine.load(tiny_bundle).predict(FILM)
+    assert prediction.attention is not None
+    explained = of_prediction(prediction, read_luma(FILM))
+    assert explained is not None
+    draw(explained)
+    assert DISCLAIMER in written
+    assert any(f"what speaks for {prediction.attention.label}" in line for line in written)
+    assert any(line.startswith(prediction.status) for line in written)
+
+
+def test_a_rejected_film_has_no_picture(tiny_bundle: Path) -> None:
+    assert of_prediction(Engine.load(tiny_bundle).predict(b"no film"), read_luma(FILM)) is None
+
+
+def test_grad_cam_of_a_network_that_ends_in_a_mean_is_its_exact_map(tiny_run: Path, tiny_bundle: Path) -> None:
+    """There the gradient of a logit is the classifier's weight over the number of places (Selvaraju 2017, 3.1)."""
+    prediction = Engine.load(tiny_bundle).predict(FILM)
+    assert prediction.maps is not None
+    for index, label in enumerate(prediction.classes):
+        found = Explainer(tiny_run).explain(FILM, label=label)
+        exact = np.clip(prediction.maps[index], 0, None)
+        np.testing.assert_allclose(found.activation * exact.size, exact, atol=1e-3)
+        assert found.probabilities == pytest.approx(prediction.probabilities, abs=1e-4)
+    top = Explainer(tiny_run).explain(FILM)
+    assert prediction.attention is not None
+    assert top.label == prediction.attention.label
+    assert top.attention.border == pytest.approx(prediction.attention.border, abs=1e-3)
+
+
+def test_grad_cam_changes_with_the_weights(tiny_run: Path) -> None:
+    """Adebayo et al. 2018: randomised weights must give another map."""
+    explainer = Explainer(tiny_run)
+    before = [explainer.explain(FILM, label=label).activation for label in explainer.classes]
+    torch.manual_seed(5)
+    for parameter in explainer.network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    after = [explainer.explain(FILM, label=label).activation for label in explainer.classes]
+    assert not np.allclose(np.stack(before), np.stack(after), rtol=0.2)
+
+
+def test_vgg_is_explained_before_its_last_pooling() -> None:
+    from pneumoscope.backbone import build
+
+    network = build("vgg19_bn", classes=3, size=64)[0].eval()
+    assert isinstance(last_features(network, 64), torch.nn.ReLU)
+    assert network.exact_maps(64) is None
+
+
+@pytest.mark.parametrize("arch", ["test_convnext", "test_efficientnet", "resnet18"])
+def test_other_families_have_features_to_map(arch: str) -> None:
+    from pneumoscope.backbone import build
+
+    assert last_features(build(arch, classes=3, size=64)[0].eval(), 64) is not None
+
+
+def test_a_transformer_is_not_explained() -> None:
+    from pneumoscope.backbone import build
+
+    with pytest.raises(UsageError, match="no convolutional features"):
+        last_features(build("test_vit", classes=3, size=160)[0].eval(), 160)
+
+
+def test_explaining_refuses_unknown_classes_and_bad_films(tiny_run: Path) -> None:
+    explainer = Explainer(tiny_run)
+    with pytest.raises(UsageError, match="'cat' is not one of the model's: bacteria, normal, virus"):
+        explainer.explain(FILM, label="cat")
+    with pytest.raises(ImageError, match="not an accepted image"):
+        explainer.explain(b"no film")
+
+
+def test_predict_writes_a_picture_a_film(
+    command: Callable[..., SimpleNamespace], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / "films" / folder).mkdir(parents=True)
+        (tmp_path / "films" / folder / "one.jpeg").write_bytes(FILM)
+    (tmp_path / "films" / "b" / "zero.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    done = command("predict", tiny_bundle, tmp_path / "films", "--heatmap", tmp_path / "maps", "--format", "json")
+    assert done.code == 1
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["status"] == "rejected" for line in lines] == [False, False, True]
+    assert all(0 <= line["attention"]["border"] <= 1 for line in lines[:2] if line["attention"]["border"] is not None)
+    assert lines[2]["attention"] is None
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["one.png", "one~2.png"]
+
+
+def test_explain_writes_pictures_and_json(
+    command: Callable[..., SimpleNamespace], tiny_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "film.jpeg").write_bytes(FILM)
+    (tmp_path / "note.png").write_text("no film")
+    done = command("explain", tiny_run, tmp_path, "--out", tmp_path / "maps", "--class", "virus")
+    assert done.code == 1
+    assert "note.png: not an accepted image" in done.err
+    (line,) = map(json.loads, done.out.splitlines())
+    assert (line["method"], line["attention"]["class"]) == ("grad-cam", "virus")
+    assert Path(line["picture"]).read_bytes().startswith(b"\x89PNG")
+    refused = command("explain", tiny_run, tmp_path / "film.jpeg", "--out", tmp_path / "maps", "--class", "cat")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+
+
+def test_a_model_without_maps_sends_to_explain(
+    command: Callable[..., SimpleNamespace], own_bundle: Path, tmp_path: Path
+) -> None:
+    from pneumoscope.contract import load_contract, save_contract
+
+    save_contract(load_contract(own_bundle).model_copy(update={"activation_map": None}), own_bundle)
+    (tmp_path / "film.jpeg").write_bytes(FILM)
+    done = command("predict", own_bundle, tmp_path / "film.jpeg", "--heatmap", tmp_path / "maps")
+    assert done.code == 2
+    assert "pneumoscope explain RUN IMAGE" in done.err
+    assert not (tmp_path / "maps").exists()
