@@ -1,0 +1,229 @@
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from pneumoscope.backbone import build
+from pneumoscope.contract import InputRule, Quantisation, load_contract
+from pneumoscope.dataset import Dataset
+from pneumoscope.engine import Engine, verify
+from pneumoscope.errors import BundleError
+from pneumoscope.export import PARITY_TOLERANCE, export
+from pneumoscope.export.graph import write_onnx
+from pneumoscope.export.quantise import Evidence, is_alike
+from pneumoscope.export.run import calibration_films
+from pneumoscope.imaging import load_input
+from samples import TINY
+
+FAMILIES = ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19_bn"]
+
+
+def noise(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Inputs that a network tells apart: smooth fields of several scales."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (count, 1, 8, 8)).astype(np.float32)
+    smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear")
+    return smooth.numpy().astype(np.uint8)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_every_family_exports_and_equals_pytorch(arch: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    size = 160 if arch == "test_vit" else 64
+    network = build(arch, classes=3, size=size)[0].eval()
+    path = tmp_path / "model.onnx"
+    grid = write_onnx(network, size, path)
+    assert (grid is not None) == (arch in ("resnet18", "test_efficientnet"))
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = noise(3, size)
+    logits, embedding = session.run(["logits", "embedding"], {"image": images})
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).double().softmax(dim=1).numpy()
+    np.testing.assert_allclose(torch.from_numpy(logits).double().softmax(dim=1), expected, atol=PARITY_TOLERANCE)
+    assert embedding.shape[0] == 3
+    assert embedding.ndim == 2
+    if grid is not None:
+        (maps,) = session.run(["activation_map"], {"image": images})
+        assert maps.shape == (3, 3, *grid)
+
+
+def test_the_threshold_answers_95_percent_of_validation(tiny_bundle: Path, dataset: Dataset) -> None:
+    engine = Engine.load(tiny_bundle)
+    films = dataset.split("val")
+    statuses = [engine.predict(dataset.read(each)).status for each in films]
+    decision = engine.contract.decision
+    assert (decision.coverage, decision.films) == (0.95, len(films))
+    assert statuses.count("answered") >= 0.95 * len(films)
+    assert decision.answer_from > 1 / 3
+    confidence = sorted(max(engine.predict(dataset.read(each)).probabilities.values()) for each in films)
+    assert decision.answer_from == pytest.approx(confidence[int(0.05 * len(films))], abs=2e-6)
+
+
+def test_the_contract_says_where_the_model_comes_from(tiny_bundle: Path, dataset: Dataset) -> None:
+    contract = load_contract(tiny_bundle)
+    assert contract.population.age_years == (1, 5)  # named like the archive's films
+    assert contract.provenance.dataset == dataset.fingerprint
+    assert {"onnx", "onnxruntime", "torch", "python"} <= contract.provenance.versions.keys()
+    assert contract.activation_map is not None
+    assert contract.activation_map.height == contract.activation_map.width
+    assert set(contract.files) == {
+        path.relative_to(tiny_bundle).as_posix()
+        for path in tiny_bundle.rglob("*")
+        if path.is_file() and path.name != "contract.json"
+    }
+
+
+@pytest.mark.parametrize("place", range(0, 100, 9))
+def test_a_changed_byte_anywhere_names_its_file(own_bundle: Path, place: int) -> None:
+    for path in sorted(own_bundle.rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            changed = bytearray(content)
+            changed[len(content) * place // 100] ^= 0x10
+            path.write_bytes(changed)
+            with pytest.raises(BundleError, match=path.name):
+                Engine.load(own_bundle)
+            path.write_bytes(content)
+
+
+def test_ages_can_be_given(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    export(tiny_run, dataset, tmp_path / "bundle", ages=(18, 90))
+    assert load_contract(tmp_path / "bundle").population.age_years == (18, 90)
+
+
+def test_calibration_films_are_of_train_and_of_every_class_alike(dataset: Dataset) -> None:
+    films = calibration_films(dataset)
+    assert {film.split for film in films} == {"train"}
+    counts = {label: sum(film.label == label for film in films) for label in dataset.classes}
+    there = {label: sum(film.label == label for film in dataset.split("train")) for label in dataset.classes}
+    assert counts == {label: min(32, count) for label, count in there.items()}
+    assert len({film.path for film in films}) == len(films)
+
+
+@pytest.fixture(scope="module")
+def steady_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained long enough that its classes are not a matter of rounding."""
+    from pneumoscope.training.config import make_config
+    from pneumoscope.training.fit import train
+
+    run = tmp_path_factory.mktemp("runs") / "steady"
+    values: dict[str, Any] = {"recipe": "steady", **TINY, "epochs": 12, "optimizer": "adamw", "lr": 0.004}
+    train(dataset, make_config(values, {}), run)
+    return run
+
+
+def test_int8_answers_like_fp32_and_says_how_much(
+    command: Callable[..., SimpleNamespace], steady_run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    fp32, int8 = tmp_path / "fp32", tmp_path / "int8"
+    export(steady_run, dataset, fp32)
+    done = command("export", steady_run, "--out", int8, "--precision", "int8", "--quiet")
+    assert done.code == 0, done.err
+    assert "int8: the same class as fp32 on" in done.out
+    contract = load_contract(int8)
+    figures = contract.quantisation
+    assert contract.precision == "int8"
+    assert figures is not None
+    assert is_alike(figures)
+    films = dataset.split("val")
+    answers = [[Engine.load(each).predict(dataset.read(film)) for film in films] for each in (fp32, int8)]
+    best = [[max(one.probabilities, key=one.probabilities.__getitem__) for one in row] for row in answers]
+    same = np.mean([one == two for one, two in zip(*best, strict=True)])
+    assert same == pytest.approx(figures.agreement)
+    assert figures.films == len(films)
+    assert verify(int8) == verify(fp32)
+    maps = [answers[place][0].maps for place in (0, 1)]
+    assert maps[0] is not None
+    assert maps[1] is not None
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98
+
+
+def test_int8_weights_are_signed_a_channel_each_and_activations_unsigned(
+    steady_run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    export(steady_run, dataset, tmp_path / "int8", precision="int8")
+    graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
+    tensors = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    weights = [each for each in tensors.values() if each.dtype == np.int8 and each.ndim == 4]
+    assert weights
+    assert all(np.abs(each.astype(int)).max() <= 64 for each in weights)  # 7 bits: no overflow without VNNI
+    zero_points = {tensors[node.input[2]].dtype for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert zero_points == {np.dtype(np.uint8)}
+    scales = [tensors[node.input[1]] for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert any(each.ndim == 1 and len(each) > 1 for each in scales)
+    heads = [node for node in graph.node if {"logits", "activation_map"} & set(node.output)]
+    assert {node.op_type for node in heads} <= {"Gemm", "Conv", "MatMul", "Add"}
+    assert all(name in tensors and tensors[name].dtype == np.float32 for node in heads for name in node.input[1:])
+
+
+def figures(agreement: float, macro_f1: float) -> Quantisation:
+    return Quantisation(
+        calibration_films=96, kept_fp32=(), films=100, agreement=agreement, macro_f1=macro_f1, macro_f1_fp32=0.8
+    )
+
+
+@pytest.mark.parametrize(
+    ("agreement", "macro_f1", "alike"),
+    [(0.99, 0.8, True), (0.989, 0.8, False), (1, 0.7951, True), (1, 0.795, False), (0.99, 0.9, True)],
+)
+def test_what_is_alike(agreement: float, macro_f1: float, *, alike: bool) -> None:
+    assert is_alike(figures(agreement, macro_f1)) is alike
+
+
+def test_int8_that_is_not_alike_enough_is_refused(
+    steady_run: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More agreement is asked for than there can be: every choice of layers is tried, then nothing is written."""
+    monkeypatch.setattr("pneumoscope.export.quantise.MIN_AGREEMENT", 1.01)
+    with pytest.raises(BundleError, match=r"int8 gives the same class as fp32 on .*--precision fp32"):
+        export(steady_run, dataset, tmp_path / "int8", precision="int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_hurt_are_left_in_fp32(tmp_path: Path, dataset: Dataset, steady_run: Path) -> None:
+    from pneumoscope.export import load_network
+    from pneumoscope.export.quantise import _Recipe
+    from pneumoscope.progress import SILENT
+
+    network = load_network(steady_run)
+    write_onnx(network, TINY["size"], tmp_path / "model.onnx")
+    rule = InputRule.squash(TINY["size"])
+    images = np.stack([load_input(dataset.read(each), rule) for each in calibration_films(dataset)[:24]])
+    evidence = Evidence(calibration=images, validation=images, labels=np.zeros(24, np.int64), classes=3)
+    recipe = _Recipe(tmp_path / "model.onnx", tmp_path, evidence)
+    choices = list(recipe.choices(SILENT))
+    assert choices[0] == ()
+    assert [len(each) for each in choices[1:]] == sorted({len(each) for each in choices[1:]})
+    assert all(set(one) < set(two) for one, two in pairwise(choices))
+    assert len(choices[-1]) <= len(recipe.layers) // 2
+    model = onnx.load(recipe.write(exclude=choices[-1]))
+    quantised = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    for node in model.graph.node:
+        if node.name in choices[-1]:
+            assert node.input[1] not in quantised
+
+
+@pytest.mark.parametrize("option", [("--ages", "old"), ("--ages", "9-3"), ("--precision", "int4")])
+def test_bad_options_are_one_sentence(
+    command: Callable[..., SimpleNamespace], tiny_run: Path, tmp_path: Path, option: tuple[str, str]
+) -> None:
+    done = command("export", tiny_run, "--out", tmp_path / "bundle", *option)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_golden_cases_are_of_every_kind(tiny_bundle: Path) -> None:
+    document = json.loads((tiny_bundle / "golden" / "golden.json").read_text())
+    suffixes = {Path(case["file"]).suffix for case in document["cases"]}
+    assert suffixes == {".jpeg", ".png", ".tiff", ".dcm"}
+    assert "rejected" in {case["status"] for case in document["cases"]}
+    assert {case["needs"] for case in document["cases"]} == {None, "dicom"}
