@@ -37,7 +37,7 @@ def lut(descriptor: list[int], data: list[int] | bytes, vr: str = "US") -> Seque
 
 
 def rounded(shares: NDArray[Any]) -> NDArray[Any]:
-    return np.rint(np.clip(shares, 0, 1) * 255)
+    return np.asarray(np.rint(np.clip(shares, 0, 1) * 255))
 
 
 def test_a_plain_film_is_what_its_png_is() -> None:
@@ -60,7 +60,7 @@ def test_lossless_syntaxes_give_the_same_film(syntax: str) -> None:
 
 @pytest.mark.parametrize("syntax", [JPEG_12, JPEG_LS_NEAR, dicoms.JPEG_2000_LOSSY])
 def test_lossy_syntaxes_come_close(syntax: str) -> None:
-    window = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}
+    window: dict[str, Any] = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}
     plain = read_luma(dicom(DEEP, **window)).astype(int)
     assert np.abs(read_luma(dicom(DEEP, syntax, **window)) - plain).max() <= 2
 
@@ -123,9 +123,9 @@ def test_signed_values_of_twelve_bits_with_the_others_unset() -> None:
         {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},
     ],
 )
-def test_inverted_exactly_once(said: dict[str, str]) -> None:
+def test_inverted_exactly_once(said: dict[str, Any]) -> None:
     np.testing.assert_array_equal(read_luma(dicom(GREY, **said)), 255 - GREY)
-    windowed = {"BitsStored": 12, "WindowCenter": 1500, "WindowWidth": 1000}
+    windowed: dict[str, Any] = {"BitsStored": 12, "WindowCenter": 1500, "WindowWidth": 1000}
     plain, inverted = read_luma(dicom(DEEP, **windowed)), read_luma(dicom(DEEP, **windowed, **said))
     assert np.abs(plain.astype(int) + inverted - 255).max() <= 1  # a half may be rounded either way
     np.testing.assert_array_equal(read_luma(dicom(GREY, PresentationLUTShape="IDENTITY")), GREY)
@@ -143,7 +143,7 @@ def test_windows_follow_their_formulas() -> None:
     }
     for function, shares in expected.items():
         data = dicom(
-            *(DEEP,),
+            DEEP,
             BitsStored=12,
             RescaleSlope=slope,
             RescaleIntercept=intercept,
@@ -254,7 +254,7 @@ def test_turned_to_the_standard_display(orientation: Any, turned: NDArray[np.uin
         ({"Modality": "WINTERGREEN"}, "none that is known here"),
         ({"Modality": None, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "CT Image Storage"),
         ({"BodyPartExamined": "HAND"}, "body part is HAND"),
-        ({"BodyPartExamined": "Whole Body"}, "body part is WHOLEBODY"),
+        ({"BodyPartExamined": "WHOLE BODY"}, "body part is WHOLEBODY"),
         ({"ViewPosition": "LL"}, "view is left lateral"),
         ({"ViewPosition": "LLD"}, "left lateral decubitus"),
         ({"ViewPosition": "RAO"}, "right anterior oblique"),
@@ -337,7 +337,7 @@ def test_notes(said: dict[str, Any], notes: tuple[str, ...]) -> None:
         ({}, None),
     ],
 )
-def test_age(said: dict[str, str], years: float | None) -> None:
+def test_age(said: dict[str, Any], years: float | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the writer, about malformed values
         data = dicom(GREY, **said)
@@ -379,7 +379,7 @@ def test_limits_come_before_the_pixels() -> None:
         read_luma(bomb[:400] + b"\xff" * 100)
 
 
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.100", "1.2.3.4.5"])
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.201"])
 def test_other_transfer_syntaxes_are_refused(syntax: str) -> None:
     with pytest.raises(ImageError, match="transfer syntax is not accepted"):
         read_luma(dicom(GREY, syntax, frame=b"\xff\xd8 something"))
@@ -421,7 +421,7 @@ def test_pydicom_is_imported_only_for_dicom_and_missed_by_name() -> None:
 def test_a_missing_codec_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jpeg_ls", None)
     with pytest.raises(ImageError, match=r"codec that is not installed; run `pip install 'pneumoscope\[dicom\]'`"):
-        read_luma(dicom(GREY, dicoms.JPEG_LS, frame=b""))
+        read_luma(dicom(GREY, dicoms.JPEG_LS, frame=b"\xff\xd8"))
 
 
 def test_pydicom_neither_warns_nor_logs(caplog: pytest.LogCaptureFixture) -> None:
