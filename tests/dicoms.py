@@ -193,6 +193,11 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     """The same bytes with flipped bits, a cut, an insertion, a run of noise, or another byte in a header."""
     spoilt, kind = bytearray(data), chance.randrange(6)
     at = chance.randrange(len(spoilt))
+    if chance.random() < 0.5:  # half of all damage goes to the frame's own header, where codecs are touchy
+        frame = max(data.rfind(b"\xff\xd8\xff"), data.rfind(b"\xff\x4f\xff\x51"))
+        if frame > 0:
+            spoilt[chance.randrange(frame, min(frame + 120, len(spoilt)))] = chance.randrange(256)
+            return bytes(spoilt)
     if kind == 0:
         for _ in range(chance.randint(1, 6)):
             spoilt[chance.randrange(len(spoilt))] ^= 1 << chance.randrange(8)

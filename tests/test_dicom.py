@@ -3,6 +3,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,19 @@ def test_a_frame_that_contradicts_the_header_reaches_no_codec() -> None:
         frame = dicoms.encoded(GREY, syntax, 8)
         with pytest.raises(ImageError, match="no beginning or no end"):
             read_luma(dicom(GREY, syntax, frame=frame[:-20]))
+
+
+def test_what_ends_gdcm_is_caught_before_it() -> None:
+    """An unknown remark, and fewer than eight bits: both made GDCM end the whole process."""
+    frame = dicoms.encoded(GREY, dicoms.LOSSLESS, 8)
+    remark = b"\xff\xe0\0\x10JFIF\0\x09\x09" + bytes(7)
+    np.testing.assert_array_equal(read_luma(dicom(GREY, dicoms.LOSSLESS, frame=frame[:2] + remark + frame[2:])), GREY)
+    for marker in (b"\xff\0", b"\xff\xdc", b"\xff\xcc", b"ab"):
+        with pytest.raises(ImageError, match="cut or in disorder"):
+            read_luma(dicom(GREY, dicoms.LOSSLESS, frame=frame[:2] + marker + remark[2:] + frame[2:]))
+    two_bits = frame.replace(b"\xff\xc3\0\x0b\x08", b"\xff\xc3\0\x0b\x02")
+    with suppress(ImageError):
+        read_luma(dicom(GREY, dicoms.LOSSLESS, frame=two_bits))
 
 
 def test_nesting_without_end_and_lengths_without_bytes_are_damage() -> None:
