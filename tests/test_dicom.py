@@ -164,7 +164,7 @@ def test_the_narrowest_window_is_a_threshold() -> None:
 def test_a_degenerate_window_is_left_out_and_told(width: float) -> None:
     film = read_radiograph(dicom(GREY, WindowCenter=100, WindowWidth=width))
     np.testing.assert_array_equal(film.luma, GREY)
-    assert film.notes == ("The DICOM's window is unusable and was left out.",)
+    assert film.notes == ("the DICOM's window is unusable and was left out.",)
 
 
 def test_an_unknown_window_function_and_an_unusable_rescale_are_told() -> None:
@@ -302,16 +302,16 @@ def test_a_file_without_whole_numbers_for_pixels_is_refused() -> None:
     ("said", "notes"),
     [
         ({}, ()),
-        ({"Modality": None}, ("The DICOM does not say its modality; it is taken for a radiograph.",)),
-        ({"Modality": "OT"}, ("The DICOM says only OT as its modality; it is taken for a radiograph.",)),
+        ({"Modality": None}, ("the DICOM does not say its modality; it is taken for a radiograph.",)),
+        ({"Modality": "OT"}, ("the DICOM says only OT as its modality; it is taken for a radiograph.",)),
         (
             {"BodyPartExamined": dicoms.NAME[:16].upper()},
-            ("The DICOM's body part is no standard term; it is taken for the chest.",),
+            ("the DICOM's body part is no standard term; it is taken for the chest.",),
         ),
         ({"BodyPartExamined": None, "ViewPosition": None}, ()),
         (
             {"PresentationIntentType": "FOR PROCESSING"},
-            ("The DICOM holds the detector's values (FOR PROCESSING), not an image made to be looked at.",),
+            ("the DICOM holds the detector's values (FOR PROCESSING), not an image made to be looked at.",),
         ),
     ],
 )
