@@ -17,7 +17,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.filewriter import dcmwrite
-from pydicom.pixels.encoders import RLELosslessEncoder
+from pydicom.pixels.encoders.base import RLELosslessEncoder
 from pydicom.uid import UID
 
 from samples import encode
@@ -73,9 +73,10 @@ def dicom(values: NDArray[Any], syntax: str = EXPLICIT, *, frame: bytes | None =
     if frame is not None:
         dataset["PixelData"] = _pixel_data(encapsulate([frame]), undefined=True)
     else:
-        order = ">" if syntax == BIG_ENDIAN else "<"
-        raw = values.astype(values.dtype.newbyteorder(order)).tobytes()
-        dataset["PixelData"] = _pixel_data(raw + b"\0" * (len(raw) % 2), undefined=False)
+        raw = values.astype(values.dtype.newbyteorder(">" if syntax == BIG_ENDIAN else "<")).tobytes()
+        if syntax == BIG_ENDIAN and bits == 8:  # words of two pixels each, PS3.5 section 8.1.1 and annex D
+            raw = np.frombuffer(raw, np.uint16).byteswap().tobytes()
+        dataset["PixelData"] = _pixel_data(raw, undefined=False)
     return written(dataset, syntax)
 
 
@@ -107,9 +108,11 @@ def encoded(values: NDArray[Any], syntax: str, bits: int) -> bytes:
         unsigned = values.view(f"u{values.dtype.itemsize}")
         return bytes(jpeg_ls.encode_array(unsigned, lossy_error=0 if syntax == JPEG_LS else 2))
     if syntax in (JPEG_2000, JPEG_2000_LOSSY):
-        ratios = {} if syntax == JPEG_2000 else {"compression_ratios": [4.0]}
-        colours = {"photometric_interpretation": 1} if values.ndim == 3 else {}
-        return bytes(encode_array(values, bits_stored=bits, **ratios, **colours))
+        ratios = None if syntax == JPEG_2000 else [4.0]
+        colours = 0 if values.ndim == 2 else 1
+        return bytes(
+            encode_array(values, bits_stored=bits, photometric_interpretation=colours, compression_ratios=ratios)
+        )
     if syntax == JPEG_12:
         return _jpeg_of_12_bits(values)
     if bits == 12:
@@ -174,7 +177,7 @@ def one_of_each(size: int = 48) -> dict[str, bytes]:
     deep = (waves * 3900 + np.random.default_rng(0).integers(0, 60, waves.shape)).astype(np.uint16)
     shallow = (deep >> 4).astype(np.uint8)
     colour = np.stack([shallow, shallow[::-1], shallow[:, ::-1]], axis=2)
-    window = {"WindowCenter": 2000, "WindowWidth": 3000}
+    window: dict[str, Any] = {"WindowCenter": 2000, "WindowWidth": 3000}
     films = {
         syntax: dicom(deep, syntax, BitsStored=12, **window)
         for syntax in (*EXACT, JPEG_12, JPEG_LS_NEAR, JPEG_2000_LOSSY)
@@ -190,6 +193,11 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     """The same bytes with flipped bits, a cut, an insertion, a run of noise, or another byte in a header."""
     spoilt, kind = bytearray(data), chance.randrange(6)
     at = chance.randrange(len(spoilt))
+    if chance.random() < 0.5:  # half of all damage goes to the frame's own header, where codecs are touchy
+        frame = max(data.rfind(b"\xff\xd8\xff"), data.rfind(b"\xff\x4f\xff\x51"))
+        if frame > 0:
+            spoilt[chance.randrange(frame, min(frame + 120, len(spoilt)))] = chance.randrange(256)
+            return bytes(spoilt)
     if kind == 0:
         for _ in range(chance.randint(1, 6)):
             spoilt[chance.randrange(len(spoilt))] ^= 1 << chance.randrange(8)

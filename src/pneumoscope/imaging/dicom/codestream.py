@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOS = 0xDA
-#: Frame headers (ITU-T T.81 table B.1, T.87 section C.1.1) by what they are followed by.
+#: The markers of frame headers that are read (ITU-T T.81 table B.1, T.87 section C.1.1).
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
 _FRAMES = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}
 # What may come before the first scan besides: tables, restart interval, JPEG-LS parameters, APPn and COM.

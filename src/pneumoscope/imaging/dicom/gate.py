@@ -124,7 +124,7 @@ def _modality(dataset: "Dataset") -> str | None:
         raise ImageError(f"the DICOM's modality is {name}; accepted are CR, DX and RG radiographs of the chest.")
     _require_radiograph_storage(dataset)
     said = "does not say its modality" if not modality else f"says only {modality} as its modality"
-    return f"The DICOM {said}; it is taken for a radiograph."
+    return f"the DICOM {said}; it is taken for a radiograph."
 
 
 def _require_radiograph_storage(dataset: "Dataset") -> None:
@@ -142,14 +142,14 @@ def _body_part(dataset: "Dataset") -> str | None:
         raise ImageError(f"the DICOM's body part is {part}; accepted are radiographs of the chest.")
     if not part or _CHEST_PART.fullmatch(part):
         return None
-    return "The DICOM's body part is no standard term; it is taken for the chest."
+    return "the DICOM's body part is no standard term; it is taken for the chest."
 
 
 def _intent(dataset: "Dataset") -> str | None:
     """Presentation Intent Type (0008,0068), PS3.3 section C.8.11.1."""
     if text(dataset, "PresentationIntentType") != "FOR PROCESSING":
         return None
-    return "The DICOM holds the detector's values (FOR PROCESSING), not an image made to be looked at."
+    return "the DICOM holds the detector's values (FOR PROCESSING), not an image made to be looked at."
 
 
 def _require_frontal(dataset: "Dataset") -> None:

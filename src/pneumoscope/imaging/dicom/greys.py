@@ -85,7 +85,7 @@ def _modality(stored: NDArray[np.int64], dataset: "Dataset") -> tuple[Values, li
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if slope == 0 or not math.isfinite(slope * 2.0**17) or not math.isfinite(intercept):
-        return values, ["The DICOM's rescale slope or intercept is unusable and was left out."]
+        return values, ["the DICOM's rescale slope or intercept is unusable and was left out."]
     return values * slope + intercept, []
 
 
@@ -100,7 +100,7 @@ def _of_interest(values: Values, dataset: "Dataset") -> tuple[Values | None, lis
     function = text(dataset, "VOILUTFunction") or "LINEAR"
     least = 1 if function == "LINEAR" else 0
     if centre is None or width is None or not math.isfinite(centre) or not (0 < width < math.inf) or width < least:
-        return None, ["The DICOM's window is unusable and was left out."]
+        return None, ["the DICOM's window is unusable and was left out."]
     return _windowed(values, centre, width, function)
 
 
@@ -112,7 +112,7 @@ def _windowed(values: Values, centre: float, width: float, function: str) -> tup
     if function == "LINEAR_EXACT":
         return np.clip((values - centre) / width + 0.5, 0, 1), []
     notes = (
-        [] if function == "LINEAR" else ["The DICOM's window function is none of the standard; it is read as LINEAR."]
+        [] if function == "LINEAR" else ["the DICOM's window function is none of the standard; it is read as LINEAR."]
     )
     if width == 1:
         return (values > centre - 0.5).astype(np.float64), notes

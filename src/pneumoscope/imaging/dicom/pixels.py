@@ -211,8 +211,8 @@ def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     kind = gdcm.PhotometricInterpretation.GetPIType("RGB" if layout.samples == 3 else "MONOCHROME2")
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(layout.syntax)))
-    container = 8 if header.precision <= 8 else 16
-    image.SetPixelFormat(gdcm.PixelFormat(layout.samples, container, header.precision, header.precision - 1, 0))
+    container, stored = (8, 8) if header.precision <= 8 else (16, header.precision)  # fewer in 8 end the process
+    image.SetPixelFormat(gdcm.PixelFormat(layout.samples, container, stored, stored - 1, 0))
     decoded = image.GetBuffer()
     if decoded is None:
         raise ValueError("the codec gave no image")
