@@ -1,54 +1,97 @@
-"""Damage films in every transfer syntax and read them: each must give an image or an ImageError, soon.
+"""Damage films of every kind and classify them: each must give a prediction, soon, and memory must not grow.
 
-python tests/damage.py --cases 600 --seed 7
+python tests/damage.py --bundle BUNDLE --cases 20000 --seed 7
 
-A case that does otherwise, or takes over two seconds, ends this with its number and a traceback; a crash
-of a codec ends it too. The number, the film and the seed make the case again.
+A film that is damaged too far is a prediction as well, `rejected` with a reason. A case that raises or takes
+over two seconds ends this with its number; a crash of a codec ends it too. The number, the film and the seed
+make the case again.
 """
 
 import argparse
 import json
 import random
+import resource
 import time
 import warnings
 from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from dicoms import damaged, one_of_each
-from pneumoscope.contract import InputRule
-from pneumoscope.errors import ImageError
-from pneumoscope.imaging import load_input
+from pneumoscope.engine import Engine
+from pneumoscope.phantom import encode_jpeg, film
+from samples import encode
 
 MOST_SECONDS = 2.0
+MOST_GROWTH = 60.0  # MB, from the warm-up's end
 
 
 def main() -> None:
-    """Parse the arguments, run the cases, print how many were read and how many refused."""
+    """Parse the arguments, run the cases, print how many were answered and rejected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=600)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
-    warnings.simplefilter("error")
-    films = list(one_of_each().items())
+    warnings.filterwarnings("error", module="pneumoscope")
+    engine = Engine.load(arguments.bundle)
+    films = list((one_of_each() | rasters()).items())
     outcomes: Counter[str] = Counter()
+    slowest, warm, settled = 0.0, arguments.cases // 4, 0.0
     for case in range(arguments.cases):
-        syntax, data = films[case % len(films)]
-        outcomes[_outcome(damaged(data, random.Random(f"{arguments.seed} {case}")), f"case {case}, {syntax}")] += 1
-    print(json.dumps(outcomes))
+        kind, data = films[case % len(films)]
+        status, seconds = classify(
+            engine, damaged(data, random.Random(f"{arguments.seed} {case}")), f"case {case}, {kind}"
+        )
+        outcomes[status] += 1
+        slowest = max(slowest, seconds)
+        settled = peak_memory() if case == warm else settled
+    growth = peak_memory() - settled
+    print(json.dumps(outcomes | {"slowest_s": round(slowest, 3), "growth_mb": round(growth, 1)}))
+    if growth > MOST_GROWTH:
+        raise MemoryError(f"memory grew by {growth:.0f} MB after the first {warm} cases")
 
 
-def _outcome(data: bytes, case: str) -> str:
+def classify(engine: Engine, data: bytes, case: str) -> tuple[str, float]:
+    """Status and seconds of one prediction."""
     began = time.perf_counter()
     try:
-        load_input(data, InputRule.squash(64))
-        outcome = "read"
-    except ImageError:
-        outcome = "refused"
+        status = engine.predict(data).status
     except BaseException as other:
         other.add_note(case)
         raise
-    if time.perf_counter() - began > MOST_SECONDS:
-        raise TimeoutError(f"{case} took more than {MOST_SECONDS} seconds")
-    return outcome
+    seconds = time.perf_counter() - began
+    if seconds > MOST_SECONDS:
+        raise TimeoutError(f"{case} took {seconds:.1f} seconds")
+    return status, seconds
+
+
+def rasters() -> dict[str, bytes]:
+    """A small phantom in every way a JPEG, PNG or TIFF may hold it."""
+    luma = film("virus", patient=2, size=(120, 140))
+    grey = Image.fromarray(luma)
+    deep = Image.fromarray(luma.astype(np.uint16) * 257)
+    return {
+        "jpeg": encode_jpeg(luma),
+        "jpeg progressive": encode_jpeg(luma, progressive=True),
+        "jpeg colour": encode(grey.convert("RGB"), "JPEG"),
+        "jpeg cmyk": encode(grey.convert("CMYK"), "JPEG"),
+        "png": encode(grey),
+        "png 16 bit": encode(deep),
+        "png 1 bit": encode(grey.convert("1")),
+        "png palette": encode(grey.convert("RGB").quantize(64)),
+        "png alpha": encode(grey.convert("RGBA")),
+        "tiff": encode(deep, "TIFF"),
+        "tiff lzw": encode(grey, "TIFF", compression="tiff_lzw"),
+        "tiff jpeg": encode(grey, "TIFF", compression="jpeg"),
+    }
+
+
+def peak_memory() -> float:
+    """Of this process, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

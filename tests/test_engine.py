@@ -20,7 +20,7 @@ from pneumoscope.export import PARITY_TOLERANCE, export, load_network
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import Limits, load_input
 from pneumoscope.phantom import encode_jpeg, film
-from samples import TINY, encode
+from samples import REPOSITORY, TINY, encode
 
 FILM = encode_jpeg(film("bacteria", patient=1))
 
@@ -351,6 +351,22 @@ def test_predicting_never_imports_torch(tiny_bundle: Path) -> None:
         f"assert verify(Path({str(tiny_bundle)!r})) == 7; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_damaged_films_of_every_kind_are_predictions(tiny_bundle: Path) -> None:
+    """In a process of its own, for the codecs are native code; the whole of it: `--cases 20000`."""
+    script = REPOSITORY / "tests" / "damage.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--bundle", str(tiny_bundle), "--cases", "1500", "--seed", "7"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    outcomes = json.loads(done.stdout)
+    assert outcomes["answered"] + outcomes["abstained"] + outcomes["rejected"] == 1500
+    assert min(outcomes["answered"], outcomes["rejected"]) > 100
 
 
 def test_rule_is_the_contracts(engine: Engine) -> None:

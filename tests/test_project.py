@@ -75,11 +75,76 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
             assert called not in ("print", "sys.exit", "exit", "quit"), f"{path.name}:{node.lineno} calls {called}"
 
 
-def test_one_place_resizes_and_one_normalises() -> None:
-    """Training, export, engine and command line may not bring a second preprocessing."""
-    for path in SOURCES:
-        text = path.read_text()
-        if path.name not in ("film.py", "phantom.py", "augment.py", "stress.py"):  # the others make other films
-            assert not re.search(r"\.resize\(|interpolate\(|Image\.open", text), path
-        if path.name not in ("contract.py", "backbone.py"):
-            assert not re.search(r"0\.449|0\.226|0\.485|0\.229|/ ?255", text), path
+#: Who may call what changes an image's size, and why. Everything else goes through `imaging`.
+RESIZERS = {
+    "imaging/film.py": "the one preprocessing",
+    "imaging/raster.py": "decodes a JPEG at a smaller scale",
+    "imaging/dicom/pixels.py": "decodes a DICOM's JPEG to luma alone, at full scale",
+    "phantom.py": "draws films",
+    "dataset/stress.py": "writes changed films",
+    "training/augment.py": "changes the model's input on purpose",
+}
+RESIZING = {"resize", "thumbnail", "draft", "reduce_size", "interpolate", "resized_crop", "zoom", "Resize", "Normalize"}
+#: ImageNet's means and deviations, by channel and averaged, of 1 and of 255.
+CONSTANTS = {0.485, 0.456, 0.406, 0.229, 0.224, 0.225, 0.449, 0.226, 123.675, 116.28, 103.53, 58.395, 57.12, 57.375}
+#: Who may turn bytes into the model's input. The command line, the server and the cloud go through the engine.
+READERS = {
+    "imaging/film.py",
+    "engine/core.py",
+    "training/data.py",
+    "export/run.py",
+    "explain.py",
+    "dataset/likeness.py",  # for the perceptual hash
+    "audit/films.py",  # for thumbnails
+    "audit/page.py",
+}
+
+
+def preprocessing_faults(name: str, source: str) -> list[str]:
+    """What a file does that only the one preprocessing may do."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            dotted = isinstance(node.func, ast.Attribute)
+            if dotted and called in RESIZING and name not in RESIZERS:
+                faults.append(f"{name}:{node.lineno} calls {called}")
+            if called in ("to_input", "load_input", "read_for") and name not in READERS:
+                faults.append(f"{name}:{node.lineno} calls {called}")
+            if ast.unparse(node.func) == "Image.open" and name not in RESIZERS:
+                faults.append(f"{name}:{node.lineno} opens an image past imaging")
+        if isinstance(node, ast.Constant) and node.value in CONSTANTS and name != "contract.py":
+            faults.append(f"{name}:{node.lineno} holds {node.value}")
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and name != "backbone.py":
+            faults += [f"{name}:{node.lineno} divides by {ast.unparse(node.right)}"] * _is_full_scale(node.right)
+    return faults
+
+
+def _is_full_scale(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value in (255, 127.5)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_one_place_resizes_and_one_normalises(path: Path) -> None:
+    """Training, export, engine, command line and what is to come may not bring a second preprocessing."""
+    assert not preprocessing_faults(path.relative_to(PACKAGE).as_posix(), path.read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "image.resize((224, 224))",
+        "torch.nn.functional.interpolate(image, size=224)",
+        "v2.Normalize([0.5], [0.5])",
+        "mean = [0.485, 0.456, 0.406]",
+        "image = pixels / 255",
+        "to_input(luma, rule)",
+        "Image.open(path)",
+    ],
+)
+def test_a_second_preprocessing_is_noticed(line: str) -> None:
+    assert preprocessing_faults("server/app.py", line)
+
+
+def test_every_exception_to_the_rule_is_a_file() -> None:
+    assert all((PACKAGE / name).is_file() for name in RESIZERS.keys() | READERS)
