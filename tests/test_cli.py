@@ -16,7 +16,9 @@ from typer.main import get_command
 
 from pneumoscope import __version__
 from pneumoscope.cli.app import app
+from pneumoscope.contract import load_contract, save_contract
 from pneumoscope.dataset import Dataset
+from pneumoscope.engine import Engine
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.training.config import TrainConfig
 from samples import INTERRUPTIBLE, TINY, make_zip, small_films
@@ -141,6 +143,36 @@ def test_predict_wrong_usage(command: Command, tiny_bundle: Path, tmp_path: Path
     one_sentence(command("predict", tmp_path, tmp_path), 1, "is not a bundle", "pneumoscope export")
 
 
+def test_a_provider_that_is_not_there_is_an_error(command: Command, tiny_bundle: Path, films: Path) -> None:
+    one_sentence(command("predict", tiny_bundle, films, "--provider", "cuda"), 2, "'cuda'", "which has: cpu;")
+
+
+def test_a_long_folder_is_followed_on_stderr(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number}.jpeg").write_bytes(FILM)
+    done = command("predict", tiny_bundle, tmp_path, "--format", "json")
+    assert len([json.loads(line) for line in done.out.splitlines()]) == 60
+    assert "classifying: 60 images in" in done.err
+    assert command("predict", tiny_bundle, tmp_path, "--format", "json", "--quiet").err == ""
+
+
+def test_an_abstention_in_every_form(command: Command, own_bundle: Path, tmp_path: Path) -> None:
+    film_file = tmp_path / "film.jpeg"
+    film_file.write_bytes(FILM)
+    contract = load_contract(own_bundle)
+    best = Engine.load(own_bundle).predict(FILM).probabilities
+    pneumonia = best["bacteria"] + best["virus"]
+    unsure = contract.decision.model_copy(update={"answer_from": max(*best.values(), pneumonia - 1e-4)})
+    save_contract(contract.model_copy(update={"decision": unsure}), own_bundle)
+    document = json.loads(command("predict", own_bundle, film_file, "--format", "json").out)
+    assert (document["status"], document["class"]) == ("abstained", None)
+    assert (document["label"], document["prediction_set"]) == ("pneumonia, type undetermined", ["bacteria", "virus"])
+    assert "abstained pneumonia?" in command("predict", own_bundle, film_file).out
+    assert (
+        'abstained,,"pneumonia, type undetermined"' in command("predict", own_bundle, film_file, "--format", "csv").out
+    )
+
+
 def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "ok.jpeg").write_bytes(FILM)
@@ -226,7 +258,7 @@ def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
     assert again.code == 0, again.err
     done = command("export", run, "--out", bundle)
     assert done.code == 0, done.err
-    assert command("verify", bundle).out == f"{bundle}: 5 golden cases reproduced.\n"
+    assert command("verify", bundle).out == f"{bundle}: 8 golden cases reproduced.\n"
     done = command("evaluate", bundle, "--data", tmp_path / "DS", "--out", report)
     assert done.code == 0, done.err
     assert "pneumonia accuracy" in done.out

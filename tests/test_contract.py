@@ -58,6 +58,13 @@ def test_no_field_of_any_part_has_a_default() -> None:
         ("groups", {"virus": ["bacteria"]}, "name of a class"),
         ("schema_version", 9, "schema version 9 is newer than 2"),
         ("calibration", {"temperature": 0}, r"calibration\.temperature"),
+        ("schema_version", [], "'schema_version' is not a number"),
+        ("population", {"age_years": [9, 3]}, "youngest is older"),
+        ("population", {"age_years": [-1, 3]}, "age_years"),
+        ("decision", {"answer_from": "0.5", "coverage": None, "films": None}, r"decision\.answer_from"),
+        ("decision", {"answer_from": 0.5, "coverage": 0.9, "films": True}, r"decision\.films"),
+        ("files", {"../secret": "0" * 64}, "not inside the bundle"),
+        ("files", {"/etc/hostname": "0" * 64}, "not inside the bundle"),
         ("normalisation", {"mean": 120, "std": 50}, r"normalisation\.mean"),
     ],
 )
@@ -112,7 +119,7 @@ def test_int8_and_its_figures_belong_together(contract: Contract, tmp_path: Path
 def test_not_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="not a bundle"):
         load_contract(tmp_path)
-    for text in ("{", "[]", "7", "\udcff"):
+    for text in ("{", "[]", "7", "\udcff", "[" * 200_000):
         (tmp_path / "contract.json").write_text(text, errors="surrogateescape")
         with pytest.raises(BundleError, match="not valid"):
             load_contract(tmp_path)

@@ -67,9 +67,37 @@ def test_a_rejection_has_a_reason_and_nothing_else() -> None:
 def test_an_age_outside_the_population_is_told(contract: Contract, age: float | None, *, told: bool) -> None:
     verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, age_years=age)
     assert verdict.status == "answered"
-    assert [f"the patient is {age:.3g} years old" in reason for reason in verdict.reasons if age] == [True] * told
+    assert ["trained on ages 1 to 5" in reason for reason in verdict.reasons] == [True] * told
     anyone = contract.model_copy(update={"population": Population(age_years=None)})
     assert decide(anyone, np.array([0.1, 0.2, 0.7]), None, age_years=age).reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [(0.016, "under 1 year old"), (7.9, "7 years old"), (34.2, "34 years old"), (95.2, "90 years old or older")],
+)
+def test_an_age_is_told_in_whole_years_and_not_past_90(contract: Contract, age: float, words: str) -> None:
+    (reason,) = decide(contract, np.array([0.1, 0.2, 0.7]), None, age_years=age).reasons
+    assert reason.startswith(f"the patient is {words};")
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "groups", "label"),
+    [
+        # The group is sure enough, but without the most probable class.
+        ([0.118, 0.465, 0.417], {"pneumonia": ("bacteria", "virus")}, None),
+        # Of two that are, the more probable one, whatever their order.
+        ([0.55, 0.15, 0.3], {"a": ("bacteria", "normal"), "b": ("bacteria", "virus")}, "b, type undetermined"),
+    ],
+)
+def test_a_group_is_named_only_with_the_most_probable_class(
+    contract: Contract, probabilities: list[float], groups: dict[str, tuple[str, ...]], label: str | None
+) -> None:
+    decision = contract.decision.model_copy(update={"answer_from": 0.6 if label else 0.474})
+    changed = contract.model_copy(update={"groups": groups, "decision": decision})
+    verdict = decide(changed, np.array(probabilities), None)
+    assert (verdict.status, verdict.label) == ("abstained", label)
+    assert contract.classes[int(np.argmax(probabilities))] in verdict.prediction_set
 
 
 def test_notes_of_the_film_are_passed_on(contract: Contract) -> None:

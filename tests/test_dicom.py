@@ -258,6 +258,8 @@ def test_turned_to_the_standard_display(orientation: Any, turned: NDArray[np.uin
         ({"ViewPosition": "LL"}, "view is left lateral"),
         ({"ViewPosition": "LLD"}, "left lateral decubitus"),
         ({"ViewPosition": "RAO"}, "right anterior oblique"),
+        ({"ViewPosition": "LAT CHEST"}, "view is lateral"),
+        ({"ViewPosition": "AP_LLD"}, "left lateral decubitus"),
         ({"ViewPosition": "XTABLE_LATERAL"}, "cross-table lateral"),
         ({"ViewPosition": "SWIMMERS"}, "swimmer"),
         ({"ViewPosition": None, "PatientOrientation": ["A", "F"]}, "between front and back"),

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+import dicoms
 from pneumoscope.contract import Decision, InputRule, load_contract, save_contract
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Encoded, Engine, Outputs, verify
+from pneumoscope.engine import Encoded, Engine, Outputs, Verified, verify
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export, load_network
 from pneumoscope.files import sha256_of
@@ -128,6 +129,37 @@ def test_the_same_film_in_every_encoding_gives_the_same_probabilities(engine: En
     assert from_deep == engine.predict(encode(Image.fromarray(stretched))).probabilities
 
 
+@pytest.mark.parametrize("syntax", dicoms.EXACT)
+def test_the_same_film_as_dicom_and_as_png_gives_the_same_probabilities(engine: Engine, syntax: str) -> None:
+    luma = film("bacteria", patient=4, size=(300, 320))
+    deep = (luma.astype(np.uint16) - luma.min()) * 16
+    for values, negative in ((luma, 255 - luma), (deep, deep.max() - deep)):
+        expected = engine.predict(encode(Image.fromarray(values)))
+        bits = 8 if values.dtype == np.uint8 else 12
+        upright = engine.predict(dicoms.dicom(values, syntax, BitsStored=bits))
+        inverted = engine.predict(
+            dicoms.dicom(negative, syntax, BitsStored=bits, PhotometricInterpretation="MONOCHROME1")
+        )
+        assert expected.status != "rejected"
+        assert upright.probabilities == expected.probabilities
+        assert inverted.probabilities == expected.probabilities
+
+
+def test_a_dicoms_notes_and_age_are_told(engine: Engine) -> None:
+    luma = film("bacteria", patient=4, size=(300, 320))
+    told = engine.predict(dicoms.dicom(luma, PatientAge="034Y", Modality=None))
+    assert told.status != "rejected"
+    assert any("34 years old; the model was trained on ages 1 to 5" in reason for reason in told.reasons)
+    assert any("does not say its modality" in reason for reason in told.reasons)
+    assert (
+        engine.predict(dicoms.dicom(luma, PatientAge="003Y")).reasons
+        == engine.predict(encode(Image.fromarray(luma))).reasons
+    )
+    lateral = engine.predict(dicoms.dicom(luma, ViewPosition="LL"))
+    assert lateral.status == "rejected"
+    assert "lateral" in lateral.reasons[0]
+
+
 def test_predicting_is_lazy_and_bounded(engine: Engine) -> None:
     taken = 0
 
@@ -176,7 +208,7 @@ def test_run_checks_dtype_and_shape(engine: Engine) -> None:
 
 
 def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> None:
-    assert verify(own_bundle) == 7
+    assert verify(own_bundle) == Verified(cases=8, left_out=())
     golden = own_bundle / "golden" / "golden.json"
     golden.write_text(golden.read_text().replace('": 0.', '": 0.9', 1))
     with pytest.raises(BundleError, match=r"golden\.json was changed"):
@@ -220,7 +252,7 @@ def test_a_bundle_of_version_1_still_answers(own_bundle: Path) -> None:
     prediction = Engine.load(own_bundle).predict(FILM)
     assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
     assert (prediction.attention, prediction.maps) == (None, None)
-    assert verify(own_bundle) == 6
+    assert verify(own_bundle).cases == 7
 
 
 def test_the_map_is_exact(engine: Engine, tiny_run: Path, dataset: Dataset) -> None:
@@ -348,7 +380,7 @@ def test_inference_never_imports_torch(module: str) -> None:
 def test_predicting_never_imports_torch(tiny_bundle: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pneumoscope.engine import verify;"
-        f"assert verify(Path({str(tiny_bundle)!r})) == 7; sys.exit('torch' in sys.modules)"
+        f"assert verify(Path({str(tiny_bundle)!r})).cases == 8; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,15 @@ import pytest
 import torch
 
 from pneumoscope.backbone import build
-from pneumoscope.contract import InputRule, Quantisation, load_contract
+from pneumoscope.contract import InputRule, Quantisation, load_contract, save_contract
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Engine, verify
+from pneumoscope.engine import Engine, Verified, verify
 from pneumoscope.errors import BundleError
 from pneumoscope.export import PARITY_TOLERANCE, export
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import Evidence, is_alike
+from pneumoscope.export.quantise import Evidence, is_alike, spread
 from pneumoscope.export.run import calibration_films
+from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
 from samples import TINY
 
@@ -92,6 +94,53 @@ def test_a_changed_byte_anywhere_names_its_file(own_bundle: Path, place: int) ->
             with pytest.raises(BundleError, match=path.name):
                 Engine.load(own_bundle)
             path.write_bytes(content)
+
+
+def test_the_model_says_nothing_of_the_machine_it_was_made_on(tiny_bundle: Path) -> None:
+    content = (tiny_bundle / "model.onnx").read_bytes()
+    for trace in (b".py", b"site-packages", str(Path.home()).encode(), b"pneumoscope/"):
+        assert trace not in content
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cases": []}, "cases"),
+        ({"schema_version": 99}, "schema_version"),
+        ({"tolerance": 5}, "tolerance"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_golden_cases_are_read_strictly(own_bundle: Path, change: dict[str, Any], words: str) -> None:
+    path = own_bundle / "golden" / "golden.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    contract = load_contract(own_bundle)
+    files = contract.files | {"golden/golden.json": sha256_of(path)}
+    save_contract(contract.model_copy(update={"files": files}), own_bundle)
+    with pytest.raises(BundleError, match=rf"golden\.json is not valid: .*{words}"):
+        verify(own_bundle)
+
+
+def test_a_golden_case_that_needs_a_missing_extra_is_left_out_by_name(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pneumoscope.engine.golden.find_spec", lambda _: None)
+    assert verify(tiny_bundle) == Verified(cases=7, left_out=("virus-monochrome1.dcm",))
+
+
+def test_films_that_bear_no_published_name_have_no_known_ages(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """One film of another source is enough: its patient may be of any age."""
+    films = (*dataset.films[1:], replace(dataset.films[0], source="adults:NORMAL/scan.jpeg"))
+    mixed = replace(dataset, films=films)
+    export(tiny_run, mixed, tmp_path / "bundle")
+    assert load_contract(tmp_path / "bundle").population.age_years is None
+
+
+@pytest.mark.parametrize("count", [1, 12, 13, 23, 64, 65, 127, 250])
+def test_probes_are_spread_over_all_images(count: int) -> None:
+    chosen = spread(np.arange(count, dtype=np.uint8), 12)
+    assert len(chosen) == len(set(chosen.tolist())) == min(count, 12)
+    assert (chosen[0], chosen[-1]) == (0, count - 1)
 
 
 def test_ages_can_be_given(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:

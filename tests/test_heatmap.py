@@ -146,7 +146,42 @@ def test_predict_writes_a_picture_a_film(
     assert [line["status"] == "rejected" for line in lines] == [False, False, True]
     assert all(0 <= line["attention"]["border"] <= 1 for line in lines[:2] if line["attention"]["border"] is not None)
     assert lines[2]["attention"] is None
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["one.png", "one~2.png"]
+    pictures = sorted(path.relative_to(tmp_path / "maps") for path in (tmp_path / "maps").rglob("*.png"))
+    assert pictures == [Path("a/one.jpeg.map.png"), Path("b/one.jpeg.map.png")]
+
+
+def test_pictures_never_meet_films_or_each_other(
+    command: Callable[..., SimpleNamespace], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    films = tmp_path / "films"
+    for name in ("x.jpeg", "x~2.jpeg", "sub/x.jpeg", "x.png"):
+        (films / name).parent.mkdir(parents=True, exist_ok=True)
+        (films / name).write_bytes(FILM)
+    (tmp_path / "x.jpeg").write_bytes(FILM)
+    for folder in (films, films / "maps", films / "sub"):
+        done = command("predict", tiny_bundle, films, "--heatmap", folder)
+        assert done.code == 2
+        assert "whose films are read" in done.err
+    assert all(path.read_bytes() == FILM for path in films.rglob("*.*"))
+    done = command("predict", tiny_bundle, films, tmp_path / "x.jpeg", films / "x.jpeg", "--heatmap", tmp_path)
+    assert done.code == 0, done.err
+    assert len(list(tmp_path.rglob("*.map.png"))) == 6
+    assert (tmp_path / "x.jpeg").read_bytes() == FILM
+    again = command("predict", tiny_bundle, tmp_path, "--format", "csv")
+    assert ".map.png" not in again.out
+
+
+def test_a_picture_that_cannot_be_written_stops_nothing(
+    command: Callable[..., SimpleNamespace], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "films").mkdir()
+    for name in ("a" * 244 + ".jpeg", "b.jpeg"):
+        (tmp_path / "films" / name).write_bytes(FILM)
+    done = command("predict", tiny_bundle, tmp_path / "films", "--heatmap", tmp_path / "maps", "--format", "json")
+    assert done.code == 1
+    assert len(done.out.splitlines()) == 2
+    assert "no picture of" in done.err
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["b.jpeg.map.png"]
 
 
 def test_explain_writes_pictures_and_json(
@@ -173,5 +208,5 @@ def test_a_model_without_maps_sends_to_explain(
     (tmp_path / "film.jpeg").write_bytes(FILM)
     done = command("predict", own_bundle, tmp_path / "film.jpeg", "--heatmap", tmp_path / "maps")
     assert done.code == 2
-    assert "pneumoscope explain RUN IMAGE" in done.err
+    assert "pneumoscope explain RUN IMAGE --out DIR" in done.err
     assert not (tmp_path / "maps").exists()

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,7 @@ _NO_SEAL = "0" * 64
 _SEAL = re.compile(rb'^\{\s*"sha256": "([0-9a-f]{64})"')
 
 Text = Annotated[str, Field(min_length=1)]
+Years = Annotated[float, Field(ge=0, le=150)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -131,7 +132,13 @@ class Quantisation(Document):
 class Population(Document):
     """Whom the films show."""
 
-    age_years: tuple[float, float] | None = Field(description="Youngest and oldest, whole years; null: not known.")
+    age_years: tuple[Years, Years] | None = Field(description="Youngest and oldest; null: not known.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.age_years is not None and self.age_years[0] > self.age_years[1]:
+            raise ValueError(f"the youngest is older than the oldest: {self.age_years}")
+        return self
 
 
 class Provenance(Document):
@@ -168,6 +175,9 @@ class Contract(Document):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_classes(self.classes, self.groups)
+        for name in self.files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+                raise ValueError(f"file {name!r} is not inside the bundle")
         if (self.precision == "int8") != (self.quantisation is not None):
             raise ValueError("field 'quantisation' belongs to precision int8, and int8 needs it")
         return self
@@ -184,14 +194,16 @@ def check_classes(classes: tuple[str, ...], groups: dict[str, tuple[str, ...]]) 
             raise ValueError(f"group {group!r} has the name of a class")
 
 
-def read_document(kind: type[Stored], content: bytes) -> Stored:
+def read_document(kind: type[Stored], content: bytes, *, strict: bool = False) -> Stored:
     """Validate a stored JSON document in which every field must be present, defaults or not.
+
+    With `strict`, a number as text or a truth value as number is an error, not converted.
 
     Raises:
         ValueError: not JSON, or a field missing, unknown or out of range; the message is a few words.
     """
     try:
-        document = kind.model_validate_json(content)
+        document = kind.model_validate_json(content, strict=strict or None)
     except ValidationError as failure:
         raise ValueError(first_problem(failure)) from failure
     _require_all(document)
@@ -224,7 +236,7 @@ def load_contract(bundle: Path) -> Contract:
         raise BundleError(f"{bundle} is not a bundle (it has no {CONTRACT_FILE}); make one with `pneumoscope export`.")
     content = path.read_bytes()
     try:
-        contract = read_document(Contract, json.dumps(_up_to_date(content)).encode())
+        contract = read_document(Contract, json.dumps(_up_to_date(content)).encode(), strict=True)
         if json.loads(content)["schema_version"] == SCHEMA_VERSION:  # version 1 had no seal
             _check_seal(content)
     except ValueError as failure:
@@ -238,13 +250,18 @@ def _up_to_date(content: bytes) -> dict[str, Any]:
     Raises:
         ValueError: the message is a few words.
     """
-    document = json.loads(content)
+    try:
+        document = json.loads(content)
+    except RecursionError as failure:
+        raise ValueError("it is nested too deep") from failure
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 (read as any other fault of the file)
     version = document.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int):
+        raise ValueError("field 'schema_version' is not a number")  # noqa: TRY004 (as above)
     if version in _MIGRATIONS:
         return _MIGRATIONS[version](document)
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise ValueError(
             f"schema version {version} is newer than {SCHEMA_VERSION}, the last this program reads: upgrade it"
         )
@@ -278,7 +295,7 @@ def _extended(part: Any, more: dict[str, Any]) -> Any:
     return part | more if isinstance(part, dict) else part
 
 
-_MIGRATIONS: dict[object, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
 
 
 def first_problem(failure: ValidationError) -> str:

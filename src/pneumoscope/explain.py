@@ -24,7 +24,7 @@ from pneumoscope.imaging import DEFAULT_LIMITS, Limits, load_input
 from pneumoscope.training.run import load_card, load_config
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
     """Of one film and class: the map `float32 [h, w]` without its negative part, and where its mass lies."""
 

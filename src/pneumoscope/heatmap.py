@@ -25,7 +25,7 @@ _FONT_SIZE = 14
 _SCALE_BAR = 120
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Explained:
     """What is drawn: a film `uint8 [H, W]`, a map `float32 [h, w]` over all of it, and lines of words."""
 

@@ -27,7 +27,11 @@ model.register(app)
 # What `pip install pneumoscope` leaves out, by the extra that brings it.
 _EXTRAS = {
     "data": {"httpx2", "imagehash", "jinja2", "scipy", "sklearn"},
-    "train": {"torch", "torchvision", "timm", "lightning", "torchmetrics", "safetensors", "matplotlib", "onnx"},
+    "dicom": {"pydicom", "gdcm", "jpeg_ls", "openjpeg"},
+    "train": {
+        *("captum", "huggingface_hub", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "timm"),
+        *("torch", "torchmetrics", "torchvision"),
+    },
 }
 
 

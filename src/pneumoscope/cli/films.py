@@ -11,18 +11,62 @@ from pneumoscope import heatmap
 from pneumoscope.archive import is_junk, printable
 from pneumoscope.cli.show import complain
 from pneumoscope.engine import Encoded, Prediction
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.files import whole_file
-from pneumoscope.imaging import SUFFIXES, UNREAD_SUFFIXES, Limits, read_file, read_luma
+from pneumoscope.heatmap import Explained
+from pneumoscope.imaging import SUFFIXES, UNREAD_SUFFIXES, Limits, is_dicom, read_file, read_luma
 
 if TYPE_CHECKING:
     from pneumoscope.explain import Explainer
 
+PICTURE_SUFFIX = ".map.png"
+_HEAD = 132  # bytes up to the end of a DICOM's mark
 
-def list_films(paths: list[Path], limits: Limits) -> Iterator[Encoded]:
-    """The films to read, one by one."""
+
+class Pictures:
+    """A folder of overlays: `DIR/SUB/FILM.jpeg.map.png` for a film `SUB/FILM.jpeg` below a folder that was named.
+
+    Earlier pictures are replaced; films cannot be, for none is named so, and the folder lies outside theirs.
+    """
+
+    def __init__(self, folder: Path, inputs: list[Path]) -> None:
+        """Choose a folder; nothing is made yet.
+
+        Raises:
+            UsageError: it is, or lies in, a folder of films.
+        """
+        self.folder = folder
+        self.failed = 0
+        self._roots = [path.resolve() for path in inputs]
+        self._given: set[Path] = set()
+        for root in self._roots:
+            if root.is_dir() and folder.resolve().is_relative_to(root):
+                raise UsageError(
+                    f"pictures cannot go to {folder}: it lies in {root}, whose films are read; choose another."
+                )
+
+    def write(self, film: Path, drawn: Explained) -> Path:
+        """Draw and write one picture; where it lies."""
+        path = self._name(film.resolve())
+        with whole_file(path) as partial_file:
+            partial_file.write_bytes(heatmap.draw(drawn))
+        return path
+
+    def _name(self, film: Path) -> Path:
+        root = next((root for root in self._roots if root.is_dir() and film.is_relative_to(root)), film.parent)
+        wished = self.folder / film.relative_to(root)
+        path, count = wished.with_name(wished.name + PICTURE_SUFFIX), 1
+        while path in self._given:
+            count += 1
+            path = wished.with_name(f"{wished.name}~{count}{PICTURE_SUFFIX}")
+        self._given.add(path)
+        return path
+
+
+def list_films(paths: list[Path], limits: Limits) -> Iterator[tuple[Path, Encoded]]:
+    """The films to read, one by one, with their paths."""
     for path in _walk(paths):
-        yield Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
+        yield path, Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
 
 
 def count_films(paths: list[Path]) -> int:
@@ -30,66 +74,47 @@ def count_films(paths: list[Path]) -> int:
     return sum(1 for _ in _walk(paths))
 
 
-def write_heatmaps(
-    predictions: Iterable[Prediction], films: Iterable[Encoded], folder: Path, limits: Limits
+def draw_heatmaps(
+    predictions: Iterable[Prediction], films: Iterable[tuple[Path, Encoded]], pictures: Pictures, limits: Limits
 ) -> Iterator[Prediction]:
-    """Write a picture for every prediction that has a map, and pass it on. `films` are theirs, in order."""
-    names = _Names()
-    for prediction, film in zip(predictions, films, strict=False):
-        if prediction.status != "rejected":
-            luma = read_luma(film.read(), target=heatmap.LONGEST_SIDE, limits=limits)
-            drawn = heatmap.of_prediction(prediction, luma)
-            if drawn is not None:
-                _write(folder / names.next(film.name), heatmap.draw(drawn))
+    """Pass predictions on, and write a picture for each that has a map. `films` are theirs, in order."""
+    for prediction, (path, film) in zip(predictions, films, strict=False):
         yield prediction
+        if prediction.maps is None:
+            continue
+        try:
+            luma = read_luma(film.read(), target=heatmap.LONGEST_SIDE, limits=limits)
+            if (drawn := heatmap.of_prediction(prediction, luma)) is not None:
+                pictures.write(path, drawn)
+        except (ImageError, OSError) as failure:
+            pictures.failed += 1
+            complain(f"no picture of {film.name}: {failure}")
 
 
-def explain_films(
-    explainer: "Explainer", paths: list[Path], out: Path, label: str | None, limits: Limits
-) -> tuple[int, int]:
+def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures, label: str | None) -> tuple[int, int]:
     """Explain films one by one: a picture and a JSON line each. Returns how many were done and refused."""
-    names, done, refused = _Names(), 0, 0
-    for film in list_films(paths, limits):
+    done = refused = 0
+    for path, film in list_films(paths, explainer.limits):
         try:
             data = film.read()
             found = explainer.explain(data, name=film.name, label=label)
-            luma = read_luma(data, target=heatmap.LONGEST_SIDE, limits=limits)
+            luma = read_luma(data, target=heatmap.LONGEST_SIDE, limits=explainer.limits)
+            drawn = heatmap.of_explanation(found.label, found.activation, found.probabilities, luma)
+            picture = pictures.write(path, drawn)
         except (ImageError, OSError) as failure:
             complain(f"{film.name}: {failure}")
             refused += 1
             continue
-        drawn = heatmap.of_explanation(found.label, found.activation, found.probabilities, luma)
-        picture = out / names.next(film.name)
-        _write(picture, heatmap.draw(drawn))
-        print(json.dumps(found.as_json() | {"picture": str(picture)}, allow_nan=False), flush=True)
+        print(json.dumps(found.as_json() | {"picture": printable(str(picture))}, allow_nan=False), flush=True)
         done += 1
     return done, refused
 
 
-class _Names:
-    """Names of pictures, each once in a folder."""
-
-    def __init__(self) -> None:
-        self.used: dict[str, int] = {}
-
-    def next(self, film: str) -> str:
-        """`STEM.png`, or `STEM~2.png` when that was given before."""
-        stem = Path(film).stem
-        count = self.used[stem.lower()] = self.used.get(stem.lower(), 0) + 1
-        return f"{stem}.png" if count == 1 else f"{stem}~{count}.png"
-
-
-def _write(path: Path, data: bytes) -> None:
-    with whole_file(path) as partial_file:
-        partial_file.write_bytes(data)
-
-
 def _walk(paths: list[Path]) -> Iterator[Path]:
-    """Files as given; of folders, the files that are named like images, accepted or not, in name order.
+    """Files as given; of folders, in name order, the files that are named like images, accepted or not, and DICOMs.
 
     A folder that cannot be read is passed on itself, to be reported as any film that cannot.
     """
-    suffixes = SUFFIXES | UNREAD_SUFFIXES
     for path in paths:
         if not path.is_dir():
             yield path
@@ -97,6 +122,20 @@ def _walk(paths: list[Path]) -> Iterator[Path]:
         closed: list[OSError] = []
         for folder, folders, files in os.walk(path, onerror=closed.append):
             folders.sort()
-            named = (file for file in sorted(files) if Path(file).suffix.lower() in suffixes and not is_junk(file))
-            yield from (Path(folder, file) for file in named)
+            yield from (Path(folder, file) for file in sorted(files) if _is_film(Path(folder, file)))
         yield from (Path(str(failure.filename)) for failure in closed)
+
+
+def _is_film(path: Path) -> bool:
+    """By its suffix; files from a hospital's archive often have none, or the end of a number, and are DICOMs inside."""
+    if is_junk(path.name) or path.name.endswith(PICTURE_SUFFIX):
+        return False
+    if path.suffix.lower() in SUFFIXES | UNREAD_SUFFIXES:
+        return True
+    try:
+        if not path.is_file():  # reading a pipe would wait
+            return False
+        with path.open("rb") as stream:
+            return is_dicom(stream.read(_HEAD))
+    except OSError:
+        return False

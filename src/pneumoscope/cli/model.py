@@ -208,7 +208,10 @@ def verify_command(bundle: Bundle) -> None:
     """Check a bundle's files and run its golden cases from the bytes on."""
     from pneumoscope.engine import verify
 
-    typer.echo(f"{bundle}: {verify(bundle)} golden cases reproduced.")
+    found = verify(bundle)
+    typer.echo(f"{bundle}: {found.cases} golden cases reproduced.")
+    if found.left_out:
+        typer.echo(f"left out for want of pneumoscope[dicom]: {', '.join(found.left_out)}", err=True)
 
 
 def evaluate_command(
@@ -249,7 +252,7 @@ def predict_command(
 
     JSON is one line an image. For research use only; not a medical device.
     """
-    from pneumoscope.cli.films import count_films, list_films, write_heatmaps
+    from pneumoscope.cli.films import Pictures, count_films, draw_heatmaps, list_films
     from pneumoscope.cli.show import following, make_listener, show_predictions
     from pneumoscope.contract import DISCLAIMER
     from pneumoscope.engine import Engine
@@ -259,12 +262,14 @@ def predict_command(
     engine = Engine.load(bundle, limits=limits, provider=provider)
     if heatmap is not None and engine.contract.activation_map is None:
         raise UsageError(
-            f"{engine.contract.provenance.arch} has no exact activation map; use `pneumoscope explain RUN IMAGE`."
+            f"{engine.contract.provenance.arch} has no exact activation map; "
+            "use `pneumoscope explain RUN IMAGE --out DIR`."
         )
+    pictures = None if heatmap is None else Pictures(heatmap, images)
     films, again = tee(list_films(images, limits))
-    predictions: Iterable[Prediction] = engine.predict_many(films)
-    if heatmap is not None:
-        predictions = write_heatmaps(predictions, again, heatmap, limits)
+    predictions: Iterable[Prediction] = engine.predict_many(film for _, film in films)
+    if pictures is not None:
+        predictions = draw_heatmaps(predictions, again, pictures, limits)
     else:
         del again  # a second reader left behind would keep every film's name
     listener = make_listener(quiet=quiet or (form is Form.table and sys.stdout.isatty()))
@@ -274,7 +279,7 @@ def predict_command(
         raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are {ACCEPTED}.")
     if form is Form.table:
         typer.echo(DISCLAIMER, err=True)
-    if "rejected" in statuses:
+    if "rejected" in statuses or (pictures is not None and pictures.failed):
         raise typer.Exit(1)
 
 
@@ -291,15 +296,15 @@ def explain_command(
     For networks like vgg19_bn, whose bundle has no exact map (others: predict --heatmap). Goes on past
     bad files; exit code 1 if there were any. For research use only; not a medical device.
     """
-    from pneumoscope.cli.films import explain_films
+    from pneumoscope.cli.films import Pictures, explain_films
     from pneumoscope.imaging import ACCEPTED, Limits
     from pneumoscope.training.run import check_finished
 
     check_finished(run)
-    limits = Limits(max_pixels=max_pixels)
+    limits, pictures = Limits(max_pixels=max_pixels), Pictures(out, images)
     from pneumoscope.explain import Explainer  # after the checks: torch takes seconds to load
 
-    done, refused = explain_films(Explainer(run, limits=limits), images, out, label, limits)
+    done, refused = explain_films(Explainer(run, limits=limits), images, pictures, label)
     if not done + refused:
         raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are {ACCEPTED}.")
     if refused:

@@ -240,9 +240,16 @@ def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["P
             for name in (*prediction.classes, *prediction.group_names)
         )
         tail = f"  [{'; '.join(prediction.reasons)}]" if prediction.reasons else ""
-        line = f"{prediction.status:<10}{(prediction.label or '-')[:11]:<12}{values}{prediction.milliseconds:>8.1f}"
+        line = f"{prediction.status:<10}{_short(prediction)[:11]:<12}{values}{prediction.milliseconds:>8.1f}"
         print(f"{line}  {prediction.image}{tail}", file=out, flush=True)
         yield prediction
+
+
+def _short(prediction: "Prediction") -> str:
+    """The label as a table has room for it: of a group whose type is undetermined, its name with a question mark."""
+    if prediction.label is None:
+        return "-"
+    return prediction.label if prediction.status == "answered" else f"{prediction.label.partition(',')[0][:10]}?"
 
 
 def _number(figure: dict[str, float | None]) -> str:

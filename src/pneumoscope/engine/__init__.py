@@ -6,7 +6,7 @@
 
 from pneumoscope.engine.bundle import MODEL_FILE, Outputs
 from pneumoscope.engine.core import Encoded, Engine
-from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, verify
+from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
 from pneumoscope.engine.prediction import Attention, Prediction, Status
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "Outputs",
     "Prediction",
     "Status",
+    "Verified",
     "verify",
 ]

@@ -15,9 +15,10 @@ MODEL_FILE = "model.onnx"
 MAPS = "activation_map"
 CPU = "cpu"
 _EXECUTION_PROVIDER = "ExecutionProvider"
+_REMOTE = "AzureExecutionProvider"  # in every build, but computes nothing itself
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Outputs:
     """What the model says of N inputs: calibrated probabilities `[N, C]`, embeddings `[N, D]`, maps `[N, C, h, w]`."""
 
@@ -62,19 +63,22 @@ def open_model(bundle: Path, contract: Contract, *, provider: str, threads: int)
     # Waiting threads sleep: the decoding threads need the cores, and a container's share of time is not burnt.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = ort.InferenceSession(bundle / MODEL_FILE, options, providers=[chosen])
+        session = ort.InferenceSession(bundle / MODEL_FILE, options, providers=[chosen], enable_fallback=0)
     except Exception as failure:
+        if provider != CPU:
+            raise UsageError(
+                f"provider {provider!r} does not start on this machine ({failure}); use {CPU!r}."
+            ) from failure
         raise BundleError(f"{bundle / MODEL_FILE} cannot be loaded ({failure}); export the bundle again.") from failure
     if session.get_providers()[0] != chosen:
-        raise UsageError(f"provider {provider!r} does not start on this machine; use {CPU!r}.")
+        raise UsageError(f"provider {provider!r} does not start here; use {CPU!r}.")
     _check_model(contract, session, bundle)
     return session
 
 
 def _provider(name: str) -> str:
-    there: dict[str, str] = {
-        each.removesuffix(_EXECUTION_PROVIDER).lower(): each for each in ort.get_available_providers()
-    }
+    providers: list[str] = ort.get_available_providers()
+    there = {each.removesuffix(_EXECUTION_PROVIDER).lower(): each for each in providers if each != _REMOTE}
     if name.lower() not in there:
         raise UsageError(
             f"provider {name!r} is not in this ONNX Runtime, which has: {', '.join(sorted(there))}; choose one of "

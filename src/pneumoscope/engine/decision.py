@@ -9,6 +9,9 @@ from pneumoscope.contract import Contract
 from pneumoscope.engine.attention import rim_shares
 from pneumoscope.engine.prediction import Attention, Status
 
+_MORE_THAN_HALF = 0.5
+_OLDEST_TOLD = 90
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -65,12 +68,21 @@ def decide(
 
 
 def _undetermined(contract: Contract, probabilities: NDArray[np.float64]) -> tuple[str | None, tuple[str, ...]]:
-    """Of a film whose class is not sure: the group that is sure enough, if any, and the classes left."""
+    """Of a film whose class is not sure: the group that is sure enough, if any, and the classes left.
+
+    It is the most probable group that holds the most probable class and more than half of the probability.
+    """
     shares = dict(zip(contract.classes, probabilities, strict=True))
-    for group, members in contract.groups.items():
-        if sum(shares[member] for member in members) >= contract.decision.answer_from:
-            return f"{group}, type undetermined", members
-    return None, contract.classes
+    best, least = max(shares, key=shares.__getitem__), max(contract.decision.answer_from, _MORE_THAN_HALF)
+    sure = {
+        group: share
+        for group, members in contract.groups.items()
+        if best in members and (share := sum(shares[member] for member in members)) >= least
+    }
+    if not sure:
+        return None, contract.classes
+    group = max(sure, key=sure.__getitem__)
+    return f"{group}, type undetermined", contract.groups[group]
 
 
 def _attention(contract: Contract, label: str, activation: NDArray[np.float32] | None) -> Attention | None:
@@ -93,4 +105,11 @@ def _age_reasons(contract: Contract, age_years: float | None) -> tuple[str, ...]
     ages = contract.population.age_years
     if ages is None or age_years is None or ages[0] <= age_years < ages[1] + 1:
         return ()
-    return (f"the patient is {age_years:.3g} years old; the model was trained on ages {ages[0]:g} to {ages[1]:g}",)
+    return (f"the patient is {_told(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}",)
+
+
+def _told(age_years: float) -> str:
+    """An age in whole years and no finer, for months tell a birthday, and great ages a person."""
+    if age_years < 1:
+        return "under 1 year old"
+    return f"{int(age_years)} years old" if age_years < _OLDEST_TOLD else f"{_OLDEST_TOLD} years old or older"

@@ -1,16 +1,15 @@
-"""Golden cases: stored bytes of films and what the whole way from there must say of them.
+"""Golden cases: stored bytes of films and what the whole way from there must say of them (`golden/golden.json`)."""
 
-`golden/golden.json` holds `tolerance` and `cases`; each case has a `file`, the package extra it
-`needs` or null, and the `status`, `label` and `probabilities` it must give.
-"""
-
-import json
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from pydantic import Field
+
+from pneumoscope.contract import Document, Text, read_document
 from pneumoscope.engine.core import Engine
-from pneumoscope.engine.prediction import Prediction
+from pneumoscope.engine.prediction import Prediction, Status
 from pneumoscope.errors import BundleError
 
 GOLDEN_FOLDER, GOLDEN_FILE = "golden", "golden.json"
@@ -19,11 +18,46 @@ TOLERANCES = {"fp32": 1e-3, "int8": 2e-2}
 _MODULES = {"dicom": "pydicom"}
 
 
-def verify(bundle: Path, *, engine: Engine | None = None) -> int:
-    """Run a bundle's golden cases through decode, preprocess, model and decision; return how many there were.
+class GoldenCase(Document):
+    """A file of the folder and what must be said of it."""
 
-    A case that needs an extra this installation lacks is left out. Schema version 1 of the golden cases,
-    of bundles of contract version 1, holds probabilities only.
+    file: Text
+    needs: Literal["dicom"] | None = Field(description="The package's extra without which it cannot be read.")
+    status: Status
+    label: str | None
+    probabilities: dict[Text, float]
+
+
+class Golden(Document):
+    """`golden.json`."""
+
+    schema_version: Literal[2]
+    tolerance: float = Field(gt=0, le=0.05, description="Largest difference of a probability.")
+    cases: tuple[GoldenCase, ...] = Field(min_length=1)
+
+
+class _OldCase(Document):
+    file: Text
+    probabilities: dict[Text, float]
+
+
+class _OldGolden(Document):
+    """Of schema version 1: films that were answered, and no word on the decision."""
+
+    schema_version: Literal[1]
+    cases: tuple[_OldCase, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """How many golden cases came out as they must, and the files left out for want of an extra."""
+
+    cases: int
+    left_out: tuple[str, ...]
+
+
+def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
+    """Run a bundle's golden cases through decode, preprocess, model and decision.
 
     Args:
         bundle: the folder.
@@ -33,53 +67,77 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> int:
         BundleError: a file is damaged, or a case comes out otherwise.
     """
     engine = engine or Engine.load(bundle)
-    document = json.loads((bundle / GOLDEN_FOLDER / GOLDEN_FILE).read_text(encoding="utf-8"))
-    tolerance = document.get("tolerance", TOLERANCES["fp32"])
-    cases = [case for case in document["cases"] if _can_run(case)]
-    for case in cases:
-        prediction = engine.predict((bundle / GOLDEN_FOLDER / case["file"]).read_bytes(), name=case["file"])
-        if difference := _difference(case, prediction, engine.contract.decision.answer_from, tolerance):
+    golden = _read(bundle / GOLDEN_FOLDER / GOLDEN_FILE, engine)
+    chosen = [case for case in golden.cases if case.needs is None or find_spec(_MODULES[case.needs]) is not None]
+    for case in chosen:
+        prediction = engine.predict((bundle / GOLDEN_FOLDER / case.file).read_bytes(), name=case.file)
+        if difference := _difference(case, prediction, engine.contract.decision.answer_from, golden.tolerance):
             raise BundleError(
-                f"{bundle}: golden case {case['file']} gives {difference}; "
+                f"{bundle}: golden case {case.file} gives {difference}; "
                 "this machine does not reproduce the model, do not use it."
             )
-    return len(cases)
+    return Verified(cases=len(chosen), left_out=tuple(case.file for case in golden.cases if case not in chosen))
 
 
-def golden_case(file: str, prediction: Prediction, *, needs: str | None) -> dict[str, Any]:
-    """One case as stored."""
-    return {
-        "file": file,
-        "needs": needs,
-        "status": prediction.status,
-        "label": prediction.label,
-        "probabilities": prediction.probabilities,
-    }
+def golden_case(file: str, prediction: Prediction, *, needs: Literal["dicom"] | None) -> GoldenCase:
+    """One case, as the engine sees it here."""
+    return GoldenCase(
+        file=file,
+        needs=needs,
+        status=prediction.status,
+        label=prediction.label,
+        probabilities=prediction.probabilities,
+    )
 
 
-def _can_run(case: dict[str, Any]) -> bool:
-    return case.get("needs") is None or find_spec(_MODULES[case["needs"]]) is not None
+def _read(path: Path, engine: Engine) -> Golden:
+    content = path.read_bytes() if path.is_file() else b""
+    try:
+        if b'"schema_version": 1,' in content:
+            return _up_to_date(read_document(_OldGolden, content, strict=True), engine)
+        return read_document(Golden, content, strict=True)
+    except ValueError as failure:
+        raise BundleError(f"{path} is not valid: {failure}; export the bundle again.") from failure
 
 
-def _difference(case: dict[str, Any], prediction: Prediction, least: float, tolerance: float) -> str:
+def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
+    """Version 1 answered every film with its most probable class, from threshold 0 on."""
+    least = engine.contract.decision.answer_from
+    if least > 0:
+        raise ValueError("its schema version 1 belongs to a threshold of 0")
+    cases = tuple(
+        GoldenCase(
+            file=case.file,
+            needs=None,
+            status="answered",
+            label=max(case.probabilities, key=case.probabilities.__getitem__),
+            probabilities=case.probabilities,
+        )
+        for case in old.cases
+    )
+    return Golden(schema_version=2, tolerance=TOLERANCES["fp32"], cases=cases)
+
+
+def _difference(case: GoldenCase, prediction: Prediction, least: float, tolerance: float) -> str:
     """In words how a prediction differs from its case, or nothing.
 
     Status and label must be equal unless a probability lies so near the threshold, or two so near each
     other, that the tolerance explains it.
     """
-    for label, expected in case["probabilities"].items():
+    for label, expected in case.probabilities.items():
         got = prediction.probabilities.get(label, float("nan"))
         if not abs(got - expected) <= tolerance:
             return f"{label} {got:.4f}, expected {expected:.4f}"
-    as_expected = "status" not in case or (prediction.status, prediction.label) == (case["status"], case["label"])
+    as_expected = (prediction.status, prediction.label) == (case.status, case.label)
     if as_expected or _is_close(case, prediction, least, tolerance):
         return ""
-    return f"{prediction.status} {prediction.label}, expected {case['status']} {case['label']}"
+    return f"{prediction.status} {prediction.label}, expected {case.status} {case.label}"
 
 
-def _is_close(case: dict[str, Any], prediction: Prediction, least: float, tolerance: float) -> bool:
+def _is_close(case: GoldenCase, prediction: Prediction, least: float, tolerance: float) -> bool:
     """Whether the tolerance may turn the decision: two classes, or one or a group and the threshold, nearly meet."""
-    ranked: list[float] = sorted(case["probabilities"].values(), reverse=True)
-    first, second, *_ = (*ranked, -1.0, -1.0)
+    if not case.probabilities or not prediction.probabilities:
+        return False
+    first, second, *_ = sorted(case.probabilities.values(), reverse=True)
     nearest = min(abs(value - least) for value in (first, *prediction.groups.values()))
-    return first >= 0 and (first - second <= 2 * tolerance or nearest <= len(case["probabilities"]) * tolerance)
+    return first - second <= 2 * tolerance or nearest <= len(case.probabilities) * tolerance

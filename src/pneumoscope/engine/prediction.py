@@ -1,6 +1,6 @@
 """What is said of one film, the same from the command line, the server and the cloud."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -44,7 +44,7 @@ class Prediction:
     prediction_set: tuple[str, ...]
     reasons: tuple[str, ...]
     attention: Attention | None
-    maps: NDArray[np.float32] | None
+    maps: NDArray[np.float32] | None = field(compare=False, repr=False)
     model: dict[str, str]
     milliseconds: float
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.engine import GOLDEN_FILE, GOLDEN_FOLDER, Engine
-from pneumoscope.engine.golden import TOLERANCES, golden_case
-from pneumoscope.files import write_json
+from pneumoscope.engine.golden import TOLERANCES, Golden, golden_case
+from pneumoscope.files import write_text
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
 _UID = "1.2.826.0.1.3680043.8.498.1"  # of a phantom: no registered film has it
@@ -22,10 +22,9 @@ def write_golden(engine: Engine, folder: Path) -> None:
     cases = []
     for file, data in _films().items():
         (golden / file).write_bytes(data)
-        needs = "dicom" if file.endswith(".dcm") else None
-        cases.append(golden_case(file, engine.predict(data, name=file), needs=needs))
-    tolerance = TOLERANCES[engine.contract.precision]
-    write_json(golden / GOLDEN_FILE, {"schema_version": 2, "tolerance": tolerance, "cases": cases})
+        cases.append(golden_case(file, engine.predict(data), needs="dicom" if file.endswith(".dcm") else None))
+    document = Golden(schema_version=2, tolerance=TOLERANCES[engine.contract.precision], cases=tuple(cases))
+    write_text(golden / GOLDEN_FILE, document.model_dump_json(indent=2) + "\n")
 
 
 def _films() -> dict[str, bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +52,21 @@ def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | Non
             dynamo=True,
             verbose=False,
         )
+        _forget_its_making(path)
     return grid
+
+
+def _forget_its_making(path: Path) -> None:
+    """Take out what the exporter notes of this machine: the source files and lines behind each node."""
+    model = onnx.load(path)
+    for graph in [model.graph, *model.functions]:
+        for part in [graph, *graph.node, *graph.value_info]:
+            part.ClearField("doc_string")
+            part.ClearField("metadata_props")
+    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.ClearField("metadata_props")
+    model.ClearField("metadata_props")
+    onnx.save(model, path)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -29,12 +29,13 @@ from pneumoscope.contract import (
     save_contract,
 )
 from pneumoscope.dataset import Dataset, Film
-from pneumoscope.dataset.grammar import KERMANY_AGES, follows_archive
+from pneumoscope.dataset.grammar import KERMANY_AGES, published
+from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
 from pneumoscope.engine import MODEL_FILE, Engine, verify
 from pneumoscope.errors import BundleError, DatasetError, ImageError, RunError
 from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import Evidence, quantise, speed_gain
+from pneumoscope.export.quantise import Evidence, quantise, speed_gain, spread
 from pneumoscope.files import sha256_of, whole_directory
 from pneumoscope.imaging import Luma, load_input
 from pneumoscope.parallel import available_cores, map_ordered
@@ -198,7 +199,13 @@ def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: 
 
 
 def _ages(dataset: Dataset, given: Ages | None) -> Ages | None:
-    return given or (KERMANY_AGES if follows_archive(film.path for film in dataset.films) else None)
+    """The ages given; else those of the published archive if every film bears one of its names."""
+    return given or (KERMANY_AGES if all(_is_published(film) for film in dataset.films) else None)
+
+
+def _is_published(film: Film) -> bool:
+    names = film.source.split(SOURCE_SEPARATOR)
+    return any(published(PurePosixPath(name.rpartition(":")[2]).stem) for name in names)
 
 
 def _contract(
@@ -256,7 +263,7 @@ def _decision(engine: Engine, validation: Luma) -> Decision:
 
 
 def _parity(network: Network, engine: Engine, validation: Luma) -> float:
-    images = validation[:: max(1, len(validation) // PARITY_FILMS)][:PARITY_FILMS]
+    images = spread(validation, PARITY_FILMS)
     with torch.no_grad():
         logits = torch.cat([network(part) for part in torch.split(torch.from_numpy(images), 16)])
     difference = float(np.abs(engine.run(images).probabilities - logits.double().softmax(dim=1).numpy()).max())

@@ -1,5 +1,6 @@
 """Bytes of an image file → a checked 8-bit luma radiograph → the model's input."""
 
+from pneumoscope.imaging.dicom.dataset import is_dicom
 from pneumoscope.imaging.film import (
     ACCEPTED,
     DECODER_VERSION,
@@ -30,6 +31,7 @@ __all__ = [
     "Radiograph",
     "describe",
     "enlarge",
+    "is_dicom",
     "load_input",
     "luma_sha256",
     "read_file",

@@ -155,7 +155,7 @@ def _intent(dataset: "Dataset") -> str | None:
 def _require_frontal(dataset: "Dataset") -> None:
     """View Position (0018,5101); without one View Code Sequence (0054,0220) or Patient Orientation (0020,0020)."""
     position = text(dataset, "ViewPosition")
-    view = _VIEWS.get(re.sub(r"[\s_-]+", " ", position)) if position else _coded_view(dataset)
+    view = _named_view(position) if position else _coded_view(dataset)
     if view:
         raise ImageError(f"the DICOM's view is {view}; accepted are frontal (PA or AP) radiographs of the chest.")
     if not position and directions(dataset)[0] in ("A", "P"):
@@ -163,6 +163,12 @@ def _require_frontal(dataset: "Dataset") -> None:
             "the DICOM's rows run between front and back (Patient Orientation), so it is a lateral view; "
             "accepted are frontal (PA or AP) radiographs of the chest."
         )
+
+
+def _named_view(position: str) -> str | None:
+    """A view that is not frontal, by the whole value or any word of it, such as of `LAT CHEST`."""
+    words = re.split(r"[\s_-]+", position)
+    return next((_VIEWS[name] for name in (" ".join(words), *words) if name in _VIEWS), None)
 
 
 def _coded_view(dataset: "Dataset") -> str | None:
