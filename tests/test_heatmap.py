@@ -187,15 +187,17 @@ def test_a_picture_that_cannot_be_written_stops_nothing(
 def test_explain_writes_pictures_and_json(
     command: Callable[..., SimpleNamespace], tiny_run: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "film.jpeg").write_bytes(FILM)
-    (tmp_path / "note.png").write_text("no film")
-    done = command("explain", tiny_run, tmp_path, "--out", tmp_path / "maps", "--class", "virus")
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "film.jpeg").write_bytes(FILM)
+    (films / "note.png").write_text("no film")
+    done = command("explain", tiny_run, films, "--out", tmp_path / "maps", "--class", "virus")
     assert done.code == 1
     assert "note.png: not an accepted image" in done.err
     (line,) = map(json.loads, done.out.splitlines())
     assert (line["method"], line["attention"]["class"]) == ("grad-cam", "virus")
     assert Path(line["picture"]).read_bytes().startswith(b"\x89PNG")
-    refused = command("explain", tiny_run, tmp_path / "film.jpeg", "--out", tmp_path / "maps", "--class", "cat")
+    refused = command("explain", tiny_run, films / "film.jpeg", "--out", tmp_path / "maps", "--class", "cat")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
 
 
