@@ -504,6 +504,14 @@ def test_twelve_bit_jpeg_of_another_writer() -> None:
     assert (found.shape, int(found.max())) == ((1024, 256), 264)
 
 
+def test_a_file_of_a_million_attributes_is_soon_refused() -> None:
+    good = dicom(GREY)
+    at = good.index(b"\x08\x00\x16\x00UI")  # before SOP Class UID, the first attribute
+    many = good[:at] + b"\x07\x00\x10\x00LO\x00\x00" * 1_000_000 + good[at:]
+    with pytest.raises(ImageError, match="tens of thousands of attributes"):
+        read_luma(many)
+
+
 def test_the_damage_starts_from_good_films() -> None:
     for data in one_of_each().values():
         assert read_luma(data).shape == (48, 40)

@@ -19,7 +19,7 @@ from pneumoscope.engine import Engine, Verified, verify
 from pneumoscope.errors import BundleError
 from pneumoscope.export import PARITY_TOLERANCE, export
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import Evidence, is_alike, spread
+from pneumoscope.export.quantise import Evidence, _Recipe, is_alike, spread
 from pneumoscope.export.run import calibration_films
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
@@ -213,6 +213,25 @@ def test_int8_weights_are_signed_a_channel_each_and_activations_unsigned(
     assert all(name in tensors and tensors[name].dtype == np.float32 for node in heads for name in node.input[1:])
 
 
+@pytest.mark.parametrize("arch", ["resnet18", "test_convnext", "test_efficientnet"])
+def test_every_family_has_an_int8_form(arch: str, tmp_path: Path) -> None:
+    """That it also answers alike is a matter of what a network has learnt, and export's own measurement."""
+    torch.manual_seed(0)
+    write_onnx(build(arch, classes=3, size=64)[0].eval(), 64, tmp_path / "model.onnx")
+    images = noise(12, 64)
+    evidence = Evidence(calibration=images, validation=images, labels=np.zeros(12, np.int64), classes=3)
+    path = _Recipe(tmp_path / "model.onnx", tmp_path, evidence).write()
+    weights = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.INT8]
+    assert len(weights) >= 4
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": images})
+    (expected,) = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"]).run(
+        ["logits"], {"image": images}
+    )
+    assert logits.shape == (12, 3)
+    assert np.abs(logits - expected).max() < 0.3 * np.abs(expected).max()
+
+
 def figures(agreement: float, macro_f1: float) -> Quantisation:
     return Quantisation(
         calibration_films=96, kept_fp32=(), films=100, agreement=agreement, macro_f1=macro_f1, macro_f1_fp32=0.8
@@ -239,7 +258,6 @@ def test_int8_that_is_not_alike_enough_is_refused(
 
 def test_layers_that_hurt_are_left_in_fp32(tmp_path: Path, dataset: Dataset, steady_run: Path) -> None:
     from pneumoscope.export import load_network
-    from pneumoscope.export.quantise import _Recipe
     from pneumoscope.progress import SILENT
 
     network = load_network(steady_run)
