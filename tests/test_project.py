@@ -92,7 +92,6 @@ READERS = {
     "imaging/film.py",
     "engine/core.py",
     "training/data.py",
-    "export/run.py",
     "explain.py",
     "dataset/likeness.py",  # for the perceptual hash
     "audit/films.py",  # for thumbnails

@@ -32,16 +32,16 @@ from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.grammar import KERMANY_AGES, published
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
 from pneumoscope.engine import MODEL_FILE, Engine, verify
-from pneumoscope.errors import BundleError, DatasetError, ImageError, RunError
+from pneumoscope.errors import BundleError, RunError
 from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import Evidence, quantise, speed_gain, spread
 from pneumoscope.files import sha256_of, whole_directory
-from pneumoscope.imaging import Luma, load_input
+from pneumoscope.imaging import Luma
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.config import TrainConfig
-from pneumoscope.training.data import labels_of
+from pneumoscope.training.data import labels_of, read_input
 from pneumoscope.training.run import RunCard, load_card, load_config, load_weights
 
 Precision: TypeAlias = Literal["fp32", "int8"]
@@ -180,17 +180,13 @@ def calibration_films(dataset: Dataset) -> list[Film]:
 
 
 def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: Listener) -> Luma:
-    def read(film: Film) -> Luma:
-        try:
-            return load_input(dataset.read(film), rule, limits=dataset.limits)
-        except ImageError as failure:
-            raise DatasetError(f"{dataset.root / film.path}: {failure}") from failure
-
     listener.begin(f"decoding {films[0].split}", len(films), "images")
     try:
         images = np.empty((len(films), 1, rule.size, rule.size), np.uint8)
         cores = available_cores()
-        for place, image in enumerate(map_ordered(read, films, workers=cores, ahead=8 * cores)):
+        for place, image in enumerate(
+            map_ordered(lambda film: read_input(dataset, film, rule), films, workers=cores, ahead=8 * cores)
+        ):
             images[place] = image
             listener.advance(1)
     finally:

@@ -50,6 +50,18 @@ def cache_inputs(
     return array
 
 
+def read_input(dataset: Dataset, film: Film, rule: InputRule) -> NDArray[np.uint8]:
+    """One film's input, `uint8 [1, S, S]`.
+
+    Raises:
+        DatasetError: the film cannot be read.
+    """
+    try:
+        return load_input(dataset.read(film), rule, limits=dataset.limits)
+    except ImageError as failure:
+        raise DatasetError(f"{dataset.root / film.path}: {failure}") from failure
+
+
 def labels_of(dataset: Dataset, split: str) -> NDArray[np.int64]:
     """Class indices of a split, `int64 [N]` in manifest order."""
     index = {label: number for number, label in enumerate(dataset.classes)}
@@ -140,13 +152,6 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _input(dataset: Dataset, film: Film, rule: InputRule) -> NDArray[np.uint8]:
-    try:
-        return load_input(dataset.read(film), rule, limits=dataset.limits)
-    except ImageError as failure:
-        raise DatasetError(f"{dataset.root / film.path}: {failure}") from failure
-
-
 def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, listener: Listener) -> None:
     cores = available_cores()
     listener.begin(f"decoding {path.name.split('-')[0]}", len(films), "images")
@@ -155,7 +160,7 @@ def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, list
             array = np.lib.format.open_memmap(
                 partial, mode="w+", dtype=np.uint8, shape=(len(films), 1, rule.size, rule.size)
             )
-            inputs = map_ordered(lambda film: _input(dataset, film, rule), films, workers=cores, ahead=8 * cores)
+            inputs = map_ordered(lambda film: read_input(dataset, film, rule), films, workers=cores, ahead=8 * cores)
             for index, image in enumerate(inputs):
                 array[index] = image
                 listener.advance(1)
