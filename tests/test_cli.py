@@ -49,7 +49,7 @@ def one_sentence(done: SimpleNamespace, code: int, *words: str) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """The wall-clock figure is measured in benchmarks/startup.py."""
+    """The wall-clock figure is measured in benchmarks/engine.py."""
     code = (
         "import sys; sys.argv = ['pneumoscope', '--help']\n"
         "import pneumoscope.cli\n"
