@@ -19,7 +19,7 @@ from pneumoscope.engine import Engine, Verified, verify
 from pneumoscope.errors import BundleError
 from pneumoscope.export import PARITY_TOLERANCE, export
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import Evidence, _Recipe, is_alike, spread
+from pneumoscope.export.quantise import EVERYTHING, Evidence, _Recipe, is_alike, spread
 from pneumoscope.export.run import calibration_films
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
@@ -220,7 +220,7 @@ def test_every_family_has_an_int8_form(arch: str, tmp_path: Path) -> None:
     write_onnx(build(arch, classes=3, size=64)[0].eval(), 64, tmp_path / "model.onnx")
     images = noise(12, 64)
     evidence = Evidence(calibration=images, validation=images, labels=np.zeros(12, np.int64), classes=3)
-    path = _Recipe(tmp_path / "model.onnx", tmp_path, evidence).write()
+    path = _Recipe(tmp_path / "model.onnx", tmp_path, evidence).write(EVERYTHING)
     weights = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.INT8]
     assert len(weights) >= 4
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -234,7 +234,13 @@ def test_every_family_has_an_int8_form(arch: str, tmp_path: Path) -> None:
 
 def figures(agreement: float, macro_f1: float) -> Quantisation:
     return Quantisation(
-        calibration_films=96, kept_fp32=(), films=100, agreement=agreement, macro_f1=macro_f1, macro_f1_fp32=0.8
+        calibration_films=96,
+        operators="all",
+        kept_fp32=(),
+        films=100,
+        agreement=agreement,
+        macro_f1=macro_f1,
+        macro_f1_fp32=0.8,
     )
 
 
@@ -267,15 +273,14 @@ def test_layers_that_hurt_are_left_in_fp32(tmp_path: Path, dataset: Dataset, ste
     evidence = Evidence(calibration=images, validation=images, labels=np.zeros(24, np.int64), classes=3)
     recipe = _Recipe(tmp_path / "model.onnx", tmp_path, evidence)
     choices = list(recipe.choices(SILENT))
-    assert choices[0] == ()
-    assert [len(each) for each in choices[1:]] == sorted({len(each) for each in choices[1:]})
-    assert all(set(one) < set(two) for one, two in pairwise(choices))
-    assert len(choices[-1]) <= len(recipe.layers) // 2
-    model = onnx.load(recipe.write(exclude=choices[-1]))
+    assert [(choice.operators, choice.kept) for choice in choices[:2]] == [("all", ()), ("layers", ())]
+    assert all(set(one.kept) < set(two.kept) for one, two in pairwise(choices[1:]))
+    last = choices[-1].kept
+    assert 0 < len(last) <= len(recipe.layers) // 2
+    model = onnx.load(recipe.write(choices[-1]))
     quantised = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    for node in model.graph.node:
-        if node.name in choices[-1]:
-            assert node.input[1] not in quantised
+    weights = {node.name: node.input[1] for node in model.graph.node if node.name in recipe.layers}
+    assert {name for name, weight in weights.items() if weight not in quantised} == set(last)
 
 
 @pytest.mark.parametrize("option", [("--ages", "old"), ("--ages", "9-3"), ("--precision", "int4")])

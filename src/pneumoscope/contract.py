@@ -122,6 +122,7 @@ class Quantisation(Document):
     """How the int8 model was made, and how it compares with fp32 on validation."""
 
     calibration_films: int = Field(ge=1, description="Train films that set the ranges of activations.")
+    operators: Literal["all", "layers"] = Field(description="In int8: all operators, or only layers with weights.")
     kept_fp32: tuple[Text, ...] = Field(description="Layers left in fp32 because they hurt.")
     films: int = Field(ge=1, description="Validation films compared.")
     agreement: float = Field(ge=0, le=1, description="Share of them with the same most probable class.")

@@ -3,8 +3,8 @@
 Activations are unsigned, weights signed, one scale a channel, as quantise-dequantise pairs (QDQ).
 Weights keep to 7 bits, so that the sums of products cannot overflow the 16-bit lanes of processors
 without VNNI, and every processor computes the same integers. Ranges of activations come from train
-films. If the model does not answer alike, the layers that hurt most, measured one by one, are left in
-fp32.
+films. If the model does not answer alike, what lies between its layers (sums, activations, norms) is left
+in fp32, and then the layers that hurt most, measured one by one.
 """
 
 import logging
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -66,14 +66,14 @@ def quantise(fp32: Path, out: Path, evidence: Evidence, *, listener: Listener = 
         recipe = _Recipe(fp32, Path(name), evidence)
         reference = _logits(fp32, evidence.validation)
         figures = None
-        for kept in recipe.choices(listener):
-            model = recipe.write(exclude=kept)
-            figures = _compare(reference, _logits(model, evidence.validation), evidence, kept)
+        for choice in recipe.choices(listener):
+            model = recipe.write(choice)
+            figures = _compare(reference, _logits(model, evidence.validation), evidence, choice)
             if is_alike(figures):
                 shutil.move(model, out)
                 return figures
         assert figures is not None
-        gain = speed_gain(fp32, recipe.write(), evidence.validation[:1])
+        gain = speed_gain(fp32, recipe.write(EVERYTHING), evidence.validation[:1])
     raise BundleError(
         f"int8 gives the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films "
         f"(macro-F1 {figures.macro_f1:.3f}, fp32 {figures.macro_f1_fp32:.3f}) even with {len(figures.kept_fp32)} "
@@ -105,6 +105,17 @@ def is_alike(figures: Quantisation) -> bool:
     return figures.agreement >= MIN_AGREEMENT and figures.macro_f1_fp32 - figures.macro_f1 < MAX_F1_LOSS
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """What is quantised: all operators, or only the layers with weights; less some layers."""
+
+    operators: Literal["all", "layers"]
+    kept: tuple[str, ...]
+
+
+EVERYTHING = _Choice(operators="all", kept=())
+
+
 class _Recipe:
     """One fp32 model made ready, its calibration measured once, and int8 models of it."""
 
@@ -117,8 +128,8 @@ class _Recipe:
         self.heads = [node.name for node in graph.node if {"logits", MAPS} & set(node.output)]
         self.layers = [node.name for node in graph.node if node.op_type in _LAYERS and node.name not in self.heads]
 
-    def write(self, *, exclude: tuple[str, ...] = (), only: str | None = None) -> Path:
-        """An int8 model without the given layers, or of one layer alone."""
+    def write(self, choice: _Choice, *, only: str | None = None) -> Path:
+        """The int8 model of a choice, or of one layer alone."""
         out = self.folder / "int8.onnx"
         with _quiet():
             quantize_static(
@@ -130,19 +141,21 @@ class _Recipe:
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=True,
-                nodes_to_exclude=[*self.heads, *exclude],
+                op_types_to_quantize=None if choice.operators == "all" else list(_LAYERS),
+                nodes_to_exclude=[*self.heads, *choice.kept],
                 nodes_to_quantize=[only] if only else None,
                 calibration_cache_path=self.folder / "ranges.json",
             )
         return out
 
-    def choices(self, listener: Listener) -> Iterator[tuple[str, ...]]:
-        """Layers to leave in fp32: none, then ever more of those that hurt most, up to half of all."""
-        yield ()
+    def choices(self, listener: Listener) -> Iterator[_Choice]:
+        """All in int8; then only layers, not what lies between them; then ever fewer of these, down to half."""
+        yield EVERYTHING
+        yield _Choice(operators="layers", kept=())
         harmful = self._by_harm(listener)
         count = 1
         while count <= len(self.layers) // 2:
-            yield tuple(harmful[:count])
+            yield _Choice(operators="layers", kept=tuple(harmful[:count]))
             count += 1 + count // 3
 
     def _by_harm(self, listener: Listener) -> list[str]:
@@ -153,7 +166,7 @@ class _Recipe:
         listener.begin("measuring layers", len(self.layers), "layers")
         try:
             for layer in self.layers:
-                moved = _logits(self.write(only=layer), probes) - reference
+                moved = _logits(self.write(EVERYTHING, only=layer), probes) - reference
                 harm[layer] = float(np.square(moved).mean())
                 listener.advance(1)
         finally:
@@ -173,14 +186,15 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _compare(
-    reference: NDArray[np.float32], logits: NDArray[np.float32], evidence: Evidence, kept: tuple[str, ...]
+    reference: NDArray[np.float32], logits: NDArray[np.float32], evidence: Evidence, choice: _Choice
 ) -> Quantisation:
     def macro_f1(values: NDArray[np.float32]) -> float:
         return metrics.macro_f1(metrics.confusion_matrix(evidence.labels, values.argmax(axis=1), evidence.classes))
 
     return Quantisation(
         calibration_films=len(evidence.calibration),
-        kept_fp32=kept,
+        operators=choice.operators,
+        kept_fp32=choice.kept,
         films=len(evidence.labels),
         agreement=float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
         macro_f1=macro_f1(logits),
