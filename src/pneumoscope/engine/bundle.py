@@ -60,8 +60,9 @@ def open_model(bundle: Path, contract: Contract, *, provider: str, threads: int)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Waiting threads sleep: the decoding threads need the cores, and a container's share of time is not burnt.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Long enough for the pause between two operators; then waiting threads sleep: the decoding threads need the
+    # cores, and a container's share of time is not burnt.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
     try:
         session = ort.InferenceSession(bundle / MODEL_FILE, options, providers=[chosen], enable_fallback=0)
     except Exception as failure:
