@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pneumoscope.contract import ActivationMap, Contract, Decision, Population, load_contract
 from pneumoscope.engine.attention import rim_shares
-from pneumoscope.engine.decision import decide, reject
+from pneumoscope.engine.decision import Reason, decide, reject
 
 RULE = ActivationMap.of_grid(7, 7)
 
@@ -58,7 +58,7 @@ def test_a_group_is_data_and_may_be_missing(contract: Contract) -> None:
 
 
 def test_a_rejection_has_a_reason_and_nothing_else() -> None:
-    verdict = reject("the file is empty.")
+    verdict = reject(Reason("undecodable", "the file is empty."))
     assert (verdict.status, verdict.label, verdict.prediction_set) == ("rejected", None, ())
     assert verdict.reasons == ("the file is empty.",)
 

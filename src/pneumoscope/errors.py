@@ -13,7 +13,17 @@ class UsageError(PneumoscopeError):
 
 
 class ImageError(PneumoscopeError):
-    """Bytes that are not a usable radiograph."""
+    """Bytes that are not a usable radiograph. `code` says so in a word, for programs."""
+
+    code = "undecodable"
+
+
+class UnsuitableError(ImageError):
+    """An image that can be read and is no frontal chest radiograph; `code` says what it is, or lacks."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ArchiveError(PneumoscopeError):

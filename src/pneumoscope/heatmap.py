@@ -63,7 +63,7 @@ def draw(explained: Explained) -> bytes:
 
     The film keeps its aspect and is at most `LONGEST_SIDE` pixels long; legend and words are below it.
     """
-    film = _fit(explained.luma)
+    film = fit(explained.luma)
     picture = Image.fromarray(_blend(film, strength(explained.activation)))
     width, font = max(picture.width, _SHORTEST_WIDTH), ImageFont.load_default(_FONT_SIZE)
     lines = [part for line in (*explained.lines, DISCLAIMER) for part in _wrap(line, font, width - 2 * _PAD)]
@@ -89,7 +89,8 @@ def _shares(probabilities: dict[str, float]) -> str:
     return "  ".join(f"{label} {value:.3f}" for label, value in probabilities.items())
 
 
-def _fit(luma: Luma) -> Luma:
+def fit(luma: Luma) -> Luma:
+    """The film with its longest side at most `LONGEST_SIDE` pixels."""
     height, width = luma.shape
     factor = LONGEST_SIDE / max(height, width)
     if factor >= 1:
@@ -100,13 +101,14 @@ def _fit(luma: Luma) -> Luma:
 def _blend(film: Luma, shares: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The film in grey with the map's colours over it, `uint8 [H, W, 3]`."""
     values = np.clip(enlarge(shares, *film.shape), 0, 1)
-    colours = _palette()[np.rint(values * 255).astype(np.uint8)].astype(np.float32)
+    colours = palette()[np.rint(values * 255).astype(np.uint8)].astype(np.float32)
     opacity = (_OPACITY * values)[..., np.newaxis]
     return np.asarray(np.rint(film[..., np.newaxis] * (1 - opacity) + colours * opacity), np.uint8)
 
 
 @cache
-def _palette() -> NDArray[np.uint8]:
+def palette() -> NDArray[np.uint8]:
+    """The colours of a map from nothing to most, `uint8 [256, 3]`, red, green, blue."""
     from cmap import Colormap
 
     return np.asarray(np.rint(np.asarray(Colormap("inferno").lut(256))[:, :3] * 255), np.uint8)
@@ -117,7 +119,7 @@ def _legend(canvas: Image.Image, top: int, label: str) -> None:
     pen.text((_PAD, top), "0", "white", font=font)
     left = _PAD + 14
     for step in range(_SCALE_BAR):
-        red, green, blue = map(int, _palette()[step * 255 // (_SCALE_BAR - 1)])
+        red, green, blue = map(int, palette()[step * 255 // (_SCALE_BAR - 1)])
         pen.line([(left + step, top + 3), (left + step, top + 14)], fill=(red, green, blue))
     pen.text((left + _SCALE_BAR + 6, top), f"most   what speaks for {label}", "white", font=font)
 

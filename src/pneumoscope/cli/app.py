@@ -8,6 +8,7 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.cli import data, model
+from pneumoscope.cli.serve import serve_command
 from pneumoscope.errors import PneumoscopeError, UsageError
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 model.register(app)
+app.command("serve")(serve_command)
 
 # What `pip install pneumoscope` leaves out, by the extra that brings it.
 _EXTRAS = {

@@ -25,6 +25,13 @@ class Form(StrEnum):
     csv = "csv"
 
 
+class Depth(StrEnum):
+    """What is answered with."""
+
+    of_class = "class"
+    of_group = "group"
+
+
 class Precision(StrEnum):
     """Of the exported model's arithmetic."""
 
@@ -244,6 +251,9 @@ def predict_command(
     heatmap: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for pictures of where the model looked, one a film.")
     ] = None,
+    level: Annotated[
+        Depth, typer.Option(help="group answers with a group's name, such as pneumonia, where a class is in one.")
+    ] = Depth.of_class,
     provider: Annotated[str, typer.Option(help="ONNX Runtime's execution provider: cpu, cuda, …")] = "cpu",
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 100_000_000,
     quiet: Quiet = False,
@@ -267,7 +277,7 @@ def predict_command(
         )
     pictures = None if heatmap is None else Pictures(heatmap, images)
     films, again = tee(list_films(images, limits))
-    predictions: Iterable[Prediction] = engine.predict_many(film for _, film in films)
+    predictions: Iterable[Prediction] = engine.predict_many((film for _, film in films), level=level.value)
     if pictures is not None:
         predictions = draw_heatmaps(predictions, again, pictures, limits)
     else:

@@ -6,8 +6,9 @@
 
 from pneumoscope.engine.bundle import MODEL_FILE, Outputs
 from pneumoscope.engine.core import Encoded, Engine
+from pneumoscope.engine.decision import coarse
 from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
-from pneumoscope.engine.prediction import Attention, Prediction, Status
+from pneumoscope.engine.prediction import Attention, Level, Prediction, Status
 
 __all__ = [
     "GOLDEN_FILE",
@@ -16,9 +17,11 @@ __all__ = [
     "Attention",
     "Encoded",
     "Engine",
+    "Level",
     "Outputs",
     "Prediction",
     "Status",
     "Verified",
+    "coarse",
     "verify",
 ]

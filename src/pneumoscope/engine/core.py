@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract, load_contract
 from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, open_model
-from pneumoscope.engine.decision import Verdict, decide, reject
-from pneumoscope.engine.prediction import Prediction
+from pneumoscope.engine.decision import Reason, Verdict, decide, reject
+from pneumoscope.engine.prediction import Level, Prediction
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for, to_input
 from pneumoscope.metrics import softmax
 from pneumoscope.parallel import available_cores, map_ordered
 
 _BATCH = 8
+_WHITE = 255.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,10 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class _Decoded:
-    """A film's input `uint8 [1, S, S]`, or the reason why there is none."""
+    """A film's input `uint8 [1, S, S]`, or why there is none."""
 
     name: str
-    image: Luma | None
-    reason: str
+    image: Luma | Reason
     notes: tuple[str, ...]
     age_years: float | None
     milliseconds: float
@@ -51,7 +51,7 @@ class Engine:
         self.limits = limits
         self._session = session
         self._wanted = ["logits", "embedding", *([MAPS] if contract.activation_map else [])]
-        self._model = {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]}
+        self.model = {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]}
 
     @classmethod
     def load(
@@ -80,24 +80,28 @@ class Engine:
         session = open_model(bundle, contract, provider=provider, threads=threads or available_cores())
         return cls(contract, session, limits)
 
-    def predict(self, data: bytes, *, name: str = "") -> Prediction:
+    def predict(self, data: bytes, *, name: str = "", level: Level = "class") -> Prediction:
         """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`.
 
         Raises:
             TypeError: `data` is not bytes.
+            UsageError: level `group` of a model that has none.
         """
         if not isinstance(data, bytes):
             raise TypeError(f"predict takes the bytes of a film's file, got {type(data).__name__}; read it first")
-        return next(self._decide_batch([self._decode(Encoded(name=name, read=lambda: data))]))
+        return next(self._decide_batch([self._decode(Encoded(name=name, read=lambda: data))], level))
 
-    def predict_many(self, films: Iterable[Encoded]) -> Iterator[Prediction]:
+    def predict_many(self, films: Iterable[Encoded], *, level: Level = "class") -> Iterator[Prediction]:
         """Decide on films in order. Reading and decoding run ahead in threads, a bounded number of films.
 
         A film that cannot be read or decoded is `rejected`. Any other error of its `read` is raised.
+
+        Raises:
+            UsageError: level `group` of a model that has none.
         """
         decoded = map_ordered(self._decode, films, workers=available_cores(), ahead=3 * _BATCH)
         while batch := list(islice(decoded, _BATCH)):
-            yield from self._decide_batch(batch)
+            yield from self._decide_batch(batch, level)
 
     def run(self, images: Luma) -> Outputs:
         """The model's outputs for inputs `uint8 [N, 1, S, S]`.
@@ -117,37 +121,40 @@ class Engine:
 
     def _decode(self, film: Encoded) -> _Decoded:
         started, rule = time.perf_counter(), self.contract.input
-        image: Luma | None = None
-        reason, notes, age_years = "", tuple[str, ...](), None
+        image: Luma | Reason
+        notes, age_years = tuple[str, ...](), None
         try:
             radiograph = read_for(film.read(), rule, limits=self.limits)
             image, notes, age_years = to_input(radiograph.luma, rule), radiograph.notes, radiograph.age_years
-        except ImageError as failure:
-            reason = str(failure)
-        except OSError as failure:
-            reason = f"the file cannot be read ({failure.strerror})."
+        except ImageError as refusal:
+            image = Reason(refusal.code, str(refusal))
+        except OSError as trouble:
+            image = Reason("unreadable", f"the file cannot be read ({trouble.strerror}).")
         return _Decoded(
             name=film.name,
             image=image,
-            reason=reason,
             notes=notes,
             age_years=age_years,
             milliseconds=_since(started),
         )
 
-    def _decide_batch(self, batch: Sequence[_Decoded]) -> Iterator[Prediction]:
-        images = [film.image for film in batch if film.image is not None]
+    def _decide_batch(self, batch: Sequence[_Decoded], level: Level) -> Iterator[Prediction]:
+        images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
         outputs = self.run(np.stack(images)) if images else None
         share = _since(started) / max(1, len(images))
         row = 0
         for film in batch:
-            if film.image is None or outputs is None:
-                yield self._prediction(film, reject(film.reason), None, None, film.milliseconds)
+            if isinstance(film.image, Reason):
+                yield self._prediction(film, reject(film.image), None, None, {"decode": film.milliseconds})
                 continue
+            assert outputs is not None
             probabilities, maps = outputs.probabilities[row], None if outputs.maps is None else outputs.maps[row]
-            verdict = decide(self.contract, probabilities, maps, notes=film.notes, age_years=film.age_years)
-            yield self._prediction(film, verdict, probabilities, maps, film.milliseconds + share)
+            verdict = decide(
+                self.contract, probabilities, maps, level=level, notes=film.notes, age_years=film.age_years
+            )
+            stages = {"decode": film.milliseconds, "model": share}
+            yield self._prediction(film, verdict, probabilities, maps, stages)
             row += 1
 
     def _prediction(
@@ -156,7 +163,7 @@ class Engine:
         verdict: Verdict,
         row: NDArray[np.float64] | None,
         maps: NDArray[np.float32] | None,
-        milliseconds: float,
+        stages: dict[str, float],
     ) -> Prediction:
         classes = self.contract.classes
         probabilities = {} if row is None else dict(zip(classes, map(float, row), strict=True))
@@ -175,10 +182,12 @@ class Engine:
             },
             prediction_set=verdict.prediction_set,
             reasons=verdict.reasons,
+            reason_codes=verdict.reason_codes,
             attention=verdict.attention,
             maps=maps,
-            model=self._model,
-            milliseconds=milliseconds,
+            model=self.model,
+            brightness=None if isinstance(film.image, Reason) else float(film.image.mean()) / _WHITE,
+            stages=stages,
         )
 
 

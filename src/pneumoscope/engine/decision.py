@@ -1,16 +1,25 @@
 """The one place where probabilities become a decision: answer, abstain or reject."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract
 from pneumoscope.engine.attention import rim_shares
-from pneumoscope.engine.prediction import Attention, Status
+from pneumoscope.engine.prediction import Attention, Level, Status
+from pneumoscope.errors import UsageError
 
 _MORE_THAN_HALF = 0.5
 _OLDEST_TOLD = 90
+
+
+class Reason(NamedTuple):
+    """Why, in a word for programs and in a sentence for people."""
+
+    code: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +30,23 @@ class Verdict:
     answer: int | None
     label: str | None
     prediction_set: tuple[str, ...]
-    reasons: tuple[str, ...]
+    why: tuple[Reason, ...]
     attention: Attention | None = None
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The sentences."""
+        return tuple(reason.text for reason in self.why)
 
-def reject(reason: str) -> Verdict:
+    @property
+    def reason_codes(self) -> tuple[str, ...]:
+        """The words."""
+        return tuple(reason.code for reason in self.why)
+
+
+def reject(why: Reason) -> Verdict:
     """What is no usable film."""
-    return Verdict(status="rejected", answer=None, label=None, prediction_set=(), reasons=(reason,))
+    return Verdict(status="rejected", answer=None, label=None, prediction_set=(), why=(why,))
 
 
 def decide(
@@ -35,6 +54,7 @@ def decide(
     probabilities: NDArray[np.float64],
     maps: NDArray[np.float32] | None,
     *,
+    level: Level = "class",
     notes: tuple[str, ...] = (),
     age_years: float | None = None,
 ) -> Verdict:
@@ -44,35 +64,67 @@ def decide(
         contract: classes, groups, thresholds, population, and what is watched in the maps.
         probabilities: calibrated, `[C]`.
         maps: class-activation maps `[C, h, w]`, if the model gives any.
+        level: `class`, or `group` to answer with a group's name where the class is in one.
         notes: what reading the film found worth telling.
         age_years: the patient's age, if the film says it.
+
+    Raises:
+        UsageError: level `group` of a contract without groups, or with groups that share a class.
     """
-    best, least = int(probabilities.argmax()), contract.decision.answer_from
-    label = contract.classes[best]
-    attention = _attention(contract, label, None if maps is None else maps[best])
-    told = (*notes, *_age_reasons(contract, age_years), *_attention_reasons(contract, attention))
-    if probabilities[best] >= least:
+    least = contract.decision.answer_from
+    shares = dict(zip(contract.classes, map(float, probabilities), strict=True))
+    choices = {name: (name,) for name in contract.classes} if level == "class" else coarse(contract)
+    sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
+    label = max(sums, key=sums.__getitem__)
+    explained = max(choices[label], key=shares.__getitem__)
+    attention = _attention(contract, explained, None if maps is None else maps[contract.classes.index(explained)])
+    told = (
+        *(Reason("note", note) for note in notes),
+        *_age_reasons(contract, age_years),
+        *_attention_reasons(contract, attention),
+    )
+    if sums[label] >= least:
         return Verdict(
-            status="answered", answer=best, label=label, prediction_set=(label,), reasons=told, attention=attention
+            status="answered",
+            answer=contract.classes.index(label) if label in contract.classes else None,
+            label=label,
+            prediction_set=choices[label],
+            why=told,
+            attention=attention,
         )
-    why = f"the largest probability, {probabilities[best]:.3f} for {label}, is under {least:.3f}"
-    label_of_group, possible = _undetermined(contract, probabilities)
+    why = Reason("below-threshold", f"the largest probability, {sums[label]:.3f} for {label}, is under {least:.3f}")
+    label_of_group, possible = _undetermined(contract, shares)
     return Verdict(
         status="abstained",
         answer=None,
         label=label_of_group,
         prediction_set=possible,
-        reasons=(why, *told),
+        why=(why, *told),
         attention=attention,
     )
 
 
-def _undetermined(contract: Contract, probabilities: NDArray[np.float64]) -> tuple[str | None, tuple[str, ...]]:
+def coarse(contract: Contract) -> dict[str, tuple[str, ...]]:
+    """The answers of level `group` and the classes each stands for: the groups, and every class in none.
+
+    Raises:
+        UsageError: there are no groups, or two share a class.
+    """
+    members = [member for group in contract.groups.values() for member in group]
+    if not members or len(set(members)) < len(members):
+        raise UsageError(
+            f"level 'group' needs groups that share no class; this model has {dict(contract.groups) or 'none'}; "
+            "use level 'class'."
+        )
+    alone = {name: (name,) for name in contract.classes if name not in members}
+    return {**contract.groups, **alone}
+
+
+def _undetermined(contract: Contract, shares: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
     """Of a film whose class is not sure: the group that is sure enough, if any, and the classes left.
 
     It is the most probable group that holds the most probable class and more than half of the probability.
     """
-    shares = dict(zip(contract.classes, probabilities, strict=True))
     best, least = max(shares, key=shares.__getitem__), max(contract.decision.answer_from, _MORE_THAN_HALF)
     sure = {
         group: share
@@ -92,20 +144,22 @@ def _attention(contract: Contract, label: str, activation: NDArray[np.float32] |
     return Attention(label=label, border=border, corners=corners)
 
 
-def _attention_reasons(contract: Contract, attention: Attention | None) -> tuple[str, ...]:
+def _attention_reasons(contract: Contract, attention: Attention | None) -> tuple[Reason, ...]:
     if contract.activation_map is None or attention is None or attention.border is None or attention.corners is None:
         return ()
     if max(attention.border, attention.corners) < contract.activation_map.warn_from:
         return ()
     shares = f"{attention.border:.0%} at the border, {attention.corners:.0%} in the corners"
-    return (f"the model looked mostly at the rim of the film: of the map for {attention.label}, {shares}",)
+    sentence = f"the model looked mostly at the rim of the film: of the map for {attention.label}, {shares}"
+    return (Reason("looked-at-rim", sentence),)
 
 
-def _age_reasons(contract: Contract, age_years: float | None) -> tuple[str, ...]:
+def _age_reasons(contract: Contract, age_years: float | None) -> tuple[Reason, ...]:
     ages = contract.population.age_years
     if ages is None or age_years is None or ages[0] <= age_years < ages[1] + 1:
         return ()
-    return (f"the patient is {_told(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}",)
+    sentence = f"the patient is {_told(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}"
+    return (Reason("outside-ages", sentence),)
 
 
 def _told(age_years: float) -> str:

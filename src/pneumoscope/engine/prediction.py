@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Status: TypeAlias = Literal["answered", "abstained", "rejected"]
+Level: TypeAlias = Literal["class", "group"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,10 @@ class Attention:
 class Prediction:
     """One film's decision; `as_json` gives the documented schema.
 
-    `maps` are the class-activation maps `float32 [C, h, w]` in the order of `classes`, if the model
-    gives any; they are not part of the JSON document.
+    `reason_codes` say in a word what each of `reasons` says in a sentence. Not part of the JSON document:
+    `maps` are the class-activation maps `float32 [C, h, w]` in the order of `classes`, if the model gives
+    any; `brightness` is the mean of the model's input, 0 to 1, None of a rejected film; `stages` are the
+    milliseconds of `decode` and, if it came to that, `model`.
     """
 
     image: str
@@ -43,10 +46,17 @@ class Prediction:
     groups: dict[str, float]
     prediction_set: tuple[str, ...]
     reasons: tuple[str, ...]
+    reason_codes: tuple[str, ...]
     attention: Attention | None
     maps: NDArray[np.float32] | None = field(compare=False, repr=False)
     model: dict[str, str]
-    milliseconds: float
+    brightness: float | None = field(compare=False)
+    stages: dict[str, float] = field(compare=False)
+
+    @property
+    def milliseconds(self) -> float:
+        """Of all stages together."""
+        return sum(self.stages.values())
 
     def as_json(self) -> dict[str, Any]:
         """The prediction as plain JSON values, keys in the documented order."""
@@ -59,6 +69,7 @@ class Prediction:
             "groups": {group: round(value, 6) for group, value in self.groups.items()},
             "prediction_set": list(self.prediction_set),
             "reasons": list(self.reasons),
+            "reason_codes": list(self.reason_codes),
             "attention": None if self.attention is None else self.attention.as_json(),
             "model": self.model,
             "milliseconds": round(self.milliseconds, 2),

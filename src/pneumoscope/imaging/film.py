@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.contract import InputRule
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging import raster
 from pneumoscope.imaging.dicom import read as dicom
 from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph
@@ -87,7 +87,7 @@ def read_radiograph(
     else:
         film = Radiograph(luma=raster.read(data, target, margin, limits), notes=(), age_years=None)
     if film.luma.min() == film.luma.max():
-        raise ImageError("the image is blank: every pixel has the same value.")
+        raise UnsuitableError("the image is blank: every pixel has the same value.", code="blank")
     return film
 
 

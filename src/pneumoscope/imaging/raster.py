@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging.radiograph import ImageFacts, Limits, Luma, check_sides, full_range
 
 # The plugins are called directly: Pillow's own opening would consult a process-wide pixel limit.
@@ -93,7 +93,9 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
 def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
     check_sides(image.width, image.height, limits)
     if getattr(image, "n_frames", 1) > 1:
-        raise ImageError(f"the {image.format} holds several frames or pages; give one image a file.")
+        raise UnsuitableError(
+            f"the {image.format} holds several frames or pages; give one image a file.", code="frames"
+        )
     if _is_deep_colour(image, data):
         raise ImageError("16-bit colour is not accepted; save it as 16-bit grey or as 8 bit.")
 

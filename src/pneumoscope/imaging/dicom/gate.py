@@ -7,7 +7,7 @@ repeated, for it may be anything.
 import re
 from typing import TYPE_CHECKING
 
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import UnsuitableError
 from pneumoscope.imaging.dicom.dataset import damage, first, text
 from pneumoscope.imaging.dicom.patient import directions
 
@@ -107,7 +107,7 @@ def require_chest_film(dataset: "Dataset") -> list[str]:
     """Refuse what a header says is no frontal chest radiograph; return notes on what it leaves open.
 
     Raises:
-        ImageError: another modality, view or part of the body.
+        UnsuitableError: another modality, view or part of the body.
     """
     notes = [_modality(dataset), _body_part(dataset), _intent(dataset)]
     _require_frontal(dataset)
@@ -121,7 +121,9 @@ def _modality(dataset: "Dataset") -> str | None:
         return None
     if modality not in _UNSPECIFIC:
         name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else "none that is known here"
-        raise ImageError(f"the DICOM's modality is {name}; accepted are CR, DX and RG radiographs of the chest.")
+        raise UnsuitableError(
+            f"the DICOM's modality is {name}; accepted are CR, DX and RG radiographs of the chest.", code="modality"
+        )
     _require_radiograph_storage(dataset)
     said = "does not say its modality" if not modality else f"says only {modality} as its modality"
     return f"the DICOM {said}; it is taken for a radiograph."
@@ -132,14 +134,18 @@ def _require_radiograph_storage(dataset: "Dataset") -> None:
 
     kind = UID(text(dataset, "SOPClassUID"))
     if kind.type and kind not in _RADIOGRAPH_STORAGE:  # an UID that the standard does not know has no type
-        raise ImageError(f"the DICOM is of the kind {kind.name}; accepted are radiographs of the chest.")
+        raise UnsuitableError(
+            f"the DICOM is of the kind {kind.name}; accepted are radiographs of the chest.", code="modality"
+        )
 
 
 def _body_part(dataset: "Dataset") -> str | None:
     """Body Part Examined (0018,0015)."""
     part = re.sub(r"[\s_-]", "", text(dataset, "BodyPartExamined"))
     if _OTHER_PART.fullmatch(part):
-        raise ImageError(f"the DICOM's body part is {part}; accepted are radiographs of the chest.")
+        raise UnsuitableError(
+            f"the DICOM's body part is {part}; accepted are radiographs of the chest.", code="body-part"
+        )
     if not part or _CHEST_PART.fullmatch(part):
         return None
     return "the DICOM's body part is no standard term; it is taken for the chest."
@@ -157,11 +163,14 @@ def _require_frontal(dataset: "Dataset") -> None:
     position = text(dataset, "ViewPosition")
     view = _named_view(position) if position else _coded_view(dataset)
     if view:
-        raise ImageError(f"the DICOM's view is {view}; accepted are frontal (PA or AP) radiographs of the chest.")
+        raise UnsuitableError(
+            f"the DICOM's view is {view}; accepted are frontal (PA or AP) radiographs of the chest.", code="view"
+        )
     if not position and directions(dataset)[0] in ("A", "P"):
-        raise ImageError(
+        raise UnsuitableError(
             "the DICOM's rows run between front and back (Patient Orientation), so it is a lateral view; "
-            "accepted are frontal (PA or AP) radiographs of the chest."
+            "accepted are frontal (PA or AP) radiographs of the chest.",
+            code="view",
         )
 
 

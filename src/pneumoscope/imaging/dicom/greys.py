@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import UnsuitableError
 from pneumoscope.imaging.dicom.dataset import damage, first, number, text
 from pneumoscope.imaging.dicom.pixels import Layout
 from pneumoscope.imaging.radiograph import Luma, full_range
@@ -41,13 +41,13 @@ def to_luma(codes: NDArray[Any], dataset: "Dataset", layout: Layout) -> tuple[Lu
     """Stored values (`uint16 [H, W]`, two's complement where signed) as luma (`uint8 [H, W]`), and notes.
 
     Raises:
-        ImageError: every pixel is padding.
+        UnsuitableError: every pixel is padding.
     """
     stored = _meanings(layout)
     padding = _padding(stored, dataset)
     present = (np.bincount(codes.ravel(), minlength=len(stored)) > 0) & ~padding
     if not present.any():
-        raise ImageError("the image is blank: every pixel of the DICOM is padding.")
+        raise UnsuitableError("the image is blank: every pixel of the DICOM is padding.", code="blank")
     values, notes = _modality(stored, dataset)
     inverted = layout.photometric == "MONOCHROME1" or text(dataset, "PresentationLUTShape") == "INVERSE"
     shares, more = _of_interest(values, dataset)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging.dicom import codestream
 from pneumoscope.imaging.dicom.codestream import FrameHeader
 from pneumoscope.imaging.dicom.dataset import damage, number, text
@@ -71,7 +71,7 @@ def layout(dataset: "Dataset", syntax: str, limits: Limits) -> Layout:
     )
     frames = _whole(dataset, "NumberOfFrames", 1)
     if frames > 1:
-        raise ImageError(f"the DICOM holds {frames} frames; give one radiograph a file.")
+        raise UnsuitableError(f"the DICOM holds {frames} frames; give one radiograph a file.", code="frames")
     check_sides(found.columns, found.rows, limits)
     _require_readable(found)
     return found

@@ -1,0 +1,83 @@
+"""The ASGI application."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from pneumoscope import __version__
+from pneumoscope.contract import DISCLAIMER
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.server import page, problems, routes
+from pneumoscope.server.boundary import Boundary
+from pneumoscope.server.config import ServeConfig
+from pneumoscope.server.problems import ProblemDocument
+from pneumoscope.server.service import Service
+
+
+def create_app(config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None) -> FastAPI:
+    """The service of one bundle. Loading and verifying begin with its lifespan, beside the first requests.
+
+    Args:
+        config: settings.
+        on_failure: told if the bundle cannot be loaded or verified.
+
+    Raises:
+        BundleError: the folder is no bundle.
+        UsageError: the log of decisions cannot be written.
+    """
+    service = Service(config, on_failure=on_failure)
+    app = FastAPI(
+        title="Pneumoscope",
+        version=__version__,
+        summary="A chest film in, a decision out, with reasons.",
+        description=DISCLAIMER,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=partial(_lifespan, service),
+    )
+    app.state.service = service
+    problems.install(app)
+    app.include_router(routes.router)
+    app.include_router(routes.guarded)
+    page.install(app)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Prefer", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    app.add_middleware(Boundary, telemetry=service.telemetry)
+    _describe(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(service: Service, _: FastAPI) -> AsyncIterator[None]:
+    starting = asyncio.create_task(service.start())
+    try:
+        yield
+    finally:
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        service.stop()
+
+
+def _describe(app: FastAPI) -> None:
+    """Add the problem document, which no route returns as its model, to the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas[ProblemDocument.__name__] = ProblemDocument.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it

@@ -1,0 +1,104 @@
+"""What every request passes on its way in and out: an id, safe headers, a count, one line of log, no traceback."""
+
+import logging
+import re
+import time
+import traceback
+import uuid
+from http import HTTPStatus
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pneumoscope.server.problems import respond
+from pneumoscope.server.telemetry import Telemetry
+
+_LOG = logging.getLogger(__name__)
+_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_GONE = 499  # of no standard, but what logs call a client that went away
+
+#: Nothing from elsewhere, nothing inline. Pictures are drawn from what the page holds (blob:, data:).
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Boundary:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, *, telemetry: Telemetry) -> None:
+        self._app = app
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send, started=time.perf_counter())
+        scope.setdefault("state", {})["request_id"] = exchange.request_id
+        try:
+            await self._app(scope, receive, exchange.send)
+        except (ClientDisconnect, ConnectionResetError):
+            exchange.status = _GONE
+        except Exception as failure:  # noqa: BLE001 (the last place before the client)
+            await exchange.fail(failure, receive)
+        finally:
+            self._count(scope, exchange)
+
+    def _count(self, scope: Scope, exchange: "_Exchange") -> None:
+        route = getattr(scope.get("route"), "path", "none")  # the route's own path: what was asked for may say anything
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        seconds = time.perf_counter() - exchange.started
+        self._telemetry.requests.labels(method, route, str(exchange.status)).inc()
+        self._telemetry.request_seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if route in _QUIET and exchange.status == HTTPStatus.OK else logging.INFO
+        _LOG.log(level, "%s %s %d %.1f ms %s", method, route, exchange.status, seconds * 1000, exchange.request_id)
+
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_QUIET = {"/healthz", "/readyz", "/ping", "/metrics"}  # asked every few seconds
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, send: Send, *, started: float) -> None:
+        self.started = started
+        self.request_id = _request_id(scope)
+        self.status = 0
+        self._scope = scope
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["Referrer-Policy"] = "no-referrer"
+            headers.setdefault("Cache-Control", "no-store")
+            headers.setdefault("Content-Security-Policy", PAGE_POLICY)
+        await self._send(message)
+
+    async def fail(self, failure: Exception, receive: Receive) -> None:
+        """Answer 500. What the exception says stays out of log and answer: it may quote the film."""
+        places = " < ".join(
+            f"{each.name}:{each.lineno}" for each in reversed(traceback.extract_tb(failure.__traceback__))
+        )
+        _LOG.error("%s at %s, request %s", type(failure).__name__, places, self.request_id)
+        if self.status:
+            raise ConnectionResetError("an answer broke off") from None
+        detail = f"a fault of this service; tell its operator the request id {self.request_id}."
+        response = respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, self.request_id)
+        await response(self._scope, receive, self.send)
+
+
+def _request_id(scope: Scope) -> str:
+    """The sender's X-Request-Id if it is a UUID, else a new one: any other text could tell of a patient."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _UUID.fullmatch(value.decode("latin-1").lower()):
+            return str(value.decode("latin-1").lower())
+    return str(uuid.uuid4())

@@ -1,0 +1,42 @@
+"""A model's card: what its contract means, in words."""
+
+from typing import Any
+
+from pneumoscope.contract import DISCLAIMER, Contract
+
+
+def card(contract: Contract) -> dict[str, Any]:
+    """The card as plain JSON values."""
+    origin = contract.provenance
+    return {
+        "name": contract.name,
+        "version": contract.version,
+        "notice": DISCLAIMER,
+        "intended_use": contract.intended_use,
+        "population": _population(contract),
+        "classes": list(contract.classes),
+        "groups": {group: list(members) for group, members in contract.groups.items()},
+        "decision": _decision(contract),
+        "training": f"{origin.arch}, recipe {origin.recipe}, weights {origin.weights}",
+        "dataset_sha256": origin.dataset,
+        "precision": contract.precision,
+        "where_it_looked": "exact class-activation maps" if contract.activation_map else "no maps: see `explain`",
+        "limits": [
+            "A readable picture that is no chest film is not recognised as such.",
+            "A map says which places spoke for a class, not that the class is right.",
+            "Films unlike those it was trained on, by age, machine or view, may be misread without a warning.",
+        ],
+    }
+
+
+def _population(contract: Contract) -> str:
+    ages = contract.population.age_years
+    return "ages not known" if ages is None else f"ages {ages[0]:g} to {ages[1]:g} years"
+
+
+def _decision(contract: Contract) -> str:
+    rule = contract.decision
+    words = f"answers when the largest probability is at least {rule.answer_from:.3f}, else abstains"
+    if rule.coverage is None:
+        return words
+    return f"{words}; set so that {rule.coverage:.0%} of {rule.films} validation films are answered"

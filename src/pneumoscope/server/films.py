@@ -1,0 +1,114 @@
+"""What is posted: one film as the body, or several as a form. Read with limits, and kept in memory only."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import Request
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from pneumoscope.server.config import MOST_FILMS
+from pneumoscope.server.problems import Problem
+from pneumoscope.server.service import Buffer, Service
+
+FORM = "multipart/form-data"
+RAW = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posted:
+    """A film's bytes, and the name its sender gave it, if any. The name goes back to the sender and nowhere else."""
+
+    name: str
+    data: bytes
+
+
+async def read_films(request: Request, service: Service, room: Buffer) -> list[Posted]:
+    """The films of a request, in order; one if the body is not a form.
+
+    Raises:
+        Problem: 400, 408, 413 or 415, or 503 if there is no room.
+        starlette.requests.ClientDisconnect: the client went away.
+    """
+    kind = media_type(request)
+    if "content-encoding" in request.headers:
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "the body is encoded (Content-Encoding); send the film's file as it is.",
+            headers={"Accept-Encoding": "identity"},
+        )
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > service.config.max_bytes:
+        raise _too_large(service)
+    try:
+        async with asyncio.timeout(service.config.read_seconds):
+            body = _limited(request, service, room)
+            films = await _form(request, body, service) if kind == FORM else [await _whole(body)]
+    except TimeoutError:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"the body did not arrive within {service.config.read_seconds:g} s; send it again.",
+            headers={"Connection": "close"},
+        ) from None
+    if not any(film.data for film in films):
+        raise Problem(HTTPStatus.BAD_REQUEST, "the request holds no film; send the bytes of a film's file as its body.")
+    return films
+
+
+def media_type(request: Request) -> str:
+    """The content type without its parameters, checked.
+
+    Raises:
+        Problem: 415, not one that is accepted.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == FORM or kind in RAW or (kind.startswith("image/") and len(kind) > len("image/")):
+        return kind
+    accepted = ", ".join((*RAW, FORM))
+    raise Problem(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        f"the content type is {kind[:60] or 'missing'}; accepted are {accepted}. "
+        "With curl: -H 'Content-Type: application/octet-stream'.",
+        headers={"Accept": accepted},
+    )
+
+
+async def _limited(request: Request, service: Service, room: Buffer) -> AsyncGenerator[bytes, None]:
+    """The body's parts, as long as they are few enough; what it says of its length is not believed."""
+    count = 0
+    async for part in request.stream():
+        count += len(part)
+        if count > service.config.max_bytes:
+            raise _too_large(service)
+        room.take(len(part))
+        yield part
+
+
+async def _whole(body: AsyncGenerator[bytes, None]) -> Posted:
+    return Posted(name="", data=b"".join([part async for part in body]))
+
+
+async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Service) -> list[Posted]:
+    parser = MultiPartParser(request.headers, body, max_files=MOST_FILMS, max_fields=0)
+    parser.spool_max_size = service.config.max_bytes + 1  # in memory, never in a temporary file
+    try:
+        form = await parser.parse()
+    except MultiPartException as failure:
+        raise Problem(
+            HTTPStatus.BAD_REQUEST, f"the form cannot be read: {failure.message} Send up to {MOST_FILMS} files."
+        ) from failure
+    films = []
+    for _, value in form.multi_items():
+        assert not isinstance(value, str)  # no fields are taken
+        films.append(Posted(name=value.filename or "", data=await value.read()))
+        await value.close()
+    return films
+
+
+def _too_large(service: Service) -> Problem:
+    return Problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the body has more than {service.config.max_bytes:,} bytes, the most that is accepted; "
+        "send fewer films at a time, or compressed ones.",
+    )

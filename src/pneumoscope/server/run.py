@@ -1,0 +1,124 @@
+"""Start the service, keep it running, and stop it without losing a request."""
+
+import json
+import os
+import signal
+import socket
+import tempfile
+from contextlib import ExitStack
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from pneumoscope.contract import load_contract
+from pneumoscope.engine import Engine, verify
+from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.server.app import create_app
+from pneumoscope.server.config import ServeConfig
+from pneumoscope.server.protocol import Protocol
+from pneumoscope.server.telemetry import MULTIPROCESS
+
+_CONFIG = "PNEUMOSCOPE_SERVE"  # how a worker process is given its configuration
+_BACKLOG = 2048
+
+
+def listen(config: ServeConfig) -> socket.socket:
+    """Take the port.
+
+    Raises:
+        UsageError: it is taken, or may not be.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+    except OSError as failure:
+        raise UsageError(
+            f"cannot listen on {config.host}, port {config.port} ({failure.strerror}); choose another --host or --port."
+        ) from failure
+
+
+def serve(config: ServeConfig, listener: socket.socket, *, log_level: str = "info") -> None:
+    """Serve until told to stop (SIGTERM or Ctrl-C); requests under way are answered first.
+
+    Raises:
+        BundleError: the bundle cannot be loaded, or its golden cases come out otherwise.
+        KeyboardInterrupt: Ctrl-C, after the last answer.
+    """
+    load_contract(config.bundle)
+    # uvicorn passes a signal on when it has stopped. To be told to stop is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if config.workers == 1:
+        _serve_here(config, listener, log_level)
+    else:
+        _serve_in_workers(config, listener, log_level)
+
+
+def _serve_here(config: ServeConfig, listener: socket.socket, log_level: str) -> None:
+    failures: list[PneumoscopeError] = []
+
+    def on_failure(failure: PneumoscopeError) -> None:
+        failures.append(failure)
+        server.should_exit = True
+
+    app = create_app(config, on_failure=on_failure)
+    server = uvicorn.Server(_uvicorn(config, app, log_level))
+    server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _serve_in_workers(config: ServeConfig, listener: socket.socket, log_level: str) -> None:
+    engine = Engine.load(config.bundle, provider=config.provider)
+    verify(config.bundle, engine=engine)  # here first: a worker that fails is started again and again
+    del engine
+    with ExitStack() as stack:
+        os.environ[MULTIPROCESS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="pneumoscope-"))
+        os.environ[_CONFIG] = _as_text(config)
+        stack.callback(os.environ.pop, MULTIPROCESS)
+        stack.callback(os.environ.pop, _CONFIG)
+        options = _uvicorn(config, f"{__name__}:worker", log_level, factory=True, workers=config.workers)
+        Multiprocess(options, sockets=[listener]).run()
+
+
+def worker() -> FastAPI:
+    """The application of one worker process."""
+    config = ServeConfig.model_validate_json(os.environ[_CONFIG])
+    return create_app(config, on_failure=lambda _: signal.raise_signal(signal.SIGTERM))
+
+
+def _as_text(config: ServeConfig) -> str:
+    token = None if config.token is None else config.token.get_secret_value()
+    return json.dumps(config.model_dump(mode="json") | {"token": token})
+
+
+def _uvicorn(config: ServeConfig, app: Any, log_level: str, **more: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=_logging(log_level),
+        access_log=False,  # ours holds no path and no address
+        server_header=False,
+        timeout_graceful_shutdown=config.drain_seconds,
+        **more,
+    )
+
+
+def _logging(level: str) -> dict[str, Any]:
+    quiet = {"uvicorn.error": {"level": "WARNING"}}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+        "loggers": {
+            "pneumoscope": {"handlers": ["stderr"], "level": level.upper(), "propagate": False},
+            "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+            **quiet,
+        },
+    }

@@ -1,0 +1,167 @@
+"""The engine behind a bounded queue: loaded and verified once, asked by many."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal, TypeAlias, TypeVar
+
+from pneumoscope.contract import load_contract
+from pneumoscope.engine import Engine, verify
+from pneumoscope.errors import PneumoscopeError
+from pneumoscope.imaging import Limits
+from pneumoscope.parallel import available_cores
+from pneumoscope.server.config import ServeConfig
+from pneumoscope.server.journal import Journal
+from pneumoscope.server.problems import Busy
+from pneumoscope.server.telemetry import Telemetry
+
+State: TypeAlias = Literal["starting", "ready", "failed", "stopping"]
+Result = TypeVar("Result")
+
+_LOG = logging.getLogger(__name__)
+_USUAL_SECONDS = 0.05  # of a film, until some have been seen
+_WEIGHT = 0.05  # of the newest film in the running mean
+
+
+class Service:
+    """What the routes share. Its methods run on the event loop; films are worked on in threads.
+
+    `state` is `starting` until the golden cases came out right, then `ready`; or `failed`.
+    """
+
+    def __init__(self, config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None) -> None:
+        self.config = config
+        self.contract = load_contract(config.bundle)
+        self.telemetry = Telemetry()
+        self.state: State = "starting"
+        self.journal = Journal(config.keep_log) if config.keep_log else None
+        self._on_failure = on_failure
+        self._engine: Engine | None = None
+        self._threads = max(1, available_cores() // config.workers)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="film")
+        self._films = 0
+        self._buffered = 0
+        self._seconds = _USUAL_SECONDS
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            Busy: it is not ready.
+        """
+        if self._engine is None or self.state != "ready":
+            raise Busy(f"the service is {self.state}; ask /readyz, and try again.", after=1)
+        return self._engine
+
+    async def start(self) -> None:
+        """Load and verify the bundle, in a thread; tell `on_failure` if that fails."""
+        try:
+            self._engine = await asyncio.get_running_loop().run_in_executor(self._pool, self._load)
+        except PneumoscopeError as failure:
+            self.state = "failed"
+            self._on_failure(failure)
+            return
+        self.telemetry.loaded(self._engine.model)
+        self.state = "ready"
+        _LOG.info("ready: %s %s", self.contract.name, self.contract.version)
+
+    def stop(self) -> None:
+        """Let go of threads and files."""
+        self.state = "stopping"
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.journal is not None:
+            self.journal.close()
+
+    def require_room(self, films: int = 1) -> None:
+        """Raise Busy if this many more films would not fit into the queue."""
+        if self._films + films > self.config.queue:
+            after = max(1, math.ceil(self._films * self._seconds / self._threads))
+            raise Busy(f"{self._films} films are waiting, the most that may; try again in {after} s.", after=after)
+
+    async def work(self, task: Callable[[float], Result]) -> Result:
+        """Run `task` in a thread when its turn has come; it is given the seconds it waited.
+
+        Raises:
+            Busy: the queue is full.
+        """
+        self.require_room()
+        asked = time.perf_counter()
+
+        def run() -> tuple[Result, float]:
+            begun = time.perf_counter()
+            return task(begun - asked), time.perf_counter() - begun
+
+        self._films += 1
+        self.telemetry.waiting.set(self._films)
+        try:
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, run)
+        finally:
+            self._films -= 1
+            self.telemetry.waiting.set(self._films)
+        self._seconds += _WEIGHT * (seconds - self._seconds)
+        return result
+
+    @contextmanager
+    def buffer(self) -> Iterator["Buffer"]:
+        """Room for a request's body, given back at the end."""
+        room = Buffer(self)
+        try:
+            yield room
+        finally:
+            self._change(-room.taken)
+
+    def _take(self, count: int) -> None:
+        if self._buffered + count > self.config.buffered_bytes:
+            raise Busy("too many bytes of requests are in memory; try again in 1 s.", after=1)
+        self._change(count)
+
+    def _change(self, count: int) -> None:
+        self._buffered += count
+        self.telemetry.buffered.set(self._buffered)
+
+    def _load(self) -> Engine:
+        config = self.config
+        limits = Limits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
+        engine = Engine.load(config.bundle, limits=limits, threads=self._threads, provider=config.provider)
+        verify(config.bundle, engine=engine)
+        return engine
+
+
+class Buffer:
+    """Bytes of memory held by one request."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.taken = 0
+
+    def take(self, count: int) -> None:
+        """Hold so many more.
+
+        Raises:
+            Busy: all requests together hold too many.
+        """
+        self._service._take(count)  # noqa: SLF001 (one thing in two classes)
+        self.taken += count
+
+
+async def while_connected(gone: Awaitable[object], work: Awaitable[Result]) -> Result:
+    """The result of `work`, unless `gone` comes first: then the work is dropped.
+
+    Raises:
+        ConnectionResetError: `gone` came first.
+    """
+    leaving, working = asyncio.ensure_future(gone), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ConnectionResetError("the client went away")
+        return working.result()
+    finally:
+        for task in (leaving, working):
+            task.cancel()
+        await asyncio.gather(leaving, working, return_exceptions=True)

@@ -1,0 +1,8 @@
+"use strict";
+// Swagger UI over the OpenAPI document, which lies beside this page.
+window.SwaggerUIBundle({
+  url: new URL("openapi.json", window.location.href).pathname,
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+});

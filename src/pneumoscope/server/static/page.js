@@ -1,0 +1,284 @@
+// The page: a queue of films, one or two of them shown, and what the service says of them.
+
+import { classify, readExample, readModel, readPalette, Trouble, useToken } from "./api.js";
+import { Pane } from "./pane.js";
+import { csv, headline, STATUS } from "./words.js";
+
+const AT_ONCE = 2; // films sent at the same time
+
+const find = (selector) => document.querySelector(selector);
+const films = []; // { name, file, state: waiting | sending | done | failed, answer, message, bitmap, thumbnail }
+let panes = [];
+let card = null;
+let palette = null;
+let sending = 0;
+let held = ""; // why nothing is sent: "lost" or "token"
+
+start();
+
+async function start() {
+  listen();
+  showTheme(document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+  await readService();
+}
+
+async function readService() {
+  try {
+    palette ??= await readPalette();
+    const model = await readModel();
+    card = { ...model.card, heatmap: model.service.heatmap };
+    find("#model").textContent = `${card.name} ${card.version}, ${card.classes.join(" / ")}; ${card.population}`;
+    held = "";
+    find("#token-form").hidden = true;
+    say("");
+  } catch (trouble) {
+    hold(trouble);
+    return;
+  }
+  if (!panes.length) panes = [new Pane(find("#panes"), { palette, card, films, say })];
+  advance();
+}
+
+// Say something to everybody, with a button to go on if there is something to go on with.
+function say(message, goOn = null) {
+  const status = find("#status");
+  status.replaceChildren(...(message ? [message] : []));
+  if (!goOn) return;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Try again";
+  button.addEventListener("click", goOn);
+  status.append(button);
+}
+
+function hold(trouble) {
+  held = trouble.kind ?? "lost";
+  if (held === "token") {
+    find("#token-form").hidden = false;
+    find("#token").focus();
+    say(trouble.message);
+  } else {
+    say(`${trouble.message} Your films are still here.`, readService);
+  }
+}
+
+function listen() {
+  find("#files").addEventListener("change", (event) => {
+    add([...event.target.files]);
+    event.target.value = "";
+  });
+  document.addEventListener("paste", (event) => add([...event.clipboardData.files]));
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    find("#drop").classList.add("over");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) find("#drop").classList.remove("over");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    find("#drop").classList.remove("over");
+    add([...event.dataTransfer.files]);
+  });
+  for (const button of document.querySelectorAll("[data-example]")) {
+    button.addEventListener("click", () => addExample(button.dataset.example));
+  }
+  find("#token-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    useToken(find("#token").value);
+    find("#token").value = "";
+    readService();
+  });
+  find("#theme").addEventListener("click", () => showTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+  find("#compare").addEventListener("click", () => compare(panes.length === 1));
+  find("#csv").addEventListener("click", () => save("pneumoscope.csv", csv(films, card)));
+  find("#clear").addEventListener("click", clear);
+  find("#queue").addEventListener("keydown", walk);
+  addEventListener("beforeprint", () => {
+    if (!find(".pane.printed")) panes.forEach((pane) => pane.element.classList.add("printed"));
+  });
+  addEventListener("afterprint", () => panes.forEach((pane) => pane.element.classList.remove("printed")));
+}
+
+function showTheme(name) {
+  document.documentElement.dataset.theme = name;
+  find("#theme").setAttribute("aria-pressed", String(name === "dark"));
+}
+
+async function addExample(name) {
+  try {
+    add([await readExample(name)]);
+  } catch (trouble) {
+    hold(trouble);
+  }
+}
+
+function add(files) {
+  const first = films.length;
+  for (const file of files) {
+    const film = { name: file.name || "pasted film", file, state: "waiting", answer: null, message: "", bitmap: null };
+    film.row = makeRow(film);
+    films.push(film);
+    find("#queue").append(film.row);
+  }
+  if (films.length === first) return;
+  if (panes.length && !panes[0].film) show(films[first]);
+  tell();
+  advance();
+}
+
+// Send what waits, a few at a time.
+function advance() {
+  while (!held && palette && sending < AT_ONCE) {
+    const film = films.find((each) => each.state === "waiting");
+    if (!film) break;
+    sending += 1;
+    send(film).finally(() => {
+      sending -= 1;
+      advance();
+    });
+  }
+}
+
+async function send(film) {
+  film.state = "sending";
+  refresh(film);
+  try {
+    film.answer = await classify(film.file, (seconds) => {
+      film.message = `The server is busy; asked again in ${seconds} s.`;
+      refresh(film);
+    });
+    film.state = "done";
+    film.message = "";
+    await picture(film);
+  } catch (trouble) {
+    if (!(trouble instanceof Trouble)) throw trouble;
+    const later = trouble.kind === "lost" || trouble.kind === "token";
+    film.state = later ? "waiting" : "failed";
+    film.message = later ? "Waiting for the server." : trouble.message;
+    if (later) hold(trouble);
+    else if (trouble.kind === "busy") say("The server stays busy.", retryBusy);
+    film.busy = trouble.kind === "busy";
+  }
+  if (films.includes(film)) {
+    refresh(film);
+    if (!panes[0]?.film) show(film);
+    tell();
+  }
+}
+
+function retryBusy() {
+  say("");
+  for (const film of films.filter((each) => each.busy && each.state === "failed")) film.state = "waiting";
+  advance();
+}
+
+async function picture(film) {
+  const text = film.answer.preview;
+  delete film.answer.preview;
+  if (!text) return;
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const blob = new Blob([bytes], { type: "image/png" });
+  film.thumbnail = URL.createObjectURL(blob);
+  film.bitmap = await createImageBitmap(blob);
+}
+
+function makeRow(film) {
+  const row = document.createElement("li");
+  const button = document.createElement("button");
+  const blank = document.createElement("span");
+  blank.className = "blank";
+  const text = document.createElement("span");
+  for (const [name, content] of [["name", film.name], ["told", "Waiting"]]) {
+    const part = document.createElement("span");
+    part.className = name;
+    part.textContent = content;
+    text.append(part);
+  }
+  button.type = "button";
+  button.append(blank, text);
+  button.addEventListener("click", () => show(film));
+  row.append(button);
+  return row;
+}
+
+function refresh(film) {
+  const told = { waiting: film.message || "Waiting", sending: film.message || "Being classified…", failed: STATUS.failed };
+  film.row.querySelector(".told").textContent =
+    film.state === "done" ? `${STATUS[film.answer.status]}: ${headline(film)}` : told[film.state];
+  const blank = film.row.querySelector(".blank");
+  if (film.thumbnail && blank) {
+    const image = document.createElement("img");
+    image.src = film.thumbnail;
+    image.alt = "";
+    blank.replaceWith(image);
+  }
+  for (const pane of panes) pane.refresh(film);
+}
+
+function show(film) {
+  panes[0]?.show(film);
+  for (const each of films) {
+    const button = each.row.querySelector("button");
+    if (each === film) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+  }
+}
+
+function tell() {
+  const done = films.filter((film) => film.state === "done" || film.state === "failed").length;
+  find("#progress").hidden = films.length < 2;
+  find("#list-actions").hidden = !films.length;
+  find("#compare").disabled = films.length < 2;
+  find("#done").max = Math.max(1, films.length);
+  find("#done").value = done;
+  find("#count").textContent = `${done} of ${films.length}`;
+  for (const pane of panes) pane.offer();
+}
+
+function compare(on) {
+  find("#compare").setAttribute("aria-pressed", String(on));
+  find("#panes").classList.toggle("two", on);
+  panes[0]?.choose(on);
+  if (!on) {
+    panes.splice(1).forEach((pane) => pane.remove());
+    return;
+  }
+  const pane = new Pane(find("#panes"), { palette, card, films, say });
+  pane.choose(true);
+  panes.push(pane);
+  pane.show(films.find((film) => film !== panes[0].film) ?? films[0]);
+}
+
+function clear() {
+  compare(false);
+  for (const film of films.splice(0)) {
+    film.row.remove();
+    if (film.thumbnail) URL.revokeObjectURL(film.thumbnail);
+    film.bitmap?.close();
+  }
+  panes[0]?.show(null);
+  say("");
+  tell();
+  find("#films-title").focus();
+}
+
+// Arrow keys go through the queue.
+function walk(event) {
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!step) return;
+  const buttons = [...find("#queue").querySelectorAll("button")];
+  const next = buttons[buttons.indexOf(document.activeElement) + step];
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+  next.click();
+}
+
+function save(name, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}

@@ -1,0 +1,109 @@
+"""What an operator may watch (Prometheus): counts, times and the drift of what comes in, nothing of any one film."""
+
+import os
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from pneumoscope import __version__
+from pneumoscope.engine import Prediction
+
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # the library's own variable, set by `run` for several workers
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_SHARES = tuple(tenth / 10 for tenth in range(1, 11))
+
+
+class Telemetry:
+    """The service's metrics. Labels are of fixed, small sets: routes, statuses, codes and the model's classes."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "pneumoscope_requests", "Requests answered.", ["method", "route", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "pneumoscope_request_seconds",
+            "From the request's head to the answer's end.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.predictions = Counter(
+            "pneumoscope_predictions", "Films decided on.", ["status", "label"], registry=registry
+        )
+        self.reasons = Counter("pneumoscope_reasons", "Reasons given, by code.", ["code"], registry=registry)
+        self.stage_seconds = Histogram(
+            "pneumoscope_stage_seconds",
+            "Of a film: read, queue, decode, model, draw.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.score = Histogram(
+            "pneumoscope_largest_probability",
+            "Of films that were read: drifts with what comes in.",
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.probability = Histogram(
+            "pneumoscope_probability", "By class.", ["label"], buckets=_SHARES, registry=registry
+        )
+        self.brightness = Histogram(
+            "pneumoscope_input_brightness",
+            "Mean of the model's input, 0 black to 1 white: drifts with what comes in.",
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.waiting = self._gauge("pneumoscope_queue_films", "Films that wait or are worked on.")
+        self.buffered = self._gauge("pneumoscope_buffered_bytes", "Request bodies in memory.")
+        self.ready = self._gauge("pneumoscope_ready", "Workers that passed verification.")
+        self.information = Gauge(
+            "pneumoscope_model",
+            "1, labelled with what is running.",
+            ["version", "name", "model_version", "sha256"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        if MULTIPROCESS not in os.environ:
+            ProcessCollector(registry=registry)
+
+    def film(self, prediction: Prediction, *, waited: float) -> None:
+        """Count a film's decision. `waited` is in seconds."""
+        self.predictions.labels(prediction.status, prediction.label or "").inc()
+        for code in prediction.reason_codes:
+            self.reasons.labels(code).inc()
+        self.stage_seconds.labels("queue").observe(waited)
+        for stage, milliseconds in prediction.stages.items():
+            self.stage_seconds.labels(stage).observe(milliseconds / 1000)
+        if prediction.brightness is not None:
+            self.brightness.observe(prediction.brightness)
+            self.score.observe(max(prediction.probabilities.values()))
+        for label, value in prediction.probabilities.items():
+            self.probability.labels(label).observe(value)
+
+    def loaded(self, model: dict[str, str], codes: Iterable[str] = ()) -> None:
+        """Say what is running."""
+        self.information.labels(__version__, model["name"], model["version"], model["sha256"]).set(1)
+        for code in codes:
+            self.reasons.labels(code)
+        self.ready.set(1)
+
+    def page(self) -> bytes:
+        """The exposition, of all workers together."""
+        if MULTIPROCESS not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+    def _gauge(self, name: str, what: str) -> Gauge:
+        return Gauge(name, what, registry=self.registry, multiprocess_mode="livesum")

@@ -1,0 +1,396 @@
+"""The HTTP API, asked over a socket as its users ask it."""
+
+import base64
+import hashlib
+import json
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dicoms
+from pneumoscope import __version__
+from pneumoscope.contract import DISCLAIMER, load_contract, save_contract
+from pneumoscope.engine import Engine
+from pneumoscope.phantom import encode_jpeg, film
+from pneumoscope.server.config import ServeConfig
+from samples import encode
+from service import Service, form, serving
+
+FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))
+OTHER = encode(Image.fromarray(film("normal", patient=3, size=(180, 170))))
+TOKEN = "a-token-for-the-tests"
+ORIGIN = "https://pacs.example"
+
+
+@pytest.fixture(scope="module")
+def service(tiny_bundle: Path) -> Iterator[Service]:
+    with serving(tiny_bundle, "--cors-origin", ORIGIN, "--max-bytes", 3_000_000, "--read-seconds", 2) as running:
+        yield running
+        assert "Traceback" not in running.log
+        assert running.stop() == 0
+
+
+def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in names}
+
+
+def test_http_says_what_the_engine_says(service: Service, tiny_bundle: Path) -> None:
+    engine = Engine.load(tiny_bundle)
+    for data, kind in ((FILM, "image/jpeg"), (OTHER, "image/png"), (dicoms.dicom(noise()), "application/dicom")):
+        reply = service.post("/v1/predictions", data, kind)
+        assert reply.status == HTTPStatus.OK
+        wanted = without(engine.predict(data).as_json(), "milliseconds")
+        assert without(reply.json(), "milliseconds", "notice") == wanted
+        assert reply.json()["notice"] == DISCLAIMER
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(4).integers(0, 4000, (90, 80), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/JPEG; x=1", "application/octet-stream", "application/x-image"])
+def test_accepted_content_types(service: Service, kind: str) -> None:
+    """The bytes decide what a file is, not what its sender calls it."""
+    assert service.post("/v1/predictions", FILM, kind).json()["status"] == "answered"
+
+
+@pytest.mark.parametrize("kind", [None, "", "text/plain", "image/", "application/json", "application/dicom+json"])
+def test_other_content_types_are_415(service: Service, kind: str | None) -> None:
+    reply = service.post("/v1/predictions", FILM, kind)
+    assert reply.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    assert "image/*" in reply.headers["accept"]
+    assert "application/dicom" in problem(reply)["detail"]
+
+
+def test_an_encoded_body_is_415(service: Service) -> None:
+    reply = service.post("/v1/predictions", FILM, **{"Content-Encoding": "gzip"})
+    assert (reply.status, reply.headers["accept-encoding"]) == (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "identity")
+
+
+def problem(reply: Any) -> dict[str, Any]:
+    """A problem document, checked."""
+    assert reply.headers["content-type"] == "application/problem+json"
+    document = reply.json()
+    assert isinstance(document, dict)
+    assert set(document) == {"type", "title", "status", "detail", "request_id"}
+    assert document["status"] == reply.status
+    assert document["title"] == HTTPStatus(reply.status).phrase
+    assert document["request_id"] == reply.headers["x-request-id"]
+    return document
+
+
+def test_a_form_of_several_films(service: Service) -> None:
+    body, kind = form(("a.jpeg", FILM), ("ü \u00e9.png", OTHER), ("c.txt", b"words"))
+    reply = service.post("/v1/predictions", body, kind)
+    assert reply.status == HTTPStatus.OK
+    answers = reply.json()["predictions"]
+    assert [answer["image"] for answer in answers] == ["a.jpeg", "ü é.png", "c.txt"]
+    assert [answer["status"] for answer in answers] == ["answered", "answered", "rejected"]
+    assert answers[2]["reason_codes"] == ["undecodable"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (*form(), "no film"),
+        (*form(("a.jpeg", b"")), "no film"),
+        (*form(("a.jpeg", FILM), fields={"patient": "x"}), "form cannot be read"),
+        (*form(*[("a.jpeg", b"x")] * 33), "up to 32"),
+        (FILM, "multipart/form-data", "boundary"),
+        (FILM, "multipart/form-data; boundary=xyz", "form cannot be read"),
+        (b"", "image/jpeg", "no film"),
+    ],
+)
+def test_malformed_is_400(service: Service, body: bytes, kind: str, words: str) -> None:
+    reply = service.post("/v1/predictions", body, kind)
+    assert reply.status == HTTPStatus.BAD_REQUEST
+    assert words in problem(reply)["detail"]
+
+
+def test_bytes_that_are_no_image_are_422(service: Service) -> None:
+    for body, kind in ((b"words", "image/jpeg"), form(("a.txt", b"words")), (FILM[:900], "image/jpeg")):
+        reply = service.post("/v1/predictions", body, kind)
+        assert reply.status == HTTPStatus.UNPROCESSABLE_ENTITY
+        assert re.search(r"not an accepted image|the file is damaged|cannot decode", problem(reply)["detail"])
+    lenient = service.post("/v1/predictions", b"words", Prefer="respond-async, handling=lenient")
+    assert (lenient.status, lenient.json()["status"]) == (HTTPStatus.OK, "rejected")
+
+
+def test_what_is_no_frontal_chest_film_is_200_and_rejected(service: Service) -> None:
+    lateral = dicoms.dicom(noise(), ViewPosition="LL")
+    blank = encode(Image.new("L", (90, 90), 7))
+    for body, code in ((lateral, "view"), (blank, "blank"), (dicoms.dicom(noise(), Modality="MR"), "modality")):
+        reply = service.post("/v1/predictions", body, "application/octet-stream")
+        assert reply.status == HTTPStatus.OK
+        assert (reply.json()["status"], reply.json()["reason_codes"]) == ("rejected", [code])
+
+
+def test_level_group_answers_with_the_groups_name(service: Service) -> None:
+    document = service.post("/v1/predictions?level=group", FILM).json()
+    shares = document["groups"] | {"normal": document["probabilities"]["normal"]}
+    assert document["label"] == max(shares, key=shares.__getitem__)
+    assert document["class"] == (1 if document["label"] == "normal" else None)
+
+
+def test_heat_map_as_numbers_and_as_a_picture(service: Service, tiny_bundle: Path) -> None:
+    prediction = Engine.load(tiny_bundle).predict(FILM)
+    assert prediction.maps is not None
+    maps = service.post("/v1/predictions?heatmap=maps", FILM).json()["maps"]
+    assert list(maps) == list(prediction.classes)
+    np.testing.assert_allclose(np.array(list(maps.values())), prediction.maps, rtol=1e-3)
+    overlay = service.post("/v1/predictions?heatmap=overlay", FILM).json()["overlay"]
+    assert picture(overlay).mode == "RGB"
+    for asked, name in (("heatmap=maps", "maps"), ("heatmap=overlay", "overlay"), ("preview=true", "preview")):
+        lenient = service.post(f"/v1/predictions?{asked}", b"words", Prefer="handling=lenient").json()
+        assert lenient[name] is None
+
+
+def test_preview_is_the_film_as_it_was_read(service: Service) -> None:
+    """Upright, inverted once if MONOCHROME1, in 8 bits: what a browser would not show of a DICOM."""
+    values = np.linspace(100, 3000, 90 * 80).reshape(90, 80).astype(np.uint16)
+    for photometric, rising in (("MONOCHROME2", True), ("MONOCHROME1", False)):
+        body = dicoms.dicom(values, PhotometricInterpretation=photometric)
+        shown = picture(service.post("/v1/predictions?preview=true", body, "application/dicom").json()["preview"])
+        assert (shown.mode, shown.size) == ("L", (80, 90))
+        column = np.asarray(shown)[:, 0].astype(int)
+        assert (column[-1] > column[0]) is np.bool_(rising)
+
+
+def picture(text: str) -> Image.Image:
+    return Image.open(BytesIO(base64.b64decode(text)))
+
+
+@pytest.mark.parametrize("query", ["level=lobe", "heatmap=yes", "preview=perhaps", "level=class&level=x"])
+def test_an_option_out_of_range_is_400(service: Service, query: str) -> None:
+    reply = service.post(f"/v1/predictions?{query}", FILM)
+    assert reply.status == HTTPStatus.BAD_REQUEST
+    assert "query." in problem(reply)["detail"]
+
+
+def test_unknown_address_and_method(service: Service) -> None:
+    assert "/docs" in problem(service.get("/v2/predictions"))["detail"]
+    reply = service.get("/v1/predictions")
+    assert (reply.status, reply.headers["allow"]) == (HTTPStatus.METHOD_NOT_ALLOWED, "POST")
+    problem(reply)
+
+
+def test_too_large_by_its_own_word_or_not(service: Service) -> None:
+    """With a length it is refused before it is read; without one while it is read."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as asking:
+        asking.sendall(
+            b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 3000001\r\n\r\n"
+        )
+        assert asking.recv(2000).startswith(b"HTTP/1.1 413 ")
+    parts = (bytes(100_000) for _ in range(40))
+    reply = service.ask("POST", "/v1/predictions", parts, headers={"Content-Type": "image/jpeg"})
+    assert reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert "3,000,000" in problem(reply)["detail"]
+
+
+def test_a_body_that_does_not_come_is_408(service: Service) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as asking:
+        asking.sendall(
+            b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nabc"
+        )
+        answer = b"".join(iter(lambda: asking.recv(4000), b""))  # until it is closed
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"within 2 s" in answer
+
+
+def test_a_request_id_is_a_uuid_or_made_anew(service: Service) -> None:
+    mine = "0b0b1c9e-6f7d-4a52-9c37-2f5d0d3c7e11"
+    assert service.get("/healthz", **{"X-Request-Id": mine}).headers["x-request-id"] == mine
+    other = service.get("/healthz", **{"X-Request-Id": "Ada Wintergreen"}).headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f-]{36}", other)
+
+
+def test_health_and_sagemakers_contract(service: Service) -> None:
+    assert service.get("/healthz").json() == {"status": "alive"}
+    for path in ("/readyz", "/ping"):
+        assert (service.get(path).status, service.get(path).json()) == (HTTPStatus.OK, {"status": "ready"})
+    wanted = without(service.post("/v1/predictions", FILM).json(), "milliseconds")
+    for kind in ("application/x-image", "image/jpeg", "application/octet-stream"):
+        assert without(service.post("/invocations", FILM, kind).json(), "milliseconds") == wanted
+    body, kind = form(("a.jpeg", FILM))
+    assert service.post("/invocations", body, kind).status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+def test_the_model_is_described(service: Service, tiny_bundle: Path) -> None:
+    document = service.get("/v1/model").json()
+    assert document["contract"] == load_contract(tiny_bundle).model_dump(mode="json")
+    assert document["card"]["notice"] == document["service"]["notice"] == DISCLAIMER
+    assert document["service"]["max_bytes"] == 3_000_000
+    assert document["service"]["version"] == __version__
+
+
+def test_other_origins_may_ask_only_if_named(service: Service) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    allowed = service.ask("OPTIONS", "/v1/predictions", headers={"Origin": ORIGIN} | asked)
+    assert (allowed.status, allowed.headers["access-control-allow-origin"]) == (HTTPStatus.OK, ORIGIN)
+    stranger = service.ask("OPTIONS", "/v1/predictions", headers={"Origin": "https://evil.example"} | asked)
+    assert "access-control-allow-origin" not in stranger.headers
+    assert service.post("/v1/predictions", FILM, Origin=ORIGIN).headers["access-control-allow-origin"] == ORIGIN
+
+
+def test_answers_carry_safe_headers(service: Service) -> None:
+    for reply in (service.get("/"), service.get("/docs"), service.post("/v1/predictions", FILM)):
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert "unsafe" not in reply.headers["content-security-policy"]
+        assert "server" not in reply.headers
+
+
+def test_the_documentation_needs_no_network(service: Service) -> None:
+    page = service.get("/docs").body.decode()
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(links) == 4
+    assert all(link.startswith("/") and service.get(link).status == HTTPStatus.OK for link in links)
+    document = service.get("/openapi.json").json()
+    assert document["info"]["description"] == DISCLAIMER
+    assert set(document["paths"]) == {
+        *("/v1/predictions", "/v1/model", "/invocations", "/ping", "/healthz", "/readyz", "/metrics"),
+    }
+
+
+def test_metrics_count_what_was_done(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle) as service:
+        for body in (FILM, FILM, OTHER, b"words", dicoms.dicom(noise(), ViewPosition="LL")):
+            service.post("/v1/predictions?heatmap=overlay", body, "application/octet-stream")
+        shown = samples_of(service.get("/metrics").body.decode())
+    statuses = {key: value for key, value in shown.items() if key.startswith("pneumoscope_predictions_total{")}
+    assert sum(statuses.values()) == 5
+    assert sum(value for key, value in statuses.items() if 'status="rejected"' in key) == 2
+    assert shown['pneumoscope_reasons_total{code="undecodable"}'] == 1
+    assert shown['pneumoscope_reasons_total{code="view"}'] == 1
+    for stage in ("read", "queue", "decode", "draw"):
+        assert shown[f'pneumoscope_stage_seconds_count{{stage="{stage}"}}'] == 5
+    assert shown['pneumoscope_stage_seconds_count{stage="model"}'] == 3
+    assert shown["pneumoscope_input_brightness_count"] == shown["pneumoscope_largest_probability_count"] == 3
+    assert shown["pneumoscope_queue_films"] == shown["pneumoscope_buffered_bytes"] == 0
+    assert shown["pneumoscope_ready"] == 1
+
+
+def samples_of(page: str) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in page.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_a_token_is_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    with serving(tiny_bundle, "--token-file", file) as service:
+        for path in ("/", "/ping", "/readyz", "/docs", "/static/page.js"):
+            assert service.get(path).status == HTTPStatus.OK
+        for path in ("/v1/model", "/metrics"):
+            assert service.get(path).status == HTTPStatus.UNAUTHORIZED
+        for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": f"Basic {TOKEN}"}):
+            reply = service.post("/v1/predictions", FILM, **wrong)
+            assert (reply.status, reply.headers["www-authenticate"]) == (HTTPStatus.UNAUTHORIZED, "Bearer")
+            problem(reply)
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert service.post("/v1/predictions", FILM, **right).status == HTTPStatus.OK
+        assert service.post("/invocations", FILM, **right).status == HTTPStatus.OK
+        assert TOKEN not in service.log
+
+
+def test_several_workers_are_one_service(tiny_bundle: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "decisions.jsonl"
+    environment = {"PNEUMOSCOPE_TOKEN": TOKEN}
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    options = ("--workers", 2, "--keep-log", kept)
+    with serving(tiny_bundle, *options, environment=environment) as service:
+        assert service.post("/v1/predictions", FILM).status == HTTPStatus.UNAUTHORIZED
+        until = time.monotonic() + 60
+        while samples_of(service.get("/metrics", **right).body.decode()).get("pneumoscope_ready") != 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        for _ in range(12):
+            assert service.post("/v1/predictions", FILM, **right).status == HTTPStatus.OK
+        shown = samples_of(service.get("/metrics", **right).body.decode())
+        counted = [value for key, value in shown.items() if key.startswith("pneumoscope_predictions_total{")]
+        assert sum(counted) == 12
+        assert service.stop() == 0
+    assert len(kept.read_text().splitlines()) == 12
+
+
+def test_decisions_are_kept_only_if_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "decisions.jsonl"
+    with serving(tiny_bundle, "--keep-log", kept) as service:
+        first = service.post("/v1/predictions", FILM)
+        service.post("/v1/predictions", b"words")
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["answered", "rejected"]
+    assert lines[0]["sha256"] == hashlib.sha256(FILM).hexdigest()
+    assert lines[0]["request_id"] == first.headers["x-request-id"]
+    assert lines[0]["probabilities"] == first.json()["probabilities"]
+    assert kept.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_no_decision_is_given_that_cannot_be_kept(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle, "--keep-log", "/dev/full") as service:
+        reply = service.post("/v1/predictions", FILM)
+    assert reply.status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert "cannot be written" in problem(reply)["detail"]
+
+
+def test_a_bundle_that_does_not_verify_is_not_served(own_bundle: Path, command: Callable[..., SimpleNamespace]) -> None:
+    contract = load_contract(own_bundle)
+    document = contract.model_dump() | {"calibration": {"temperature": 3.0}}
+    save_contract(type(contract).model_validate(document), own_bundle)
+    for workers in (1, 2):
+        done = command("serve", own_bundle, "--port", 0, "--workers", workers)
+        assert done.code == 1
+        assert "golden case" in done.err
+        assert "Traceback" not in done.err
+
+
+def test_wrong_usage_is_one_sentence(
+    tiny_bundle: Path, tmp_path: Path, command: Callable[..., SimpleNamespace]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("short")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for options, words in (
+            (["--port", taken.getsockname()[1]], "choose another --host or --port"),
+            (["--host", "203.0.113.9"], "cannot listen on 203.0.113.9"),
+            (["--token-file", token], "at least 16 characters"),
+            (["--cors-origin", "pacs.example"], "cors_origins"),
+            (["--keep-log", tmp_path / "none" / "log"], "cannot be kept"),
+            (["--provider", "tpu"], "provider 'tpu'"),
+        ):
+            done = command("serve", tiny_bundle, *options)
+            assert done.code == 2, done.err
+            assert words in done.err
+            assert "Traceback" not in done.err
+    assert command("serve", tmp_path, "--port", 0).code == 1
+    assert command("serve").code == 2
+
+
+def test_the_environment_may_say_what_to_serve(command: Callable[..., SimpleNamespace]) -> None:
+    shown = command("serve", "--help").out
+    for variable in ("PNEUMOSCOPE_BUNDLE", "PNEUMOSCOPE_HOST", "PNEUMOSCOPE_PORT", "PNEUMOSCOPE_TOKEN"):
+        assert variable in shown
+    assert "not a medical device" in shown.replace("\n", " ")
+
+
+def test_ctrl_c_is_130(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle) as service:
+        assert service.stop(signal.SIGINT) == 130
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 32"):
+        ServeConfig(bundle=Path("b"), queue=3)
+    assert TOKEN not in repr(ServeConfig(bundle=Path("b"), token=TOKEN))
