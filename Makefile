@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 UV := $(VENV)/tools/bin/uv
 READY := $(VENV)/.ready
 
-.PHONY: demo test check docs lock clean
+.PHONY: demo test check docs lock clean browser
 
 demo: $(READY)  ## the whole flow on synthetic radiographs
 	$(BIN)/pneumoscope demo --out $(DEMO) --overwrite
 
-test: check  ## everything CI runs
+test: check browser  ## everything CI runs
 	$(BIN)/pytest
 
 check: $(READY)
@@ -20,12 +20,20 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+browser:  ## Chromium for the page's tests, where it can be had; without it they are skipped
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+		|| { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes chromium >/dev/null; } \
+		|| echo "no Chromium, and it cannot be installed here: the page's tests are skipped"
+
 docs: $(READY)  ## write docs/cli.md from the commands' own help
 	$(BIN)/python scripts/write_cli_docs.py
 
 lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade \
 		--python-version 3.11 --all-extras pyproject.toml --output-file requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 --extra dicom --constraint requirements.lock pyproject.toml \
+		--output-file deploy/requirements.lock
 
 clean:  ## remove what the other targets made, except the environment
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from damage import rasters
@@ -120,7 +121,7 @@ def vanishing(service: Service) -> None:
             if number % 2:  # closing now sends a reset
                 asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    at_once([lambda number=number: go(number) for number in range(50)])
+    at_once([partial(go, number) for number in range(50)])
 
 
 def endless(service: Service) -> None:
@@ -132,6 +133,7 @@ def endless(service: Service) -> None:
         parts = (part for _ in range(GIGABYTE // len(part)))
         connection.request("POST", "/v1/predictions", parts, {"Content-Type": "image/jpeg"}, encode_chunked=True)
         assert connection.getresponse().status == 413
+        connection.close()
 
     def announced() -> None:
         with socket.create_connection(("127.0.0.1", service.port), timeout=120) as asking:

@@ -6,6 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -41,7 +45,7 @@ def run(line: str, folder: Path, **environment: str) -> str:
 
 
 def test_there_are_blocks_of_both_kinds() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "bash", "python"]
+    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "python", "python"]
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".venv" / ".ready").exists(), reason="`make` has not set up .venv here")
@@ -61,11 +65,31 @@ def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
 
 
 def test_the_other_blocks_run_in_order(desk: Path) -> None:
-    for kind, block in BLOCKS[1:]:
-        if kind == "bash":
-            shown = [run(line, desk) for line in block.splitlines()]
-            if "predict" in block:
-                assert json.loads(shown[-1])["status"] == "answered"
-        else:
-            (desk / "block.py").write_text(block)
-            assert run(f"{shutil.which('python', path=TOOLS)} block.py", desk).startswith("answered ")
+    with ExitStack() as until_the_end:
+        for kind, block in BLOCKS[1:]:
+            if kind == "bash":
+                lines = block.splitlines()
+                if lines[0].startswith("pneumoscope serve"):
+                    until_the_end.enter_context(running(lines.pop(0), desk))
+                shown = [run(line, desk) for line in lines]
+                if "predict" in block:
+                    assert json.loads(shown[-1])["status"] == "answered"
+            else:
+                (desk / "block.py").write_text(block)
+                assert run(f"{shutil.which('python', path=TOOLS)} block.py", desk).startswith("answered")
+
+
+@contextmanager
+def running(line: str, folder: Path) -> Iterator[None]:
+    """A service as the README starts it, on the port that it says, ready."""
+    process = subprocess.Popen([TOOLS / line.split()[0], *line.split()[1:]], cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen("http://127.0.0.1:8080/readyz") as answer:
+                assert answer.status == 200
+                break
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0

@@ -3,9 +3,12 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -261,6 +264,19 @@ def test_the_documentation_needs_no_network(service: Service) -> None:
     assert set(document["paths"]) == {
         *("/v1/predictions", "/v1/model", "/invocations", "/ping", "/healthz", "/readyz", "/metrics"),
     }
+
+
+def test_schemathesis_finds_nothing(service: Service) -> None:
+    """The OpenAPI document is true: what it allows is accepted, what it forbids is refused as it says."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "schemathesis", "run", f"{service.url}/openapi.json", "--max-examples", "40"],
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_films", "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_metrics_count_what_was_done(tiny_bundle: Path) -> None:

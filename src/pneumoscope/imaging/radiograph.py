@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, UnsuitableError
 
 Luma: TypeAlias = NDArray[np.uint8]
 
@@ -61,7 +61,9 @@ class Radiograph:
 def check_sides(width: int, height: int, limits: Limits) -> None:
     """Raise ImageError for an image too small or too large to be decoded."""
     if min(width, height) < limits.min_side:
-        raise ImageError(f"the image is {width}×{height} pixels; each side must have at least {limits.min_side}.")
+        raise UnsuitableError(
+            f"the image is {width}×{height} pixels; each side must have at least {limits.min_side}.", code="too-small"
+        )
     if width * height > limits.max_pixels:
         raise ImageError(
             f"the image is {width}×{height} = {width * height:,} pixels; at most {limits.max_pixels:,} are accepted."

@@ -54,7 +54,7 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], 
             expose_headers=["Retry-After", "X-Request-Id"],
         )
     app.add_middleware(Boundary, telemetry=service.telemetry)
-    _describe(app)
+    _describe(app, guarded=config.token is not None)
     return app
 
 
@@ -70,14 +70,19 @@ async def _lifespan(service: Service, _: FastAPI) -> AsyncIterator[None]:
         service.stop()
 
 
-def _describe(app: FastAPI) -> None:
-    """Add the problem document, which no route returns as its model, to the OpenAPI document."""
+def _describe(app: FastAPI, *, guarded: bool) -> None:
+    """Make the OpenAPI document true: the problem document is no route's model, a token may not be asked for."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas[ProblemDocument.__name__] = ProblemDocument.model_json_schema()
+        if not guarded:
+            document["components"].pop("securitySchemes", None)
+            for path in document["paths"].values():
+                for operation in path.values():
+                    operation.pop("security", None)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it

@@ -49,7 +49,7 @@ class Boundary:
             self._count(scope, exchange)
 
     def _count(self, scope: Scope, exchange: "_Exchange") -> None:
-        route = getattr(scope.get("route"), "path", "none")  # the route's own path: what was asked for may say anything
+        route = _route(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         seconds = time.perf_counter() - exchange.started
         self._telemetry.requests.labels(method, route, str(exchange.status)).inc()
@@ -59,6 +59,7 @@ class Boundary:
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_FILES = ("/docs/assets", "/openapi.json", "/static")
 _QUIET = {"/healthz", "/readyz", "/ping", "/metrics"}  # asked every few seconds
 
 
@@ -94,6 +95,13 @@ class _Exchange:
         detail = f"a fault of this service; tell its operator the request id {self.request_id}."
         response = respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, self.request_id)
         await response(self._scope, receive, self.send)
+
+
+def _route(scope: Scope) -> str:
+    """The route's own path, for what was asked for may say anything."""
+    if "route" in scope:
+        return str(getattr(scope["route"], "path", "none"))
+    return next((place for place in _FILES if scope["path"].startswith(place)), "none")
 
 
 def _request_id(scope: Scope) -> str:

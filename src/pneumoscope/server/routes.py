@@ -19,7 +19,7 @@ from pneumoscope.imaging import ACCEPTED
 from pneumoscope.server.answers import Answer, Answers, Heatmap, render
 from pneumoscope.server.card import card
 from pneumoscope.server.config import MOST_FILMS
-from pneumoscope.server.films import FORM, RAW, Posted, media_type, read_films
+from pneumoscope.server.films import FORM, Posted, media_type, read_films
 from pneumoscope.server.problems import Busy, Problem, documented
 from pneumoscope.server.service import Service, while_connected
 from pneumoscope.server.telemetry import CONTENT_TYPE
@@ -27,6 +27,7 @@ from pneumoscope.server.telemetry import CONTENT_TYPE
 _UNREAD = {"undecodable", "unreadable"}
 _BEARER = HTTPBearer(auto_error=False, description="Only if the service was given a token.")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_DOCUMENTED = ("image/jpeg", "image/png", "image/tiff", "application/dicom", "application/octet-stream")
 _POSTING = documented(
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
@@ -40,9 +41,15 @@ _FORM_SCHEMA = {
     "schema": {
         "type": "object",
         "properties": {
-            "films": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": MOST_FILMS}
+            "films": {
+                "type": "array",
+                "items": {"type": "string", "format": "binary"},
+                "minItems": 1,
+                "maxItems": MOST_FILMS,
+            }
         },
         "required": ["films"],
+        "additionalProperties": False,
     }
 }
 
@@ -101,7 +108,7 @@ guarded = APIRouter(dependencies=[Depends(require_token)])
     response_description="One film as the body: its decision. A form: the decisions on its files, in their order.",
     responses=_POSTING | {200: {"model": Answer | Answers}},
     openapi_extra={
-        "requestBody": {"required": True, "content": dict.fromkeys(RAW[:3], _BINARY) | {FORM: _FORM_SCHEMA}}
+        "requestBody": {"required": True, "content": dict.fromkeys(_DOCUMENTED, _BINARY) | {FORM: _FORM_SCHEMA}}
     },
 )
 async def predict(
@@ -128,7 +135,9 @@ async def predict(
     "/invocations",
     summary="Decide on a film (SageMaker)",
     responses=_POSTING | {200: {"model": Answer}},
-    openapi_extra={"requestBody": {"required": True, "content": dict.fromkeys(RAW, _BINARY)}},
+    openapi_extra={
+        "requestBody": {"required": True, "content": dict.fromkeys((*_DOCUMENTED, "application/x-image"), _BINARY)}
+    },
 )
 async def invoke(request: Request, service: Shared) -> JSONResponse:
     """SageMaker's container contract: one film in, its decision out."""

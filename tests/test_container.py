@@ -1,0 +1,131 @@
+"""What can be said of the container without an engine to build it: lint, files, and its entry point run as in it."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from samples import REPOSITORY
+
+DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
+LOCK = REPOSITORY / "deploy" / "requirements.lock"
+TOOLS = Path(sys.executable).parent
+UV = REPOSITORY / ".venv" / "tools" / "bin" / "uv"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions in order, lines joined."""
+    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in text.splitlines() if line.strip()]
+
+
+def last_stage() -> dict[str, str]:
+    """Of each instruction of the image that is shipped, the last."""
+    found = instructions()
+    start = max(number for number, (word, _) in enumerate(found) if word == "FROM")
+    return dict(found[start:])
+
+
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run([TOOLS / "hadolint", DOCKERFILE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_it_runs_as_nobody_and_says_whether_it_is_well() -> None:
+    stage = last_stage()
+    assert stage["USER"] == "65532:65532"
+    assert json.loads(stage["ENTRYPOINT"]) == ["pneumoscope"]
+    assert json.loads(stage["CMD"]) == ["serve"]
+    assert "/readyz" in stage["HEALTHCHECK"]
+    assert stage["EXPOSE"] == "8080"
+    assert "not a medical device" in stage["LABEL"]
+    assert len([word for word, _ in instructions() if word == "FROM"]) == 2
+
+
+def test_what_it_copies_is_there_and_let_through() -> None:
+    let_through = re.findall(r"^!(.+)$", (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    copied = [
+        name for word, rest in instructions() if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]
+    ]
+    assert sorted(copied) == sorted(let_through)
+    assert all((REPOSITORY / name).exists() for name in copied)
+
+
+def test_its_packages_are_the_tested_ones_and_few() -> None:
+    def pins(path: Path) -> set[str]:
+        return set(re.findall(r"^([a-z0-9-]+==[\w.]+)", path.read_text(), re.MULTILINE))
+
+    assert pins(LOCK) < pins(REPOSITORY / "requirements.lock")
+    names = {pin.partition("==")[0] for pin in pins(LOCK)}
+    assert names >= {"onnxruntime", "fastapi", "uvicorn", "pydicom"}
+    assert not names & {"torch", "timm", "lightning", "scikit-learn", "matplotlib", "pytest"}
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the image's packages and ours as a wheel, as the Dockerfile makes it."""
+    if not UV.exists():
+        pytest.skip("`make` has not set up .venv here")
+    folder = tmp_path_factory.mktemp("image")
+    folder.chmod(0o755)
+    for parent in folder.parents:
+        if parent.is_relative_to("/tmp") and parent != Path("/tmp") and os.getuid() == 0:
+            parent.chmod(0o755)
+    place = folder / "opt"
+    quietly = {"check": True, "capture_output": True}
+    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, place], **quietly)  # type: ignore[call-overload]
+    environment = os.environ | {"VIRTUAL_ENV": str(place)}
+    subprocess.run(
+        [TOOLS / "hatchling", "build", "--target", "wheel", "--directory", folder], cwd=REPOSITORY, **quietly
+    )  # type: ignore[call-overload]
+    (wheel,) = folder.glob("*.whl")
+    for arguments in (["sync", "--require-hashes", str(LOCK)], ["install", "--no-deps", str(wheel)]):
+        subprocess.run([UV, "pip", *arguments], env=environment, **quietly)  # type: ignore[call-overload]
+    return place
+
+
+def comes_true(command: list[str], environment: dict[str, str]) -> bool:
+    """Whether the command succeeds before long, asked again and again."""
+    return any(
+        subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0 for _ in range(200)
+    )
+
+
+def others_may_run(path: Path) -> bool:
+    """Whether we may become another user, and that user may reach the interpreter (root's own may lie in its home)."""
+    real = path.resolve()
+    return os.getuid() == 0 and all(folder.stat().st_mode & 0o001 for folder in (real, *real.parents))
+
+
+def test_the_entry_point_serves_as_it_does_in_the_image(image: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """The image's command and environment, as its user, from a folder it cannot write to; stopped by its signal."""
+    stage = last_stage()
+    settings = dict(re.findall(r"(PNEUMOSCOPE_\w+|PYTHON\w+)=(\S+)", stage["ENV"]))
+    assert settings["PNEUMOSCOPE_BUNDLE"] == "/opt/ml/model"
+    assert settings["PNEUMOSCOPE_HOST"] == "0.0.0.0"
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:  # as SageMaker unpacks it
+        packed.add(tiny_bundle, arcname=".")
+    place = image.parent / "model"
+    with tarfile.open(archive) as packed:
+        packed.extractall(place, filter="data")
+    settings |= {"PNEUMOSCOPE_BUNDLE": str(place), "PNEUMOSCOPE_PORT": "0", "PATH": f"{image}/bin:/usr/bin:/bin"}
+    as_user = {"user": 65532, "group": 65532, "extra_groups": []} if others_may_run(image / "bin" / "python") else {}
+    command = [f"{image}/bin/{json.loads(stage['ENTRYPOINT'])[0]}", *json.loads(stage["CMD"])]
+    process = subprocess.Popen(command, env=settings, cwd="/", stderr=subprocess.PIPE, **as_user)  # type: ignore[call-overload]
+    try:
+        port = int(re.findall(rb":(\d+)/ serves", process.stderr.readline())[0])
+        health = shlex.join(json.loads(stage["HEALTHCHECK"].partition("CMD ")[2])).replace("8080", str(port))
+        assert comes_true(["sh", "-c", health], settings)
+        process.send_signal(getattr(signal, stage["STOPSIGNAL"]))
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.stderr.close()
