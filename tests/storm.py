@@ -13,21 +13,30 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from damage import rasters
 from dicoms import damaged, one_of_each
 from pneumoscope.phantom import encode_jpeg, film
+from samples import encode
 from service import Service, form, serving
 
 CLIENTS = 8
-HEAD = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+LINE = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+HEAD = LINE + b"Content-Type: image/jpeg\r\n"
+FORM = LINE + b"Content-Type: multipart/form-data; "
 EXPECTED = {200, 400, 422, 503}
 MOST_GROWTH = 50.0  # MB
+MOST_UNREAD = 512.0  # MB: the service's bound, twice over for what is being made
 GIGABYTE = 1_000_000_000
 
 
@@ -38,7 +47,7 @@ def main() -> None:
     parser.add_argument("--uploads", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=11)
     given = parser.parse_args()
-    with serving(given.bundle, "--quiet") as service:
+    with serving(given.bundle, "--quiet", "--read-seconds", 3) as service:
         uploads(service, given.uploads // 10, seed=given.seed + 1)
         before = service.memory()
         statuses = uploads(service, given.uploads, seed=given.seed)
@@ -46,7 +55,7 @@ def main() -> None:
         print(json.dumps({"uploads": statuses, "growth_mb": round(growth, 1)}), flush=True)
         if growth > MOST_GROWTH:
             raise MemoryError(f"memory grew by {growth:.0f} MB")
-        for attack in (lies, vanishing, endless):
+        for attack in (lies, vanishing, unread, endless):
             attack(service)
             require_health(service)
             print(f"{attack.__name__}: the service goes on, {service.memory():.0f} MB", flush=True)
@@ -84,29 +93,66 @@ def uploads(service: Service, count: int, *, seed: int) -> dict[int, int]:
 
 
 def lies(service: Service) -> None:
-    """Heads that say what is not so: lengths too long, too short, negative, no number, twice; chunks of nonsense."""
+    """Heads that say what is not so, and what each must be answered with."""
     body = encode_jpeg(film("virus", patient=2, size=(64, 64)))
-    length = len(body)
-    for said in (
-        b"Content-Length: %d\r\n" % (length + 100),
-        b"Content-Length: %d\r\n" % (length - 100),
-        b"Content-Length: -5\r\n",
-        b"Content-Length: many\r\n",
-        b"Content-Length: 99999999999999999999999\r\n",
-        b"Content-Length: 5\r\nContent-Length: 7\r\n",
-        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-        b"Transfer-Encoding: chunked\r\n",
-        b"Content-Encoding: gzip\r\nContent-Length: %d\r\n" % length,
-        b"Content-Type: multipart/form-data; boundary=\r\nContent-Length: %d\r\n" % length,
-        b"X-" + b"a" * 100_000 + b": 1\r\nContent-Length: %d\r\n" % length,
-        b"",
-    ):
-        answer = raw(service, HEAD + said + b"\r\n" + body)
-        status = answer[9:12]
-        assert status in (b"", b"200", b"400", b"408", b"411", b"413", b"415", b"422", b"431"), (
-            said[:60],
-            answer[:300],
-        )
+    length = b"Content-Length: %d\r\n" % len(body)
+    part, kind = form(("+2AA-\\ud800.jpeg", body))
+    boundary = kind.partition("; ")[2].encode()
+    part_length = b"Content-Length: %d\r\n" % len(part)
+    cases: list[tuple[bytes, bytes, set[int]]] = [
+        (HEAD + b"Content-Length: %d\r\n" % (len(body) + 100), body, {408}),
+        (HEAD + b"Content-Length: %d\r\n" % (len(body) - 100), body, {422}),
+        (HEAD + b"Content-Length: -5\r\n", body, {400}),
+        (HEAD + b"Content-Length: many\r\n", body, {400}),
+        (HEAD + b"Content-Length: 999999999999999999\r\n", body, {413}),
+        (HEAD + b"Content-Length: 5\r\nContent-Length: 7\r\n", body, {400}),
+        (HEAD + b"Transfer-Encoding: chunked\r\n", body, {400, 408}),
+        (HEAD + b"Transfer-Encoding: gzip\r\n", body, {400, 501}),
+        (HEAD + b"Content-Encoding: gzip\r\n" + length, body, {415}),
+        (HEAD + b"X-Long: " + b"a" * 100_000 + b"\r\n" + length, body, {200, 400, 431}),
+        (HEAD, b"", {400}),
+        (
+            HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n" + length,
+            body,
+            {200},
+        ),
+        (HEAD + b"Expect: 100-continue\r\n" + length, body, {200}),
+        (FORM + b"boundary=\r\n" + length, body, {400}),
+        (FORM + b"boundary=" + b"b" * 5000 + b"\r\n" + length, body, {400}),
+        *(
+            (FORM + boundary + b"; charset=" + charset + b"\r\n" + part_length, part, {200})
+            for charset in (b"unicode_escape", b"raw_unicode_escape", b"utf-7", b"undefined", b"punycode", b"utf-16")
+        ),
+    ]
+    for head, content, expected in cases:
+        answer = raw(service, head + b"\r\n" + content)
+        final = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").removeprefix(b"HTTP/1.1 100 \r\n\r\n")
+        assert int(final[9:12] or 0) in expected, (head[:120], answer[:300])
+
+
+def unread(service: Service) -> None:
+    """Large answers that nobody reads: they are not piled up."""
+    noise = np.random.default_rng(1).integers(0, 255, (700, 700), dtype=np.uint8)
+    body, kind = form(*[("noise.jpeg", encode(Image.fromarray(noise), "JPEG", quality=60))] * 16)
+    head = b"POST /v1/predictions?heatmap=overlay&preview=true HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n"
+    whole = head % kind.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    before = service.memory()
+    with ExitStack() as deaf:
+        for _ in range(16):
+            asking = deaf.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=60))
+            asking.sendall(whole)
+        await_quiet(service)
+        grown = service.memory() - before
+    assert grown < MOST_UNREAD, f"{grown:.0f} MB are held for clients that do not read"
+    await_quiet(service, "pneumoscope_buffered_bytes")
+
+
+def await_quiet(service: Service, gauge: str = "pneumoscope_queue_films") -> None:
+    """Wait until nothing is in the queue, or in memory."""
+    until = time.monotonic() + 60
+    while f"{gauge} 0.0".encode() not in service.get("/metrics").body:
+        assert time.monotonic() < until, gauge
+        time.sleep(0.05)
 
 
 def vanishing(service: Service) -> None:
@@ -160,7 +206,6 @@ def raw(service: Service, content: bytes, seconds: float = 90) -> bytes:
     with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as asking:
         try:
             asking.sendall(content)
-            asking.shutdown(socket.SHUT_WR)
             while part := asking.recv(65536):
                 answer += part
         except ConnectionError:

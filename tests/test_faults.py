@@ -45,6 +45,10 @@ def test_clients_that_vanish(service: Service) -> None:
     storm.vanishing(service)
 
 
+def test_answers_that_nobody_reads(service: Service) -> None:
+    storm.unread(service)
+
+
 def test_bodies_without_end(service: Service) -> None:
     storm.endless(service)
 
@@ -97,6 +101,7 @@ def test_told_to_stop_it_answers_what_it_accepted(tiny_bundle: Path) -> None:
             response = connection.getresponse()
             assert response.status == 200
             assert len(json.loads(response.read())["predictions"]) == 3
+            connection.close()
         assert service.process.wait(30) == 0
         with pytest.raises(ConnectionRefusedError):
             service.get("/healthz")

@@ -177,6 +177,8 @@ def test_several_films_a_table_and_a_comparison(browser: Browser, service: Servi
         expect(page.locator(".pane")).to_have_count(1)
         page.click("#clear")
         expect(page.locator("#queue li")).to_have_count(0)
+        expect(page.locator(".pane")).to_be_hidden()
+        expect(page.locator("#list-actions")).to_be_hidden()
 
 
 def test_json_is_copied(browser: Browser, service: Service, films: dict[str, Path]) -> None:
@@ -292,14 +294,30 @@ def test_the_servers_end_and_return(tiny_bundle: Path, browser: Browser, films: 
         page.set_input_files("#files", [str(films["film.jpeg"]), str(films["normal.jpeg"]), str(films["film.dcm"])])
         expect(page.locator("#queue .told").first).to_have_text("Being classified…")
         service.process.send_signal(signal.SIGKILL)
-        expect(page.locator("#status")).to_contain_text("cannot be reached")
+        expect(page.locator("#trouble")).to_contain_text("cannot be reached")
         expect(page.locator("#queue li")).to_have_count(3)
+        page.click("#clear")
+        page.set_input_files("#files", [str(films["film.jpeg"]), str(films["normal.jpeg"])])
+        expect(page.locator("#trouble")).to_contain_text("cannot be reached")
         service.process.wait()
         with serving(tiny_bundle, "--port", port):
             page.get_by_role("button", name="Try again").click()
             for row in page.locator("#queue .told").all():
                 expect(row).to_have_text(VERDICT, timeout=SECONDS)
-            expect(page.locator("#status")).to_be_empty()
+            expect(page.locator("#trouble")).to_be_empty()
+
+
+def test_films_can_be_cleared_while_they_are_sent(browser: Browser, service: Service, films: dict[str, Path]) -> None:
+    with opened(browser, service, faults=True) as page:
+        expect(page.locator("#model")).to_contain_text("tiny")
+        service.process.send_signal(signal.SIGSTOP)
+        page.set_input_files("#files", [str(films["film.jpeg"]), str(films["normal.jpeg"])])
+        expect(page.locator("#queue .told").first).to_have_text("Being classified…")
+        page.click("#clear")
+        service.process.send_signal(signal.SIGCONT)
+        add(page, films["film.dcm"])
+        expect(page.locator(".pane h2")).to_have_text("film.dcm")
+        expect(page.locator("#trouble")).to_be_empty()
 
 
 def test_a_busy_server_is_asked_again(browser: Browser, service: Service, films: dict[str, Path]) -> None:
@@ -326,6 +344,9 @@ def test_a_token_is_asked_for_and_used(tiny_bundle: Path, browser: Browser, film
         serving(tiny_bundle, environment={"PNEUMOSCOPE_TOKEN": "0123456789abcdef"}) as service,
         opened(browser, service, faults=True) as page,
     ):
+        page.fill("#token", "wr\u2026ng")
+        page.get_by_role("button", name="Use it").click()
+        expect(page.locator("#trouble")).to_contain_text("plain letters")
         page.fill("#token", "wrong")
         page.get_by_role("button", name="Use it").click()
         expect(page.locator("#token-form")).to_be_visible()
@@ -342,6 +363,7 @@ def test_axe_finds_nothing_serious(
 ) -> None:
     with opened(browser, service, color_scheme=scheme, viewport={"width": width, "height": 800}) as page:
         expect(page.locator("#model")).to_contain_text("tiny")
+        expect(page.locator(".pane")).to_be_hidden()
         require_accessible(page)
         add(page, films["film.jpeg"], films["lateral.dcm"], films["words.jpeg"])
         require_accessible(page)

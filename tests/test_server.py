@@ -327,10 +327,7 @@ def test_several_workers_are_one_service(tiny_bundle: Path, tmp_path: Path) -> N
     options = ("--workers", 2, "--keep-log", kept)
     with serving(tiny_bundle, *options, environment=environment) as service:
         assert service.post("/v1/predictions", FILM).status == HTTPStatus.UNAUTHORIZED
-        until = time.monotonic() + 60
-        while samples_of(service.get("/metrics", **right).body.decode()).get("pneumoscope_ready") != 2:
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        await_workers(service, 2, **right)
         for _ in range(12):
             assert service.post("/v1/predictions", FILM, **right).status == HTTPStatus.OK
         shown = samples_of(service.get("/metrics", **right).body.decode())
@@ -376,12 +373,13 @@ def test_wrong_usage_is_one_sentence(
     tiny_bundle: Path, tmp_path: Path, command: Callable[..., SimpleNamespace]
 ) -> None:
     token = tmp_path / "token"
-    token.write_text("short")
+    token.write_bytes(b"sh\xffort")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for options, words in (
             (["--port", taken.getsockname()[1]], "choose another --host or --port"),
             (["--host", "203.0.113.9"], "cannot listen on 203.0.113.9"),
-            (["--token-file", token], "at least 16 characters"),
+            (["--token-file", token], "at least 16 letters"),
+            (["--keep-log", tmp_path / "none" / "log", "--workers", 2], "cannot be kept"),
             (["--cors-origin", "pacs.example"], "cors_origins"),
             (["--keep-log", tmp_path / "none" / "log"], "cannot be kept"),
             (["--provider", "tpu"], "provider 'tpu'"),
@@ -390,6 +388,7 @@ def test_wrong_usage_is_one_sentence(
             assert done.code == 2, done.err
             assert words in done.err
             assert "Traceback" not in done.err
+            assert "ort\n" not in done.err
     assert command("serve", tmp_path, "--port", 0).code == 1
     assert command("serve").code == 2
 
@@ -401,9 +400,48 @@ def test_the_environment_may_say_what_to_serve(command: Callable[..., SimpleName
     assert "not a medical device" in shown.replace("\n", " ")
 
 
-def test_ctrl_c_is_130(tiny_bundle: Path) -> None:
-    with serving(tiny_bundle) as service:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_is_130(tiny_bundle: Path, workers: int) -> None:
+    with serving(tiny_bundle, "--workers", workers) as service:
         assert service.stop(signal.SIGINT) == 130
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_told_to_stop_while_it_starts_it_stops(tiny_bundle: Path, workers: int) -> None:
+    command = [sys.executable, "-m", "pneumoscope", "serve", str(tiny_bundle), "--port", "0"]
+    with subprocess.Popen([*command, "--workers", str(workers)], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        time.sleep(0.3)
+        process.terminate()
+        assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_a_workers_death_is_forgotten(tiny_bundle: Path) -> None:
+    """Another takes its place, and the gauges do not count it twice."""
+    with serving(tiny_bundle, "--workers", 2) as service:
+        await_workers(service, 2)
+        children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+        victim = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(int(victim), signal.SIGKILL)
+        time.sleep(1)
+        await_workers(service, 2)
+        assert service.post("/v1/predictions", FILM).status == HTTPStatus.OK
+
+
+def await_workers(service: Service, count: int, **headers: str) -> None:
+    until, ready = time.monotonic() + 60, 0.0
+    while ready != count:
+        assert time.monotonic() < until, ready
+        time.sleep(0.1)
+        ready = samples_of(service.get("/metrics", **headers).body.decode()).get("pneumoscope_ready", 0)
+
+
+def test_head_is_get_without_a_body(service: Service) -> None:
+    for path in ("/", "/healthz", "/static/page.js"):
+        reply = service.ask("HEAD", path)
+        assert (reply.status, reply.body) == (HTTPStatus.OK, b"")
+        assert int(reply.headers["content-length"]) > 0
 
 
 def test_settings_are_checked() -> None:

@@ -9,6 +9,7 @@ import typer
 from pneumoscope.errors import UsageError
 
 TOKEN = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
+SHORTEST_TOKEN = 16
 
 
 def serve_command(
@@ -88,7 +89,16 @@ def _config(**values: Any) -> Any:
 
 def _token(file: Path | None) -> str | None:
     """The token to ask for: a file's text, or the variable's. Not an option, which every user of a machine can see."""
-    return file.read_text(encoding="utf-8").strip() if file else os.environ.get(TOKEN)
+    given = file.read_bytes().decode("ascii", "replace") if file else os.environ.get(TOKEN)
+    if given is None:
+        return None
+    token = given.strip()
+    if len(token) < SHORTEST_TOKEN or not all("!" <= letter <= "~" for letter in token):
+        raise UsageError(
+            f"the token of {file or TOKEN} is not usable; a token has at least {SHORTEST_TOKEN} letters, digits and "
+            "signs of ASCII, without spaces."
+        )
+    return token
 
 
 def _is_loopback(host: str) -> bool:

@@ -67,7 +67,7 @@ async def _lifespan(service: Service, _: FastAPI) -> AsyncIterator[None]:
         starting.cancel()
         with suppress(asyncio.CancelledError):
             await starting
-        service.stop()
+        await asyncio.to_thread(service.stop)
 
 
 def _describe(app: FastAPI, *, guarded: bool) -> None:

@@ -1,10 +1,12 @@
 """What every request passes on its way in and out: an id, safe headers, a count, one line of log, no traceback."""
 
+import asyncio
 import logging
 import re
 import time
 import traceback
 import uuid
+from contextlib import suppress
 from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
@@ -16,6 +18,8 @@ from pneumoscope.server.telemetry import Telemetry
 
 _LOG = logging.getLogger(__name__)
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_PART = 65536  # bytes of an answer that are sent at a time
+_LINGER_SECONDS = 10.0
 _GONE = 499  # of no standard, but what logs call a client that went away
 
 #: Nothing from elsewhere, nothing inline. Pictures are drawn from what the page holds (blob:, data:).
@@ -37,20 +41,24 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, started=time.perf_counter())
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
+        exchange = _Exchange(scope, receive, send, started=time.perf_counter())
+        scope = {**scope, "state": {"request_id": exchange.request_id}}
+        if scope["method"] == "HEAD":
+            scope["method"] = "GET"  # answered as GET; the server leaves the body out (RFC 9110 section 9.3.2)
         try:
-            await self._app(scope, receive, exchange.send)
+            await self._app(scope, exchange.receive, exchange.send)
         except (ClientDisconnect, ConnectionResetError):
-            exchange.status = _GONE
+            exchange.status = exchange.status or _GONE
         except Exception as failure:  # noqa: BLE001 (the last place before the client)
-            await exchange.fail(failure, receive)
+            await exchange.fail(failure)
         finally:
+            if "room" in scope["state"]:
+                scope["state"]["room"].close()
             self._count(scope, exchange)
 
     def _count(self, scope: Scope, exchange: "_Exchange") -> None:
         route = _route(scope)
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = exchange.method if exchange.method in _METHODS else "other"
         seconds = time.perf_counter() - exchange.started
         self._telemetry.requests.labels(method, route, str(exchange.status)).inc()
         self._telemetry.request_seconds.labels(route).observe(seconds)
@@ -66,12 +74,20 @@ _QUIET = {"/healthz", "/readyz", "/ping", "/metrics"}  # asked every few seconds
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, send: Send, *, started: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, started: float) -> None:
         self.started = started
         self.request_id = _request_id(scope)
+        self.method = scope["method"]
         self.status = 0
         self._scope = scope
+        self._receive = receive
         self._send = send
+        self._all_read = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._all_read = self._all_read or not message.get("more_body", False)
+        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -82,9 +98,32 @@ class _Exchange:
             headers["Referrer-Policy"] = "no-referrer"
             headers.setdefault("Cache-Control", "no-store")
             headers.setdefault("Content-Security-Policy", PAGE_POLICY)
-        await self._send(message)
+            await self._send(message)
+            return
+        body = message.get("body", b"")
+        while len(body) > _PART:  # so that a slow reader holds us up here, and not gigabytes in the transport
+            await self._send({"type": "http.response.body", "body": body[:_PART], "more_body": True})
+            body = body[_PART:]
+        if self.status >= HTTPStatus.BAD_REQUEST and not message.get("more_body", False) and not self._all_read:
+            await self._send({**message, "body": body, "more_body": True})
+            await self._linger()
+            body = b""
+        await self._send({**message, "body": body})
 
-    async def fail(self, failure: Exception, receive: Receive) -> None:
+    async def _linger(self) -> None:
+        """Read and forget the rest of a refused request, for a while, before the connection is closed.
+
+        Most clients send all of it before they look for an answer; closed at once, they would see a broken
+        connection in its place (RFC 9112 section 9.6). One that expects `100 Continue` does not send it.
+        """
+        if self.status == HTTPStatus.REQUEST_TIMEOUT or any(name == b"expect" for name, _ in self._scope["headers"]):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while not self._all_read:
+                    await self.receive()
+
+    async def fail(self, failure: Exception) -> None:
         """Answer 500. What the exception says stays out of log and answer: it may quote the film."""
         places = " < ".join(
             f"{each.name}:{each.lineno}" for each in reversed(traceback.extract_tb(failure.__traceback__))
@@ -94,7 +133,7 @@ class _Exchange:
             raise ConnectionResetError("an answer broke off") from None
         detail = f"a fault of this service; tell its operator the request id {self.request_id}."
         response = respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, self.request_id)
-        await response(self._scope, receive, self.send)
+        await response(self._scope, self.receive, self.send)
 
 
 def _route(scope: Scope) -> str:

@@ -1,11 +1,13 @@
 """What is posted: one film as the body, or several as a form. Read with limits, and kept in memory only."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import Request
+from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pneumoscope.server.config import MOST_FILMS
@@ -90,7 +92,9 @@ async def _whole(body: AsyncGenerator[bytes, None]) -> Posted:
 
 
 async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Service) -> list[Posted]:
-    parser = MultiPartParser(request.headers, body, max_files=MOST_FILMS, max_fields=0)
+    # Names are UTF-8 (RFC 7578 section 4.2, and what browsers send); a charset that the sender may choose is a trap.
+    kind = re.sub(r";\s*charset=[^;]*", "", request.headers["content-type"], flags=re.IGNORECASE)
+    parser = MultiPartParser(Headers({"content-type": kind}), body, max_files=MOST_FILMS, max_fields=0)
     parser.spool_max_size = service.config.max_bytes + 1  # in memory, never in a temporary file
     try:
         form = await parser.parse()

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -21,7 +22,7 @@ from pneumoscope.server.card import card
 from pneumoscope.server.config import MOST_FILMS
 from pneumoscope.server.films import FORM, Posted, media_type, read_films
 from pneumoscope.server.problems import Busy, Problem, documented
-from pneumoscope.server.service import Service, while_connected
+from pneumoscope.server.service import Buffer, Service, while_connected
 from pneumoscope.server.telemetry import CONTENT_TYPE
 
 _UNREAD = {"undecodable", "unreadable"}
@@ -127,8 +128,7 @@ async def predict(
     options = _Options(level=level, heatmap=heatmap, preview=preview)
     if level == "group":
         coarse(service.contract)
-    answers = await _decide(request, service, options)
-    return JSONResponse({"predictions": answers} if media_type(request) == FORM else answers[0])
+    return await _decide(request, options, as_form=media_type(request) == FORM)
 
 
 @guarded.post(
@@ -139,12 +139,11 @@ async def predict(
         "requestBody": {"required": True, "content": dict.fromkeys((*_DOCUMENTED, "application/x-image"), _BINARY)}
     },
 )
-async def invoke(request: Request, service: Shared) -> JSONResponse:
+async def invoke(request: Request) -> JSONResponse:
     """SageMaker's container contract: one film in, its decision out."""
     if media_type(request) == FORM:
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send one film as the body, not a form.")
-    answers = await _decide(request, service, _Options(level="class", heatmap="none", preview=False))
-    return JSONResponse(answers[0])
+    return await _decide(request, _Options(level="class", heatmap="none", preview=False))
 
 
 @guarded.get(
@@ -200,21 +199,25 @@ async def readyz(service: Shared) -> JSONResponse:
     return JSONResponse({"status": "ready"})
 
 
-async def _decide(request: Request, service: Service, options: _Options) -> list[dict[str, Any]]:
+async def _decide(request: Request, options: _Options, *, as_form: bool = False) -> JSONResponse:
+    service = service_of(request)
     _ = service.engine
     service.require_room()
-    with service.buffer() as room:
-        started = asyncio.get_running_loop().time()
-        films = await read_films(request, service, room)
-        service.telemetry.stage_seconds.labels("read").observe(asyncio.get_running_loop().time() - started)
-        service.require_room(len(films))
-        tasks = [service.work(partial(_classify, service, film, options, _id(request))) for film in films]
-        decided = await while_connected(_gone(request), asyncio.gather(*tasks))
+    request.state.room = room = Buffer(service)  # closed by the boundary, when the answer has gone out
+    started = time.perf_counter()
+    films = await read_films(request, service, room)
+    service.telemetry.stage_seconds.labels("read").observe(time.perf_counter() - started)
+    service.require_room(len(films))
+    tasks = [service.work(partial(_classify, service, film, options, _id(request))) for film in films]
+    decided = await while_connected(_gone(request), asyncio.gather(*tasks))
     predictions = [prediction for prediction, _ in decided]
     unread = all(_UNREAD & set(prediction.reason_codes) for prediction in predictions)
     if unread and "handling=lenient" not in request.headers.get("prefer", "").lower():
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, predictions[0].reasons[0])
-    return [answer for _, answer in decided]
+    answers = [answer for _, answer in decided]
+    response = JSONResponse({"predictions": answers} if as_form else answers[0])
+    room.take(len(response.body))
+    return response
 
 
 def _classify(

@@ -17,6 +17,7 @@ from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.server.app import create_app
 from pneumoscope.server.config import ServeConfig
+from pneumoscope.server.journal import Journal
 from pneumoscope.server.protocol import Protocol
 from pneumoscope.server.telemetry import MULTIPROCESS
 
@@ -47,8 +48,6 @@ def serve(config: ServeConfig, listener: socket.socket, *, log_level: str = "inf
         KeyboardInterrupt: Ctrl-C, after the last answer.
     """
     load_contract(config.bundle)
-    # uvicorn passes a signal on when it has stopped. To be told to stop is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
     if config.workers == 1:
         _serve_here(config, listener, log_level)
     else:
@@ -64,22 +63,38 @@ def _serve_here(config: ServeConfig, listener: socket.socket, log_level: str) ->
 
     app = create_app(config, on_failure=on_failure)
     server = uvicorn.Server(_uvicorn(config, app, log_level))
+    # uvicorn passes a signal on when it has stopped. To be told to stop is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listener])
     if failures:
         raise failures[0]
 
 
 def _serve_in_workers(config: ServeConfig, listener: socket.socket, log_level: str) -> None:
-    engine = Engine.load(config.bundle, provider=config.provider)
-    verify(config.bundle, engine=engine)  # here first: a worker that fails is started again and again
-    del engine
+    # Here first: a worker that fails is started again and again.
+    if config.keep_log is not None:
+        Journal(config.keep_log).close()
+    verify(config.bundle, engine=Engine.load(config.bundle, provider=config.provider))
     with ExitStack() as stack:
         os.environ[MULTIPROCESS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="pneumoscope-"))
         os.environ[_CONFIG] = _as_text(config)
         stack.callback(os.environ.pop, MULTIPROCESS)
         stack.callback(os.environ.pop, _CONFIG)
         options = _uvicorn(config, f"{__name__}:worker", log_level, factory=True, workers=config.workers)
-        Multiprocess(options, sockets=[listener]).run()
+        supervisor = _Supervisor(options, sockets=[listener])
+        supervisor.run()
+    if supervisor.interrupted:
+        raise KeyboardInterrupt
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's, which forgets why it stopped."""
+
+    interrupted = False
+
+    def handle_int(self) -> None:
+        self.interrupted = True
+        super().handle_int()
 
 
 def worker() -> FastAPI:
@@ -110,7 +125,10 @@ def _uvicorn(config: ServeConfig, app: Any, log_level: str, **more: Any) -> uvic
 
 
 def _logging(level: str) -> dict[str, Any]:
-    quiet = {"uvicorn.error": {"level": "WARNING"}}
+    quiet = {
+        "uvicorn.error": {"level": "WARNING"},
+        "python_multipart": {"level": "CRITICAL", "propagate": False},  # quotes what was uploaded
+    }
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -4,14 +4,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Literal, TypeAlias, TypeVar
 
 from pneumoscope.contract import load_contract
 from pneumoscope.engine import Engine, verify
-from pneumoscope.errors import PneumoscopeError
+from pneumoscope.errors import BundleError, PneumoscopeError
 from pneumoscope.imaging import Limits
 from pneumoscope.parallel import available_cores
 from pneumoscope.server.config import ServeConfig
@@ -62,9 +61,10 @@ class Service:
         """Load and verify the bundle, in a thread; tell `on_failure` if that fails."""
         try:
             self._engine = await asyncio.get_running_loop().run_in_executor(self._pool, self._load)
-        except PneumoscopeError as failure:
+        except Exception as failure:  # noqa: BLE001 (whatever it is, the service must not go on as if it were starting)
             self.state = "failed"
-            self._on_failure(failure)
+            words = f"{self.config.bundle} cannot be served ({type(failure).__name__}); run `pneumoscope verify` on it."
+            self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(words))
             return
         self.telemetry.loaded(self._engine.model)
         self.state = "ready"
@@ -73,7 +73,7 @@ class Service:
     def stop(self) -> None:
         """Let go of threads and files."""
         self.state = "stopping"
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
         if self.journal is not None:
             self.journal.close()
 
@@ -106,22 +106,19 @@ class Service:
         self._seconds += _WEIGHT * (seconds - self._seconds)
         return result
 
-    @contextmanager
-    def buffer(self) -> Iterator["Buffer"]:
-        """Room for a request's body, given back at the end."""
-        room = Buffer(self)
-        try:
-            yield room
-        finally:
-            self._change(-room.taken)
+    def take(self, count: int) -> None:
+        """Count so many more bytes in memory; `give` takes them off again.
 
-    def _take(self, count: int) -> None:
+        Raises:
+            Busy: that would be too many.
+        """
         if self._buffered + count > self.config.buffered_bytes:
-            raise Busy("too many bytes of requests are in memory; try again in 1 s.", after=1)
-        self._change(count)
+            raise Busy("too many bytes of requests and answers are in memory; try again in 1 s.", after=1)
+        self.give(-count)
 
-    def _change(self, count: int) -> None:
-        self._buffered += count
+    def give(self, count: int) -> None:
+        """Count so many fewer."""
+        self._buffered -= count
         self.telemetry.buffered.set(self._buffered)
 
     def _load(self) -> Engine:
@@ -133,11 +130,11 @@ class Service:
 
 
 class Buffer:
-    """Bytes of memory held by one request."""
+    """Bytes held in memory for one request, until its answer has gone out."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self.taken = 0
+        self._taken = 0
 
     def take(self, count: int) -> None:
         """Hold so many more.
@@ -145,8 +142,13 @@ class Buffer:
         Raises:
             Busy: all requests together hold too many.
         """
-        self._service._take(count)  # noqa: SLF001 (one thing in two classes)
-        self.taken += count
+        self._service.take(count)
+        self._taken += count
+
+    def close(self) -> None:
+        """Give all of it back."""
+        self._service.give(self._taken)
+        self._taken = 0
 
 
 async def while_connected(gone: Awaitable[object], work: Awaitable[Result]) -> Result:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -11,7 +12,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from pneumoscope import __version__
 from pneumoscope.engine import Prediction
@@ -101,9 +102,20 @@ class Telemetry:
         """The exposition, of all workers together."""
         if MULTIPROCESS not in os.environ:
             return generate_latest(self.registry)
+        _forget_the_dead()
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
 
     def _gauge(self, name: str, what: str) -> Gauge:
         return Gauge(name, what, registry=self.registry, multiprocess_mode="livesum")
+
+
+def _forget_the_dead() -> None:
+    """Take the gauges of workers that are no more out of the sums."""
+    for path in Path(os.environ[MULTIPROCESS]).glob("gauge_live*_*.db"):
+        number = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            mark_process_dead(number)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ export function useToken(text) {
 }
 
 export class Trouble extends Error {
-  // kind: "lost" (no answer), "busy", "token", "film" (this film), "service" (a fault over there)
+  // kind: "lost" (no answer), "stopped" (by us), "busy", "token", "film" (this film), "service" (a fault over there)
   constructor(kind, message) {
     super(message);
     this.kind = kind;
@@ -25,6 +25,7 @@ async function ask(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers });
   } catch {
+    if (options.signal?.aborted) throw new Trouble("stopped", "");
     throw new Trouble("lost", "The server cannot be reached. It may have been stopped, or the network is down.");
   }
   if (response.ok) return response;
@@ -68,13 +69,14 @@ export async function readExample(name) {
 }
 
 // The decision on a film, with maps and a picture of it. A busy service is asked again; `onWait` is told.
-export async function classify(file, onWait) {
+export async function classify(file, signal, onWait) {
   for (let time = 1; ; time += 1) {
     try {
-      const options = { method: "POST", body: file, headers: { "Content-Type": contentType(file), Prefer: LENIENT } };
+      const options = { method: "POST", body: file, signal, headers: { "Content-Type": contentType(file), Prefer: LENIENT } };
       return await body(await ask("v1/predictions?heatmap=maps&preview=true", options));
     } catch (trouble) {
       if (trouble.kind !== "busy" || time >= AGAIN) throw trouble;
+      if (signal.aborted) throw new Trouble("stopped", "");
       onWait(trouble.after);
       await new Promise((done) => setTimeout(done, trouble.after * 1000));
     }

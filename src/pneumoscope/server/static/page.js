@@ -7,7 +7,7 @@ import { csv, headline, STATUS } from "./words.js";
 const AT_ONCE = 2; // films sent at the same time
 
 const find = (selector) => document.querySelector(selector);
-const films = []; // { name, file, state: waiting | sending | done | failed, answer, message, bitmap, thumbnail }
+const films = []; // { name, file, state: waiting | sending | done | failed, answer, message, bitmap, thumbnail, stop }
 let panes = [];
 let card = null;
 let palette = null;
@@ -30,35 +30,46 @@ async function readService() {
     find("#model").textContent = `${card.name} ${card.version}, ${card.classes.join(" / ")}; ${card.population}`;
     held = "";
     find("#token-form").hidden = true;
-    say("");
+    offerAgain("");
   } catch (trouble) {
     hold(trouble);
     return;
   }
-  if (!panes.length) panes = [new Pane(find("#panes"), { palette, card, films, say })];
+  if (!panes.length) panes = [newPane()];
+  for (const pane of panes) pane.renew(card);
+  for (const film of films.filter((each) => each.busy)) film.state = "waiting";
   advance();
 }
 
-// Say something to everybody, with a button to go on if there is something to go on with.
-function say(message, goOn = null) {
-  const status = find("#status");
-  status.replaceChildren(...(message ? [message] : []));
-  if (!goOn) return;
+function newPane() {
+  return new Pane(find("#panes"), { palette, card, films, say, pick });
+}
+
+// Tell what was done.
+function say(message) {
+  find("#status").textContent = message;
+}
+
+// Tell why nothing goes on, with a button to try again; or take that away.
+function offerAgain(message) {
+  find("#trouble").replaceChildren(...(message ? [message] : []));
+  if (!message) return;
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = "Try again";
-  button.addEventListener("click", goOn);
-  status.append(button);
+  button.addEventListener("click", readService);
+  find("#trouble").append(button);
 }
 
+// Send nothing until the server is back, or a token is given.
 function hold(trouble) {
   held = trouble.kind ?? "lost";
   if (held === "token") {
     find("#token-form").hidden = false;
     find("#token").focus();
-    say(trouble.message);
+    find("#trouble").textContent = trouble.message;
   } else {
-    say(`${trouble.message} Your films are still here.`, readService);
+    offerAgain(`${trouble.message} Your films are still here.`);
   }
 }
 
@@ -85,9 +96,14 @@ function listen() {
   }
   find("#token-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    useToken(find("#token").value);
+    const token = find("#token").value.trim();
     find("#token").value = "";
-    readService();
+    if (/^[\x21-\x7e]+$/.test(token)) {
+      useToken(token);
+      readService();
+    } else {
+      find("#trouble").textContent = "A token is made of plain letters, digits and signs, without spaces.";
+    }
   });
   find("#theme").addEventListener("click", () => showTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
   find("#compare").addEventListener("click", () => compare(panes.length === 1));
@@ -142,9 +158,11 @@ function advance() {
 
 async function send(film) {
   film.state = "sending";
+  film.busy = false;
+  film.stop = new AbortController();
   refresh(film);
   try {
-    film.answer = await classify(film.file, (seconds) => {
+    film.answer = await classify(film.file, film.stop.signal, (seconds) => {
       film.message = `The server is busy; asked again in ${seconds} s.`;
       refresh(film);
     });
@@ -152,25 +170,27 @@ async function send(film) {
     film.message = "";
     await picture(film);
   } catch (trouble) {
-    if (!(trouble instanceof Trouble)) throw trouble;
-    const later = trouble.kind === "lost" || trouble.kind === "token";
-    film.state = later ? "waiting" : "failed";
-    film.message = later ? "Waiting for the server." : trouble.message;
-    if (later) hold(trouble);
-    else if (trouble.kind === "busy") say("The server stays busy.", retryBusy);
-    film.busy = trouble.kind === "busy";
+    if (film.stop.signal.aborted) return;
+    fail(film, trouble);
   }
-  if (films.includes(film)) {
-    refresh(film);
-    if (!panes[0]?.film) show(film);
-    tell();
+  if (film.stop.signal.aborted) {
+    forget(film);
+    return;
   }
+  refresh(film);
+  if (!panes[0]?.film) show(film);
+  tell();
 }
 
-function retryBusy() {
-  say("");
-  for (const film of films.filter((each) => each.busy && each.state === "failed")) film.state = "waiting";
-  advance();
+// What becomes of a film that could not be classified.
+function fail(film, trouble) {
+  const known = trouble instanceof Trouble;
+  const later = known && (trouble.kind === "lost" || trouble.kind === "token");
+  film.state = later ? "waiting" : "failed";
+  film.message = later ? "Waiting for the server." : known ? trouble.message : "This browser cannot show the film.";
+  film.busy = known && trouble.kind === "busy";
+  if (later) hold(trouble);
+  if (film.busy) offerAgain("The server stays busy.");
 }
 
 async function picture(film) {
@@ -216,6 +236,12 @@ function refresh(film) {
   for (const pane of panes) pane.refresh(film);
 }
 
+// A film was chosen in a pane's own list.
+function pick(pane, film) {
+  if (pane === panes[0]) show(film);
+  else pane.show(film);
+}
+
 function show(film) {
   panes[0]?.show(film);
   for (const each of films) {
@@ -237,6 +263,7 @@ function tell() {
 }
 
 function compare(on) {
+  if (on && films.length < 2) return;
   find("#compare").setAttribute("aria-pressed", String(on));
   find("#panes").classList.toggle("two", on);
   panes[0]?.choose(on);
@@ -244,7 +271,7 @@ function compare(on) {
     panes.splice(1).forEach((pane) => pane.remove());
     return;
   }
-  const pane = new Pane(find("#panes"), { palette, card, films, say });
+  const pane = newPane();
   pane.choose(true);
   panes.push(pane);
   pane.show(films.find((film) => film !== panes[0].film) ?? films[0]);
@@ -254,13 +281,18 @@ function clear() {
   compare(false);
   for (const film of films.splice(0)) {
     film.row.remove();
-    if (film.thumbnail) URL.revokeObjectURL(film.thumbnail);
-    film.bitmap?.close();
+    film.stop?.abort();
+    forget(film);
   }
   panes[0]?.show(null);
   say("");
   tell();
   find("#films-title").focus();
+}
+
+function forget(film) {
+  if (film.thumbnail) URL.revokeObjectURL(film.thumbnail);
+  film.bitmap?.close();
 }
 
 // Arrow keys go through the queue.

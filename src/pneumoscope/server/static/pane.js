@@ -8,10 +8,11 @@ let count = 0;
 export class Pane {
   #shown = null;
 
-  constructor(place, { palette, card, films, say }) {
+  constructor(place, { palette, card, films, say, pick }) {
     this.card = card;
     this.films = films;
     this.say = say;
+    this.pick = pick;
     this.film = null;
     this.element = document.querySelector("#pane").content.firstElementChild.cloneNode(true);
     place.append(this.element);
@@ -32,6 +33,12 @@ export class Pane {
     this.element.remove();
   }
 
+  // The model may be another one.
+  renew(card) {
+    this.card = card;
+    this.refresh(this.film);
+  }
+
   // Let the film be chosen here, beside another.
   choose(on) {
     this.#find(".choose-other").hidden = !on;
@@ -48,7 +55,11 @@ export class Pane {
   refresh(film) {
     if (film !== this.film) return;
     this.element.hidden = film === null;
-    if (film === null) return;
+    if (film === null) {
+      this.viewer.show(null);
+      this.viewer.lay(null);
+      return;
+    }
     this.#find("h2").textContent = film.name;
     if (this.#shown !== film.bitmap || film.bitmap === null) {
       this.#shown = film.bitmap;
@@ -93,7 +104,7 @@ export class Pane {
       viewer.opacity = event.target.value / 100;
       viewer.draw();
     });
-    this.#find(".choose-other select").addEventListener("change", (event) => this.show(this.films[event.target.value]));
+    this.#find(".choose-other select").addEventListener("change", (event) => this.pick(this, this.films[event.target.value]));
   }
 
   #offerMaps() {

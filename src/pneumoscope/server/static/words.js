@@ -48,7 +48,7 @@ export function csv(films, card) {
   ];
   const rows = films.map((film) => {
     const answer = film.answer;
-    if (!answer) return [film.name, "failed", "", "", ...classes.map(() => ""), ...groups.map(() => ""), "", film.message, "", ""];
+    if (!answer) return [film.name, film.state, "", "", ...classes.map(() => ""), ...groups.map(() => ""), "", film.message, "", ""];
     return [
       film.name, answer.status, answer.class ?? "", answer.label ?? "",
       ...classes.map((name) => answer.probabilities[name] ?? ""),
