@@ -34,6 +34,8 @@ lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --extra dicom --constraint requirements.lock pyproject.toml \
 		--output-file deploy/requirements.lock
+	echo hatchling | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 --constraint requirements.lock - --output-file deploy/build.lock
 
 clean:  ## remove what the other targets made, except the environment
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

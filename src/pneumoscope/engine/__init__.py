@@ -5,16 +5,18 @@
 """
 
 from pneumoscope.engine.bundle import MODEL_FILE, Outputs
-from pneumoscope.engine.core import Encoded, Engine
+from pneumoscope.engine.core import BATCH, Decoded, Encoded, Engine
 from pneumoscope.engine.decision import coarse
 from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
 from pneumoscope.engine.prediction import Attention, Level, Prediction, Status
 
 __all__ = [
+    "BATCH",
     "GOLDEN_FILE",
     "GOLDEN_FOLDER",
     "MODEL_FILE",
     "Attention",
+    "Decoded",
     "Encoded",
     "Engine",
     "Level",

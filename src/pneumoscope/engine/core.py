@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -20,7 +21,7 @@ from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for, to_input
 from pneumoscope.metrics import softmax
 from pneumoscope.parallel import available_cores, map_ordered
 
-_BATCH = 8
+BATCH = 8
 _WHITE = 255.0
 
 
@@ -32,11 +33,12 @@ class Encoded:
     read: Callable[[], bytes]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Decoded:
-    """A film's input `uint8 [1, S, S]`, or why there is none."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """A film's input `uint8 [1, S, S]`, or why there is none, and the level it is to be answered at."""
 
     name: str
+    level: Level
     image: Luma | Reason
     notes: tuple[str, ...]
     age_years: float | None
@@ -89,7 +91,7 @@ class Engine:
         """
         if not isinstance(data, bytes):
             raise TypeError(f"predict takes the bytes of a film's file, got {type(data).__name__}; read it first")
-        return next(self._decide_batch([self._decode(Encoded(name=name, read=lambda: data))], level))
+        return next(self.decide([self.decode(Encoded(name=name, read=lambda: data), level=level)]))
 
     def predict_many(self, films: Iterable[Encoded], *, level: Level = "class") -> Iterator[Prediction]:
         """Decide on films in order. Reading and decoding run ahead in threads, a bounded number of films.
@@ -99,9 +101,10 @@ class Engine:
         Raises:
             UsageError: level `group` of a model that has none.
         """
-        decoded = map_ordered(self._decode, films, workers=available_cores(), ahead=3 * _BATCH)
-        while batch := list(islice(decoded, _BATCH)):
-            yield from self._decide_batch(batch, level)
+        decode = partial(self.decode, level=level)
+        decoded = map_ordered(decode, films, workers=available_cores(), ahead=3 * BATCH)
+        while batch := list(islice(decoded, BATCH)):
+            yield from self.decide(batch)
 
     def run(self, images: Luma) -> Outputs:
         """The model's outputs for inputs `uint8 [N, 1, S, S]`.
@@ -119,7 +122,8 @@ class Engine:
             maps=maps[0] if maps else None,
         )
 
-    def _decode(self, film: Encoded) -> _Decoded:
+    def decode(self, film: Encoded, *, level: Level = "class") -> Decoded:
+        """The first half of `predict`, for callers that overlap it with the model's work themselves."""
         started, rule = time.perf_counter(), self.contract.input
         image: Luma | Reason
         notes, age_years = tuple[str, ...](), None
@@ -130,15 +134,21 @@ class Engine:
             image = Reason(refusal.code, str(refusal))
         except OSError as trouble:
             image = Reason("unreadable", f"the file cannot be read ({trouble.strerror}).")
-        return _Decoded(
+        return Decoded(
             name=film.name,
+            level=level,
             image=image,
             notes=notes,
             age_years=age_years,
             milliseconds=_since(started),
         )
 
-    def _decide_batch(self, batch: Sequence[_Decoded], level: Level) -> Iterator[Prediction]:
+    def decide(self, batch: Sequence[Decoded]) -> Iterator[Prediction]:
+        """The second half of `predict`, for several films in one run of the model (`BATCH` of them are quickest).
+
+        Raises:
+            UsageError: level `group` of a model that has none.
+        """
         images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
         outputs = self.run(np.stack(images)) if images else None
@@ -151,7 +161,7 @@ class Engine:
             assert outputs is not None
             probabilities, maps = outputs.probabilities[row], None if outputs.maps is None else outputs.maps[row]
             verdict = decide(
-                self.contract, probabilities, maps, level=level, notes=film.notes, age_years=film.age_years
+                self.contract, probabilities, maps, level=film.level, notes=film.notes, age_years=film.age_years
             )
             stages = {"decode": film.milliseconds, "model": share}
             yield self._prediction(film, verdict, probabilities, maps, stages)
@@ -159,7 +169,7 @@ class Engine:
 
     def _prediction(
         self,
-        film: _Decoded,
+        film: Decoded,
         verdict: Verdict,
         row: NDArray[np.float64] | None,
         maps: NDArray[np.float32] | None,

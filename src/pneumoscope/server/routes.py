@@ -208,7 +208,15 @@ async def _decide(request: Request, options: _Options, *, as_form: bool = False)
     films = await read_films(request, service, room)
     service.telemetry.stage_seconds.labels("read").observe(time.perf_counter() - started)
     service.require_room(len(films))
-    tasks = [service.work(partial(_classify, service, film, options, _id(request))) for film in films]
+    tasks = [
+        service.predict(
+            film.data,
+            name=film.name,
+            level=options.level,
+            finish=partial(_finish, service, film, options, str(request.state.request_id)),
+        )
+        for film in films
+    ]
     decided = await while_connected(_gone(request), asyncio.gather(*tasks))
     predictions = [prediction for prediction, _ in decided]
     unread = all(_UNREAD & set(prediction.reason_codes) for prediction in predictions)
@@ -220,30 +228,22 @@ async def _decide(request: Request, options: _Options, *, as_form: bool = False)
     return response
 
 
-def _classify(
-    service: Service, film: Posted, options: _Options, request_id: str, waited: float
+def _finish(
+    service: Service, film: Posted, options: _Options, request_id: str, prediction: Prediction
 ) -> tuple[Prediction, dict[str, Any]]:
-    """Decide, count, keep, render; in a worker's thread."""
-    engine, telemetry = service.engine, service.telemetry
-    prediction = engine.predict(film.data, name=film.name, level=options.level)
-    telemetry.film(prediction, waited=waited)
+    """Keep and render a decision; in a thread."""
     if service.journal is not None:
         try:
             service.journal.keep(film.data, prediction, request_id)
         except OSError:
-            raise Busy(
-                "the log of decisions cannot be written, so none is given; tell the operator.", after=30
-            ) from None
-    with telemetry.stage_seconds.labels("draw").time():
-        answer = render(prediction, film.data, wanted=options.heatmap, preview=options.preview, limits=engine.limits)
-    return prediction, answer
+            sentence = "the log of decisions cannot be written, so none is given; tell the operator."
+            raise Busy(sentence, after=30) from None
+    with service.telemetry.stage_seconds.labels("draw").time():
+        limits = service.engine.limits
+        return prediction, render(prediction, film.data, wanted=options.heatmap, preview=options.preview, limits=limits)
 
 
 async def _gone(request: Request) -> None:
     """Wait until the client has gone away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _id(request: Request) -> str:
-    return str(request.state.request_id)

@@ -6,13 +6,15 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
 from pneumoscope.contract import load_contract
-from pneumoscope.engine import Engine, verify
+from pneumoscope.engine import Encoded, Engine, Level, Prediction, verify
 from pneumoscope.errors import BundleError, PneumoscopeError
 from pneumoscope.imaging import Limits
 from pneumoscope.parallel import available_cores
+from pneumoscope.server.batching import Batcher
 from pneumoscope.server.config import ServeConfig
 from pneumoscope.server.journal import Journal
 from pneumoscope.server.problems import Busy
@@ -20,6 +22,7 @@ from pneumoscope.server.telemetry import Telemetry
 
 State: TypeAlias = Literal["starting", "ready", "failed", "stopping"]
 Result = TypeVar("Result")
+Other = TypeVar("Other")
 
 _LOG = logging.getLogger(__name__)
 _USUAL_SECONDS = 0.05  # of a film, until some have been seen
@@ -41,7 +44,9 @@ class Service:
         self._on_failure = on_failure
         self._engine: Engine | None = None
         self._threads = max(1, available_cores() // config.workers)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="film")
+        self._batcher: Batcher | None = None
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self._finishing = ThreadPoolExecutor(self._threads, thread_name_prefix="finish")
         self._films = 0
         self._buffered = 0
         self._seconds = _USUAL_SECONDS
@@ -66,6 +71,7 @@ class Service:
             words = f"{self.config.bundle} cannot be served ({type(failure).__name__}); run `pneumoscope verify` on it."
             self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(words))
             return
+        self._batcher = Batcher(self._engine)
         self.telemetry.loaded(self._engine.model)
         self.state = "ready"
         _LOG.info("ready: %s %s", self.contract.name, self.contract.version)
@@ -74,37 +80,51 @@ class Service:
         """Let go of threads and files."""
         self.state = "stopping"
         self._pool.shutdown(cancel_futures=True)
+        if self._batcher is not None:
+            self._batcher.stop()
+        self._finishing.shutdown(cancel_futures=True)
         if self.journal is not None:
             self.journal.close()
 
     def require_room(self, films: int = 1) -> None:
         """Raise Busy if this many more films would not fit into the queue."""
         if self._films + films > self.config.queue:
-            after = max(1, math.ceil(self._films * self._seconds / self._threads))
+            after = max(1, math.ceil(self._films * self._seconds))
             raise Busy(f"{self._films} films are waiting, the most that may; try again in {after} s.", after=after)
 
-    async def work(self, task: Callable[[float], Result]) -> Result:
-        """Run `task` in a thread when its turn has come; it is given the seconds it waited.
+    async def predict(self, data: bytes, *, name: str, level: Level, finish: Callable[[Prediction], Result]) -> Result:
+        """Decide on a film of these bytes, when its turn has come, and `finish` the decision in a thread.
 
         Raises:
             Busy: the queue is full.
         """
         self.require_room()
-        asked = time.perf_counter()
-
-        def run() -> tuple[Result, float]:
-            begun = time.perf_counter()
-            return task(begun - asked), time.perf_counter() - begun
-
-        self._films += 1
-        self.telemetry.waiting.set(self._films)
+        engine, batcher, asked = self.engine, self._batcher, time.perf_counter()
+        assert batcher is not None
+        self._count_films(1)
         try:
-            result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, run)
+            decode = partial(engine.decode, Encoded(name=name, read=lambda: data), level=level)
+            decoded = await self._in_thread(self._pool, decode)
+            prediction = await batcher.decide(decoded)
+            worked = sum(prediction.stages.values()) / 1000
+            self.telemetry.film(prediction, waited=max(0.0, time.perf_counter() - asked - worked))
+            self._learn(prediction)
+            return await self._in_thread(self._finishing, partial(finish, prediction))
         finally:
-            self._films -= 1
-            self.telemetry.waiting.set(self._films)
+            self._count_films(-1)
+
+    async def _in_thread(self, pool: ThreadPoolExecutor, work: Callable[[], Other]) -> Other:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    def _count_films(self, change: int) -> None:
+        self._films += change
+        self.telemetry.waiting.set(self._films)
+
+    def _learn(self, prediction: Prediction) -> None:
+        """How long a film takes: decoding is shared by the threads, the model has all of them."""
+        stages = prediction.stages
+        seconds = (stages["decode"] / self._threads + stages.get("model", 0.0)) / 1000
         self._seconds += _WEIGHT * (seconds - self._seconds)
-        return result
 
     def take(self, count: int) -> None:
         """Count so many more bytes in memory; `give` takes them off again.
