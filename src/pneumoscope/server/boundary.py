@@ -101,9 +101,12 @@ class _Exchange:
             await self._send(message)
             return
         body = message.get("body", b"")
-        while len(body) > _PART:  # so that a slow reader holds us up here, and not gigabytes in the transport
-            await self._send({"type": "http.response.body", "body": body[:_PART], "more_body": True})
-            body = body[_PART:]
+        last = max(0, len(body) - 1) // _PART * _PART
+        for start in range(
+            0, last, _PART
+        ):  # so that a slow reader holds us up here, and not megabytes in the transport
+            await self._send({"type": "http.response.body", "body": body[start : start + _PART], "more_body": True})
+        body = body[last:]
         if self.status >= HTTPStatus.BAD_REQUEST and not message.get("more_body", False) and not self._all_read:
             await self._send({**message, "body": body, "more_body": True})
             await self._linger()

@@ -223,7 +223,9 @@ async def _decide(request: Request, options: _Options, *, as_form: bool = False)
     if unread and "handling=lenient" not in request.headers.get("prefer", "").lower():
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, predictions[0].reasons[0])
     answers = [answer for _, answer in decided]
-    response = JSONResponse({"predictions": answers} if as_form else answers[0])
+    content = {"predictions": answers} if as_form else answers[0]
+    plain = options.heatmap == "none" and not options.preview
+    response = JSONResponse(content) if plain else await asyncio.to_thread(JSONResponse, content)  # may be megabytes
     room.take(len(response.body))
     return response
 
