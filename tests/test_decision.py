@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pneumoscope.contract import ActivationMap, Contract, Decision, Population, load_contract
 from pneumoscope.engine.attention import rim_shares
 from pneumoscope.engine.decision import Reason, decide, reject
+from pneumoscope.errors import UsageError
 
 RULE = ActivationMap.of_grid(7, 7)
 
@@ -45,6 +46,35 @@ def test_probabilities_become_a_decision(
     assert (verdict.status, verdict.answer, verdict.label) == (status, answer, label)
     assert verdict.prediction_set == possible
     assert bool(verdict.reasons) == (status == "abstained")
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "status", "answer", "label", "possible"),
+    [
+        ([0.35, 0.1, 0.55], "answered", None, "pneumonia", ("bacteria", "virus")),
+        ([0.1, 0.7, 0.2], "answered", 1, "normal", ("normal",)),
+        ([0.3, 0.45, 0.25], "abstained", None, None, ("bacteria", "normal", "virus")),
+    ],
+)
+def test_level_group_answers_with_groups(
+    contract: Contract,
+    probabilities: list[float],
+    status: str,
+    answer: int | None,
+    label: str | None,
+    possible: tuple[str, ...],
+) -> None:
+    """Sums decide, even where another class is the most probable one."""
+    verdict = decide(contract, np.array(probabilities), None, level="group")
+    assert (verdict.status, verdict.answer, verdict.label) == (status, answer, label)
+    assert verdict.prediction_set == possible
+    assert verdict.reason_codes == (("below-threshold",) if status == "abstained" else ())
+
+
+@pytest.mark.parametrize("groups", [{}, {"a": ("bacteria", "virus"), "b": ("normal", "virus")}])
+def test_level_group_needs_groups_apart(contract: Contract, groups: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(UsageError, match="use level 'class'"):
+        decide(contract.model_copy(update={"groups": groups}), np.array([0.1, 0.2, 0.7]), None, level="group")
 
 
 def test_an_abstention_says_how_far_it_was(contract: Contract) -> None:

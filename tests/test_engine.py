@@ -68,7 +68,9 @@ def test_a_batch_gives_what_single_films_give(engine: Engine) -> None:
 
 def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
     document = json.loads(json.dumps(engine.predict(FILM, name="a.jpeg").as_json()))
-    keys = "image status class label probabilities groups prediction_set reasons attention model milliseconds"
+    keys = (
+        "image status class label probabilities groups prediction_set reasons reason_codes attention model milliseconds"
+    )
     assert list(document) == keys.split(" ")
     assert document["image"] == "a.jpeg"
     assert document["status"] == "answered"
@@ -79,7 +81,7 @@ def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
     pneumonia = document["probabilities"]["bacteria"] + document["probabilities"]["virus"]
     assert document["groups"] == {"pneumonia": pytest.approx(pneumonia, abs=1e-5)}
     assert document["prediction_set"] == [document["label"]]
-    assert document["reasons"] == []
+    assert document["reasons"] == document["reason_codes"] == []
     assert set(document["model"]) == {"name", "version", "sha256"}
     assert document["milliseconds"] > 0
 
@@ -91,6 +93,10 @@ def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: 
     document = bad.as_json()
     assert (document["class"], document["label"], document["probabilities"], document["groups"]) == (None, None, {}, {})
     assert "not an accepted image" in document["reasons"][0]
+    assert document["reason_codes"] == ["undecodable"]
+    assert (bad.brightness, set(bad.stages), set(good.stages)) == (None, {"decode"}, {"decode", "model"})
+    assert good.brightness is not None
+    assert 0 < good.brightness < 1
 
 
 @pytest.mark.parametrize(

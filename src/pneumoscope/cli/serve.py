@@ -48,7 +48,7 @@ def serve_command(
     Ready when its golden cases came out right. Nothing is stored unless --keep-log. Ctrl-C or SIGTERM
     stops it after the requests under way. For research use only; not a medical device.
     """
-    from pneumoscope.contract import DISCLAIMER
+    from pneumoscope.contract import DISCLAIMER, load_contract
     from pneumoscope.server.run import listen, serve
 
     config = _config(
@@ -66,6 +66,7 @@ def serve_command(
         keep_log=keep_log,
         provider=provider,
     )
+    load_contract(bundle)  # before anything is promised
     with listen(config) as listener:
         taken = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host

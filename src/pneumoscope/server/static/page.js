@@ -168,7 +168,7 @@ async function send(film) {
     });
     film.state = "done";
     film.message = "";
-    await picture(film);
+    await picture(film).catch(() => {}); // decided on all the same, only not to be seen
   } catch (trouble) {
     if (film.stop.signal.aborted) return;
     fail(film, trouble);
@@ -187,7 +187,7 @@ function fail(film, trouble) {
   const known = trouble instanceof Trouble;
   const later = known && (trouble.kind === "lost" || trouble.kind === "token");
   film.state = later ? "waiting" : "failed";
-  film.message = later ? "Waiting for the server." : known ? trouble.message : "This browser cannot show the film.";
+  film.message = later ? "Waiting for the server." : known ? trouble.message : "A fault of this page; load it again.";
   film.busy = known && trouble.kind === "busy";
   if (later) hold(trouble);
   if (film.busy) offerAgain("The server stays busy.");
