@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import drain, export_bundle, named, read_films, row, seconds, title, train_anew
+from engine import drain, export_bundle, named, plain_transform, read_films, row, seconds, title, train_anew
 from pneumoscope.engine import Engine
 from pneumoscope.imaging import load_input
 from pneumoscope.parallel import available_cores
@@ -234,19 +234,11 @@ def serve_plainly(run: Path, port: int) -> None:
     import uvicorn
     from fastapi import FastAPI, Request
     from PIL import Image
-    from torchvision.transforms import v2
 
     from pneumoscope.export import load_network
 
     network = load_network(run)
-    transform = v2.Compose(
-        [
-            v2.Resize((224, 224)),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-        ]
-    )
+    transform = plain_transform()
     app = FastAPI()
 
     @app.get("/")
