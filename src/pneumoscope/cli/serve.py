@@ -9,7 +9,6 @@ import typer
 from pneumoscope.errors import UsageError
 
 TOKEN = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
-SHORTEST_TOKEN = 16
 
 
 def serve_command(
@@ -93,6 +92,8 @@ def _token(file: Path | None) -> str | None:
     given = file.read_bytes().decode("ascii", "replace") if file else os.environ.get(TOKEN)
     if given is None:
         return None
+    from pneumoscope.server.config import SHORTEST_TOKEN
+
     token = given.strip()
     if len(token) < SHORTEST_TOKEN or not all("!" <= letter <= "~" for letter in token):
         raise UsageError(

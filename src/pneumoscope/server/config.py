@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-_SHORTEST_TOKEN = 16
+SHORTEST_TOKEN = 16
 MOST_FILMS = 32  # in one request
 
 
@@ -31,8 +31,8 @@ class ServeConfig(BaseModel):
     @field_validator("token")
     @classmethod
     def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and len(token.get_secret_value()) < _SHORTEST_TOKEN:
-            raise ValueError(f"a token needs at least {_SHORTEST_TOKEN} characters")
+        if token is not None and len(token.get_secret_value()) < SHORTEST_TOKEN:
+            raise ValueError(f"a token needs at least {SHORTEST_TOKEN} characters")
         return token
 
     @property

@@ -1,7 +1,6 @@
 """What an operator may watch (Prometheus): counts, times and the drift of what comes in, nothing of any one film."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import (
@@ -91,11 +90,9 @@ class Telemetry:
         for label, value in prediction.probabilities.items():
             self.probability.labels(label).observe(value)
 
-    def loaded(self, model: dict[str, str], codes: Iterable[str] = ()) -> None:
+    def loaded(self, model: dict[str, str]) -> None:
         """Say what is running."""
         self.information.labels(__version__, model["name"], model["version"], model["sha256"]).set(1)
-        for code in codes:
-            self.reasons.labels(code)
         self.ready.set(1)
 
     def page(self) -> bytes:
