@@ -32,7 +32,7 @@ lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade \
 		--python-version 3.11 --all-extras pyproject.toml --output-file requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
-		--python-version 3.11 --extra dicom --constraint requirements.lock pyproject.toml \
+		--python-version 3.11 --extra dicom --extra lambda --constraint requirements.lock pyproject.toml \
 		--output-file deploy/requirements.lock
 	echo hatchling | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --constraint requirements.lock - --output-file deploy/build.lock
@@ -47,6 +47,6 @@ $(UV):
 
 $(READY): requirements.lock pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	VIRTUAL_ENV=$(VENV) $(UV) pip sync --require-hashes requirements.lock
+	VIRTUAL_ENV=$(VENV) $(UV) pip sync --require-hashes --compile-bytecode requirements.lock
 	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

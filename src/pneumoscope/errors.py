@@ -44,3 +44,11 @@ class WeightsError(PneumoscopeError):
 
 class BundleError(PneumoscopeError):
     """A bundle that is missing, damaged, or not equal to the network it came from."""
+
+
+class CloudError(PneumoscopeError):
+    """AWS, or a service that stands in for it, refuses, lacks what is asked of it, or cannot be reached."""
+
+
+class BusyError(CloudError):
+    """What failed now may work later: throttled, overloaded, not ready, out of reach."""

@@ -1,0 +1,131 @@
+"""A SageMaker endpoint that serves a bundle, asked through boto3."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from botocore import exceptions
+
+from pneumoscope.aws.limits import REALTIME
+from pneumoscope.aws.session import code_of, in_words
+from pneumoscope.errors import BusyError, CloudError, ImageError
+
+#: The capstone's content type; what the bytes are is read from themselves.
+CONTENT_TYPE = "application/x-image"
+_MODEL_ERROR = "ModelError"
+_UNKNOWN = "ValidationError"
+_NO_FILM = {400, 415, 422}  # the service's answers to bytes that are no film
+_LATER = {0, 408, 429, 500, 502, 503, 504}
+_TRIES = 5
+_FIRST_PAUSE = 0.25  # seconds; doubled each time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An endpoint's decision: `prediction` is the documented document, `milliseconds` the whole call's."""
+
+    prediction: dict[str, Any]
+    milliseconds: float
+    variant: str | None
+    tries: int
+
+
+class Endpoint:
+    """An endpoint by name.
+
+    Args:
+        runtime: boto3's client of `sagemaker-runtime`.
+        name: of the endpoint.
+        limit: the largest body that it takes, in bytes.
+        pause: waits so many seconds.
+    """
+
+    def __init__(
+        self, runtime: Any, name: str, *, limit: int = REALTIME, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._runtime = runtime
+        self.name = name
+        self.limit = limit
+        self._pause = pause
+
+    def classify(self, film: bytes) -> Answer:
+        """Send a film's file as it is, and give the endpoint's decision.
+
+        A model that is busy is asked again, after longer and longer pauses.
+
+        Args:
+            film: the bytes of a file, at most `limit`.
+
+        Raises:
+            ImageError: the model cannot read them.
+            BusyError: the endpoint is busy, stopped or out of reach; it may answer later.
+            CloudError: there is no such endpoint, it may not be asked, or its model failed.
+        """
+        if len(film) > self.limit:
+            raise CloudError(f"{len(film):,} bytes are more than the {self.limit:,} that endpoint {self.name} takes.")
+        started = time.perf_counter()
+        for tried in range(1, _TRIES + 1):
+            try:
+                prediction, variant = self._ask(film)
+            except BusyError:
+                if tried == _TRIES:
+                    raise
+                self._pause(_FIRST_PAUSE * 2 ** (tried - 1))
+            else:
+                milliseconds = (time.perf_counter() - started) * 1000
+                return Answer(prediction=prediction, milliseconds=milliseconds, variant=variant, tries=tried)
+        raise AssertionError("the last try returns or raises")
+
+    def _ask(self, film: bytes) -> tuple[dict[str, Any], str | None]:
+        with in_words(f"endpoint {self.name}"):
+            try:
+                reply = self._runtime.invoke_endpoint(
+                    EndpointName=self.name, Body=film, ContentType=CONTENT_TYPE, Accept="application/json"
+                )
+                body = reply["Body"].read()
+            except exceptions.ClientError as failure:
+                raise self._explained(failure) from failure
+        return read_prediction(body, self.name), reply.get("InvokedProductionVariant")
+
+    def _explained(self, failure: exceptions.ClientError) -> Exception:
+        if code_of(failure) == _UNKNOWN:
+            return CloudError(
+                f"endpoint {self.name}: {failure.response['Error']['Message'].rstrip('.')}; "
+                "`pneumoscope aws status` lists the endpoints of this region."
+            )
+        if code_of(failure) != _MODEL_ERROR:
+            return failure
+        status = int(failure.response.get("OriginalStatusCode") or 0)
+        said = said_by_model(str(failure.response.get("OriginalMessage", "")))
+        if status in _NO_FILM:
+            return ImageError(said)
+        sentence = f"endpoint {self.name}: its model answered {status or 'nothing in time'} ({said.rstrip('.')})"
+        if status in _LATER:
+            return BusyError(f"{sentence}; try again later, or give it more instances.")
+        return CloudError(f"{sentence}; its log is {failure.response.get('LogStreamArn', 'in CloudWatch')}.")
+
+
+def read_prediction(body: bytes, name: str) -> dict[str, Any]:
+    """An endpoint's answer as a prediction.
+
+    Raises:
+        CloudError: it is none; another kind of model answers there.
+    """
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or "status" not in document or "probabilities" not in document:
+        raise CloudError(f"endpoint {name} does not answer like this product's service; is it another model's?")
+    return document
+
+
+def said_by_model(message: str) -> str:
+    """The sentence in a service's problem document (RFC 9457), or the message as it is."""
+    try:
+        document = json.loads(message)
+    except ValueError:
+        return message[:300]
+    return str(document.get("detail", message[:300])) if isinstance(document, dict) else message[:300]

@@ -1,0 +1,159 @@
+"""Clients of AWS, and its refusals in words."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from botocore import exceptions
+from botocore.config import Config
+
+from pneumoscope.errors import BusyError, CloudError, UsageError
+
+_ATTEMPTS = 6
+_THROTTLED = {
+    "ModelNotReadyException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "Forbidden"}
+_BAD_KEYS = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+_NO_BUCKET = {"NoSuchBucket"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """`s3://bucket/key`; the key may be empty, and never begins with a slash."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    def __truediv__(self, name: str) -> "Location":
+        return Location(bucket=self.bucket, key=f"{self.key.rstrip('/')}/{name}" if self.key else name)
+
+
+def parse_location(text: str) -> Location:
+    """Take an S3 address apart.
+
+    >>> parse_location("s3://films/2026/a.png").key
+    '2026/a.png'
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/+(.*))?", text)
+    if found is None:
+        raise UsageError(f"{text!r} is no address in S3; write s3://BUCKET/PREFIX.")
+    return Location(bucket=found[1], key=(found[2] or "").rstrip("/"))
+
+
+class Cloud:
+    """Clients of one region, made once each, with retries that wait longer each time.
+
+    Args:
+        region: such as `eu-central-1`; by default what the environment or the profile says.
+
+    Raises:
+        CloudError: there is no region, or no such profile.
+    """
+
+    def __init__(self, *, region: str | None = None) -> None:
+        import boto3
+
+        with in_words():
+            self._session = boto3.Session(region_name=region)
+        if self._session.region_name is None:
+            raise CloudError("no AWS region is set; pass --region, or set AWS_DEFAULT_REGION.")
+        self.region: str = self._session.region_name
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str) -> Any:
+        """boto3's client of a service."""
+        if service not in self._clients:
+            config = Config(
+                retries={"mode": "standard", "total_max_attempts": attempts()}, connect_timeout=10, read_timeout=70
+            )
+            with in_words():
+                self._clients[service] = self._session.client(service, config=config)
+        return self._clients[service]
+
+    @property
+    def partition(self) -> str:
+        """`aws`, `aws-cn` or `aws-us-gov`."""
+        return str(self._session.get_partition_for_region(self.region))
+
+
+def attempts() -> int:
+    """How often a call is tried: AWS_MAX_ATTEMPTS, the variable that botocore reads, or six times."""
+    given = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else _ATTEMPTS
+
+
+@contextmanager
+def in_words(what: str = "") -> Iterator[None]:
+    """Turn botocore's errors into ours.
+
+    Args:
+        what: names what was tried, for the message: "reading s3://films/a.png".
+
+    Raises:
+        BusyError: it may work later.
+        CloudError: it will not.
+    """
+    try:
+        yield
+    except exceptions.ClientError as failure:
+        raise _refusal(failure, what) from failure
+    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as failure:
+        raise CloudError(
+            f"{_begin(what)}there are no AWS credentials; run `aws configure`, or set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY."
+        ) from failure
+    except (exceptions.HTTPClientError, exceptions.ConnectionError) as failure:
+        url = str(failure.kwargs.get("endpoint_url") or "AWS")
+        raise BusyError(f"{_begin(what)}{url} cannot be reached; check the network and the region.") from failure
+    except exceptions.BotoCoreError as failure:
+        raise CloudError(f"{_begin(what)}{str(failure).rstrip('.')}.") from failure
+
+
+def code_of(failure: exceptions.ClientError) -> str:
+    """AWS's word for what is wrong."""
+    return str(failure.response.get("Error", {}).get("Code", "Unknown"))
+
+
+def _refusal(failure: exceptions.ClientError, what: str) -> CloudError:
+    code = code_of(failure)
+    said = str(failure.response.get("Error", {}).get("Message", "")).strip().rstrip(".") or code
+    status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    begin = _begin(what)
+    if code in _THROTTLED or status in (429, 500, 502, 503, 504):
+        return BusyError(f"{begin}AWS is busy or throttles ({code}), {attempts()} times in a row; try again later.")
+    if code in _DENIED:
+        return CloudError(
+            f"{begin}AWS denies it ({said}); let {failure.operation_name} be allowed to the user or role that you are."
+        )
+    if code in _BAD_KEYS:
+        return CloudError(f"{begin}AWS does not accept the credentials ({code}); renew them, or choose AWS_PROFILE.")
+    if code in _NO_BUCKET:
+        return CloudError(f"{begin}there is no such bucket; create it, or check its name.")
+    return CloudError(f"{begin}{said} ({code}).")
+
+
+def _begin(what: str) -> str:
+    return f"{what}: " if what else ""
