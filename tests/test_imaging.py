@@ -14,7 +14,7 @@ from PIL import Image
 
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, describe, load_input, luma_sha256, read_file, read_luma, to_input
+from pneumoscope.imaging import Limits, describe, load_input, luma_sha256, read_file, read_luma, shrink, to_input
 from pneumoscope.phantom import encode_jpeg, film
 from samples import encode, ramp
 
@@ -275,3 +275,12 @@ def test_damaged_bytes_give_an_image_or_our_error(position: int, value: int, cut
 DAMAGED_JPEG = encode_jpeg(film("virus", patient=2, size=(80, 80)))
 DAMAGED_PNG = encode(Image.fromarray(film("virus", patient=2, size=(60, 60))))
 DAMAGED_TIFF = encode(Image.fromarray(film("virus", patient=2, size=(60, 60)).astype(np.uint16) * 9), "TIFF")
+
+
+@pytest.mark.parametrize("side", [100, 224, 300])
+def test_a_shrunk_film_is_read_as_the_whole_one(side: int) -> None:
+    rule = InputRule.squash(side)
+    whole = encode_jpeg(film("virus", patient=4, size=(900, 1000)))
+    small = shrink(whole, rule)
+    assert len(small) < len(whole)
+    assert np.array_equal(load_input(small, rule), load_input(whole, rule))

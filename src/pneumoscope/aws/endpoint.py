@@ -10,7 +10,7 @@ from botocore import exceptions
 
 from pneumoscope.aws.limits import REALTIME
 from pneumoscope.aws.session import code_of, in_words
-from pneumoscope.errors import BusyError, CloudError, ImageError
+from pneumoscope.errors import BusyError, CloudError, ImageError, PneumoscopeError
 
 #: The capstone's content type; what the bytes are is read from themselves.
 CONTENT_TYPE = "application/x-image"
@@ -86,17 +86,20 @@ class Endpoint:
                 )
                 body = reply["Body"].read()
             except exceptions.ClientError as failure:
-                raise self._explained(failure) from failure
+                if (explained := self._explained(failure)) is None:
+                    raise
+                raise explained from failure
         return read_prediction(body, self.name), reply.get("InvokedProductionVariant")
 
-    def _explained(self, failure: exceptions.ClientError) -> Exception:
+    def _explained(self, failure: exceptions.ClientError) -> PneumoscopeError | None:
+        """The error in our words, or None if it is not of this operation alone."""
         if code_of(failure) == _UNKNOWN:
             return CloudError(
                 f"endpoint {self.name}: {failure.response['Error']['Message'].rstrip('.')}; "
                 "`pneumoscope aws status` lists the endpoints of this region."
             )
         if code_of(failure) != _MODEL_ERROR:
-            return failure
+            return None
         status = int(failure.response.get("OriginalStatusCode") or 0)
         said = said_by_model(str(failure.response.get("OriginalMessage", "")))
         if status in _NO_FILM:

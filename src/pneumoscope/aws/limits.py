@@ -7,7 +7,7 @@ REALTIME = 6 * MEBIBYTE
 SERVERLESS = 4 * MEBIBYTE
 #: InvokeEndpointAsync reads its input from S3.
 ASYNCHRONOUS = 1 << 30
-#: "Lambda quotas", invocation payload of a synchronous call; a binary body arrives in it as base64, four thirds as long.
+#: "Lambda quotas", payload of a synchronous call; a binary body arrives in it as base64, four thirds as long.
 LAMBDA = 6 * MEBIBYTE
 #: What is left of that for a film, beside the event's other fields.
 API_FILM = (LAMBDA - 64 * 1024) * 3 // 4

@@ -36,6 +36,12 @@ def serve_command(
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Web origin that may ask, such as https://pacs.example; repeatable.")
     ] = None,
+    as_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Also answer as this SageMaker endpoint, for clients with AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME."
+        ),
+    ] = None,
     keep_log: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Append every decision to this file, as JSON lines.")
     ] = None,
@@ -62,6 +68,7 @@ def serve_command(
         drain_seconds=drain_seconds,
         token=_token(token_file),
         cors_origins=tuple(cors_origin or ()),
+        as_endpoint=as_endpoint,
         keep_log=keep_log,
         provider=provider,
     )

@@ -15,6 +15,7 @@ from pneumoscope.imaging.film import (
     read_luma,
     read_radiograph,
     resize,
+    shrink,
     to_input,
 )
 from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph
@@ -39,5 +40,6 @@ __all__ = [
     "read_luma",
     "read_radiograph",
     "resize",
+    "shrink",
     "to_input",
 ]

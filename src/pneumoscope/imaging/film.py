@@ -5,6 +5,7 @@ orientation, blank check; then, by the contract's rule, resize.
 """
 
 import hashlib
+import io
 import stat
 from pathlib import Path
 
@@ -133,6 +134,19 @@ def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS)
         ImageError: see `read_radiograph`.
     """
     return to_input(read_for(data, rule, limits=limits).luma, rule)
+
+
+def shrink(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """A film as the model reads it, as the bytes of a PNG: the rule leaves that as it is, so it is decided on alike.
+
+    What else a DICOM's header says, such as the age, is not in it.
+
+    Raises:
+        ImageError: see `read_radiograph`.
+    """
+    stream = io.BytesIO()
+    Image.fromarray(load_input(data, rule, limits=limits)[0]).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def luma_sha256(luma: Luma) -> str:

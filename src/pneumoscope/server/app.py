@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.server import page, problems, routes
+from pneumoscope.server import page, problems, routes, sagemaker
 from pneumoscope.server.boundary import Boundary
 from pneumoscope.server.config import ServeConfig
 from pneumoscope.server.problems import ProblemDocument
@@ -44,6 +44,8 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], 
     problems.install(app)
     app.include_router(routes.router)
     app.include_router(routes.guarded)
+    if config.as_endpoint is not None:
+        app.include_router(sagemaker.router)
     page.install(app)
     if config.cors_origins:
         app.add_middleware(

@@ -1,9 +1,9 @@
 """How the service is set up."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 SHORTEST_TOKEN = 16
 MOST_FILMS = 32  # in one request
@@ -26,6 +26,11 @@ class ServeConfig(BaseModel):
     drain_seconds: int = Field(default=25, ge=1, description="For requests under way when told to stop.")
     token: SecretStr | None = Field(default=None, description="Asked of whoever wants a prediction.")
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
+    as_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$",
+        description="Name of a SageMaker endpoint to stand in for.",
+    )
     keep_log: Path | None = Field(default=None, description="Where decisions are kept; nowhere if none.")
 
     @field_validator("token")
@@ -34,6 +39,12 @@ class ServeConfig(BaseModel):
         if token is not None and len(token.get_secret_value()) < SHORTEST_TOKEN:
             raise ValueError(f"a token needs at least {SHORTEST_TOKEN} characters")
         return token
+
+    @model_validator(mode="after")
+    def _stands_in_openly(self) -> Self:
+        if self.as_endpoint is not None and self.token is not None:
+            raise ValueError("as_endpoint is for developing, and AWS's clients cannot send a token; leave one out")
+        return self
 
     @property
     def buffered_bytes(self) -> int:

@@ -44,10 +44,19 @@ class Busy(Problem):
 
 def respond(status: HTTPStatus, detail: str, request_id: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The problem document as a response."""
-    document = ProblemDocument(
+    document = _document(status, detail, request_id)
+    return JSONResponse(document.model_dump(), status.value, headers=headers, media_type=MEDIA_TYPE)
+
+
+def text_of(status: HTTPStatus, detail: str, request_id: str) -> str:
+    """The problem document as text."""
+    return _document(status, detail, request_id).model_dump_json()
+
+
+def _document(status: HTTPStatus, detail: str, request_id: str) -> ProblemDocument:
+    return ProblemDocument(
         type="about:blank", title=status.phrase, status=status.value, detail=detail, request_id=request_id
     )
-    return JSONResponse(document.model_dump(), status.value, headers=headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

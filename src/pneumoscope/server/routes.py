@@ -141,9 +141,7 @@ async def predict(
 )
 async def invoke(request: Request) -> JSONResponse:
     """SageMaker's container contract: one film in, its decision out."""
-    if media_type(request) == FORM:
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send one film as the body, not a form.")
-    return await _decide(request, _Options(level="class", heatmap="none", preview=False))
+    return await decide(request)
 
 
 @guarded.get(
@@ -197,6 +195,17 @@ async def readyz(service: Shared) -> JSONResponse:
     """The golden cases came out right on this machine."""
     _ = service.engine
     return JSONResponse({"status": "ready"})
+
+
+async def decide(request: Request) -> JSONResponse:
+    """The decision on the one film that is a request's body.
+
+    Raises:
+        Problem: see `/invocations`.
+    """
+    if media_type(request) == FORM:
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send one film as the body, not a form.")
+    return await _decide(request, _Options(level="class", heatmap="none", preview=False))
 
 
 async def _decide(request: Request, options: _Options, *, as_form: bool = False) -> JSONResponse:

@@ -1,0 +1,53 @@
+"""SageMaker's runtime API, as far as boto3's `invoke_endpoint` needs it: for developing without an account.
+
+Errors are those of the service model of `sagemaker-runtime` in botocore: the code in `x-amzn-ErrorType`.
+"""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from pneumoscope.aws.limits import REALTIME
+from pneumoscope.server.problems import Problem, text_of
+from pneumoscope.server.routes import decide, service_of
+
+VARIANT = "AllTraffic"
+_NO_ACCOUNT = "000000000000"
+_ERROR = "x-amzn-ErrorType"
+
+router = APIRouter(include_in_schema=False)  # documented by AWS
+
+
+@router.post("/endpoints/{name}/invocations")
+async def invoke_endpoint(request: Request, name: str) -> JSONResponse:
+    """InvokeEndpoint of the one endpoint that is served here."""
+    config = service_of(request).config
+    if name != config.as_endpoint:
+        return _error(HTTPStatus.BAD_REQUEST, "ValidationError", f"Endpoint {name} of account {_NO_ACCOUNT} not found.")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > REALTIME:
+        sentence = f"HTTP content length exceeded {REALTIME} bytes."
+        return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "413", sentence)
+    try:
+        response = await decide(request)
+    except Problem as problem:
+        return _model_error(problem, name, str(request.state.request_id))
+    response.headers["x-Amzn-Invoked-Production-Variant"] = VARIANT
+    return response
+
+
+def _model_error(problem: Problem, name: str, request_id: str) -> JSONResponse:
+    status, said = problem.status.value, text_of(problem.status, problem.detail, request_id)
+    return _error(
+        HTTPStatus.FAILED_DEPENDENCY,
+        "ModelError",
+        f'Received {"client" if status < 500 else "server"} error ({status}) from primary with message "{said}".',
+        OriginalStatusCode=status,
+        OriginalMessage=said,
+        LogStreamArn=f"arn:aws:logs:local:{_NO_ACCOUNT}:log-group:/aws/sagemaker/Endpoints/{name}",
+    )
+
+
+def _error(status: HTTPStatus, code: str, message: str, **more: object) -> JSONResponse:
+    return JSONResponse({"Message": message, "message": message, **more}, status.value, headers={_ERROR: code})
