@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pneumoscope import __version__
-from pneumoscope.cli import data, model
+from pneumoscope.cli import aws, data, model
 from pneumoscope.cli.serve import serve_command
 from pneumoscope.errors import PneumoscopeError, UsageError
 
@@ -25,9 +25,11 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 model.register(app)
 app.command("serve")(serve_command)
+app.add_typer(aws.app, name="aws")
 
 # What `pip install pneumoscope` leaves out, by the extra that brings it.
 _EXTRAS = {
+    "aws": {"boto3", "botocore", "packaging"},
     "data": {"httpx2", "imagehash", "jinja2", "scipy", "sklearn"},
     "dicom": {"pydicom", "gdcm", "jpeg_ls", "openjpeg"},
     "train": {

@@ -181,9 +181,9 @@ def following(predictions: Iterable["Prediction"], total: int, listener: Listene
         listener.end()
 
 
-def complain(text: str) -> None:
+def complain(text: str, *, word: str = "error") -> None:
     """One line on stderr."""
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"{word}: {text}", file=sys.stderr, flush=True)
 
 
 def show_predictions(predictions: Iterable["Prediction"], form: str) -> Iterator["Prediction"]:

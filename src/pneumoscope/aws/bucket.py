@@ -1,0 +1,81 @@
+"""A bucket before anything is put into it: where it is, and who may read it."""
+
+from typing import Any
+
+from botocore import exceptions
+
+from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.errors import CloudError, UsageError
+
+_EVERYBODY = (
+    "http://acs.amazonaws.com/groups/global/AllUsers",
+    "http://acs.amazonaws.com/groups/global/AuthenticatedUsers",
+)
+_UNSET = {"NoSuchPublicAccessBlockConfiguration", "NoSuchBucketPolicy", "OwnershipControlsNotFoundError"}
+_BLOCKED = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+
+
+def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool = False) -> None:
+    """Refuse a bucket that is missing, in another region than the job, or open to the public.
+
+    Raises:
+        UsageError: it is public, and that was not allowed.
+        CloudError: it is missing, in another region, or may not be read.
+    """
+    region = region_of(cloud, place)
+    if region != cloud.region:
+        raise CloudError(
+            f"bucket {place.bucket} is in {region}, but the work is to be done in {cloud.region}; pass "
+            f"--region {region}, or choose a bucket in {cloud.region}."
+        )
+    if not allow_public and (why := _public(cloud.client("s3"), place.bucket)):
+        raise UsageError(
+            f"bucket {place.bucket} is open to the public ({why}); turn on Block Public Access for it, or pass "
+            "--allow-public if the films are public anyway."
+        )
+
+
+def region_of(cloud: Cloud, place: Location) -> str:
+    """The region a bucket is in.
+
+    Raises:
+        CloudError: there is no such bucket, or it may not be read.
+    """
+    with in_words(f"bucket {place.bucket}"):
+        try:
+            head = cloud.client("s3").head_bucket(Bucket=place.bucket)
+            headers = head["ResponseMetadata"]["HTTPHeaders"]
+        except exceptions.ClientError as failure:
+            headers = failure.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            if code_of(failure) == "404":
+                sentence = f"bucket {place.bucket} does not exist; make it with: aws s3 mb s3://{place.bucket}"
+                raise CloudError(f"{sentence} --region {cloud.region}") from failure
+            if code_of(failure) != "301":  # "moved": it is in another region
+                raise
+    return str(headers.get("x-amz-bucket-region") or cloud.region)
+
+
+def _public(s3: Any, bucket: str) -> str | None:
+    """Why the bucket is public, or None."""
+    block = _setting(s3.get_public_access_block, bucket).get("PublicAccessBlockConfiguration", {})
+    if all(block.get(name) for name in _BLOCKED):
+        return None
+    if not block.get("RestrictPublicBuckets"):
+        status = _setting(s3.get_bucket_policy_status, bucket).get("PolicyStatus", {})
+        if status.get("IsPublic"):
+            return "its policy says so"
+    if not block.get("IgnorePublicAcls"):
+        grants = _setting(s3.get_bucket_acl, bucket).get("Grants", [])
+        if any(grant["Grantee"].get("URI") in _EVERYBODY for grant in grants):
+            return "its access control list says so"
+    return None
+
+
+def _setting(read: Any, bucket: str) -> dict[str, Any]:
+    with in_words(f"bucket {bucket}"):
+        try:
+            return dict(read(Bucket=bucket))
+        except exceptions.ClientError as failure:
+            if code_of(failure) in _UNSET:
+                return {}
+            raise

@@ -1,0 +1,215 @@
+"""An endpoint from a bundle."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pneumoscope.aws.bucket import check_bucket
+from pneumoscope.aws.jobs import TAG, role_arn
+from pneumoscope.aws.made import ARCHIVE, KINDS, NAMESPACE, PRODUCTION, Variant, described, scaled, teardown
+from pneumoscope.aws.package import unpacked, write_model_archive
+from pneumoscope.aws.session import Cloud, Location, in_words, parse_location
+from pneumoscope.contract import CONTRACT_FILE, Document
+from pneumoscope.engine import verify
+from pneumoscope.errors import CloudError
+from pneumoscope.progress import SILENT, Listener
+
+_DIMENSION = "sagemaker:variant:DesiredInstanceCount"
+_ENDED = {"InService", "Failed", "OutOfService", "UpdateRollbackFailed"}
+
+
+class Deployment(Document):
+    """What an endpoint is to be. Its model, configuration and endpoint all have its name."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")
+    role: str = Field(min_length=1, description="Name or ARN of the role that the endpoint takes on.")
+    place: str = Field(description="Where in S3 the model goes, and an asynchronous endpoint's results.")
+    image: str = Field(min_length=1)
+    for_ray: bool = Field(description="The image is AWS's for Ray Serve; else ours.")
+    variant: Variant
+    instance_type: str = Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")
+    instances: int = Field(ge=1, le=100)
+    most_instances: int = Field(ge=1, le=100, description="More than `instances`: scaled by load up to so many.")
+    calls_per_minute: int = Field(ge=1, description="Of one instance, from which on another one is added.")
+    memory_mb: Literal[1024, 2048, 3072, 4096, 5120, 6144] = Field(description="Of a serverless endpoint.")
+    concurrency: int = Field(ge=1, le=200, description="Calls at a time to a serverless or asynchronous endpoint.")
+    capture: str | None = Field(description="Where requests and answers are kept; nowhere if null.")
+    kms_key: str | None
+
+    @property
+    def folder(self) -> Location:
+        """The prefix of everything that is put into S3 for it."""
+        return parse_location(self.place) / self.name
+
+
+def deploy(cloud: Cloud, wanted: Deployment, source: Path | Location, *, listener: Listener = SILENT) -> None:
+    """Make a model, an endpoint configuration and an endpoint; what was made is removed again if a step fails.
+
+    Args:
+        cloud: of the endpoint's region.
+        wanted: see there.
+        source: a bundle, or a training job's `model.tar.gz` in S3; verified before anything is made.
+        listener: hears of progress.
+
+    Raises:
+        BundleError: the bundle does not verify.
+        CloudError: bucket or role are missing, the name is taken, or AWS refuses.
+    """
+    check_bucket(cloud, wanted.folder)
+    role = role_arn(cloud, wanted.role)
+    _require_free(cloud, wanted.name)
+    with _bundle(cloud, source, listener) as bundle:
+        listener.say(f"sending {wanted.folder / ARCHIVE}")
+        try:
+            _send(cloud, wanted, bundle)
+            _create(cloud, wanted, role)
+        except BaseException:
+            teardown(cloud, wanted.name, wanted.folder)
+            raise
+    listener.say(f"endpoint {wanted.name} is being made")
+
+
+@contextmanager
+def _bundle(cloud: Cloud, source: Path | Location, listener: Listener) -> Iterator[Path]:
+    if isinstance(source, Path):
+        listener.say(f"{source}: {verify(source).cases} golden cases reproduced")
+        yield source
+        return
+    with TemporaryDirectory(prefix="pneumoscope-") as folder:
+        archive = Path(folder) / ARCHIVE
+        with in_words(f"reading {source}"):
+            cloud.client("s3").download_file(source.bucket, source.key, str(archive))
+        with unpacked(archive) as (bundle, _):
+            listener.say(f"{source}: golden cases reproduced")
+            yield bundle
+
+
+def _send(cloud: Cloud, wanted: Deployment, bundle: Path) -> None:
+    """The archive, and beside it the contract for whoever must shrink a film by its rule."""
+    key = {"ServerSideEncryption": "AES256"}
+    if wanted.kms_key is not None:
+        key = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": wanted.kms_key}
+    options = key | {"Tagging": f"{TAG}={wanted.name}"}
+    s3, archive, contract = cloud.client("s3"), wanted.folder / ARCHIVE, wanted.folder / CONTRACT_FILE
+    with TemporaryFile() as stream, in_words(f"writing {archive}"):
+        write_model_archive(bundle, stream, for_ray=wanted.for_ray)
+        stream.seek(0)
+        s3.upload_fileobj(stream, archive.bucket, archive.key, ExtraArgs=options)
+        s3.put_object(Bucket=contract.bucket, Key=contract.key, Body=(bundle / CONTRACT_FILE).read_bytes(), **options)
+
+
+def _create(cloud: Cloud, wanted: Deployment, role: str) -> None:
+    sagemaker, tags = cloud.client("sagemaker"), [{"Key": TAG, "Value": wanted.name}]
+    name = wanted.name
+    container = {"Image": wanted.image, "ModelDataUrl": str(wanted.folder / ARCHIVE)}
+    with in_words(f"endpoint {name}"):
+        sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=role, Tags=tags)
+        sagemaker.create_endpoint_config(**describe_config(wanted), Tags=tags)
+        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
+
+
+def describe_config(wanted: Deployment) -> dict[str, Any]:
+    """The arguments of `create_endpoint_config`, without tags."""
+    variant: dict[str, Any] = {"VariantName": PRODUCTION, "ModelName": wanted.name}
+    if wanted.variant == "serverless":
+        variant["ServerlessConfig"] = {"MemorySizeInMB": wanted.memory_mb, "MaxConcurrency": wanted.concurrency}
+    else:
+        variant |= {
+            "InstanceType": wanted.instance_type,
+            "InitialInstanceCount": wanted.instances,
+            "ContainerStartupHealthCheckTimeoutInSeconds": 300,
+        }
+    arguments: dict[str, Any] = {"EndpointConfigName": wanted.name, "ProductionVariants": [variant]}
+    if wanted.variant == "async":
+        arguments["AsyncInferenceConfig"] = {
+            "ClientConfig": {"MaxConcurrentInvocationsPerInstance": wanted.concurrency},
+            "OutputConfig": {
+                "S3OutputPath": str(wanted.folder / "answers"),
+                "S3FailurePath": str(wanted.folder / "failures"),
+            },
+        }
+    if wanted.kms_key is not None and wanted.variant != "serverless":
+        arguments["KmsKeyId"] = wanted.kms_key
+    if wanted.capture is not None:
+        arguments["DataCaptureConfig"] = {
+            "EnableCapture": True,
+            "InitialSamplingPercentage": 100,
+            "DestinationS3Uri": wanted.capture,
+            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        }
+    return arguments
+
+
+def await_service(
+    cloud: Cloud,
+    name: str,
+    *,
+    listener: Listener = SILENT,
+    every: float = 10.0,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until an endpoint is in service.
+
+    Raises:
+        CloudError: it is not going to be; the message has the reason.
+    """
+    before = ""
+    while True:
+        with in_words(f"endpoint {name}"):
+            told = cloud.client("sagemaker").describe_endpoint(EndpointName=name)
+        status = told["EndpointStatus"]
+        if status != before:
+            listener.say(f"endpoint {name}: {status}")
+            before = status
+        if status in _ENDED:
+            break
+        pause(every)
+    if status != "InService":
+        reason = str(told.get("FailureReason", status)).rstrip(".")
+        raise CloudError(f"endpoint {name} did not start: {reason}; remove it with `pneumoscope aws teardown {name}`.")
+
+
+def scale(cloud: Cloud, wanted: Deployment) -> None:
+    """Let an endpoint that is in service grow and shrink with its load.
+
+    Raises:
+        CloudError: AWS refuses.
+    """
+    target = {
+        "ServiceNamespace": NAMESPACE,
+        "ResourceId": scaled(wanted.name),
+        "ScalableDimension": _DIMENSION,
+    }
+    with in_words(f"scaling of endpoint {wanted.name}"):
+        client = cloud.client("application-autoscaling")
+        client.register_scalable_target(**target, MinCapacity=wanted.instances, MaxCapacity=wanted.most_instances)
+        client.put_scaling_policy(
+            **target,
+            PolicyName=f"{wanted.name}-load",
+            PolicyType="TargetTrackingScaling",
+            TargetTrackingScalingPolicyConfiguration={
+                "TargetValue": float(wanted.calls_per_minute),
+                "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"},
+                "ScaleInCooldown": 300,
+                "ScaleOutCooldown": 60,
+            },
+        )
+
+
+def scales(wanted: Deployment) -> bool:
+    """Whether it is to grow and shrink. A backlog of an asynchronous one is no count of calls: that does not."""
+    return wanted.variant == "realtime" and wanted.most_instances > wanted.instances
+
+
+def _require_free(cloud: Cloud, name: str) -> None:
+    for kind, one in KINDS:
+        if described(cloud, kind, name) is not None:
+            raise CloudError(
+                f"there is {one} {name} already; choose another --name, or remove it with "
+                f"`pneumoscope aws teardown {name}`."
+            )

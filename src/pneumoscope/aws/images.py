@@ -1,0 +1,56 @@
+"""AWS's own container images, by region."""
+
+from pneumoscope.errors import UsageError
+
+TRAINING_CPU, TRAINING_GPU = "pytorch:2.13-cpu-amzn2023-sagemaker", "pytorch:2.13-cu133-amzn2023-sagemaker"
+RAY_SERVE = "ray:serve-ml-sagemaker-cpu-v1"
+#: "AWS Deep Learning Containers, region availability": the registry's account where it is not the common one.
+_COMMON = "763104351884"
+_ACCOUNTS = {
+    "af-south-1": "626614931356",
+    "ap-east-1": "871362719292",
+    "ap-northeast-3": "364406365360",
+    "ap-south-2": "772153158452",
+    "ap-southeast-3": "907027046896",
+    "ap-southeast-4": "457447274322",
+    "ap-southeast-5": "550225433462",
+    "ap-southeast-7": "590183813437",
+    "ca-west-1": "204538143572",
+    "cn-north-1": "727897471807",
+    "cn-northwest-1": "727897471807",
+    "eu-central-2": "380420809688",
+    "eu-south-1": "692866216735",
+    "eu-south-2": "503227376785",
+    "il-central-1": "780543022126",
+    "me-central-1": "914824155844",
+    "me-south-1": "217643126080",
+    "mx-central-1": "637423239942",
+    "us-gov-west-1": "442386744353",
+}
+_COMMON_REGIONS = {
+    *("ap-northeast-1", "ap-northeast-2", "ap-south-1", "ap-southeast-1", "ap-southeast-2", "ca-central-1"),
+    *("eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3", "sa-east-1"),
+    *("us-east-1", "us-east-2", "us-west-1", "us-west-2"),
+}
+
+
+def aws_image(name: str, region: str) -> str:
+    """The address of one of AWS's images in a region.
+
+    >>> aws_image(RAY_SERVE, "eu-central-1")
+    '763104351884.dkr.ecr.eu-central-1.amazonaws.com/ray:serve-ml-sagemaker-cpu-v1'
+
+    Raises:
+        UsageError: the region's registry is not known here.
+    """
+    account = _COMMON if region in _COMMON_REGIONS else _ACCOUNTS.get(region)
+    if account is None:
+        raise UsageError(f"the registry of AWS's images in {region} is not known here; pass --image.")
+    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return f"{account}.dkr.ecr.{region}.{suffix}/{name}"
+
+
+def training_image(instance_type: str, region: str) -> str:
+    """AWS's script-mode PyTorch image for a type of instance, such as `ml.g6.xlarge`."""
+    family = instance_type.removeprefix("ml.").partition(".")[0]
+    return aws_image(TRAINING_GPU if family.startswith(("g", "p")) else TRAINING_CPU, region)

@@ -1,0 +1,183 @@
+"""Films through an endpoint, by whichever way it takes them."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
+from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
+from pneumoscope.aws.made import Variant, limits_of
+from pneumoscope.aws.payload import fit
+from pneumoscope.aws.session import Cloud, Location, in_words, parse_location
+from pneumoscope.contract import CONTRACT_FILE, InputRule, load_contract
+from pneumoscope.errors import BusyError, CloudError, ImageError
+
+_LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
+_LOCAL, _CONTROL = "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", ("AWS_ENDPOINT_URL_SAGEMAKER", "AWS_ENDPOINT_URL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """One film's answer, and whether it was sent as the model reads it instead of as it is."""
+
+    answer: Answer
+    shrunk: bool
+
+
+class Client:
+    """Sends films to an endpoint.
+
+    Args:
+        cloud: of the endpoint's region.
+        name: of the endpoint.
+        variant: how it is to be asked; by default as AWS says it is. A stand-in named by
+            AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME is taken for a real-time one.
+        bundle: the endpoint's bundle, for its input rule; by default the contract beside its model in S3.
+        patience: seconds to wait for an asynchronous answer.
+
+    Raises:
+        CloudError: there is no such endpoint, or it may not be looked at.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        name: str,
+        *,
+        variant: Variant | None = None,
+        bundle: Path | None = None,
+        patience: float = 900.0,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._cloud, self.name, self._bundle = cloud, name, bundle
+        self._patience, self._pause = patience, pause
+        self._contract: Location | None = None
+        if variant is None and not _stands_in():
+            variant, self._contract = limits_of(cloud, name)
+        self.variant: Variant = variant or "realtime"
+        self.limit = _LIMITS[self.variant]
+
+    @cached_property
+    def rule(self) -> InputRule | None:
+        """The input rule of the endpoint's contract, if it is within reach.
+
+        Raises:
+            BundleError: the contract is damaged.
+        """
+        if self._bundle is not None:
+            return load_contract(self._bundle).input
+        if self._contract is None:
+            return None
+        with TemporaryDirectory(prefix="pneumoscope-") as folder, in_words(f"reading {self._contract}"):
+            path = Path(folder) / CONTRACT_FILE
+            self._cloud.client("s3").download_file(self._contract.bucket, self._contract.key, str(path))
+            return load_contract(path.parent).input
+
+    def classify(self, film: bytes) -> Classified:
+        """The endpoint's decision on a film's file, sent as it is unless it is too large for the endpoint.
+
+        Raises:
+            ImageError: it cannot be read.
+            UsageError: it is too large, and there is no contract to shrink it by.
+            BusyError: the endpoint is busy, stopped or out of reach.
+            CloudError: AWS refuses, or the model failed.
+        """
+        if len(film) <= self.limit:
+            content, shrunk = film, False
+        else:
+            content, shrunk = fit(film, self.limit, self.rule)
+        return Classified(answer=self._asked(content), shrunk=shrunk)
+
+    def _asked(self, content: bytes) -> Answer:
+        if self.variant == "async":
+            return self._through_s3(content)
+        runtime = self._cloud.client("sagemaker-runtime")
+        return Endpoint(runtime, self.name, limit=self.limit, pause=self._pause).classify(content)
+
+    def _through_s3(self, content: bytes) -> Answer:
+        """An asynchronous endpoint: the film into S3, the answer out of it, and the film removed."""
+        s3, started = self._cloud.client("s3"), time.perf_counter()
+        film = self._inbox / str(uuid.uuid4())
+        with in_words(f"writing {film}"):
+            s3.put_object(Bucket=film.bucket, Key=film.key, Body=content, ServerSideEncryption="AES256")
+        try:
+            with in_words(f"endpoint {self.name}"):
+                accepted = self._cloud.client("sagemaker-runtime").invoke_endpoint_async(
+                    EndpointName=self.name, InputLocation=str(film), ContentType=CONTENT_TYPE, Accept="application/json"
+                )
+            body = self._awaited(accepted["OutputLocation"], accepted.get("FailureLocation"))
+        finally:
+            with in_words(f"removing {film}"):
+                s3.delete_object(Bucket=film.bucket, Key=film.key)
+        milliseconds = (time.perf_counter() - started) * 1000
+        prediction = read_prediction(body, self.name)
+        return Answer(prediction=prediction, milliseconds=milliseconds, variant=None, tries=1)
+
+    @cached_property
+    def _inbox(self) -> Location:
+        """Beside the endpoint's answers, where its role may read."""
+        with in_words(f"endpoint {self.name}"):
+            client = self._cloud.client("sagemaker")
+            config = client.describe_endpoint(EndpointName=self.name)["EndpointConfigName"]
+            told = client.describe_endpoint_config(EndpointConfigName=config)
+        if "AsyncInferenceConfig" not in told:
+            raise CloudError(f"endpoint {self.name} is not asynchronous; leave out --variant.")
+        answers = parse_location(told["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"])
+        return Location(bucket=answers.bucket, key=answers.key.rpartition("/")[0]) / "films"
+
+    def _awaited(self, output: str, failure: str | None) -> bytes:
+        for seconds in _longer_and_longer(self._patience):
+            if (body := self._object(output)) is not None:
+                return body
+            if failure is not None and (reason := self._object(failure)) is not None:
+                raise _failed(self.name, reason.decode(errors="replace"))
+            self._pause(seconds)
+        raise BusyError(f"endpoint {self.name} gave no answer in {self._patience:g} s; it may come yet, in {output}.")
+
+    def _object(self, address: str) -> bytes | None:
+        place, s3 = parse_location(address), self._cloud.client("s3")
+        with in_words(f"reading {address}"):
+            try:
+                return bytes(s3.get_object(Bucket=place.bucket, Key=place.key)["Body"].read())
+            except s3.exceptions.NoSuchKey:
+                return None
+
+
+def _failed(name: str, reason: str) -> ImageError | CloudError:
+    """An asynchronous endpoint's word on why it has no answer, which quotes the model's."""
+    begin = reason.find("{")
+    said = said_by_model(reason[begin : reason.rfind("}") + 1]) if begin >= 0 else reason.strip()[:300]
+    if any(f"({status})" in reason for status in (400, 415, 422)):
+        return ImageError(said)
+    return CloudError(f"endpoint {name} failed: {said}")
+
+
+def _longer_and_longer(total: float) -> Iterator[float]:
+    waited, seconds = 0.0, 0.5
+    while waited <= total:
+        yield seconds
+        waited, seconds = waited + seconds, min(10.0, seconds * 1.5)
+
+
+def _stands_in() -> bool:
+    """Whether the runtime is a stand-in on its own, with no control plane to ask about the endpoint."""
+    return bool(os.environ.get(_LOCAL)) and not any(os.environ.get(name) for name in _CONTROL)
+
+
+def as_document(name: str, client: Client, classified: Classified) -> dict[str, Any]:
+    """A film's answer as one JSON document: the documented prediction, and what the call took."""
+    answer = classified.answer
+    call = {
+        "name": client.name,
+        "variant": client.variant,
+        "milliseconds": round(answer.milliseconds, 1),
+        "tries": answer.tries,
+        "shrunk": classified.shrunk,
+    }
+    return answer.prediction | {"image": name, "endpoint": call}

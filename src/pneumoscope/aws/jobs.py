@@ -1,0 +1,242 @@
+"""SageMaker training jobs: our `train` command on AWS's PyTorch image, or on our own."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore import exceptions
+from pydantic import Field
+
+from pneumoscope.aws.bucket import check_bucket
+from pneumoscope.aws.package import TRAIN_PROGRAM, training_archive
+from pneumoscope.aws.platform import METRICS
+from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.aws.upload import listed
+from pneumoscope.contract import Document
+from pneumoscope.errors import CloudError
+from pneumoscope.progress import SILENT, Listener
+
+TAG = "pneumoscope"
+_LOGS = "/aws/sagemaker/TrainingJobs"
+_CHECKPOINTS = "/opt/ml/checkpoints"
+_ENDED = {"Completed", "Failed", "Stopped"}
+_NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$"
+
+
+class TrainingRequest(Document):
+    """What a training job is to be. Places are in S3."""
+
+    name: str = Field(pattern=_NAME)
+    role: str = Field(min_length=1, description="Name or ARN of the role that the job takes on.")
+    data: str = Field(description="A prepared data set, as `aws upload` puts it there.")
+    test: str | None = Field(description="Another one, whose test split is evaluated at the end.")
+    output: str = Field(description="Where model, reports and checkpoints go.")
+    image: str = Field(min_length=1)
+    own_image: bool = Field(description="The image is ours, with the code in it; else AWS's for script mode.")
+    instance_type: str = Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")
+    instances: int = Field(ge=1, le=64)
+    volume_gb: int = Field(ge=10, le=16_000)
+    max_hours: float = Field(gt=0, le=28 * 24)
+    spot: bool
+    fast_file: bool = Field(description="Stream the channels instead of copying them first.")
+    kms_key: str | None
+    hyperparameters: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """How a job stands. `model` is where its model.tar.gz lies, once it is there."""
+
+    name: str
+    status: str
+    stage: str
+    model: str | None
+    failure: str | None
+    metrics: dict[str, float]
+
+
+def start(cloud: Cloud, request: TrainingRequest, data: Location, output: Location) -> None:
+    """Start a training job, after the places and the role were looked at.
+
+    Raises:
+        CloudError: a bucket or the role is missing or elsewhere, or AWS refuses.
+    """
+    check_bucket(cloud, data, allow_public=True)
+    if next(listed(cloud.client("s3"), data), None) is None:
+        raise CloudError(f"nothing lies under {data}; put a data set there with `pneumoscope aws upload`.")
+    check_bucket(cloud, output)
+    role = role_arn(cloud, request.role)
+    code = None
+    if not request.own_image:
+        code = output / f"{request.name}/source/sourcedir.tar.gz"
+        with in_words(f"writing {code}"):
+            cloud.client("s3").put_object(
+                Bucket=code.bucket, Key=code.key, Body=training_archive(), **_encryption(request.kms_key)
+            )
+    with in_words(f"training job {request.name}"):
+        cloud.client("sagemaker").create_training_job(**describe_request(request, role, cloud.region, code))
+
+
+def describe_request(request: TrainingRequest, role: str, region: str, code: Location | None) -> dict[str, Any]:
+    """The arguments of `create_training_job`."""
+    channels = [_channel("train", request.data, fast=request.fast_file)]
+    if request.test is not None:
+        channels.append(_channel("test", request.test, fast=request.fast_file))
+    seconds = int(request.max_hours * 3600)
+    stopping = {"MaxRuntimeInSeconds": seconds} | ({"MaxWaitTimeInSeconds": 2 * seconds} if request.spot else {})
+    key = {"VolumeKmsKeyId": request.kms_key} if request.kms_key else {}
+    arguments: dict[str, Any] = {
+        "TrainingJobName": request.name,
+        "RoleArn": role,
+        "AlgorithmSpecification": {
+            "TrainingImage": request.image,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRICS],
+            "EnableSageMakerMetricsTimeSeries": True,
+        },
+        "HyperParameters": request.hyperparameters | _script_mode(request, region, code),
+        "InputDataConfig": channels,
+        "OutputDataConfig": {"S3OutputPath": request.output} | ({"KmsKeyId": request.kms_key} if key else {}),
+        "ResourceConfig": {
+            "InstanceType": request.instance_type,
+            "InstanceCount": request.instances,
+            "VolumeSizeInGB": request.volume_gb,
+            **key,
+        },
+        "StoppingCondition": stopping,
+        "EnableInterContainerTrafficEncryption": request.instances > 1,
+        "EnableManagedSpotTraining": request.spot,
+        "Tags": [{"Key": TAG, "Value": request.name}],
+    }
+    if request.spot:
+        where = f"{request.output.rstrip('/')}/{request.name}/checkpoints"
+        arguments["CheckpointConfig"] = {"S3Uri": where, "LocalPath": _CHECKPOINTS}
+    return arguments
+
+
+def _channel(name: str, place: str, *, fast: bool) -> dict[str, Any]:
+    # With more hosts, each needs all films: how they are shared out is decided epoch by epoch.
+    source = {"S3DataType": "S3Prefix", "S3Uri": f"{place.rstrip('/')}/", "S3DataDistributionType": "FullyReplicated"}
+    return {
+        "ChannelName": name,
+        "DataSource": {"S3DataSource": source},
+        "InputMode": "FastFile" if fast else "File",
+    }
+
+
+def _script_mode(request: TrainingRequest, region: str, code: Location | None) -> dict[str, str]:
+    if code is None:
+        return {}
+    return {
+        "sagemaker_program": TRAIN_PROGRAM,
+        "sagemaker_submit_directory": str(code),
+        "sagemaker_container_log_level": "20",
+        "sagemaker_job_name": request.name,
+        "sagemaker_region": region,
+    }
+
+
+def _encryption(kms_key: str | None) -> dict[str, str]:
+    if kms_key is None:
+        return {"ServerSideEncryption": "AES256"}
+    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
+
+
+def role_arn(cloud: Cloud, role: str) -> str:
+    """The ARN of a role given by name or ARN.
+
+    Raises:
+        CloudError: there is no such role.
+    """
+    name = role.rpartition("/")[2]
+    with in_words(f"role {role}"):
+        try:
+            return str(cloud.client("iam").get_role(RoleName=name)["Role"]["Arn"])
+        except exceptions.ClientError as failure:
+            if code_of(failure) == "NoSuchEntity":
+                raise CloudError(
+                    f"there is no role {name}; make one that sagemaker.amazonaws.com may take on (docs/aws.md)."
+                ) from failure
+            if role.startswith("arn:"):  # whoever may not look at roles may still pass one on
+                return role
+            raise
+
+
+def look(cloud: Cloud, name: str) -> TrainingJob:
+    """How a job stands.
+
+    Raises:
+        CloudError: there is none of this name.
+    """
+    with in_words(f"training job {name}"):
+        told = cloud.client("sagemaker").describe_training_job(TrainingJobName=name)
+    return TrainingJob(
+        name=name,
+        status=told["TrainingJobStatus"],
+        stage=told.get("SecondaryStatus", ""),
+        model=told.get("ModelArtifacts", {}).get("S3ModelArtifacts"),
+        failure=told.get("FailureReason"),
+        metrics={each["MetricName"]: float(each["Value"]) for each in told.get("FinalMetricDataList", [])},
+    )
+
+
+@dataclass
+class _Log:
+    """A job's log, read on from where it was left."""
+
+    logs: Any
+    job: str
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """What was written since; nothing as long as there is no log."""
+        found = []
+        with in_words(f"the log of {self.job}"):
+            try:
+                streams = self.logs.describe_log_streams(logGroupName=_LOGS, logStreamNamePrefix=f"{self.job}/")
+            except self.logs.exceptions.ResourceNotFoundException:
+                return []
+            for stream in sorted(each["logStreamName"] for each in streams["logStreams"]):
+                found += self._of(stream)
+        return found
+
+    def _of(self, stream: str) -> list[str]:
+        found = []
+        while True:
+            token = {"nextToken": self.tokens[stream]} if stream in self.tokens else {}
+            page = self.logs.get_log_events(logGroupName=_LOGS, logStreamName=stream, startFromHead=True, **token)
+            found += [event["message"] for event in page["events"]]
+            if page["nextForwardToken"] == self.tokens.get(stream):
+                return found
+            self.tokens[stream] = page["nextForwardToken"]
+
+
+def follow(
+    cloud: Cloud,
+    name: str,
+    *,
+    listener: Listener = SILENT,
+    every: float = 15.0,
+    pause: Callable[[float], None] = time.sleep,
+) -> TrainingJob:
+    """Pass on a job's stages and its log until it has ended.
+
+    Raises:
+        CloudError: it failed or was stopped; the message has its reason.
+    """
+    log, stage = _Log(cloud.client("logs"), name), ""
+    while True:
+        job = look(cloud, name)
+        if job.stage != stage:
+            stage = job.stage
+            listener.say(f"{name}: {stage}")
+        for line in log.lines():
+            listener.say(line)
+        if job.status in _ENDED:
+            break
+        pause(every)
+    if job.status != "Completed":
+        reason = (job.failure or job.stage).rstrip(".")
+        raise CloudError(f"training job {name} {job.status.lower()}: {reason}; its log is in {_LOGS}.")
+    return job

@@ -1,0 +1,147 @@
+"""What is sent to AWS as archives: our code for AWS's own images, and a bundle as `model.tar.gz`."""
+
+import gzip
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata, resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+from packaging.requirements import Requirement
+
+from pneumoscope.contract import CONTRACT_FILE, Contract, load_contract
+from pneumoscope.engine import verify
+from pneumoscope.errors import BundleError
+
+TRAIN_PROGRAM = "train.py"
+_PACKAGE = "pneumoscope"
+_MOST_UNPACKED = 4 << 30  # bytes; a model is a tenth of that
+_TRAIN = f'''"""Made by `pneumoscope aws train`: the training image runs this with the hyper-parameters as arguments."""
+
+import sys
+
+from {_PACKAGE}.cli import main
+
+sys.argv.insert(1, "train")
+main()
+'''
+_DEPLOYMENT = f'''"""Made by `pneumoscope aws deploy --serving ray`: what Ray Serve runs."""
+
+from pathlib import Path
+
+from {_PACKAGE}.server.rayserve import application
+
+app = application(Path(__file__).parent / "bundle")
+'''
+_RAY_CONFIG = """applications:
+  - name: pneumoscope
+    route_prefix: /
+    import_path: deployment:app
+"""
+
+
+def training_archive() -> bytes:
+    """`sourcedir.tar.gz` for script mode: the entry point, this package, and what it needs beside PyTorch."""
+    stream = io.BytesIO()
+    with _writing(stream) as archive:
+        _add(archive, TRAIN_PROGRAM, _TRAIN.encode())
+        _add(archive, "requirements.txt", _lines(requirements("train")))
+        _add_package(archive)
+    return stream.getvalue()
+
+
+def write_model_archive(bundle: Path, stream: IO[bytes], *, for_ray: bool) -> None:
+    """`model.tar.gz`: the bundle's files, or for Ray Serve's image our code with the bundle beside it."""
+    contract = load_contract(bundle)
+    with _writing(stream) as archive:
+        for name in (CONTRACT_FILE, *contract.files):
+            _add(archive, f"bundle/{name}" if for_ray else name, (bundle / name).read_bytes())
+        if for_ray:
+            _add(archive, "config.yaml", _RAY_CONFIG.encode())
+            _add(archive, "deployment.py", _DEPLOYMENT.encode())
+            _add(archive, "code/requirements.txt", _lines(requirements("dicom")))
+            _add_package(archive)
+
+
+@contextmanager
+def unpacked(archive: Path) -> Iterator[tuple[Path, Contract]]:
+    """The bundle in a `model.tar.gz`, verified, in a folder that goes when the block ends.
+
+    Raises:
+        BundleError: no such archive, or no bundle in it that reproduces its golden cases.
+    """
+    with TemporaryDirectory(prefix="pneumoscope-") as name:
+        folder = Path(name)
+        extract(archive, folder)
+        bundle = folder / "bundle" if (folder / "bundle" / CONTRACT_FILE).is_file() else folder
+        contract = load_contract(bundle)
+        verify(bundle)
+        yield bundle, contract
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack a `model.tar.gz`: plain files inside the folder, and not endlessly.
+
+    Raises:
+        BundleError: it is no such archive, or holds something else.
+    """
+    try:
+        with tarfile.open(archive, "r:gz") as packed:
+            left = _MOST_UNPACKED
+            for member in packed:
+                left -= member.size
+                if left < 0:
+                    raise BundleError(
+                        f"{archive} unpacks to more than {_MOST_UNPACKED:,} bytes; it is no model of ours."
+                    )
+                packed.extract(member, folder, filter="data")
+    except (OSError, EOFError, tarfile.TarError) as failure:
+        raise BundleError(
+            f"{archive} cannot be unpacked ({failure}); give a model.tar.gz of a training job."
+        ) from failure
+
+
+def requirements(extra: str) -> list[str]:
+    """What this package needs with one of its extras, as pip takes it."""
+    needed = [Requirement(text) for text in metadata.requires(_PACKAGE) or []]
+    extras, found = [extra], list[str]()
+    for name in extras:  # grows, as extras bring extras
+        for each in needed:
+            if each.name == _PACKAGE and each.marker is not None and each.marker.evaluate({"extra": name}):
+                extras += sorted(each.extras - set(extras))
+    for each in needed:
+        wanted = each.marker is None or any(each.marker.evaluate({"extra": name}) for name in ("", *extras))
+        if each.name != _PACKAGE and wanted:
+            each.marker = None
+            found.append(str(each))
+    return sorted(set(found))
+
+
+@contextmanager
+def _writing(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """The same files give the same bytes: no times, no owners."""
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=stream, compresslevel=6, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        yield archive
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _add_package(archive: tarfile.TarFile) -> None:
+    with resources.as_file(resources.files(_PACKAGE)) as root:
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                _add(archive, f"{_PACKAGE}/{path.relative_to(root).as_posix()}", path.read_bytes())
+
+
+def _lines(texts: Iterable[str]) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()

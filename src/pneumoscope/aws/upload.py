@@ -1,0 +1,128 @@
+"""A prepared data set into S3: in parallel, encrypted, and only what is not there already."""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mimetypes import guess_type
+from typing import Any
+
+from botocore import exceptions
+
+from pneumoscope.aws.bucket import check_bucket
+from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
+from pneumoscope.parallel import map_ordered
+from pneumoscope.progress import SILENT, Listener
+
+_TRANSFERS = 16  # at once; they wait for the network, not for a core
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uploaded:
+    """What was done: files sent and bytes in them, and files that were there already."""
+
+    place: Location
+    sent: int
+    sent_bytes: int
+    there: int
+
+
+def upload(
+    cloud: Cloud,
+    dataset: Dataset,
+    place: Location,
+    *,
+    kms_key: str | None = None,
+    allow_public: bool = False,
+    listener: Listener = SILENT,
+) -> Uploaded:
+    """Put a data set's files under a prefix; the manifest last, so that a prefix with one is whole.
+
+    A file that is there with the same SHA-256 is not sent again, so a broken upload goes on when it is
+    asked for again. Every film is checked against the manifest as it is read.
+
+    Args:
+        cloud: of the region that the training job will run in.
+        dataset: a prepared data set.
+        place: bucket and prefix.
+        kms_key: key id or ARN to encrypt with; by default S3's own keys.
+        allow_public: put it into a bucket that the public can read.
+        listener: hears of progress.
+
+    Raises:
+        UsageError: the bucket is public.
+        CloudError: it is missing, elsewhere, or AWS refuses.
+        DatasetError: a film's file is not the one the manifest names.
+    """
+    check_bucket(cloud, place, allow_public=allow_public)
+    s3 = cloud.client("s3")
+    encryption = {"ServerSideEncryption": "AES256"}
+    if kms_key is not None:
+        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
+    present = _sizes(s3, place)
+
+    def send(film: Film) -> tuple[int, bool]:
+        content = dataset.read(film)
+        return len(content), _put(s3, place / film.path, content, encryption, present)
+
+    count, sent_bytes = 0, 0
+    listener.begin("uploading", sum(film.bytes for film in dataset.films), "B")
+    try:
+        for size, sent in map_ordered(send, dataset.films, workers=_TRANSFERS, ahead=2 * _TRANSFERS):
+            listener.advance(size)
+            count, sent_bytes = count + sent, sent_bytes + size * sent
+    finally:
+        listener.end()
+    for name in (CARD_FILE, MANIFEST_FILE):
+        content = (dataset.root / name).read_bytes()
+        sent = _put(s3, place / name, content, encryption, present)
+        count, sent_bytes = count + sent, sent_bytes + len(content) * sent
+    return Uploaded(place=place, sent=count, sent_bytes=sent_bytes, there=len(dataset.films) + 2 - count)
+
+
+def _sizes(s3: Any, place: Location) -> dict[str, int]:
+    """Keys that are under the prefix, and their sizes."""
+    return {each["Key"]: each["Size"] for each in listed(s3, place)}
+
+
+def listed(s3: Any, place: Location) -> Iterator[dict[str, Any]]:
+    """What lies under a prefix.
+
+    Raises:
+        CloudError: the bucket may not be listed.
+    """
+    prefix = f"{place.key}/" if place.key else ""
+    with in_words(f"listing {place}"):
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix):
+            yield from page.get("Contents", [])
+
+
+def _put(s3: Any, target: Location, content: bytes, encryption: dict[str, str], present: dict[str, int]) -> bool:
+    """Send a file unless it is there; whether it was sent."""
+    checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    if present.get(target.key) == len(content) and _checksum(s3, target) == checksum:
+        return False
+    with in_words(f"writing {target}"):
+        s3.put_object(
+            Bucket=target.bucket,
+            Key=target.key,
+            Body=content,
+            ChecksumSHA256=checksum,
+            ContentType=guess_type(target.key)[0] or "application/octet-stream",
+            **encryption,
+        )
+    return True
+
+
+def _checksum(s3: Any, target: Location) -> str | None:
+    with in_words(f"reading {target}"):
+        try:
+            head = s3.head_object(Bucket=target.bucket, Key=target.key, ChecksumMode="ENABLED")
+        except exceptions.ClientError as failure:
+            if code_of(failure) == "404":  # gone since it was listed
+                return None
+            raise
+    checksum: str | None = head.get("ChecksumSHA256")
+    return checksum
