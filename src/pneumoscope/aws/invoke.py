@@ -1,6 +1,5 @@
 """Films through an endpoint, by whichever way it takes them."""
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,12 +13,11 @@ from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_predic
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
 from pneumoscope.aws.made import Variant, limits_of
 from pneumoscope.aws.payload import fit
-from pneumoscope.aws.session import Cloud, Location, in_words, parse_location
+from pneumoscope.aws.session import Cloud, Location, in_words, parse_location, stand_in
 from pneumoscope.contract import CONTRACT_FILE, InputRule, load_contract
 from pneumoscope.errors import BusyError, CloudError, ImageError
 
 _LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
-_LOCAL, _CONTROL = "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", ("AWS_ENDPOINT_URL_SAGEMAKER", "AWS_ENDPOINT_URL")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +34,8 @@ class Client:
     Args:
         cloud: of the endpoint's region.
         name: of the endpoint.
-        variant: how it is to be asked; by default as AWS says it is. A stand-in named by
-            AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME is taken for a real-time one.
+        variant: how it is to be asked; by default as AWS says it is. A stand-in on
+            this machine is taken for a real-time one.
         bundle: the endpoint's bundle, for its input rule; by default the contract beside its model in S3.
         patience: seconds to wait for an asynchronous answer.
 
@@ -58,7 +56,7 @@ class Client:
         self._cloud, self.name, self._bundle = cloud, name, bundle
         self._patience, self._pause = patience, pause
         self._contract: Location | None = None
-        if variant is None and not _stands_in():
+        if variant is None and not stand_in():
             variant, self._contract = limits_of(cloud, name)
         self.variant: Variant = variant or "realtime"
         self.limit = _LIMITS[self.variant]
@@ -163,11 +161,6 @@ def _longer_and_longer(total: float) -> Iterator[float]:
     while waited <= total:
         yield seconds
         waited, seconds = waited + seconds, min(10.0, seconds * 1.5)
-
-
-def _stands_in() -> bool:
-    """Whether the runtime is a stand-in on its own, with no control plane to ask about the endpoint."""
-    return bool(os.environ.get(_LOCAL)) and not any(os.environ.get(name) for name in _CONTROL)
 
 
 def as_document(name: str, client: Client, classified: Classified) -> dict[str, Any]:

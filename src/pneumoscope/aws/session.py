@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from botocore import exceptions
+from botocore import UNSIGNED, exceptions
 from botocore.config import Config
 
 from pneumoscope.errors import BusyError, CloudError, UsageError
 
+TRANSFERS = 16  # at once; they wait for the network, not for a core
 _ATTEMPTS = 6
+_LONGEST = 300  # characters of what AWS says
 _THROTTLED = {
     "ModelNotReadyException",
     "RequestLimitExceeded",
@@ -68,16 +71,18 @@ class Cloud:
 
     Args:
         region: such as `eu-central-1`; by default what the environment or the profile says.
+        anonymous: without credentials, for a stand-in on this machine.
 
     Raises:
         CloudError: there is no region, or no such profile.
     """
 
-    def __init__(self, *, region: str | None = None) -> None:
+    def __init__(self, *, region: str | None = None, anonymous: bool = False) -> None:
         import boto3
 
         with in_words():
             self._session = boto3.Session(region_name=region)
+        self._signature = {"signature_version": UNSIGNED} if anonymous else {}
         if self._session.region_name is None:
             raise CloudError("no AWS region is set; pass --region, or set AWS_DEFAULT_REGION.")
         self.region: str = self._session.region_name
@@ -87,7 +92,11 @@ class Cloud:
         """boto3's client of a service."""
         if service not in self._clients:
             config = Config(
-                retries={"mode": "standard", "total_max_attempts": attempts()}, connect_timeout=10, read_timeout=70
+                retries={"mode": "standard", "total_max_attempts": attempts()},
+                connect_timeout=10,
+                read_timeout=70,
+                max_pool_connections=TRANSFERS,
+                **self._signature,
             )
             with in_words():
                 self._clients[service] = self._session.client(service, config=config)
@@ -97,6 +106,14 @@ class Cloud:
     def partition(self) -> str:
         """`aws`, `aws-cn` or `aws-us-gov`."""
         return str(self._session.get_partition_for_region(self.region))
+
+
+def stand_in() -> bool:
+    """Whether `sagemaker-runtime` is played by a service on this machine, which knows no regions and no keys."""
+    host = urlsplit(os.environ.get("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "")).hostname or ""
+    others = ("AWS_ENDPOINT_URL_SAGEMAKER", "AWS_ENDPOINT_URL")
+    here = host == "localhost" or host == "::1" or host.startswith("127.")
+    return here and not any(os.environ.get(name) for name in others)
 
 
 def attempts() -> int:
@@ -129,7 +146,7 @@ def in_words(what: str = "") -> Iterator[None]:
         url = str(failure.kwargs.get("endpoint_url") or "AWS")
         raise BusyError(f"{_begin(what)}{url} cannot be reached; check the network and the region.") from failure
     except exceptions.BotoCoreError as failure:
-        raise CloudError(f"{_begin(what)}{str(failure).rstrip('.')}.") from failure
+        raise CloudError(f"{_begin(what)}{_shortened(str(failure))}.") from failure
 
 
 def code_of(failure: exceptions.ClientError) -> str:
@@ -139,7 +156,7 @@ def code_of(failure: exceptions.ClientError) -> str:
 
 def _refusal(failure: exceptions.ClientError, what: str) -> CloudError:
     code = code_of(failure)
-    said = str(failure.response.get("Error", {}).get("Message", "")).strip().rstrip(".") or code
+    said = _shortened(str(failure.response.get("Error", {}).get("Message", ""))) or code
     status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     begin = _begin(what)
     if code in _THROTTLED or status in (429, 500, 502, 503, 504):
@@ -157,3 +174,9 @@ def _refusal(failure: exceptions.ClientError, what: str) -> CloudError:
 
 def _begin(what: str) -> str:
     return f"{what}: " if what else ""
+
+
+def _shortened(text: str) -> str:
+    """On one line, and not longer than anyone reads: AWS lists every value that it would take."""
+    line = " ".join(text.split()).rstrip(".")
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"

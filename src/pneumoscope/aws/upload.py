@@ -10,13 +10,11 @@ from typing import Any
 from botocore import exceptions
 
 from pneumoscope.aws.bucket import check_bucket
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.aws.session import TRANSFERS, Cloud, Location, code_of, in_words
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
-
-_TRANSFERS = 16  # at once; they wait for the network, not for a core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ def upload(
     count, sent_bytes = 0, 0
     listener.begin("uploading", sum(film.bytes for film in dataset.films), "B")
     try:
-        for size, sent in map_ordered(send, dataset.films, workers=_TRANSFERS, ahead=2 * _TRANSFERS):
+        for size, sent in map_ordered(send, dataset.films, workers=TRANSFERS, ahead=2 * TRANSFERS):
             listener.advance(size)
             count, sent_bytes = count + sent, sent_bytes + size * sent
     finally:
@@ -109,6 +107,7 @@ def _put(s3: Any, target: Location, content: bytes, encryption: dict[str, str], 
             Bucket=target.bucket,
             Key=target.key,
             Body=content,
+            ChecksumAlgorithm="SHA256",
             ChecksumSHA256=checksum,
             ContentType=guess_type(target.key)[0] or "application/octet-stream",
             **encryption,

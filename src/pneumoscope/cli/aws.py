@@ -254,10 +254,12 @@ def invoke_command(
     Goes on past bad films; exit code 1 if there were any.
     """
     from pneumoscope.aws.invoke import Client
+    from pneumoscope.aws.session import Cloud, stand_in
     from pneumoscope.cli.show_aws import show_answers
     from pneumoscope.contract import DISCLAIMER
 
-    client = Client(_cloud(region), endpoint, variant=None if variant is None else variant.value, bundle=bundle)
+    cloud = Cloud(region=region or "us-east-1", anonymous=True) if stand_in() else _cloud(region)
+    client = Client(cloud, endpoint, variant=None if variant is None else variant.value, bundle=bundle)
     refused = show_answers(client, images, form.value, quiet=quiet)
     if form is Form.table:
         typer.echo(DISCLAIMER)

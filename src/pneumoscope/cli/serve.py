@@ -27,7 +27,9 @@ def serve_command(
     queue: Annotated[int, typer.Option(min=32, help="Films that may wait; more are answered 503.")] = 64,
     max_bytes: Annotated[int, typer.Option(min=1000, help="Largest request body.")] = 50_000_000,
     max_pixels: Annotated[int, typer.Option(min=1000, help="Refuse films with more pixels.")] = 50_000_000,
-    read_seconds: Annotated[float, typer.Option(help="A request's body must arrive in this time.")] = 60,
+    read_seconds: Annotated[
+        float, typer.Option(envvar="PNEUMOSCOPE_READ_SECONDS", help="A request's body must arrive in this time.")
+    ] = 60,
     drain_seconds: Annotated[int, typer.Option(min=1, help="When stopped: time to finish requests under way.")] = 25,
     token_file: Annotated[
         Path | None,

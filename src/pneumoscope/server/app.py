@@ -19,12 +19,18 @@ from pneumoscope.server.problems import ProblemDocument
 from pneumoscope.server.service import Service
 
 
-def create_app(config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None) -> FastAPI:
+def create_app(
+    config: ServeConfig,
+    *,
+    on_failure: Callable[[PneumoscopeError], None] = lambda _: None,
+    ready_first: bool = False,
+) -> FastAPI:
     """The service of one bundle. Loading and verifying begin with its lifespan, beside the first requests.
 
     Args:
         config: settings.
         on_failure: told if the bundle cannot be loaded or verified.
+        ready_first: let the lifespan's start wait for that, for servers that take its end for readiness.
 
     Raises:
         BundleError: the folder is no bundle.
@@ -38,7 +44,7 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], 
         description=DISCLAIMER,
         docs_url=None,
         redoc_url=None,
-        lifespan=partial(_lifespan, service),
+        lifespan=partial(_lifespan, service, ready_first),
     )
     app.state.service = service
     problems.install(app)
@@ -61,13 +67,15 @@ def create_app(config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], 
 
 
 @asynccontextmanager
-async def _lifespan(service: Service, _: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(service: Service, ready_first: bool, _: FastAPI) -> AsyncIterator[None]:  # noqa: FBT001
     starting = asyncio.create_task(service.start())
     try:
+        if ready_first:
+            await starting
         yield
     finally:
         starting.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, PneumoscopeError):  # whoever waits has heard of it
             await starting
         await asyncio.to_thread(service.stop)
 

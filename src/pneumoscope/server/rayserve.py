@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pneumoscope.engine import Engine, verify
+from pneumoscope.errors import PneumoscopeError
 from pneumoscope.server.app import create_app
 from pneumoscope.server.config import ServeConfig
 
@@ -37,16 +37,17 @@ def application(bundle: Path) -> "Application":
     from ray import serve
 
     def build() -> Root:
-        return Root(create_app(ServeConfig(bundle=bundle)))
+        return Root(create_app(ServeConfig(bundle=bundle), on_failure=_stop, ready_first=True))
 
     class Pneumoscope:
-        """One replica."""
-
-        def __init__(self) -> None:
-            verify(bundle, engine=Engine.load(bundle))
+        """One replica; the application does its work."""
 
     replica: Any = serve.deployment(name="pneumoscope", max_ongoing_requests=_MOST_WAITING)(
         serve.ingress(build)(Pneumoscope)
     )
     bound: Application = replica.bind()
     return bound
+
+
+def _stop(failure: PneumoscopeError) -> None:
+    raise failure
