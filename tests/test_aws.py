@@ -35,7 +35,7 @@ from pneumoscope.aws.limits import REALTIME, SERVERLESS
 from pneumoscope.aws.made import limits_of, status, teardown
 from pneumoscope.aws.package import extract, requirements, training_archive, unpacked, write_model_archive
 from pneumoscope.aws.payload import fit
-from pneumoscope.aws.session import Cloud, parse_location
+from pneumoscope.aws.session import Cloud, in_words, parse_location
 from pneumoscope.aws.upload import listed, upload
 from pneumoscope.contract import InputRule, load_contract
 from pneumoscope.dataset import Dataset, load_dataset
@@ -53,7 +53,7 @@ from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.progress import Listener
 from pneumoscope.server.app import create_app
 from pneumoscope.server.config import ServeConfig
-from samples import encode
+from samples import REPOSITORY, encode
 from service import serving
 
 REGION = "eu-central-1"
@@ -889,3 +889,26 @@ def test_a_replica_waits_for_its_model_and_does_not_start_with_a_damaged_one(own
     golden.write_bytes(golden.read_bytes().replace(b'"label"', b'"labeI"', 1))
     with pytest.raises(BundleError, match="golden"):
         started()
+
+
+def test_the_documented_role_lets_a_job_do_its_work_and_no_more(
+    shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two documents of docs/aws.md, put into IAM; then what may be done with them is tried."""
+    folder, iam = REPOSITORY / "deploy" / "aws", shared_cloud.client("iam")
+    policy = (folder / "sagemaker-role.json").read_text().replace("BUCKET", PLACE.bucket)
+    iam.create_role(RoleName="films", AssumeRolePolicyDocument=(folder / "sagemaker-trust.json").read_text())
+    iam.put_role_policy(RoleName="films", PolicyName="films", PolicyDocument=policy)
+    become_nobody(shared_cloud, monkeypatch)
+    iam.put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
+    theirs = {"LocationConstraint": REGION}
+    shared_cloud.client("s3").create_bucket(Bucket="theirs", CreateBucketConfiguration=theirs)
+    somebody = Cloud(region=REGION)
+    with shared_cloud.guarded():
+        s3 = somebody.client("s3")
+        s3.put_object(Bucket=PLACE.bucket, Key="runs/a", Body=b"x")
+        assert s3.get_object(Bucket=PLACE.bucket, Key="runs/a")["Body"].read() == b"x"
+        with pytest.raises(CloudError, match="denies"), in_words():
+            s3.put_object(Bucket="theirs", Key="a", Body=b"x")
+        with pytest.raises(CloudError, match="denies"), in_words():
+            somebody.client("iam").list_users()

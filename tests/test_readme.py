@@ -45,7 +45,7 @@ def run(line: str, folder: Path, **environment: str) -> str:
 
 
 def test_there_are_blocks_of_both_kinds() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "python", "python"]
+    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "python", "bash", "python"]
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".venv" / ".ready").exists(), reason="`make` has not set up .venv here")

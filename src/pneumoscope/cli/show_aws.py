@@ -16,9 +16,7 @@ from pneumoscope.imaging import DEFAULT_LIMITS
 
 def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -> int:
     """Send films one by one and print what is said of each; how many were refused."""
-    refused = 0
-    if form == "table":
-        print(f"{'status':<10}{'label':<30}{'probability':>12}{'call ms':>9}  image")
+    refused, header = 0, form == "table"
     for _, film in list_films(paths, DEFAULT_LIMITS):
         try:
             data = film.read()
@@ -30,6 +28,9 @@ def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -
         if found.shrunk and not quiet:
             _note(film.name, len(data), client)
         document = as_document(film.name, client, found)
+        if header:
+            print(f"{'status':<10}{'label':<30}{'probability':>12}{'call ms':>9}  image")
+            header = False
         print(json.dumps(document, allow_nan=False) if form == "json" else _row(document), flush=True)
         refused += document["status"] == "rejected"
     return refused
