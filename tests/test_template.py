@@ -1,0 +1,703 @@
+"""The SAM template: linted, translated as AWS does it, and made in a local cloud; then asked what it allows."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from cfnlint.decode import decode
+from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.cloudformation.models import cloudformation_backends
+from moto.cloudformation.parsing import ResourceMap, clean_json, parse_condition
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+
+from local_cloud import LocalCloud, cloud
+from pneumoscope.aws.function import Settings
+from pneumoscope.aws.limits import REALTIME, SERVERLESS
+from samples import REPOSITORY
+
+TOOLS = Path(sys.executable).parent
+TEMPLATE = REPOSITORY / "deploy" / "aws" / "template.yaml"
+ACCOUNT, REGION = "123456789012", "eu-central-1"
+# What moto's CloudFormation does not make, it warns of; these are checked as the template resolves for moto's stack.
+NOT_IN_MOTO = (
+    "ApiGatewayV2::(Api|Authorizer|Integration|Route|Stage)|ApplicationAutoScaling::Scal(ableTarget|ingPolicy)|"
+    "CloudWatch::Alarm|Lambda::EventInvokeConfig|S3::BucketPolicy|SQS::QueuePolicy"
+)
+pytestmark = pytest.mark.filterwarnings(
+    f"ignore:Tried to parse AWS::({NOT_IN_MOTO}) but".replace("::", "..") + ":UserWarning"
+)
+
+ALWAYS = {
+    "ImageUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/pneumoscope:1.0",
+    "ModelBucketName": "models-of-ours",
+    "ModelPrefix": "models/one",
+}
+DIGEST = f"210987654321.dkr.ecr.us-east-1.amazonaws.com/team/pneumoscope@sha256:{'0' * 64}"
+CASES: dict[str, dict[str, str]] = {
+    "plain": {},
+    "realtime": {
+        "ImageUri": DIGEST,
+        "Serving": "realtime",
+        "CapturePercentage": "10",
+        "KmsKeyArn": f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0c5e",
+        "Tracing": "Active",
+        "CorsOrigins": "https://films.example.org,http://localhost:8080",
+        "ApiAuthorization": "JWT",
+        "JwtIssuer": "https://issuer.example.org",
+        "JwtAudience": "films",
+        "AlarmTopicArn": f"arn:aws:sns:{REGION}:{ACCOUNT}:alarms",
+        "OnUploadConcurrency": "4",
+        "FilmsPrefix": "films/ward-3/",
+    },
+    "serverless": {"Serving": "serverless", "ApiAuthorization": "NONE"},
+}
+#: Actions that AWS knows no resources of, and so may be allowed on "*".
+WITHOUT_RESOURCES = {
+    "cloudwatch:PutMetricData",
+    "ecr:GetAuthorizationToken",
+    "xray:PutTelemetryRecords",
+    "xray:PutTraceSegments",
+}
+
+
+@cache
+def source_text() -> str:
+    template, problems = decode(str(TEMPLATE))
+    assert not problems
+    return json.dumps(template)
+
+
+def source() -> dict[str, Any]:
+    """The template as it is written, in CloudFormation's long form."""
+    return dict(json.loads(source_text()))
+
+
+def translate(parameters: dict[str, str]) -> dict[str, Any]:
+    """The template as the SAM transform hands it to CloudFormation."""
+    return dict(Translator({}, Parser()).translate(source(), dict(parameters)))
+
+
+class Names:
+    """What a stack's references stand for; what moto did not make stands for its own name."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+        self.lazy_condition_map = made.lazy_condition_map
+
+    def __getitem__(self, name: str) -> Any:
+        found = self._made[name]
+        return f"<{name}>" if found is None and name != "AWS::NoValue" else found
+
+    def get(self, name: str) -> Any:
+        return self[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """A stack in the local cloud, and what its template came to there."""
+
+    name: str
+    template: dict[str, Any]
+    names: Any
+    aws: LocalCloud
+
+    def __getitem__(self, logical: str) -> Any:
+        """A resource's properties, resolved; None if the stack does not have it."""
+        resource = self.template["Resources"][logical]
+        if not self.has(resource):
+            return None
+        return clean_json(resource["Properties"], self.names)
+
+    def has(self, resource: dict[str, Any]) -> bool:
+        return "Condition" not in resource or bool(self.names.lazy_condition_map[resource["Condition"]])
+
+    def of(self, kind: str) -> dict[str, Any]:
+        """The properties of all its resources of a type, by name."""
+        resources = self.template["Resources"]
+        return {name: self[name] for name, each in resources.items() if each["Type"] == f"AWS::{kind}" and self[name]}
+
+    def id(self, logical: str) -> str:
+        return str(clean_json({"Ref": logical}, self.names))
+
+    def arn(self, logical: str) -> str:
+        return str(clean_json({"Fn::GetAtt": [logical, "Arn"]}, self.names))
+
+    def policies(self, role: str) -> dict[str, dict[str, Any]]:
+        """The documents of a role's policies, by name, as IAM has them."""
+        iam, name = self.aws.client("iam"), self.id(role)
+        found = {}
+        for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
+            document = iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
+            # moto writes a role's own policies as Python, not as JSON
+            found[policy] = ast.literal_eval(document) if isinstance(document, str) else document
+        return found
+
+    def allowed(self, role: str) -> list[dict[str, Any]]:
+        statements = chain.from_iterable(each["Statement"] for each in self.policies(role).values())
+        return [each for each in statements if each["Effect"] == "Allow"]
+
+
+def make(aws: LocalCloud, name: str, case: dict[str, str]) -> Stack:
+    parameters = ALWAYS | case
+    template = translate(parameters)
+    made = aws.client("cloudformation").create_stack(
+        StackName=name,
+        TemplateBody=json.dumps(template),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    resources = cloudformation_backends[ACCOUNT][REGION].stacks[made["StackId"]].resource_map
+    return Stack(name=name, template=template, names=Names(resources), aws=aws)
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[LocalCloud]:
+    with cloud() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stacks(aws: LocalCloud) -> dict[str, Stack]:
+    return {name: make(aws, f"case-{name}", case) for name, case in CASES.items()}
+
+
+@pytest.fixture(params=CASES)
+def stack(request: pytest.FixtureRequest, stacks: dict[str, Stack]) -> Stack:
+    return stacks[request.param]
+
+
+def listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+# ---------------------------------------------------------------- as it is written
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    command = [str(TOOLS / "cfn-lint"), "--include-checks", "I", "--", str(TEMPLATE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_sam_finds_nothing() -> None:
+    sam = shutil.which("sam")
+    if sam is None:
+        pytest.skip("the SAM CLI is not installed")
+    environment = os.environ | {"AWS_DEFAULT_REGION": REGION, "SAM_CLI_TELEMETRY": "0"}
+    command = [sam, "validate", "--lint", "--template", str(TEMPLATE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is a valid SAM Template" in done.stdout
+
+
+def test_cloudformation_can_read_its_yaml() -> None:
+    """It takes no anchors and aliases."""
+    aliased = re.compile(r"(^|[\s\[{,])[&*]\w", re.MULTILINE)
+    assert aliased.search("Tags: *tags")
+    assert not aliased.search(TEMPLATE.read_text())
+
+
+def test_every_parameter_and_output_is_described_bounded_and_grouped() -> None:
+    template = source()
+    for name, each in template["Parameters"].items():
+        assert each["Description"].endswith("."), name
+        assert each.keys() & {"AllowedPattern", "AllowedValues", "MinValue"}, name
+    for name, each in template["Outputs"].items():
+        assert each["Description"].endswith("."), name
+    groups = template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    assert [name for group in groups for name in group["Parameters"]] == list(template["Parameters"])
+
+
+def test_what_is_not_asked_for_is_closed() -> None:
+    defaults = {name: each.get("Default") for name, each in source()["Parameters"].items()}
+    assert {name for name, value in defaults.items() if value is None} == set(ALWAYS)
+    assert (defaults["ApiAuthorization"], defaults["CorsOrigins"]) == ("AWS_IAM", "")
+    assert (defaults["Serving"], defaults["CapturePercentage"]) == ("none", 0)
+
+
+@given(st.data())
+def test_no_prefix_contains_another(data: st.DataObject) -> None:
+    parameters = ("FilmsPrefix", "ResultsPrefix")
+    patterns = [source()["Parameters"][name]["AllowedPattern"] for name in parameters]
+    films, results = (data.draw(st.from_regex(each, fullmatch=True)).rstrip("\n") for each in patterns)
+    for one, other in ((films, results), (films, "captures/"), (results, "captures/")):
+        assert not one.startswith(other)
+        assert not other.startswith(one)
+    assert not re.fullmatch(patterns[0], results)
+    assert not re.fullmatch(patterns[1], films)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("ImageUri", [ALWAYS["ImageUri"], DIGEST], ["pneumoscope:1.0", ALWAYS["ImageUri"].removesuffix(":1.0")]),
+        ("ModelPrefix", ["models", "models/2026-11-23"], ["", "/models", "models/", "a//b"]),
+        ("CorsOrigins", ["", "https://a.example", "http://localhost:3000"], ["*", "http://a.example", "https://a/"]),
+        ("KmsKeyArn", ["", CASES["realtime"]["KmsKeyArn"]], ["alias/films", "0c5e"]),
+        ("OnUploadConcurrency", ["", "0", "10"], ["-1", "many"]),
+    ],
+)
+def test_patterns_tell_good_values_from_bad(name: str, good: list[str], bad: list[str]) -> None:
+    pattern = source()["Parameters"][name]["AllowedPattern"]
+    assert [value for value in good + bad if re.fullmatch(pattern, value)] == good
+
+
+@pytest.mark.parametrize(
+    ("parameters", "broken"),
+    [
+        ({}, set()),
+        (CASES["realtime"], set()),
+        ({"ApiAuthorization": "JWT"}, {"JwtIsComplete"}),
+        ({"ApiAuthorization": "JWT", "JwtIssuer": "https://issuer.example.org"}, {"JwtIsComplete"}),
+        ({"CapturePercentage": "1"}, {"CaptureIsRealtime"}),
+        ({"CapturePercentage": "1", "Serving": "serverless"}, {"CaptureIsRealtime"}),
+    ],
+)
+def test_rules_refuse_what_cannot_work(parameters: dict[str, str], broken: set[str]) -> None:
+    template = source()
+    given_parameters = ResourceMap("id", "name", ALWAYS | parameters, {}, REGION, ACCOUNT, template, None)
+    given_parameters.load_parameters()
+
+    def true(condition: Any) -> bool:
+        return parse_condition(condition, given_parameters, {})
+
+    found = {
+        name
+        for name, rule in template["Rules"].items()
+        if true(rule["RuleCondition"]) and not all(true(each["Assert"]) for each in rule["Assertions"])
+    }
+    assert found == broken
+
+
+# ---------------------------------------------------------------- as it is made
+
+
+def test_the_stack_is_made(stack: Stack) -> None:
+    client = stack.aws.client
+    bucket, table = stack.id("FilmBucket"), stack.id("FilmTable")
+    (encryption,) = client("s3").get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    algorithm = "AES256" if stack["UseKey"] is None else "aws:kms"
+    assert encryption["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == algorithm
+    described = client("dynamodb").describe_table(TableName=table)["Table"]
+    assert described["KeySchema"] == [{"AttributeName": "id", "KeyType": "HASH"}]
+    assert described["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    queue = client("sqs").get_queue_attributes(QueueUrl=stack.id("DeadLetterQueue"), AttributeNames=["All"])
+    assert queue["Attributes"]["MessageRetentionPeriod"] == str(14 * 24 * 3600)
+    rule = client("events").describe_rule(Name=stack.id("FilmUploaded"))
+    assert rule["State"] == "ENABLED"
+    for name in ("OnUploadFunction", "ApiFunction"):
+        assert (
+            client("lambda").get_function(FunctionName=stack.id(name))["Code"]["ImageUri"]
+            == stack[name]["Code"]["ImageUri"]
+        )
+
+
+def test_logs_are_kept_for_a_while(stack: Stack) -> None:
+    logs = stack.of("Logs::LogGroup")
+    assert len(logs) == (3 if stack["Endpoint"] is None else 4)
+    for each in logs.values():
+        found = stack.aws.client("logs").describe_log_groups(logGroupNamePrefix=each["LogGroupName"])["logGroups"]
+        assert [group["retentionInDays"] for group in found] == [30] * len(found) != []
+
+
+def test_deleting_the_stack_leaves_nothing(aws: LocalCloud) -> None:
+    def present() -> list[int]:
+        return [
+            len(aws.client("s3").list_buckets()["Buckets"]),
+            len(aws.client("dynamodb").list_tables()["TableNames"]),
+            len(aws.client("sqs").list_queues().get("QueueUrls", [])),
+            len(aws.client("lambda").list_functions()["Functions"]),
+            len(aws.client("iam").list_roles()["Roles"]),
+            len(aws.client("logs").describe_log_groups()["logGroups"]),
+            len(aws.client("events").list_rules()["Rules"]),
+            len(aws.client("sagemaker").list_endpoints()["Endpoints"]),
+            len(aws.client("sagemaker").list_endpoint_configs()["EndpointConfigs"]),
+            len(aws.client("sagemaker").list_models()["Models"]),
+        ]
+
+    before = present()
+    made = make(aws, "short", CASES["serverless"])
+    assert [now - then for now, then in zip(present(), before, strict=True)] == [1, 1, 1, 2, 3, 4, 1, 1, 1, 1]
+    aws.client("cloudformation").delete_stack(StackName=made.name)
+    assert present() == before
+
+
+def test_the_bucket_is_closed(stack: Stack) -> None:
+    bucket = stack["FilmBucket"]
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    assert bucket["OwnershipControls"] == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+    (statement,) = stack["FilmBucketPolicy"]["PolicyDocument"]["Statement"]
+    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": False}}
+    arn = f"arn:aws:s3:::{stack.id('FilmBucket')}"
+    assert statement["Resource"] == [arn, f"{arn}/*"]
+
+
+def test_nothing_is_kept_for_ever(stack: Stack) -> None:
+    rules = {each["Id"]: each for each in stack["FilmBucket"]["LifecycleConfiguration"]["Rules"]}
+    assert {each["Status"] for each in rules.values()} == {"Enabled"}
+    days = {each["Prefix"]: each["ExpirationInDays"] for each in rules.values() if "Prefix" in each}
+    films = "films/" if stack["UseKey"] is None else "films/ward-3/"
+    assert days == {films: 30, "captures/": 30, "results/": 365}
+    leftovers = rules["leftovers"]
+    assert leftovers["NoncurrentVersionExpiration"]["NoncurrentDays"] == 7
+    assert leftovers["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] == 1
+    assert stack["FilmTable"]["TimeToLiveSpecification"] == {"AttributeName": "expiration", "Enabled": True}
+
+
+@pytest.mark.parametrize("name", ["plain", "realtime"])
+def test_pages_of_other_origins_come_in_only_if_named(stacks: dict[str, Stack], name: str) -> None:
+    bucket, api = (stacks[name][each].get("CorsConfiguration") for each in ("FilmBucket", "HttpApi"))
+    if name == "plain":
+        assert (bucket, api) == (None, None)
+        return
+    origins = CASES[name]["CorsOrigins"].split(",")
+    (rule,) = bucket["CorsRules"]
+    assert rule["AllowedOrigins"] == api["AllowOrigins"] == origins
+    assert rule["AllowedMethods"] == ["PUT"]
+    assert api["AllowMethods"] == ["GET", "POST", "OPTIONS"]
+    assert api["AllowHeaders"] == ["content-type", "authorization"]
+
+
+# ---------------------------------------------------------------- the functions
+
+
+def test_functions_start_what_the_package_has(stack: Stack) -> None:
+    functions = stack.of("Lambda::Function")
+    assert len(functions) == 2
+    for each in functions.values():
+        assert (each["PackageType"], each["Architectures"]) == ("Image", ["x86_64"])
+        assert each["ImageConfig"]["EntryPoint"] == ["python", "-m", "awslambdaric"]
+        (command,) = each["ImageConfig"]["Command"]
+        assert re.fullmatch(r"pneumoscope\.aws\.\w+\.handler", command)
+        module, _, handler = command.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), handler))
+    assert functions["OnUploadFunction"]["Timeout"] == 60
+    assert functions["ApiFunction"]["Timeout"] == 29 < stack["HttpIntegration"]["TimeoutInMillis"] / 1000
+    reserved = functions["OnUploadFunction"].get("ReservedConcurrentExecutions")
+    assert reserved == (None if stack["Capture"] is None else "4")
+
+
+def test_the_environment_is_the_one_that_the_code_reads(stack: Stack) -> None:
+    names = {f"PNEUMOSCOPE_{field.upper()}" for field in Settings.model_fields}
+    names |= {f"POWERTOOLS_{rest}" for rest in ("SERVICE_NAME", "METRICS_NAMESPACE", "LOG_LEVEL")}
+    for function in ("OnUploadFunction", "ApiFunction"):
+        found = stack.aws.client("lambda").get_function_configuration(FunctionName=stack.id(function))
+        variables = found["Environment"]["Variables"]
+        assert set(variables) == names
+        read = Settings.read(variables)
+        assert (read.bucket, read.table) == (stack.id("FilmBucket"), stack.id("FilmTable"))
+        assert read.films_prefix == stack["FilmBucket"]["LifecycleConfiguration"]["Rules"][0]["Prefix"]
+        assert str(read.model) == "s3://models-of-ours/models/one/model.tar.gz"
+        assert read.endpoint_limit == (SERVERLESS if stack.name == "case-serverless" else REALTIME)
+        assert bool(read.endpoint) == (stack["Endpoint"] is not None)
+        assert len(read.cors_origins) == (2 if stack.name == "case-realtime" else 0)
+        assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "Pneumoscope"
+
+
+def test_what_fails_reaches_one_queue(stack: Stack) -> None:
+    queue = stack.arn("DeadLetterQueue")
+    (target,) = stack.aws.client("events").list_targets_by_rule(Rule=stack.id("FilmUploaded"))["Targets"]
+    assert target["Arn"] == stack.arn("OnUploadFunction")
+    assert target["DeadLetterConfig"]["Arn"] == queue
+    assert target["RetryPolicy"]["MaximumRetryAttempts"] > 0
+    (invoke,) = stack.of("Lambda::EventInvokeConfig").values()
+    assert invoke["FunctionName"] == stack.id("OnUploadFunction")
+    assert invoke["MaximumRetryAttempts"] == 2
+    assert invoke["DestinationConfig"]["OnFailure"]["Destination"] == queue
+    assert stack["DeadLetterQueue"]["SqsManagedSseEnabled"] is True
+    allow, deny = stack["DeadLetterQueuePolicy"]["PolicyDocument"]["Statement"]
+    assert allow["Condition"] == {"ArnEquals": {"aws:SourceArn": stack.arn("FilmUploaded")}}
+    assert (allow["Principal"], allow["Resource"]) == ({"Service": "events.amazonaws.com"}, queue)
+    assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": False}})
+
+
+def test_only_films_come_to_the_function(aws: LocalCloud) -> None:
+    """Events of buckets pass through the rule; a queue stands for the function, which moto cannot run."""
+    stack = make(aws, "events", {})
+    own, rule, queue = (stack.id(each) for each in ("FilmBucket", "FilmUploaded", "DeadLetterQueue"))
+    events, s3 = aws.client("events"), aws.client("s3")
+    events.remove_targets(Rule=rule, Ids=["on-upload"])
+    events.put_targets(Rule=rule, Targets=[{"Id": "queue", "Arn": stack.arn("DeadLetterQueue")}])
+    notified = stack["FilmBucket"]["NotificationConfiguration"]
+    assert notified == {"EventBridgeConfiguration": {"EventBridgeEnabled": True}}
+    s3.create_bucket(Bucket="not-ours", CreateBucketConfiguration={"LocationConstraint": REGION})
+    for bucket in (own, "not-ours"):
+        s3.put_bucket_notification_configuration(
+            Bucket=bucket, NotificationConfiguration={"EventBridgeConfiguration": {}}
+        )
+        for key in ("results/films/a.png.json", "filmsa.png", "films/a.png", "captures/films/a.jsonl", "a.png"):
+            s3.put_object(Bucket=bucket, Key=key, Body=b"film")
+    messages = aws.client("sqs").receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+    details = [json.loads(each["Body"])["detail"] for each in messages]
+    assert [(each["bucket"]["name"], each["object"]["key"]) for each in details] == [(own, "films/a.png")]
+
+
+# ---------------------------------------------------------------- who may do what
+
+READ_MODEL = {"s3:GetObject"}
+FUNCTION = READ_MODEL | {"sagemaker:InvokeEndpoint", "logs:CreateLogStream", "logs:PutLogEvents"}
+TRACE = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+MAY = {
+    "OnUploadRole": FUNCTION
+    | TRACE
+    | {"s3:GetObjectVersion", "s3:PutObject", "sqs:SendMessage"}
+    | {f"dynamodb:{verb}Item" for verb in ("Get", "Put", "Update", "Delete")},
+    "ApiRole": FUNCTION | TRACE | {"s3:PutObject", "s3:ListBucket"},
+    "ServingRole": READ_MODEL
+    | {"s3:PutObject", "cloudwatch:PutMetricData"}
+    | {f"logs:{verb}" for verb in ("CreateLogGroup", "CreateLogStream", "DescribeLogStreams", "PutLogEvents")}
+    | {f"ecr:{verb}" for verb in ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")}
+    | {"ecr:GetAuthorizationToken"},
+}
+
+
+def actions(stack: Stack, role: str) -> set[str]:
+    return {action for each in stack.allowed(role) for action in listed(each["Action"])}
+
+
+def test_roles_may_do_what_is_listed_and_no_more(stacks: dict[str, Stack]) -> None:
+    assert {role: actions(stacks["realtime"], role) for role in MAY} == MAY
+    unneeded = TRACE | {"sagemaker:InvokeEndpoint"}
+    assert actions(stacks["plain"], "OnUploadRole") == MAY["OnUploadRole"] - unneeded
+    assert actions(stacks["plain"], "ApiRole") == MAY["ApiRole"] - unneeded
+    assert stacks["plain"]["ServingRole"] is None
+    assert actions(stacks["serverless"], "ServingRole") == MAY["ServingRole"] - {"s3:PutObject"}
+
+
+def test_resources_are_named_as_narrowly_as_they_can_be(stack: Stack) -> None:
+    own = stack.id("FilmBucket")
+    open_ended = re.compile(rf"arn:aws:s3:::{own}/(films/(ward-3/)?|results/|captures/)\*|arn:aws:logs:[^*]+(:\*)?")
+    for role in stack.of("IAM::Role"):
+        for statement in stack.allowed(role):
+            for resource in listed(statement["Resource"]):
+                assert resource.startswith("arn:") or resource == "*"
+                if resource == "*":
+                    assert set(listed(statement["Action"])) <= WITHOUT_RESOURCES
+                elif "*" in resource:
+                    assert open_ended.fullmatch(resource), resource
+    listing = [each for each in stack.allowed("ApiRole") if each["Action"] == "s3:ListBucket"]
+    assert [each["Condition"] for each in listing] == [{"StringLike": {"s3:prefix": "results/*"}}]
+
+
+def test_each_role_is_for_one_service(stack: Stack) -> None:
+    trusted = {
+        role: statement["Principal"]["Service"]
+        for role, each in stack.of("IAM::Role").items()
+        for statement in each["AssumeRolePolicyDocument"]["Statement"]
+    }
+    serving = {"ServingRole": "sagemaker.amazonaws.com"} if stack["Endpoint"] else {}
+    assert trusted == {"OnUploadRole": "lambda.amazonaws.com", "ApiRole": "lambda.amazonaws.com"} | serving
+
+
+def test_the_key_is_used_by_every_role_if_there_is_one(stack: Stack) -> None:
+    attached = [each.get("ManagedPolicyArns") for each in stack.of("IAM::Role").values()]
+    if stack.name != "case-realtime":
+        assert attached == [None] * len(attached)
+        return
+    assert attached == [[stack.id("UseKey")]] * 3
+    (statement,) = stack["UseKey"]["PolicyDocument"]["Statement"]
+    assert statement["Resource"] == CASES["realtime"]["KmsKeyArn"]
+    assert statement["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+
+
+def become(stack: Stack, role: str) -> Any:
+    """A client of S3 as a role."""
+    for policy, document in stack.policies(role).items():  # as JSON, the only thing that moto's guard reads
+        stack.aws.client("iam").put_role_policy(
+            RoleName=stack.id(role), PolicyName=policy, PolicyDocument=json.dumps(document)
+        )
+    assumed = stack.aws.client("sts").assume_role(RoleArn=stack.arn(role), RoleSessionName="test")["Credentials"]
+    return stack.aws.client(
+        "s3",
+        aws_access_key_id=assumed["AccessKeyId"],
+        aws_secret_access_key=assumed["SecretAccessKey"],
+        aws_session_token=assumed["SessionToken"],
+    )
+
+
+def works(call: Any, bucket: str, key: str, **more: Any) -> bool:
+    """Whether S3 does it, or else denies it."""
+    try:
+        call(Bucket=bucket, Key=key, **more)
+    except ClientError as failure:
+        if failure.response["Error"]["Code"] == "AccessDenied":
+            return False
+        raise
+    return True
+
+
+@pytest.mark.parametrize(
+    ("role", "reads", "writes"),
+    [
+        ("OnUploadRole", {"films/a.png"}, {"results/b.png.json"}),
+        ("ApiRole", {"results/a.png.json"}, {"films/b.png"}),
+    ],
+)
+def test_no_function_can_feed_itself(aws: LocalCloud, role: str, reads: set[str], writes: set[str]) -> None:
+    models = f"models-for-{role.lower()}"
+    stack = make(aws, f"as-{role.lower()}", {"ModelBucketName": models})
+    own, files = stack.id("FilmBucket"), ("model.tar.gz", "contract.json", "other")
+    present, new = ("films/a.png", "results/a.png.json", "captures/a"), ("films/b.png", "results/b.png.json", "b.png")
+    aws.client("s3").create_bucket(Bucket=models, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for bucket, keys in ((own, present), (models, [f"models/one/{name}" for name in files])):
+        for key in keys:
+            aws.client("s3").put_object(Bucket=bucket, Key=key, Body=b"{}")
+    s3 = become(stack, role)
+    with aws.guarded():
+        assert {key for key in present if works(s3.get_object, own, key)} == reads
+        assert {key for key in new if works(s3.put_object, own, key, Body=b"{}")} == writes
+        assert not any(works(s3.delete_object, own, key) for key in present)
+        assert [works(s3.get_object, models, f"models/one/{name}") for name in files] == [True, True, False]
+        assert not works(s3.put_object, models, "models/one/model.tar.gz", Body=b"{}")
+
+
+# ---------------------------------------------------------------- the HTTP API
+
+
+def test_the_api_is_for_those_who_are_named(stack: Stack) -> None:
+    routes = stack.of("ApiGatewayV2::Route").values()
+    assert {each["RouteKey"] for each in routes} == {"POST /predictions", "POST /jobs", "GET /jobs/{id}"}
+    expected = (ALWAYS | {"ApiAuthorization": "AWS_IAM"} | CASES[stack.name.removeprefix("case-")])["ApiAuthorization"]
+    assert {each["AuthorizationType"] for each in routes} == {expected}
+    assert {each["Target"] for each in routes} == {"integrations/<HttpIntegration>"}
+    assert {each.get("AuthorizerId") for each in routes} == {"<HttpAuthorizer>" if expected == "JWT" else None}
+    authorizer = stack["HttpAuthorizer"]
+    assert (authorizer is not None) == (expected == "JWT")
+    if authorizer is not None:
+        assert authorizer["JwtConfiguration"] == {"Issuer": "https://issuer.example.org", "Audience": ["films"]}
+
+
+def test_the_api_calls_one_function_and_only_it_may(stack: Stack) -> None:
+    integration = stack["HttpIntegration"]
+    assert (integration["IntegrationType"], integration["PayloadFormatVersion"]) == ("AWS_PROXY", "2.0")
+    assert integration["IntegrationUri"] == stack.arn("ApiFunction")
+    permissions = {each["FunctionName"]: each for each in stack.of("Lambda::Permission").values()}
+    assert {(each["Principal"], each["SourceArn"]) for each in permissions.values()} == {
+        ("apigateway.amazonaws.com", f"arn:aws:execute-api:{REGION}:{ACCOUNT}:<HttpApi>/*"),
+        ("events.amazonaws.com", stack.arn("FilmUploaded")),
+    }
+    assert permissions[stack.id("ApiFunction")]["Principal"] == "apigateway.amazonaws.com"
+
+
+def test_the_api_is_throttled_and_does_not_log_who_asks(stack: Stack) -> None:
+    stage = stack["HttpStage"]
+    assert (stage["StageName"], stage["AutoDeploy"]) == ("$default", True)
+    assert stage["DefaultRouteSettings"] == {"ThrottlingBurstLimit": 20, "ThrottlingRateLimit": 10}
+    written = json.loads(stage["AccessLogSettings"]["Format"])
+    assert written["request"] == "$context.requestId"
+    assert not re.search("identity|sourceIp|userAgent|path|authorizer", json.dumps(written))
+
+
+# ---------------------------------------------------------------- the endpoint
+
+
+def test_without_an_endpoint_nothing_of_sagemaker_is_made(stacks: dict[str, Stack]) -> None:
+    assert not stacks["plain"].of("SageMaker::Endpoint")
+    assert not stacks["plain"].of("SageMaker::Model")
+    assert not stacks["plain"].of("ApplicationAutoScaling::ScalableTarget")
+
+
+@pytest.mark.parametrize("name", ["realtime", "serverless"])
+def test_the_endpoint_serves_the_model(stacks: dict[str, Stack], name: str) -> None:
+    stack = stacks[name]
+    sagemaker = stack.aws.client("sagemaker")
+    endpoint = sagemaker.describe_endpoint(EndpointName=stack.id("Endpoint").rpartition("/")[2])
+    assert endpoint["EndpointStatus"] == "InService"
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+    (variant,) = config["ProductionVariants"]
+    model = sagemaker.describe_model(ModelName=variant["ModelName"])
+    assert model["PrimaryContainer"] == {
+        "Image": (ALWAYS | CASES[name])["ImageUri"],
+        "ModelDataUrl": "s3://models-of-ours/models/one/model.tar.gz",
+    }
+    assert model["ExecutionRoleArn"] == stack.arn("ServingRole")
+    assert stack["Endpoint"]["EndpointName"] == f"{stack.name}-{name}"
+    assert stack["ServingLog"]["LogGroupName"] == f"/aws/sagemaker/Endpoints/{stack.name}-{name}"
+    if name == "serverless":
+        assert variant["ServerlessConfig"] == {"MemorySizeInMB": 2048, "MaxConcurrency": 5}
+        assert not {"InstanceType", "InitialInstanceCount"} & set(variant)
+        assert stack["EndpointConfig"].get("DataCaptureConfig") is None
+        assert "EnableNetworkIsolation" not in stack["Model"]
+    else:
+        assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.c5.large", 1)
+        assert config["DataCaptureConfig"]["InitialSamplingPercentage"] == 10
+        assert config["DataCaptureConfig"]["DestinationS3Uri"] == f"s3://{stack.id('FilmBucket')}/captures"
+        assert stack["Model"]["EnableNetworkIsolation"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("serverless", f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/pneumoscope"),
+        ("realtime", "arn:aws:ecr:us-east-1:210987654321:repository/team/pneumoscope"),
+    ],
+)
+def test_the_endpoint_pulls_its_own_image(stacks: dict[str, Stack], name: str, repository: str) -> None:
+    (pull,) = (each for each in stacks[name].allowed("ServingRole") if "ecr:BatchGetImage" in each["Action"])
+    assert pull["Resource"] == repository
+
+
+def test_the_endpoint_grows_and_shrinks(stacks: dict[str, Stack], aws: LocalCloud) -> None:
+    stack = stacks["realtime"]
+    target, policy = stack["ScalableTarget"], stack["ScalingPolicy"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 2)
+    endpoint = stack.id("Endpoint").rpartition("/")[2]
+    assert target["ResourceId"] == f"endpoint/{endpoint}/variant/AllTraffic"
+    tracked = policy["TargetTrackingScalingPolicyConfiguration"]
+    assert tracked["PredefinedMetricSpecification"]["PredefinedMetricType"] == "SageMakerVariantInvocationsPerInstance"
+    assert tracked["TargetValue"] == 600
+    assert stack["Endpoint"]["RetainAllVariantProperties"] is True
+    fixed = make(aws, "fixed", {"Serving": "realtime", "MinInstances": "2", "MaxInstances": "2"})
+    assert (fixed["ScalableTarget"], fixed["ScalingPolicy"]) == (None, None)
+    assert fixed["EndpointConfig"]["ProductionVariants"][0]["InitialInstanceCount"] == 2
+
+
+# ---------------------------------------------------------------- watching
+
+
+def test_alarms_watch_what_there_is(stack: Stack) -> None:
+    alarms = stack.of("CloudWatch::Alarm")
+    watched = {(each["Namespace"], each["MetricName"], each["Dimensions"][0]["Value"]) for each in alarms.values()}
+    expected = {
+        ("AWS/SQS", "ApproximateNumberOfMessagesVisible", stack.arn("DeadLetterQueue").rpartition(":")[2]),
+        ("AWS/Lambda", "Errors", stack.id("OnUploadFunction")),
+        ("AWS/ApiGateway", "5xx", "<HttpApi>"),
+    }
+    if stack["Endpoint"] is not None:
+        name = stack.id("Endpoint").rpartition("/")[2]
+        expected |= {("AWS/SageMaker", "Invocation5XXErrors", name), ("AWS/SageMaker", "ModelLatency", name)}
+    assert watched == expected
+    topic = CASES[stack.name.removeprefix("case-")].get("AlarmTopicArn")
+    assert all(each.get("AlarmActions") == (topic and [topic]) for each in alarms.values())
+
+
+def test_everything_that_takes_a_tag_has_the_stacks(stack: Stack) -> None:
+    tagged = set()
+    for name, resource in stack.template["Resources"].items():
+        schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema(REGION, resource["Type"]).schema
+        if not stack.has(resource) or "Tags" not in schema["properties"]:
+            continue
+        tags = stack[name]["Tags"]
+        pairs = tags if isinstance(tags, dict) else {each["Key"]: each["Value"] for each in tags}
+        assert pairs["pneumoscope:stack"] == stack.name, name
+        tagged.add(resource["Type"])
+    assert tagged >= {"AWS::S3::Bucket", "AWS::Lambda::Function", "AWS::ApiGatewayV2::Api", "AWS::Events::Rule"}
