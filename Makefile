@@ -34,6 +34,9 @@ lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --extra dicom --extra lambda --constraint requirements.lock pyproject.toml \
 		--output-file deploy/requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 --extra train --constraint requirements.lock pyproject.toml \
+		--output-file deploy/train.lock
 	echo hatchling | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --constraint requirements.lock - --output-file deploy/build.lock
 

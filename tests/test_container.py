@@ -1,5 +1,6 @@
 """What can be said of the container without an engine to build it: lint, files, and its entry point run as in it."""
 
+import http.client
 import json
 import os
 import re
@@ -11,29 +12,38 @@ from pathlib import Path
 
 import pytest
 
+from pneumoscope.phantom import encode_jpeg, film
+from pneumoscope.server.config import ServeConfig
 from samples import REPOSITORY
 
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
+TRAINING = REPOSITORY / "deploy" / "Dockerfile.train"
 LOCK = REPOSITORY / "deploy" / "requirements.lock"
 TOOLS = Path(sys.executable).parent
 UV = REPOSITORY / ".venv" / "tools" / "bin" / "uv"
 
 
-def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions in order, lines joined."""
-    text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+def instructions(dockerfile: Path = DOCKERFILE) -> list[tuple[str, str]]:
+    """A Dockerfile's instructions in order, lines joined."""
+    text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in text.splitlines() if line.strip()]
 
 
-def last_stage() -> dict[str, str]:
+def last_stage(dockerfile: Path = DOCKERFILE) -> dict[str, str]:
     """Of each instruction of the image that is shipped, the last."""
-    found = instructions()
+    found = instructions(dockerfile)
     start = max(number for number, (word, _) in enumerate(found) if word == "FROM")
     return dict(found[start:])
 
 
-def test_hadolint_finds_nothing() -> None:
-    done = subprocess.run([TOOLS / "hadolint", DOCKERFILE], capture_output=True, text=True, check=False)
+def pins(path: Path) -> set[str]:
+    """The packages of a lock file, with their versions."""
+    return set(re.findall(r"^([a-z0-9-]+==[\w.]+)", path.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING], ids=["service", "training"])
+def test_hadolint_finds_nothing(dockerfile: Path) -> None:
+    done = subprocess.run([TOOLS / "hadolint", dockerfile], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -48,24 +58,43 @@ def test_it_runs_as_nobody_and_says_whether_it_is_well() -> None:
     assert len([word for word, _ in instructions() if word == "FROM"]) == 2
 
 
-def test_what_it_copies_is_there_and_let_through() -> None:
-    let_through = re.findall(r"^!(.+)$", (DOCKERFILE.parent / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+def test_the_training_image_trains() -> None:
+    stage = last_stage(TRAINING)
+    assert json.loads(stage["ENTRYPOINT"]) == ["pneumoscope"]
+    assert json.loads(stage["CMD"]) == ["train"]
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in stage["ENV"]  # GPUs are counted by nvidia-smi
+    assert "not a medical device" in stage["LABEL"]
+    assert "USER" not in stage
+
+
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING], ids=["service", "training"])
+def test_what_it_copies_is_there_and_let_through(dockerfile: Path) -> None:
+    ignored = dockerfile.with_name(f"{dockerfile.name}.dockerignore").read_text()
+    let_through = re.findall(r"^!(.+)$", ignored, re.MULTILINE)
     copied = [
-        name for word, rest in instructions() if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]
+        name
+        for word, rest in instructions(dockerfile)
+        if word == "COPY" and "--from" not in rest
+        for name in rest.split()[:-1]
     ]
     assert sorted(copied) == sorted(let_through)
     assert all((REPOSITORY / name).exists() for name in copied)
 
 
 def test_its_packages_are_the_tested_ones_and_few() -> None:
-    def pins(path: Path) -> set[str]:
-        return set(re.findall(r"^([a-z0-9-]+==[\w.]+)", path.read_text(), re.MULTILINE))
-
     assert pins(LOCK) < pins(REPOSITORY / "requirements.lock")
     assert pins(LOCK.with_name("build.lock")) < pins(REPOSITORY / "requirements.lock")
     names = {pin.partition("==")[0] for pin in pins(LOCK)}
     assert names >= {"onnxruntime", "fastapi", "uvicorn", "pydicom"}
     assert not names & {"torch", "timm", "lightning", "scikit-learn", "matplotlib", "pytest"}
+
+
+def test_the_training_images_packages_are_the_tested_ones() -> None:
+    training = pins(LOCK.with_name("train.lock"))
+    assert training < pins(REPOSITORY / "requirements.lock")
+    names = {pin.partition("==")[0] for pin in training}
+    assert names >= {"torch", "timm", "lightning", "onnxruntime", "pydicom", "nvidia-nccl-cu13"}
+    assert not names & {"pytest", "moto", "mypy", "ray", "playwright", "boto3"}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +133,30 @@ def others_may_run(path: Path) -> bool:
     return os.getuid() == 0 and all(folder.stat().st_mode & 0o001 for folder in (real, *real.parents))
 
 
+def ask_as_sagemaker(port: int) -> None:
+    """SageMaker's container contract: /ping within 2 s, /invocations with a film's bytes."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    connection.request("GET", "/ping")
+    with connection.getresponse() as reply:
+        assert reply.status == 200
+        reply.read()
+    film_bytes = encode_jpeg(film("virus", patient=1))
+    connection.request("POST", "/invocations", film_bytes, {"Content-Type": "application/x-image"})
+    with connection.getresponse() as reply:
+        assert json.load(reply)["status"] in ("answered", "abstained")
+    connection.close()
+
+
+def test_sagemakers_limits_of_time_are_kept() -> None:
+    """A call may last a minute, of which a body takes half at most; after SIGTERM there are 30 seconds."""
+    settings = dict(re.findall(r"(PNEUMOSCOPE_\w+)=(\S+)", last_stage()["ENV"]))
+    assert float(settings["PNEUMOSCOPE_READ_SECONDS"]) <= 30
+    assert settings["PNEUMOSCOPE_PORT"] == "8080"
+    assert json.loads(last_stage()["ENTRYPOINT"]) == ["pneumoscope"]
+    assert json.loads(last_stage()["CMD"]) == ["serve"]  # what SageMaker passes
+    assert ServeConfig(bundle=Path("bundle")).drain_seconds < 30
+
+
 def test_the_entry_point_serves_as_it_does_in_the_image(image: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     """The image's command and environment, as its user, from a folder it cannot write to; stopped by its signal."""
     stage = last_stage()
@@ -124,6 +177,7 @@ def test_the_entry_point_serves_as_it_does_in_the_image(image: Path, tiny_bundle
         port = int(re.findall(rb":(\d+)/ serves", process.stderr.readline())[0])
         health = json.loads(stage["HEALTHCHECK"].partition("CMD ")[2])
         assert comes_true(health, settings | {"PNEUMOSCOPE_PORT": str(port)})
+        ask_as_sagemaker(port)
         process.send_signal(getattr(signal, stage["STOPSIGNAL"]))
         assert process.wait(30) == 0
     finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli.data import Overwrite, Quiet
+from pneumoscope.cli.train import Precision, TrainCommand, data_of, train_command
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,20 +33,13 @@ class Depth(StrEnum):
     of_group = "group"
 
 
-class Precision(StrEnum):
-    """Of the exported model's arithmetic."""
-
-    fp32 = "fp32"
-    int8 = "int8"
-
-
 Bundle = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A bundle made by `export`.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command tree, in the order of the flow."""
     app.command("demo")(demo_command)
-    app.command("train")(train_command)
+    app.command("train", cls=TrainCommand)(train_command)
     app.command("export")(export_command)
     app.command("verify")(verify_command)
     app.command("evaluate")(evaluate_command)
@@ -77,98 +71,6 @@ def demo_command(
         typer.echo(f"{result.folder / part}: {what}")
 
 
-def train_command(
-    out: Annotated[Path, typer.Option(help="The run directory to make, or with --resume to go on with.")],
-    *,
-    data: Annotated[Path | None, typer.Option(exists=True, help="A data set made by `data prepare`.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name (above) or a TOML file; by default quick.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last completed epoch of --out.")] = False,
-    arch: Annotated[str | None, typer.Option(help="A timm network by name.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the square input, in pixels.")] = None,
-    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of weights.")] = None,
-    freeze: Annotated[bool | None, typer.Option("--freeze/--no-freeze", help="Train the classifier only.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the train films.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Films in one step.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Steps whose gradients are added up.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate, the peak if scheduled.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="SGD's momentum.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="constant, cosine or onecycle.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (mixed).")] = None,
-    class_weights: Annotated[str | None, typer.Option(help="none, sqrt or balanced.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to 1.")] = None,
-    augment: Annotated[str | None, typer.Option(help="none, light or robust.")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of the weights' moving average.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better macro-F1.")] = None,
-    keep: Annotated[str | None, typer.Option(help="last or best (by validation macro-F1).")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that augment.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder for decoded images, by default inside --data.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train a network. Options change single values of the recipe.
-
-    Recipes: quick (a small network, for trying the flow); capstone-vgg19-frozen, capstone-vgg19,
-    capstone-resnet50-short, capstone-resnet50 (the 2020 capstone's four).
-    """
-    from pneumoscope.cli.show import make_listener
-    from pneumoscope.dataset import load_dataset
-    from pneumoscope.training.config import load_recipe, make_config
-    from pneumoscope.training.run import CARD_FILE, load_card, load_config
-
-    changes = {
-        "arch": arch,
-        "size": size,
-        "weights": weights,
-        "freeze": freeze,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "optimizer": optimizer,
-        "lr": lr,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "precision": precision,
-        "class_weights": class_weights,
-        "label_smoothing": label_smoothing,
-        "augment": augment,
-        "ema": ema,
-        "patience": patience,
-        "keep": keep,
-        "workers": workers,
-        "seed": seed,
-    }
-    if resume:
-        values = load_recipe(recipe) if recipe else load_config(out).model_dump()
-        data = _data_of(load_card(out).data, data)
-    elif data is None:
-        raise UsageError("--data is missing; give a data set made by `pneumoscope data prepare`.")
-    else:
-        values = load_recipe(recipe or "quick")
-    config = make_config(values, changes)
-    dataset = load_dataset(data)
-    listener = make_listener(quiet=quiet)
-    listener.say("loading PyTorch")
-    try:
-        from pneumoscope.training.fit import train  # after the checks: it takes seconds
-
-        history = train(dataset, config, out, resume=resume, cache=cache, listener=listener)
-    except KeyboardInterrupt:
-        begun = (out / CARD_FILE).is_file()
-        hint = f"go on with: pneumoscope train --out {out} --resume" if begun else "nothing was made"
-        typer.echo(f"interrupted; {hint}", err=True)
-        raise
-    if not quiet:
-        typer.echo(
-            f"{len(history)} of {config.epochs} epochs done in {out}; next: pneumoscope export {out} --out BUNDLE",
-            err=True,
-        )
-
-
 def export_command(
     run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A finished run directory.")],
     out: Annotated[Path, typer.Option(help="The bundle to make.")],
@@ -193,7 +95,7 @@ def export_command(
 
     refuse_existing(out, overwrite=overwrite, holding=CONTRACT_FILE)
     check_finished(run)
-    dataset = load_dataset(_data_of(load_card(run).data, data))
+    dataset = load_dataset(data_of(load_card(run).data, data))
     from pneumoscope.export import export  # after the checks: torch takes seconds to load
 
     listener = make_listener(quiet=quiet)
@@ -319,14 +221,6 @@ def explain_command(
         raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are {ACCEPTED}.")
     if refused:
         raise typer.Exit(1)
-
-
-def _data_of(recorded: str, given: Path | None) -> Path:
-    """The data set to use: the one given, or the one a run remembers."""
-    data = given or Path(recorded)
-    if not data.exists():
-        raise UsageError(f"the run's data set {data} is not there; pass --data.")
-    return data
 
 
 def _ages(option: str | None) -> tuple[float, float] | None:

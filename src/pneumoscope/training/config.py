@@ -21,7 +21,7 @@ class TrainConfig(Document):
     weights: Text = Field(default="imagenet", description="imagenet, none, or a file of weights.")
     freeze: bool = Field(default=False, description="Train the classifier only.")
     epochs: int = Field(ge=1, le=10_000, description="Passes over the train films.")
-    batch_size: int = Field(default=32, ge=1, le=4096, description="Films in one step.")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Films in one step of one process.")
     accumulate: int = Field(default=1, ge=1, le=1024, description="Steps whose gradients are added up.")
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="SGD with momentum, or AdamW.")
     lr: float = Field(gt=0, le=10, description="Learning rate; the peak for cosine and onecycle.")

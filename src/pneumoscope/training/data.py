@@ -16,12 +16,13 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset, Film
-from pneumoscope.errors import DatasetError, ImageError
+from pneumoscope.errors import DatasetError, ImageError, UsageError
 from pneumoscope.files import whole_file
 from pneumoscope.imaging import DECODER_VERSION, load_input
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.augment import Augment, apply_seeded, derive_seed
+from pneumoscope.training.world import World
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
@@ -94,16 +95,19 @@ class CachedFilms(TorchDataset[Batch]):
 
 
 class EpochOrder(Sampler[int]):
-    """A shuffled order that is a pure function of (seed, epoch).
+    """A shuffled order that is a pure function of (seed, epoch), and of it the share of one of several ranks.
 
-    Yields `epoch * N + index`, so whoever fetches the film knows the epoch too, in any process.
+    Yields `epoch * N + index`, so whoever fetches the film knows the epoch too, in any process. All
+    ranks take equally many films, none twice: the fewer than `ranks` films that are left over are
+    others in each epoch.
     """
 
-    def __init__(self, count: int, *, seed: int) -> None:
+    def __init__(self, count: int, *, seed: int, rank: int = 0, ranks: int = 1) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
+        self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
-        return self.count
+        return self.count // self.ranks
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before every epoch, also after a resume."""
@@ -111,31 +115,48 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        for index in torch.randperm(self.count, generator=generator).tolist():
+        order = torch.randperm(self.count, generator=generator).tolist()
+        for index in order[self.rank : len(self) * self.ranks : self.ranks]:
             yield self.epoch * self.count + index
 
 
 class FilmsModule(pl.LightningDataModule):
-    """Train and validation loaders over cached inputs."""
+    """Train and validation loaders over cached inputs; in a world of several processes, this one's share.
 
-    def __init__(self, train: CachedFilms, val: CachedFilms, *, batch_size: int, workers: int, seed: int) -> None:
+    Every validation film is in one share and once: samplers that fill up the last batches, as torch's
+    does, would count some films twice.
+
+    Raises:
+        UsageError: there are too few films for so many processes.
+    """
+
+    def __init__(
+        self, train: CachedFilms, val: CachedFilms, *, batch_size: int, workers: int, seed: int, world: World
+    ) -> None:
         super().__init__()
-        self.train, self.val = train, val
+        self.train, self.val, self.world = train, val, world
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        if world.size > 1 and (len(train) < 2 * world.size or len(val) < world.size):
+            raise UsageError(
+                f"{len(train)} train and {len(val)} val films are too few for {world.size} processes, which need two "
+                "and one each; start fewer."
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        order = EpochOrder(len(self.train), seed=self.seed, rank=self.world.rank, ranks=self.world.size)
         return DataLoader(
             self.train,
             batch_size=self.batch_size,
-            sampler=EpochOrder(len(self.train), seed=self.seed),
+            sampler=order,
             num_workers=self.workers,
-            drop_last=len(self.train) % self.batch_size == 1,  # batch norm cannot learn from one film
+            drop_last=len(order) % self.batch_size == 1,  # batch norm cannot learn from one film
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(self.val, batch_size=max(64, self.batch_size), collate_fn=_as_it_is)
+        share = range(self.world.rank, len(self.val), self.world.size)
+        return DataLoader(self.val, batch_size=max(64, self.batch_size), sampler=share, collate_fn=_as_it_is)
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:

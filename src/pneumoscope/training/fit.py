@@ -3,6 +3,9 @@
 import logging
 import pickle
 import shutil
+import signal
+import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,14 +15,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from typing_extensions import override
 
 from pneumoscope.backbone import NONE, Network, build
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
-from pneumoscope.errors import RunError, UsageError
+from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.files import refuse_existing, whole_directory, whole_file
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.augment import policy
@@ -41,6 +46,7 @@ from pneumoscope.training.run import (
     save_history,
     save_weights,
 )
+from pneumoscope.training.world import World, peers_may_fail, together
 
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # Advice for other set-ups: our loader reads a memory map, and frozen layers are in eval mode on purpose.
@@ -50,6 +56,7 @@ _NOT_OURS = (
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*isinstance\(treespec, LeafSpec\).*",
+    r".*`broadcast_buffers` is deprecated.*",  # its successor is not in every torch we accept
 )
 
 
@@ -68,6 +75,9 @@ def train(
     weights are then, bit for bit, those of a run that was never interrupted. Torch's global random
     state is seeded.
 
+    Started by torchrun, every process calls this and returns the same history; only the one of rank 0
+    needs, reads and writes `run`, and only its listener hears anything.
+
     Args:
         dataset: with splits `train` and `val`.
         config: the run's configuration; with `resume` it must equal the saved one.
@@ -79,34 +89,37 @@ def train(
     Raises:
         UsageError, DatasetError, RunError, WeightsError.
     """
-    rule = InputRule.squash(config.size)
-    if resume:
-        _check_resume(run, config, dataset)
-    else:
-        refuse_existing(run, overwrite=False, holding="", instead="go on with --resume, or choose another --out")
-    module, card, account = _build(dataset, config, weights=NONE if (run / LAST).is_file() else config.weights)
-    listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {account}")
-    films = _films(dataset, config, rule, cache or dataset.root / ".cache", listener)
-    if not resume:
-        with whole_directory(run, holding="") as folder:
-            save_config(folder, config)
-            save_card(folder, card)
-    last = run / LAST
-    history = _saved_history(last)
-    if ran_out(history, config):
-        save_history(run, history)
-    else:
-        history = _fit(module, films, config, run, len(history), listener)
-    if not (run / WEIGHTS_FILE).is_file():
-        save_weights(run, run / (BEST if config.keep == "best" else LAST))
+    world = World.of()
+    if not world.leads:
+        listener = SILENT
+    with together(world):
+        begun = world.share(lambda: _check_begin(run, config, dataset, resume=resume))
+        _require_one_data_set(dataset, world)
+        module, card, account = _build(dataset, config, weights=NONE if begun else config.weights)
+        listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {account}")
+        with world.host_by_host():
+            films = _films(dataset, config, world, cache or dataset.root / ".cache", listener)
+        if world.leads and not resume:
+            with whole_directory(run, holding="") as folder:
+                save_config(folder, config)
+                save_card(folder, card)
+        history = world.share(lambda: _saved_history(run / LAST))
+        if not ran_out(history, config):
+            history = _fit(module, films, config, run, len(history), listener)
+        elif world.leads:
+            save_history(run, history)
+        if world.leads and not (run / WEIGHTS_FILE).is_file():
+            save_weights(run, run / (BEST if config.keep == "best" else LAST))
+        world.wait()
     return history
 
 
 class Progress(pl.Callback):
     """Tells a listener of every batch, and of every epoch's figures."""
 
-    def __init__(self, listener: Listener, films: int, epochs: int, done: int) -> None:
+    def __init__(self, listener: Listener, films: int, epochs: int, done: int, *, ranks: int = 1) -> None:
         self.listener, self.films, self.epochs, self.done = listener, films, epochs, done
+        self.ranks = ranks
         self.started = 0.0
 
     @override
@@ -119,7 +132,7 @@ class Progress(pl.Callback):
 
     @override
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
-        self.listener.advance(len(batch[1][1]))
+        self.listener.advance(self.ranks * len(batch[1][1]))
 
     def say(self, record: Record) -> None:
         """Report one closed epoch."""
@@ -156,6 +169,18 @@ class Recorder(Checkpoint):
         self.progress.say(history[-1])
         if ran_out(history, self.config):
             trainer.should_stop = True
+
+
+class OwnStop(pl.Callback):
+    """Keeps what SIGTERM does here: Lightning's way waits for every process, and the others may not be told to stop."""
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.handler)
 
 
 def _build(dataset: Dataset, config: TrainConfig, *, weights: str) -> tuple[Classifier, RunCard, str]:
@@ -196,7 +221,9 @@ def _try_out(network: Network, config: TrainConfig) -> None:
     network.train()
 
 
-def _films(dataset: Dataset, config: TrainConfig, rule: InputRule, folder: Path, listener: Listener) -> FilmsModule:
+def _films(dataset: Dataset, config: TrainConfig, world: World, folder: Path, listener: Listener) -> FilmsModule:
+    rule = InputRule.squash(config.size)
+
     def cached(split: str, augment: str) -> CachedFilms:
         images = cache_inputs(dataset, split, rule, folder, listener=listener)
         labels = labels_of(dataset, split)
@@ -208,20 +235,23 @@ def _films(dataset: Dataset, config: TrainConfig, rule: InputRule, folder: Path,
         batch_size=config.batch_size,
         workers=config.workers,
         seed=config.seed,
+        world=world,
     )
 
 
 def _fit(
     module: Classifier, films: FilmsModule, config: TrainConfig, run: Path, done: int, listener: Listener
 ) -> list[Record]:
-    progress = Progress(listener, len(films.train), config.epochs, done)
+    world = films.world
+    progress = Progress(listener, len(films.train), config.epochs, done, ranks=world.size)
     callbacks: list[pl.Callback] = [progress, Recorder(run, config, progress)]
     if config.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
-    with _quiet():
+    if world.size > 1:
+        callbacks.append(OwnStop())
+    with _quiet(), _checkpoint(run, world) as checkpoint, peers_may_fail():
         trainer = pl.Trainer(
-            accelerator="auto",
-            devices=1,
+            **_placement(world),
             precision=_PRECISION[config.precision],
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
@@ -232,8 +262,8 @@ def _fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=True,
+            use_distributed_sampler=False,
         )
-        checkpoint = run / LAST if done else None
         try:
             trainer.fit(module, datamodule=films, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
@@ -241,6 +271,35 @@ def _fit(
         finally:
             listener.end()
     return module.history
+
+
+def _placement(world: World) -> dict[str, Any]:
+    """Where Lightning trains: on this machine's first device, or as one of several processes."""
+    if world.size == 1:
+        return {"accelerator": "auto", "devices": 1}
+    return {
+        "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
+        "devices": world.local_size,
+        "num_nodes": world.hosts,
+        "plugins": [TorchElasticEnvironment()],
+        # Validation has not equally many batches in every process; `Classifier` makes buffers equal once for all.
+        "strategy": DDPStrategy(broadcast_buffers=False),
+    }
+
+
+@contextmanager
+def _checkpoint(run: Path, world: World) -> Iterator[Path | None]:
+    """The checkpoint to go on from, if any, as a file in reach of this process: `run` may lie on another host."""
+    last = run / LAST
+    if world.size == 1:
+        yield last if last.is_file() else None
+        return
+    content = world.share(lambda: last.read_bytes() if last.is_file() else None)
+    with tempfile.TemporaryDirectory(prefix="pneumoscope-") as folder:
+        copy = Path(folder) / last.name
+        if content is not None:
+            copy.write_bytes(content)
+        yield None if content is None else copy
 
 
 def _saved_history(last: Path) -> list[Record]:
@@ -252,6 +311,20 @@ def _saved_history(last: Path) -> list[Record]:
         kind = type(failure).__name__
         raise RunError(f"{last} is damaged ({kind}); train again with another --out.") from failure
     return history
+
+
+def _check_begin(run: Path, config: TrainConfig, dataset: Dataset, *, resume: bool) -> bool:
+    """Whether there is a checkpoint to go on from; refuses a run that does not fit."""
+    if resume:
+        _check_resume(run, config, dataset)
+    else:
+        refuse_existing(run, overwrite=False, holding="", instead="go on with --resume, or choose another --out")
+    return (run / LAST).is_file()
+
+
+def _require_one_data_set(dataset: Dataset, world: World) -> None:
+    if len(set(world.gather(dataset.fingerprint))) > 1:
+        raise DatasetError("the hosts have different data sets; give every host the whole data set (FullyReplicated).")
 
 
 def _check_resume(run: Path, config: TrainConfig, dataset: Dataset) -> None:

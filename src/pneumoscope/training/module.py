@@ -60,6 +60,17 @@ class Classifier(pl.LightningModule):
         return loss
 
     @override
+    def on_validation_epoch_start(self) -> None:
+        """Validate in every process what the leading one will save: its running means, too.
+
+        Gradients keep the parameters equal; batch norm's running means each process makes of its own
+        films. Callbacks have run by now, so these are the moving average's if it is what is validated.
+        """
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    @override
     def validation_step(self, batch: Batch, _: int) -> None:
         images, labels = batch
         logits = self.network(images).float()

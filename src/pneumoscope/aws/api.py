@@ -1,0 +1,253 @@
+"""The Lambda function behind an API: a film is posted, its decision comes back; large films go by way of S3.
+
+    POST /predictions   a film's file as the body: its decision
+    POST /jobs          a place to upload a film of any size to, and where its result will be
+    GET  /jobs/{id}     the decision, once the film was uploaded and decided on
+
+Behind an HTTP API (payload version 2.0) API Gateway itself answers what browsers ask about origins (CORS), and
+ignores what a function says of it; behind a REST API (version 1.0) the function answers.
+"""
+
+import base64
+import binascii
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from aws_lambda_powertools.event_handler import (
+    APIGatewayHttpResolver,
+    APIGatewayRestResolver,
+    CORSConfig,
+    Response,
+)
+from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver, BaseRouter
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError
+
+from pneumoscope.aws.function import Event, classify, cloud, logger, nameless, observed, record, settings, told
+from pneumoscope.aws.limits import API_FILM
+from pneumoscope.aws.session import code_of
+from pneumoscope.errors import BusyError
+
+_VERSION_2 = "2.0"
+_UPLOAD_SECONDS = 900
+_AGAIN_SECONDS = 5  # when busy
+_POLL_SECONDS = 2
+_PREFLIGHT_SECONDS = 600
+_KINDS = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_REQUEST_ID = "X-Request-Id"
+
+
+class Problem(Exception):  # noqa: N818 (the standard's word)
+    """A request that is answered with a problem document (RFC 9457)."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+        self.more = more or {}
+
+
+def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
+    """Answer a request that API Gateway passes on.
+
+    Args:
+        event: of an HTTP API (payload version 2.0) or a REST API.
+        context: Lambda's.
+
+    Returns:
+        The answer, as API Gateway takes it.
+
+    Raises:
+        UsageError: the function's environment is wrong.
+    """
+    settings()
+    return observed(_answer)(event, context)
+
+
+def _answer(event: Event, context: LambdaContext) -> dict[str, Any]:
+    return _resolver(str(event.get("version", ""))).resolve(event, context)
+
+
+@cache
+def _resolver(version: str) -> ApiGatewayResolver:
+    resolver: ApiGatewayResolver
+    if version == _VERSION_2:
+        resolver = APIGatewayHttpResolver(debug=False)
+    else:
+        resolver = APIGatewayRestResolver(cors=_cors(), debug=False)
+    resolver.post("/predictions")(predict)
+    resolver.post("/jobs")(begin)
+    resolver.get("/jobs/<job>")(look)
+    for kind, answer in ((Problem, _problem), (NotFoundError, _not_found), (BusyError, _busy), (Exception, _fault)):
+        resolver.exception_handler(kind)(answer)
+    return resolver
+
+
+def _cors() -> CORSConfig | None:
+    first, *others = settings().cors_origins or ("",)
+    if not first:
+        return None
+    exposed = ["Retry-After", _REQUEST_ID]
+    return CORSConfig(first, extra_origins=others, expose_headers=exposed, max_age=_PREFLIGHT_SECONDS)
+
+
+def predict() -> Response[str]:
+    """Decide on the film that is the body. No image in it is 422; no frontal chest film is an answer."""
+    film = _film()
+    decided = classify(film)
+    record(decided, bytes=len(film))
+    if decided.unread:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, decided.prediction["reasons"][0])
+    return _respond(HTTPStatus.OK, decided.prediction)
+
+
+def begin() -> Response[str]:
+    """Give a place for a film of any size, without its name."""
+    return _respond(HTTPStatus.ACCEPTED, _new_job())
+
+
+def look(job: str) -> Response[str]:
+    """The decision on an uploaded film, or 202 while there is none.
+
+    There is none before the upload, while it is worked on, if that failed for good, and of an id that was never
+    given: this function may not look at films, and so cannot tell these apart.
+    """
+    if not _is_id(job):
+        sentence = "the id is none that POST /jobs gives, a UUID of version 4 in small letters; begin with that."
+        raise Problem(HTTPStatus.BAD_REQUEST, sentence)
+    result = _result(job)
+    if result is None:
+        pending = {"id": job, "status": "pending", "result": f"/jobs/{job}"}
+        return _respond(HTTPStatus.ACCEPTED, pending, {"Retry-After": str(_POLL_SECONDS)})
+    return _respond(HTTPStatus.OK, result["decision"])
+
+
+def _film() -> bytes:
+    """The request's body, checked.
+
+    Raises:
+        Problem: 400, 413 or 415.
+    """
+    request = BaseRouter.current_event
+    kind = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
+    if kind not in _KINDS and not (kind.startswith("image/") and len(kind) > len("image/")):
+        sentence = f"the content type is {kind[:60] or 'missing'}; accepted are {', '.join(_KINDS)}."
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence, headers={"Accept": ", ".join(_KINDS)})
+    body = request.body or ""
+    announced = request.headers.get("content-length") or ""
+    if len(body) * 3 // 4 > API_FILM or (announced.isdecimal() and int(announced) > API_FILM):
+        raise _too_large()
+    if not body:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the request holds no film; send the bytes of a film's file as its body.")
+    if not request.is_base64_encoded:
+        sentence = "the body came as text; send the film's file as it is (a REST API needs */* as a binary media type)."
+        raise Problem(HTTPStatus.BAD_REQUEST, sentence)
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not the base64 that it is said to be.") from None
+
+
+def _too_large() -> Problem:
+    sentence = f"the film has more than {API_FILM:,} bytes, the most that comes through here; upload it to `upload`."
+    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence, more={"upload": _new_job()})
+
+
+def _new_job() -> dict[str, Any]:
+    """A link to put one film under one key.
+
+    PUT rather than a form (presigned POST): it is one request with the file as its body, from any client. A form
+    could also limit the size, but what is uploaded is measured before it is read, and the link is good for one key
+    and a quarter of an hour.
+    """
+    job = str(uuid.uuid4())
+    place = {"Bucket": settings().bucket, "Key": f"{settings().films_prefix}{job}"}
+    url = _signing().generate_presigned_url("put_object", Params=place, ExpiresIn=_UPLOAD_SECONDS)
+    expires = datetime.now(UTC) + timedelta(seconds=_UPLOAD_SECONDS)
+    upload = {"method": "PUT", "url": url, "headers": {}, "expires": expires.isoformat(timespec="seconds")}
+    return {"id": job, "upload": upload, "result": f"/jobs/{job}"}
+
+
+@cache
+def _signing() -> Any:
+    """A client that signs links for the bucket's own region; the global address sends new buckets' users elsewhere."""
+    import boto3
+    from botocore.config import Config
+
+    s3 = {"addressing_style": "virtual", "us_east_1_regional_endpoint": "regional"}
+    return boto3.client("s3", region_name=cloud().region, config=Config(signature_version="s3v4", s3=s3))
+
+
+def _is_id(text: str) -> bool:
+    try:
+        found = uuid.UUID(text)
+    except ValueError:
+        return False
+    return str(found) == text and found.version == 4
+
+
+def _result(job: str) -> dict[str, Any] | None:
+    """The result object of a job, if it is there."""
+    with nameless("reading the result"):
+        try:
+            key = f"{settings().results_prefix}{job}.json"
+            reply = cloud().client("s3").get_object(Bucket=settings().bucket, Key=key)
+        except ClientError as failure:
+            if code_of(failure) == "NoSuchKey":
+                return None
+            raise
+        return dict(json.loads(reply["Body"].read()))
+
+
+def _problem(problem: Problem) -> Response[str]:
+    document = {
+        "type": "about:blank",
+        "title": problem.status.phrase,
+        "status": problem.status.value,
+        "detail": problem.detail,
+        "request_id": _request_id(),
+    }
+    return _respond(problem.status, document | problem.more, problem.headers, kind="application/problem+json")
+
+
+def _not_found(_: NotFoundError) -> Response[str]:
+    sentence = "there is nothing here; there are POST /predictions, POST /jobs and GET /jobs/{id}."
+    return _problem(Problem(HTTPStatus.NOT_FOUND, sentence))
+
+
+def _busy(failure: BusyError) -> Response[str]:
+    logger().warning("busy", extra={"reason": told(failure)})
+    sentence = f"the model is busy or not ready; try again in {_AGAIN_SECONDS} s."
+    headers = {"Retry-After": str(_AGAIN_SECONDS)}
+    return _problem(Problem(HTTPStatus.SERVICE_UNAVAILABLE, sentence, headers=headers))
+
+
+def _fault(failure: Exception) -> Response[str]:
+    logger().error("fault", extra={"reason": told(failure)})
+    sentence = f"a fault of this service; tell its operator the request id {_request_id()}."
+    return _problem(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, sentence))
+
+
+def _respond(
+    status: HTTPStatus, document: Any, headers: dict[str, str] | None = None, *, kind: str = "application/json"
+) -> Response[str]:
+    named = {**_HEADERS, _REQUEST_ID: _request_id(), **(headers or {})}
+    return Response(status.value, kind, json.dumps(document, allow_nan=False), named)
+
+
+def _request_id() -> str:
+    return str(BaseRouter.lambda_context.aws_request_id)

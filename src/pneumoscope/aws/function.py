@@ -1,0 +1,324 @@
+"""What the two Lambda functions share: settings, clients, one way to a decision, its record and its metrics.
+
+Everything is made at first use and kept while Lambda keeps the process; importing does nothing. What is
+written to the log never names a film: file names, and what AWS says of keys, may tell of a patient.
+"""
+
+import hashlib
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pneumoscope.aws.endpoint import Endpoint
+from pneumoscope.aws.limits import REALTIME
+from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
+from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
+from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
+
+if TYPE_CHECKING:  # these load the model's libraries, which an endpoint's caller rarely needs
+    from pneumoscope.engine import Engine
+
+Event: TypeAlias = dict[str, Any]
+Work: TypeAlias = Callable[[Event, LambdaContext], dict[str, Any]]
+How: TypeAlias = Literal["endpoint", "in-process"]
+
+#: Codes of what no image can be read from; the service answers 422 to these.
+UNREAD = frozenset({"undecodable", "unreadable"})
+_NAMESPACE, _SERVICE = "Pneumoscope", "pneumoscope"  # unless powertools' variables say otherwise
+_DIGITS = 16  # of a film's mark in the log
+
+
+class Settings(BaseModel):
+    """The functions' environment: a field's variable is its name in capitals after PNEUMOSCOPE_."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str = Field(default="", description="SageMaker endpoint to ask; empty: classify in this process.")
+    model: Location = Field(description="The model.tar.gz; contract.json lies beside it.")
+    bucket: str = Field(min_length=3, description="Of films and results.")
+    films_prefix: str = Field(default="films/", pattern=r"^[^/].*/$")
+    results_prefix: str = Field(default="results/", pattern=r"^[^/].*/$")
+    table: str = Field(min_length=3, description="DynamoDB table that remembers which uploads are done.")
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
+    endpoint_limit: int = Field(default=REALTIME, ge=1000, description="Bytes that the endpoint takes.")
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Self:
+        """Take the settings from environment variables; an empty one is as none.
+
+        Raises:
+            UsageError: one is missing or wrong.
+        """
+        given = {name: value for name in cls.model_fields if (value := environment.get(_variable(name)))}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as failure:
+            raise UsageError(_explained(failure)) from None
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _located(cls, given: str) -> Location:
+        try:
+            location = parse_location(given)
+        except UsageError as failure:
+            raise ValueError(str(failure)) from None
+        if not location.key.endswith(".tar.gz"):
+            raise ValueError("it names no model.tar.gz")
+        return location
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _separate(cls, given: str) -> tuple[str, ...]:
+        return tuple(origin.strip() for origin in given.split(",") if origin.strip())
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        """A result that was itself taken for a film would make the next result, and so on without end."""
+        films, results = self.films_prefix, self.results_prefix
+        if films.startswith(results) or results.startswith(films):
+            raise ValueError(
+                f"{_variable('films_prefix')} {films!r} and {_variable('results_prefix')} {results!r} contain one "
+                "another; choose two that do not, such as films/ and results/"
+            )
+        return self
+
+    @property
+    def contract(self) -> Location:
+        """Where the contract lies."""
+        return Location(bucket=self.model.bucket, key=self.model.key.rpartition("/")[0]) / CONTRACT_FILE
+
+
+def _variable(field: str) -> str:
+    return f"PNEUMOSCOPE_{field.upper()}"
+
+
+def _explained(failure: ValidationError) -> str:
+    problem = failure.errors()[0]
+    words = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if not problem["loc"]:
+        return f"{words}."
+    name = _variable(str(problem["loc"][0]))
+    if problem["type"] == "missing":
+        return f"the environment variable {name} is missing; set it on the function."
+    return f"the environment variable {name} is {problem['input']!r:.100}: {words}; correct it on the function."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What was decided on a film: `prediction` is the documented document, `milliseconds` the whole way's."""
+
+    prediction: dict[str, Any]
+    how: How
+    shrunk: bool
+    milliseconds: float
+
+    @property
+    def unread(self) -> bool:
+        """No image could be read from it."""
+        return not UNREAD.isdisjoint(self.prediction["reason_codes"])
+
+
+@cache
+def settings() -> Settings:
+    """This process's settings.
+
+    Raises:
+        UsageError: a variable is missing or wrong.
+    """
+    return Settings.read(os.environ)
+
+
+@cache
+def cloud() -> Cloud:
+    """This process's clients of AWS."""
+    return Cloud()
+
+
+@cache
+def logger() -> Logger:
+    """Structured lines on stdout, which Lambda keeps."""
+    return Logger(service=os.environ.get("POWERTOOLS_SERVICE_NAME", _SERVICE))
+
+
+def classify(film: bytes) -> Decision:
+    """Decide on a film by the endpoint, or in this process if none is set. What is no film is rejected.
+
+    Args:
+        film: the bytes of a file; one above the endpoint's limit is shrunk by the contract's rule.
+
+    Raises:
+        BusyError: the endpoint may answer later.
+        CloudError: there is no such endpoint or model, or it may not be used.
+        BundleError: the model is damaged.
+    """
+    started = time.perf_counter()
+    shrunk = False
+    try:
+        if settings().endpoint:
+            document, shrunk = _ask(film)
+        else:
+            document = _engine().predict(film).as_json()
+    except ImageError as refusal:
+        document = rejection(str(refusal), refusal.code)
+    return decision(document, shrunk=shrunk, started=started)
+
+
+def decision(document: dict[str, Any], *, started: float, shrunk: bool = False) -> Decision:
+    """A prediction's document as what was decided; `started` is by `time.perf_counter`."""
+    return Decision(
+        prediction=document | {"notice": DISCLAIMER},
+        how="endpoint" if settings().endpoint else "in-process",
+        shrunk=shrunk,
+        milliseconds=(time.perf_counter() - started) * 1000,
+    )
+
+
+def rejection(reason: str, code: str) -> dict[str, Any]:
+    """The document that the service gives of a file it rejects, for a file that did not come so far."""
+    from pneumoscope.engine import MODEL_FILE, Prediction
+
+    contract = _contract()
+    return Prediction(
+        image="",
+        classes=contract.classes,
+        group_names=tuple(contract.groups),
+        status="rejected",
+        label=None,
+        class_index=None,
+        probabilities={},
+        groups={},
+        prediction_set=(),
+        reasons=(reason,),
+        reason_codes=(code,),
+        attention=None,
+        maps=None,
+        model={"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]},
+        brightness=None,
+        stages={},
+    ).as_json()
+
+
+def _ask(film: bytes) -> tuple[dict[str, Any], bool]:
+    """The endpoint's answer, and whether the film was shrunk for it."""
+    shrunk = len(film) > settings().endpoint_limit
+    if not film:
+        raise ImageError("the file is empty.")
+    if shrunk:  # only then is the contract fetched, and loaded what decodes films
+        from pneumoscope.aws.payload import fit
+
+        film, _ = fit(film, settings().endpoint_limit, _contract().input)
+    return _endpoint().classify(film).prediction, shrunk
+
+
+@cache
+def _endpoint() -> Endpoint:
+    return Endpoint(cloud().client("sagemaker-runtime"), settings().endpoint, limit=settings().endpoint_limit)
+
+
+@cache
+def _engine() -> "Engine":
+    """The bundle in S3, loaded and verified; its files are not kept."""
+    from pneumoscope.aws.package import unpacked
+    from pneumoscope.engine import Engine
+
+    with TemporaryDirectory() as folder:
+        archive = Path(folder) / "model.tar.gz"
+        _download(settings().model, archive)
+        with unpacked(archive) as (bundle, _):
+            return Engine.load(bundle)
+
+
+@cache
+def _contract() -> Contract:
+    if not settings().endpoint:
+        return _engine().contract
+    with TemporaryDirectory() as folder:
+        _download(settings().contract, Path(folder) / CONTRACT_FILE)
+        return load_contract(Path(folder))
+
+
+def _download(location: Location, path: Path) -> None:
+    with in_words(f"reading {location}"):
+        cloud().client("s3").download_file(location.bucket, location.key, str(path))
+
+
+@contextmanager
+def nameless(what: str) -> Iterator[None]:
+    """Turn botocore's errors into ours by their codes alone: AWS's sentences and addresses quote the object's key.
+
+    Args:
+        what: names what was tried, such as "reading the film".
+
+    Raises:
+        BusyError: it may work later.
+        CloudError: it will not.
+    """
+    try:
+        with in_words(what):
+            yield
+    except CloudError as failure:
+        cause = failure.__cause__
+        code = code_of(cause) if isinstance(cause, ClientError) else type(cause).__name__
+        sentence = f"{what}: AWS answers {code}; look whether the function's role may, and whether S3 is reachable."
+        raise type(failure)(sentence) from None
+
+
+def observed(work: Work) -> Work:
+    """Let Lambda's request id be in every line of the log. The event never is, whatever powertools' variables say."""
+    return logger().inject_lambda_context(work, log_event=False, clear_state=True)
+
+
+def record(decided: Decision, **more: Any) -> None:
+    """Write one line of log on a decision, and count it in CloudWatch's metrics."""
+    prediction = decided.prediction
+    logger().info(
+        "decision",
+        extra=more
+        | {
+            "status": prediction["status"],
+            "label": prediction["label"],
+            "probabilities": prediction["probabilities"],
+            "reason_codes": prediction["reason_codes"],
+            "model": prediction["model"]["sha256"],
+            "how": decided.how,
+            "shrunk": decided.shrunk,
+            "milliseconds": round(decided.milliseconds, 1),
+        },
+    )
+    _count(decided)
+
+
+def _count(decided: Decision) -> None:
+    status, service = str(decided.prediction["status"]), os.environ.get("POWERTOOLS_SERVICE_NAME", _SERVICE)
+    metrics = EphemeralMetrics(service=service, namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE", _NAMESPACE))
+    metrics.add_dimensions(service=service, status=status)  # beside the service alone
+    metrics.add_metric("Decisions", MetricUnit.Count, 1)
+    metrics.add_metric("Rejected", MetricUnit.Count, int(status == "rejected"))
+    metrics.add_metric("Milliseconds", MetricUnit.Milliseconds, decided.milliseconds)
+    metrics.flush_metrics()
+
+
+def mark(*names: str) -> str:
+    """What stands for a film in the log: the beginning of a SHA-256 over its names."""
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:_DIGITS]
+
+
+def told(failure: BaseException) -> str:
+    """An error for the log: our sentences as they are; of others, which may quote a film, the kind and the place."""
+    if isinstance(failure, PneumoscopeError):
+        return str(failure)
+    frames = reversed(traceback.extract_tb(failure.__traceback__))
+    return f"{type(failure).__name__} at {' < '.join(f'{each.name}:{each.lineno}' for each in frames)}."

@@ -1,0 +1,212 @@
+"""A training job from its channels to the bundle in its model directory, on one host or several."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pneumoscope.aws.platform import Job
+from pneumoscope.contract import CONTRACT_FILE
+from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
+from pneumoscope.dataset.manifest import MANIFEST_FILE
+from pneumoscope.engine import Engine, verify
+from pneumoscope.errors import DatasetError
+from pneumoscope.progress import SILENT, Listener
+from pneumoscope.report import evaluate
+from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.run import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
+from pneumoscope.training.world import World, is_launched, together
+
+if TYPE_CHECKING:
+    from pneumoscope.export.run import Precision
+
+#: Changes the port on which the first host answers the others.
+PORT_VARIABLE = "PNEUMOSCOPE_MASTER_PORT"
+_PORT = "29500"
+_GRACE = 60.0  # seconds from SIGTERM until the processes started are killed; SageMaker itself waits 120
+_RUN_FILES = (CONFIG_FILE, CARD_FILE, METRICS_FILE, CURVES_FILE)
+_ARCHIVES = (".zip",)
+
+
+def needs_launch(job: Job, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the job is one for several processes that nobody has started yet."""
+    return not is_launched(environment) and len(job.hosts) * max(1, job.gpus) > 1
+
+
+def launch(job: Job, arguments: Sequence[str]) -> int:
+    """Run `pneumoscope` with these arguments in this host's share of the processes, by torchrun; its exit code."""
+    module = ["-m", "pneumoscope", *arguments]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *_place(job), *module], env=os.environ | _network(job)
+    )
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    return code if code >= 0 else 128 - code
+
+
+def run_job(
+    job: Job, config: TrainConfig, *, precision: "Precision" = "fp32", listener: Listener = SILENT
+) -> list[dict[str, Any]]:
+    """Train on the job's channel, put the bundle into its model directory, report on `val` and the channel `test`.
+
+    A channel is a prepared data set, or a folder of class folders or archives, which is prepared first.
+    Nothing is written into channels. If the job keeps checkpoints, a run begun there is gone on with.
+    Every process of the job calls this; the leading one writes, and returns the reports.
+
+    Raises:
+        PneumoscopeError: something is wrong with the channels, the run found or the configuration.
+    """
+    world = World.of()
+    if not world.leads:
+        listener = SILENT
+    with tempfile.TemporaryDirectory(prefix="pneumoscope-job-") as own:
+        with together(world):
+            work = world.of_host(Path(own))
+            with world.host_by_host():
+                dataset = _open_channel(job.train, work / "dataset", listener)
+            test = None if job.test is None else _open_test(job.test, dataset)
+            run = _train(job, config, dataset, work, world, listener)
+        return _deliver(job, run, dataset, test, work, precision, listener) if world.leads else []
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM, by which the platform stops a job, interrupts the block as Ctrl-C does.
+
+    A container's first process would not even notice it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _place(job: Job) -> list[str]:
+    """The options by which torchrun knows this host."""
+    return [
+        f"--nnodes={len(job.hosts)}",
+        f"--node-rank={job.number}",
+        f"--nproc-per-node={max(1, job.gpus)}",
+        f"--master-addr={job.hosts[0]}",
+        f"--master-port={os.environ.get(PORT_VARIABLE, _PORT)}",
+    ]
+
+
+def _network(job: Job) -> dict[str, str]:
+    """Which network interface the hosts talk over, where the platform names one and nobody has chosen."""
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {name: job.interface for name in names if job.interface and name not in os.environ}
+
+
+def _open_channel(channel: Path, prepared: Path, listener: Listener) -> Dataset:
+    """The channel's data set; one that is not prepared is prepared in `prepared`, once."""
+    if (channel / MANIFEST_FILE).is_file():
+        return load_dataset(channel)
+    if not (prepared / MANIFEST_FILE).is_file():
+        archives = sorted(path for path in channel.iterdir() if path.suffix.lower() in _ARCHIVES)
+        made = prepare([*archives, channel], prepared, PrepareConfig(), listener=listener)
+        films = sum(number for counts in made.counts.values() for number, _ in counts.values())
+        listener.say(f"the channel is prepared: {films} films used, {len(made.refused)} refused")
+    return load_dataset(prepared)
+
+
+def _open_test(channel: Path, dataset: Dataset) -> Dataset:
+    """The data set to test on; what is wrong with it is said before training, not after."""
+    if not (channel / MANIFEST_FILE).is_file():
+        raise DatasetError(
+            f"channel 'test' has no {MANIFEST_FILE}; give a data set made by `pneumoscope data prepare`."
+        )
+    test = load_dataset(channel)
+    test.split("test")
+    if set(test.classes) != set(dataset.classes):
+        known, given = ", ".join(dataset.classes), ", ".join(test.classes)
+        raise DatasetError(f"channel 'train' has the classes {known}, channel 'test' {given}; they must be the same.")
+    return test
+
+
+def _train(job: Job, config: TrainConfig, dataset: Dataset, work: Path, world: World, listener: Listener) -> Path:
+    """Train, or go on; the run's directory."""
+    listener.say("loading PyTorch")
+    from pneumoscope.training.fit import train  # after the checks: it takes seconds
+
+    run = (job.checkpoints or work) / "run"
+    if begun := world.share(lambda: _is_begun(run)):
+        listener.say("going on with the run in the checkpoint directory")
+    train(dataset, config, run, resume=begun, cache=work / "cache", listener=listener)
+    return run
+
+
+def _is_begun(run: Path) -> bool:
+    """Whether there is a run to go on with; what an interrupted copy has left of one is cleared away."""
+    if all((run / name).is_file() for name in (CONFIG_FILE, CARD_FILE)):
+        return True
+    if not (run / LAST).exists():
+        shutil.rmtree(run, ignore_errors=True)
+    return False
+
+
+def _deliver(
+    job: Job, run: Path, dataset: Dataset, test: Dataset | None, work: Path, precision: "Precision", listener: Listener
+) -> list[dict[str, Any]]:
+    """Bundle, run files and reports to where the platform collects them; the reports."""
+    from pneumoscope.export import export
+
+    for name in _RUN_FILES:
+        _copy(run / name, job.output / "run" / name)
+    listener.say("exporting and checking against PyTorch")
+    bundle = work / "bundle"
+    export(run, dataset, bundle, name=job.name, precision=precision, listener=listener)
+    _install(bundle, job.model)
+    engine = Engine.load(job.model, limits=dataset.limits)
+    reports = [evaluate(engine, dataset, "val", job.output / "report-val", overwrite=True, listener=listener)]
+    if test is not None:
+        engine = Engine.load(job.model, limits=test.limits)
+        reports.append(evaluate(engine, test, "test", job.output / "report-test", overwrite=True, listener=listener))
+    return reports
+
+
+def _install(bundle: Path, model: Path) -> None:
+    """Copy a bundle into an existing folder, which may be a mount; it is there whole or not at all.
+
+    The contract makes a bundle of a folder: it goes first and comes last.
+    """
+    (model / CONTRACT_FILE).unlink(missing_ok=True)
+    files = [path.relative_to(bundle) for path in bundle.rglob("*") if path.is_file()]
+    try:
+        for file in sorted(files, key=lambda file: file == Path(CONTRACT_FILE)):
+            _copy(bundle / file, model / file)
+        verify(model)
+    except BaseException:
+        for entry in bundle.iterdir():
+            _remove(model / entry.name)
+        raise
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

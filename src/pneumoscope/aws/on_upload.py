@@ -1,0 +1,291 @@
+"""The Lambda function behind a bucket: a film is put there, its decision appears beside it and in the log.
+
+Delivered at least once, by S3 itself or through EventBridge, and safe to deliver again: a film's upload is
+decided on once. What is no film is a result like any other. Only what may be otherwise later is raised:
+Lambda then tries again, and hands the event to the dead-letter queue when it has tried often enough.
+
+A film's result lies at its key without the films' prefix, under the results' prefix, with `.json` after it.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Literal
+from urllib.parse import unquote_plus
+
+from aws_lambda_powertools.utilities.data_classes.s3_event import S3EventRecord
+from aws_lambda_powertools.utilities.idempotency import (
+    DynamoDBPersistenceLayer,
+    IdempotencyConfig,
+    idempotent_function,
+)
+from aws_lambda_powertools.utilities.idempotency.exceptions import (
+    IdempotencyAlreadyInProgressError,
+    IdempotencyPersistenceLayerError,
+)
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError
+
+from pneumoscope.aws.function import (
+    Decision,
+    Event,
+    classify,
+    cloud,
+    decision,
+    logger,
+    mark,
+    nameless,
+    observed,
+    record,
+    rejection,
+    settings,
+    told,
+)
+from pneumoscope.aws.session import code_of
+from pneumoscope.errors import BusyError, CloudError, PneumoscopeError, UsageError
+
+_CREATED = "Object Created"
+_REMEMBERED = 2 * 24 * 3600  # seconds; EventBridge delivers for a day, Lambda keeps an event for six hours
+_GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """An object that was put into a bucket. `key` is as in S3, decoded."""
+
+    bucket: str
+    key: str
+    version: str | None
+    sequencer: str | None
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """The same of every event that tells of this upload, and of no other."""
+        return {"bucket": self.bucket, "key": self.key, "put": self.version or self.sequencer}
+
+    @property
+    def mark(self) -> str:
+        """Stands for it in the log."""
+        return mark(self.bucket, self.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was read of an upload; nothing of one that is gone."""
+
+    data: bytes | None
+    size: int | None
+    etag: str | None
+
+
+def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
+    """Decide on the films that an event tells of, and store the results.
+
+    Args:
+        event: EventBridge's "Object Created", or S3's own notification of one or several objects.
+        context: Lambda's.
+
+    Returns:
+        How many films the event told of, and how many of its objects are none of ours.
+
+    Raises:
+        PneumoscopeError: some films could not be decided on now; the others are done, and stay so.
+    """
+    settings()
+    return observed(_take)(event, context)
+
+
+def _take(event: Event, context: LambdaContext) -> dict[str, Any]:
+    _remembering().register_lambda_context(context)  # so that a call that dies is not at work for ever
+    done: Counter[str] = Counter(films=0, ignored=0)
+    failures = list[PneumoscopeError]()
+    for each in records(event):
+        try:
+            done[_settle(each, str(context.aws_request_id))] += 1
+        except PneumoscopeError as failure:
+            failures.append(failure)
+        except Exception as failure:  # noqa: BLE001 (whatever it is, the event's other films have their turn)
+            failures.append(CloudError(told(failure)))
+    if failures:
+        raise failures[0] if len(failures) == 1 else CloudError(" ".join(map(str, failures)))
+    return dict(done)
+
+
+def _settle(each: Event, request_id: str) -> Literal["films", "ignored"]:
+    """Do what one record asks for."""
+    upload = read_record(each)
+    reason = "no object was created" if upload is None else refusal(upload)
+    if upload is None or reason is not None:
+        logger().info("ignored", extra={"reason": reason})
+        return "ignored"
+    try:
+        _once()(identity=upload.identity, upload=upload, request_id=request_id)
+    except IdempotencyAlreadyInProgressError:
+        raise BusyError("another call decides on this film at the moment; try again later.") from None
+    except IdempotencyPersistenceLayerError as failure:
+        raise CloudError(f"table {settings().table} cannot be used ({failure}); look at it and at the role.") from None
+    return "films"
+
+
+def records(event: Event) -> list[Event]:
+    """What an event holds: EventBridge's is one by itself, S3's a list, and S3's test event nothing.
+
+    Raises:
+        UsageError: it is of neither.
+    """
+    if event.get("Event") == "s3:TestEvent":
+        return []
+    if "detail-type" in event:
+        return [event]
+    if isinstance(event.get("Records"), list):
+        return list(event["Records"])
+    raise UsageError(
+        "the event is neither EventBridge's nor a notification of S3; connect the function to a bucket by one of these."
+    )
+
+
+def read_record(each: Event) -> Upload | None:
+    """The upload that a record tells of; None if it tells of something else that happened in a bucket.
+
+    Raises:
+        UsageError: it is no record of S3.
+    """
+    try:
+        return _from_eventbridge(each) if "detail-type" in each else _from_s3(S3EventRecord(each))
+    except (KeyError, TypeError) as failure:
+        raise UsageError(f"the event's record lacks {failure}; connect the function to S3 or EventBridge.") from None
+
+
+def _from_eventbridge(event: Event) -> Upload | None:
+    """Its keys are not encoded; powertools' class decodes them all the same, and a plus would become a space."""
+    if event["detail-type"] != _CREATED:
+        return None
+    stored = event["detail"]["object"]
+    return Upload(
+        bucket=event["detail"]["bucket"]["name"],
+        key=stored["key"],
+        version=_version(stored.get("version-id")),
+        sequencer=stored.get("sequencer"),
+    )
+
+
+def _from_s3(entry: S3EventRecord) -> Upload | None:
+    """Its keys are encoded as in an HTML form."""
+    if not entry.event_name.startswith("ObjectCreated:"):
+        return None
+    stored = entry.s3.get_object
+    return Upload(
+        bucket=entry.s3.bucket.name,
+        key=unquote_plus(stored["key"]),
+        version=_version(stored.version_id),
+        sequencer=stored.get("sequencer"),
+    )
+
+
+def _version(given: str | None) -> str | None:
+    """`null` is what S3 calls every object of a bucket without versions: it tells none from another."""
+    return None if given == "null" else given
+
+
+def refusal(upload: Upload) -> str | None:
+    """Why an object is none of ours, or None. A result is never taken for a film."""
+    if upload.bucket != settings().bucket:
+        return "another bucket"
+    if upload.key.startswith(settings().results_prefix):
+        return "a result"
+    if not upload.key.startswith(settings().films_prefix):
+        return "outside the films' prefix"
+    return "a folder" if upload.key.endswith("/") else None
+
+
+@cache
+def _remembering() -> IdempotencyConfig:
+    return IdempotencyConfig(expires_after_seconds=_REMEMBERED, hash_function="sha256")
+
+
+@cache
+def _once() -> Callable[..., dict[str, str]]:
+    """`_decide`, but for an upload that is done already: its answer is then what it was."""
+    table = DynamoDBPersistenceLayer(settings().table, boto3_client=cloud().client("dynamodb"))
+    once: Callable[..., dict[str, str]] = idempotent_function(
+        _decide, data_keyword_argument="identity", persistence_store=table, config=_remembering()
+    )
+    return once
+
+
+def _decide(*, identity: dict[str, str], upload: Upload, request_id: str) -> dict[str, str]:  # noqa: ARG001 (remembered)
+    found, decided = _decided(upload)
+    _store(upload, found, decided, request_id)
+    record(decided, film=upload.mark, bytes=found.size)
+    return {"status": str(decided.prediction["status"])}
+
+
+def _decided(upload: Upload) -> tuple[Found, Decision]:
+    """Read a film, if it is there and not too large, and decide on it."""
+    started = time.perf_counter()
+    found = _read(upload)
+    if found.size is None:
+        reason = "the file cannot be read (the object is gone)."
+    elif found.data is None:
+        reason = f"the file has {found.size:,} bytes; at most {_most_bytes():,} are accepted."
+    else:
+        return found, classify(found.data)
+    code = "unreadable" if found.size is None else "undecodable"
+    return found, decision(rejection(reason, code), started=started)
+
+
+def _read(upload: Upload) -> Found:
+    """The object as its version was, or if it has none, as it is now; its length is known before it is read."""
+    version = {} if upload.version is None else {"VersionId": upload.version}
+    with nameless("reading the film"):
+        try:
+            reply = cloud().client("s3").get_object(Bucket=upload.bucket, Key=upload.key, **version)
+        except ClientError as failure:
+            if code_of(failure) in _GONE:
+                return Found(data=None, size=None, etag=None)
+            raise
+        size = int(reply["ContentLength"])
+        with closing(reply["Body"]) as body:
+            data = body.read() if size <= _most_bytes() else None
+    return Found(data=data, size=size, etag=reply["ETag"].strip('"'))
+
+
+def _most_bytes() -> int:
+    from pneumoscope.imaging import DEFAULT_LIMITS
+
+    return DEFAULT_LIMITS.max_bytes
+
+
+def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> None:
+    document = {
+        "film": {
+            "bucket": upload.bucket,
+            "key": upload.key,
+            "version": upload.version,
+            "sequencer": upload.sequencer,
+            "etag": found.etag,
+            "bytes": found.size,
+        },
+        "decision": decided.prediction,
+        "how": decided.how,
+        "shrunk": decided.shrunk,
+        "request_id": request_id,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+    with nameless("storing the result"):
+        cloud().client("s3").put_object(
+            Bucket=upload.bucket,
+            Key=result_key(upload.key),
+            Body=json.dumps(document, allow_nan=False, ensure_ascii=False).encode(),
+            ContentType="application/json",
+        )
+
+
+def result_key(film: str) -> str:
+    """Where the result of the film at a key lies."""
+    return f"{settings().results_prefix}{film.removeprefix(settings().films_prefix)}.json"

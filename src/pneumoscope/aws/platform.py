@@ -1,0 +1,235 @@
+"""What SageMaker tells a training container, in the two ways it does.
+
+Its script-mode images set variables (`SM_CHANNEL_TRAIN`, `SM_MODEL_DIR`, …) and pass hyper-parameters as
+arguments. An image of one's own is started with the argument `train` and finds files below `/opt/ml`:
+
+====================================  ==========================================================
+`input/config/hyperparameters.json`   every value a string
+`input/config/resourceconfig.json`    `current_host`, `hosts`, `network_interface_name`
+`input/data/CHANNEL`                  a channel's files
+`model`, `output/data`                what is kept as model.tar.gz and output.tar.gz
+`output/failure`                      why the job failed, in up to 1024 characters
+`checkpoints`                         kept in S3 as it grows, if the job asks for it
+====================================  ==========================================================
+
+docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html and
+github.com/aws/sagemaker-training-toolkit (ENVIRONMENT_VARIABLES.md).
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.errors import PneumoscopeError, UsageError
+
+#: Figures of each epoch, by the expressions that find them in the line `train` prints: the job's MetricDefinitions.
+METRICS: tuple[tuple[str, str], ...] = (
+    ("train:loss", r"epoch \d+/\d+ +train loss ([0-9.]+)"),
+    ("train:accuracy", r"train loss \S+ accuracy ([0-9.]+)"),
+    ("validation:loss", r"val loss ([0-9.]+)"),
+    ("validation:accuracy", r"val loss \S+ accuracy ([0-9.]+)"),
+    ("validation:macro_f1", r"val loss .* macro-F1 ([0-9.]+)"),
+)
+
+_LONGEST_REASON = 1024  # characters; SageMaker shows no more
+_HYPERPARAMETERS = "input/config/hyperparameters.json"
+_RESOURCES = "input/config/resourceconfig.json"
+_TOOLKITS = "sagemaker_"  # hyper-parameters that the platform's own tools add for themselves
+_PLATFORMS = {"out", "data", "cache", "resume", "help"}  # options that are none in a job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training job as its container sees it.
+
+    `checkpoints` is None if the job keeps none, `gpus` are this host's, `interface` is the network
+    interface between the hosts where the platform names one. `hyperparameters` are those that do not
+    come as arguments already.
+    """
+
+    name: str
+    train: Path
+    test: Path | None
+    model: Path
+    output: Path
+    failure: Path
+    checkpoints: Path | None
+    hosts: tuple[str, ...]
+    host: str
+    gpus: int
+    interface: str | None = None
+    hyperparameters: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        """This host's place among the hosts; the first one leads."""
+        return self.hosts.index(self.host)
+
+
+def on_platform(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process runs in a training job's container."""
+    if "SM_MODEL_DIR" in environment:
+        return True
+    return "TRAINING_JOB_NAME" in environment and (_base(environment) / _HYPERPARAMETERS).is_file()
+
+
+def failure_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where a job says why it failed."""
+    return _base(environment) / "output" / "failure"
+
+
+def read_job(environment: Mapping[str, str] = os.environ) -> Job:
+    """The job that this process is.
+
+    Raises:
+        UsageError: it has no channel `train`, or what the platform says cannot be understood.
+    """
+    job = _of_variables(environment) if "SM_MODEL_DIR" in environment else _of_files(environment)
+    if job.host not in job.hosts:
+        raise UsageError(f"this host, {job.host!r}, is none of the job's hosts: {', '.join(job.hosts)}.")
+    if not job.train.is_dir():
+        raise UsageError("the job has no channel 'train'; give one with a data set made by `pneumoscope data prepare`.")
+    return job
+
+
+def as_arguments(hyperparameters: Mapping[str, str]) -> list[str]:
+    """Hyper-parameters as the options of `pneumoscope train` that they stand for.
+
+    AWS's SDK writes values as JSON, so that a text has quotation marks of its own.
+
+    >>> as_arguments({"batch_size": "16", "recipe": '"quick"', "sagemaker_region": "eu-central-1"})
+    ['--batch_size=16', '--recipe=quick']
+
+    Raises:
+        UsageError: one is not a job's to choose.
+    """
+    if refused := sorted(_PLATFORMS & hyperparameters.keys()):
+        raise UsageError(f"hyper-parameter {refused[0]!r} is the platform's to say in a training job; leave it out.")
+    return [
+        f"--{name}={_plain(value)}" for name, value in hyperparameters.items() if not name.lower().startswith(_TOOLKITS)
+    ]
+
+
+def reason_of(failure: BaseException) -> str:
+    """An exception in one line without films' names, which may identify patients.
+
+    >>> reason_of(UsageError("/data/val/normal/Ann Smith 3.jpeg: the image is blank."))
+    'a film: the image is blank.'
+    """
+    from pneumoscope.imaging import SUFFIXES
+
+    text = next(iter(str(failure).strip().splitlines()), "")
+    if not isinstance(failure, PneumoscopeError):
+        text = f"{type(failure).__name__}: {text}"
+    suffixes = "|".join(re.escape(suffix) for suffix in sorted(SUFFIXES, reverse=True))
+    text = re.sub(rf"(?:/.*|[^:]*)(?:{suffixes})\b['\"]?", "a film", text, flags=re.IGNORECASE)
+    return text.rstrip(": ")[:_LONGEST_REASON]
+
+
+def clear_failure(path: Path) -> None:
+    """Forget why an earlier job in the same place failed."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def read_failure(path: Path) -> str | None:
+    """What has been said of why the job failed."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def write_failure(path: Path, reason: str) -> None:
+    """Say why the job failed, unless it has been said: what fails first is the cause."""
+    with suppress(OSError):  # the reason is on stderr, too
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(reason[:_LONGEST_REASON], encoding="utf-8")
+
+
+def _base(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
+def _of_variables(environment: Mapping[str, str]) -> Job:
+    base = _base(environment)
+    test = environment.get("SM_CHANNEL_TEST")
+    hosts = _list(environment.get("SM_HOSTS", '["localhost"]'))
+    return Job(
+        name=environment.get("TRAINING_JOB_NAME", "pneumoscope"),
+        train=Path(environment.get("SM_CHANNEL_TRAIN", base / "input/data/train")),
+        test=None if test is None else Path(test),
+        model=Path(environment["SM_MODEL_DIR"]),
+        output=Path(environment.get("SM_OUTPUT_DATA_DIR", base / "output/data")),
+        failure=failure_file(environment),
+        checkpoints=_folder(base / "checkpoints"),
+        hosts=hosts,
+        host=environment.get("SM_CURRENT_HOST", hosts[0]),
+        gpus=int(environment.get("SM_NUM_GPUS") or 0),
+        interface=environment.get("SM_NETWORK_INTERFACE_NAME"),
+    )
+
+
+def _of_files(environment: Mapping[str, str]) -> Job:
+    base = _base(environment)
+    resources = _read(base / _RESOURCES) if (base / _RESOURCES).is_file() else {}
+    hosts = tuple(map(str, resources.get("hosts", ["localhost"])))
+    return Job(
+        name=environment["TRAINING_JOB_NAME"],
+        train=base / "input/data/train",
+        test=_folder(base / "input/data/test"),
+        model=base / "model",
+        output=base / "output/data",
+        failure=failure_file(environment),
+        checkpoints=_folder(base / "checkpoints"),
+        hosts=hosts,
+        host=str(resources.get("current_host", hosts[0])),
+        gpus=_count_gpus(),
+        interface=resources.get("network_interface_name"),
+        hyperparameters={name: str(value) for name, value in _read(base / _HYPERPARAMETERS).items()},
+    )
+
+
+def _folder(path: Path) -> Path | None:
+    return path if path.is_dir() else None
+
+
+def _list(text: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except ValueError as failure:
+        raise UsageError(f"SM_HOSTS is not a list in JSON: {text!r}.") from failure
+    if not isinstance(names, list) or not names:
+        raise UsageError(f"SM_HOSTS is not a list of at least one host: {text!r}.")
+    return tuple(map(str, names))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as failure:
+        raise UsageError(f"{path} is not JSON: {failure}.") from failure
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} is not a JSON object.")
+    return document
+
+
+def _plain(value: str) -> str:
+    try:
+        decoded = json.loads(value)
+    except ValueError:
+        return value
+    return decoded if isinstance(decoded, str) else value
+
+
+def _count_gpus() -> int:
+    """GPUs of this container, as AWS's toolkit counts them."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

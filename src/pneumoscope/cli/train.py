@@ -1,0 +1,256 @@
+"""`pneumoscope train`, on a machine of one's own and as a SageMaker training job."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperOption
+from typing_extensions import override
+
+from pneumoscope.cli.data import Quiet
+from pneumoscope.errors import PneumoscopeError, RunError, UsageError
+
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+class Precision(StrEnum):
+    """Of the exported model's arithmetic."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
+class TrainCommand(TyperCommand):
+    """Takes options as training platforms spell them, and in a job says where the platform looks why it failed."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer's context is of a private module
+        from pneumoscope.aws.platform import as_arguments, clear_failure, failure_file, on_platform, read_job
+        from pneumoscope.training.world import is_launched
+
+        if not on_platform() or any(each == "--out" or each.startswith("--out=") for each in args):
+            return super().parse_args(ctx, self.respell(args))
+        if not is_launched():
+            clear_failure(failure_file())
+        with _reported():
+            return super().parse_args(ctx, self.respell([*as_arguments(read_job().hyperparameters), *args]))
+
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        from pneumoscope.aws.platform import on_platform
+
+        if not on_platform() or ctx.params["out"] is not None:
+            return super().invoke(ctx)
+        with _reported():
+            return super().invoke(ctx)
+
+    def respell(self, args: list[str]) -> list[str]:
+        """Arguments in this command's own spelling.
+
+        `--batch_size 32` is `--batch-size 32`, `--freeze false` is `--no-freeze`.
+
+        Raises:
+            UsageError: a switch is given something else than true or false.
+        """
+        known = [each for each in self.params if isinstance(each, TyperOption)]
+        options = {name: each for each in known for name in (*each.opts, *each.secondary_opts)}
+        spelled, left = [], list(args)
+        while left:
+            token, joined, value = left.pop(0).partition("=")
+            name = token.replace("_", "-") if token.startswith("--") else token
+            option = options.get(name)
+            if option is None:
+                spelled.append(f"{token}{joined}{value}")
+            elif not option.is_flag:
+                spelled += [name, value if joined else left.pop(0)] if joined or left else [name]
+            else:
+                if not joined and left and not left[0].startswith("-"):
+                    value = left.pop(0)
+                spelled += _switch(option, name, value)
+        return spelled
+
+
+def train_command(
+    out: Annotated[Path | None, typer.Option(help="The run directory to make, or with --resume to go on with.")] = None,
+    *,
+    data: Annotated[Path | None, typer.Option(exists=True, help="A data set made by `data prepare`.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name (above) or a TOML file; by default quick.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last completed epoch of --out.")] = False,
+    arch: Annotated[str | None, typer.Option(help="A timm network by name.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the square input, in pixels.")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of weights.")] = None,
+    freeze: Annotated[bool | None, typer.Option("--freeze/--no-freeze", help="Train the classifier only.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train films.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Films in one step of one process.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Steps whose gradients are added up.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, the peak if scheduled.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="SGD's momentum.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant, cosine or onecycle.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (mixed).")] = None,
+    class_weights: Annotated[str | None, typer.Option(help="none, sqrt or balanced.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to 1.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none, light or robust.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of the weights' moving average.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better macro-F1.")] = None,
+    keep: Annotated[str | None, typer.Option(help="last or best (by validation macro-F1).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that augment.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded images, by default inside --data.")] = None,
+    export_precision: Annotated[
+        Precision | None, typer.Option(help="Of a training job's bundle, fp32 or int8; by default fp32.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network. Options change single values of the recipe.
+
+    Recipes: quick (a small network, for trying the flow); capstone-vgg19-frozen, capstone-vgg19,
+    capstone-resnet50-short, capstone-resnet50 (the 2020 capstone's four).
+
+    In a SageMaker training job, on one host or several, --data and --out are the job's: it trains on its
+    channel `train`, exports into its model directory, and reports on val and on its channel `test`.
+    """
+    from pneumoscope.aws.platform import on_platform
+    from pneumoscope.training.world import World
+
+    changes = {
+        "arch": arch,
+        "size": size,
+        "weights": weights,
+        "freeze": freeze,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "optimizer": optimizer,
+        "lr": lr,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "precision": precision,
+        "class_weights": class_weights,
+        "label_smoothing": label_smoothing,
+        "augment": augment,
+        "ema": ema,
+        "patience": patience,
+        "keep": keep,
+        "workers": workers,
+        "seed": seed,
+    }
+    quiet = quiet or not World.of().leads
+    if out is not None:
+        if export_precision is not None:
+            raise UsageError("--export-precision is a training job's; leave it out, and give --precision to `export`.")
+        _train(out, data, recipe, changes, resume=resume, cache=cache, quiet=quiet)
+    elif on_platform():
+        if data is not None or resume or cache is not None:
+            raise UsageError(
+                "--data, --resume and --cache are the platform's to say in a training job; leave them out."
+            )
+        _run_job(recipe, changes, export_precision or Precision.fp32, quiet=quiet)
+    else:
+        raise UsageError("--out is missing; give the run directory to make.")
+
+
+def _train(
+    out: Path,
+    data: Path | None,
+    recipe: str | None,
+    changes: dict[str, Any],
+    *,
+    resume: bool,
+    cache: Path | None,
+    quiet: bool,
+) -> None:
+    from pneumoscope.cli.show import make_listener
+    from pneumoscope.dataset import load_dataset
+    from pneumoscope.training.config import load_recipe, make_config
+    from pneumoscope.training.run import CARD_FILE, load_card, load_config
+
+    if resume:
+        values = load_recipe(recipe) if recipe else load_config(out).model_dump()
+        data = data_of(load_card(out).data, data)
+    elif data is None:
+        raise UsageError("--data is missing; give a data set made by `pneumoscope data prepare`.")
+    else:
+        values = load_recipe(recipe or "quick")
+    config = make_config(values, changes)
+    dataset = load_dataset(data)
+    listener = make_listener(quiet=quiet)
+    listener.say("loading PyTorch")
+    try:
+        from pneumoscope.training.fit import train  # after the checks: it takes seconds
+
+        history = train(dataset, config, out, resume=resume, cache=cache, listener=listener)
+    except KeyboardInterrupt:
+        begun = (out / CARD_FILE).is_file()
+        hint = f"go on with: pneumoscope train --out {out} --resume" if begun else "nothing was made"
+        typer.echo(f"interrupted; {hint}", err=True)
+        raise
+    if not quiet:
+        typer.echo(
+            f"{len(history)} of {config.epochs} epochs done in {out}; next: pneumoscope export {out} --out BUNDLE",
+            err=True,
+        )
+
+
+def _run_job(recipe: str | None, changes: dict[str, Any], precision: Precision, *, quiet: bool) -> None:
+    """The job that the platform has started here, or this host's share of it."""
+    from pneumoscope.aws.job import launch, needs_launch, run_job, stoppable
+    from pneumoscope.aws.platform import read_failure, read_job
+    from pneumoscope.cli.show import make_listener, show_report
+    from pneumoscope.training.config import load_recipe, make_config
+
+    job = read_job()
+    config = make_config(load_recipe(recipe or "quick"), changes)
+    with stoppable():
+        if needs_launch(job):
+            if code := launch(job, sys.argv[1:]):
+                said = read_failure(job.failure)
+                raise RunError(said or f"the training processes of this host ended with code {code}; see the log.")
+            return
+        for report in run_job(job, config, precision=precision.value, listener=make_listener(quiet=quiet)):
+            show_report(report)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Tell the platform, too, why the block failed; nothing that is said names a film."""
+    from pneumoscope.aws.platform import failure_file, reason_of, write_failure
+
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except (PneumoscopeError, OSError) as failure:
+        reason = reason_of(failure)
+        write_failure(failure_file(), reason)
+        raise (UsageError if isinstance(failure, UsageError) else RunError)(reason) from failure
+    except Exception as failure:
+        told = getattr(failure, "format_message", None)  # typer's usage errors have a sentence ready
+        write_failure(failure_file(), told() if told else reason_of(failure))
+        raise
+
+
+def _switch(option: TyperOption, name: str, value: str) -> list[str]:
+    """A switch that is given a value, as the switch that means it, or nothing."""
+    if value == "" or value.lower() in _TRUE:
+        return [name]
+    if value.lower() not in _FALSE:
+        raise UsageError(f"{name} {value!r} is neither true nor false; give one of them.")
+    opposite = option.secondary_opts if name in option.opts else option.opts
+    return opposite[:1]
+
+
+def data_of(recorded: str, given: Path | None) -> Path:
+    """The data set to use: the one given, or the one a run remembers."""
+    data = given or Path(recorded)
+    if not data.exists():
+        raise UsageError(f"the run's data set {data} is not there; pass --data.")
+    return data

@@ -1,0 +1,667 @@
+"""The two Lambda functions, each in the real runtime client's process, between moto's AWS and our own service."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dicoms
+from lambda_events import from_eventbridge, from_s3, of_http_api, of_rest_api
+from lambda_runtime import Function, Outcome, invoke_officially, nowhere, official, running
+from local_cloud import LocalCloud, cloud
+from pneumoscope.aws import limits
+from pneumoscope.aws.function import Settings
+from pneumoscope.aws.package import write_model_archive
+from pneumoscope.contract import DISCLAIMER
+from pneumoscope.engine import Engine
+from pneumoscope.errors import UsageError
+from pneumoscope.phantom import encode_jpeg, film
+from pneumoscope.server.problems import MEDIA_TYPE, ProblemDocument
+from samples import encode
+from service import Service, serving
+
+BUCKET, TABLE, DEAD_LETTERS = "films-and-results", "uploads", "dead-letters"
+ENDPOINT = "films"
+ORIGIN, OTHER_ORIGIN = "https://pacs.example", "https://ward.example"
+#: Names of files and patients, none of which may be in a log.
+NAME = "Wintergr een+50% ü.png"
+PLANTED = ("Wintergr", dicoms.NUMBER, dicoms.BORN)
+FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))
+TEXT = f"{dicoms.NAME} came with a cough".encode()
+BLANK = encode(Image.fromarray(np.zeros((64, 64), dtype=np.uint8)))
+LOG = "decision"
+CALLS = {"2.0": of_http_api, "1.0": of_rest_api}
+
+
+@pytest.fixture(scope="module")
+def local(tiny_bundle: Path) -> Iterator[LocalCloud]:
+    """A cloud with what the template makes, but for the functions."""
+    with cloud() as made:
+        s3 = made.client("s3")
+        place = {"LocationConstraint": "eu-central-1"}
+        for bucket in (BUCKET, "models"):
+            s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=place)
+        s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+        with (tiny_bundle.parent / "model.tar.gz").open("wb+") as archive:
+            write_model_archive(tiny_bundle, archive, for_ray=False)
+            archive.seek(0)
+            s3.put_object(Bucket="models", Key="tiny/model.tar.gz", Body=archive)
+        s3.put_object(Bucket="models", Key="tiny/contract.json", Body=(tiny_bundle / "contract.json").read_bytes())
+        made.client("dynamodb").create_table(
+            TableName=TABLE,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        )
+        made.client("sqs").create_queue(QueueName=DEAD_LETTERS)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def service(tiny_bundle: Path) -> Iterator[Service]:
+    with serving(tiny_bundle, "--as-endpoint", ENDPOINT) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: Path) -> Engine:
+    return Engine.load(tiny_bundle)
+
+
+Start = Callable[..., AbstractContextManager[Function]]
+
+
+@pytest.fixture(scope="module")
+def start(local: LocalCloud, service: Service) -> Start:
+    """Start a function as the template configures it, with changes; at its end, look for names in its log."""
+
+    @contextmanager
+    def started(name: str, **changes: str) -> Iterator[Function]:
+        with running(f"pneumoscope.aws.{name}.handler", environment(local, service) | changes) as function:
+            yield function
+            assert not [planted for planted in PLANTED if planted in function.log]
+
+    return started
+
+
+def environment(local: LocalCloud, service: Service) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": local.url,
+        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": service.url,
+        "AWS_MAX_ATTEMPTS": "1",
+        "PNEUMOSCOPE_ENDPOINT": ENDPOINT,
+        "PNEUMOSCOPE_MODEL": "s3://models/tiny/model.tar.gz",
+        "PNEUMOSCOPE_BUCKET": BUCKET,
+        "PNEUMOSCOPE_FILMS_PREFIX": "films/",
+        "PNEUMOSCOPE_RESULTS_PREFIX": "results/",
+        "PNEUMOSCOPE_TABLE": TABLE,
+        "PNEUMOSCOPE_CORS_ORIGINS": f"{ORIGIN},{OTHER_ORIGIN}",
+        "POWERTOOLS_SERVICE_NAME": "films",
+        "POWERTOOLS_LOGGER_LOG_EVENT": "true",  # events hold names: that this is not obeyed is seen in the log
+    }
+
+
+@pytest.fixture(scope="module")
+def asking(start: Start) -> Iterator[Function]:
+    """The bucket's function, asking the endpoint."""
+    with start("on_upload") as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def inside(start: Start) -> Iterator[Function]:
+    """The bucket's function, with the model in its own process."""
+    with start("on_upload", PNEUMOSCOPE_ENDPOINT="") as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def api(start: Start) -> Iterator[Function]:
+    with start("api") as function:
+        yield function
+
+
+class Bucket:
+    """The bucket with films and results, and a folder of a test's own in it."""
+
+    def __init__(self, local: LocalCloud, folder: str) -> None:
+        self._s3 = local.client("s3")
+        self._folder = folder
+
+    def put(self, data: bytes, name: str = NAME) -> dict[str, Any]:
+        """Upload a film; EventBridge's event."""
+        key = f"films/{self._folder}/{name}"
+        version = self._s3.put_object(Bucket=BUCKET, Key=key, Body=data)["VersionId"]
+        return from_eventbridge(BUCKET, key, version=version)
+
+    def result(self, name: str = NAME) -> Any:
+        """The stored result of a film."""
+        reply = self._s3.get_object(Bucket=BUCKET, Key=f"results/{self._folder}/{name}.json")
+        assert reply["ContentType"] == "application/json"
+        return json.loads(reply["Body"].read())
+
+    def results(self) -> list[str]:
+        """Names of all results ever stored for the test, one for each time."""
+        found = self._s3.list_object_versions(Bucket=BUCKET, Prefix=f"results/{self._folder}/")
+        return [each["Key"].rpartition("/")[2] for each in found.get("Versions", [])]
+
+    def delete(self, event: dict[str, Any]) -> None:
+        stored = event["detail"]["object"]
+        self._s3.delete_object(Bucket=BUCKET, Key=stored["key"], VersionId=stored["version-id"])
+
+
+@pytest.fixture
+def bucket(local: LocalCloud, request: pytest.FixtureRequest) -> Bucket:
+    return Bucket(local, request.node.name)
+
+
+def bare(document: dict[str, Any]) -> dict[str, Any]:
+    """A prediction without what differs from time to time, and the notice that stands beside it."""
+    return {name: value for name, value in document.items() if name not in ("milliseconds", "notice")}
+
+
+def done(outcome: Outcome, *, films: int = 1, ignored: int = 0) -> Outcome:
+    """The outcome of a call that did its work."""
+    assert outcome.error is None, outcome.error
+    assert outcome.answer == {"films": films, "ignored": ignored}
+    return outcome
+
+
+@pytest.mark.parametrize(("way", "how"), [("asking", "endpoint"), ("inside", "in-process")])
+def test_a_film_in_the_bucket_becomes_a_result_and_a_line_of_log(
+    request: pytest.FixtureRequest, bucket: Bucket, engine: Engine, way: str, how: str
+) -> None:
+    wanted = engine.predict(FILM).as_json()
+    event = bucket.put(FILM)
+    outcome = done(request.getfixturevalue(way).invoke(event))
+    result = bucket.result()
+    assert bare(result["decision"]) == bare(wanted)
+    assert result["decision"]["notice"] == DISCLAIMER
+    stored = event["detail"]["object"]
+    assert result["film"]["bucket"] == BUCKET
+    assert (result["film"]["key"], result["film"]["version"]) == (stored["key"], stored["version-id"])
+    assert (result["film"]["bytes"], result["film"]["sequencer"]) == (len(FILM), stored["sequencer"])
+    (line,) = outcome.lines(LOG)
+    assert (line["status"], line["label"]) == (wanted["status"], wanted["label"])
+    assert line["probabilities"] == wanted["probabilities"]
+    assert (line["reason_codes"], line["model"]) == (wanted["reason_codes"], wanted["model"]["sha256"])
+    assert (line["how"], line["shrunk"], line["bytes"]) == (how, False, len(FILM))
+    assert (result["how"], result["shrunk"]) == (how, False)
+    assert result["request_id"] == line["function_request_id"]
+
+
+def test_decisions_are_counted(asking: Function, bucket: Bucket) -> None:
+    """In CloudWatch's embedded format, by status and over all."""
+    for data, rejected in ((FILM, 0), (TEXT, 1)):
+        (line,) = done(asking.invoke(bucket.put(data))).metrics
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        assert directive["Namespace"] == "Pneumoscope"
+        assert {each["Name"] for each in directive["Metrics"]} == {"Decisions", "Rejected", "Milliseconds"}
+        assert [sorted(names) for names in directive["Dimensions"]] == [["service"], ["service", "status"]]
+        assert (line["Decisions"], line["Rejected"]) == ([1.0], [float(rejected)])
+        assert (line["status"] == "rejected") == bool(rejected)
+        assert line["Milliseconds"][0] > 0
+
+
+@pytest.mark.parametrize("kind", [from_eventbridge, from_s3])
+@pytest.mark.parametrize(
+    "name",
+    ["a b.png", "a+b.png", "50%.png", "a%20b%2Bc.png", "ü 影 é.png", "?x=1&y#z.png", "deep/er/a.png", "no-suffix"],
+)
+def test_keys_are_taken_as_they_are(
+    asking: Function, bucket: Bucket, kind: Callable[..., dict[str, Any]], name: str
+) -> None:
+    """EventBridge does not encode them, S3 itself does."""
+    name = f"Wintergreen {name}"
+    stored = bucket.put(FILM, name)["detail"]["object"]
+    done(asking.invoke(kind(BUCKET, stored["key"], version=stored["version-id"])))
+    assert bucket.result(name)["film"]["key"] == stored["key"]
+    assert bucket.result(name)["decision"]["status"] == "answered"
+
+
+def test_events_as_another_implementation_of_s3_sends_them(local: LocalCloud, asking: Function, bucket: Bucket) -> None:
+    """Moto's own, by both ways to a queue; S3's test event comes first."""
+    s3, sqs, rules = (local.client(name) for name in ("s3", "sqs", "events"))
+    queue = sqs.create_queue(QueueName="events")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    rules.put_rule(Name="films", EventPattern=json.dumps({"source": ["aws.s3"]}))
+    rules.put_targets(Rule="films", Targets=[{"Id": "queue", "Arn": arn}])
+    here = [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]
+    wanted = {"QueueConfigurations": here, "EventBridgeConfiguration": {}}
+    s3.put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration=wanted)
+    bucket.put(FILM)
+    s3.put_bucket_notification_configuration(Bucket=BUCKET, NotificationConfiguration={})
+    messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]
+    events = [json.loads(message["Body"]) for message in messages]
+    assert [event.get("detail-type") for event in events] == [None, None, "Object Created", "Object Tags Added"]
+    assert [asking.invoke(event).answer["films"] for event in events] == [0, 1, 1, 0]
+    assert set(bucket.results()) == {f"{NAME}.json"}
+
+
+def test_an_upload_is_decided_on_once(asking: Function, bucket: Bucket) -> None:
+    """Events come at least once, and S3 and EventBridge may both tell of the same upload."""
+    event = bucket.put(FILM)
+    stored = event["detail"]["object"]
+    again = from_s3(BUCKET, stored["key"], version=stored["version-id"], sequencer="other")
+    outcomes = [done(asking.invoke(each)) for each in (event, event, again)]
+    assert [len(outcome.lines(LOG)) for outcome in outcomes] == [1, 0, 0]
+    assert len(bucket.results()) == 1
+    done(asking.invoke(bucket.put(TEXT)))  # another version under the same key
+    assert bucket.result()["decision"]["status"] == "rejected"
+    assert len(bucket.results()) == 2
+
+
+def test_without_versions_the_sequencer_tells_uploads_apart(asking: Function, bucket: Bucket) -> None:
+    key = bucket.put(FILM)["detail"]["object"]["key"]
+    for version in (None, "null"):
+        for sequencer in ("0A", "0B"):
+            event = from_eventbridge(BUCKET, key, version=version, sequencer=sequencer)
+            assert len(done(asking.invoke(event)).lines(LOG)) == (version is None)
+
+
+def test_a_call_that_is_at_work_keeps_others_out_until_its_time_is_up(
+    local: LocalCloud, asking: Function, bucket: Bucket
+) -> None:
+    table = local.client("dynamodb")
+    before = {item["id"]["S"] for item in table.scan(TableName=TABLE)["Items"]}
+    event = bucket.put(FILM)
+    done(asking.invoke(event))
+    (item,) = [item for item in table.scan(TableName=TABLE)["Items"] if item["id"]["S"] not in before]
+    assert "Wintergr" not in json.dumps(item)
+    now = int(time.time() * 1000)
+    assert now < int(item["in_progress_expiration"]["N"]) < now + 61_000  # when Lambda would have stopped it
+    table.put_item(
+        TableName=TABLE, Item=item | {"status": {"S": "INPROGRESS"}, "in_progress_expiration": {"N": str(now + 60_000)}}
+    )
+    error = asking.invoke(event).error
+    assert error is not None
+    assert error["errorType"] == "BusyError"
+    assert "at the moment" in error["errorMessage"]
+    table.put_item(
+        TableName=TABLE, Item=item | {"status": {"S": "INPROGRESS"}, "in_progress_expiration": {"N": str(now - 60_000)}}
+    )
+    assert len(done(asking.invoke(event)).lines(LOG)) == 1
+
+
+@pytest.mark.parametrize("data", [TEXT, BLANK, b""], ids=["text", "blank", "empty"])
+def test_what_is_no_film_is_a_result_and_no_error(
+    asking: Function, inside: Function, bucket: Bucket, engine: Engine, data: bytes
+) -> None:
+    """The same by both ways, and as the engine says."""
+    for function in (asking, inside):
+        (line,) = done(function.invoke(bucket.put(data))).lines(LOG)
+        decided = bucket.result()["decision"]
+        assert bare(decided) == bare(engine.predict(data).as_json())
+        assert decided["reasons"]
+        assert (line["status"], line["reason_codes"]) == ("rejected", decided["reason_codes"])
+
+
+def test_a_film_that_is_gone_or_huge_is_final(asking: Function, bucket: Bucket) -> None:
+    event = bucket.put(FILM)
+    bucket.delete(event)
+    done(asking.invoke(event))
+    result = bucket.result()
+    assert (result["film"]["bytes"], result["film"]["etag"]) == (None, None)
+    assert result["decision"]["reason_codes"] == ["unreadable"]
+    assert "gone" in result["decision"]["reasons"][0]
+    before = asking.peak()
+    done(asking.invoke(bucket.put(bytes(100_000_001))))
+    assert asking.peak() < before + 50  # it was not read
+    result = bucket.result()
+    assert result["film"]["bytes"] == 100_000_001
+    assert result["decision"]["reasons"] == ["the file has 100,000,001 bytes; at most 100,000,000 are accepted."]
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    """A film of about 7 MB, above every limit on the way to an endpoint."""
+    data = encode(Image.fromarray(film("virus", patient=5, size=(2600, 2800))), compress_level=0)
+    assert len(data) > limits.REALTIME
+    return data
+
+
+def test_a_film_above_the_endpoints_limit_is_shrunk_and_decided_on_alike(
+    asking: Function, bucket: Bucket, engine: Engine, large: bytes
+) -> None:
+    (line,) = done(asking.invoke(bucket.put(large))).lines(LOG)
+    result = bucket.result()
+    assert (result["shrunk"], line["shrunk"], result["film"]["bytes"]) == (True, True, len(large))
+    assert bare(result["decision"]) == bare(engine.predict(large).as_json())
+
+
+def test_what_is_none_of_ours_is_left_alone(local: LocalCloud, asking: Function) -> None:
+    s3 = local.client("s3")
+    before = s3.list_object_versions(Bucket=BUCKET)["Versions"]
+    removed = from_eventbridge(BUCKET, "films/Wintergreen.png") | {"detail-type": "Object Deleted"}
+    lost = from_s3(BUCKET, "films/Wintergreen.png")
+    lost["Records"][0]["eventName"] = "ObjectRemoved:Delete"
+    keys = ("Wintergreen.png", "film/Wintergreen.png", "results/Wintergreen.png.json", "films/Wintergreen/", "films/")
+    strange = [from_eventbridge(BUCKET, key) for key in keys]
+    for event in (*strange, from_s3("another", "films/Wintergreen.png"), removed, lost):
+        outcome = done(asking.invoke(event), films=0, ignored=1)
+        assert len(outcome.lines("ignored")) == 1
+        assert not outcome.lines(LOG)
+    done(asking.invoke({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": BUCKET}), films=0)
+    assert s3.list_object_versions(Bucket=BUCKET)["Versions"] == before
+
+
+def test_one_bad_record_does_not_lose_the_others(local: LocalCloud, asking: Function, bucket: Bucket) -> None:
+    """The event comes again because of the bad one; what is done stays done."""
+    films = {"a": FILM, "b": TEXT, "c": FILM, "d": FILM}
+    event = from_s3(BUCKET, *[bucket.put(data, name)["detail"]["object"]["key"] for name, data in films.items()])
+    del event["Records"][0]["s3"]
+    event["Records"][2]["eventName"] = ["Wintergreen"]
+    outcomes = asking.deliver(event, local.client("sqs"), queue_of(local))
+    assert [len(outcome.lines(LOG)) for outcome in outcomes] == [2, 0, 0]
+    for outcome in outcomes:
+        assert outcome.error is not None
+        assert "lacks 's3'" in outcome.error["errorMessage"]
+        assert "AttributeError at _from_s3:" in outcome.error["errorMessage"]
+    assert sorted(bucket.results()) == ["b.json", "d.json"]
+    assert dead_letters(local) == [event]
+
+
+def test_an_event_of_another_service_is_refused_in_a_sentence(asking: Function) -> None:
+    error = asking.invoke({"Messages": []}).error
+    assert error is not None
+    assert (error["errorType"], error["errorMessage"].count(". ")) == ("UsageError", 0)
+    assert "connect the function to a bucket" in error["errorMessage"]
+
+
+def queue_of(local: LocalCloud) -> str:
+    return str(local.client("sqs").get_queue_url(QueueName=DEAD_LETTERS)["QueueUrl"])
+
+
+def dead_letters(local: LocalCloud) -> list[Any]:
+    """Take the events that were given up."""
+    sqs, queue = local.client("sqs"), queue_of(local)
+    messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+    for message in messages:
+        sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+    return [json.loads(message["Body"]) for message in messages]
+
+
+def test_a_film_waits_for_a_stopped_endpoint_as_a_dead_letter(
+    local: LocalCloud, start: Start, asking: Function, bucket: Bucket
+) -> None:
+    event = bucket.put(FILM)
+    with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere()) as stopped:
+        outcomes = stopped.deliver(event, local.client("sqs"), queue_of(local))
+    assert [outcome.error and outcome.error["errorType"] for outcome in outcomes] == ["BusyError"] * 3
+    assert bucket.results() == []
+    (letter,) = dead_letters(local)
+    assert letter == event
+    done(asking.invoke(letter))  # sent again when the endpoint is there
+    assert bucket.result()["decision"]["status"] == "answered"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"PNEUMOSCOPE_ENDPOINT": "others"}, "CloudError", "endpoint others: "),
+        ({"AWS_ENDPOINT_URL_S3": "nowhere"}, "BusyError", "reading the film: AWS answers EndpointConnectionError; "),
+        ({"PNEUMOSCOPE_TABLE": "others"}, "CloudError", "table others cannot be used"),
+        ({"PNEUMOSCOPE_ENDPOINT": "", "PNEUMOSCOPE_MODEL": "s3://models/a.tar.gz"}, "CloudError", "models/a.tar.gz"),
+        ({"PNEUMOSCOPE_ENDPOINT": "", "PNEUMOSCOPE_MODEL": "s3://models/bad.tar.gz"}, "BundleError", "model.tar.gz"),
+    ],
+)
+def test_what_an_operator_must_mend_is_raised(
+    local: LocalCloud, start: Start, bucket: Bucket, changes: dict[str, str], kind: str, words: str
+) -> None:
+    local.client("s3").put_object(Bucket="models", Key="bad.tar.gz", Body=b"no archive")
+    changes = {name: value.replace("nowhere", nowhere()) for name, value in changes.items()}
+    with start("on_upload", **changes) as function:
+        error = function.invoke(bucket.put(FILM)).error
+    assert error is not None
+    assert (error["errorType"], words in error["errorMessage"]) == (kind, True), error
+    assert bucket.results() == []
+
+
+def test_what_is_denied_is_raised(local: LocalCloud, start: Start, bucket: Bucket) -> None:
+    event = bucket.put(FILM)
+    made = local.client("iam").create_user(UserName="nobody") and local.client("iam").create_access_key(
+        UserName="nobody"
+    )
+    key = made["AccessKey"]
+    allowed = {"Effect": "Allow", "Action": "dynamodb:*", "Resource": "*"}
+    local.client("iam").put_user_policy(
+        UserName="nobody",
+        PolicyName="table",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}),
+    )
+    credentials = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+    with start("on_upload", **credentials, AWS_SESSION_TOKEN="") as function, local.guarded():
+        error = function.invoke(event).error
+    assert error is not None
+    assert "reading the film: AWS answers AccessDenied; " in error["errorMessage"]
+
+
+def call(function: Function, event: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+    """The status, the headers by small names, and the JSON document of an answer, as API Gateway sends it."""
+    outcome = function.invoke(event)
+    assert outcome.error is None, outcome.error
+    answer = outcome.answer
+    if event.get("version") == "2.0":
+        headers = {name.lower(): value for name, value in answer["headers"].items()}
+    else:
+        headers = {name.lower(): ",".join(values) for name, values in answer["multiValueHeaders"].items()}
+    assert answer["isBase64Encoded"] is False
+    return answer["statusCode"], headers, json.loads(answer["body"] or "null")
+
+
+def problem(function: Function, event: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A problem document, as the service writes them, and the headers."""
+    status, headers, document = call(function, event)
+    assert headers["content-type"] == MEDIA_TYPE
+    assert set(document) - {"upload"} == set(ProblemDocument.model_fields)
+    assert (document["status"], document["title"]) == (status, HTTPStatus(status).phrase)
+    assert document["request_id"] == headers["x-request-id"]
+    return document, headers
+
+
+@pytest.mark.parametrize("version", CALLS)
+def test_a_posted_film_is_answered(api: Function, engine: Engine, version: str) -> None:
+    data = encode(Image.fromarray(film("normal", patient=3, size=(2000, 2000))), compress_level=0)
+    assert 4_000_000 < len(data) < limits.API_FILM
+    for body, kind in ((FILM, "image/jpeg"), (data, "image/png"), (BLANK, "application/x-image")):
+        status, headers, document = call(api, CALLS[version]("POST", "/predictions", body, Content_Type=kind))
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert bare(document) == bare(engine.predict(body).as_json())
+        assert document["notice"] == DISCLAIMER
+        assert (document["status"] == "rejected") == (body is BLANK)
+
+
+def test_a_dicom_film_is_answered_and_its_patient_not_named(api: Function, inside: Function, bucket: Bucket) -> None:
+    pixels = np.random.default_rng(4).integers(0, 4000, (90, 80), dtype=np.uint16)
+    data = dicoms.dicom(pixels)
+    assert dicoms.NAME.encode() in data
+    status, _, document = call(api, of_http_api("POST", "/predictions", data, content_type="application/dicom"))
+    assert status == HTTPStatus.OK
+    done(inside.invoke(bucket.put(data)))
+    assert bucket.result()["decision"]["probabilities"] == document["probabilities"]
+
+
+@pytest.mark.parametrize("version", CALLS)
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "words"),
+    [
+        (TEXT, {"content_type": "image/jpeg"}, 422, "not an accepted image"),
+        ('{"film": 1}', {"content_type": "application/json"}, 415, "application/json; accepted are image/*"),
+        (FILM, {}, 415, "the content type is missing"),
+        (FILM, {"content_type": "image/"}, 415, "accepted are"),
+        (None, {"content_type": "image/png"}, 400, "holds no film"),
+        ("plain", {"content_type": "image/png"}, 400, "came as text"),
+        (b"", {"content_type": "image/png"}, 400, "holds no film"),
+    ],
+)
+def test_what_is_no_film_is_a_problem(
+    api: Function, version: str, body: bytes | str | None, headers: dict[str, str], status: int, words: str
+) -> None:
+    document, _ = problem(api, CALLS[version]("POST", "/predictions", body, **headers))
+    assert (document["status"], words in document["detail"]) == (status, True), document
+
+
+def test_broken_base64_is_a_problem(api: Function) -> None:
+    event = of_http_api("POST", "/predictions", FILM, content_type="image/png")
+    document, _ = problem(api, event | {"body": "????"})
+    assert document["status"] == HTTPStatus.BAD_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/predictions"), ("POST", "/jobs/a/b"), ("PUT", "/jobs")]
+)
+def test_an_unknown_route_is_a_problem(api: Function, method: str, path: str) -> None:
+    for make in CALLS.values():
+        document, _ = problem(api, make(method, path))
+        assert (document["status"], "POST /jobs" in document["detail"]) == (HTTPStatus.NOT_FOUND, True)
+
+
+@pytest.mark.parametrize(
+    "job", ["1", "Wintergreen", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-11f8-bb6d-6bb9bd380a11"]
+)
+def test_an_id_that_is_none_is_a_problem(api: Function, job: str) -> None:
+    document, _ = problem(api, of_http_api("GET", f"/jobs/{job}"))
+    assert (document["status"], "POST /jobs" in document["detail"]) == (HTTPStatus.BAD_REQUEST, True)
+
+
+def upload(place: dict[str, Any], data: bytes) -> int:
+    """Send a film to a place that the API gave, as any HTTP client."""
+    url = urlsplit(place["url"])
+    assert url.hostname is not None
+    with closing(HTTPConnection(url.hostname, url.port)) as connection:
+        connection.request(place["method"], f"{url.path}?{url.query}", data, place["headers"])
+        return connection.getresponse().status
+
+
+@pytest.mark.parametrize("version", CALLS)
+def test_a_large_film_goes_by_way_of_the_bucket(
+    api: Function, asking: Function, engine: Engine, large: bytes, version: str
+) -> None:
+    """Refused with a place to upload it to; the bucket's function does the rest."""
+    refused, _ = problem(api, CALLS[version]("POST", "/predictions", large, content_type="image/png"))
+    assert refused["status"] == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    job = refused["upload"]
+    assert set(job) == {"id", "upload", "result"}
+    assert upload(job["upload"], large) == HTTPStatus.OK
+    status, headers, pending = call(api, CALLS[version]("GET", job["result"]))
+    assert (status, pending["status"], headers["retry-after"].isdecimal()) == (202, "pending", True)
+    done(asking.invoke(from_eventbridge(BUCKET, f"films/{job['id']}")))
+    status, _, document = call(api, CALLS[version]("GET", job["result"]))
+    assert status == HTTPStatus.OK
+    assert bare(document) == bare(engine.predict(large).as_json())
+
+
+def test_a_job_may_be_begun_at_once(api: Function) -> None:
+    status, headers, job = call(api, of_http_api("POST", "/jobs"))
+    assert (status, headers["content-type"]) == (202, "application/json")
+    assert job["result"] == f"/jobs/{job['id']}"
+    assert job["upload"]["method"] == "PUT"
+    assert 800 < (datetime.fromisoformat(job["upload"]["expires"]) - datetime.now(UTC)).total_seconds() <= 900
+    assert {"X-Amz-Algorithm=AWS4-HMAC-SHA256", "X-Amz-Expires=900"} < set(
+        urlsplit(job["upload"]["url"]).query.split("&")
+    )
+    other = call(api, of_http_api("POST", "/jobs"))[2]
+    assert other["id"] != job["id"]
+
+
+@pytest.mark.parametrize("region", ["eu-central-1", "us-east-1"])
+def test_links_name_the_buckets_region(start: Start, region: str) -> None:
+    """The address without one sends users of a new bucket elsewhere, which browsers do not follow."""
+    with start("api", AWS_ENDPOINT_URL="", AWS_REGION=region, AWS_DEFAULT_REGION=region) as function:
+        url = call(function, of_http_api("POST", "/jobs"))[2]["upload"]["url"]
+    assert url.startswith(f"https://{BUCKET}.s3.{region}.amazonaws.com/films/")
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url
+
+
+def test_a_length_that_is_announced_is_enough_to_refuse(api: Function) -> None:
+    event = of_http_api("POST", "/predictions", FILM, content_type="image/png", content_length=str(limits.API_FILM + 1))
+    document, _ = problem(api, event)
+    assert (document["status"], document["upload"]["upload"]["method"]) == (413, "PUT")
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, OTHER_ORIGIN])
+def test_a_rest_api_answers_browsers_once(api: Function, origin: str) -> None:
+    status, headers, _ = call(api, of_rest_api("OPTIONS", "/predictions", Origin=origin))
+    assert (status, headers["access-control-allow-origin"]) == (HTTPStatus.NO_CONTENT, origin)
+    assert {"GET", "POST"} <= set(headers["access-control-allow-methods"].split(","))
+    assert "Content-Type" in headers["access-control-allow-headers"]
+    posted = of_rest_api("POST", "/predictions", TEXT, Origin=origin, Content_Type="image/png")
+    assert problem(api, posted)[1]["access-control-allow-origin"] == origin
+    stranger = of_rest_api("OPTIONS", "/predictions", Origin="https://evil.example")
+    assert "access-control-allow-origin" not in call(api, stranger)[1]
+
+
+def test_an_http_api_answers_browsers_itself(api: Function) -> None:
+    for method in ("OPTIONS", "POST"):
+        _, headers = problem(api, of_http_api(method, "/predictions", origin=ORIGIN))
+        assert not [name for name in headers if name.startswith("access-control")]
+
+
+def test_a_stopped_endpoint_is_a_503(start: Start) -> None:
+    with start("api", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere(), PNEUMOSCOPE_CORS_ORIGINS="") as function:
+        event = of_http_api("POST", "/predictions", FILM, content_type="image/jpeg")
+        document, headers = problem(function, event)
+        assert (document["status"], headers["retry-after"]) == (503, "5")
+        assert "busy" in function.log
+        document, _ = problem(function, of_rest_api("OPTIONS", "/predictions", Origin=ORIGIN))
+        assert document["status"] == HTTPStatus.NOT_FOUND  # no origins, no answers to browsers
+
+
+def test_a_fault_is_a_500_and_its_words_stay_in_the_log(start: Start) -> None:
+    with start("api", PNEUMOSCOPE_ENDPOINT="others") as function:
+        document, headers = problem(function, of_http_api("POST", "/predictions", FILM, content_type="image/jpeg"))
+        assert (document["status"], headers["x-request-id"] in document["detail"]) == (500, True)
+        assert "others" not in document["detail"]
+        assert "endpoint others" in function.log
+
+
+@pytest.mark.parametrize("name", ["on_upload", "api"])
+def test_a_setting_that_is_missing_is_told_in_a_sentence(start: Start, name: str) -> None:
+    with start(name, PNEUMOSCOPE_BUCKET="") as function:
+        error = function.invoke(of_http_api("POST", "/jobs")).error
+    assert error is not None
+    assert error["errorMessage"] == "the environment variable PNEUMOSCOPE_BUCKET is missing; set it on the function."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PNEUMOSCOPE_MODEL", "", "PNEUMOSCOPE_MODEL is missing"),
+        ("PNEUMOSCOPE_MODEL", "models/model.tar.gz", "is no address in S3"),
+        ("PNEUMOSCOPE_MODEL", "s3://models/tiny", "names no model.tar.gz"),
+        ("PNEUMOSCOPE_RESULTS_PREFIX", "films/results/", "contain one another"),
+        ("PNEUMOSCOPE_RESULTS_PREFIX", "films/", "contain one another"),
+        ("PNEUMOSCOPE_FILMS_PREFIX", "results/films/", "contain one another"),
+        ("PNEUMOSCOPE_FILMS_PREFIX", "films", "PNEUMOSCOPE_FILMS_PREFIX is 'films'"),
+        ("PNEUMOSCOPE_CORS_ORIGINS", "pacs.example", "PNEUMOSCOPE_CORS_ORIGINS is 'pacs.example'"),
+        ("PNEUMOSCOPE_ENDPOINT_LIMIT", "6 MB", "PNEUMOSCOPE_ENDPOINT_LIMIT is '6 MB'"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_a_sentence(name: str, value: str, words: str) -> None:
+    given = {"PNEUMOSCOPE_MODEL": "s3://models/model.tar.gz", "PNEUMOSCOPE_BUCKET": BUCKET, "PNEUMOSCOPE_TABLE": TABLE}
+    assert Settings.read(given).endpoint_limit == limits.REALTIME
+    with pytest.raises(UsageError) as caught:
+        Settings.read(given | {name: value})
+    assert words in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_the_official_emulator_runs_a_function(local: LocalCloud, service: Service, engine: Engine) -> None:
+    """The same handler and event, by AWS's own implementation of the Runtime API."""
+    program = official()
+    if program is None:
+        pytest.skip("no aws-sam-cli here, and PNEUMOSCOPE_LAMBDA_EMULATOR names no aws-lambda-rie")
+    event = of_http_api("POST", "/predictions", FILM, content_type="image/jpeg")
+    outcome = invoke_officially(program, "pneumoscope.aws.api.handler", environment(local, service), event)
+    assert bare(json.loads(outcome.answer["body"])) == bare(engine.predict(FILM).as_json())
+    assert len(outcome.lines(LOG)) == 1

@@ -1,0 +1,457 @@
+"""`pneumoscope train` as a SageMaker training job: real processes in a platform laid out as SageMaker's."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.main import get_command
+
+from pneumoscope.aws import job as job_module
+from pneumoscope.aws import platform
+from pneumoscope.cli.app import app
+from pneumoscope.cli.train import TrainCommand
+from pneumoscope.dataset import Dataset
+from pneumoscope.engine import verify
+from pneumoscope.errors import PneumoscopeError, RunError, UsageError
+from pneumoscope.imaging import SUFFIXES
+from pneumoscope.training.data import CachedFilms, EpochOrder, FilmsModule
+from pneumoscope.training.world import World
+from samples import REPOSITORY, TINY
+
+Command = Callable[..., SimpleNamespace]
+# As strings, as a platform has them.
+HYPERPARAMETERS = {name: str(value) for name, value in {**TINY, "size": 32, "epochs": 2}.items()}
+EPOCHS = 5  # of a job that is interrupted after its first
+TOO_LONG = 120  # seconds for any one job
+ANOTHER = "another process of this training has failed or is gone; its own message says why."
+
+
+class Container:
+    """A training container's folders below `base`, and the command started in it."""
+
+    def __init__(self, base: Path, *, checkpoints: bool = False) -> None:
+        self.base = base
+        for folder in ("model", "output/data", "input/config", "input/data", *["checkpoints"] * checkpoints):
+            (base / folder).mkdir(parents=True, exist_ok=True)
+        self.log = base.with_name(f"{base.name}.log")
+
+    def script_mode(self, train: Path, test: Path | None = None) -> dict[str, str]:
+        """Variables as the script-mode images set them."""
+        told = {
+            "SM_CHANNEL_TRAIN": str(train),
+            "SM_MODEL_DIR": str(self.base / "model"),
+            "SM_OUTPUT_DATA_DIR": str(self.base / "output/data"),
+            "SM_NUM_GPUS": "0",
+            "SAGEMAKER_BASE_DIR": str(self.base),
+        }
+        return told | ({} if test is None else {"SM_CHANNEL_TEST": str(test)})
+
+    def own_image(self, train: Path, hyperparameters: dict[str, str]) -> dict[str, str]:
+        """Files as the platform writes them for an image of one's own, and the only variables that it sets."""
+        shutil.copytree(train, self.base / "input/data/train")
+        config = self.base / "input/config"
+        (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+        (config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
+        return {"TRAINING_JOB_NAME": "films-2026", "SAGEMAKER_BASE_DIR": str(self.base)}
+
+    def start(
+        self, environment: dict[str, str], *arguments: str, within: tuple[str, ...] = ()
+    ) -> "subprocess.Popen[bytes]":
+        own = {"TMPDIR": str(self.log.parent)}  # what a killed job leaves, pytest removes
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [*within, sys.executable, "-m", "pneumoscope", "train", *arguments],
+                env=surroundings() | own | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def run(self, environment: dict[str, str], *arguments: str, within: tuple[str, ...] = ()) -> int:
+        process = self.start(environment, *arguments, within=within)
+        try:
+            return process.wait(TOO_LONG)
+        finally:
+            process.kill()
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def epochs(self) -> list[str]:
+        """Of every epoch line, which epoch it is of."""
+        return re.findall(r"^epoch (\d+)/", self.said, re.MULTILINE)
+
+    @property
+    def reason(self) -> str:
+        return (self.base / "output/failure").read_text()
+
+    def figures(self) -> list[dict[str, str]]:
+        with (self.base / "output/data/run/metrics.csv").open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    def went_on(self) -> bool:
+        """Whether the last start did the epochs that an earlier one had left, and each once."""
+        wanted = [str(number + 1) for number in range(EPOCHS)]
+        assert [row["epoch"] for row in self.figures()] == wanted
+        return 0 < len(self.epochs) < EPOCHS and wanted[-len(self.epochs) :] == self.epochs
+
+    def report(self, split: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.base / f"output/data/report-{split}/report.json").read_text())
+        return document
+
+    def wait_for_epoch(self, number: int, process: "subprocess.Popen[bytes]") -> None:
+        deadline = time.monotonic() + TOO_LONG
+        while str(number) not in self.epochs:
+            assert process.poll() is None, self.said
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.01)
+
+
+def surroundings() -> dict[str, str]:
+    """Our own variables, without any platform's; one thread, for two cores have many processes here."""
+    foreign = ("SM_", "SAGEMAKER_", "TRAINING_JOB_", "PNEUMOSCOPE_", "TORCHELASTIC_")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return own | {"OMP_NUM_THREADS": "1"}
+
+
+def spelled(hyperparameters: dict[str, str]) -> list[str]:
+    """Hyper-parameters as script mode passes them."""
+    return [part for name, value in hyperparameters.items() for part in (f"--{name}", value)]
+
+
+def content(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def class_folders(dataset: Dataset, folder: Path) -> Path:
+    """The films of a data set as folders of a name a class, and nothing else."""
+    for film in dataset.films:
+        target = folder / film.label / Path(film.path).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(dataset.root / film.path, target)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Container:
+    """A job in script mode, done; its booleans and names are spelled as the platform spells them."""
+    container = Container(tmp_path_factory.mktemp("script") / "ml")
+    before = content(dataset.root)
+    environment = container.script_mode(dataset.root, test=dataset.root)
+    code = container.run(environment, *spelled(HYPERPARAMETERS | {"freeze": "False"}))
+    assert code == 0, container.said
+    assert content(dataset.root) == before  # a channel may be read-only
+    return container
+
+
+def test_a_job_leaves_a_bundle_reports_and_its_run(trained: Container, dataset: Dataset, command: Command) -> None:
+    assert command("verify", trained.base / "model").code == 0
+    for split in ("val", "test"):
+        assert trained.report(split)["n"] == len(dataset.split(split))
+        assert trained.report(split)["dataset"]["split"] == split
+    assert content(trained.base / "output/data/run") == ["config.json", "curves.png", "metrics.csv", "run.json"]
+    config = json.loads((trained.base / "output/data/run/config.json").read_text())
+    assert (config["batch_size"], config["freeze"], config["size"]) == (16, False, 32)
+    assert not (trained.base / "output/failure").exists()
+
+
+def test_the_platforms_expressions_find_the_figures(trained: Container) -> None:
+    columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
+    expressions = [expression for _, expression in platform.METRICS]
+    for row, line in zip(trained.figures(), [x for x in trained.said.splitlines() if x[:6] == "epoch "], strict=True):
+        found = [re.findall(expression, line) for expression in expressions]
+        assert found == [[f"{float(row[column]):.4f}"] for column in columns]
+    others = [line for line in trained.said.splitlines() if not line.startswith("epoch ")]
+    assert not [line for line in others for expression in expressions if re.search(expression, line)]
+
+
+def test_an_image_of_ones_own_goes_on_after_a_spot_interruption(dataset: Dataset, tmp_path: Path) -> None:
+    """Its channel is no prepared data set; its hyper-parameters are files, one of them in quotation marks."""
+    container = Container(tmp_path / "ml", checkpoints=True)
+    wished = HYPERPARAMETERS | {
+        "epochs": str(EPOCHS),
+        "arch": '"test_resnet"',
+        "no-freeze": "true",
+        "sagemaker_region": '"eu-central-1"',
+    }
+    environment = container.own_image(class_folders(dataset, tmp_path / "films"), wished)
+    process = container.start(environment)
+    container.wait_for_epoch(1, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert content(container.base / "model") == []
+    assert container.run(environment) == 0, container.said
+    assert container.went_on()
+    verify(container.base / "model")
+    assert json.loads((container.base / "model/contract.json").read_text())["name"] == "films-2026"
+    assert not (container.base / "output/data/report-test").exists()
+
+
+def in_opt_ml(base: Path) -> tuple[str, ...]:
+    """What runs a command where `base` is /opt/ml, in a mount namespace of its own."""
+    script = 'mount -t tmpfs none /opt && mkdir /opt/ml && mount --bind "$0" /opt/ml && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", script, str(base))
+
+
+def test_in_opt_ml_itself(dataset: Dataset, tmp_path: Path) -> None:
+    container = Container(tmp_path / "ml")
+    if os.getuid() or not shutil.which("unshare"):
+        pytest.skip("only root can lay out /opt/ml in a mount namespace, with unshare")
+    needed = (Path(sys.prefix), Path(sys.base_prefix), REPOSITORY, tmp_path)
+    if any(path.resolve().is_relative_to("/opt") for path in needed):
+        pytest.skip("what the test needs lies in /opt itself")
+    if subprocess.run([*in_opt_ml(container.base), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounts are not allowed here")
+    environment = container.own_image(dataset.root, HYPERPARAMETERS | {"epochs": "1"})
+    del environment["SAGEMAKER_BASE_DIR"]
+    assert container.run(environment, within=in_opt_ml(container.base)) == 0, container.said
+    verify(container.base / "model")
+    assert container.report("val")["n"] == len(dataset.split("val"))
+
+
+@pytest.fixture(scope="module")
+def two_hosts(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Container, Container]:
+    """A job on two hosts of which the second is taken away after the first epoch; started again, and done."""
+    folder = tmp_path_factory.mktemp("hosts")
+    hosts = (Container(folder / "first", checkpoints=True), Container(folder / "second"))
+    arguments = spelled(HYPERPARAMETERS | {"ema": "0.9", "epochs": str(EPOCHS)})
+    processes = start_on(hosts, [dataset.root] * 2, arguments)
+    hosts[0].wait_for_epoch(1, processes[0])
+    processes[1].terminate()
+    assert 0 not in [process.wait(TOO_LONG) for process in processes]
+    assert [content(host.base / "model") for host in hosts] == [[], []]
+    assert hosts[0].reason == ANOTHER
+    assert not (hosts[1].base / "output/failure").exists()  # it was stopped, and did not fail
+    assert "forcefully" not in hosts[1].said  # what torchrun says when it has to kill
+    processes = start_on(hosts, [dataset.root] * 2, arguments)
+    assert [process.wait(TOO_LONG) for process in processes] == [0, 0], hosts[0].said + hosts[1].said
+    return hosts
+
+
+def start_on(
+    hosts: tuple[Container, Container], channels: list[Path], arguments: list[str]
+) -> "list[subprocess.Popen[bytes]]":
+    """One job's process on each host; the hosts are names of this machine, each with its own folders."""
+    names = ["127.0.0.1", "localhost"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    told = {"SM_HOSTS": json.dumps(names), job_module.PORT_VARIABLE: port}
+    return [
+        host.start(host.script_mode(channel) | told | {"SM_CURRENT_HOST": name}, *arguments)
+        for host, channel, name in zip(hosts, channels, names, strict=True)
+    ]
+
+
+def test_two_hosts_make_one_model(two_hosts: tuple[Container, Container], command: Command, tmp_path: Path) -> None:
+    first, second = two_hosts
+    assert content(second.base / "model") == content(second.base / "output/data") == []
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(first.base / "model", arcname=".")
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path / "model", filter="data")
+    done = command("verify", tmp_path / "model")
+    assert (done.code, "reproduced" in done.out) == (0, True)
+
+
+def test_two_hosts_go_on_and_speak_once(two_hosts: tuple[Container, Container]) -> None:
+    assert two_hosts[0].went_on()
+    assert two_hosts[1].epochs == []
+
+
+def test_two_hosts_count_every_film_once(two_hosts: tuple[Container, Container], dataset: Dataset) -> None:
+    """The bundle, film by film in one process, gives the figures that training gave: 17 films do not halve."""
+    assert len(dataset.split("val")) % 2 == 1
+    last, report = two_hosts[0].figures()[-1], two_hosts[0].report("val")["metrics"]
+    assert float(last["val_accuracy"]) == pytest.approx(report["accuracy"]["value"], abs=2e-6)
+    assert float(last["val_macro_f1"]) == pytest.approx(report["macro_f1"]["value"], abs=2e-6)
+    assert float(last["val_loss"]) == pytest.approx(report["cross_entropy"]["value"], abs=1e-4)
+
+
+def test_a_lost_host_is_named_as_such(dataset: Dataset, tmp_path: Path) -> None:
+    """The host that fails says why; the other one, that it is not the cause."""
+    hosts = (Container(tmp_path / "first"), Container(tmp_path / "second"))
+    (tmp_path / "empty").mkdir()
+    processes = start_on(hosts, [dataset.root, tmp_path / "empty"], spelled(HYPERPARAMETERS))
+    assert 0 not in [process.wait(TOO_LONG) for process in processes]
+    assert hosts[1].reason.startswith("no usable image found")
+    assert hosts[0].reason == ANOTHER
+    assert hosts[1].said.splitlines()[-1] == f"error: {hosts[1].reason}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"speed": "9"}, "No such option: --speed"),
+        ({"freeze": "maybe"}, "--freeze 'maybe' is neither true nor false"),
+        ({"epochs": "two"}, "Invalid value for '--epochs'"),
+        ({"lr": "-1"}, "'lr'"),
+        ({"out": "run"}, "'out' is the platform's to say"),
+    ],
+    ids=["unknown", "switch", "number", "range", "out"],
+)
+def test_a_wrong_hyperparameter_is_told_to_the_platform(
+    wrong: dict[str, str], words: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    container = Container(tmp_path / "ml")
+    assert container.run(container.own_image(dataset.root, HYPERPARAMETERS | wrong)) == 2
+    assert words in container.reason
+    assert len(container.reason.splitlines()) == 1
+    assert "Traceback" not in container.said
+    assert content(container.base / "model") == []
+
+
+def test_a_broken_data_set_is_told_without_its_films_names(dataset: Dataset, tmp_path: Path) -> None:
+    container = Container(tmp_path / "ml")
+    (container.base / "output/failure").write_text("what an earlier job said")
+    channel = Path(shutil.copytree(dataset.root, tmp_path / "channel"))
+    film = channel / dataset.split("train")[0].path
+    film.write_bytes(b"no film")
+    assert container.run(container.script_mode(channel), *spelled(HYPERPARAMETERS)) == 1
+    assert container.reason == "a film is not the file the manifest names; prepare the data set again."
+    assert film.name not in container.said
+    assert "Traceback" not in container.said
+
+
+def test_a_job_that_is_stopped_leaves_no_half_of_a_bundle(
+    trained: Container, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "contract.json").write_text("of an earlier job")
+    copied: list[str] = []
+
+    def stopped(source: Path, target: Path) -> None:
+        assert not (model / "contract.json").exists()
+        if source.name == "contract.json":
+            os.kill(os.getpid(), signal.SIGTERM)
+        target.write_bytes(source.read_bytes())
+        copied.append(source.name)
+
+    monkeypatch.setattr(shutil, "copyfile", stopped)
+    with pytest.raises(KeyboardInterrupt), job_module.stoppable():
+        job_module._install(trained.base / "model", model)
+    assert copied
+    assert content(model) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_test_channel_is_looked_at_before_training(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(PneumoscopeError, match=r"channel 'test' has no manifest\.csv"):
+        job_module._open_test(tmp_path, dataset)
+    for name in ("manifest.csv", "dataset.json"):
+        text = (dataset.root / name).read_text()
+        (tmp_path / name).write_text(text.replace("virus", "viral"))
+    with pytest.raises(PneumoscopeError, match="'test' bacteria, normal, viral; they must be the same"):
+        job_module._open_test(tmp_path, dataset)
+
+
+def test_hosts_start_their_share_of_the_processes() -> None:
+    environment = {
+        "SM_MODEL_DIR": "/m",
+        "SM_CHANNEL_TRAIN": "/",
+        "SM_HOSTS": '["algo-1", "algo-2"]',
+        "SM_NUM_GPUS": "4",
+    }
+    job = platform.read_job(environment | {"SM_CURRENT_HOST": "algo-2", "SM_NETWORK_INTERFACE_NAME": "eth0"})
+    assert job_module.needs_launch(job, {})
+    started = {"RANK": "4", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
+    assert not job_module.needs_launch(job, started)
+    assert set(job_module._place(job)) >= {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"}
+    assert job_module._network(job) == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
+    alone = platform.read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"})
+    assert not job_module.needs_launch(alone, {})
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"SM_CHANNEL_TRAIN": "/nowhere"}, "no channel 'train'"),
+        ({"SM_HOSTS": "algo-1"}, "SM_HOSTS is not a list"),
+        ({"SM_CURRENT_HOST": "algo-3"}, "'algo-3', is none of the job's hosts"),
+    ],
+    ids=["channel", "hosts", "host"],
+)
+def test_what_the_platform_says_is_checked(told: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        platform.read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"} | told)
+
+
+def test_without_a_platform_a_run_needs_its_place(command: Command, dataset: Dataset) -> None:
+    done = command("train", "--data", dataset.root)
+    assert (done.code, done.err) == (2, "error: --out is missing; give the run directory to make.\n")
+
+
+def test_options_are_taken_as_platforms_spell_them() -> None:
+    train = get_command(app).commands["train"]  # type: ignore[attr-defined]
+    assert isinstance(train, TrainCommand)
+    for given, meant in (
+        ("--batch_size 32 --epochs 3", "--batch-size 32 --epochs 3"),
+        ("--freeze true --quiet True", "--freeze --quiet"),
+        ("--freeze False --quiet false", "--no-freeze"),
+        ("--freeze --no_freeze=true --no-freeze false", "--freeze --no-freeze --freeze"),
+        ("--weights my_net.pt --class_weights=sqrt", "--weights my_net.pt --class-weights sqrt"),
+        ("--un_known 3 --lr", "--un_known 3 --lr"),
+    ):
+        assert train.respell(given.split()) == meant.split()
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_no_reason_names_a_film(suffix: str) -> None:
+    for name in (f"Ann Smith 3{suffix}", f"12:30 Smith{suffix.upper()}"):
+        for failure in (
+            RunError(f"/data/val/normal/{name}: cannot decode this; the file is damaged."),
+            RunError(f"val/normal/{name} cannot be evaluated: the image is blank"),
+            FileNotFoundError(2, "No such file", f"/data/{name}"),
+            RunError(f"no usable image. 1 inputs were refused:\n  {name}: too small"),
+        ):
+            reason = platform.reason_of(failure)
+            assert "Smith" not in reason
+            assert len(reason) > len("a film")
+    assert len(platform.reason_of(RunError("x" * 5000))) == 1024
+
+
+def test_ranks_share_an_epoch_and_validation_without_repeating_a_film() -> None:
+    def of_rank(rank: int, epoch: int) -> list[int]:
+        order = EpochOrder(23, seed=3, rank=rank, ranks=4)
+        order.set_epoch(epoch)
+        assert len(order) == 5
+        return [key - 23 * epoch for key in order]
+
+    for epoch in (0, 1):
+        shares = [of_rank(rank, epoch) for rank in range(4)]
+        assert [len(share) for share in shares] == [5] * 4
+        assert len({index for share in shares for index in share}) == 20
+        assert shares == [of_rank(rank, epoch) for rank in range(4)]
+    assert of_rank(1, 0) != of_rank(1, 1)
+    assert sorted(EpochOrder(23, seed=3)) == list(range(23))
+
+
+def test_every_validation_film_is_in_one_share_and_a_batch_of_one_is_left_out() -> None:
+    films = CachedFilms(np.zeros((11, 1, 8, 8), np.uint8), np.arange(11), augment=None, seed=0)
+    shares, steps = [], []
+    for rank in range(3):
+        world = World(rank=rank, size=3, local_rank=rank, local_size=3)
+        module = FilmsModule(films, films, batch_size=2, workers=0, seed=0, world=world)
+        shares.append([int(label) for _, labels in module.val_dataloader() for label in labels])
+        steps.append([len(labels) for _, labels in module.train_dataloader()])
+    assert sorted(label for share in shares for label in share) == list(range(11))
+    assert steps == [[2]] * 3  # of three films a rank
+    with pytest.raises(UsageError, match="too few for 6 processes"):
+        FilmsModule(films, films, batch_size=2, workers=0, seed=0, world=World(size=6))
