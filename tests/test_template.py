@@ -398,7 +398,9 @@ def test_functions_start_what_the_package_has(stack: Stack) -> None:
 
 def test_the_environment_is_the_one_that_the_code_reads(stack: Stack) -> None:
     names = {f"PNEUMOSCOPE_{field.upper()}" for field in Settings.model_fields}
-    names |= {f"POWERTOOLS_{rest}" for rest in ("SERVICE_NAME", "METRICS_NAMESPACE", "LOG_LEVEL")}
+    names |= {"AWS_MAX_ATTEMPTS"} | {
+        f"POWERTOOLS_{rest}" for rest in ("SERVICE_NAME", "METRICS_NAMESPACE", "LOG_LEVEL")
+    }
     for function in ("OnUploadFunction", "ApiFunction"):
         found = stack.aws.client("lambda").get_function_configuration(FunctionName=stack.id(function))
         variables = found["Environment"]["Variables"]
@@ -459,7 +461,7 @@ TRACE = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
 MAY = {
     "OnUploadRole": FUNCTION
     | TRACE
-    | {"s3:GetObjectVersion", "s3:PutObject", "sqs:SendMessage"}
+    | {"s3:GetObjectVersion", "s3:ListBucket", "s3:PutObject", "sqs:SendMessage"}
     | {f"dynamodb:{verb}Item" for verb in ("Get", "Put", "Update", "Delete")},
     "ApiRole": FUNCTION | TRACE | {"s3:PutObject", "s3:ListBucket"},
     "ServingRole": READ_MODEL

@@ -28,9 +28,19 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
-from pneumoscope.aws.function import Event, classify, cloud, logger, nameless, observed, record, settings, told
+from pneumoscope.aws.function import (
+    Event,
+    classify,
+    cloud,
+    is_absent,
+    logger,
+    nameless,
+    observed,
+    record,
+    settings,
+    told,
+)
 from pneumoscope.aws.limits import API_FILM
-from pneumoscope.aws.session import code_of
 from pneumoscope.errors import BusyError
 
 _VERSION_2 = "2.0"
@@ -202,12 +212,12 @@ def _is_id(text: str) -> bool:
 
 def _result(job: str) -> dict[str, Any] | None:
     """The result object of a job, if it is there."""
+    key = f"{settings().results_prefix}{job}.json"
     with nameless("reading the result"):
         try:
-            key = f"{settings().results_prefix}{job}.json"
             reply = cloud().client("s3").get_object(Bucket=settings().bucket, Key=key)
         except ClientError as failure:
-            if code_of(failure) == "NoSuchKey":
+            if is_absent(failure, settings().bucket, key):
                 return None
             raise
         return dict(json.loads(reply["Body"].read()))

@@ -37,6 +37,7 @@ How: TypeAlias = Literal["endpoint", "in-process"]
 
 #: Codes of what no image can be read from; the service answers 422 to these.
 UNREAD = frozenset({"undecodable", "unreadable"})
+_GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
 _NAMESPACE, _SERVICE = "Pneumoscope", "pneumoscope"  # unless powertools' variables say otherwise
 _DIGITS = 16  # of a film's mark in the log
 
@@ -274,6 +275,19 @@ def nameless(what: str) -> Iterator[None]:
         code = code_of(cause) if isinstance(cause, ClientError) else type(cause).__name__
         sentence = f"{what}: AWS answers {code}; look whether the function's role may, and whether S3 is reachable."
         raise type(failure)(sentence) from None
+
+
+def is_absent(failure: ClientError, bucket: str, key: str) -> bool:
+    """Whether an object could not be read because it is not there.
+
+    Where listing is allowed for a prefix only, S3 may say AccessDenied of what is missing; a listing tells.
+    """
+    if code_of(failure) in _GONE:
+        return True
+    if code_of(failure) != "AccessDenied":
+        return False
+    found = cloud().client("s3").list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+    return not any(each["Key"] == key for each in found.get("Contents", []))
 
 
 def observed(work: Work) -> Work:

@@ -37,6 +37,7 @@ from pneumoscope.aws.function import (
     classify,
     cloud,
     decision,
+    is_absent,
     logger,
     mark,
     nameless,
@@ -46,12 +47,10 @@ from pneumoscope.aws.function import (
     settings,
     told,
 )
-from pneumoscope.aws.session import code_of
 from pneumoscope.errors import BusyError, CloudError, PneumoscopeError, UsageError
 
 _CREATED = "Object Created"
 _REMEMBERED = 2 * 24 * 3600  # seconds; EventBridge delivers for a day, Lambda keeps an event for six hours
-_GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +245,7 @@ def _read(upload: Upload) -> Found:
         try:
             reply = cloud().client("s3").get_object(Bucket=upload.bucket, Key=upload.key, **version)
         except ClientError as failure:
-            if code_of(failure) in _GONE:
+            if is_absent(failure, upload.bucket, upload.key):
                 return Found(data=None, size=None, etag=None)
             raise
         size = int(reply["ContentLength"])

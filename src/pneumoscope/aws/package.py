@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata, resources
@@ -98,7 +99,7 @@ def extract(archive: Path, folder: Path) -> None:
                         f"{archive} unpacks to more than {_MOST_UNPACKED:,} bytes; it is no model of ours."
                     )
                 packed.extract(member, folder, filter="data")
-    except (OSError, EOFError, tarfile.TarError) as failure:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as failure:
         raise BundleError(
             f"{archive} cannot be unpacked ({failure}); give a model.tar.gz of a training job."
         ) from failure
