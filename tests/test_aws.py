@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from botocore import exceptions
 from PIL import Image
 from starlette.testclient import TestClient
 from typing_extensions import override
 
 import ray_serve
 from local_cloud import LocalCloud, cloud
+from pneumoscope.aws import function
 from pneumoscope.aws.bucket import check_bucket
 from pneumoscope.aws.deploy import Deployment, await_service, deploy, describe_config, scale, scales
 from pneumoscope.aws.endpoint import Endpoint, read_prediction, said_by_model
@@ -912,3 +914,18 @@ def test_the_documented_role_lets_a_job_do_its_work_and_no_more(
             s3.put_object(Bucket="theirs", Key="a", Body=b"x")
         with pytest.raises(CloudError, match="denies"), in_words():
             somebody.client("iam").list_users()
+
+
+def test_a_missing_object_is_told_from_a_forbidden_one(aws: Cloud) -> None:
+    """S3 says AccessDenied of both where listing is allowed for a prefix only."""
+    denied = exceptions.ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject")
+    aws.client("s3").put_object(Bucket=PLACE.bucket, Key="results/there.json", Body=b"{}")
+    try:
+        assert function.is_absent(denied, PLACE.bucket, "results/missing.json")
+        assert function.is_absent(denied, PLACE.bucket, "results/there")
+        assert not function.is_absent(denied, PLACE.bucket, "results/there.json")
+        gone, other = (exceptions.ClientError({"Error": {"Code": code}}, "GetObject") for code in ("NoSuchKey", "500"))
+        assert function.is_absent(gone, PLACE.bucket, "results/there.json")
+        assert not function.is_absent(other, PLACE.bucket, "results/missing.json")
+    finally:
+        function.cloud.cache_clear()
