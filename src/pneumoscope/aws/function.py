@@ -99,7 +99,7 @@ class Settings(BaseModel):
     @property
     def contract(self) -> Location:
         """Where the contract lies."""
-        return Location(bucket=self.model.bucket, key=self.model.key.rpartition("/")[0]) / CONTRACT_FILE
+        return self.model.folder / CONTRACT_FILE
 
 
 def _variable(field: str) -> str:

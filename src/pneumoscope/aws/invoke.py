@@ -126,8 +126,7 @@ class Client:
             told = client.describe_endpoint_config(EndpointConfigName=config)
         if "AsyncInferenceConfig" not in told:
             raise CloudError(f"endpoint {self.name} is not asynchronous; leave out --variant.")
-        answers = parse_location(told["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"])
-        return Location(bucket=answers.bucket, key=answers.key.rpartition("/")[0]) / "films"
+        return parse_location(told["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"]).folder / "films"
 
     def _awaited(self, output: str, failure: str | None) -> bytes:
         for seconds in _longer_and_longer(self._patience):

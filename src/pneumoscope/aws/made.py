@@ -56,8 +56,7 @@ def teardown(cloud: Cloud, name: str, folder: Location | None = None) -> list[st
     sagemaker, removed = cloud.client("sagemaker"), list[str]()
     model = described(cloud, "model", name)
     if model is not None and folder is None:
-        archive = parse_location(model["PrimaryContainer"]["ModelDataUrl"])
-        folder = Location(bucket=archive.bucket, key=archive.key.rpartition("/")[0])
+        folder = parse_location(model["PrimaryContainer"]["ModelDataUrl"]).folder
     for kind, _ in KINDS:
         told = described(cloud, kind, name)
         if told is None or not _ours(sagemaker, told[_parameter(kind).removesuffix("Name") + "Arn"], name):
@@ -147,11 +146,7 @@ def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
     production: dict[str, Any] = next(iter(config.get("ProductionVariants", [])), {})
     model = described(cloud, "model", production.get("ModelName", name)) or {}
     url = model.get("PrimaryContainer", {}).get("ModelDataUrl")
-    contract = None if url is None else _sibling(parse_location(url))
+    contract = None if url is None else parse_location(url).folder / CONTRACT_FILE
     if "AsyncInferenceConfig" in config:
         return "async", contract
     return ("serverless" if "ServerlessConfig" in production else "realtime"), contract
-
-
-def _sibling(archive: Location) -> Location:
-    return Location(bucket=archive.bucket, key=archive.key.rpartition("/")[0]) / CONTRACT_FILE

@@ -47,6 +47,11 @@ class Location:
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
 
+    @property
+    def folder(self) -> "Location":
+        """What it lies in."""
+        return Location(bucket=self.bucket, key=self.key.rpartition("/")[0])
+
     def __truediv__(self, name: str) -> "Location":
         return Location(bucket=self.bucket, key=f"{self.key.rstrip('/')}/{name}" if self.key else name)
 
