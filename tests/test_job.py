@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from typer.main import get_command
 
 from pneumoscope.aws import job as job_module
 from pneumoscope.aws import platform
+from pneumoscope.aws.package import extract, training_archive
 from pneumoscope.cli.app import app
 from pneumoscope.cli.train import TrainCommand
 from pneumoscope.dataset import Dataset
@@ -45,9 +47,26 @@ class Container:
 
     def __init__(self, base: Path, *, checkpoints: bool = False) -> None:
         self.base = base
+        self.program = [sys.executable, "-m", "pneumoscope", "train"]
         for folder in ("model", "output/data", "input/config", "input/data", *["checkpoints"] * checkpoints):
             (base / folder).mkdir(parents=True, exist_ok=True)
         self.log = base.with_name(f"{base.name}.log")
+
+    def as_on_awss_image(self, folder: Path) -> dict[str, str]:
+        """Let the program be the code that `aws train` sends, on a Python that has our libraries and not our package.
+
+        Returns:
+            Variables by which that Python finds the libraries.
+        """
+        (folder / "sourcedir.tar.gz").write_bytes(training_archive())
+        extract(folder / "sourcedir.tar.gz", folder / "code")
+        libraries = folder / "libraries"
+        libraries.mkdir()
+        for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
+            if "pneumoscope" not in path.name and path.suffix != ".pth":
+                (libraries / path.name).symlink_to(path)
+        self.program = [str(Path(sys.base_prefix) / "bin" / "python3"), str(folder / "code" / "train.py")]
+        return {"PYTHONPATH": str(libraries), "VIRTUAL_ENV": ""}
 
     def script_mode(self, train: Path, test: Path | None = None) -> dict[str, str]:
         """Variables as the script-mode images set them."""
@@ -74,7 +93,7 @@ class Container:
         own = {"TMPDIR": str(self.log.parent)}  # what a killed job leaves, pytest removes
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                [*within, sys.executable, "-m", "pneumoscope", "train", *arguments],
+                [*within, *self.program, *arguments],
                 env=surroundings() | own | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -154,6 +173,7 @@ def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Conta
     container = Container(tmp_path_factory.mktemp("script") / "ml")
     before = content(dataset.root)
     environment = container.script_mode(dataset.root, test=dataset.root)
+    environment |= container.as_on_awss_image(container.log.parent)
     code = container.run(environment, *spelled(HYPERPARAMETERS | {"freeze": "False"}))
     assert code == 0, container.said
     assert content(dataset.root) == before  # a channel may be read-only

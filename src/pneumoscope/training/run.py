@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from pneumoscope import __version__
 from pneumoscope.contract import Document, Sha256, Stored, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 CONFIG_FILE, CARD_FILE, WEIGHTS_FILE = "config.json", "run.json", "weights.safetensors"
 METRICS_FILE, CURVES_FILE = "metrics.csv", "curves.png"
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
-_REPORTED = ("pneumoscope", "torch", "timm", "lightning", "numpy", "pillow")
+_REPORTED = ("torch", "timm", "lightning", "numpy", "pillow")
 
 
 class RunCard(Document):
@@ -130,8 +131,9 @@ def save_history(run: Path, history: list[Record]) -> None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shape the weights."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _REPORTED}
+    """Versions of Python and of the libraries that shape the weights; a job has this package as a bare folder."""
+    ours = {"python": platform.python_version(), "pneumoscope": __version__}
+    return ours | {name: metadata.version(name) for name in _REPORTED}
 
 
 def code_commit() -> str | None:
