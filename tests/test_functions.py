@@ -269,6 +269,38 @@ def test_without_versions_the_sequencer_tells_uploads_apart(asking: Function, bu
             assert len(done(asking.invoke(event)).lines(LOG)) == (version is None)
 
 
+def test_a_late_event_of_an_older_film_leaves_the_newer_ones_result(
+    asking: Function, inside: Function, bucket: Bucket
+) -> None:
+    """A film that had to wait for a busy endpoint, and was replaced by a better one meanwhile."""
+    for number, function in enumerate((asking, inside)):
+        name = f"film-{number}.png"
+        events = [bucket.put(data, name) for data in (FILM, TEXT, FILM)]
+        for event, sequencer in zip(
+            events, ("0055AED6DCD90281E5", "0055AED6DCD90281F5", "0055AED6DCD90281F5A0"), strict=True
+        ):
+            event["detail"]["object"]["sequencer"] = sequencer
+        statuses = []
+        for event in (events[1], events[0], events[2]):
+            done(function.invoke(event))
+            statuses.append(bucket.result(name)["decision"]["status"])
+        assert statuses == ["rejected", "rejected", "answered"]
+
+
+def test_a_dead_letter_can_be_sent_again(asking: Function, bucket: Bucket) -> None:
+    """As Lambda wraps an event that failed too often ("Lambda: capturing records of asynchronous invocations")."""
+    letter = {
+        "version": "1.0",
+        "timestamp": "2026-11-23T12:00:00.000Z",
+        "requestContext": {"condition": "RetriesExhausted", "approximateInvokeCount": 3},
+        "requestPayload": bucket.put(FILM),
+        "responseContext": {"statusCode": 200, "functionError": "Unhandled"},
+        "responsePayload": {"errorType": "BusyError", "errorMessage": "endpoint films is busy"},
+    }
+    assert done(asking.invoke(letter)).answer["films"] == 1
+    assert bucket.result()["decision"]["status"] == "answered"
+
+
 def test_a_call_that_is_at_work_keeps_others_out_until_its_time_is_up(
     local: LocalCloud, asking: Function, bucket: Bucket
 ) -> None:

@@ -374,7 +374,8 @@ def test_pages_of_other_origins_come_in_only_if_named(stacks: dict[str, Stack], 
     assert rule["AllowedOrigins"] == api["AllowOrigins"] == origins
     assert rule["AllowedMethods"] == ["PUT"]
     assert api["AllowMethods"] == ["GET", "POST", "OPTIONS"]
-    assert api["AllowHeaders"] == ["content-type", "authorization"]
+    signed = {"authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"}
+    assert set(api["AllowHeaders"]) == {"content-type"} | signed
 
 
 # ---------------------------------------------------------------- the functions
@@ -460,10 +461,9 @@ FUNCTION = READ_MODEL | {"sagemaker:InvokeEndpoint", "logs:CreateLogStream", "lo
 TRACE = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
 MAY = {
     "OnUploadRole": FUNCTION
-    | TRACE
     | {"s3:GetObjectVersion", "s3:ListBucket", "s3:PutObject", "sqs:SendMessage"}
     | {f"dynamodb:{verb}Item" for verb in ("Get", "Put", "Update", "Delete")},
-    "ApiRole": FUNCTION | TRACE | {"s3:PutObject", "s3:ListBucket"},
+    "ApiRole": FUNCTION | {"s3:PutObject", "s3:ListBucket"},
     "ServingRole": READ_MODEL
     | {"s3:PutObject", "cloudwatch:PutMetricData"}
     | {f"logs:{verb}" for verb in ("CreateLogGroup", "CreateLogStream", "DescribeLogStreams", "PutLogEvents")}
@@ -478,9 +478,8 @@ def actions(stack: Stack, role: str) -> set[str]:
 
 def test_roles_may_do_what_is_listed_and_no_more(stacks: dict[str, Stack]) -> None:
     assert {role: actions(stacks["realtime"], role) for role in MAY} == MAY
-    unneeded = TRACE | {"sagemaker:InvokeEndpoint"}
-    assert actions(stacks["plain"], "OnUploadRole") == MAY["OnUploadRole"] - unneeded
-    assert actions(stacks["plain"], "ApiRole") == MAY["ApiRole"] - unneeded
+    assert actions(stacks["plain"], "OnUploadRole") == MAY["OnUploadRole"] - {"sagemaker:InvokeEndpoint"}
+    assert actions(stacks["plain"], "ApiRole") == MAY["ApiRole"] - {"sagemaker:InvokeEndpoint"}
     assert stacks["plain"]["ServingRole"] is None
     assert actions(stacks["serverless"], "ServingRole") == MAY["ServingRole"] - {"s3:PutObject"}
 
@@ -510,12 +509,14 @@ def test_each_role_is_for_one_service(stack: Stack) -> None:
     assert trusted == {"OnUploadRole": "lambda.amazonaws.com", "ApiRole": "lambda.amazonaws.com"} | serving
 
 
-def test_the_key_is_used_by_every_role_if_there_is_one(stack: Stack) -> None:
+def test_key_and_traces_are_for_every_role_that_needs_them(stack: Stack) -> None:
     attached = [each.get("ManagedPolicyArns") for each in stack.of("IAM::Role").values()]
     if stack.name != "case-realtime":
         assert attached == [None] * len(attached)
         return
-    assert attached == [[stack.id("UseKey")]] * 3
+    assert attached == [[stack.id("UseKey"), stack.id("Trace")]] * 2 + [[stack.id("UseKey")]]
+    (traces,) = stack["Trace"]["PolicyDocument"]["Statement"]
+    assert set(traces["Action"]) == TRACE
     (statement,) = stack["UseKey"]["PolicyDocument"]["Statement"]
     assert statement["Resource"] == CASES["realtime"]["KmsKeyArn"]
     assert statement["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
@@ -550,7 +551,7 @@ def works(call: Any, bucket: str, key: str, **more: Any) -> bool:
 @pytest.mark.parametrize(
     ("role", "reads", "writes"),
     [
-        ("OnUploadRole", {"films/a.png"}, {"results/b.png.json"}),
+        ("OnUploadRole", {"films/a.png", "results/a.png.json"}, {"results/b.png.json"}),
         ("ApiRole", {"results/a.png.json"}, {"films/b.png"}),
     ],
 )

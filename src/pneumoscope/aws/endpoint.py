@@ -36,18 +36,26 @@ class Endpoint:
     """An endpoint by name.
 
     Args:
-        runtime: boto3's client of `sagemaker-runtime`.
+        runtime: boto3's client of `sagemaker-runtime`, as `Cloud.asker` makes it.
         name: of the endpoint.
         limit: the largest body that it takes, in bytes.
+        patience: seconds after which nothing is asked again.
         pause: waits so many seconds.
     """
 
     def __init__(
-        self, runtime: Any, name: str, *, limit: int = REALTIME, pause: Callable[[float], None] = time.sleep
+        self,
+        runtime: Any,
+        name: str,
+        *,
+        limit: int = REALTIME,
+        patience: float = 180.0,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._runtime = runtime
         self.name = name
         self.limit = limit
+        self._patience = patience
         self._pause = pause
 
     def classify(self, film: bytes) -> Answer:
@@ -70,9 +78,10 @@ class Endpoint:
             try:
                 prediction, variant = self._ask(film)
             except BusyError:
-                if tried == _TRIES:
+                pause = _FIRST_PAUSE * 2 ** (tried - 1)
+                if tried == _TRIES or time.perf_counter() - started + pause > self._patience:
                     raise
-                self._pause(_FIRST_PAUSE * 2 ** (tried - 1))
+                self._pause(pause)
             else:
                 milliseconds = (time.perf_counter() - started) * 1000
                 return Answer(prediction=prediction, milliseconds=milliseconds, variant=variant, tries=tried)

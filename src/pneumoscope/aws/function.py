@@ -55,6 +55,7 @@ class Settings(BaseModel):
     table: str = Field(min_length=3, description="DynamoDB table that remembers which uploads are done.")
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
     endpoint_limit: int = Field(default=REALTIME, ge=1000, description="Bytes that the endpoint takes.")
+    seconds: float = Field(default=60, ge=2, description="The function's own time limit.")
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
@@ -226,20 +227,21 @@ def _ask(film: bytes) -> tuple[dict[str, Any], bool]:
 
 @cache
 def _endpoint() -> Endpoint:
-    return Endpoint(cloud().client("sagemaker-runtime"), settings().endpoint, limit=settings().endpoint_limit)
+    """Whoever asks last, and waits in vain, can still say so within the function's time."""
+    share = 0.45 * settings().seconds
+    return Endpoint(cloud().asker(share), settings().endpoint, limit=settings().endpoint_limit, patience=share)
 
 
 @cache
 def _engine() -> "Engine":
     """The bundle in S3, loaded and verified; its files are not kept."""
     from pneumoscope.aws.package import unpacked
-    from pneumoscope.engine import Engine
 
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "model.tar.gz"
         _download(settings().model, archive)
-        with unpacked(archive) as (bundle, _):
-            return Engine.load(bundle)
+        with unpacked(archive) as (_, engine):
+            return engine
 
 
 @cache

@@ -4,6 +4,8 @@ Delivered at least once, by S3 itself or through EventBridge, and safe to delive
 decided on once. What is no film is a result like any other. Only what may be otherwise later is raised:
 Lambda then tries again, and hands the event to the dead-letter queue when it has tried often enough.
 
+Of two uploads to one key the later one's result stays.
+
 A film's result lies at its key without the films' prefix, under the results' prefix, with `.json` after it.
 """
 
@@ -47,9 +49,11 @@ from pneumoscope.aws.function import (
     settings,
     told,
 )
+from pneumoscope.aws.session import code_of
 from pneumoscope.errors import BusyError, CloudError, PneumoscopeError, UsageError
 
 _CREATED = "Object Created"
+_SEQUENCER = "sequencer"  # in a result's metadata
 _REMEMBERED = 2 * 24 * 3600  # seconds; EventBridge delivers for a day, Lambda keeps an event for six hours
 
 
@@ -134,9 +138,13 @@ def _settle(each: Event, request_id: str) -> Literal["films", "ignored"]:
 def records(event: Event) -> list[Event]:
     """What an event holds: EventBridge's is one by itself, S3's a list, and S3's test event nothing.
 
+    A dead letter of Lambda's holds the event that it could not deliver, and may be sent again as it is.
+
     Raises:
         UsageError: it is of neither.
     """
+    if isinstance(event.get("requestPayload"), dict):
+        return records(event["requestPayload"])
     if event.get("Event") == "s3:TestEvent":
         return []
     if "detail-type" in event:
@@ -219,7 +227,8 @@ def _once() -> Callable[..., dict[str, str]]:
 
 def _decide(*, identity: dict[str, str], upload: Upload, request_id: str) -> dict[str, str]:  # noqa: ARG001 (remembered)
     found, decided = _decided(upload)
-    _store(upload, found, decided, request_id)
+    if not _store(upload, found, decided, request_id):
+        logger().info("outdated", extra={"film": upload.mark})
     record(decided, film=upload.mark, bytes=found.size)
     return {"status": str(decided.prediction["status"])}
 
@@ -260,7 +269,8 @@ def _most_bytes() -> int:
     return DEFAULT_LIMITS.max_bytes
 
 
-def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> None:
+def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> bool:
+    """Write the result, unless there is one of a later upload to the same key; whether it was written."""
     document = {
         "film": {
             "bucket": upload.bucket,
@@ -276,13 +286,39 @@ def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> 
         "request_id": request_id,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
+    place = {"Bucket": upload.bucket, "Key": result_key(upload.key)}
     with nameless("storing the result"):
+        if _is_later(_stored(place), upload.sequencer):
+            return False
         cloud().client("s3").put_object(
-            Bucket=upload.bucket,
-            Key=result_key(upload.key),
+            **place,
             Body=json.dumps(document, allow_nan=False, ensure_ascii=False).encode(),
             ContentType="application/json",
+            Metadata={_SEQUENCER: upload.sequencer or ""},
         )
+    return True
+
+
+def _stored(place: dict[str, str]) -> str:
+    """The sequencer of the upload whose result is there; empty if there is none."""
+    try:
+        return str(cloud().client("s3").head_object(**place)["Metadata"].get(_SEQUENCER, ""))
+    except ClientError as failure:
+        if code_of(failure) in ("404", "403"):  # 403: there is none, and the role may not list
+            return ""
+        raise
+
+
+def _is_later(one: str, other: str | None) -> bool:
+    """Whether a sequencer of S3's is of a later event than another one of the same key.
+
+    They are hexadecimal; of two lengths, the shorter one is filled up with zeros on its right
+    (docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
+    """
+    if not one or not other:
+        return False
+    length = max(len(one), len(other))
+    return one.upper().ljust(length, "0") > other.upper().ljust(length, "0")
 
 
 def result_key(film: str) -> str:

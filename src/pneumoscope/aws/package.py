@@ -13,8 +13,8 @@ from typing import IO
 
 from packaging.requirements import Requirement
 
-from pneumoscope.contract import CONTRACT_FILE, Contract, load_contract
-from pneumoscope.engine import verify
+from pneumoscope.contract import CONTRACT_FILE, load_contract
+from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import BundleError
 
 TRAIN_PROGRAM = "train.py"
@@ -68,8 +68,8 @@ def write_model_archive(bundle: Path, stream: IO[bytes], *, for_ray: bool) -> No
 
 
 @contextmanager
-def unpacked(archive: Path) -> Iterator[tuple[Path, Contract]]:
-    """The bundle in a `model.tar.gz`, verified, in a folder that goes when the block ends.
+def unpacked(archive: Path) -> Iterator[tuple[Path, Engine]]:
+    """The bundle in a `model.tar.gz`, in a folder that goes when the block ends, and its engine, verified.
 
     Raises:
         BundleError: no such archive, or no bundle in it that reproduces its golden cases.
@@ -78,9 +78,9 @@ def unpacked(archive: Path) -> Iterator[tuple[Path, Contract]]:
         folder = Path(name)
         extract(archive, folder)
         bundle = folder / "bundle" if (folder / "bundle" / CONTRACT_FILE).is_file() else folder
-        contract = load_contract(bundle)
-        verify(bundle)
-        yield bundle, contract
+        engine = Engine.load(bundle)
+        verify(bundle, engine=engine)
+        yield bundle, engine
 
 
 def extract(archive: Path, folder: Path) -> None:

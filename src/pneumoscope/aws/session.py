@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from boto3.exceptions import Boto3Error
 from botocore import UNSIGNED, exceptions
 from botocore.config import Config
 
@@ -15,6 +16,7 @@ from pneumoscope.errors import BusyError, CloudError, UsageError
 
 TRANSFERS = 16  # at once; they wait for the network, not for a core
 _ATTEMPTS = 6
+_ANSWER_SECONDS = 70.0  # SageMaker gives a model a minute
 _LONGEST = 300  # characters of what AWS says
 _THROTTLED = {
     "ModelNotReadyException",
@@ -26,6 +28,7 @@ _THROTTLED = {
     "TooManyRequestsException",
 }
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "Forbidden"}
+_ALLOWED_BY = {"HeadBucket": "ListBucket", "HeadObject": "GetObject"}  # where IAM has another name
 _BAD_KEYS = {
     "ExpiredToken",
     "ExpiredTokenException",
@@ -96,16 +99,29 @@ class Cloud:
     def client(self, service: str) -> Any:
         """boto3's client of a service."""
         if service not in self._clients:
-            config = Config(
-                retries={"mode": "standard", "total_max_attempts": attempts()},
-                connect_timeout=10,
-                read_timeout=70,
-                max_pool_connections=TRANSFERS,
-                **self._signature,
-            )
-            with in_words():
-                self._clients[service] = self._session.client(service, config=config)
+            self._clients[service] = self._made(service, attempts=attempts(), read_timeout=_ANSWER_SECONDS)
         return self._clients[service]
+
+    def asker(self, seconds: float = _ANSWER_SECONDS) -> Any:
+        """boto3's client of `sagemaker-runtime`, which asks once and waits so long for the answer."""
+        return self._made("sagemaker-runtime", attempts=1, read_timeout=seconds)
+
+    def _made(self, service: str, *, attempts: int, read_timeout: float) -> Any:
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=min(10.0, read_timeout),
+            read_timeout=read_timeout,
+            max_pool_connections=TRANSFERS,
+            **self._signature,
+        )
+        with in_words():
+            try:
+                return self._session.client(service, config=config)
+            except ValueError as failure:  # of an address in the environment or the profile
+                raise CloudError(
+                    f"{str(failure).rstrip('.')}; correct AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_"
+                    f"{service.upper().replace('-', '_')}, which begin with http:// or https://."
+                ) from failure
 
     @property
     def partition(self) -> str:
@@ -150,6 +166,8 @@ def in_words(what: str = "") -> Iterator[None]:
     except (exceptions.HTTPClientError, exceptions.ConnectionError) as failure:
         url = str(failure.kwargs.get("endpoint_url") or "AWS")
         raise BusyError(f"{_begin(what)}{url} cannot be reached; check the network and the region.") from failure
+    except Boto3Error as failure:  # a file's transfer that broke off again and again
+        raise BusyError(f"{_begin(what)}{_shortened(str(failure))}; try again later.") from failure
     except exceptions.BotoCoreError as failure:
         raise CloudError(f"{_begin(what)}{_shortened(str(failure))}.") from failure
 
@@ -165,11 +183,10 @@ def _refusal(failure: exceptions.ClientError, what: str) -> CloudError:
     status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     begin = _begin(what)
     if code in _THROTTLED or status in (429, 500, 502, 503, 504):
-        return BusyError(f"{begin}AWS is busy or throttles ({code}), {attempts()} times in a row; try again later.")
+        return BusyError(f"{begin}AWS is busy or throttles ({code}); try again later.")
     if code in _DENIED:
-        return CloudError(
-            f"{begin}AWS denies it ({said}); let {failure.operation_name} be allowed to the user or role that you are."
-        )
+        action = _ALLOWED_BY.get(failure.operation_name, failure.operation_name)
+        return CloudError(f"{begin}AWS denies it ({said}); let {action} be allowed to the user or role that you are.")
     if code in _BAD_KEYS:
         return CloudError(f"{begin}AWS does not accept the credentials ({code}); renew them, or choose AWS_PROFILE.")
     if code in _NO_BUCKET:
