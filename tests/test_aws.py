@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -19,8 +21,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from boto3.exceptions import RetriesExceededError
 from botocore import exceptions
 from PIL import Image
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 from typing_extensions import override
 
@@ -30,15 +34,16 @@ from pneumoscope.aws import function
 from pneumoscope.aws.bucket import check_bucket
 from pneumoscope.aws.deploy import Deployment, await_service, deploy, describe_config, scale, scales
 from pneumoscope.aws.endpoint import Endpoint, read_prediction, said_by_model
-from pneumoscope.aws.images import training_image
+from pneumoscope.aws.images import has_disks, training_image
 from pneumoscope.aws.invoke import Client
-from pneumoscope.aws.jobs import TrainingRequest, describe_request, follow, look, role_arn
+from pneumoscope.aws.jobs import TrainingRequest, describe_request, follow, look, role_arn, start
 from pneumoscope.aws.limits import REALTIME, SERVERLESS
-from pneumoscope.aws.made import limits_of, status, teardown
+from pneumoscope.aws.made import belongings, limits_of, status
 from pneumoscope.aws.package import extract, requirements, training_archive, unpacked, write_model_archive
 from pneumoscope.aws.payload import fit
 from pneumoscope.aws.session import Cloud, in_words, parse_location
 from pneumoscope.aws.upload import listed, upload
+from pneumoscope.cli import main
 from pneumoscope.contract import InputRule, load_contract
 from pneumoscope.dataset import Dataset, load_dataset
 from pneumoscope.engine import Engine
@@ -157,6 +162,15 @@ def test_a_data_set_is_uploaded_once_encrypted_and_readable_again(aws: Cloud, da
     assert [copy.read(each) for each in copy.films[:3]] == [dataset.read(each) for each in dataset.films[:3]]
 
 
+def test_another_key_encrypts_what_is_there_already(aws: Cloud, shared_cloud: LocalCloud, dataset: Dataset) -> None:
+    upload(aws, dataset, PLACE)
+    key = shared_cloud.client("kms").create_key()["KeyMetadata"]["KeyId"]
+    assert upload(aws, dataset, PLACE, kms_key=key).there == 0
+    told = heads(aws, "films/manifest.csv")
+    assert (told["ServerSideEncryption"], told["SSEKMSKeyId"].endswith(key)) == ("aws:kms", True)
+    assert upload(aws, dataset, PLACE, kms_key=key).sent == 0
+
+
 def test_what_changed_is_sent_again(aws: Cloud, dataset: Dataset) -> None:
     upload(aws, dataset, PLACE)
     changed = dataset.films[0]
@@ -253,7 +267,7 @@ def test_throttling_is_waited_for_and_then_told(monkeypatch: pytest.MonkeyPatch)
     with scripted(throttled) as (url, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
         with pytest.raises(
-            BusyError, match=r"training job a: AWS is busy or throttles \(ThrottlingException\), 3 times"
+            BusyError, match=r"training job a: AWS is busy or throttles \(ThrottlingException\); try again later"
         ):
             look(Cloud(region=REGION), "a")
         assert len(asked) == 3
@@ -285,6 +299,7 @@ def request(**changes: Any) -> TrainingRequest:
         "name": "capstone-1",
         "role": "trainer",
         "data": "s3://films-bucket/films",
+        "unprepared": False,
         "test": None,
         "output": "s3://films-bucket/runs",
         "image": training_image("ml.g5.xlarge", REGION),
@@ -328,6 +343,7 @@ def test_a_training_job_is_started_as_asked_and_followed(
     done = run(
         *("train", "--data", "s3://films-bucket/films", "--out", "s3://films-bucket/runs", "--role", "trainer"),
         *("--recipe", "capstone-resnet50", "--set", "epochs=2", "--set", "freeze=true", "--name", "mine"),
+        *("--export-precision", "int8"),
         *("--instances", "2", "--spot", "--fast-file", "--wait"),
     )
     assert (done.code, "training job mine started in eu-central-1" in done.out) == (0, True), done.err
@@ -338,6 +354,7 @@ def test_a_training_job_is_started_as_asked_and_followed(
     assert told["CheckpointConfig"]["S3Uri"] == "s3://films-bucket/runs/mine/checkpoints"
     assert told["HyperParameters"]["epochs"] == "2"
     assert told["HyperParameters"]["freeze"] == "true"
+    assert told["HyperParameters"]["export_precision"] == "int8"
     (channel,) = told["InputDataConfig"]
     assert (channel["ChannelName"], channel["InputMode"]) == ("train", "FastFile")
     assert channel["DataSource"]["S3DataSource"]["S3Uri"] == "s3://films-bucket/films/"
@@ -377,11 +394,62 @@ def test_own_image_and_test_channel_and_key_are_in_the_request() -> None:
     told = describe_request(wanted, "arn:role", REGION, None)
     assert not [name for name in told["HyperParameters"] if name.startswith("sagemaker")]
     assert [each["ChannelName"] for each in told["InputDataConfig"]] == ["train", "test"]
-    assert told["OutputDataConfig"]["KmsKeyId"] == told["ResourceConfig"]["VolumeKmsKeyId"] == "key-1"
+    assert told["OutputDataConfig"]["KmsKeyId"] == "key-1"
+    assert "VolumeKmsKeyId" not in told["ResourceConfig"], "AWS refuses one for a type with disks of its own"
+    plain = describe_request(request(kms_key="key-1", instance_type="ml.c6i.4xlarge"), "arn:role", REGION, None)
+    assert plain["ResourceConfig"]["VolumeKmsKeyId"] == "key-1"
     assert told["EnableInterContainerTrafficEncryption"] is True
     assert "CheckpointConfig" not in told
     names = {each["Name"] for each in told["AlgorithmSpecification"]["MetricDefinitions"]}
     assert {"train:loss", "train:accuracy", "validation:loss", "validation:accuracy"} <= names
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "disks"),
+    [
+        *((f"ml.{each}.xlarge", True) for each in ("g4dn", "g5", "g6", "g6e", "gr6", "p3dn", "p4d", "p5en", "p6-b200")),
+        *((f"ml.{each}.xlarge", True) for each in ("trn1", "m5d", "c5d", "m6id", "r5dn")),
+        *((f"ml.{each}.xlarge", False) for each in ("c5", "c6i", "c7i", "m5", "m7i", "r5", "p3", "p2", "inf2", "t3")),
+    ],
+)
+def test_types_with_disks_of_their_own_are_known(instance_type: str, *, disks: bool) -> None:
+    assert has_disks(instance_type) is disks
+    assert request(instance_type=instance_type).instance_type == instance_type
+
+
+@pytest.mark.parametrize("family", ["c6g", "c7gd", "c7gn", "m6gd", "r7g", "t4g", "g5g"])
+def test_arm_is_refused_where_the_images_cannot_run(family: str) -> None:
+    for make in (request, wanted):
+        with pytest.raises(ValidationError, match="has ARM processors, and the images are for x86"):
+            make(instance_type=f"ml.{family}.xlarge")
+
+
+def test_a_data_set_whose_upload_was_broken_off_is_not_trained_on(aws: Cloud, dataset: Dataset) -> None:
+    upload(aws, dataset, PLACE)
+    aws.client("s3").delete_object(Bucket=PLACE.bucket, Key="films/manifest.csv")
+    with pytest.raises(CloudError, match=r"s3://films-bucket/films has no manifest.csv, .* or pass --unprepared"):
+        start(aws, request())
+    start(aws, request(unprepared=True))
+    aws.client("s3").put_object(Bucket=PLACE.bucket, Key="other/train/normal/a.png", Body=b"x")
+    with pytest.raises(CloudError, match=r"s3://films-bucket/other has no manifest.csv"):
+        start(aws, request(name="another", unprepared=True, test="s3://films-bucket/other"))
+    with pytest.raises(CloudError, match="nothing lies under s3://films-bucket/none"):
+        start(aws, request(name="another", unprepared=True, test="s3://films-bucket/none"))
+
+
+def test_a_job_of_many_hosts_is_heard_whole(aws: Cloud, shared_cloud: LocalCloud) -> None:
+    logs, group = shared_cloud.client("logs"), "/aws/sagemaker/TrainingJobs"
+    logs.create_log_group(logGroupName=group)
+    now, hosts = int(time.time() * 1000), 60  # AWS tells of fifty streams at a time
+    for host in range(hosts):
+        stream = {"logGroupName": group, "logStreamName": f"many/algo-{host}"}
+        logs.create_log_stream(**stream)
+        logs.put_log_events(**stream, logEvents=[{"timestamp": now, "message": f"host {host}"}])
+    aws.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"x")
+    start(aws, request(name="many"))
+    heard = Heard()
+    follow(aws, "many", listener=heard, pause=lambda _: None)
+    assert {f"host {host}" for host in range(hosts)} <= set(heard.lines)
 
 
 def test_images_are_those_of_the_region_and_the_kind_of_machine() -> None:
@@ -415,8 +483,11 @@ def test_a_failing_job_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--set", "epochs=many"), "epochs"),
         (("--set", "epochs"), "is not NAME=VALUE"),
         (("--set", "epoch=3"), "epoch"),
-        (("--recipe", "unknown"), "neither a file nor one of"),
-        (("--instance-type", "large"), "instance_type"),
+        (("--recipe", "unknown"), "no shipped recipe"),
+        (("--recipe", "mine.toml"), "no shipped recipe"),
+        (("--set", "weights=mine.safetensors"), "are a file, which a job does not have"),
+        (("--instance-type", "large"), "'large' is no type of instance"),
+        (("--export-precision", "int4"), "int4"),
         (("--name", "a b"), "name"),
         (("--region", "us-east-1"), "is in eu-central-1, but"),
     ],
@@ -501,8 +572,8 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     assert not config.get("DataCaptureConfig")
     assert keys(aws, "models") == ["models/films/contract.json", "models/films/model.tar.gz"]
     aws.client("s3").download_file(PLACE.bucket, "models/films/model.tar.gz", str(tmp_path / "model.tar.gz"))
-    with unpacked(tmp_path / "model.tar.gz") as (bundle, contract):
-        assert contract == load_contract(tiny_bundle)
+    with unpacked(tmp_path / "model.tar.gz") as (bundle, engine):
+        assert engine.contract == load_contract(tiny_bundle)
         assert (bundle / "contract.json").parent != bundle / "bundle"
     scaling = shared_cloud.client("application-autoscaling")
     (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
@@ -517,6 +588,7 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="models/films/notes.txt", Body=b"mine")
     unasked = run("teardown", "films")
     assert (unasked.code, "pass --yes" in unasked.err) == (2, True)
+    assert unasked.err.count("to be removed: ") == 6
     removed = run("teardown", "films", "--yes")
     assert (removed.code, removed.out.count("removed: ")) == (0, 6), removed
     assert keys(aws, "models") == ["models/films/notes.txt"]
@@ -527,12 +599,132 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     assert "nothing that was made from here" in run("status").out
 
 
+def names(aws: Cloud, **options: Any) -> list[str]:
+    return [each.name for each in belongings(aws, "films", **options)]
+
+
+def test_a_teardown_that_was_broken_off_goes_on(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(), tiny_bundle)
+    whole = names(aws)
+    files = ["s3://films-bucket/models/films/model.tar.gz", "s3://films-bucket/models/films/contract.json"]
+    assert whole == ["endpoint films", "endpoint config films", *files, "model films"]
+    for left in range(len(whole) - 1, -1, -1):  # one step each, as if each had been the last one
+        next(belongings(aws, "films")).remove()
+        assert names(aws) == whole[len(whole) - left :]
+
+
+def test_a_model_that_something_else_reads_is_kept(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(), tiny_bundle)
+    assert run("teardown", "films", "--yes", "--keep-model").out.count("removed: ") == 3
+    assert keys(aws, "models") == ["models/films/contract.json", "models/films/model.tar.gz"]
+    with pytest.raises(CloudError, match=r"there is s3://films-bucket/models/films/model.tar.gz already"):
+        deploy(aws, wanted(), tiny_bundle)
+    assert keys(aws, "models") == ["models/films/contract.json", "models/films/model.tar.gz"]
+    assert names(aws) == []
+
+
+def test_a_deployment_leaves_alone_what_another_one_makes_meanwhile(
+    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(aws, wanted(), tiny_bundle)
+    monkeypatch.setattr("pneumoscope.aws.deploy._require_free", lambda *_: None)  # both looked before either made
+    with pytest.raises(CloudError, match=r"model.tar.gz already"):
+        deploy(aws, wanted(), tiny_bundle)
+
+    def taken(**_: Any) -> None:  # moto does not mind
+        raise CloudError("Cannot create already existing model.")
+
+    monkeypatch.setattr(aws.client("sagemaker"), "create_model", taken)
+    with pytest.raises(CloudError, match="already existing model"):
+        deploy(aws, wanted(place="s3://films-bucket/elsewhere"), tiny_bundle)
+    assert keys(aws, "elsewhere") == []
+    assert len(names(aws)) == 5
+    assert shared_cloud.client("sagemaker").describe_endpoint(EndpointName="films")["EndpointStatus"] == "InService"
+
+
+def test_the_first_error_is_told_if_tidying_up_fails_too(
+    aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: Any) -> None:
+        raise CloudError("no instances of this type are left.")
+
+    def denied(*_: Any) -> None:
+        raise CloudError("AWS denies it.")
+
+    monkeypatch.setattr(aws.client("sagemaker"), "create_endpoint", refused)
+    monkeypatch.setattr("pneumoscope.aws.deploy.remove_file", denied)
+    with pytest.raises(CloudError, match="no instances"):
+        deploy(aws, wanted(), tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"PrimaryContainer": {"Image": "1.dkr.ecr/x:1"}},
+        {"PrimaryContainer": {"Image": "1.dkr.ecr/x:1", "ModelDataUrl": "https://films.s3.amazonaws.com/m.tar.gz"}},
+        {"Containers": [{"Image": "1.dkr.ecr/x:1"}, {"Image": "1.dkr.ecr/y:1"}]},
+    ],
+)
+def test_models_of_other_kinds_are_not_stumbled_over(
+    aws: Cloud, shared_cloud: LocalCloud, container: dict[str, Any]
+) -> None:
+    sagemaker = shared_cloud.client("sagemaker")
+    sagemaker.create_model(ModelName="films", ExecutionRoleArn=role_arn(aws, "trainer"), **container)
+    assert names(aws) == []
+    sagemaker.create_endpoint_config(**describe_config(wanted()))
+    sagemaker.create_endpoint(EndpointName="films", EndpointConfigName="films")
+    assert limits_of(aws, "films") == ("realtime", None)
+
+
+def test_nothing_is_captured_where_the_public_can_read(aws: Cloud, tiny_bundle: Path) -> None:
+    here = {"LocationConstraint": REGION}
+    aws.client("s3").create_bucket(Bucket="open-bucket", CreateBucketConfiguration=here)
+    aws.client("s3").put_bucket_acl(Bucket="open-bucket", ACL="public-read")
+    with pytest.raises(UsageError, match="bucket open-bucket is open to the public") as failure:
+        deploy(aws, wanted(capture="s3://open-bucket/films"), tiny_bundle)
+    assert "--allow-public" not in str(failure.value), "there is no such option here"
+    assert keys(aws, "models") == []
+    for variant in ("serverless", "async"):
+        with pytest.raises(ValidationError, match="captures nothing; leave out --capture"):
+            wanted(variant=variant, capture="s3://films-bucket/kept")
+    with pytest.raises(ValidationError, match="a serverless endpoint has no instances"):
+        wanted(variant="serverless", most_instances=2)
+
+
+def test_ctrl_c_while_waiting_says_that_the_endpoint_goes_on(
+    aws: Cloud, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pneumoscope.aws.deploy.await_service", interrupted)
+    options = ["--to", "s3://films-bucket/models", "--role", "trainer", "--image", wanted().image, "--name", "films"]
+    arguments = ["aws", "deploy", str(tiny_bundle), *options, "--instance-type", "ml.c5.large"]
+    monkeypatch.setattr(sys, "argv", ["pneumoscope", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
+    assert "endpoint films goes on and costs until `pneumoscope aws teardown films`" in capsys.readouterr().err
+    assert len(names(aws)) == 5
+
+
+def test_what_is_wrong_here_is_told_before_an_account_is_asked_for(tmp_path: Path) -> None:
+    nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+    place = ("--to", "s3://films-bucket/models", "--role", "trainer", "--serving", "ray", "--name", "films")
+    for arguments in (("deploy", tmp_path / "none", *place), ("teardown", "a b"), ("invoke", "../x", tmp_path)):
+        done = run(*arguments, **nobody)
+        assert done.code in (1, 2)
+        assert "credentials" not in done.err
+        assert "Traceback" not in done.err
+        assert len(done.err.strip().splitlines()) == 1, done.err
+
+
 def test_what_does_not_bear_the_tag_stays(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
     sagemaker = shared_cloud.client("sagemaker")
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="models/films/model.tar.gz", Body=b"theirs")
     container = {"Image": "1.dkr.ecr/x:1", "ModelDataUrl": "s3://films-bucket/models/films/model.tar.gz"}
     sagemaker.create_model(ModelName="films", PrimaryContainer=container, ExecutionRoleArn=role_arn(aws, "trainer"))
-    assert teardown(aws, "films") == []
+    assert names(aws) == []
     assert status(aws) == []
     assert len(sagemaker.list_models()["Models"]) == 1
     assert keys(aws, "models") == ["models/films/model.tar.gz"]
@@ -583,7 +775,8 @@ def test_a_training_jobs_archive_is_deployed_from_s3(aws: Cloud, tiny_bundle: Pa
 def test_each_variant_is_described_as_aws_wants_it() -> None:
     realtime = describe_config(wanted(kms_key="key-1", capture="s3://films-bucket/kept"))
     assert realtime["DataCaptureConfig"]["EnableCapture"] is True
-    assert realtime["KmsKeyId"] == "key-1"
+    assert realtime["KmsKeyId"] == realtime["DataCaptureConfig"]["KmsKeyId"] == "key-1"
+    assert "KmsKeyId" not in describe_config(wanted(kms_key="key-1", instance_type="ml.g5.xlarge"))
     assert realtime["ProductionVariants"][0]["InstanceType"] == "ml.c5.large"
     serverless = describe_config(wanted(variant="serverless", memory_mb=2048, concurrency=7))
     assert serverless["ProductionVariants"][0]["ServerlessConfig"] == {"MemorySizeInMB": 2048, "MaxConcurrency": 7}
@@ -591,7 +784,9 @@ def test_each_variant_is_described_as_aws_wants_it() -> None:
     later = describe_config(wanted(variant="async"))
     assert later["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"] == "s3://films-bucket/models/films/answers"
     assert "DataCaptureConfig" not in later
-    assert not scales(wanted(variant="async", most_instances=4))
+    answers = describe_config(wanted(variant="async", kms_key="key-1"))["AsyncInferenceConfig"]["OutputConfig"]
+    assert answers["KmsKeyId"] == "key-1"
+    assert scales(wanted(variant="async", most_instances=4))
     assert not scales(wanted())
 
 
@@ -608,7 +803,18 @@ def test_scaling_can_be_set_up_twice(aws: Cloud, tiny_bundle: Path) -> None:
     deploy(aws, wanted(most_instances=2), tiny_bundle)
     scale(aws, wanted(most_instances=2))
     scale(aws, wanted(most_instances=2))
-    assert "scaling of endpoint films" in teardown(aws, "films")
+    assert "scaling of endpoint films" in names(aws)
+    waiting = wanted(name="later", variant="async", most_instances=3, concurrency=8)
+    deploy(aws, waiting, tiny_bundle)
+    scale(aws, waiting)
+    policies = aws.client("application-autoscaling").describe_scaling_policies(ServiceNamespace="sagemaker")
+    followed = {
+        each["ResourceId"]: each["TargetTrackingScalingPolicyConfiguration"] for each in policies["ScalingPolicies"]
+    }
+    assert followed["endpoint/films/variant/AllTraffic"]["TargetValue"] == 600
+    backlog = followed["endpoint/later/variant/AllTraffic"]
+    assert backlog["TargetValue"] == 8
+    assert backlog["CustomizedMetricSpecification"]["MetricName"] == "ApproximateBacklogSizePerInstance"
 
 
 def test_an_archive_that_leads_out_or_unpacks_endlessly_is_refused(
@@ -732,7 +938,7 @@ def test_a_large_film_is_shrunk_by_the_contracts_rule(tiny_bundle: Path, tmp_pat
     assert len(large) > REALTIME
     (tmp_path / "large.png").write_bytes(large)
     without = run("invoke", "films", tmp_path / "large.png")
-    assert (without.code, "name the endpoint's bundle with --bundle" in without.err) == (2, True)
+    assert (without.code, "name the endpoint's bundle with --bundle" in without.err) == (1, True)
     done = run("invoke", "films", tmp_path / "large.png", "--bundle", tiny_bundle, "--format", "json")
     said = json.loads(done.out)
     assert said["endpoint"]["shrunk"] is True
@@ -791,6 +997,55 @@ def test_an_asynchronous_endpoint_is_asked_through_s3(aws: Cloud, shared_cloud: 
     assert keys(aws, "models/films/films") == [], "films were left behind"
 
 
+def test_a_film_that_nobody_waits_for_any_more_stays_for_the_endpoint(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(variant="async"), tiny_bundle)
+    client = Client(aws, "films", patience=0.0, pause=lambda _: None)
+
+    def nothing_yet(address: str) -> None:
+        assert address.startswith("s3://")
+
+    client._object = nothing_yet  # type: ignore[method-assign] # moto answers at once
+    with pytest.raises(BusyError, match=r"gave no answer in 0 s; it may come yet, in s3://"):
+        client.classify(FILM)
+    assert len(keys(aws, "models/films/films")) == 1
+    assert client.limit == ServeConfig(bundle=tiny_bundle).max_bytes, "the service behind it takes no more"
+
+
+def test_an_endpoint_that_never_answers_is_given_up_in_time() -> None:
+    """As a function must, whose own time is short."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as environment:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", address)
+        asked = Endpoint(Cloud(region=REGION).asker(0.4), "films", patience=0.4)
+        started = time.monotonic()
+        with pytest.raises(BusyError, match="cannot be reached"):
+            asked.classify(FILM)
+        assert time.monotonic() - started < 5  # and not 70 seconds, six times, five times over
+        silent.settimeout(0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_an_address_that_is_none_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "film.jpeg").write_bytes(FILM)
+    done = run("invoke", "films", tmp_path, "--variant", "realtime", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME="127.0.0.1:80")
+    assert (done.code, "correct AWS_ENDPOINT_URL" in done.err) == (1, True), done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_download_that_breaks_off_again_and_again_is_said_in_words() -> None:
+    with pytest.raises(BusyError, match=r"reading s3://a/b: .*try again later"), in_words("reading s3://a/b"):
+        raise RetriesExceededError(OSError("the connection was closed"))
+
+
+def test_a_model_without_a_contract_beside_it_is_asked_for_its_bundle(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(), tiny_bundle)
+    aws.client("s3").delete_object(Bucket=PLACE.bucket, Key="models/films/contract.json")
+    with pytest.raises(ImageError, match="name the endpoint's bundle with --bundle"):
+        Client(aws, "films").classify(big_film())
+
+
 def test_a_missing_endpoint_is_named(aws: Cloud) -> None:
     with pytest.raises(CloudError, match=r"there is no endpoint films in eu-central-1"):
         Client(aws, "films")
@@ -819,7 +1074,7 @@ def test_a_busy_model_is_asked_again_and_a_broken_one_is_not(monkeypatch: pytest
     def ask(*replies: tuple[int, dict[str, Any]]) -> Any:
         with scripted(*replies) as (url, asked):
             monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
-            runtime = Cloud(region=REGION).client("sagemaker-runtime")
+            runtime = Cloud(region=REGION).asker()
             try:
                 return Endpoint(runtime, "films", pause=lambda _: None).classify(FILM)
             finally:
@@ -914,6 +1169,46 @@ def test_the_documented_role_lets_a_job_do_its_work_and_no_more(
             s3.put_object(Bucket="theirs", Key="a", Body=b"x")
         with pytest.raises(CloudError, match="denies"), in_words():
             somebody.client("iam").list_users()
+
+
+def test_the_documented_user_can_do_all_that_the_commands_do(
+    shared_cloud: LocalCloud, dataset: Dataset, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = (REPOSITORY / "deploy" / "aws" / "user.json").read_text()
+    policy = policy.replace("BUCKET", PLACE.bucket).replace("ROLE", "trainer")
+    policy = policy.replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"')  # moto's own name; AWS has none
+    policy = re.sub(r'"arn:aws:logs:[^"]+"', '"*"', policy)  # moto compares resources for S3 alone
+    become_nobody(shared_cloud, monkeypatch)
+    shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
+    scaled = wanted(most_instances=2)
+    with shared_cloud.guarded():
+        somebody = Cloud(region=REGION)
+        upload(somebody, dataset, PLACE)
+        start(somebody, request())
+        follow(somebody, "capstone-1", pause=lambda _: None)
+        deploy(somebody, scaled, tiny_bundle)
+        await_service(somebody, "films", pause=lambda _: None)
+        scale(somebody, scaled)
+        assert limits_of(somebody, "films")[0] == "realtime"
+        assert {each["name"] for each in status(somebody)} == {"films", "capstone-1"}
+        for each in list(belongings(somebody, "films")):
+            each.remove()
+        assert [each["name"] for each in status(somebody)] == ["capstone-1"]
+        with pytest.raises(CloudError, match="denies"), in_words():
+            somebody.client("iam").list_users()
+
+
+def test_the_documented_line_empties_a_bucket_with_versions(aws: Cloud) -> None:
+    s3 = aws.client("s3")
+    s3.put_bucket_versioning(Bucket=PLACE.bucket, VersioningConfiguration={"Status": "Enabled"})
+    for body in (b"1", b"2"):
+        s3.put_object(Bucket=PLACE.bucket, Key="films/a", Body=body)
+    s3.delete_object(Bucket=PLACE.bucket, Key="films/a")
+    text = (REPOSITORY / "docs" / "aws.md").read_text()
+    (line,) = re.findall(r'^python -c "(.+)"$', text, re.MULTILINE)
+    emptied = [sys.executable, "-c", line.replace("STACK-BUCKET", PLACE.bucket)]
+    subprocess.run(emptied, check=True)
+    s3.delete_bucket(Bucket=PLACE.bucket)
 
 
 def test_a_missing_object_is_told_from_a_forbidden_one(aws: Cloud) -> None:

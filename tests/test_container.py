@@ -49,7 +49,7 @@ def test_hadolint_finds_nothing(dockerfile: Path) -> None:
 
 def test_it_runs_as_nobody_and_says_whether_it_is_well() -> None:
     stage = last_stage()
-    assert stage["USER"] == "65532:65532"
+    assert (stage["ARG"], stage["USER"]) == ("RUN_AS=65532:65532", "${RUN_AS}")
     assert json.loads(stage["ENTRYPOINT"]) == ["pneumoscope"]
     assert json.loads(stage["CMD"]) == ["serve"]
     assert "/readyz" in stage["HEALTHCHECK"]

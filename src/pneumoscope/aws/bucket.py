@@ -15,8 +15,13 @@ _UNSET = {"NoSuchPublicAccessBlockConfiguration", "NoSuchBucketPolicy", "Ownersh
 _BLOCKED = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 
 
-def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool = False) -> None:
+def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool | None = None) -> None:
     """Refuse a bucket that is missing, in another region than the job, or open to the public.
+
+    Args:
+        cloud: of the job's region.
+        place: anything in the bucket.
+        allow_public: the answer to --allow-public; None where nobody may choose it.
 
     Raises:
         UsageError: it is public, and that was not allowed.
@@ -29,10 +34,17 @@ def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool = False) -
             f"--region {region}, or choose a bucket in {cloud.region}."
         )
     if not allow_public and (why := _public(cloud.client("s3"), place.bucket)):
+        way_out = "" if allow_public is None else ", or pass --allow-public if the films are public anyway"
         raise UsageError(
-            f"bucket {place.bucket} is open to the public ({why}); turn on Block Public Access for it, or pass "
-            "--allow-public if the films are public anyway."
+            f"bucket {place.bucket} is open to the public ({why}); turn on Block Public Access for it{way_out}."
         )
+
+
+def encryption(kms_key: str | None) -> dict[str, str]:
+    """The arguments of what writes an object: encrypted with a key of KMS, or with S3's own."""
+    if kms_key is None:
+        return {"ServerSideEncryption": "AES256"}
+    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
 
 
 def region_of(cloud: Cloud, place: Location) -> str:

@@ -2,18 +2,30 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any, Literal
+from typing import IO, Any, Literal, Self
 
-from pydantic import Field
+from botocore import exceptions
+from pydantic import Field, model_validator
 
-from pneumoscope.aws.bucket import check_bucket
-from pneumoscope.aws.jobs import TAG, role_arn
-from pneumoscope.aws.made import ARCHIVE, KINDS, NAMESPACE, PRODUCTION, Variant, described, scaled, teardown
+from pneumoscope.aws.bucket import check_bucket, encryption
+from pneumoscope.aws.images import InstanceType, has_disks
+from pneumoscope.aws.jobs import NAME, TAG, role_arn
+from pneumoscope.aws.made import (
+    ARCHIVE,
+    KINDS,
+    NAMESPACE,
+    PRODUCTION,
+    Variant,
+    described,
+    remove,
+    remove_file,
+    scaled,
+)
 from pneumoscope.aws.package import unpacked, write_model_archive
-from pneumoscope.aws.session import Cloud, Location, in_words, parse_location
+from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
 from pneumoscope.contract import CONTRACT_FILE, Document
 from pneumoscope.engine import verify
 from pneumoscope.errors import CloudError
@@ -26,13 +38,13 @@ _ENDED = {"InService", "Failed", "OutOfService", "UpdateRollbackFailed"}
 class Deployment(Document):
     """What an endpoint is to be. Its model, configuration and endpoint all have its name."""
 
-    name: str = Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")
+    name: str = Field(pattern=NAME)
     role: str = Field(min_length=1, description="Name or ARN of the role that the endpoint takes on.")
     place: str = Field(description="Where in S3 the model goes, and an asynchronous endpoint's results.")
     image: str = Field(min_length=1)
     for_ray: bool = Field(description="The image is AWS's for Ray Serve; else ours.")
     variant: Variant
-    instance_type: str = Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")
+    instance_type: InstanceType
     instances: int = Field(ge=1, le=100)
     most_instances: int = Field(ge=1, le=100, description="More than `instances`: scaled by load up to so many.")
     calls_per_minute: int = Field(ge=1, description="Of one instance, from which on another one is added.")
@@ -40,6 +52,14 @@ class Deployment(Document):
     concurrency: int = Field(ge=1, le=200, description="Calls at a time to a serverless or asynchronous endpoint.")
     capture: str | None = Field(description="Where requests and answers are kept; nowhere if null.")
     kms_key: str | None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.capture is not None and self.variant != "realtime":
+            raise ValueError(f"an endpoint of variant {self.variant} captures nothing; leave out --capture")
+        if self.variant == "serverless" and self.most_instances > 1:
+            raise ValueError("a serverless endpoint has no instances; leave out --instances and --most-instances")
+        return self
 
     @property
     def folder(self) -> Location:
@@ -61,16 +81,16 @@ def deploy(cloud: Cloud, wanted: Deployment, source: Path | Location, *, listene
         CloudError: bucket or role are missing, the name is taken, or AWS refuses.
     """
     check_bucket(cloud, wanted.folder)
+    if wanted.capture is not None:
+        check_bucket(cloud, parse_location(wanted.capture))
     role = role_arn(cloud, wanted.role)
     _require_free(cloud, wanted.name)
     with _bundle(cloud, source, listener) as bundle:
         listener.say(f"sending {wanted.folder / ARCHIVE}")
-        try:
-            _send(cloud, wanted, bundle)
-            _create(cloud, wanted, role)
-        except BaseException:
-            teardown(cloud, wanted.name, wanted.folder)
-            raise
+        with ExitStack() as undo:
+            _send(cloud, wanted, bundle, undo)
+            _create(cloud, wanted, role, undo)
+            undo.pop_all()
     listener.say(f"endpoint {wanted.name} is being made")
 
 
@@ -89,28 +109,49 @@ def _bundle(cloud: Cloud, source: Path | Location, listener: Listener) -> Iterat
             yield bundle
 
 
-def _send(cloud: Cloud, wanted: Deployment, bundle: Path) -> None:
+def _send(cloud: Cloud, wanted: Deployment, bundle: Path, undo: ExitStack) -> None:
     """The archive, and beside it the contract for whoever must shrink a film by its rule."""
-    key = {"ServerSideEncryption": "AES256"}
-    if wanted.kms_key is not None:
-        key = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": wanted.kms_key}
-    options = key | {"Tagging": f"{TAG}={wanted.name}"}
+    options = encryption(wanted.kms_key) | {"Tagging": f"{TAG}={wanted.name}"}
     s3, archive, contract = cloud.client("s3"), wanted.folder / ARCHIVE, wanted.folder / CONTRACT_FILE
-    with TemporaryFile() as stream, in_words(f"writing {archive}"):
+    with TemporaryFile() as stream:
         write_model_archive(bundle, stream, for_ray=wanted.for_ray)
         stream.seek(0)
-        s3.upload_fileobj(stream, archive.bucket, archive.key, ExtraArgs=options)
+        _put_new(s3, archive, stream, options)
+    undo.callback(_unless_refused, remove_file, cloud, archive)
+    with in_words(f"writing {contract}"):
         s3.put_object(Bucket=contract.bucket, Key=contract.key, Body=(bundle / CONTRACT_FILE).read_bytes(), **options)
+    undo.callback(_unless_refused, remove_file, cloud, contract)
 
 
-def _create(cloud: Cloud, wanted: Deployment, role: str) -> None:
-    sagemaker, tags = cloud.client("sagemaker"), [{"Key": TAG, "Value": wanted.name}]
-    name = wanted.name
+def _put_new(s3: Any, target: Location, stream: IO[bytes], options: dict[str, str]) -> None:
+    """Write an object where none is: another endpoint, or a stack, may use what is there."""
+    with in_words(f"writing {target}"):
+        try:
+            s3.put_object(Bucket=target.bucket, Key=target.key, Body=stream, IfNoneMatch="*", **options)
+        except exceptions.ClientError as failure:
+            if code_of(failure) != "PreconditionFailed":
+                raise
+            raise CloudError(f"there is {target} already; choose another --name or --to, or remove it.") from failure
+
+
+def _create(cloud: Cloud, wanted: Deployment, role: str, undo: ExitStack) -> None:
+    name, tags = wanted.name, [{"Key": TAG, "Value": wanted.name}]
     container = {"Image": wanted.image, "ModelDataUrl": str(wanted.folder / ARCHIVE)}
-    with in_words(f"endpoint {name}"):
-        sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=role, Tags=tags)
-        sagemaker.create_endpoint_config(**describe_config(wanted), Tags=tags)
-        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
+    making: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("model", {"ModelName": name, "PrimaryContainer": container, "ExecutionRoleArn": role}),
+        ("endpoint_config", describe_config(wanted)),
+        ("endpoint", {"EndpointName": name, "EndpointConfigName": name}),
+    )
+    for kind, arguments in making:
+        with in_words(f"endpoint {name}"):
+            getattr(cloud.client("sagemaker"), f"create_{kind}")(**arguments, Tags=tags)
+        undo.callback(_unless_refused, remove, cloud, kind, name)
+
+
+def _unless_refused(step: Callable[..., None], *given: Any) -> None:
+    """One step back. What failed first is told, not what failed after it."""
+    with suppress(CloudError):
+        step(*given)
 
 
 def describe_config(wanted: Deployment) -> dict[str, Any]:
@@ -125,21 +166,24 @@ def describe_config(wanted: Deployment) -> dict[str, Any]:
             "ContainerStartupHealthCheckTimeoutInSeconds": 300,
         }
     arguments: dict[str, Any] = {"EndpointConfigName": wanted.name, "ProductionVariants": [variant]}
+    key = {} if wanted.kms_key is None else {"KmsKeyId": wanted.kms_key}
     if wanted.variant == "async":
         arguments["AsyncInferenceConfig"] = {
             "ClientConfig": {"MaxConcurrentInvocationsPerInstance": wanted.concurrency},
             "OutputConfig": {
+                **key,
                 "S3OutputPath": str(wanted.folder / "answers"),
                 "S3FailurePath": str(wanted.folder / "failures"),
             },
         }
-    if wanted.kms_key is not None and wanted.variant != "serverless":
-        arguments["KmsKeyId"] = wanted.kms_key
+    if wanted.variant != "serverless" and not has_disks(wanted.instance_type):
+        arguments |= key
     if wanted.capture is not None:
         arguments["DataCaptureConfig"] = {
             "EnableCapture": True,
             "InitialSamplingPercentage": 100,
             "DestinationS3Uri": wanted.capture,
+            **key,
             "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
         }
     return arguments
@@ -192,18 +236,30 @@ def scale(cloud: Cloud, wanted: Deployment) -> None:
             **target,
             PolicyName=f"{wanted.name}-load",
             PolicyType="TargetTrackingScaling",
-            TargetTrackingScalingPolicyConfiguration={
-                "TargetValue": float(wanted.calls_per_minute),
-                "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"},
-                "ScaleInCooldown": 300,
-                "ScaleOutCooldown": 60,
-            },
+            TargetTrackingScalingPolicyConfiguration=describe_load(wanted)
+            | {"ScaleInCooldown": 300, "ScaleOutCooldown": 60},
         )
 
 
+def describe_load(wanted: Deployment) -> dict[str, Any]:
+    """What an endpoint's size is to follow: the calls of each instance, or if asynchronous, the films that wait."""
+    if wanted.variant == "async":
+        metric = {
+            "MetricName": "ApproximateBacklogSizePerInstance",
+            "Namespace": "AWS/SageMaker",
+            "Dimensions": [{"Name": "EndpointName", "Value": wanted.name}],
+            "Statistic": "Average",
+        }
+        return {"TargetValue": float(wanted.concurrency), "CustomizedMetricSpecification": metric}
+    return {
+        "TargetValue": float(wanted.calls_per_minute),
+        "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"},
+    }
+
+
 def scales(wanted: Deployment) -> bool:
-    """Whether it is to grow and shrink. A backlog of an asynchronous one is no count of calls: that does not."""
-    return wanted.variant == "realtime" and wanted.most_instances > wanted.instances
+    """Whether it is to grow and shrink."""
+    return wanted.most_instances > wanted.instances
 
 
 def _require_free(cloud: Cloud, name: str) -> None:

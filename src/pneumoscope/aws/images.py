@@ -1,4 +1,9 @@
-"""AWS's own container images, by region."""
+"""AWS's types of instance, and its own container images, by region."""
+
+import re
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator
 
 from pneumoscope.errors import UsageError
 
@@ -32,6 +37,36 @@ _COMMON_REGIONS = {
     *("eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3", "sa-east-1"),
     *("us-east-1", "us-east-2", "us-west-1", "us-west-2"),
 }
+#: "Amazon EC2 instance store volumes": families with a d after their number, and those with GPUs or Trainium.
+_WITH_DISKS = re.compile(r"[a-z]+\d+[a-z]*d[a-z]*|gr?[5-9]\w*|p[4-9].*|dl\d\w*|trn\d\w*")
+_ARM = re.compile(r"[a-z]+\d+g[a-z]*")
+
+
+def _on_x86(instance_type: str) -> str:
+    found = re.fullmatch(r"ml\.([a-z0-9-]+)\.[a-z0-9-]+", instance_type)
+    if found is None:
+        raise ValueError(f"{instance_type!r} is no type of instance; an example is ml.c6i.large")
+    if _ARM.fullmatch(found[1]):
+        raise ValueError(f"{instance_type} has ARM processors, and the images are for x86; an example is ml.c6i.large")
+    return instance_type
+
+
+#: A type of instance that the images run on.
+InstanceType: TypeAlias = Annotated[str, AfterValidator(_on_x86)]
+
+
+def family(instance_type: str) -> str:
+    """Of `ml.c6i.large` the part that names the hardware, `c6i`."""
+    return instance_type.removeprefix("ml.").partition(".")[0]
+
+
+def has_disks(instance_type: str) -> bool:
+    """Whether a type has disks of its own. They are encrypted by hardware; a KMS key for the volume is refused then.
+
+    >>> has_disks("ml.g5.xlarge"), has_disks("ml.c6i.large")
+    (True, False)
+    """
+    return _WITH_DISKS.fullmatch(family(instance_type)) is not None
 
 
 def aws_image(name: str, region: str) -> str:
@@ -52,5 +87,4 @@ def aws_image(name: str, region: str) -> str:
 
 def training_image(instance_type: str, region: str) -> str:
     """AWS's script-mode PyTorch image for a type of instance, such as `ml.g6.xlarge`."""
-    family = instance_type.removeprefix("ml.").partition(".")[0]
-    return aws_image(TRAINING_GPU if family.startswith(("g", "p")) else TRAINING_CPU, region)
+    return aws_image(TRAINING_GPU if family(instance_type).startswith(("g", "p")) else TRAINING_CPU, region)

@@ -3,17 +3,20 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
 from pneumoscope.aws.made import Variant, limits_of
 from pneumoscope.aws.payload import fit
-from pneumoscope.aws.session import Cloud, Location, in_words, parse_location, stand_in
+from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location, stand_in
 from pneumoscope.contract import CONTRACT_FILE, InputRule, load_contract
 from pneumoscope.errors import BusyError, CloudError, ImageError
 
@@ -74,15 +77,19 @@ class Client:
             return None
         with TemporaryDirectory(prefix="pneumoscope-") as folder, in_words(f"reading {self._contract}"):
             path = Path(folder) / CONTRACT_FILE
-            self._cloud.client("s3").download_file(self._contract.bucket, self._contract.key, str(path))
+            try:
+                self._cloud.client("s3").download_file(self._contract.bucket, self._contract.key, str(path))
+            except ClientError as failure:
+                if code_of(failure) == "404":
+                    return None
+                raise
             return load_contract(path.parent).input
 
     def classify(self, film: bytes) -> Classified:
         """The endpoint's decision on a film's file, sent as it is unless it is too large for the endpoint.
 
         Raises:
-            ImageError: it cannot be read.
-            UsageError: it is too large, and there is no contract to shrink it by.
+            ImageError: it cannot be read, or is too large and there is no contract to shrink it by.
             BusyError: the endpoint is busy, stopped or out of reach.
             CloudError: AWS refuses, or the model failed.
         """
@@ -95,27 +102,39 @@ class Client:
     def _asked(self, content: bytes) -> Answer:
         if self.variant == "async":
             return self._through_s3(content)
-        runtime = self._cloud.client("sagemaker-runtime")
-        return Endpoint(runtime, self.name, limit=self.limit, pause=self._pause).classify(content)
+        return self._endpoint.classify(content)
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self._cloud.asker(), self.name, limit=self.limit, pause=self._pause)
 
     def _through_s3(self, content: bytes) -> Answer:
-        """An asynchronous endpoint: the film into S3, the answer out of it, and the film removed."""
+        """An asynchronous endpoint: the film into S3, the answer out of it, and the film removed.
+
+        A film stays that nobody waits for any more: the endpoint may come to it yet.
+        """
         s3, started = self._cloud.client("s3"), time.perf_counter()
         film = self._inbox / str(uuid.uuid4())
         with in_words(f"writing {film}"):
-            s3.put_object(Bucket=film.bucket, Key=film.key, Body=content, ServerSideEncryption="AES256")
-        try:
+            s3.put_object(Bucket=film.bucket, Key=film.key, Body=content)  # encrypted as the bucket says
+        with ExitStack() as left:
+            left.callback(self._remove, film)
             with in_words(f"endpoint {self.name}"):
                 accepted = self._cloud.client("sagemaker-runtime").invoke_endpoint_async(
                     EndpointName=self.name, InputLocation=str(film), ContentType=CONTENT_TYPE, Accept="application/json"
                 )
-            body = self._awaited(accepted["OutputLocation"], accepted.get("FailureLocation"))
-        finally:
-            with in_words(f"removing {film}"):
-                s3.delete_object(Bucket=film.bucket, Key=film.key)
+            try:
+                body = self._awaited(accepted["OutputLocation"], accepted.get("FailureLocation"))
+            except (BusyError, KeyboardInterrupt):
+                left.pop_all()
+                raise
         milliseconds = (time.perf_counter() - started) * 1000
         prediction = read_prediction(body, self.name)
         return Answer(prediction=prediction, milliseconds=milliseconds, variant=None, tries=1)
+
+    def _remove(self, film: Location) -> None:
+        with in_words(f"removing {film}"):
+            self._cloud.client("s3").delete_object(Bucket=film.bucket, Key=film.key)
 
     @cached_property
     def _inbox(self) -> Location:

@@ -1,5 +1,6 @@
 """SageMaker training jobs: our `train` command on AWS's PyTorch image, or on our own."""
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,12 +9,14 @@ from typing import Any
 from botocore import exceptions
 from pydantic import Field
 
-from pneumoscope.aws.bucket import check_bucket
+from pneumoscope.aws.bucket import check_bucket, encryption
+from pneumoscope.aws.images import InstanceType, has_disks
 from pneumoscope.aws.package import TRAIN_PROGRAM, training_archive
 from pneumoscope.aws.platform import METRICS
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
 from pneumoscope.aws.upload import listed
 from pneumoscope.contract import Document
+from pneumoscope.dataset.manifest import MANIFEST_FILE
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
 
@@ -21,20 +24,22 @@ TAG = "pneumoscope"
 _LOGS = "/aws/sagemaker/TrainingJobs"
 _CHECKPOINTS = "/opt/ml/checkpoints"
 _ENDED = {"Completed", "Failed", "Stopped"}
-_NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$"
+#: SageMaker's rule for names of jobs, models and endpoints.
+NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$"
 
 
 class TrainingRequest(Document):
     """What a training job is to be. Places are in S3."""
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=NAME)
     role: str = Field(min_length=1, description="Name or ARN of the role that the job takes on.")
     data: str = Field(description="A prepared data set, as `aws upload` puts it there.")
+    unprepared: bool = Field(description="There is no manifest in `data`; the job prepares it.")
     test: str | None = Field(description="Another one, whose test split is evaluated at the end.")
     output: str = Field(description="Where model, reports and checkpoints go.")
     image: str = Field(min_length=1)
     own_image: bool = Field(description="The image is ours, with the code in it; else AWS's for script mode.")
-    instance_type: str = Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")
+    instance_type: InstanceType
     instances: int = Field(ge=1, le=64)
     volume_gb: int = Field(ge=10, le=16_000)
     max_hours: float = Field(gt=0, le=28 * 24)
@@ -56,15 +61,16 @@ class TrainingJob:
     metrics: dict[str, float]
 
 
-def start(cloud: Cloud, request: TrainingRequest, data: Location, output: Location) -> None:
+def start(cloud: Cloud, request: TrainingRequest) -> None:
     """Start a training job, after the places and the role were looked at.
 
     Raises:
         CloudError: a bucket or the role is missing or elsewhere, or AWS refuses.
     """
-    check_bucket(cloud, data, allow_public=True)
-    if next(listed(cloud.client("s3"), data), None) is None:
-        raise CloudError(f"nothing lies under {data}; put a data set there with `pneumoscope aws upload`.")
+    for data in filter(None, (request.data, request.test)):
+        check_bucket(cloud, parse_location(data), allow_public=True)
+        _require_whole(cloud, parse_location(data), unprepared=request.unprepared and data == request.data)
+    output = parse_location(request.output)
     check_bucket(cloud, output)
     role = role_arn(cloud, request.role)
     code = None
@@ -72,10 +78,23 @@ def start(cloud: Cloud, request: TrainingRequest, data: Location, output: Locati
         code = output / f"{request.name}/source/sourcedir.tar.gz"
         with in_words(f"writing {code}"):
             cloud.client("s3").put_object(
-                Bucket=code.bucket, Key=code.key, Body=training_archive(), **_encryption(request.kms_key)
+                Bucket=code.bucket, Key=code.key, Body=training_archive(), **encryption(request.kms_key)
             )
     with in_words(f"training job {request.name}"):
         cloud.client("sagemaker").create_training_job(**describe_request(request, role, cloud.region, code))
+
+
+def _require_whole(cloud: Cloud, data: Location, *, unprepared: bool) -> None:
+    """Refuse a prefix without a manifest: an upload that was broken off would be trained on as if it were all."""
+    keys = (each["Key"] for each in listed(cloud.client("s3"), data))
+    if (first := next(keys, None)) is None:
+        raise CloudError(f"nothing lies under {data}; put a data set there with `pneumoscope aws upload`.")
+    if unprepared or (data / MANIFEST_FILE).key in itertools.chain((first,), keys):
+        return
+    raise CloudError(
+        f"{data} has no {MANIFEST_FILE}, so its upload is not whole; repeat `pneumoscope aws upload`, or pass "
+        "--unprepared if these are folders of films that the job is to prepare."
+    )
 
 
 def describe_request(request: TrainingRequest, role: str, region: str, code: Location | None) -> dict[str, Any]:
@@ -85,7 +104,10 @@ def describe_request(request: TrainingRequest, role: str, region: str, code: Loc
         channels.append(_channel("test", request.test, fast=request.fast_file))
     seconds = int(request.max_hours * 3600)
     stopping = {"MaxRuntimeInSeconds": seconds} | ({"MaxWaitTimeInSeconds": 2 * seconds} if request.spot else {})
-    key = {"VolumeKmsKeyId": request.kms_key} if request.kms_key else {}
+    output, volume = {}, {}
+    if request.kms_key is not None:
+        output = {"KmsKeyId": request.kms_key}
+        volume = {} if has_disks(request.instance_type) else {"VolumeKmsKeyId": request.kms_key}
     arguments: dict[str, Any] = {
         "TrainingJobName": request.name,
         "RoleArn": role,
@@ -97,12 +119,12 @@ def describe_request(request: TrainingRequest, role: str, region: str, code: Loc
         },
         "HyperParameters": request.hyperparameters | _script_mode(request, region, code),
         "InputDataConfig": channels,
-        "OutputDataConfig": {"S3OutputPath": request.output} | ({"KmsKeyId": request.kms_key} if key else {}),
+        "OutputDataConfig": {"S3OutputPath": request.output, **output},
         "ResourceConfig": {
             "InstanceType": request.instance_type,
             "InstanceCount": request.instances,
             "VolumeSizeInGB": request.volume_gb,
-            **key,
+            **volume,
         },
         "StoppingCondition": stopping,
         "EnableInterContainerTrafficEncryption": request.instances > 1,
@@ -135,12 +157,6 @@ def _script_mode(request: TrainingRequest, region: str, code: Location | None) -
         "sagemaker_job_name": request.name,
         "sagemaker_region": region,
     }
-
-
-def _encryption(kms_key: str | None) -> dict[str, str]:
-    if kms_key is None:
-        return {"ServerSideEncryption": "AES256"}
-    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
 
 
 def role_arn(cloud: Cloud, role: str) -> str:
@@ -194,10 +210,13 @@ class _Log:
         found = []
         with in_words(f"the log of {self.job}"):
             try:
-                streams = self.logs.describe_log_streams(logGroupName=_LOGS, logStreamNamePrefix=f"{self.job}/")
+                pages = self.logs.get_paginator("describe_log_streams").paginate(
+                    logGroupName=_LOGS, logStreamNamePrefix=f"{self.job}/"
+                )
+                streams = [each["logStreamName"] for page in pages for each in page["logStreams"]]
             except self.logs.exceptions.ResourceNotFoundException:
                 return []
-            for stream in sorted(each["logStreamName"] for each in streams["logStreams"]):
+            for stream in sorted(streams):
                 found += self._of(stream)
         return found
 

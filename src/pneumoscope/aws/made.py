@@ -1,11 +1,14 @@
 """What `deploy` and `train` have made: what is there, how it stands, and its removal."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from botocore import exceptions
 
 from pneumoscope.aws.jobs import TAG
-from pneumoscope.aws.session import Cloud, Location, in_words, parse_location
+from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.errors import CloudError
 
@@ -31,74 +34,118 @@ def described(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | None:
     client = cloud.client("sagemaker")
     with in_words(f"{kind.replace('_', ' ')} {name}"):
         try:
-            return dict(getattr(client, f"describe_{kind}")(**{_parameter(kind): name}))
+            return dict(getattr(client, f"describe_{kind}")(**{f"{_stem(kind)}Name": name}))
         except exceptions.ClientError as failure:
             if "Could not find" in str(failure):  # a ValidationException like any other
                 return None
             raise
 
 
-def _parameter(kind: str) -> str:
-    return "".join(part.capitalize() for part in kind.split("_")) + "Name"
+def _stem(kind: str) -> str:
+    """A kind as AWS's parameters name it."""
+    return "".join(part.capitalize() for part in kind.replace("_", " ").split())
 
 
-def teardown(cloud: Cloud, name: str, folder: Location | None = None) -> list[str]:
-    """Remove what `deploy` made under a name, and nothing that does not bear its tag; what was removed.
+@dataclass(frozen=True, kw_only=True)
+class Belonging:
+    """Something that `deploy` made. `name` says what it is, `remove` removes it."""
+
+    name: str
+    remove: Callable[[], object]
+
+
+def belongings(
+    cloud: Cloud, name: str, *, folder: Location | None = None, keep_model: bool = False
+) -> Iterator[Belonging]:
+    """What `deploy` made under a name, in the order of removal, and nothing that does not bear its tag.
+
+    The model goes last, for it tells where its files are: what is broken off can be repeated.
 
     Args:
         cloud: of the endpoint's region.
         name: of the endpoint.
         folder: where its model lies in S3, if no model says so any more.
+        keep_model: leave the model's files out.
 
     Raises:
         CloudError: AWS refuses.
     """
-    sagemaker, removed = cloud.client("sagemaker"), list[str]()
-    model = described(cloud, "model", name)
-    if model is not None and folder is None:
-        folder = parse_location(model["PrimaryContainer"]["ModelDataUrl"]).folder
-    for kind, _ in KINDS:
-        told = described(cloud, kind, name)
-        if told is None or not _ours(sagemaker, told[_parameter(kind).removesuffix("Name") + "Arn"], name):
-            continue
-        if kind == "endpoint":
-            removed += _remove_scaling(cloud, name)
-        with in_words(f"removing {kind.replace('_', ' ')} {name}"):
-            getattr(sagemaker, f"delete_{kind}")(**{_parameter(kind): name})
-        removed.append(f"{kind.replace('_', ' ')} {name}")
-    return removed + ([] if folder is None else _remove_files(cloud, name, folder))
+    found = {kind: ours for kind, _ in KINDS if (ours := _ours(cloud, kind, name)) is not None}
+    if "endpoint" in found:
+        yield from _scaling(cloud, name)
+    if "model" in found:
+        folder = folder or folder_of(found["model"])
+    for kind in found:
+        if kind == "model" and folder is not None and not keep_model:
+            yield from _files(cloud, name, folder)
+        yield Belonging(name=f"{kind.replace('_', ' ')} {name}", remove=partial(remove, cloud, kind, name))
+    if "model" not in found and folder is not None and not keep_model:
+        yield from _files(cloud, name, folder)
 
 
-def _ours(sagemaker: Any, arn: str, name: str) -> bool:
+def remove(cloud: Cloud, kind: str, name: str) -> None:
+    """Remove an endpoint, endpoint configuration or model.
+
+    Raises:
+        CloudError: AWS refuses.
+    """
+    with in_words(f"removing {kind.replace('_', ' ')} {name}"):
+        getattr(cloud.client("sagemaker"), f"delete_{kind}")(**{f"{_stem(kind)}Name": name})
+
+
+def remove_file(cloud: Cloud, file: Location) -> None:
+    """Remove an object from S3.
+
+    Raises:
+        CloudError: AWS refuses.
+    """
+    with in_words(f"removing {file}"):
+        cloud.client("s3").delete_object(Bucket=file.bucket, Key=file.key)
+
+
+def folder_of(model: dict[str, Any]) -> Location | None:
+    """Where in S3 a model's archive lies, if that is where it lies; others' models have several, or none."""
+    url = model.get("PrimaryContainer", {}).get("ModelDataUrl", "")
+    return parse_location(url).folder if url.startswith("s3://") else None
+
+
+def _ours(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | None:
+    told = described(cloud, kind, name)
+    if told is None or {"Key": TAG, "Value": name} not in _tags(cloud, told[f"{_stem(kind)}Arn"]):
+        return None
+    return told
+
+
+def _tags(cloud: Cloud, arn: str) -> list[dict[str, str]]:
     with in_words(arn):
-        tags = sagemaker.list_tags(ResourceArn=arn)["Tags"]
-    return {"Key": TAG, "Value": name} in tags
+        return list(cloud.client("sagemaker").list_tags(ResourceArn=arn)["Tags"])
 
 
-def _remove_scaling(cloud: Cloud, name: str) -> list[str]:
+def _scaling(cloud: Cloud, name: str) -> Iterator[Belonging]:
     client, target = cloud.client("application-autoscaling"), {"ServiceNamespace": NAMESPACE}
-    with in_words(f"scaling of endpoint {name}"):
+    what = f"scaling of endpoint {name}"
+    with in_words(what):
         found = client.describe_scalable_targets(**target, ResourceIds=[scaled(name)])["ScalableTargets"]
-        for each in found:  # its policies and their alarms go with it
-            client.deregister_scalable_target(
-                **target, ResourceId=each["ResourceId"], ScalableDimension=each["ScalableDimension"]
-            )
-    return [f"scaling of endpoint {name}" for _ in found]
+
+    def deregister(dimension: str) -> None:
+        with in_words(f"removing {what}"):  # its policies and their alarms go with it
+            client.deregister_scalable_target(**target, ResourceId=scaled(name), ScalableDimension=dimension)
+
+    for each in found:
+        yield Belonging(name=what, remove=partial(deregister, each["ScalableDimension"]))
 
 
-def _remove_files(cloud: Cloud, name: str, folder: Location) -> list[str]:
-    s3, removed = cloud.client("s3"), list[str]()
+def _files(cloud: Cloud, name: str, folder: Location) -> Iterator[Belonging]:
     for file in (folder / ARCHIVE, folder / CONTRACT_FILE):
-        place = {"Bucket": file.bucket, "Key": file.key}
-        with in_words(f"removing {file}"):
+        with in_words(f"reading {file}"):
             try:
-                tags = s3.get_object_tagging(**place)["TagSet"]
-            except s3.exceptions.NoSuchKey:
-                continue
-            if {"Key": TAG, "Value": name} in tags:
-                s3.delete_object(**place)
-                removed.append(str(file))
-    return removed
+                tags = cloud.client("s3").get_object_tagging(Bucket=file.bucket, Key=file.key)["TagSet"]
+            except exceptions.ClientError as failure:
+                if code_of(failure) in ("NoSuchKey", "404"):
+                    continue
+                raise
+        if {"Key": TAG, "Value": name} in tags:
+            yield Belonging(name=str(file), remove=partial(remove_file, cloud, file))
 
 
 def status(cloud: Cloud) -> list[dict[str, str]]:
@@ -107,20 +154,7 @@ def status(cloud: Cloud) -> list[dict[str, str]]:
     Raises:
         CloudError: AWS refuses.
     """
-    sagemaker, found = cloud.client("sagemaker"), list[dict[str, str]]()
-    for kind, (operation, listed_as, state) in _LISTED.items():
-        with in_words(f"listing {kind}s"):
-            for page in sagemaker.get_paginator(operation).paginate():
-                for each in page[listed_as]:
-                    stem = "".join(part.capitalize() for part in kind.split())
-                    with in_words(each[f"{stem}Arn"]):
-                        tags = sagemaker.list_tags(ResourceArn=each[f"{stem}Arn"])["Tags"]
-                    if any(tag["Key"] == TAG for tag in tags):
-                        made = each["CreationTime"].strftime("%Y-%m-%d %H:%M")
-                        found.append(
-                            {"kind": kind, "name": each[f"{stem}Name"], "state": each.get(state, ""), "made": made}
-                        )
-    return found
+    return [row for kind in _LISTED for row in _made(cloud, kind)]
 
 
 _LISTED = {
@@ -129,6 +163,17 @@ _LISTED = {
     "model": ("list_models", "Models", ""),
     "training job": ("list_training_jobs", "TrainingJobSummaries", "TrainingJobStatus"),
 }
+
+
+def _made(cloud: Cloud, kind: str) -> Iterator[dict[str, str]]:
+    stem, (operation, listed_as, state) = _stem(kind), _LISTED[kind]
+    with in_words(f"listing {kind}s"):
+        pages = cloud.client("sagemaker").get_paginator(operation).paginate()
+        listed = [each for page in pages for each in page[listed_as]]
+    for each in listed:
+        if any(tag["Key"] == TAG for tag in _tags(cloud, each[f"{stem}Arn"])):
+            made = each["CreationTime"].strftime("%Y-%m-%d %H:%M")
+            yield {"kind": kind, "name": each[f"{stem}Name"], "state": each.get(state, ""), "made": made}
 
 
 def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
@@ -145,8 +190,8 @@ def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
     config = described(cloud, "endpoint_config", endpoint["EndpointConfigName"]) or {}
     production: dict[str, Any] = next(iter(config.get("ProductionVariants", [])), {})
     model = described(cloud, "model", production.get("ModelName", name)) or {}
-    url = model.get("PrimaryContainer", {}).get("ModelDataUrl")
-    contract = None if url is None else parse_location(url).folder / CONTRACT_FILE
+    folder = folder_of(model)
+    contract = None if folder is None else folder / CONTRACT_FILE
     if "AsyncInferenceConfig" in config:
         return "async", contract
     return ("serverless" if "ServerlessConfig" in production else "realtime"), contract

@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore import exceptions
 
-from pneumoscope.aws.bucket import check_bucket
+from pneumoscope.aws.bucket import check_bucket, encryption
 from pneumoscope.aws.session import TRANSFERS, Cloud, Location, code_of, in_words
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
@@ -38,7 +38,7 @@ def upload(
 ) -> Uploaded:
     """Put a data set's files under a prefix; the manifest last, so that a prefix with one is whole.
 
-    A file that is there with the same SHA-256 is not sent again, so a broken upload goes on when it is
+    A file that is there with the same SHA-256 and encryption is not sent again, so a broken upload goes on when it is
     asked for again. Every film is checked against the manifest as it is read.
 
     Args:
@@ -56,14 +56,12 @@ def upload(
     """
     check_bucket(cloud, place, allow_public=allow_public)
     s3 = cloud.client("s3")
-    encryption = {"ServerSideEncryption": "AES256"}
-    if kms_key is not None:
-        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
+    options = encryption(kms_key)
     present = _sizes(s3, place)
 
     def send(film: Film) -> tuple[int, bool]:
         content = dataset.read(film)
-        return len(content), _put(s3, place / film.path, content, encryption, present)
+        return len(content), _put(s3, place / film.path, content, options, present)
 
     count, sent_bytes = 0, 0
     listener.begin("uploading", sum(film.bytes for film in dataset.films), "B")
@@ -75,7 +73,7 @@ def upload(
         listener.end()
     for name in (CARD_FILE, MANIFEST_FILE):
         content = (dataset.root / name).read_bytes()
-        sent = _put(s3, place / name, content, encryption, present)
+        sent = _put(s3, place / name, content, options, present)
         count, sent_bytes = count + sent, sent_bytes + len(content) * sent
     return Uploaded(place=place, sent=count, sent_bytes=sent_bytes, there=len(dataset.films) + 2 - count)
 
@@ -97,10 +95,10 @@ def listed(s3: Any, place: Location) -> Iterator[dict[str, Any]]:
             yield from page.get("Contents", [])
 
 
-def _put(s3: Any, target: Location, content: bytes, encryption: dict[str, str], present: dict[str, int]) -> bool:
+def _put(s3: Any, target: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> bool:
     """Send a file unless it is there; whether it was sent."""
     checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
-    if present.get(target.key) == len(content) and _checksum(s3, target) == checksum:
+    if present.get(target.key) == len(content) and _is_there(s3, target, checksum, options):
         return False
     with in_words(f"writing {target}"):
         s3.put_object(
@@ -110,18 +108,20 @@ def _put(s3: Any, target: Location, content: bytes, encryption: dict[str, str], 
             ChecksumAlgorithm="SHA256",
             ChecksumSHA256=checksum,
             ContentType=guess_type(target.key)[0] or "application/octet-stream",
-            **encryption,
+            **options,
         )
     return True
 
 
-def _checksum(s3: Any, target: Location) -> str | None:
+def _is_there(s3: Any, target: Location, checksum: str, options: dict[str, str]) -> bool:
+    """Whether the same bytes are there, encrypted as they are to be."""
     with in_words(f"reading {target}"):
         try:
             head = s3.head_object(Bucket=target.bucket, Key=target.key, ChecksumMode="ENABLED")
         except exceptions.ClientError as failure:
             if code_of(failure) == "404":  # gone since it was listed
-                return None
+                return False
             raise
-    checksum: str | None = head.get("ChecksumSHA256")
-    return checksum
+    if head.get("ChecksumSHA256") != checksum or head.get("ServerSideEncryption") != options["ServerSideEncryption"]:
+        return False
+    return str(head.get("SSEKMSKeyId", "")).endswith(options.get("SSEKMSKeyId", ""))  # told as an ARN

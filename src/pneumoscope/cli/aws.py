@@ -1,5 +1,6 @@
 """`pneumoscope aws …`: the cloud half."""
 
+import re
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pneumoscope.cli.data import Quiet
+from pneumoscope.cli.train import Precision
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +48,14 @@ class Form(StrEnum):
 
     table = "table"
     json = "json"
+
+
+def _endpoint_name(given: str) -> str:
+    from pneumoscope.aws.jobs import NAME
+
+    if re.fullmatch(NAME, given) is None:
+        raise UsageError(f"{given!r} is no endpoint's name: letters, digits and hyphens between them, at most 63.")
+    return given
 
 
 @app.command("upload")
@@ -96,6 +106,12 @@ def train_command(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Change one value of the recipe, e.g. epochs=4. Repeatable.")
     ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option("--export-precision", help="Of the bundle, fp32 or int8; by default fp32.")
+    ] = None,
+    unprepared: Annotated[
+        bool, typer.Option("--unprepared", help="--data has folders of films and no manifest; the job prepares it.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="The job's name; by default the recipe's and the time.")] = None,
     image: Annotated[
         str | None, typer.Option(help="Our own training image in ECR; by default AWS's PyTorch image and this code.")
@@ -119,18 +135,25 @@ def train_command(
     from pneumoscope.aws.jobs import TrainingRequest, follow, start
     from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
-    from pneumoscope.training.config import load_recipe, make_config
+    from pneumoscope.training.config import load_recipe, make_config, recipe_names
 
     values = dict(_setting(text) for text in setting or [])
-    make_config(load_recipe(recipe), dict(values))
-    cloud, places = _cloud(region), [parse_location(each) for each in (data, out)]
+    if recipe not in recipe_names():
+        raise UsageError(
+            f"{recipe!r} is no shipped recipe, and a job has no other; there are {', '.join(recipe_names())}."
+        )
+    config = make_config(load_recipe(recipe), dict(values))
+    if config.weights not in ("imagenet", "none"):
+        raise UsageError(f"weights {config.weights!r} are a file, which a job does not have; take imagenet or none.")
+    cloud = _cloud(region)
     request = _checked(
         TrainingRequest,
         name=name or f"{recipe}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
         role=role,
-        data=str(places[0]),
+        data=str(parse_location(data)),
+        unprepared=unprepared,
         test=None if test is None else str(parse_location(test)),
-        output=str(places[1]),
+        output=str(parse_location(out)),
         image=image or training_image(instance_type, cloud.region),
         own_image=image is not None,
         instance_type=instance_type,
@@ -140,9 +163,10 @@ def train_command(
         spot=spot,
         fast_file=fast_file,
         kms_key=kms_key,
-        hyperparameters={"recipe": recipe, **values},
+        hyperparameters={"recipe": recipe, **values}
+        | ({} if precision is None else {"export_precision": precision.value}),
     )
-    start(cloud, request, *places)
+    start(cloud, request)
     typer.echo(f"training job {request.name} started in {cloud.region}.")
     if not wait:
         typer.echo("next: pneumoscope aws status", err=True)
@@ -173,8 +197,10 @@ def deploy_command(
     image: Annotated[str | None, typer.Option(help="Our service's image in ECR (docs/aws.md).")] = None,
     instance_type: Annotated[str, typer.Option(help="Type of instance.")] = "ml.c6i.large",
     instances: Annotated[int, typer.Option(min=1, help="Instances to begin with.")] = 1,
-    most_instances: Annotated[int, typer.Option(min=1, help="Scale by load up to so many, if real-time.")] = 1,
-    calls_per_minute: Annotated[int, typer.Option(min=1, help="Of one instance, before another is added.")] = 600,
+    most_instances: Annotated[int, typer.Option(min=1, help="Scale by load up to so many, unless serverless.")] = 1,
+    calls_per_minute: Annotated[
+        int, typer.Option(min=1, help="Of one instance, before another is added, if real-time.")
+    ] = 600,
     memory_mb: Annotated[int, typer.Option(help="Of a serverless endpoint, 1024 to 6144.")] = 3072,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls at a time, if serverless or async.")] = 4,
     capture: Annotated[
@@ -195,14 +221,16 @@ def deploy_command(
     from pneumoscope.cli.show import make_listener
     from pneumoscope.contract import load_contract
 
-    cloud, for_ray = _cloud(region), serving is Serving.ray
+    for_ray = serving is Serving.ray
     origin: Path | Location = parse_location(source) if source.startswith("s3://") else Path(source)
-    if name is None:
-        if not isinstance(origin, Path):
-            raise UsageError("--name is missing; a model in S3 does not tell its name before it is fetched.")
-        name = load_contract(origin).name
+    if isinstance(origin, Path):
+        contract = load_contract(origin)
+        name = name or contract.name
+    elif name is None:
+        raise UsageError("--name is missing; a model in S3 does not tell its name before it is fetched.")
     if image is None and not for_ray:
         raise UsageError("--image is missing; build ours and push it to ECR (docs/aws.md), or pass --serving ray.")
+    cloud = _cloud(region)
     wanted = _checked(
         Deployment,
         name=name,
@@ -225,9 +253,16 @@ def deploy_command(
     if not wait:
         typer.echo(f"endpoint {name} is being made; scaling by load is set up only with --wait.")
         return
-    await_service(cloud, name, listener=listener)
-    if scales(wanted):
-        scale(cloud, wanted)
+    try:
+        await_service(cloud, name, listener=listener)
+        if scales(wanted):
+            scale(cloud, wanted)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"not waited for any more; endpoint {name} goes on and costs until `pneumoscope aws teardown {name}`.",
+            err=True,
+        )
+        raise
     typer.echo(f"endpoint {name} is in service. It costs until `pneumoscope aws teardown {name}`.")
     if not quiet:
         typer.echo(f"next: pneumoscope aws invoke {name} FILM", err=True)
@@ -235,7 +270,7 @@ def deploy_command(
 
 @app.command("invoke")
 def invoke_command(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    endpoint: Annotated[str, typer.Argument(callback=_endpoint_name, help="The endpoint's name.")],
     images: Annotated[list[Path], typer.Argument(exists=True, help="Films, or folders of them.")],
     *,
     variant: Annotated[Variant | None, typer.Option(help="How it is asked; by default AWS is asked that.")] = None,
@@ -283,28 +318,35 @@ def status_command(
 
 @app.command("teardown")
 def teardown_command(
-    name: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    name: Annotated[str, typer.Argument(callback=_endpoint_name, help="The endpoint's name.")],
     *,
+    keep_model: Annotated[
+        bool, typer.Option("--keep-model", help="Leave the model's files in S3, for a stack or another endpoint.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     region: Region = None,
 ) -> None:
-    """Remove an endpoint, its scaling, configuration and model, and the model's files in S3.
+    """Remove an endpoint, its scaling, configuration and model, and the model's files in S3, after listing them.
 
     Only what bears the tag that `aws deploy` gave it. Data sets, training jobs' results, and films and
     answers of an asynchronous endpoint stay.
     """
-    from pneumoscope.aws.made import teardown
+    from pneumoscope.aws.made import belongings
 
     cloud = _cloud(region)
+    found = list(belongings(cloud, name, keep_model=keep_model))
+    if not found:
+        typer.echo(f"nothing named {name} that was made from here is in {cloud.region}.")
+        return
     if not yes:
+        for each in found:
+            typer.echo(f"to be removed: {each.name}", err=True)
         if not sys.stdin.isatty():
             raise UsageError("teardown asks before it removes; pass --yes where nobody can answer.")
-        typer.confirm(f"Remove endpoint {name} in {cloud.region} and what belongs to it?", abort=True)
-    removed = teardown(cloud, name)
-    for each in removed:
-        typer.echo(f"removed: {each}")
-    if not removed:
-        typer.echo(f"nothing named {name} that was made from here is in {cloud.region}.")
+        typer.confirm(f"Remove these {len(found)} in {cloud.region}?", abort=True, err=True)
+    for each in found:
+        each.remove()
+        typer.echo(f"removed: {each.name}")
 
 
 def _cloud(region: str | None) -> "Cloud":
