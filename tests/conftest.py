@@ -3,15 +3,20 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.phantom import write_archive_folder, write_archive_zip
 from samples import TINY
+
+if TYPE_CHECKING:
+    from local_cloud import LocalCloud
+    from pneumoscope.aws.session import Cloud
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +81,24 @@ def command() -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def shared_cloud() -> Iterator["LocalCloud"]:
+    from local_cloud import cloud
+
+    with cloud() as running:
+        yield running
+
+
+@pytest.fixture
+def aws(shared_cloud: "LocalCloud") -> "Cloud":
+    """An empty account with a bucket and a role."""
+    from account import PLACE, REGION, TRUST
+    from pneumoscope.aws.session import Cloud
+
+    shared_cloud.reset()
+    here = {"LocationConstraint": REGION}
+    shared_cloud.client("s3").create_bucket(Bucket=PLACE.bucket, CreateBucketConfiguration=here)
+    shared_cloud.client("iam").create_role(RoleName="trainer", AssumeRolePolicyDocument=TRUST)
+    return Cloud(region=REGION)

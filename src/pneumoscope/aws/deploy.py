@@ -140,12 +140,17 @@ def _create(cloud: Cloud, wanted: Deployment, role: str, undo: ExitStack) -> Non
     making: tuple[tuple[str, dict[str, Any]], ...] = (
         ("model", {"ModelName": name, "PrimaryContainer": container, "ExecutionRoleArn": role}),
         ("endpoint_config", describe_config(wanted)),
-        ("endpoint", {"EndpointName": name, "EndpointConfigName": name}),
     )
     for kind, arguments in making:
         with in_words(f"endpoint {name}"):
             getattr(cloud.client("sagemaker"), f"create_{kind}")(**arguments, Tags=tags)
         undo.callback(_unless_refused, remove, cloud, kind, name)
+    try:
+        with in_words(f"endpoint {name}"):
+            cloud.client("sagemaker").create_endpoint(EndpointName=name, EndpointConfigName=name, Tags=tags)
+    except CloudError:
+        if described(cloud, "endpoint", name) is None:  # it is there if only the answer was lost, and needs its model
+            raise
 
 
 def _unless_refused(step: Callable[..., None], *given: Any) -> None:

@@ -145,8 +145,8 @@ def settings() -> Settings:
 
 @cache
 def cloud() -> Cloud:
-    """This process's clients of AWS."""
-    return Cloud()
+    """This process's clients of AWS; what does not answer them is given up within the function's time."""
+    return Cloud(answer_seconds=0.25 * settings().seconds)
 
 
 @cache
@@ -227,9 +227,9 @@ def _ask(film: bytes) -> tuple[dict[str, Any], bool]:
 
 @cache
 def _endpoint() -> Endpoint:
-    """Whoever asks last, and waits in vain, can still say so within the function's time."""
-    share = 0.45 * settings().seconds
-    return Endpoint(cloud().asker(share), settings().endpoint, limit=settings().endpoint_limit, patience=share)
+    """Of one film: who is not answered can still say so, and a busy endpoint is asked again early or not at all."""
+    seconds, limit = settings().seconds, settings().endpoint_limit
+    return Endpoint(cloud().asker(0.75 * seconds), settings().endpoint, limit=limit, patience=0.15 * seconds)
 
 
 @cache

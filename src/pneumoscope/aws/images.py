@@ -39,7 +39,7 @@ _COMMON_REGIONS = {
 }
 #: "Amazon EC2 instance store volumes": families with a d after their number, and those with GPUs or Trainium.
 _WITH_DISKS = re.compile(r"[a-z]+\d+[a-z]*d[a-z]*|gr?[5-9]\w*|p[4-9].*|dl\d\w*|trn\d\w*")
-_ARM = re.compile(r"[a-z]+\d+g[a-z]*")
+_ARM = re.compile(r"[a-z]+\d+g[a-z]*|.*-gb\d+")
 
 
 def _on_x86(instance_type: str) -> str:

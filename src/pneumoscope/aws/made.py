@@ -54,9 +54,7 @@ class Belonging:
     remove: Callable[[], object]
 
 
-def belongings(
-    cloud: Cloud, name: str, *, folder: Location | None = None, keep_model: bool = False
-) -> Iterator[Belonging]:
+def belongings(cloud: Cloud, name: str, *, keep_model: bool = False) -> Iterator[Belonging]:
     """What `deploy` made under a name, in the order of removal, and nothing that does not bear its tag.
 
     The model goes last, for it tells where its files are: what is broken off can be repeated.
@@ -64,7 +62,6 @@ def belongings(
     Args:
         cloud: of the endpoint's region.
         name: of the endpoint.
-        folder: where its model lies in S3, if no model says so any more.
         keep_model: leave the model's files out.
 
     Raises:
@@ -73,14 +70,10 @@ def belongings(
     found = {kind: ours for kind, _ in KINDS if (ours := _ours(cloud, kind, name)) is not None}
     if "endpoint" in found:
         yield from _scaling(cloud, name)
-    if "model" in found:
-        folder = folder or folder_of(found["model"])
-    for kind in found:
-        if kind == "model" and folder is not None and not keep_model:
+    for kind, told in found.items():
+        if kind == "model" and not keep_model and (folder := folder_of(told)) is not None:
             yield from _files(cloud, name, folder)
         yield Belonging(name=f"{kind.replace('_', ' ')} {name}", remove=partial(remove, cloud, kind, name))
-    if "model" not in found and folder is not None and not keep_model:
-        yield from _files(cloud, name, folder)
 
 
 def remove(cloud: Cloud, kind: str, name: str) -> None:

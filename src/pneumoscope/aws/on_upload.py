@@ -54,6 +54,7 @@ from pneumoscope.errors import BusyError, CloudError, PneumoscopeError, UsageErr
 
 _CREATED = "Object Created"
 _SEQUENCER = "sequencer"  # in a result's metadata
+_CHANGED = {"PreconditionFailed", "ConditionalRequestConflict"}
 _REMEMBERED = 2 * 24 * 3600  # seconds; EventBridge delivers for a day, Lambda keeps an event for six hours
 
 
@@ -287,26 +288,39 @@ def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> 
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
     place = {"Bucket": upload.bucket, "Key": result_key(upload.key)}
+    content = json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
     with nameless("storing the result"):
-        if _is_later(_stored(place), upload.sequencer):
+        sequencer, unchanged = _stored(place)
+        if _is_later(sequencer, upload.sequencer):
             return False
-        cloud().client("s3").put_object(
-            **place,
-            Body=json.dumps(document, allow_nan=False, ensure_ascii=False).encode(),
-            ContentType="application/json",
-            Metadata={_SEQUENCER: upload.sequencer or ""},
-        )
+        stored = _replace(place, unchanged, content, upload.sequencer or "")
+    if not stored:
+        raise BusyError("another call stored a result of this film's key meanwhile; try again later.")
     return True
 
 
-def _stored(place: dict[str, str]) -> str:
-    """The sequencer of the upload whose result is there; empty if there is none."""
+def _replace(place: dict[str, str], unchanged: dict[str, str], content: bytes, sequencer: str) -> bool:
+    """Write a result under a condition; whether it held."""
     try:
-        return str(cloud().client("s3").head_object(**place)["Metadata"].get(_SEQUENCER, ""))
+        cloud().client("s3").put_object(
+            **place, **unchanged, Body=content, ContentType="application/json", Metadata={_SEQUENCER: sequencer}
+        )
+    except ClientError as failure:
+        if code_of(failure) not in _CHANGED:
+            raise
+        return False
+    return True
+
+
+def _stored(place: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The sequencer of the upload whose result is there, and the condition that it is the same when it is replaced."""
+    try:
+        found = cloud().client("s3").head_object(**place)
     except ClientError as failure:
         if code_of(failure) in ("404", "403"):  # 403: there is none, and the role may not list
-            return ""
+            return "", {"IfNoneMatch": "*"}
         raise
+    return str(found["Metadata"].get(_SEQUENCER, "")), {"IfMatch": found["ETag"]}
 
 
 def _is_later(one: str, other: str | None) -> bool:

@@ -28,7 +28,13 @@ _THROTTLED = {
     "TooManyRequestsException",
 }
 _DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "Forbidden"}
-_ALLOWED_BY = {"HeadBucket": "ListBucket", "HeadObject": "GetObject"}  # where IAM has another name
+#: What IAM calls an operation where it has another name.
+_ALLOWED_BY = {
+    "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
+    "HeadBucket": "ListBucket",
+    "HeadObject": "GetObject",
+    "ListObjectsV2": "ListBucket",
+}
 _BAD_KEYS = {
     "ExpiredToken",
     "ExpiredTokenException",
@@ -80,12 +86,15 @@ class Cloud:
     Args:
         region: such as `eu-central-1`; by default what the environment or the profile says.
         anonymous: without credentials, for a stand-in on this machine.
+        answer_seconds: how long an answer is waited for, each time.
 
     Raises:
         CloudError: there is no region, or no such profile.
     """
 
-    def __init__(self, *, region: str | None = None, anonymous: bool = False) -> None:
+    def __init__(
+        self, *, region: str | None = None, anonymous: bool = False, answer_seconds: float = _ANSWER_SECONDS
+    ) -> None:
         import boto3
 
         with in_words():
@@ -94,12 +103,13 @@ class Cloud:
         if self._session.region_name is None:
             raise CloudError("no AWS region is set; pass --region, or set AWS_DEFAULT_REGION.")
         self.region: str = self._session.region_name
+        self._seconds = answer_seconds
         self._clients: dict[str, Any] = {}
 
     def client(self, service: str) -> Any:
         """boto3's client of a service."""
         if service not in self._clients:
-            self._clients[service] = self._made(service, attempts=attempts(), read_timeout=_ANSWER_SECONDS)
+            self._clients[service] = self._made(service, attempts=attempts(), read_timeout=self._seconds)
         return self._clients[service]
 
     def asker(self, seconds: float = _ANSWER_SECONDS) -> Any:
@@ -117,6 +127,8 @@ class Cloud:
         with in_words():
             try:
                 return self._session.client(service, config=config)
+            except exceptions.BotoCoreError:
+                raise
             except ValueError as failure:  # of an address in the environment or the profile
                 raise CloudError(
                     f"{str(failure).rstrip('.')}; correct AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_"
@@ -163,6 +175,9 @@ def in_words(what: str = "") -> Iterator[None]:
             f"{_begin(what)}there are no AWS credentials; run `aws configure`, or set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY."
         ) from failure
+    except exceptions.ReadTimeoutError as failure:
+        url = str(failure.kwargs.get("endpoint_url") or "AWS")
+        raise BusyError(f"{_begin(what)}{url} gave no answer in time; try again later.") from failure
     except (exceptions.HTTPClientError, exceptions.ConnectionError) as failure:
         url = str(failure.kwargs.get("endpoint_url") or "AWS")
         raise BusyError(f"{_begin(what)}{url} cannot be reached; check the network and the region.") from failure

@@ -11,7 +11,7 @@ import typer
 
 from pneumoscope.cli.data import Quiet
 from pneumoscope.cli.train import Precision
-from pneumoscope.errors import UsageError
+from pneumoscope.errors import CloudError, UsageError
 
 if TYPE_CHECKING:
     from pneumoscope.aws.session import Cloud, Location
@@ -25,7 +25,17 @@ Region = Annotated[str | None, typer.Option(help="AWS region; by default your en
 Role = Annotated[
     str, typer.Option(envvar="PNEUMOSCOPE_ROLE", help="Name or ARN of the role that SageMaker takes on (docs/aws.md).")
 ]
-Key = Annotated[str | None, typer.Option(help="KMS key to encrypt with; by default S3's own keys.")]
+
+
+def _key(given: str | None) -> str | None:
+    if given is not None and given.rpartition(":")[2].startswith("alias/"):
+        raise UsageError(f"--kms-key {given!r} is an alias; give the key's id or ARN, which AWS takes everywhere.")
+    return given
+
+
+Key = Annotated[
+    str | None, typer.Option(callback=_key, help="Id or ARN of a KMS key to encrypt with; by default S3's own keys.")
+]
 
 
 class Variant(StrEnum):
@@ -257,10 +267,9 @@ def deploy_command(
         await_service(cloud, name, listener=listener)
         if scales(wanted):
             scale(cloud, wanted)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CloudError):
         typer.echo(
-            f"not waited for any more; endpoint {name} goes on and costs until `pneumoscope aws teardown {name}`.",
-            err=True,
+            f"endpoint {name} is there all the same, and costs until `pneumoscope aws teardown {name}`.", err=True
         )
         raise
     typer.echo(f"endpoint {name} is in service. It costs until `pneumoscope aws teardown {name}`.")

@@ -1,0 +1,366 @@
+"""Endpoints asked: the real boto3 against the real service, and against servers that say what it does not."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from boto3.exceptions import RetriesExceededError
+from PIL import Image
+from starlette.testclient import TestClient
+
+import ray_serve
+from account import FILM, PLACE, REGION, keys, run, scripted, wanted
+from local_cloud import LocalCloud
+from pneumoscope.aws.deploy import deploy
+from pneumoscope.aws.endpoint import Endpoint, read_prediction, said_by_model
+from pneumoscope.aws.invoke import Client
+from pneumoscope.aws.limits import REALTIME, SERVERLESS
+from pneumoscope.aws.package import extract, write_model_archive
+from pneumoscope.aws.payload import fit
+from pneumoscope.aws.session import Cloud, in_words
+from pneumoscope.contract import InputRule, load_contract
+from pneumoscope.dataset import Dataset
+from pneumoscope.engine import Engine
+from pneumoscope.errors import (
+    BundleError,
+    BusyError,
+    CloudError,
+    ImageError,
+    PneumoscopeError,
+)
+from pneumoscope.phantom import film
+from pneumoscope.server.app import create_app
+from pneumoscope.server.config import ServeConfig
+from samples import encode
+from service import serving
+
+pytestmark = pytest.mark.usefixtures("aws")
+
+
+@pytest.fixture(scope="module")
+def standing_in(tiny_bundle: Path) -> Iterator[str]:
+    """Our service in the place of an endpoint."""
+    with serving(tiny_bundle, "--as-endpoint", "films") as service:
+        yield service.url
+
+
+@pytest.fixture
+def runtime(standing_in: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", standing_in)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")  # no control plane, as for whoever has no account
+    return standing_in
+
+
+def big_film() -> bytes:
+    """A film of more than 6 MB: an uncompressed-looking PNG of noise over a phantom."""
+    luma = film("bacteria", patient=2, size=(2600, 2900)).astype(np.int16)
+    luma += np.random.default_rng(0).integers(-40, 40, luma.shape, np.int16)
+    return encode(Image.fromarray(luma.clip(0, 255).astype(np.uint8)))
+
+
+@pytest.mark.usefixtures("runtime")
+def test_boto3_gets_the_engines_own_answer(aws: Cloud, tiny_bundle: Path) -> None:
+    """`serve --as-endpoint` to an unchanged client of AWS's."""
+    reply = aws.client("sagemaker-runtime").invoke_endpoint(
+        EndpointName="films", Body=FILM, ContentType="application/x-image"
+    )
+    assert reply["InvokedProductionVariant"] == "AllTraffic"
+    said = json.loads(reply["Body"].read())
+    assert said["probabilities"] == Engine.load(tiny_bundle).predict(FILM).as_json()["probabilities"]
+    assert "Not a medical device" in said["notice"]
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_stand_in_errs_as_aws_does(aws: Cloud) -> None:
+    client = aws.client("sagemaker-runtime")
+    with pytest.raises(client.exceptions.ModelError) as failure:
+        client.invoke_endpoint(EndpointName="films", Body=b"text", ContentType="image/png")
+    assert failure.value.response["OriginalStatusCode"] == 422
+    assert "not an accepted image" in failure.value.response["OriginalMessage"]
+    assert failure.value.response["LogStreamArn"].endswith("films")
+    with pytest.raises(client.exceptions.ClientError, match=r"ValidationError.*Endpoint other of account"):
+        client.invoke_endpoint(EndpointName="other", Body=FILM)
+    with pytest.raises(client.exceptions.ClientError, match=r"413.*exceeded 6291456 bytes"):
+        client.invoke_endpoint(EndpointName="films", Body=bytes(REALTIME + 1), ContentType="image/png")
+    with pytest.raises(client.exceptions.ModelError, match="415"):
+        client.invoke_endpoint(EndpointName="films", Body=FILM, ContentType="text/plain")
+
+
+def test_a_service_with_a_token_cannot_stand_in(tiny_bundle: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pneumoscope", "serve", str(tiny_bundle), "--as-endpoint", "films", "--port", "0"],
+        env=os.environ | {"PNEUMOSCOPE_TOKEN": "t" * 20},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "cannot send a token" in done.stderr
+
+
+@pytest.mark.usefixtures("runtime")
+def test_invoke_prints_decisions_and_what_the_call_took(tmp_path: Path) -> None:
+    (tmp_path / "a.jpeg").write_bytes(FILM)
+    done = run("invoke", "films", tmp_path / "a.jpeg", "--format", "json")
+    said = json.loads(done.out)
+    assert (done.code, said["status"], said["image"]) == (0, "answered", str(tmp_path / "a.jpeg"))
+    assert said["endpoint"] | {"milliseconds": 1} == {
+        "name": "films",
+        "variant": "realtime",
+        "milliseconds": 1,
+        "tries": 1,
+        "shrunk": False,
+    }
+    (tmp_path / "b.png").write_bytes(b"text")
+    shown = run("invoke", "films", tmp_path)
+    assert shown.code == 1
+    assert "Not a medical device" in shown.out
+    assert shown.out.count("answered") == 1
+    assert "b.png: not an accepted image" in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_a_stand_in_needs_no_account(standing_in: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpeg").write_bytes(FILM)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    bare |= {"HOME": str(tmp_path), "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": standing_in}
+    command = [sys.executable, "-m", "pneumoscope", "aws", "invoke", "films", str(tmp_path / "a.jpeg")]
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    assert (done.returncode, "answered" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_large_film_is_shrunk_by_the_contracts_rule(tiny_bundle: Path, tmp_path: Path) -> None:
+    large = big_film()
+    assert len(large) > REALTIME
+    (tmp_path / "large.png").write_bytes(large)
+    without = run("invoke", "films", tmp_path / "large.png")
+    assert (without.code, "name the endpoint's bundle with --bundle" in without.err) == (1, True)
+    done = run("invoke", "films", tmp_path / "large.png", "--bundle", tiny_bundle, "--format", "json")
+    said = json.loads(done.out)
+    assert said["endpoint"]["shrunk"] is True
+    assert f"sent as the {load_contract(tiny_bundle).input.size}×" in done.err
+    assert said["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
+
+
+def test_the_contract_beside_the_model_says_how_to_shrink(
+    aws: Cloud, standing_in: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(aws, wanted(variant="serverless"), tiny_bundle)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", standing_in)
+    client = Client(Cloud(region=REGION), "films")
+    assert (client.variant, client.limit) == ("serverless", SERVERLESS)
+    large = big_film()
+    found = client.classify(large)
+    assert found.shrunk
+    assert (
+        found.answer.prediction["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
+    )
+
+
+def queue_answers(url: str, answers: dict[str, Any]) -> None:
+    """Tell moto what an asynchronous endpoint will say."""
+    place = f"{url}/moto-api/static/sagemaker/async-endpoint-results"
+    headers = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(place, json.dumps(answers).encode(), headers)) as reply:
+        assert reply.status < 300
+
+
+def test_an_asynchronous_endpoint_is_asked_through_s3(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(variant="async"), tiny_bundle)
+    prediction = Engine.load(tiny_bundle).predict(FILM).as_json()
+    refused = 'Received client error (422) from primary with message "{"detail": "the file is empty."}". See logs.'
+    queue_answers(
+        shared_cloud.url,
+        {
+            "region": REGION,
+            "results": [
+                {"data": json.dumps(prediction)},
+                {"is_failure": True, "data": refused},
+                {"is_failure": True, "data": "Amazon SageMaker could not get a response"},
+                {"data": "hello"},
+            ],
+        },
+    )
+    client = Client(aws, "films", pause=lambda _: None)
+    assert client.variant == "async"
+    assert client.classify(FILM).answer.prediction == prediction
+    with pytest.raises(ImageError, match="the file is empty"):
+        client.classify(FILM)
+    with pytest.raises(CloudError, match="could not get a response"):
+        client.classify(FILM)
+    with pytest.raises(CloudError, match="does not answer like this product"):
+        client.classify(FILM)
+    assert keys(aws, "models/films/films") == [], "films were left behind"
+
+
+def test_a_film_that_nobody_waits_for_any_more_stays_for_the_endpoint(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(variant="async"), tiny_bundle)
+    client = Client(aws, "films", patience=0.0, pause=lambda _: None)
+
+    def nothing_yet(address: str) -> None:
+        assert address.startswith("s3://")
+
+    client._object = nothing_yet  # type: ignore[method-assign] # moto answers at once
+    with pytest.raises(BusyError, match=r"gave no answer in 0 s; it may come yet, in s3://"):
+        client.classify(FILM)
+    assert len(keys(aws, "models/films/films")) == 1
+    assert client.limit == ServeConfig(bundle=tiny_bundle).max_bytes, "the service behind it takes no more"
+
+
+def test_an_endpoint_that_never_answers_is_given_up_in_time() -> None:
+    """As a function must, whose own time is short."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as environment:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", address)
+        asked = Endpoint(Cloud(region=REGION).asker(0.4), "films", patience=0.4)
+        started = time.monotonic()
+        with pytest.raises(BusyError, match="gave no answer in time"):
+            asked.classify(FILM)
+        assert time.monotonic() - started < 5  # and not 70 seconds, six times, five times over
+        silent.settimeout(0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_a_region_that_is_none_is_said_in_words() -> None:
+    with pytest.raises(CloudError, match="eu_central_1") as failure:
+        Cloud(region="eu_central_1").client("s3")
+    assert "AWS_ENDPOINT_URL" not in str(failure.value)
+
+
+def test_an_alias_is_no_key(dataset: Dataset) -> None:
+    for alias in ("alias/films", "arn:aws:kms:eu-central-1:1:alias/films"):
+        done = run("upload", dataset.root, "s3://films-bucket/films", "--kms-key", alias)
+        assert (done.code, "is an alias; give the key's id or ARN" in done.err) == (2, True), done.err
+
+
+def test_an_address_that_is_none_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "film.jpeg").write_bytes(FILM)
+    done = run("invoke", "films", tmp_path, "--variant", "realtime", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME="127.0.0.1:80")
+    assert (done.code, "correct AWS_ENDPOINT_URL" in done.err) == (1, True), done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_download_that_breaks_off_again_and_again_is_said_in_words() -> None:
+    with pytest.raises(BusyError, match=r"reading s3://a/b: .*try again later"), in_words("reading s3://a/b"):
+        raise RetriesExceededError(OSError("the connection was closed"))
+
+
+def test_a_model_without_a_contract_beside_it_is_asked_for_its_bundle(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(), tiny_bundle)
+    aws.client("s3").delete_object(Bucket=PLACE.bucket, Key="models/films/contract.json")
+    with pytest.raises(ImageError, match="name the endpoint's bundle with --bundle"):
+        Client(aws, "films").classify(big_film())
+
+
+def test_a_missing_endpoint_is_named(aws: Cloud) -> None:
+    with pytest.raises(CloudError, match=r"there is no endpoint films in eu-central-1"):
+        Client(aws, "films")
+
+
+@pytest.mark.usefixtures("runtime")
+def test_an_unknown_endpoint_and_a_stopped_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CloudError, match=r"Endpoint other of account \d+ not found; `pneumoscope aws status`"):
+        Client(Cloud(region=REGION), "other", variant="realtime").classify(FILM)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    waits: list[float] = []
+    with pytest.raises(BusyError, match="cannot be reached"):
+        Client(Cloud(region=REGION), "films", variant="realtime", pause=waits.append).classify(FILM)
+    assert waits == [0.25, 0.5, 1.0, 2.0]
+
+
+def model_error(number: int, said: str) -> tuple[int, dict[str, Any]]:
+    return 424, {"__type": "ModelError", "OriginalStatusCode": number, "OriginalMessage": said, "LogStreamArn": "arn:x"}
+
+
+def test_a_busy_model_is_asked_again_and_a_broken_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    prediction = {"status": "answered", "probabilities": {}, "reasons": []}
+    busy = model_error(503, json.dumps({"detail": "the queue is full."}))
+
+    def ask(*replies: tuple[int, dict[str, Any]]) -> Any:
+        with scripted(*replies) as (url, asked):
+            monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
+            runtime = Cloud(region=REGION).asker()
+            try:
+                return Endpoint(runtime, "films", pause=lambda _: None).classify(FILM)
+            finally:
+                counted.append(len(asked))
+
+    counted: list[int] = []
+    assert ask(busy, busy, (200, prediction)).tries == 3
+    with pytest.raises(BusyError, match=r"its model answered 503 \(the queue is full\); try again later"):
+        ask(busy)
+    with pytest.raises(CloudError, match=r"its model answered 418 \(teapot\); its log is arn:x"):
+        ask(model_error(418, "teapot"))
+    with pytest.raises(CloudError, match="does not answer like this product"):
+        ask((200, {"label": 2}))
+    assert counted == [3, 5, 1, 1]
+
+
+def test_words_of_models_and_of_others() -> None:
+    assert said_by_model('{"detail": "so it is."}') == "so it is."
+    assert said_by_model("plain") == "plain"
+    assert said_by_model("[1]") == "[1]"
+    with pytest.raises(CloudError):
+        read_prediction(b"\xff", "films")
+
+
+def test_a_film_that_fits_is_not_touched() -> None:
+    rule = InputRule.squash(64)
+    assert fit(FILM, len(FILM), rule) == (FILM, False)
+    smaller, shrunk = fit(FILM, len(FILM) - 1, rule)
+    assert shrunk
+    assert len(smaller) < len(FILM)
+    with pytest.raises(ImageError):
+        fit(b"text", 2, rule)
+
+
+def test_a_ray_serve_package_runs_in_ray_serve(tiny_bundle: Path, tmp_path: Path) -> None:
+    """What `deploy --serving ray` sends, unpacked and started as AWS's image does, with the image's own command."""
+    if sys.version_info >= (3, 14):
+        pytest.skip("Ray has no release for this Python")
+    archive = tmp_path / "model.tar.gz"
+    with archive.open("wb") as stream:
+        write_model_archive(tiny_bundle, stream, for_ray=True)
+    place = tmp_path / "model"
+    extract(archive, place)
+    needed = (place / "code" / "requirements.txt").read_text()
+    assert "onnxruntime" in needed
+    assert "torch" not in needed
+    with ray_serve.running(place) as ask:
+        number, body = ask(FILM)
+        assert number == 200
+        assert json.loads(body)["probabilities"] == Engine.load(tiny_bundle).predict(FILM).as_json()["probabilities"]
+        number, body = ask(b"text")
+        assert number == 422
+        assert "not an accepted image" in json.loads(body)["detail"]
+
+
+def test_a_replica_waits_for_its_model_and_does_not_start_with_a_damaged_one(own_bundle: Path) -> None:
+    """The application as Ray Serve's ingress starts it."""
+
+    def fail(failure: PneumoscopeError) -> None:
+        raise failure
+
+    def started() -> int:
+        app = create_app(ServeConfig(bundle=own_bundle), on_failure=fail, ready_first=True)
+        with TestClient(app) as client:
+            return client.get("/readyz").status_code
+
+    assert started() == 200
+    golden = next((own_bundle / "golden").glob("*.json"))
+    golden.write_bytes(golden.read_bytes().replace(b'"label"', b'"labeI"', 1))
+    with pytest.raises(BundleError, match="golden"):
+        started()
