@@ -3,8 +3,9 @@
 python scripts/write_cli_docs.py
 """
 
+from enum import EnumType
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from typer.main import get_command
 
@@ -39,11 +40,22 @@ def _section(title: str, command: Any) -> str:
         names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
         if parameter.param_type_name == "argument":
             names = f"`{parameter.name.upper()}`"
+        if choices := _choices(parameter.type_descriptor.annotation):
+            names += f" ({', '.join(choices)})"
         default = "required" if parameter.required else _default(parameter.default)
         if title.endswith(" train") and parameter.name in TrainConfig.model_fields:
             default = _setting(parameter.name)
-        lines.append(f"| {names} | {(parameter.help or '').replace('|', '/')} | {default} |")
+        what = (parameter.help or "").replace("|", "/")
+        if parameter.envvar:
+            what += f" Or by `{parameter.envvar}`."
+        lines.append(f"| {names} | {what} | {default} |")
     return "\n".join(lines) + "\n"
+
+
+def _choices(annotation: Any) -> list[str]:
+    """What an option may be, if that is a list."""
+    kinds: list[Any] = [annotation, *get_args(annotation)]
+    return [str(each.value) for kind in kinds if isinstance(kind, EnumType) for each in list[Any](kind)]
 
 
 def _setting(name: str) -> str:

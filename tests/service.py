@@ -106,7 +106,7 @@ def serving(bundle: Path, *options: object, environment: dict[str, str] | None =
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:
     until = time.monotonic() + _MOST_SECONDS
     while time.monotonic() < until and process.poll() is None:
-        if found := re.search(r"http://\S+:(\d+)/ serves", log.read_text()):
+        if found := re.search(r"http://\S+:(\d+)/; Ctrl-C", log.read_text()):
             return int(found[1])
         time.sleep(0.02)
     raise AssertionError(f"the service did not start: {log.read_text()}")

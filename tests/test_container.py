@@ -174,7 +174,7 @@ def test_the_entry_point_serves_as_it_does_in_the_image(image: Path, tiny_bundle
     command = [f"{image}/bin/{json.loads(stage['ENTRYPOINT'])[0]}", *json.loads(stage["CMD"])]
     process = subprocess.Popen(command, env=settings, cwd="/", stderr=subprocess.PIPE, **as_user)  # type: ignore[call-overload]
     try:
-        port = int(re.findall(rb":(\d+)/ serves", process.stderr.readline())[0])
+        port = int(re.findall(rb":(\d+)/; Ctrl-C", process.stderr.readline())[0])
         health = json.loads(stage["HEALTHCHECK"].partition("CMD ")[2])
         assert comes_true(health, settings | {"PNEUMOSCOPE_PORT": str(port)})
         ask_as_sagemaker(port)

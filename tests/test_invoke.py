@@ -129,6 +129,43 @@ def test_invoke_prints_decisions_and_what_the_call_took(tmp_path: Path) -> None:
     assert "Traceback" not in shown.err
 
 
+@pytest.mark.usefixtures("runtime")
+def test_every_film_has_a_line_of_json_and_no_film_is_said(tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    none.mkdir()
+    (none / "readme.txt").write_text("no film")
+    empty = run("invoke", "films", none)
+    assert (empty.code, f"no image file in {none}; accepted are" in empty.err, empty.out) == (2, True, "")
+    (tmp_path / "a.jpeg").write_bytes(FILM)
+    (tmp_path / "b.png").write_bytes(b"text")
+    shown = run("invoke", "films", tmp_path / "a.jpeg", none, tmp_path / "b.png", "--format", "json")
+    answered, rejected = map(json.loads, shown.out.splitlines())
+    assert (shown.code, answered["status"], rejected["status"]) == (1, "answered", "rejected")
+    assert rejected["reason_codes"] == ["undecodable"]
+    assert rejected["image"] == str(tmp_path / "b.png")
+    assert f"note: no image file in {none}." in shown.err
+
+
+def test_a_stand_in_that_is_none_is_said_in_words(tiny_bundle: Path, standing_in: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpeg").write_bytes(FILM)
+    bare = {name: "" for name in os.environ if name.startswith("AWS_")}
+
+    def ask(url: str, *more: object, name: str = "films") -> str:
+        done = run("invoke", name, tmp_path, *more, **bare | {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": url})
+        assert done.code in (1, 2)
+        assert "Traceback" not in done.err
+        assert len(done.err.strip().splitlines()) == 1, done.err
+        return str(done.err)
+
+    assert "is no address; write http://127.0.0.1:8080" in ask("127.0.0.1:8080")
+    assert "see that `pneumoscope serve BUNDLE --as-endpoint NAME` runs there" in ask("http://127.0.0.1:9")
+    assert "stands in for a real-time endpoint, not for async ones" in ask(standing_in, "--variant", "async")
+    assert "its name is the one that `serve --as-endpoint` was given" in ask(standing_in, name="other")
+    assert "has no contract.json" in ask(standing_in, "--bundle", tmp_path)
+    with serving(tiny_bundle) as plain:
+        assert "answers 404 and is no endpoint; if it is this product's service, start it with" in ask(plain.url)
+
+
 def test_a_stand_in_needs_no_account(standing_in: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpeg").write_bytes(FILM)
     bare = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -245,13 +282,6 @@ def test_an_alias_is_no_key(dataset: Dataset) -> None:
         assert (done.code, "is an alias; give the key's id or ARN" in done.err) == (2, True), done.err
 
 
-def test_an_address_that_is_none_is_said_in_words(tmp_path: Path) -> None:
-    (tmp_path / "film.jpeg").write_bytes(FILM)
-    done = run("invoke", "films", tmp_path, "--variant", "realtime", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME="127.0.0.1:80")
-    assert (done.code, "correct AWS_ENDPOINT_URL" in done.err) == (1, True), done.err
-    assert "Traceback" not in done.err
-
-
 def test_a_download_that_breaks_off_again_and_again_is_said_in_words() -> None:
     with pytest.raises(BusyError, match=r"reading s3://a/b: .*try again later"), in_words("reading s3://a/b"):
         raise RetriesExceededError(OSError("the connection was closed"))
@@ -271,7 +301,7 @@ def test_a_missing_endpoint_is_named(aws: Cloud) -> None:
 
 @pytest.mark.usefixtures("runtime")
 def test_an_unknown_endpoint_and_a_stopped_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CloudError, match=r"Endpoint other of account \d+ not found; `pneumoscope aws status`"):
+    with pytest.raises(CloudError, match=r"Endpoint other of account \d+ not found; its name is the one that `serve"):
         Client(Cloud(region=REGION), "other", variant="realtime").classify(FILM)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

@@ -380,7 +380,8 @@ def test_wrong_usage_is_one_sentence(
             (["--host", "203.0.113.9"], "cannot listen on 203.0.113.9"),
             (["--token-file", token], "at least 16 letters"),
             (["--keep-log", tmp_path / "none" / "log", "--workers", 2], "cannot be kept"),
-            (["--cors-origin", "pacs.example"], "cors_origins"),
+            (["--cors-origin", "pacs.example"], "'pacs.example' is no web origin; write * or one without a path"),
+            (["--as-endpoint", "bad name"], "'bad name' is no name for SageMaker: letters, digits and hyphens"),
             (["--keep-log", tmp_path / "none" / "log"], "cannot be kept"),
             (["--provider", "tpu"], "provider 'tpu'"),
         ):
@@ -390,7 +391,7 @@ def test_wrong_usage_is_one_sentence(
             assert "Traceback" not in done.err
             assert "ort\n" not in done.err
     done = command("serve", tmp_path, "--port", 0)
-    assert (done.code, "serves" in done.err) == (1, False)
+    assert (done.code, "starting" in done.err) == (1, False)
     assert command("serve").code == 2
 
 

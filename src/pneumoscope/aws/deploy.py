@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from pneumoscope.aws.bucket import check_bucket, encryption
 from pneumoscope.aws.images import InstanceType, has_disks
-from pneumoscope.aws.jobs import NAME, TAG, role_arn
+from pneumoscope.aws.jobs import TAG, role_arn
+from pneumoscope.aws.limits import Name
 from pneumoscope.aws.made import (
     ARCHIVE,
     KINDS,
@@ -38,7 +39,7 @@ _ENDED = {"InService", "Failed", "OutOfService", "UpdateRollbackFailed"}
 class Deployment(Document):
     """What an endpoint is to be. Its model, configuration and endpoint all have its name."""
 
-    name: str = Field(pattern=NAME)
+    name: Name
     role: str = Field(min_length=1, description="Name or ARN of the role that the endpoint takes on.")
     place: str = Field(description="Where in S3 the model goes, and an asynchronous endpoint's results.")
     image: str = Field(min_length=1)

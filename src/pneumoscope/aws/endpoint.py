@@ -9,13 +9,14 @@ from typing import Any
 from botocore import exceptions
 
 from pneumoscope.aws.limits import REALTIME
-from pneumoscope.aws.session import code_of, in_words
+from pneumoscope.aws.session import code_of, in_words, is_here
 from pneumoscope.errors import BusyError, CloudError, ImageError, PneumoscopeError
 
 #: The capstone's content type; what the bytes are is read from themselves.
 CONTENT_TYPE = "application/x-image"
 _MODEL_ERROR = "ModelError"
 _UNKNOWN = "ValidationError"
+_NO_ENDPOINT = {"404", "405", "501"}  # an HTTP server's answers, not SageMaker's
 _NO_FILM = {400, 415, 422}  # the service's answers to bytes that are no film
 _LATER = {0, 408, 429, 500, 502, 503, 504}
 _TRIES = 5
@@ -102,10 +103,15 @@ class Endpoint:
 
     def _explained(self, failure: exceptions.ClientError) -> PneumoscopeError | None:
         """The error in our words, or None if it is not of this operation alone."""
+        address = self._runtime.meta.endpoint_url
         if code_of(failure) == _UNKNOWN:
+            here = "its name is the one that `serve --as-endpoint` was given"
+            advice = here if is_here(address) else "`pneumoscope aws status` lists the endpoints of this region"
+            return CloudError(f"endpoint {self.name}: {failure.response['Error']['Message'].rstrip('.')}; {advice}.")
+        if code_of(failure) in _NO_ENDPOINT:
             return CloudError(
-                f"endpoint {self.name}: {failure.response['Error']['Message'].rstrip('.')}; "
-                "`pneumoscope aws status` lists the endpoints of this region."
+                f"endpoint {self.name}: {address} answers {code_of(failure)} and is no endpoint; if it is this "
+                f"product's service, start it with --as-endpoint {self.name}."
             )
         if code_of(failure) != _MODEL_ERROR:
             return None

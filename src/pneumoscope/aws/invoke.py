@@ -18,7 +18,7 @@ from pneumoscope.aws.made import Variant, limits_of
 from pneumoscope.aws.payload import fit
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location, stand_in
 from pneumoscope.contract import CONTRACT_FILE, InputRule, load_contract
-from pneumoscope.errors import BusyError, CloudError, ImageError
+from pneumoscope.errors import BusyError, CloudError, ImageError, UsageError
 
 _LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
 
@@ -44,6 +44,8 @@ class Client:
 
     Raises:
         CloudError: there is no such endpoint, or it may not be looked at.
+        BundleError: the bundle is none, or damaged.
+        UsageError: a stand-in is to be asked otherwise than in real time.
     """
 
     def __init__(
@@ -59,6 +61,10 @@ class Client:
         self._cloud, self.name, self._bundle = cloud, name, bundle
         self._patience, self._pause = patience, pause
         self._contract: Location | None = None
+        if bundle is not None:
+            load_contract(bundle)  # what is wrong with it is said at once
+        if stand_in() and variant not in (None, "realtime"):
+            raise UsageError(f"a service on this machine stands in for a real-time endpoint, not for {variant} ones.")
         if variant is None and not stand_in():
             variant, self._contract = limits_of(cloud, name)
         self.variant: Variant = variant or "realtime"
@@ -179,6 +185,20 @@ def _longer_and_longer(total: float) -> Iterator[float]:
     while waited <= total:
         yield seconds
         waited, seconds = waited + seconds, min(10.0, seconds * 1.5)
+
+
+def as_refusal(name: str, client: Client, failure: ImageError | OSError) -> dict[str, Any]:
+    """A film that has no answer, as a JSON document: rejected, and why."""
+    return {
+        "image": name,
+        "status": "rejected",
+        "label": None,
+        "probabilities": {},
+        "prediction_set": [],
+        "reasons": [str(failure)],
+        "reason_codes": [failure.code if isinstance(failure, ImageError) else "unreadable"],
+        "endpoint": {"name": client.name, "variant": client.variant},
+    }
 
 
 def as_document(name: str, client: Client, classified: Classified) -> dict[str, Any]:

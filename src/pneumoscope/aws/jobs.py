@@ -11,6 +11,7 @@ from pydantic import Field
 
 from pneumoscope.aws.bucket import check_bucket, encryption
 from pneumoscope.aws.images import InstanceType, has_disks
+from pneumoscope.aws.limits import Name
 from pneumoscope.aws.package import TRAIN_PROGRAM, training_archive
 from pneumoscope.aws.platform import METRICS
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
@@ -24,14 +25,12 @@ TAG = "pneumoscope"
 _LOGS = "/aws/sagemaker/TrainingJobs"
 _CHECKPOINTS = "/opt/ml/checkpoints"
 _ENDED = {"Completed", "Failed", "Stopped"}
-#: SageMaker's rule for names of jobs, models and endpoints.
-NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$"
 
 
 class TrainingRequest(Document):
     """What a training job is to be. Places are in S3."""
 
-    name: str = Field(pattern=NAME)
+    name: Name
     role: str = Field(min_length=1, description="Name or ARN of the role that the job takes on.")
     data: str = Field(description="A prepared data set, as `aws upload` puts it there.")
     unprepared: bool = Field(description="There is no manifest in `data`; the job prepares it.")

@@ -44,6 +44,8 @@ _BAD_KEYS = {
     "UnrecognizedClientException",
 }
 _NO_BUCKET = {"NoSuchBucket"}
+_RUNTIME = "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"
+_SERVE = "see that `pneumoscope serve BUNDLE --as-endpoint NAME` runs there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,9 @@ def parse_location(text: str) -> Location:
     """
     found = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/+(.*))?", text)
     if found is None:
-        raise UsageError(f"{text!r} is no address in S3; write s3://BUCKET/PREFIX.")
+        raise UsageError(
+            f"{text!r} is no address in S3; write s3://BUCKET/PREFIX, the bucket with 3 to 63 small letters and digits."
+        )
     return Location(bucket=found[1], key=(found[2] or "").rstrip("/"))
 
 
@@ -142,11 +146,21 @@ class Cloud:
 
 
 def stand_in() -> bool:
-    """Whether `sagemaker-runtime` is played by a service on this machine, which knows no regions and no keys."""
-    host = urlsplit(os.environ.get("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "")).hostname or ""
-    others = ("AWS_ENDPOINT_URL_SAGEMAKER", "AWS_ENDPOINT_URL")
-    here = host == "localhost" or host == "::1" or host.startswith("127.")
-    return here and not any(os.environ.get(name) for name in others)
+    """Whether `sagemaker-runtime` is played by a service on this machine, which knows no regions and no keys.
+
+    Raises:
+        UsageError: the address of the service is none.
+    """
+    url = os.environ.get(_RUNTIME, "")
+    if url and urlsplit(url).scheme not in ("http", "https"):
+        raise UsageError(f"{_RUNTIME} is {url!r}, which is no address; write http://127.0.0.1:8080, for example.")
+    return is_here(url) and not any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL_SAGEMAKER", "AWS_ENDPOINT_URL"))
+
+
+def is_here(url: str) -> bool:
+    """Whether an address is on this machine."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def attempts() -> int:
@@ -180,7 +194,9 @@ def in_words(what: str = "") -> Iterator[None]:
         raise BusyError(f"{_begin(what)}{url} gave no answer in time; try again later.") from failure
     except (exceptions.HTTPClientError, exceptions.ConnectionError) as failure:
         url = str(failure.kwargs.get("endpoint_url") or "AWS")
-        raise BusyError(f"{_begin(what)}{url} cannot be reached; check the network and the region.") from failure
+        runtime = os.environ.get(_RUNTIME, "")
+        advice = _SERVE if runtime and url.startswith(runtime) and is_here(url) else "check the network and the region"
+        raise BusyError(f"{_begin(what)}{url} cannot be reached; {advice}.") from failure
     except Boto3Error as failure:  # a file's transfer that broke off again and again
         raise BusyError(f"{_begin(what)}{_shortened(str(failure))}; try again later.") from failure
     except exceptions.BotoCoreError as failure:

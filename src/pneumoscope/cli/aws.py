@@ -1,6 +1,5 @@
 """`pneumoscope aws …`: the cloud half."""
 
-import re
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -61,11 +60,12 @@ class Form(StrEnum):
 
 
 def _endpoint_name(given: str) -> str:
-    from pneumoscope.aws.jobs import NAME
+    from pneumoscope.aws.limits import checked_name
 
-    if re.fullmatch(NAME, given) is None:
-        raise UsageError(f"{given!r} is no endpoint's name: letters, digits and hyphens between them, at most 63.")
-    return given
+    try:
+        return checked_name(given)
+    except ValueError as failure:
+        raise UsageError(f"{failure}.") from None
 
 
 @app.command("upload")
@@ -116,8 +116,8 @@ def train_command(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Change one value of the recipe, e.g. epochs=4. Repeatable.")
     ] = None,
-    precision: Annotated[
-        Precision | None, typer.Option("--export-precision", help="Of the bundle, fp32 or int8; by default fp32.")
+    export_precision: Annotated[
+        Precision | None, typer.Option(help="Of the bundle, fp32 or int8; by default fp32.")
     ] = None,
     unprepared: Annotated[
         bool, typer.Option("--unprepared", help="--data has folders of films and no manifest; the job prepares it.")
@@ -155,6 +155,8 @@ def train_command(
     config = make_config(load_recipe(recipe), dict(values))
     if config.weights not in ("imagenet", "none"):
         raise UsageError(f"weights {config.weights!r} are a file, which a job does not have; take imagenet or none.")
+    if export_precision is not None:
+        values["export_precision"] = export_precision.value
     cloud = _cloud(region)
     request = _checked(
         TrainingRequest,
@@ -173,8 +175,7 @@ def train_command(
         spot=spot,
         fast_file=fast_file,
         kms_key=kms_key,
-        hyperparameters={"recipe": recipe, **values}
-        | ({} if precision is None else {"export_precision": precision.value}),
+        hyperparameters={"recipe": recipe, **values},
     )
     start(cloud, request)
     typer.echo(f"training job {request.name} started in {cloud.region}.")

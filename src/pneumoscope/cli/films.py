@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pneumoscope import heatmap
 from pneumoscope.archive import is_junk, printable
@@ -14,7 +14,7 @@ from pneumoscope.engine import Encoded, Prediction
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.files import whole_file
 from pneumoscope.heatmap import Explained
-from pneumoscope.imaging import SUFFIXES, UNREAD_SUFFIXES, Limits, is_dicom, read_file, read_luma
+from pneumoscope.imaging import ACCEPTED, SUFFIXES, UNREAD_SUFFIXES, Limits, is_dicom, read_file, read_luma
 
 if TYPE_CHECKING:
     from pneumoscope.explain import Explainer
@@ -64,9 +64,23 @@ class Pictures:
 
 
 def list_films(paths: list[Path], limits: Limits) -> Iterator[tuple[Path, Encoded]]:
-    """The films to read, one by one, with their paths."""
-    for path in _walk(paths):
-        yield path, Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
+    """The films to read, one by one, with their paths. A folder without any, among others, is complained of."""
+    for given in paths:
+        empty = True
+        for path in _walk([given]):
+            empty = False
+            yield path, Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
+        if empty and len(paths) > 1:
+            complain(f"no image file in {given}.", word="note")
+
+
+def refuse_none(paths: list[Path]) -> NoReturn:
+    """Say that there was no film at all.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(f"no image file in {', '.join(map(str, paths))}; accepted are {ACCEPTED}.")
 
 
 def count_films(paths: list[Path]) -> int:

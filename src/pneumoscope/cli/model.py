@@ -164,11 +164,11 @@ def predict_command(
 
     JSON is one line an image. For research use only; not a medical device.
     """
-    from pneumoscope.cli.films import Pictures, count_films, draw_heatmaps, list_films
+    from pneumoscope.cli.films import Pictures, count_films, draw_heatmaps, list_films, refuse_none
     from pneumoscope.cli.show import following, make_listener, show_predictions
     from pneumoscope.contract import DISCLAIMER
     from pneumoscope.engine import Engine
-    from pneumoscope.imaging import ACCEPTED, Limits
+    from pneumoscope.imaging import Limits
 
     limits = Limits(max_pixels=max_pixels)
     engine = Engine.load(bundle, limits=limits, provider=provider)
@@ -188,7 +188,7 @@ def predict_command(
     predictions = following(predictions, count_films(images), listener)
     statuses = {prediction.status for prediction in show_predictions(predictions, form)}
     if not statuses:
-        raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are {ACCEPTED}.")
+        refuse_none(images)
     if form is Form.table:
         typer.echo(DISCLAIMER, err=True)
     if "rejected" in statuses or (pictures is not None and pictures.failed):
@@ -208,8 +208,8 @@ def explain_command(
     For networks like vgg19_bn, whose bundle has no exact map (others: predict --heatmap). Goes on past
     bad files; exit code 1 if there were any. For research use only; not a medical device.
     """
-    from pneumoscope.cli.films import Pictures, explain_films
-    from pneumoscope.imaging import ACCEPTED, Limits
+    from pneumoscope.cli.films import Pictures, explain_films, refuse_none
+    from pneumoscope.imaging import Limits
     from pneumoscope.training.run import check_finished
 
     check_finished(run)
@@ -218,7 +218,7 @@ def explain_command(
 
     done, refused = explain_films(Explainer(run, limits=limits), images, pictures, label)
     if not done + refused:
-        raise UsageError(f"no image file in {', '.join(map(str, images))}; accepted are {ACCEPTED}.")
+        refuse_none(images)
     if refused:
         raise typer.Exit(1)
 

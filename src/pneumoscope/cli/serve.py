@@ -78,7 +78,7 @@ def serve_command(
     with listen(config) as listener:
         taken = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"http://{shown}:{taken}/ serves {bundle}. Stop it with Ctrl-C.\n{DISCLAIMER}", err=True)
+        typer.echo(f"starting {bundle} at http://{shown}:{taken}/; Ctrl-C stops it.\n{DISCLAIMER}", err=True)
         if config.token is None and not _is_loopback(host):
             typer.echo(f"warning: whoever reaches {host} may ask; to prevent that, set {TOKEN}.", err=True)
         serve(config, listener, log_level="warning" if quiet else "info")

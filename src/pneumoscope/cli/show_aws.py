@@ -7,22 +7,29 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from pneumoscope.aws.invoke import Client, as_document
-from pneumoscope.cli.films import list_films
+from pneumoscope.aws.invoke import Client, as_document, as_refusal
+from pneumoscope.cli.films import list_films, refuse_none
 from pneumoscope.cli.show import complain, print_line, stdout
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS
 
 
 def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -> int:
-    """Send films one by one and print what is said of each; how many were refused."""
-    refused, header = 0, form == "table"
+    """Send films one by one and print what is said of each; how many were refused.
+
+    Raises:
+        UsageError: there is no film.
+    """
+    refused, header, empty = 0, form == "table", True
     for _, film in list_films(paths, DEFAULT_LIMITS):
+        empty = False
         try:
             data = film.read()
             found = client.classify(data)
         except (ImageError, OSError) as failure:
             complain(f"{film.name}: {failure}")
+            if form == "json":
+                print(json.dumps(as_refusal(film.name, client, failure)), flush=True)
             refused += 1
             continue
         if found.shrunk and not quiet:
@@ -33,6 +40,8 @@ def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -
             header = False
         print(json.dumps(document, allow_nan=False) if form == "json" else _row(document), flush=True)
         refused += document["status"] == "rejected"
+    if empty:
+        refuse_none(paths)
     return refused
 
 

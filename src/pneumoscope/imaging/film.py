@@ -19,7 +19,7 @@ from pneumoscope.imaging import raster
 from pneumoscope.imaging.dicom import read as dicom
 from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph
 
-ACCEPTED = "JPEG, PNG (8 or 16 bit), TIFF and DICOM"
+ACCEPTED = "JPEG, PNG (1 to 16 bit), TIFF and DICOM"
 SUFFIXES = frozenset({".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff"})
 UNREAD_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".jp2", ".pgm", ".webp"})
 #: Part of every cache's key: raise it when the same bytes would give another input.

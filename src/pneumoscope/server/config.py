@@ -1,9 +1,12 @@
 """How the service is set up."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from pneumoscope.aws.limits import Name
 
 SHORTEST_TOKEN = 16
 MOST_FILMS = 32  # in one request
@@ -25,12 +28,8 @@ class ServeConfig(BaseModel):
     read_seconds: float = Field(default=60, gt=0, description="In which a request must have arrived.")
     drain_seconds: int = Field(default=25, ge=1, description="For requests under way when told to stop.")
     token: SecretStr | None = Field(default=None, description="Asked of whoever wants a prediction.")
-    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
-    as_endpoint: str | None = Field(
-        default=None,
-        pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$",
-        description="Name of a SageMaker endpoint to stand in for.",
-    )
+    cors_origins: tuple[str, ...] = ()
+    as_endpoint: Name | None = Field(default=None, description="Name of a SageMaker endpoint to stand in for.")
     keep_log: Path | None = Field(default=None, description="Where decisions are kept; nowhere if none.")
 
     @field_validator("token")
@@ -39,6 +38,14 @@ class ServeConfig(BaseModel):
         if token is not None and len(token.get_secret_value()) < SHORTEST_TOKEN:
             raise ValueError(f"a token needs at least {SHORTEST_TOKEN} characters")
         return token
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for each in given:
+            if re.fullmatch(r"\*|https?://[^/\s]+", each) is None:
+                raise ValueError(f"{each!r} is no web origin; write * or one without a path, like https://pacs.example")
+        return given
 
     @model_validator(mode="after")
     def _stands_in_openly(self) -> Self:
