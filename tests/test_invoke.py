@@ -25,9 +25,8 @@ from pneumoscope.aws.endpoint import Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.invoke import Client
 from pneumoscope.aws.limits import REALTIME, SERVERLESS
 from pneumoscope.aws.package import extract, write_model_archive
-from pneumoscope.aws.payload import fit
 from pneumoscope.aws.session import Cloud, in_words
-from pneumoscope.contract import InputRule, load_contract
+from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
 from pneumoscope.errors import (
@@ -36,6 +35,7 @@ from pneumoscope.errors import (
     CloudError,
     ImageError,
     PneumoscopeError,
+    UnsuitableError,
 )
 from pneumoscope.phantom import film
 from pneumoscope.server.app import create_app
@@ -290,8 +290,9 @@ def test_a_download_that_breaks_off_again_and_again_is_said_in_words() -> None:
 def test_a_model_without_a_contract_beside_it_is_asked_for_its_bundle(aws: Cloud, tiny_bundle: Path) -> None:
     deploy(aws, wanted(), tiny_bundle)
     aws.client("s3").delete_object(Bucket=PLACE.bucket, Key="models/films/contract.json")
-    with pytest.raises(ImageError, match="name the endpoint's bundle with --bundle"):
+    with pytest.raises(UnsuitableError, match="name the endpoint's bundle with --bundle") as failure:
         Client(aws, "films").classify(big_film())
+    assert failure.value.code == "too-large"
 
 
 def test_a_missing_endpoint_is_named(aws: Cloud) -> None:
@@ -345,16 +346,6 @@ def test_words_of_models_and_of_others() -> None:
     assert said_by_model("[1]") == "[1]"
     with pytest.raises(CloudError):
         read_prediction(b"\xff", "films")
-
-
-def test_a_film_that_fits_is_not_touched() -> None:
-    rule = InputRule.squash(64)
-    assert fit(FILM, len(FILM), rule) == (FILM, False)
-    smaller, shrunk = fit(FILM, len(FILM) - 1, rule)
-    assert shrunk
-    assert len(smaller) < len(FILM)
-    with pytest.raises(ImageError):
-        fit(b"text", 2, rule)
 
 
 def test_a_ray_serve_package_runs_in_ray_serve(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -219,9 +219,9 @@ def _ask(film: bytes) -> tuple[dict[str, Any], bool]:
     if not film:
         raise ImageError("the file is empty.")
     if shrunk:  # only then is the contract fetched, and loaded what decodes films
-        from pneumoscope.aws.payload import fit
+        from pneumoscope.imaging import shrink
 
-        film, _ = fit(film, settings().endpoint_limit, _contract().input)
+        film = shrink(film, _contract().input)
     return _endpoint().classify(film).prediction, shrunk
 
 

@@ -15,10 +15,10 @@ from botocore.exceptions import ClientError
 from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
 from pneumoscope.aws.made import Variant, limits_of
-from pneumoscope.aws.payload import fit
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location, stand_in
 from pneumoscope.contract import CONTRACT_FILE, InputRule, load_contract
-from pneumoscope.errors import BusyError, CloudError, ImageError, UsageError
+from pneumoscope.errors import BusyError, CloudError, ImageError, UnsuitableError, UsageError
+from pneumoscope.imaging import shrink
 
 _LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
 
@@ -100,10 +100,14 @@ class Client:
             CloudError: AWS refuses, or the model failed.
         """
         if len(film) <= self.limit:
-            content, shrunk = film, False
-        else:
-            content, shrunk = fit(film, self.limit, self.rule)
-        return Classified(answer=self._asked(content), shrunk=shrunk)
+            return Classified(answer=self._asked(film), shrunk=False)
+        if self.rule is None:
+            raise UnsuitableError(
+                f"the film has {len(film):,} bytes, and the endpoint takes {self.limit:,}; name the endpoint's bundle "
+                "with --bundle to shrink it by the model's own rule, or deploy with --variant async.",
+                code="too-large",
+            )
+        return Classified(answer=self._asked(shrink(film, self.rule)), shrunk=True)
 
     def _asked(self, content: bytes) -> Answer:
         if self.variant == "async":
