@@ -184,6 +184,18 @@ def test_a_picture_that_cannot_be_written_stops_nothing(
     assert [path.name for path in (tmp_path / "maps").iterdir()] == ["b.jpeg.map.png"]
 
 
+def test_pictures_that_can_go_nowhere_are_refused_before_a_film_is_read(
+    command: Callable[..., SimpleNamespace], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    film = tmp_path / "film.jpeg"
+    film.write_bytes(FILM)
+    done = command("predict", tiny_bundle, film, "--heatmap", film / "maps")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"error: pictures cannot go to {film / 'maps'}: {film} is no folder to write to; choose another.\n"
+    )
+
+
 def test_explain_writes_pictures_and_json(
     command: Callable[..., SimpleNamespace], tiny_run: Path, tmp_path: Path
 ) -> None:

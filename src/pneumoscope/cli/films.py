@@ -33,8 +33,11 @@ class Pictures:
         """Choose a folder; nothing is made yet.
 
         Raises:
-            UsageError: it is, or lies in, a folder of films.
+            UsageError: it is, or lies in, a folder of films, or cannot be made or written to.
         """
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise UsageError(f"pictures cannot go to {folder}: {there} is no folder to write to; choose another.")
         self.folder = folder
         self.failed = 0
         self._roots = [path.resolve() for path in inputs]
