@@ -389,6 +389,20 @@ def test_a_demo_does_not_replace_what_it_did_not_make(command: Command, tmp_path
     assert (tmp_path / "mine" / "run" / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("form", ["csv", "table"])
+def test_names_that_the_terminal_cannot_write_are_escaped(form: str, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "胸部.jpeg").write_bytes(encode_jpeg(film("normal", patient=1)))
+    done = subprocess.run(
+        [sys.executable, "-m", "pneumoscope", "predict", str(tiny_bundle), ".", "--format", form],
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert b"\\u80f8\\u90e8.jpeg" in done.stdout
+
+
 def test_ctrl_c_before_training_began_promises_no_resume(dataset: Dataset, tmp_path: Path) -> None:
     """The interrupt comes while torch loads."""
     code = (

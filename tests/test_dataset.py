@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from dicoms import dicom
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.dataset.grammar import (
     Identity,
@@ -118,7 +119,7 @@ def test_places() -> None:
 
 def test_folder_and_name_must_agree() -> None:
     def read(name: str) -> Identity | str:
-        return identify(name, archive=True, patient_pattern=None)
+        return identify(name, place(name).folder, archive=True, patient_pattern=None)
 
     assert read("NORMAL/person1_virus_1.jpeg") == "unknown label: the name says virus, the folder NORMAL"
     assert read("PNEUMONIA/IM-0001-0001.jpeg") == "unknown label: the name says normal, the folder PNEUMONIA"
@@ -132,12 +133,12 @@ def test_folder_and_name_must_agree() -> None:
 
 
 def test_patients_by_pattern() -> None:
-    named = identify("cat/p7_1.png", archive=False, patient_pattern=re.compile(r"(?P<patient>p\d+)_"))
+    named = identify("cat/p7_1.png", "cat", archive=False, patient_pattern=re.compile(r"(?P<patient>p\d+)_"))
     assert named == Identity(label="cat", patient="p7", naming=Naming.PATTERN)
-    assert identify("cat/p7_1.png", archive=False, patient_pattern=re.compile(r"p(\d+)")) == Identity(
+    assert identify("cat/p7_1.png", "cat", archive=False, patient_pattern=re.compile(r"p(\d+)")) == Identity(
         label="cat", patient="7", naming=Naming.PATTERN
     )
-    assert "unknown patient" in str(identify("cat/x.png", archive=False, patient_pattern=re.compile(r"p\d+")))
+    assert "unknown patient" in str(identify("cat/x.png", "cat", archive=False, patient_pattern=re.compile(r"p\d+")))
 
 
 FILMS = st.lists(
@@ -262,6 +263,92 @@ def test_other_class_folders_are_the_classes(tmp_path: Path) -> None:
     assert out.groups == {"mammal": ("cat", "dog")}
     assert not summary.sources[0].patients_named
     assert {each.split for each in out.films} == {"train", "val", "test"}
+
+
+def hospital(root: Path, *, patient: str | None = None, suffix: str = "") -> Path:
+    """Two classes of eight DICOMs each, two of every patient, unless all are of the one given."""
+    for label in ("cough", "none"):
+        for number in range(8):
+            data = dicom(speckle(label, number), PatientID=patient or f"{label}{number // 2}")
+            write_tree(root, {f"{label}/IM{number:05d}{suffix}": data})
+    return root
+
+
+def test_dicoms_name_their_patients_and_need_no_suffix(tmp_path: Path) -> None:
+    source = hospital(tmp_path / "pacs")
+    write_tree(source, {"cough/notes": b"no film", "cough/worse.jpeg": b"\xff\xd8\xff"})
+    summary = prepare([source], tmp_path / "out", QUARTER)
+    made = load_dataset(tmp_path / "out")
+    assert summary.sources[0].patients_named
+    assert (len(made.films), summary.sources[0].other_files, summary.sources[0].refused) == (16, 1, 1)
+    held = defaultdict[str, set[str]](set)
+    for each in made.films:
+        assert re.fullmatch(r"dicom/[0-9a-f]{16}", each.patient)
+        assert each.path.endswith(".dcm")
+        held[each.patient].add(each.split)
+    assert len(held) == 8
+    assert all(len(splits) == 1 for splits in held.values())
+    everything = "".join(path.read_text() for path in (tmp_path / "out").glob("*.*"))
+    assert "cough0" not in everything
+    zipped = make_zip(tmp_path / "pacs.zip", {f"{p.parent.name}/{p.name}": p.read_bytes() for p in source.glob("*/*")})
+    prepare([zipped], tmp_path / "other", QUARTER)
+    assert {(film.file_sha256, film.patient, film.split) for film in load_dataset(tmp_path / "other").films} == {
+        (film.file_sha256, film.patient, film.split) for film in made.films
+    }
+
+
+def test_a_pattern_outranks_dicom_headers(tmp_path: Path) -> None:
+    config = PrepareConfig(val_fraction=0.25, patient_pattern=r"IM\d+")
+    prepare([hospital(tmp_path / "pacs", suffix=".dcm")], tmp_path / "out", config)
+    assert {each.patient for each in load_dataset(tmp_path / "out").films} == {f"IM{at:05d}" for at in range(8)}
+
+
+def test_one_identifier_on_all_films_names_nobody(tmp_path: Path) -> None:
+    summary = prepare([hospital(tmp_path / "pacs", patient="ANONYMOUS")], tmp_path / "out", QUARTER)
+    assert not summary.sources[0].patients_named
+    assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 16
+
+
+def by_patient(*, deeper: str = "") -> dict[str, bytes]:
+    return {
+        f"{deeper}{label}/patient{label}{number // 2}/{number}.png": encode(Image.fromarray(speckle(label, number)))
+        for label in ("ill", "well")
+        for number in range(8)
+    }
+
+
+@pytest.mark.parametrize("deeper", ["", "export/2026/"])
+def test_folders_of_patients_are_not_taken_for_classes(deeper: str, tmp_path: Path) -> None:
+    source = write_tree(tmp_path / "source", by_patient(deeper=deeper))
+    with pytest.raises(UsageError, match=r"outer folder \(ill, well\) or the inner one \(patientill0, .* 8 of them\)"):
+        prepare([source], tmp_path / "out", QUARTER)
+    assert not (tmp_path / "out").exists()
+    outer = PrepareConfig(val_fraction=0.25, class_folder="outermost", patient_pattern=r"patient\w+\d")
+    prepare([source], tmp_path / "out", outer)
+    made = load_dataset(tmp_path / "out")
+    assert made.classes == ("ill", "well")
+    assert len({each.patient for each in made.films}) == 8
+    inner = PrepareConfig(val_fraction=0.25, test_fraction=0.25, class_folder="innermost")
+    with pytest.raises(DatasetError, match="class 'patientill0' has one patient"):  # two films: too few to cut twice
+        prepare([source], tmp_path / "inner", inner)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("normal", "pneumonia/bacteria", "pneumonia/virus"),
+        ("north/ill", "north/well", "south/ill", "south/well"),
+        ("north/ill", "south/well"),
+    ],
+)
+def test_ordinary_trees_stay_unambiguous(folders: tuple[str, ...], tmp_path: Path) -> None:
+    members = {
+        f"{folder}/{number}.png": encode(Image.fromarray(speckle(folder, number)))
+        for folder in folders
+        for number in range(6)
+    }
+    prepare([write_tree(tmp_path / "source", members)], tmp_path / "out", QUARTER)
+    assert set(load_dataset(tmp_path / "out").classes) == {Path(folder).name for folder in folders}
 
 
 def test_kaggles_copy_nested_twice_counts_once(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO, Any, Self
 
 from pneumoscope.errors import ArchiveError
 
@@ -21,10 +23,16 @@ _ODD_NAME = "a name with control characters or stray bytes; rename it"
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One file of a source. `name` is its path inside the source, with forward slashes."""
+    """One file of a source. `name` is its path inside the source, with forward slashes; `head` its first bytes."""
 
     name: str
     read: Callable[[], bytes]
+    head: Callable[[int], bytes]
+
+    @classmethod
+    def of_file(cls, name: str, path: Path) -> Self:
+        """A file on disk."""
+        return cls(name=name, read=path.read_bytes, head=partial(_head, path.open, "rb"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +103,7 @@ def _list_folder(root: Path, max_bytes: int) -> Listing:
             elif reason := _unfit(path, name, max_bytes):
                 problems.append(Problem(name=printable(name), reason=reason))
             else:
-                members.append(Member(name=name, read=path.read_bytes))
+                members.append(Member.of_file(name, path))
     problems += [
         Problem(name=printable(str(each.filename)), reason=f"cannot be read ({each.strerror})") for each in closed
     ]
@@ -136,7 +144,8 @@ def _list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
         elif reason := unsafe(info, max_bytes, repeated=name in seen):
             problems.append(Problem(name=printable(name), reason=reason))
         else:
-            members.append(Member(name=name, read=_reader(archive, info, max_bytes)))
+            head = partial(_head, archive.open, info)
+            members.append(Member(name=name, read=_reader(archive, info, max_bytes), head=head))
         seen.add(name)
     return _sorted(members, problems, junk)
 
@@ -167,6 +176,14 @@ def unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | No
     if info.file_size > _SMALL and info.file_size > _MAX_RATIO * info.compress_size:
         return f"decompression bomb ({info.compress_size:,} bytes unpack to {info.file_size:,})"
     return None
+
+
+def _head(opener: Callable[[Any], IO[bytes]], what: Any, count: int) -> bytes:
+    try:
+        with opener(what) as stream:
+            return stream.read(count)
+    except DAMAGE as failure:
+        raise ArchiveError(f"cannot be read ({failure})") from failure
 
 
 def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> Callable[[], bytes]:

@@ -3,14 +3,22 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from pneumoscope.archive import Listing, Member, is_junk, open_source, printable
 from pneumoscope.audit.features import RULE, Measures, brightness, measure, sharpness
 from pneumoscope.dataset import SPLITS, Dataset, Film, load_dataset
-from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS, Naming, follows_archive, version2, version3
+from pneumoscope.dataset.grammar import (
+    KERMANY_CLASSES,
+    KERMANY_GROUPS,
+    Naming,
+    follows_archive,
+    names_patients,
+    version2,
+    version3,
+)
 from pneumoscope.dataset.likeness import perceptual_hash
 from pneumoscope.dataset.manifest import MANIFEST_FILE, SOURCE_SEPARATOR, STRESS, RefusedFile
 from pneumoscope.dataset.sources import list_films
@@ -24,6 +32,7 @@ UNSPLIT = "all"
 NO_CLASS = "(no class folder)"
 #: Version 2's `personN` without the class: a rule that is often used, and joins different children.
 NAIVE = "version 2 numbers without the class"
+_HEADERS = "DICOM headers"
 _AHEAD = 4  # films in flight for each core
 
 
@@ -111,6 +120,18 @@ def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator
         listener.end()
 
 
+def name_by_header(films: list[Examined]) -> list[Examined]:
+    """The films with their patients by DICOM headers, too, if these tell films apart."""
+    if not names_patients([film.facts.patient for film in films]):
+        return films
+    return [
+        replace(film, claim=replace(film.claim, patients=film.claim.patients | {_HEADERS: film.facts.patient}))
+        if film.facts.patient
+        else film
+        for film in films
+    ]
+
+
 def _prepared(dataset: Dataset) -> Subject:
     archive = follows_archive(film.source for film in dataset.films)
     claims = [_listed(dataset, film, archive=archive) for film in dataset.films]
@@ -144,7 +165,7 @@ def _listed(dataset: Dataset, film: Film, *, archive: bool) -> Claim:
         split=film.split,
         patients=patients,
         file_sha256=film.file_sha256,
-        member=Member(name=film.path, read=path.read_bytes),
+        member=Member.of_file(film.path, path),
     )
 
 
@@ -155,7 +176,7 @@ def _unlisted(path: Path, name: str, split: str, *, archive: bool) -> Claim:
         split=split,
         patients=_by_name(name) if archive else {},
         file_sha256=None,
-        member=Member(name=name, read=path.read_bytes),
+        member=Member.of_file(name, path),
         listed=False,
     )
 

@@ -12,7 +12,7 @@ from pneumoscope import __version__
 from pneumoscope.audit import distributions, findings
 from pneumoscope.audit.document import Audit, Finding, Odd
 from pneumoscope.audit.features import SIDE
-from pneumoscope.audit.films import NAIVE, Examined, Subject, Unreadable, examine, open_subject
+from pneumoscope.audit.films import NAIVE, Examined, Subject, Unreadable, examine, name_by_header, open_subject
 from pneumoscope.audit.leaks import alike, group_films, identical, nearly_identical, shared_patients
 from pneumoscope.audit.oddities import oddities
 from pneumoscope.audit.page import Pictures, draw_page
@@ -92,7 +92,7 @@ def _read(subject: Subject, listener: Listener) -> _Read:
         films.append(replace(each, small=None))
     counts = {(split, label): len(cell) for split, label, cell in distributions.by_split_and_class(films)}
     means = {cell: np.rint(sums[cell] / count).astype(np.uint8) for cell, count in counts.items()}
-    return _Read(films=films, unreadable=unreadable, means=means)
+    return _Read(films=name_by_header(films), unreadable=unreadable, means=means)
 
 
 def _document(subject: Subject, read: _Read, started: float, listener: Listener, *, shortcuts: bool) -> Audit:

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -41,6 +42,8 @@ _EXTRAS = {
 
 def main() -> None:
     """Run the command line; every error a user can mend ends in one sentence and an exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what its encoding does not
     # Pillow warns about a damaged file on top of the error that we report.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     try:

@@ -21,6 +21,13 @@ class Form(StrEnum):
     json = "json"
 
 
+class Folder(StrEnum):
+    """Which folder of a path names the class."""
+
+    innermost = "innermost"
+    outermost = "outermost"
+
+
 class FailOn(StrEnum):
     """From which severity on a finding is a failure."""
 
@@ -97,6 +104,10 @@ def prepare_command(
     patient_pattern: Annotated[
         str | None, typer.Option(help=r"Regular expression that finds the patient in a path, e.g. 'p(\d+)_'.")
     ] = None,
+    class_folder: Annotated[
+        Folder | None,
+        typer.Option(help="Which folder names the class where folders lie in folders: innermost if not ambiguous."),
+    ] = None,
     group: Annotated[
         list[str] | None, typer.Option(help="Classes reported together, e.g. pneumonia=bacteria,virus. Repeatable.")
     ] = None,
@@ -137,6 +148,7 @@ def prepare_command(
             test_fraction=test_fraction,
             seed=seed,
             patient_pattern=patient_pattern,
+            class_folder=None if class_folder is None else class_folder.value,
             groups=_groups(group),
             max_pixels=max_pixels,
             drop_duplicates=drop_duplicates,

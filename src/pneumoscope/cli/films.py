@@ -14,13 +14,12 @@ from pneumoscope.engine import Encoded, Prediction
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.files import whole_file
 from pneumoscope.heatmap import Explained
-from pneumoscope.imaging import ACCEPTED, SUFFIXES, UNREAD_SUFFIXES, Limits, is_dicom, read_file, read_luma
+from pneumoscope.imaging import ACCEPTED, DICOM_HEAD, SUFFIXES, UNREAD_SUFFIXES, Limits, is_dicom, read_file, read_luma
 
 if TYPE_CHECKING:
     from pneumoscope.explain import Explainer
 
 PICTURE_SUFFIX = ".map.png"
-_HEAD = 132  # bytes up to the end of a DICOM's mark
 
 
 class Pictures:
@@ -153,6 +152,6 @@ def _is_film(path: Path) -> bool:
         if not path.is_file():  # reading a pipe would wait
             return False
         with path.open("rb") as stream:
-            return is_dicom(stream.read(_HEAD))
+            return is_dicom(stream.read(DICOM_HEAD))
     except OSError:
         return False

@@ -38,7 +38,7 @@ def show_prepared(summary: "PrepareSummary") -> None:
         print_line(told)
         if not source.patients_named:
             print_line(
-                "  patients are not named in this source: each film counts as its own patient. "
+                "  patients are not named throughout this source: a film without a name counts as its own patient. "
                 "If some share a patient, name them with --patient-pattern."
             )
     _show_likeness(summary)

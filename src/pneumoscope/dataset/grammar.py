@@ -21,18 +21,22 @@ and of version 3, whose middle number is the hospital's patient number:
 ========================================  ========  =========================
 
 `personN` restarts for each class, so a version 2 patient is (class, N). In any other tree the class
-is the folder below `train`/`val`/`test`, or else the folder the file lies in.
+is the folder below `train`/`val`/`test`, or else the folder the file lies in, or the outermost one
+that is not common to all, if asked for.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
+from pneumoscope.errors import UsageError
+
 Part: TypeAlias = Literal["train", "test"]
 PublishedSplit: TypeAlias = Literal["train", "val", "test"]
+FolderLevel: TypeAlias = Literal["innermost", "outermost"]
 
 KERMANY_CLASSES = ("bacteria", "normal", "virus")
 KERMANY_AGES = (1.0, 5.0)  # years; Kermany et al. 2018
@@ -73,7 +77,8 @@ class Naming(IntEnum):
     NONE = 0
     VERSION2 = 1
     VERSION3 = 2
-    PATTERN = 3
+    HEADER = 3
+    PATTERN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,16 +147,65 @@ def follows_archive(names: Iterable[str]) -> bool:
     return matched * 2 > images
 
 
-def identify(name: str, *, archive: bool, patient_pattern: re.Pattern[str] | None) -> Identity | str:
+def class_folders(names: Sequence[str], level: FolderLevel | None) -> list[str | None]:
+    """The class folder of each path of a source that is no archive; None for a path in no folder.
+
+    Below `train`, `val` and `test` it is the next folder. Elsewhere it is the innermost one, unless
+    `level` is `outermost`: then the first of those that not all paths share.
+
+    >>> class_folders(["ill/p1/a.png", "ill/p2/b.png", "well/p3/c.png", "well/p4/d.png"], "outermost")
+    ['ill', 'ill', 'well', 'well']
+
+    Raises:
+        UsageError: `level` is not given, and inner folders look like patients of the outer ones.
+    """
+    places = [place(name) for name in names]
+    free = [at for at, found in enumerate(places) if found.split is None and found.folder is not None]
+    folders = [found.folder for found in places]
+    outer = dict(zip(free, _outermost([PurePosixPath(names[at]).parts[:-1] for at in free]), strict=True))
+    if level is None:
+        _refuse_two_ways([(outer[at], folders[at] or "") for at in free])
+    return [outer.get(at, folder) for at, folder in enumerate(folders)] if level == "outermost" else folders
+
+
+def _outermost(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The first folder of each path after those that all begin with."""
+    deep = 0
+    while paths and all(len(path) > deep + 1 and path[deep] == paths[0][deep] for path in paths):
+        deep += 1
+    return [path[deep] for path in paths]
+
+
+def _refuse_two_ways(folders: Sequence[tuple[str, str]]) -> None:
+    """Raise UsageError if inner folders, of (outer, inner) pairs, are rather patients than classes of their own."""
+    pairs = set(folders)
+    outer, inner = sorted({one for one, _ in pairs}), sorted({other for _, other in pairs})
+    numbered = sum(any(each.isdigit() for each in name) for name in inner)
+    if len(outer) < 2 or len(inner) <= len(outer) or len(pairs) > len(inner):
+        return
+    if len(inner) > 2 * len(outer) or 2 * numbered > len(inner):
+        raise UsageError(
+            f"the class may be the outer folder ({_few(outer)}) or the inner one ({_few(inner)}); tell "
+            "`data prepare` which with --class-folder outermost or innermost, and patients by --patient-pattern."
+        )
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f", … {len(names)} of them" if len(names) > most else "")
+
+
+def identify(
+    name: str, folder: str | None, *, archive: bool, patient_pattern: re.Pattern[str] | None
+) -> Identity | str:
     """Label and patient of a file by its path, or the reason why its label is unknown.
 
     Args:
         name: path inside the source.
+        folder: its class folder.
         archive: read the published names (see `follows_archive`); otherwise the folder is the class.
         patient_pattern: searched in the path; its group `patient`, or else its first group or whole
             match, is the patient, whatever the label.
     """
-    folder = place(name).folder
     if folder is None:
         return "unknown label: not inside a class folder"
     identity = _archive_identity(folder, PurePosixPath(name).stem) if archive else Identity(label=folder, patient=None)
@@ -161,6 +215,15 @@ def identify(name: str, *, archive: bool, patient_pattern: re.Pattern[str] | Non
         return f"unknown patient: the path does not match {patient_pattern.pattern!r}"
     number = match["patient"] if "patient" in patient_pattern.groupindex else match[1 if match.re.groups else 0]
     return replace(identity, patient=number, naming=Naming.PATTERN)
+
+
+def names_patients(headers: Sequence[str | None]) -> bool:
+    """Whether the patients of DICOM headers, one a film, tell films apart: a single one on all names nobody.
+
+    >>> names_patients(["a", "b", None]), names_patients(["anonymous", "anonymous"])
+    (True, False)
+    """
+    return len(set(headers)) > 1
 
 
 def _archive_identity(folder: str, stem: str) -> Identity | str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pneumoscope.contract import Document, Text, check_classes, read_document
+from pneumoscope.dataset.grammar import FolderLevel
 from pneumoscope.errors import DatasetError
 from pneumoscope.imaging import Limits
 
@@ -52,6 +53,7 @@ class PrepareConfig(Document):
     patient_pattern: str | None = Field(
         default=None, description="Regular expression that finds the patient in a path."
     )
+    class_folder: FolderLevel | None = Field(default=None, description="Which folder of a path names the class.")
     groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
     max_pixels: int = Field(default=100_000_000, ge=1, description="Images with more pixels are refused.")
     drop_duplicates: bool = Field(default=False, description="Keep one of the films of equal pixels in a source.")

@@ -78,7 +78,14 @@ def prepare(
     _refuse_output_in_source(out, sources)
     with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
         limits = Limits(max_pixels=config.max_pixels)
-        harvest = read_sources(sources, folder / _INCOMING, pattern=pattern, limits=limits, listener=listener)
+        harvest = read_sources(
+            sources,
+            folder / _INCOMING,
+            pattern=pattern,
+            level=config.class_folder,
+            limits=limits,
+            listener=listener,
+        )
         kept = _drop_copies(harvest.taken)
         united = unite(kept, config, harvest.refused)
         films = _split_or_explain(united, config, harvest)

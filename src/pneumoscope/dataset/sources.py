@@ -3,16 +3,36 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.archive import Listing, Member, Problem, open_source
-from pneumoscope.dataset.grammar import Naming, Part, PublishedSplit, follows_archive, identify, place
+from pneumoscope.dataset.grammar import (
+    FolderLevel,
+    Naming,
+    Part,
+    PublishedSplit,
+    class_folders,
+    follows_archive,
+    identify,
+    names_patients,
+    place,
+)
 from pneumoscope.dataset.likeness import perceptual_hash
 from pneumoscope.dataset.manifest import MANIFEST_FILE, STRESS, Film, RefusedFile
 from pneumoscope.errors import ArchiveError, ImageError
-from pneumoscope.imaging import ACCEPTED, SUFFIXES, UNREAD_SUFFIXES, Limits, describe, luma_sha256, read_luma
+from pneumoscope.imaging import (
+    ACCEPTED,
+    DICOM_HEAD,
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    Limits,
+    describe,
+    is_dicom,
+    luma_sha256,
+    read_luma,
+)
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import Listener
 
@@ -57,11 +77,12 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """A file that was read and lies in the incoming folder."""
+    """A file that was read and lies in the incoming folder; `header` is the patient by a DICOM's header."""
 
     candidate: Candidate
     film: Film
     incoming: Path
+    header: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +92,6 @@ class Films:
     candidates: list[Candidate]
     refused: list[RefusedFile]
     other_files: int
-    patients_named: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +114,28 @@ def source_names(sources: Sequence[Path]) -> list[str]:
 
 
 def read_sources(
-    sources: Sequence[Path], incoming: Path, *, pattern: re.Pattern[str] | None, limits: Limits, listener: Listener
+    sources: Sequence[Path],
+    incoming: Path,
+    *,
+    pattern: re.Pattern[str] | None,
+    level: FolderLevel | None,
+    limits: Limits,
+    listener: Listener,
 ) -> Harvest:
     """Read and check every film of every source once, copying it into the folder `incoming`.
 
     Raises:
         ArchiveError: a source is neither a folder nor a readable ZIP archive.
+        UsageError: see `class_folders`.
     """
     harvest = Harvest(taken=[], lost=[], refused=[], summaries=[])
     for number, (path, name) in enumerate(zip(sources, source_names(sources), strict=True)):
         folder = incoming / str(number)
         folder.mkdir(parents=True)
         with open_source(path, max_bytes=limits.max_bytes) as listing:
-            films = list_films(listing, name, number=number, pattern=pattern)
+            films = list_films(listing, name, number=number, pattern=pattern, level=level)
             taken, lost = _take_all(films.candidates, name, folder, limits, listener)
+            taken = _by_header(taken)
         refused = films.refused + [
             RefusedFile(source=name, name=problem.name, reason=problem.reason) for _, problem in lost
         ]
@@ -124,35 +152,46 @@ def read_sources(
                 copies=0,
                 matched=0,
                 added=0,
-                patients_named=films.patients_named,
+                patients_named=all(each.candidate.naming for each in taken),
             )
         )
     return harvest
 
 
-def list_films(listing: Listing, source: str, *, number: int = 0, pattern: re.Pattern[str] | None = None) -> Films:
+def list_films(
+    listing: Listing,
+    source: str,
+    *,
+    number: int = 0,
+    pattern: re.Pattern[str] | None = None,
+    level: FolderLevel | None = None,
+) -> Films:
     """Read labels, patients and parts from the names of a source's files.
 
     Where there is a folder `chest_xray`, as in the published archives, films are what lies below it:
     version 3 holds photographs of the retina, too, under names alike. The stress split of a prepared
     data set is no film of its own. Both are passed over.
+
+    Raises:
+        UsageError: see `class_folders`.
     """
     prepared = any(member.name == MANIFEST_FILE for member in listing.members)
     members = [m for m in listing.members if not (prepared and m.name.startswith(f"{STRESS}/"))]
     if chest := [member for member in members if _CHEST_FOLDER in PurePosixPath(member.name).parts[:-1]]:
         members = chest
-    unread = [member.name for member in members if PurePosixPath(member.name).suffix.lower() in UNREAD_SUFFIXES]
-    images = [member for member in members if PurePosixPath(member.name).suffix.lower() in SUFFIXES]
+    unread = {member.name for member in members if PurePosixPath(member.name).suffix.lower() in UNREAD_SUFFIXES}
+    images = [member for member in members if member.name not in unread and _is_image(member)]
     refused = [RefusedFile(source=source, name=each.name, reason=each.reason) for each in listing.problems]
-    refused += [RefusedFile(source=source, name=name, reason=f"accepted are {ACCEPTED}") for name in unread]
+    refused += [RefusedFile(source=source, name=name, reason=f"accepted are {ACCEPTED}") for name in sorted(unread)]
     archive = follows_archive(member.name for member in images)
-    candidates, named = [], True
-    for member in images:
-        identity = identify(member.name, archive=archive, patient_pattern=pattern)
+    candidates = []
+    names = [member.name for member in images]
+    folders = [place(name).folder for name in names] if archive else class_folders(names, level)
+    for member, folder in zip(images, folders, strict=True):
+        identity = identify(member.name, folder, archive=archive, patient_pattern=pattern)
         if isinstance(identity, str):
             refused.append(RefusedFile(source=source, name=member.name, reason=identity))
             continue
-        named = named and identity.patient is not None
         candidates.append(
             Candidate(
                 member=member,
@@ -165,7 +204,7 @@ def list_films(listing: Listing, source: str, *, number: int = 0, pattern: re.Pa
             )
         )
     others = len(listing.members) - len(images) - len(unread)
-    return Films(candidates=candidates, refused=refused, other_files=others, patients_named=named)
+    return Films(candidates=candidates, refused=refused, other_files=others)
 
 
 def _take_all(
@@ -214,9 +253,38 @@ def _take(numbered: tuple[Path, Candidate], *, limits: Limits) -> Taken | Proble
         bytes=len(data),
         mode=facts.mode,
     )
-    return Taken(candidate=candidate, film=film, incoming=incoming)
+    return Taken(candidate=candidate, film=film, incoming=incoming, header=facts.patient)
+
+
+def _by_header(taken: list[Taken]) -> list[Taken]:
+    """A source's films with the patients of DICOM headers where paths name none."""
+    if not names_patients([each.header for each in taken]):
+        return taken
+    return [
+        replace(
+            each,
+            candidate=replace(each.candidate, patient=each.header, naming=Naming.HEADER),
+            film=replace(each.film, patient=each.header),
+        )
+        if each.header is not None and each.candidate.naming is Naming.NONE
+        else each
+        for each in taken
+    ]
+
+
+def _is_image(member: Member) -> bool:
+    """By its suffix; files from a hospital's archive often have none, and are DICOMs inside."""
+    if PurePosixPath(member.name).suffix.lower() in SUFFIXES:
+        return True
+    try:
+        return is_dicom(member.head(DICOM_HEAD))
+    except ArchiveError:
+        return False
 
 
 def _plain_suffix(name: PurePosixPath) -> str:
     """A file name that other programs take for an image, too: torchvision knows no .jfif."""
-    return name.with_suffix(".jpeg").name if name.suffix.lower() in (".jfif", ".jpe") else name.name
+    suffix = name.suffix.lower()
+    if suffix not in SUFFIXES:
+        return f"{name.name}.dcm"
+    return name.with_suffix(".jpeg").name if suffix in (".jfif", ".jpe") else name.name

@@ -1,6 +1,6 @@
 """Bytes of an image file → a checked 8-bit luma radiograph → the model's input."""
 
-from pneumoscope.imaging.dicom.dataset import is_dicom
+from pneumoscope.imaging.dicom.dataset import DICOM_HEAD, is_dicom
 from pneumoscope.imaging.film import (
     ACCEPTED,
     DECODER_VERSION,
@@ -24,6 +24,7 @@ __all__ = [
     "ACCEPTED",
     "DECODER_VERSION",
     "DEFAULT_LIMITS",
+    "DICOM_HEAD",
     "SUFFIXES",
     "UNREAD_SUFFIXES",
     "ImageFacts",

@@ -30,7 +30,8 @@ class ImageFacts:
 
     `width` and `height` are as stored, before orientation; `orientation` is the EXIF or TIFF tag, 1 to
     8, 1 is upright. `bits` are of one sample. `quantiser` is the mean of a JPEG's luma quantisation
-    table (ITU-T T.81 section B.2.4.1), None for other formats.
+    table (ITU-T T.81 section B.2.4.1), None for other formats. `patient` is a name made of a DICOM's
+    patient identifier, equal for equal ones and not to be read back by eye; None without one.
     """
 
     format: str
@@ -43,6 +44,7 @@ class ImageFacts:
     icc: bool
     progressive: bool
     quantiser: float | None
+    patient: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined", "ViewPosition", "ViewCodeSequence"),
-    *("PatientOrientation", "PatientAge", "PatientBirthDate", "StudyDate", "AcquisitionDate"),
+    *("PatientID", "IssuerOfPatientID", "PatientAge", "PatientBirthDate", "PatientOrientation"),
+    *("StudyDate", "AcquisitionDate"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence", "WindowCenter", "WindowWidth"),
     *("VOILUTFunction", "PresentationLUTShape", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
 )
-_PREFIX_AT, _PREFIX, _META_AT = 128, b"DICM", 132
+#: How many of a file's first bytes `is_dicom` looks at.
+DICOM_HEAD = 132
+_PREFIX_AT, _PREFIX = 128, b"DICM"
 _TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"  # (0002,0010), explicit VR little endian as the whole group
 _LONG_LENGTHS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF", b"OD", b"OL", b"UC", b"UR")  # PS3.5 section 7.1.2
 _MOST_READS = 200_000  # an ordinary film takes some hundreds
@@ -37,7 +40,7 @@ _DEFLATED, _EXPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
 
 def is_dicom(data: bytes) -> bool:
     """Whether the bytes are a DICOM file: a preamble of 128 bytes, then DICM (PS3.10 section 7.1)."""
-    return data[_PREFIX_AT:_META_AT] == _PREFIX
+    return data[_PREFIX_AT:DICOM_HEAD] == _PREFIX
 
 
 def read_dataset(data: bytes, max_bytes: int) -> tuple["Dataset", str]:
@@ -117,7 +120,7 @@ def first(dataset: "Dataset", keyword: str) -> Any:
 
 def _meta_information(data: bytes) -> tuple[str, int]:
     """The transfer syntax of the file meta information, and where it ends (PS3.10 section 7.1)."""
-    syntax, position = "", _META_AT
+    syntax, position = "", DICOM_HEAD
     while data[position : position + 2] == b"\x02\x00":
         header = data[position : position + 12]
         if len(header) < 8:

@@ -27,7 +27,8 @@ def describe(data: bytes, limits: Limits) -> ImageFacts:
         ImageError: not a frontal chest radiograph by its header, damaged, or over a limit.
     """
     with source.quiet():
-        _, layout, _ = _open(data, limits)
+        dataset, layout, _ = _open(data, limits)
+        name = patient.name(dataset)
     return ImageFacts(
         format="DICOM",
         mode=layout.photometric,
@@ -39,6 +40,7 @@ def describe(data: bytes, limits: Limits) -> ImageFacts:
         icc=False,
         progressive=False,
         quantiser=None,
+        patient=name,
     )
 
 
