@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.contract import InputRule
@@ -177,6 +178,98 @@ def test_a_png_whose_pixels_end_early_is_refused() -> None:
     assert read_luma(png(40, 30, row * 30)).shape == (30, 40)
     with pytest.raises(ImageError, match=r"ends after 410 of 1,230 bytes"):
         read_luma(png(40, 30, row * 10))
+
+
+def test_a_png_is_inflated_no_further_than_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    inflated, inflater = 0, zlib.decompressobj
+
+    class Counting:
+        def __init__(self) -> None:
+            self._inflate = inflater()
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            nonlocal inflated
+            out = self._inflate.decompress(data, most)
+            inflated += len(out)
+            return out
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._inflate, name)
+
+    values = ramp()
+    rows = b"".join(b"\0" + bytes(row) for row in values)
+    stream = zlib.compress(rows + bytes(50_000_000))
+    pieces = [stream[start : start + 1000] for start in range(0, len(stream), 1000)]
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in [(b"IHDR", header), *((b"IDAT", piece) for piece in pieces), (b"IEND", b"")]
+    )
+    monkeypatch.setattr("pneumoscope.imaging.raster.zlib.decompressobj", Counting)
+    np.testing.assert_array_equal(read_luma(png), values)
+    assert len(rows) <= inflated <= 2_000_000
+
+
+def test_jpegs_of_endless_scans_or_pieces_are_refused() -> None:
+    values = np.full((64, 64), 128, np.uint8)
+    values[:8, :8] = 0
+    jpeg = encode(Image.fromarray(values), "JPEG", progressive=True, quality=50)
+    read_luma(jpeg)
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="more than 30 scans"):
+        read_luma(jpeg[:-2] + last * 40 + b"\xff\xd9")
+    with pytest.raises(ImageError, match="more pieces than any film"):
+        read_luma(jpeg[:2] + b"\xff\xfe\0\2" * 300_000 + jpeg[2:])
+
+
+def tiff(values: NDArray[np.generic], **tags: int) -> bytes:
+    """A TIFF of one strip, with what tags say of it."""
+    height, width = values.shape
+    data = values.tobytes()
+    entries = {
+        256: width,
+        257: height,
+        258: values.dtype.itemsize * 8,
+        259: 1,
+        262: 1,
+        273: 8,
+        277: 1,
+        278: height,
+        279: len(data),
+        339: 1,
+        **{int(name[1:]): value for name, value in tags.items()},
+    }
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
+def test_tiffs_that_would_be_misread_are_refused() -> None:
+    values = ramp()
+    np.testing.assert_array_equal(read_luma(tiff(values)), values)
+    with pytest.raises(ImageError, match="1 strips do not hold 40 rows"):
+        read_luma(tiff(values, t278=20))
+    with pytest.raises(ImageError, match="signed samples of 8 bits"):
+        read_luma(tiff((values.astype(np.int16) - 128).astype(np.int8), t339=2))
+    with pytest.raises(ImageError, match="samples of 2³¹ and more"):
+        read_luma(tiff(values.astype(np.uint32) * 16_000_000))
+    read_luma(tiff(values.astype(np.uint32) * 8_000_000))
+
+
+def test_a_cmyk_jpeg_that_does_not_say_whether_it_is_inverted_is_refused() -> None:
+    jpeg = encode(Image.fromarray(ramp()).convert("CMYK"), "JPEG", quality=95)
+    read_luma(jpeg)
+    start = jpeg.index(b"\xff\xee")
+    with pytest.raises(ImageError, match="inverted or not"):
+        read_luma(jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4]) :])
+
+
+@pytest.mark.parametrize(("scale", "kind"), [(1, np.uint8), (256, np.uint16)])
+def test_a_transparent_grey_is_black(scale: int, kind: type[np.generic]) -> None:
+    values = ramp().astype(kind) * kind(scale)
+    values[:10] = 199 * scale
+    luma = read_luma(encode(Image.fromarray(values), "PNG", transparency=199 * scale))
+    assert luma[:10].max() == 0
+    assert luma[10:].max() == 255
 
 
 def test_interlaced_pngs_are_read() -> None:

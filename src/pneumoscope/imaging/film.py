@@ -23,7 +23,7 @@ ACCEPTED = "JPEG, PNG (1 to 16 bit), TIFF and DICOM"
 SUFFIXES = frozenset({".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff"})
 UNREAD_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".jp2", ".pgm", ".webp"})
 #: Part of every cache's key: raise it when the same bytes would give another input.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 
 _KNOWN_BUT_REFUSED = (
     (0, b"GIF8", "a GIF"),

@@ -4,17 +4,18 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
-from io import BytesIO
+from typing import IO
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
 from pneumoscope.errors import ImageError, UnsuitableError
+from pneumoscope.imaging.bounded import BoundedBytes
 from pneumoscope.imaging.radiograph import ImageFacts, Limits, Luma, check_sides, full_range
 
 # The plugins are called directly: Pillow's own opening would consult a process-wide pixel limit.
-_FORMATS: tuple[tuple[bytes, Callable[[BytesIO], ImageFile]], ...] = (
+_FORMATS: tuple[tuple[bytes, Callable[[IO[bytes]], ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"II*\x00", TiffImagePlugin.TiffImageFile),
@@ -37,7 +38,10 @@ _DAMAGE = (
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _EXIF_IFD = 258, 262, 274, 34665
+_IMAGE_LENGTH, _STRIPS, _ROWS_PER_STRIP, _SAMPLE_FORMAT = 257, 273, 278, 339
 _WHITE_IS_ZERO = 0
+_UNSIGNED, _SIGNED = 1, 2
+_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 30  # a progressive JPEG has about ten; each costs a pass over the image
 
 
 def is_raster(data: bytes) -> bool:
@@ -74,6 +78,8 @@ def read(data: bytes, target: int | None, margin: float, limits: Limits) -> Luma
             image.load()
             if isinstance(image, PngImagePlugin.PngImageFile):
                 _require_all_rows(data)
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                _require_all_strips(image)
             luma = _orient(_luma(image), _orientation(image))
         except _DAMAGE as failure:
             raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
@@ -83,7 +89,7 @@ def read(data: bytes, target: int | None, margin: float, limits: Limits) -> Luma
 def _open(data: bytes, limits: Limits) -> ImageFile:
     plugin = next(plugin for signature, plugin in _FORMATS if data.startswith(signature))
     try:
-        image = plugin(BytesIO(data))
+        image = plugin(BoundedBytes(data))
         _check_header(image, data, limits)
     except _DAMAGE as failure:
         raise ImageError(f"cannot read the image's header: {_words(failure)}; the file is damaged.") from failure
@@ -92,12 +98,31 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
 
 def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
     check_sides(image.width, image.height, limits)
-    if getattr(image, "n_frames", 1) > 1:
+    if _has_more_frames(image):
         raise UnsuitableError(
             f"the {image.format} holds several frames or pages; give one image a file.", code="frames"
         )
     if _is_deep_colour(image, data):
         raise ImageError("16-bit colour is not accepted; save it as 16-bit grey or as 8 bit.")
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        if image.mode == "CMYK" and "adobe" not in image.info:
+            raise ImageError("this JPEG's four colours may be stored inverted or not; save it as grey or RGB.")
+        if data.count(_START_OF_SCAN) > _MOST_SCANS:
+            raise ImageError(f"the JPEG has more than {_MOST_SCANS} scans, more than any film; save it anew.")
+    if _bits(image, data) == 8 and _SIGNED in _sample_formats(image):
+        raise ImageError("signed samples of 8 bits are not accepted; save it as unsigned ones.")
+
+
+def _sample_formats(image: ImageFile) -> tuple[int, ...]:
+    """Of a TIFF's samples: 1 unsigned, 2 signed, 3 floating point (TIFF 6.0, section 19); empty for others."""
+    return image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else ()
+
+
+def _has_more_frames(image: ImageFile) -> bool:
+    """Without walking the directories of a TIFF, of which there may be thousands."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return bool(image.tag_v2.next)
+    return bool(getattr(image, "n_frames", 1) > 1)
 
 
 def _bits(image: ImageFile, data: bytes) -> int:
@@ -133,16 +158,24 @@ def _require_all_rows(data: bytes) -> None:
     sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
     declared = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
     inflate, found, position = zlib.decompressobj(), 0, 8
-    while position + 8 <= len(data) and not inflate.eof:
+    while position + 8 <= len(data) and not inflate.eof and found < declared:
         length, kind = struct.unpack(">I4s", data[position : position + 8])
         piece = data[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
-        while piece:
+        while piece and found < declared:
             found += len(inflate.decompress(piece, 1 << 20))
             piece = inflate.unconsumed_tail
         position += length + 12
-    found += len(inflate.flush())
+    if found < declared:
+        found += len(inflate.flush())
     if found < declared:
         raise OSError(f"the pixel data ends after {found:,} of {declared:,} bytes")
+
+
+def _require_all_strips(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raise OSError if a TIFF names fewer strips than its rows need; Pillow would leave the rest black."""
+    strips, rows = image.tag_v2.get(_STRIPS), int(image.tag_v2[_IMAGE_LENGTH])
+    if strips is not None and len(strips) * image.tag_v2.get(_ROWS_PER_STRIP, rows) < rows:
+        raise OSError(f"{len(strips):,} strips do not hold {rows:,} rows")
 
 
 def _luma(image: ImageFile) -> Luma:
@@ -150,8 +183,14 @@ def _luma(image: ImageFile) -> Luma:
         inverted = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == (
             _WHITE_IS_ZERO
         )
-        return full_range(np.asarray(image), inverted=inverted)
-    if image.mode == "L":
+        values = np.asarray(image)
+        if _UNSIGNED in _sample_formats(image) and values.min() < 0:
+            raise ImageError("samples of 2³¹ and more are not accepted; save it with 16 bits.")
+        luma = full_range(values, inverted=inverted)
+        if (transparent := image.info.get("transparency")) is not None:
+            luma[values == transparent] = 0
+        return luma
+    if image.mode == "L" and not image.has_transparency_data:
         return np.asarray(image)
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))

@@ -20,6 +20,11 @@ _REMARKS = frozenset({*range(0xE0, 0xF0), 0xFE})
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ITU-T T.800 section A.5.1
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 _MOST_TILES = 4096
+#: What a compressed frame begins with: JPEG and JPEG-LS, JPEG 2000, JP2.
+STARTS = (_SOI, _J2K_START, _JP2_START)
+# ITU-T T.800 table A.2.
+_MOST_LEVELS = 32
+_COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,7 @@ class FrameHeader:
     columns: int
     precision: int
     components: tuple[int, ...]
+    signed: bool = False
 
 
 def jpeg_header(frame: bytes) -> FrameHeader:
@@ -85,7 +91,8 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
     """Of JPEG 2000: its SIZ marker segment (ITU-T T.800 section A.5.1).
 
     Raises:
-        ValueError: no codestream, subsampled components, components of unlike depth, or absurd tiles.
+        ValueError: no codestream, subsampled components, components of unlike depth, absurd tiles, or so small
+            precincts or code-blocks that a decoder would fill the memory with their tables.
     """
     if not frame.startswith(_J2K_START):
         raise ValueError("the compressed image is no JPEG 2000 codestream")
@@ -97,10 +104,53 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
         raise ValueError("the compressed image's tiles are empty")
     if -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height) > _MOST_TILES:
         raise ValueError(f"the compressed image has more than {_MOST_TILES} tiles")
+    rows, columns = height - top, width - left
+    most = rows * columns // 100 + 10_000  # code-blocks are 64 pixels wide, seldom 16
+    if any(_tables(columns, rows, style) > most for style in _coding_styles(frame)):
+        raise ValueError("the compressed image is cut into absurdly small pieces")
     return FrameHeader(
         marker=_J2K_START[1],
-        rows=height - top,
-        columns=width - left,
+        rows=rows,
+        columns=columns,
         precision=(components[0] & 0x7F) + 1,
         components=tuple(range(count)),
+        signed=bool(components[0] & 0x80),
     )
+
+
+def _coding_styles(frame: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Levels, code-block exponents and precinct sizes of each COD and COC, in main and tile-part headers (A.6.1)."""
+    position, tile_end = 2, len(frame)
+    while position + 4 <= len(frame):
+        marker, length = struct.unpack_from(">HH", frame, position)
+        body = frame[position + 4 : position + 2 + length]
+        if marker == _SOT:
+            size = struct.unpack_from(">I", body, 2)[0]
+            tile_end = position + size if size else len(frame)
+        elif marker == _COD:
+            yield _coding_style(body[0], body[5:])
+        elif marker == _COC:
+            wide = 2 if struct.unpack_from(">H", frame, 40)[0] > 256 else 1
+            yield _coding_style(body[wide], body[wide + 1 :])
+        if marker == _SOD and tile_end <= position:
+            raise ValueError("the compressed image's tile-parts are in disorder")
+        position = tile_end if marker == _SOD else position + 2 + length
+
+
+def _coding_style(style: int, parameters: bytes) -> tuple[int, int, int, bytes]:
+    levels, wide, high = parameters[0], (parameters[1] & 15) + 2, (parameters[2] & 15) + 2
+    return levels, wide, high, parameters[5 : 6 + levels] if style & 1 else b"\xff" * (levels + 1)
+
+
+def _tables(columns: int, rows: int, style: tuple[int, int, int, bytes]) -> int:
+    """How many precincts and code-blocks an image of one tile is cut into (B.6, B.7)."""
+    levels, wide, high, precincts = style
+    if levels > _MOST_LEVELS or len(precincts) != levels + 1:
+        raise ValueError("the compressed image's coding style is cut or absurd")
+    total = 0
+    for level, sizes in enumerate(precincts):
+        width, height = (-(-side >> (levels - level)) for side in (columns, rows))
+        across, down = sizes & 15, sizes >> 4
+        total += -(-width >> across) * -(-height >> down)
+        total += -(-width >> min(wide, across)) * -(-height >> min(high, down))
+    return total

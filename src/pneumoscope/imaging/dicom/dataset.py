@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from io import BytesIO
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from pneumoscope.errors import ImageError
+from pneumoscope.imaging.bounded import BoundedBytes
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -34,7 +34,6 @@ DICOM_HEAD = 132
 _PREFIX_AT, _PREFIX = 128, b"DICM"
 _TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"  # (0002,0010), explicit VR little endian as the whole group
 _LONG_LENGTHS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF", b"OD", b"OL", b"UC", b"UR")  # PS3.5 section 7.1.2
-_MOST_READS = 200_000  # an ordinary film takes some hundreds
 _DEFLATED, _EXPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
 
 
@@ -57,23 +56,9 @@ def read_dataset(data: bytes, max_bytes: int) -> tuple["Dataset", str]:
     if syntax == _DEFLATED:
         data = _inflated(data[start:], max_bytes)
     try:
-        return dcmread(_Bounded(data), specific_tags=list(_KEYWORDS)), syntax
+        return dcmread(BoundedBytes(data), specific_tags=list(_KEYWORDS)), syntax
     except damage() as failure:
         raise ImageError(f"cannot read this DICOM ({type(failure).__name__}); the file is damaged.") from failure
-
-
-class _Bounded(BytesIO):
-    """A file that can be read only so many times: an attribute costs a few reads, and a file may hold millions."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._left = _MOST_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._left -= 1
-        if self._left < 0:
-            raise ImageError("the DICOM has tens of thousands of attributes, more than any film; it is not read.")
-        return super().read(size)
 
 
 @cache

@@ -53,6 +53,7 @@ _MODALITIES = {
 }
 # PS3.4 section B.5: computed radiography, digital X-ray for presentation and for processing, secondary capture.
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
+_FOR_PROCESSING = _STORAGE + "1.1.1"
 _RADIOGRAPH_STORAGE = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1", "7", "7.1", "7.2", "7.3", "7.4"))
 # PS3.3 sections C.8.1.2 and C.8.11.5, and what X-ray rooms write as well.
 _VIEWS = {
@@ -82,22 +83,54 @@ _VIEWS = {
     "XTABLE LATERAL": "cross-table lateral",
     "SWIMMERS": "swimmer's",
 }
-# In a View Code's meaning (PS3.16 CID 4010).
+# Parts of words that no frontal view has, as in `PA/LAT`, `LLATERAL` or `SEITLICH`. FLAT and PLATE have none.
+_VIEW_PARTS = {
+    "DECUB": "decubitus",
+    "OBL": "oblique",
+    "LAT": "lateral",
+    "SEIT": "lateral",
+    "PROFIL": "lateral",
+    "AXIAL": "axial",
+    "SWIM": "swimmer's",
+    "SAGIT": "sagittal",
+    "TANGENT": "tangential",
+}
+_VIEW_PART = re.compile(rf"(?<![FP])({'|'.join(_VIEW_PARTS)})")
+_FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
+# Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
+_VIEW_CODES = {
+    **dict.fromkeys(("399067008", "R-102CD"), "lateral"),
+    **dict.fromkeys(("399173006", "R-10236"), "left lateral"),
+    **dict.fromkeys(("399198007", "R-10232"), "right lateral"),
+    **dict.fromkeys(("399352003", "R-10228"), "lateral-medial"),
+    **dict.fromkeys(("399260004", "R-10224"), "medial-lateral"),
+    **dict.fromkeys(("399182000", "R-102C1"), "oblique"),
+    **dict.fromkeys(("399184004", "R-10238"), "left oblique"),
+    **dict.fromkeys(("399236003", "R-10234"), "right oblique"),
+    **dict.fromkeys(("399135007", "R-10220"), "left anterior oblique"),
+    **dict.fromkeys(("399356000", "R-40985"), "right anterior oblique"),
+    **dict.fromkeys(("399006002", "R-10212"), "left posterior oblique"),
+    **dict.fromkeys(("399038007", "R-10210"), "right posterior oblique"),
+    **dict.fromkeys(("399061009", "R-10241"), "axial"),
+    **dict.fromkeys(("30730003", "G-A145"), "sagittal"),
+    **dict.fromkeys(("399110001", "R-102C2"), "tangential"),
+}
+# In a View Code's meaning.
 _VIEW_WORDS = re.compile(r"\b(decubitus|oblique|lateral|swimmer|sagittal|tangential)")
 # PS3.16 Annex L.
 _CHEST_PART = re.compile(r"CHEST|THORAX|LUNGS?|RIBS?|HEART|MEDIASTINUM|STERNUM|CHESTABDOMEN|CHESTABDPELVIS|BRONCHUS")
 _OTHER_PART = re.compile(
     r"""
-    ABDOMEN | ABDOMENPELVIS | ADRENAL | ANKLE | ANUS | AORTA | ARM | AXILLA | BACK | BILEDUCT | BLADDER | BRAIN
+    (?: ABDOMEN | ABDOMENPELVIS | ADRENAL | ANKLE | ANUS | AORTA | ARM | AXILLA | BACK | BILEDUCT | BLADDER | BRAIN
     | BREAST | BUTTOCK | CALCANEUS | CALF | CAROTID | CEREBELLUM | CERVIX | CHEEK | CLAVICLE | COCCYX | COLON
     | CORNEA | CORONARYARTERY | CSPINE | CTSPINE | DUODENUM | EAR | ELBOW | ESOPHAGUS | EXTREMITY | EYE
     | EYELID | FACE | FEMUR | FINGER | FOOT | FOREARM | GALLBLADDER | HAND | HEAD | HEADNECK | HIP | HUMERUS
     | IAC | ILEUM | ILIUM | JAW | JEJUNUM | KIDNEY | KNEE | LARYNX | LEG | LIVER | LSPINE | LSSPINE | MANDIBLE
     | MAXILLA | MOUTH | NECK | NECKCHEST | NOSE | ORBIT | OVARY | PANCREAS | PAROTID | PATELLA | PELVIS | PENIS
     | PHARYNX | PROSTATE | RADIUS | RADIUSULNA | RECTUM | SCAPULA | SCLERA | SCROTUM | SELLA | SHOULDER
-    | SIJOINT | SKULL | SPINE | SPLEEN | SSPINE | STOMACH | SUBMANDIBULAR | TESTIS | THIGH | THUMB | THYMUS
-    | THYROID | TIBIA | TIBIAFIBULA | TLSPINE | TMJ | TOE | TONGUE | TRACHEA | TSPINE | ULNA | URETER | URETHRA
-    | UTERUS | VAGINA | VULVA | WHOLEBODY | WRIST | ZYGOMA
+    | SIJOINT | SKULL | SPINE | SPLEEN | SSPINE | STOMACH | SUBMANDIBULAR | TEETH | TESTIS | THIGH | THUMB
+    | THYMUS | THYROID | TIBIA | TIBIAFIBULA | TLSPINE | TMJ | TOE | TONGUE | TOOTH | TRACHEA | TSPINE | ULNA
+    | URETER | URETHRA | UTERUS | VAGINA | VULVA | WHOLEBODY | WRIST | ZYGOMA ) S?
     """,
     re.VERBOSE,
 )
@@ -109,22 +142,21 @@ def require_chest_film(dataset: "Dataset") -> list[str]:
     Raises:
         UnsuitableError: another modality, view or part of the body.
     """
-    notes = [_modality(dataset), _body_part(dataset), _intent(dataset)]
-    _require_frontal(dataset)
+    notes = [_modality(dataset), _body_part(dataset), _intent(dataset), _view(dataset)]
     return [note for note in notes if note]
 
 
 def _modality(dataset: "Dataset") -> str | None:
-    """Modality (0008,0060); where it says nothing, the SOP Class (0008,0016) may."""
+    """Modality (0008,0060) and SOP Class (0008,0016)."""
     modality = text(dataset, "Modality")
-    if modality in _RADIOGRAPHS:
-        return None
-    if modality not in _UNSPECIFIC:
+    if modality not in _RADIOGRAPHS | _UNSPECIFIC:
         name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else "none that is known here"
         raise UnsuitableError(
             f"the DICOM's modality is {name}; accepted are CR, DX and RG radiographs of the chest.", code="modality"
         )
     _require_radiograph_storage(dataset)
+    if modality in _RADIOGRAPHS:
+        return None
     said = "does not say its modality" if not modality else f"says only {modality} as its modality"
     return f"the DICOM {said}; it is taken for a radiograph."
 
@@ -141,50 +173,60 @@ def _require_radiograph_storage(dataset: "Dataset") -> None:
 
 def _body_part(dataset: "Dataset") -> str | None:
     """Body Part Examined (0018,0015)."""
-    part = re.sub(r"[\s_-]", "", text(dataset, "BodyPartExamined"))
-    if _OTHER_PART.fullmatch(part):
-        raise UnsuitableError(
-            f"the DICOM's body part is {part}; accepted are radiographs of the chest.", code="body-part"
-        )
-    if not part or _CHEST_PART.fullmatch(part):
+    said = text(dataset, "BodyPartExamined")
+    part = re.sub(r"[\s_-]", "", said)
+    words = [word for word in re.split(r"[^A-Z]+", said) if word]
+    if _CHEST_PART.fullmatch(part) or (any(map(_CHEST_PART.fullmatch, words)) and not _OTHER_PART.fullmatch(part)):
         return None
-    return "the DICOM's body part is no standard term; it is taken for the chest."
+    if other := next((word for word in (part, *words) if _OTHER_PART.fullmatch(word)), None):
+        raise UnsuitableError(
+            f"the DICOM's body part is {other}; accepted are radiographs of the chest.", code="body-part"
+        )
+    return "the DICOM's body part is no standard term; it is taken for the chest." if part else None
 
 
 def _intent(dataset: "Dataset") -> str | None:
-    """Presentation Intent Type (0008,0068), PS3.3 section C.8.11.1."""
-    if text(dataset, "PresentationIntentType") != "FOR PROCESSING":
+    """Presentation Intent Type (0008,0068), PS3.3 section C.8.11.1, or what the SOP Class says of it."""
+    intent, kind = text(dataset, "PresentationIntentType"), text(dataset, "SOPClassUID")
+    if intent != "FOR PROCESSING" and (intent or kind != _FOR_PROCESSING):
         return None
     return "the DICOM holds the detector's values (FOR PROCESSING), not an image made to be looked at."
 
 
-def _require_frontal(dataset: "Dataset") -> None:
-    """View Position (0018,5101); without one View Code Sequence (0054,0220) or Patient Orientation (0020,0020)."""
+def _view(dataset: "Dataset") -> str | None:
+    """View Position (0018,5101); if it is not PA or AP, View Code Sequence (0054,0220) and Patient Orientation, too."""
     position = text(dataset, "ViewPosition")
-    view = _named_view(position) if position else _coded_view(dataset)
+    words = [word for word in re.split(r"[^A-Z]+", position) if word]
+    view, frontal = _named_view(words), bool(_FRONTAL.intersection(words))
+    if not frontal:
+        view = view or _coded_view(dataset)
     if view:
         raise UnsuitableError(
             f"the DICOM's view is {view}; accepted are frontal (PA or AP) radiographs of the chest.", code="view"
         )
-    if not position and directions(dataset)[0] in ("A", "P"):
+    if not frontal and directions(dataset)[0] in ("A", "P"):
         raise UnsuitableError(
             "the DICOM's rows run between front and back (Patient Orientation), so it is a lateral view; "
             "accepted are frontal (PA or AP) radiographs of the chest.",
             code="view",
         )
+    return "the DICOM's view is no standard term; it is taken for a frontal one." if words and not frontal else None
 
 
-def _named_view(position: str) -> str | None:
-    """A view that is not frontal, by the whole value or any word of it, such as of `LAT CHEST`."""
-    words = re.split(r"[\s_-]+", position)
-    return next((_VIEWS[name] for name in (" ".join(words), *words) if name in _VIEWS), None)
+def _named_view(words: list[str]) -> str | None:
+    """A view that is not frontal, by the whole value, any word of it, such as of `LAT CHEST`, or a part of one."""
+    if known := next((_VIEWS[name] for name in (" ".join(words), *words) if name in _VIEWS), None):
+        return known
+    found = next(filter(None, map(_VIEW_PART.search, words)), None)
+    return _VIEW_PARTS[found[1]] if found else None
 
 
 def _coded_view(dataset: "Dataset") -> str | None:
-    code = first(dataset, "ViewCodeSequence")
+    """A view that is not frontal, by its code or else the code's meaning."""
+    item = first(dataset, "ViewCodeSequence")
     try:
-        meaning = str(code.get("CodeMeaning", "")).lower() if code is not None else ""
+        code, meaning = (str(item.get(name, "")) if item is not None else "" for name in ("CodeValue", "CodeMeaning"))
     except damage():
         return None
-    found = _VIEW_WORDS.search(meaning)
-    return found[1] if found else None
+    found = _VIEW_WORDS.search(meaning.lower())
+    return _VIEW_CODES.get(code.strip().upper()) or (found[1] if found else None)

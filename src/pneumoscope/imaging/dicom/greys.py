@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.errors import UnsuitableError
+from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging.dicom.dataset import damage, first, number, text
-from pneumoscope.imaging.dicom.pixels import Layout
+from pneumoscope.imaging.dicom.pixels import BIG_ENDIAN, Layout
 from pneumoscope.imaging.radiograph import Luma, full_range
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 Values = NDArray[np.float64]
+_LUTS = {"ModalityLUTSequence": "Modality", "VOILUTSequence": "VOI"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +43,16 @@ def to_luma(codes: NDArray[Any], dataset: "Dataset", layout: Layout) -> tuple[Lu
 
     Raises:
         UnsuitableError: every pixel is padding.
+        ImageError: a Modality or VOI LUT is damaged: without it the film may come out as a negative.
     """
     stored = _meanings(layout)
-    padding = _padding(stored, dataset)
+    padding = _padding(stored, dataset, layout)
     present = (np.bincount(codes.ravel(), minlength=len(stored)) > 0) & ~padding
     if not present.any():
         raise UnsuitableError("the image is blank: every pixel of the DICOM is padding.", code="blank")
-    values, notes = _modality(stored, dataset)
+    values, notes = _modality(stored, dataset, layout)
     inverted = layout.photometric == "MONOCHROME1" or text(dataset, "PresentationLUTShape") == "INVERSE"
-    shares, more = _of_interest(values, dataset)
+    shares, more = _of_interest(values, dataset, layout)
     if shares is not None:
         table = np.rint((1 - shares if inverted else shares) * 255).astype(np.uint8)
     else:
@@ -66,20 +68,30 @@ def _meanings(layout: Layout) -> NDArray[np.int64]:
     return np.where(codes >= half, codes - len(codes), codes) if layout.signed else codes
 
 
-def _padding(stored: NDArray[np.int64], dataset: "Dataset") -> NDArray[np.bool_]:
-    """Which values are padding: Pixel Padding Value (0028,0120), or from it to the range limit (C.7.5.1.1.2)."""
-    value = number(dataset, "PixelPaddingValue")
+def _padding(stored: NDArray[np.int64], dataset: "Dataset", layout: Layout) -> NDArray[np.bool_]:
+    """Which values are padding: Pixel Padding Value (0028,0120), or from it to the range limit (C.7.5.1.1.2).
+
+    Both are read as a pixel is: with their sign, and of their bits those that are stored.
+    """
+
+    def as_stored(keyword: str) -> int | None:
+        said = number(dataset, keyword)
+        if said is None or not said.is_integer():
+            return None
+        return int(stored[int(said) % (1 << layout.stored)])
+
+    value = as_stored("PixelPaddingValue")
     if value is None:
         return np.zeros(len(stored), bool)
-    limit = number(dataset, "PixelPaddingRangeLimit")
+    limit = as_stored("PixelPaddingRangeLimit")
     low, high = sorted((value, value if limit is None else limit))
     return np.asarray((stored >= low) & (stored <= high))
 
 
-def _modality(stored: NDArray[np.int64], dataset: "Dataset") -> tuple[Values, list[str]]:
+def _modality(stored: NDArray[np.int64], dataset: "Dataset", layout: Layout) -> tuple[Values, list[str]]:
     """Modality LUT, or Rescale Slope and Intercept (C.11.1)."""
     values = stored.astype(np.float64)
-    lut = _lut(dataset, "ModalityLUTSequence", values)
+    lut = _lut(dataset, "ModalityLUTSequence", values, layout)
     if lut:
         return lut(values), []
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
@@ -89,9 +101,9 @@ def _modality(stored: NDArray[np.int64], dataset: "Dataset") -> tuple[Values, li
     return values * slope + intercept, []
 
 
-def _of_interest(values: Values, dataset: "Dataset") -> tuple[Values | None, list[str]]:
+def _of_interest(values: Values, dataset: "Dataset", layout: Layout) -> tuple[Values | None, list[str]]:
     """VOI LUT or window (C.11.2) as shares of its output range, 0 to 1; None where there is none."""
-    lut = _lut(dataset, "VOILUTSequence", values)
+    lut = _lut(dataset, "VOILUTSequence", values, layout)
     if lut:
         return np.clip(lut(values) / (2**lut.bits - 1), 0, 1), []
     centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
@@ -127,26 +139,26 @@ def _as_stored(values: Values, present: NDArray[np.bool_], layout: Layout, *, in
     return table
 
 
-def _lut(dataset: "Dataset", keyword: str, inputs: Values) -> _Lut | None:
-    """The first item of a LUT sequence, None when there is none that can be used (C.11.1.1, C.11.2.1.1)."""
+def _lut(dataset: "Dataset", keyword: str, inputs: Values, layout: Layout) -> _Lut | None:
+    """The first item of a LUT sequence (C.11.1.1, C.11.2.1.1), None when there is none."""
     item = first(dataset, keyword)
+    if item is None:
+        return None
     try:
-        if item is None:
-            return None
         count, start, bits = (int(value) for value in item["LUTDescriptor"].value)
-        entries = _entries(item["LUTData"].value, count or 65536, bits)
-    except damage():
-        return None
-    if not 1 <= bits <= 16 or len(entries) == 0:
-        return None
+        entries = _entries(item["LUTData"].value, count or 65536, bits, big=layout.syntax == BIG_ENDIAN)
+    except damage() as failure:
+        raise ImageError(f"the DICOM's {_LUTS[keyword]} LUT is damaged; export the film again.") from failure
+    if not 1 <= bits <= 16 or len(entries) < (count or 65536):
+        raise ImageError(f"the DICOM's {_LUTS[keyword]} LUT is damaged; export the film again.")
     if start >= 1 << 15 and inputs.min() < 0:
         start -= 1 << 16  # stored without its sign
     return _Lut(start=start, bits=bits, entries=entries)
 
 
-def _entries(data: Any, count: int, bits: int) -> Values:
+def _entries(data: Any, count: int, bits: int, *, big: bool) -> Values:
     """LUT Data as numbers: from bytes of one or two a value, or as pydicom has read them."""
     if isinstance(data, bytes):
         narrow = bits <= 8 and len(data) < 2 * count
-        return np.frombuffer(data, np.uint8 if narrow else "<u2", count).astype(np.float64)
+        return np.frombuffer(data, np.uint8 if narrow else ">u2" if big else "<u2", count).astype(np.float64)
     return np.asarray(data, np.float64).ravel()[:count]

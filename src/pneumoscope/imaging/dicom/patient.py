@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,15 +32,13 @@ def name(dataset: "Dataset") -> str | None:
 def age_years(dataset: "Dataset") -> float | None:
     """Patient Age (0010,1010); when missing, from Birth Date to Study or Acquisition Date; else None.
 
-    An Age String is three digits and D, W, M or Y (PS3.5 section 6.2).
+    An Age String is three digits and D, W, M or Y (PS3.5 section 6.2); one or two digits are read as well.
     """
-    stated = text(dataset, "PatientAge")
-    if stated:
-        age = re.fullmatch(r"(\d{3})([DWMY])", stated, re.ASCII)
-        return _plausible(int(age[1]) * _DAYS[age[2]]) if age else None
+    if stated := re.fullmatch(r"(\d{1,3})\s*([DWMY])", text(dataset, "PatientAge"), re.ASCII):
+        return _plausible(int(stated[1]) * _DAYS[stated[2]] / _DAYS["Y"])
     born = _date(dataset, "PatientBirthDate")
     taken = _date(dataset, "StudyDate") or _date(dataset, "AcquisitionDate")
-    return _plausible((taken - born).days) if born and taken else None
+    return _plausible(_years(born, taken)) if born and taken else None
 
 
 def upright(luma: "Luma", dataset: "Dataset") -> "Luma":
@@ -69,8 +67,15 @@ def directions(dataset: "Dataset") -> tuple[str, str]:
         return "", ""
 
 
-def _plausible(days: float) -> float | None:
-    return days / _DAYS["Y"] if 0 <= days <= _OLDEST * _DAYS["Y"] else None
+def _years(born: datetime, day: datetime) -> float:
+    """Birthdays that have been, and the days since the last one; a 29 February has its birthday on 1 March."""
+    years = day.year - born.year - ((day.month, day.day) < (born.month, born.day))
+    last = datetime(born.year + years, born.month, 1, tzinfo=UTC) + timedelta(days=born.day - 1)
+    return years + max(0, (day - last).days) / _DAYS["Y"]
+
+
+def _plausible(years: float) -> float | None:
+    return years if 0 <= years <= _OLDEST else None
 
 
 def _date(dataset: "Dataset", keyword: str) -> datetime | None:

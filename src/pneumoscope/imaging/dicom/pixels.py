@@ -26,7 +26,7 @@ _GREYS = ("MONOCHROME1", "MONOCHROME2")
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 _COLOURS = ("RGB", *_YBR, "YBR_ICT", "YBR_RCT")
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
-_BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
+BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
 
 
@@ -85,15 +85,34 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
 
     Raises:
         ImageError: the pixel data are damaged, or contradict the header.
+        UnsuitableError: they hold several frames, whatever the header says.
     """
     try:
-        return _READERS[layout.syntax](dataset["PixelData"].value, layout)
+        data = dataset["PixelData"].value
+        _require_one_frame(data, layout)
+        return _READERS[layout.syntax](data, layout)
     except ImportError as missing:
         raise ImageError(
             "this DICOM's pixel data need a codec that is not installed; run `pip install 'pneumoscope[dicom]'`."
         ) from missing
     except damage() as failure:
         raise ImageError(f"cannot decode this DICOM's pixel data: {_words(failure)}; the file is damaged.") from failure
+
+
+def _require_one_frame(data: bytes, layout: Layout) -> None:
+    from pydicom.encaps import generate_fragments, parse_basic_offsets
+
+    if layout.syntax in _NATIVE:
+        frames = len(data) * 8 // (layout.rows * layout.columns * layout.samples * layout.allocated)
+    else:
+        stream = BytesIO(data)
+        offsets = len(parse_basic_offsets(stream))
+        starts = [
+            layout.syntax == _RLE or fragment.startswith(codestream.STARTS) for fragment in generate_fragments(stream)
+        ]
+        frames = max(offsets, sum(starts))
+    if frames > 1:
+        raise UnsuitableError(f"the DICOM holds {frames} frames; give one radiograph a file.", code="frames")
 
 
 def _without_pixels(dataset: "Dataset") -> str:
@@ -236,6 +255,8 @@ def _jpeg_2000(data: bytes, layout: Layout) -> NDArray[Any]:
     frame = codestream.without_jp2(_frame(data))
     header = codestream.jpeg2000_header(frame)
     _require_agreement(header, layout, (header.marker,))
+    if header.signed and not layout.signed:
+        raise ValueError("the compressed image's samples are signed, the DICOM's are not")
     decoded = decode_pixel_data(frame, version=2)
     values = _shaped(decoded, 8 if header.precision <= 8 else 16, layout)
     return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, header.precision)
@@ -288,12 +309,14 @@ def _significant(values: NDArray[Any], layout: Layout, precision: int) -> NDArra
     """Only the bits stored, moved down to bit 0: the others may hold overlays or anything (PS3.5 section 8.1.1).
 
     A codec's values of fewer bits than are stored keep their sign: bit `precision - 1` is repeated upwards.
+    One that gives no bits above those stored has moved them down already.
     """
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if layout.signed and precision < layout.stored:
         sign = 1 << (precision - 1)
         values = ((values.astype(np.int32) & (2 * sign - 1)) ^ sign) - sign
-    return np.asarray((values >> (layout.high_bit + 1 - layout.stored)) & ((1 << layout.stored) - 1)).astype(np.uint16)
+    shift = max(0, min(layout.high_bit + 1, precision) - layout.stored)
+    return np.asarray((values >> shift) & ((1 << layout.stored) - 1)).astype(np.uint16)
 
 
 def _words(failure: BaseException) -> str:
