@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from dicoms import dicom
 from pneumoscope.audit import Audit, audit
 from pneumoscope.audit.features import RULE, jpeg_quality, measure
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
@@ -202,6 +204,26 @@ def test_odd_films_are_found_and_no_others(
     found = leaks(make_zip(tmp_path / "a.zip", members | {name: make(film("normal", patient=900))}))
     assert {(each.film, each.kind) for each in found.odd} == {(name, kind)}
     assert films_of(found, f"odd-{kind.replace(' ', '-')}") == {name}
+
+
+def test_films_that_are_all_deep_are_not_odd(members: dict[str, bytes], tmp_path: Path) -> None:
+    deep = {
+        f"{name}.png": encode(Image.fromarray(read_luma(held).astype(np.uint16) * 16)) for name, held in members.items()
+    }
+    assert "odd-bit-depth" not in codes(leaks(make_zip(tmp_path / "a.zip", deep)))
+
+
+def test_a_patient_of_dicom_headers_in_two_parts_is_found(tmp_path: Path) -> None:
+    films = {
+        f"{part}/{label}/IM{number}": dicom(film("normal", patient=seed), PatientID=f"{label}{number % 2}")
+        for seed, (part, label, number) in enumerate(product(("train", "test"), ("ill", "well"), range(3)))
+    }
+    found = leaks(make_zip(tmp_path / "a.zip", films))
+    assert {each.rule for each in found.patients} == {"DICOM headers"}
+    assert len(found.patients) == 4
+    assert "patient-crosses-splits" in codes(found, "error")
+    anonymous = {name: dicom(film("normal", patient=at), PatientID="ANON") for at, name in enumerate(films)}
+    assert not leaks(make_zip(tmp_path / "b.zip", anonymous)).patients
 
 
 def test_an_encoding_that_gives_the_class_away_is_a_warning(members: dict[str, bytes], tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None
         1, abs=1e-5
     )
     assert rows[1]["p_bacteria"] == ""
+    assert rows[1]["reason_codes"] == "undecodable"
+    assert rows[0]["prediction_set"] == rows[0]["label"]
     table = command("predict", tiny_bundle, films).out.splitlines()
     assert table[0].split() == ["status", "label", "bacteria", "normal", "virus", "pneumonia", "ms", "image"]
     assert [line.split()[0] for line in table[1:]] == ["answered", "rejected", "rejected", "answered"]
@@ -169,7 +171,7 @@ def test_an_abstention_in_every_form(command: Command, own_bundle: Path, tmp_pat
     assert (document["label"], document["prediction_set"]) == ("either, type undetermined", pair)
     assert "abstained either? " in command("predict", own_bundle, film_file).out
     (row,) = csv.DictReader(io.StringIO(command("predict", own_bundle, film_file, "--format", "csv").out))
-    assert (row["label"], row["prediction_set"]) == (document["label"], " ".join(pair))
+    assert (row["label"], row["prediction_set"]) == (document["label"], "; ".join(pair))
 
 
 def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -262,6 +264,15 @@ def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "pneumonia accuracy" in done.out
     assert json.loads((report / "report.json").read_text())["n"] == 12
+    assert "trained on another data set" not in done.out
+    manifest = shutil.copytree(tmp_path / "DS", tmp_path / "moved") / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(".zip:", "-copy.zip:"))
+    done = command("evaluate", bundle, "--data", tmp_path / "moved", "--out", tmp_path / "foreign")
+    assert "note: the model was trained on another data set" in done.out
+    done = command("data", "prepare", tmp_path / "DS", "--out", tmp_path / "all", "--test-only")
+    assert f"next: pneumoscope evaluate BUNDLE --data {tmp_path / 'all'} --out REPORT" in done.err
+    done = command("evaluate", bundle, "--data", tmp_path / "all", "--out", tmp_path / "external")
+    assert (done.code, json.loads((tmp_path / "external" / "report.json").read_text())["n"]) == (0, 36)
     one_sentence(command("export", run, "--out", bundle), 2, "exists already")
     score = ("evaluate", bundle, "--data", tmp_path / "DS", "--out")
     one_sentence(command(*score, report), 2, "exists already")

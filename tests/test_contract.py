@@ -110,6 +110,20 @@ def test_a_damaged_version_1_is_an_error(field: str, tmp_path: Path) -> None:
             load_contract(tmp_path)
 
 
+@pytest.mark.parametrize("field", ["population", "activation_map", "precision", "quantisation"])
+def test_version_1_knows_no_later_field(field: str, tmp_path: Path) -> None:
+    document = json.loads(VERSION_1.read_text()) | {field: "anything"}
+    (tmp_path / "contract.json").write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=f"field '{field}' is not known in schema version 1"):
+        load_contract(tmp_path)
+
+
+def test_a_later_version_asks_for_a_later_program(contract: Contract, tmp_path: Path) -> None:
+    (tmp_path / "contract.json").write_text(json.dumps(contract.model_dump(mode="json") | {"schema_version": 3}))
+    with pytest.raises(BundleError, match=r"newer than 2, the last that this program reads; upgrade it\.$"):
+        load_contract(tmp_path)
+
+
 def test_int8_and_its_figures_belong_together(contract: Contract, tmp_path: Path) -> None:
     save_contract(contract.model_copy(update={"precision": "int8"}), tmp_path)
     with pytest.raises(BundleError, match="'quantisation'"):

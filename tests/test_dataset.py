@@ -155,7 +155,7 @@ def test_cut_is_by_patient_near_the_fraction_and_independent_of_order(
     for each in films:
         patients[each.label].add(each.patient)
     if any(len(holders) < 2 for holders in patients.values()):
-        with pytest.raises(DatasetError, match="at least 2"):
+        with pytest.raises(DatasetError, match="one patient left to cut from"):
             cut_patients(films, fraction=fraction, seed=seed)
         return
     try:
@@ -349,6 +349,18 @@ def test_ordinary_trees_stay_unambiguous(folders: tuple[str, ...], tmp_path: Pat
     }
     prepare([write_tree(tmp_path / "source", members)], tmp_path / "out", QUARTER)
     assert set(load_dataset(tmp_path / "out").classes) == {Path(folder).name for folder in folders}
+
+
+def test_a_set_to_evaluate_on_is_all_test(tmp_path: Path) -> None:
+    source = write_tree(
+        tmp_path / "source", class_folders(films=1) | {"train/cat/x.png": encode(Image.fromarray(ramp()))}
+    )
+    prepare([source], tmp_path / "out", PrepareConfig(test_only=True))
+    made = load_dataset(tmp_path / "out")
+    assert [each.split for each in made.films] == ["test"] * 3
+    with pytest.raises(UsageError, match="--test-only makes none"):
+        prepare([source], tmp_path / "other", PrepareConfig(test_only=True, stress=True))
+    assert not (tmp_path / "other").exists()
 
 
 def test_kaggles_copy_nested_twice_counts_once(tmp_path: Path) -> None:

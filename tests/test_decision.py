@@ -80,6 +80,8 @@ def test_level_group_needs_groups_apart(contract: Contract, groups: dict[str, tu
 def test_an_abstention_says_how_far_it_was(contract: Contract) -> None:
     (reason,) = decide(contract, np.array([0.5, 0.1, 0.4]), None).reasons
     assert reason == "the largest probability, 0.500 for bacteria, is under 0.600"
+    (reason,) = decide(contract, np.array([0.5999, 0.0, 0.4001]), None).reasons
+    assert reason == "the largest probability, 0.599900 for bacteria, is under 0.600000"
 
 
 def test_a_group_is_data_and_may_be_missing(contract: Contract) -> None:

@@ -182,6 +182,25 @@ def test_predicting_is_lazy_and_bounded(engine: Engine) -> None:
     predictions.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("where", ["source", "read"])
+def test_what_came_before_an_error_is_answered_first(engine: Engine, where: str) -> None:
+    def unreadable() -> bytes:
+        raise RuntimeError("out of films")
+
+    def some() -> Iterator[Encoded]:
+        for number in range(11):
+            yield encoded(str(number), FILM)
+        if where == "source":
+            raise RuntimeError("out of films")
+        yield Encoded(name="bad", read=unreadable)
+        yield encoded("after", FILM)
+
+    told = list[str]()
+    with pytest.raises(RuntimeError, match="out of films"):
+        told.extend(prediction.image for prediction in engine.predict_many(some()))
+    assert told == [str(number) for number in range(11)]
+
+
 def test_several_threads_may_use_one_engine(engine: Engine) -> None:
     expected = engine.predict(FILM).probabilities
     found = []
@@ -336,6 +355,35 @@ def test_a_contract_that_does_not_fit_the_model_is_refused(change: dict[str, obj
     save_contract(load_contract(own_bundle).model_copy(update=change), own_bundle)
     with pytest.raises(BundleError, match="the contract says"):
         Engine.load(own_bundle)
+
+
+def test_a_model_for_batches_of_one_size_is_refused(own_bundle: Path) -> None:
+    model = onnx.load(own_bundle / "model.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, own_bundle / "model.onnx")
+    contract = load_contract(own_bundle)
+    files = contract.files | {"model.onnx": sha256_of(own_bundle / "model.onnx")}
+    save_contract(contract.model_copy(update={"files": files}), own_bundle)
+    with pytest.raises(BundleError, match=r"the contract says uint8 \[N, 1,"):
+        Engine.load(own_bundle)
+
+
+@pytest.mark.parametrize("dropped", ["golden/golden.json", "golden/virus-8bit.png"])
+def test_golden_cases_must_be_listed(dropped: str, own_bundle: Path) -> None:
+    contract = load_contract(own_bundle)
+    files = {name: value for name, value in contract.files.items() if name != dropped}
+    save_contract(contract.model_copy(update={"files": files}), own_bundle)
+    with pytest.raises(BundleError, match=f"the contract does not list {dropped}"):
+        verify(own_bundle)
+
+
+@pytest.mark.parametrize("ages", [(0.0, 200.0), (18.0, 2.0)])
+def test_export_refuses_impossible_ages_at_once(
+    ages: tuple[float, float], tiny_run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"ages \(.*\) cannot be"):
+        export(tiny_run, dataset, tmp_path / "bundle", ages=ages)
+    assert not list(tmp_path.iterdir())
 
 
 def test_export_refuses_what_does_not_equal_pytorch(

@@ -165,6 +165,7 @@ def test_several_films_a_table_and_a_comparison(browser: Browser, service: Servi
         rows = list(csv.DictReader(StringIO(download.value.path().read_text())))
         assert [row["image"] for row in rows] == names
         assert [row["status"] for row in rows] == ["answered", "answered", "rejected", "rejected"]
+        assert [row["reason_codes"] for row in rows][2:] == ["view", "undecodable"]
         answer = service.post("/v1/predictions", films["film.jpeg"].read_bytes()).json()
         assert float(rows[0]["p_virus"]) == answer["probabilities"]["virus"]
         assert float(rows[0]["p_pneumonia"]) == answer["groups"]["pneumonia"]

@@ -240,6 +240,8 @@ def load_contract(bundle: Path) -> Contract:
         contract = read_document(Contract, json.dumps(_up_to_date(content)).encode(), strict=True)
         if json.loads(content)["schema_version"] == SCHEMA_VERSION:  # version 1 had no seal
             _check_seal(content)
+    except _TooNewError as failure:
+        raise BundleError(f"{path} cannot be read: {failure}.") from failure
     except ValueError as failure:
         raise BundleError(f"{path} is not valid: {failure}; export the bundle again.") from failure
     return contract
@@ -263,10 +265,14 @@ def _up_to_date(content: bytes) -> dict[str, Any]:
     if version in _MIGRATIONS:
         return _MIGRATIONS[version](document)
     if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"schema version {version} is newer than {SCHEMA_VERSION}, the last this program reads: upgrade it"
+        raise _TooNewError(
+            f"schema version {version} is newer than {SCHEMA_VERSION}, the last that this program reads; upgrade it"
         )
     return {name: value for name, value in document.items() if name != "sha256"}
+
+
+class _TooNewError(ValueError):
+    """A document of a later program."""
 
 
 def _check_seal(content: bytes) -> None:
@@ -279,6 +285,8 @@ def _check_seal(content: bytes) -> None:
 
 def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
     """Version 1 decoded as version 2 says, had no activation map, no int8, and a threshold of no stated origin."""
+    if later := sorted(_SINCE_VERSION_2.intersection(document)):
+        raise ValueError(f"field {later[0]!r} is not known in schema version 1")
     rules = {"colours": "bt601", "transparency": "over-black", "orientation": "upright", "dicom": "voi"}
     return document | {
         "schema_version": SCHEMA_VERSION,
@@ -296,6 +304,7 @@ def _extended(part: Any, more: dict[str, Any]) -> Any:
     return part | more if isinstance(part, dict) else part
 
 
+_SINCE_VERSION_2 = frozenset({"population", "activation_map", "precision", "quantisation"})
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
 
 

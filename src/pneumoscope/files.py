@@ -19,7 +19,7 @@ _ANOTHER = "choose another --out."
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)  # the name itself may be as long as can be
     os.close(handle)
     partial = Path(name)
     try:
@@ -108,6 +108,11 @@ def _precious() -> set[Path]:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """This process's file mode creation mask, read where that needs no change of it for all threads."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Umask:")), 8)
+    except (OSError, ValueError, StopIteration):  # macOS, Windows
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask

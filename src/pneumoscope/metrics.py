@@ -206,6 +206,18 @@ def coverage_threshold(confidence: Floats, coverage: float) -> float:
     return math.floor(float(np.sort(confidence)[below]) * 1e6 + 1e-6) / 1e6
 
 
+def at_least(share: float, count: int) -> float:
+    """Lower bound of a share found in `count` trials, one-sided at 95 %: Wilson's score (J Am Stat Assoc 1927;22:209).
+
+    >>> round(at_least(1.0, 13), 2), round(at_least(1.0, 470), 3)
+    (0.83, 0.994)
+    """
+    square = 1.6448536269514722**2  # the normal distribution's 95 % quantile
+    centre = share + square / (2 * count)
+    spread = math.sqrt(square * (share * (1 - share) / count + square / (4 * count**2)))
+    return max(0.0, (centre - spread) / (1 + square / count))
+
+
 def softmax(logits: Floats) -> NDArray[np.float64]:
     """Probabilities of logits `[..., C]`, in double precision.
 

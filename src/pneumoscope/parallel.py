@@ -67,17 +67,28 @@ def map_ordered(
     """Apply `function` to `items` in `workers` threads; yield results in order.
 
     At most `ahead` items are in flight or waiting to be taken, so memory stays flat
-    however long `items` is. An exception of `function` is raised at its place.
+    however long `items` is. An exception of `function` or of `items` is raised at its place.
     """
+    failure: Exception | None = None
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pneumoscope") as pool:
         try:
-            for item in items:
+            source = iter(items)
+            while failure is None:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    break
+                except Exception as trouble:  # noqa: BLE001 (raised below, after what came before it)
+                    failure = trouble
+                    break
                 pending.append(pool.submit(function, item))
                 if len(pending) >= ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+            if failure is not None:
+                raise failure
         finally:
             for future in pending:
                 future.cancel()

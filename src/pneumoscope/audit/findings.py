@@ -156,7 +156,7 @@ def of_encoding(spreads: Sequence[Spread], shares: Sequence[Shares]) -> Iterator
             code=f"encoding-differs-{split}",
             severity="warning",
             title=f"{split}: the classes are stored differently",
-            meaning=f"{'; '.join(facts)}. The file, not the child, tells the class: re-encode before training.",
+            meaning=f"{'; '.join(facts)}. The file, not the child, tells the class: save all alike before training.",
             films=(),
         )
 
@@ -194,7 +194,10 @@ def of_shortcuts(shortcuts: Sequence[Shortcut], shifts: Sequence[Shift]) -> Iter
 _ODD: dict[str, tuple[Severity, str]] = {
     "turned by its tag": ("note", "Software that ignores the EXIF orientation sees them lying or upside down."),
     "colour mode": ("note", "They are read as luma like all others; where only one class has them, they give it away."),
-    "bit depth": ("note", "More than 8 bits are scaled by each film's own range; programs that cut them misread them."),
+    "bit depth": (
+        "note",
+        "More than 8 bits are scaled by a window or each film's own range; who cuts them misreads them.",
+    ),
     "tiny": ("note", "They hold less detail than a network's input; enlarging adds none."),
     "huge": ("note", "They cost time and memory to read, and may be stitched or scanned differently."),
     "aspect": ("warning", "Very long or very high: perhaps not one frontal chest film. Look at them."),
@@ -235,8 +238,8 @@ def _shortcut_meaning(each: Shortcut, test: Shortcut | None) -> str:
     if test is None:
         return said
     said += f" On the test part: {_interval(test.accuracy)}."
-    if each.accuracy.value - test.accuracy.value > _FALLING:
-        said += " Validation rewards this shortcut, and the test part does not: prefer the stress split for choosing."
+    if each.accuracy.value - test.accuracy.value > _FALLING and each.accuracy.low > test.accuracy.high:
+        said += " Validation rewards this shortcut more than the test part: prefer the stress split for choosing."
     return said
 
 

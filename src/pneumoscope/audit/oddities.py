@@ -25,7 +25,7 @@ _TURNS = {1: "a quarter turn to the left", 2: "upside down", 3: "a quarter turn 
 
 def oddities(films: Sequence[Examined]) -> list[Odd]:
     """What is odd about each film, by its header, its pixels, and beside the mean film of all."""
-    found = [odd for film in films for odd in _alone(film)] + list(_other_modes(films))
+    found = [odd for film in films for odd in _alone(film)] + list(_other_modes(films)) + list(_other_depths(films))
     if len(films) >= _LEAST_FILMS:
         thumbs = np.stack([film.measures.thumb for film in films])
         blank = {odd.film for odd in found if odd.kind == _BLANK_KIND}
@@ -39,8 +39,6 @@ def _alone(film: Examined) -> Iterator[Odd]:
     facts, name = film.facts, film.claim.name
     if facts.orientation != 1:
         yield Odd(film=name, kind="turned by its tag", what=f"EXIF orientation {facts.orientation}; it is read upright")
-    if facts.bits not in _PLAIN_BITS:
-        yield Odd(film=name, kind="bit depth", what=f"{facts.bits} bits a sample")
     if min(facts.width, facts.height) < _TINY:
         yield Odd(film=name, kind="tiny", what=f"{facts.width}×{facts.height} pixels")
     if max(facts.width, facts.height) > _HUGE:
@@ -61,6 +59,13 @@ def _other_modes(films: Sequence[Examined]) -> Iterator[Odd]:
             yield Odd(
                 film=film.claim.name, kind="colour mode", what=f"{film.facts.mode}; nearly all others are {usual}"
             )
+
+
+def _other_depths(films: Sequence[Examined]) -> Iterator[Odd]:
+    """Deep films, unless nearly all are."""
+    deep = [film for film in films if film.facts.bits not in _PLAIN_BITS]
+    for film in deep if len(deep) < _USUAL * len(films) else ():
+        yield Odd(film=film.claim.name, kind="bit depth", what=f"{film.facts.bits} bits a sample")
 
 
 def _flattest_share(thumb: NDArray[np.uint8]) -> float:

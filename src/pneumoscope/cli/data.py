@@ -112,6 +112,9 @@ def prepare_command(
         list[str] | None, typer.Option(help="Classes reported together, e.g. pneumonia=bacteria,virus. Repeatable.")
     ] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 100_000_000,
+    test_only: Annotated[
+        bool, typer.Option("--test-only", help="Make every film a test film, to evaluate a trained model on.")
+    ] = False,
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Keep one of the films of a source that have equal pixels.")
     ] = False,
@@ -151,6 +154,7 @@ def prepare_command(
             class_folder=None if class_folder is None else class_folder.value,
             groups=_groups(group),
             max_pixels=max_pixels,
+            test_only=test_only,
             drop_duplicates=drop_duplicates,
             keep_conflicts=keep_conflicts,
             merge_near=merge_near,
@@ -162,7 +166,8 @@ def prepare_command(
     summary = prepare(sources, out, config, overwrite=overwrite, listener=make_listener(quiet=quiet))
     show_prepared(summary)
     if not quiet:
-        typer.echo(f"data set in {out}; next: pneumoscope train --data {out} --out RUN", err=True)
+        after = f"evaluate BUNDLE --data {out} --out REPORT" if test_only else f"train --data {out} --out RUN"
+        typer.echo(f"data set in {out}; next: pneumoscope {after}", err=True)
     if summary.refused:
         raise typer.Exit(1)
 

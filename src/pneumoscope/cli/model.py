@@ -128,7 +128,7 @@ def evaluate_command(
     data: Annotated[Path, typer.Option(exists=True, help="A data set made by `data prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and predictions.csv.")],
     *,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val, test or stress.")] = "test",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LONG = 50  # films; fewer are done before anyone asks
 WORTHWHILE_GAIN = 1.15  # below, int8 is not worth its rounding
+_FEW_FILMS = 100
 _BYTES = "B"  # the unit that is shown as kB, MB, GB
 
 
@@ -134,12 +135,19 @@ def _amount(count: float, unit: str) -> str:
 
 def show_exported(done: "Exported", out: Path) -> None:
     """What export found out about the bundle it made."""
+    from pneumoscope.metrics import at_least
+
     print_line(f"bundle in {out}; largest difference from PyTorch on validation films: {done.difference:.1e}")
     print_line(f"answers when the largest probability is at least {done.answer_from:.3f}")
+    if done.films < _FEW_FILMS:
+        print_line(f"note: that rests on {done.films} validation films, too few to say how many films it will answer.")
+    if done.classes_told == 1:
+        print_line("note: the model says the same class of every validation film: it has learnt nothing to tell apart.")
     if (figures := done.quantisation) is None or done.gain is None:
         return
     print_line(
-        f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films, "
+        f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films "
+        f"(at 95 % confidence on at least {at_least(figures.agreement, figures.films):.1%} of such films), "
         f"macro-F1 {figures.macro_f1:.3f} (fp32 {figures.macro_f1_fp32:.3f}), "
         f"{len(figures.kept_fp32)} layers left in fp32, {done.gain:.1f} times as fast"
     )
@@ -164,6 +172,10 @@ def show_report(report: dict[str, Any]) -> None:
     console.print(table)
     console.print(per_class)
     console.print(confusion)
+    if report["dataset"]["fingerprint"] != report["dataset"]["trained_on"]:
+        print_line(
+            "note: the model was trained on another data set; whether it has seen some of these films is not known."
+        )
     print_line(report["intended_use"])
 
 
@@ -210,8 +222,9 @@ def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Pre
             "label": document["label"],
             **{f"p_{label}": document["probabilities"].get(label) for label in prediction.classes},
             **{f"p_{group}": document["groups"].get(group) for group in prediction.group_names},
-            "prediction_set": " ".join(document["prediction_set"]),
+            "prediction_set": "; ".join(document["prediction_set"]),
             "reasons": "; ".join(document["reasons"]),
+            "reason_codes": "; ".join(document["reason_codes"]),
             "map_class": (document["attention"] or {}).get("class"),
             "map_border": (document["attention"] or {}).get("border"),
             "map_corners": (document["attention"] or {}).get("corners"),
@@ -231,7 +244,7 @@ def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["P
     header = False
     for prediction in predictions:
         if not header:
-            titles = "".join(f"{label[:10]:>11}" for label in (*prediction.classes, *prediction.group_names))
+            titles = "".join(f"{_fitted(label, 10):>11}" for label in (*prediction.classes, *prediction.group_names))
             print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image", file=out)
             header = True
         shares = prediction.probabilities | prediction.groups
@@ -240,16 +253,22 @@ def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["P
             for name in (*prediction.classes, *prediction.group_names)
         )
         tail = f"  [{'; '.join(prediction.reasons)}]" if prediction.reasons else ""
-        line = f"{prediction.status:<10}{_short(prediction)[:11]:<12}{values}{prediction.milliseconds:>8.1f}"
+        line = f"{prediction.status:<10}{_fitted(_short(prediction), 11):<12}{values}{prediction.milliseconds:>8.1f}"
         print(f"{line}  {prediction.image}{tail}", file=out, flush=True)
         yield prediction
+
+
+def _fitted(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _short(prediction: "Prediction") -> str:
     """The label as a table has room for it: of a group whose type is undetermined, its name with a question mark."""
     if prediction.label is None:
         return "-"
-    return prediction.label if prediction.status == "answered" else f"{prediction.label.partition(',')[0][:10]}?"
+    return (
+        prediction.label if prediction.status == "answered" else f"{_fitted(prediction.label.partition(',')[0], 10)}?"
+    )
 
 
 def _number(figure: dict[str, float | None]) -> str:

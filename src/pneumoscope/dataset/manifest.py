@@ -56,6 +56,7 @@ class PrepareConfig(Document):
     class_folder: FolderLevel | None = Field(default=None, description="Which folder of a path names the class.")
     groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
     max_pixels: int = Field(default=100_000_000, ge=1, description="Images with more pixels are refused.")
+    test_only: bool = Field(default=False, description="All films are a test part, of a data set to evaluate on.")
     drop_duplicates: bool = Field(default=False, description="Keep one of the films of equal pixels in a source.")
     keep_conflicts: bool = Field(default=False, description="Keep films whose pixels carry several labels.")
     merge_near: bool = Field(default=False, description="Take nearly identical films of two sources as one.")

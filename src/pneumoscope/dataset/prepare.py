@@ -67,8 +67,8 @@ def prepare(
     A source's test part stays test; its train and validation parts are joined and validation is cut
     anew by patient. A film or patient of any source's test part is never in train or validation. Films
     of several sources are matched one to one by their pixels; within a source, two files of the same
-    name, label and bytes are one film. The same sources and configuration give the same manifest, byte
-    for byte.
+    name, label and bytes are one film. With `test_only` every film is test. The same sources and
+    configuration give the same manifest, byte for byte.
 
     Raises:
         ArchiveError, DatasetError, UsageError: nothing is then left at `out`.
@@ -76,6 +76,8 @@ def prepare(
     started = time.monotonic()
     pattern = _compile(config.patient_pattern)
     _refuse_output_in_source(out, sources)
+    if config.stress and config.test_only:
+        raise UsageError("the stress split is made of validation films, and --test-only makes none; drop one of them.")
     with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
         limits = Limits(max_pixels=config.max_pixels)
         harvest = read_sources(
@@ -145,6 +147,8 @@ def _assign_splits(
     """
     entries, labels = united.entries, {entry.film.label for entry in united.entries}
     _require_classes(entries, labels)
+    if config.test_only:
+        return _all_tested(entries)
     of_known = group_patients(united.known, united.likeness)
     group = {id(entry): name for entry, name in zip(united.known, of_known, strict=True)}
     tested = {group[id(entry)] for entry in united.known if entry.tested or entry.patients & lost}
@@ -163,6 +167,14 @@ def _assign_splits(
         (replace(entry.film, split=part, patient=patient), entry.kept.incoming)
         for entry, part, patient in zip(entries, split, patients, strict=True)
         if part in SPLITS
+    ]
+
+
+def _all_tested(entries: list[Entry]) -> list[tuple[Film, Path]]:
+    patients = name_patients(entries, group_patients(entries))
+    return [
+        (replace(entry.film, split="test", patient=patient), entry.kept.incoming)
+        for entry, patient in zip(entries, patients, strict=True)
     ]
 
 
@@ -185,7 +197,9 @@ def _require_classes(pool: list[Entry], labels: set[str]) -> None:
     if len(labels) < 2:
         raise DatasetError(f"only one class found ({min(labels)}); at least 2 class folders are needed.")
     if missing := labels - {entry.film.label for entry in pool}:
-        raise DatasetError(f"class {', '.join(sorted(missing))} has films in the test part only; add train films.")
+        raise DatasetError(
+            f"class {', '.join(sorted(missing))} has films in the test part only; add train films, or pass --test-only."
+        )
 
 
 def _card(films: list[tuple[Film, Path]], config: PrepareConfig, harvest: Harvest, united: United) -> DatasetCard:

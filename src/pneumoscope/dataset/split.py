@@ -101,6 +101,6 @@ def _require_two_patients(patients: dict[str, Counter[str]], totals: Counter[str
     for label in sorted(totals):
         if sum(1 for counts in patients.values() if counts[label]) < 2:
             raise DatasetError(
-                f"class {label!r} has one patient; at least 2 are needed to cut a part off by patient. "
-                "Add films, or name patients with --patient-pattern."
+                f"class {label!r} has one patient left to cut from; train, val and test need one each, and patients "
+                "of nearly identical films count as one. Add films, or name patients with --patient-pattern."
             )

@@ -96,6 +96,7 @@ def _check_model(contract: Contract, session: ort.InferenceSession, bundle: Path
     wanted = {"logits": [classes]} | ({MAPS: [classes, grid.height, grid.width]} if grid else {})
     if (
         image != [("image", "tensor(uint8)", [1, size, size])]
+        or isinstance(session.get_inputs()[0].shape[0], int)  # a batch of one size only
         or "embedding" not in outputs
         or any(outputs.get(name) != shape for name, shape in wanted.items())
     ):

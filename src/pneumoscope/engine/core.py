@@ -96,15 +96,27 @@ class Engine:
     def predict_many(self, films: Iterable[Encoded], *, level: Level = "class") -> Iterator[Prediction]:
         """Decide on films in order. Reading and decoding run ahead in threads, a bounded number of films.
 
-        A film that cannot be read or decoded is `rejected`. Any other error of its `read` is raised.
+        A film that cannot be read or decoded is `rejected`. Any other error of its `read`, or of `films`
+        itself, is raised after the predictions of the films before it. Predictions come in batches, the first
+        when some have been read ahead or `films` ends: do not wait for one before giving the next film.
 
         Raises:
             UsageError: level `group` of a model that has none.
         """
         decode = partial(self.decode, level=level)
         decoded = map_ordered(decode, films, workers=available_cores(), ahead=3 * BATCH)
-        while batch := list(islice(decoded, BATCH)):
+        failure: Exception | None = None
+        while failure is None:
+            batch = list[Decoded]()
+            try:
+                batch.extend(islice(decoded, BATCH))  # keeps those that came before an error
+            except Exception as trouble:  # noqa: BLE001 (raised below, after their predictions)
+                failure = trouble
+            if not batch:
+                break
             yield from self.decide(batch)
+        if failure is not None:
+            raise failure
 
     def run(self, images: Luma) -> Outputs:
         """The model's outputs for inputs `uint8 [N, 1, S, S]`.
@@ -133,7 +145,7 @@ class Engine:
         except ImageError as refusal:
             image = Reason(refusal.code, str(refusal))
         except OSError as trouble:
-            image = Reason("unreadable", f"the file cannot be read ({trouble.strerror}).")
+            image = Reason("unreadable", f"the file cannot be read ({trouble.strerror or trouble}).")
         return Decoded(
             name=film.name,
             level=level,

@@ -92,7 +92,9 @@ def decide(
             why=told,
             attention=attention,
         )
-    why = Reason("below-threshold", f"the largest probability, {sums[label]:.3f} for {label}, is under {least:.3f}")
+    digits = 3 if round(sums[label], 3) < round(least, 3) else 6
+    shown = f"{sums[label]:.{digits}f} for {label}, is under {least:.{digits}f}"
+    why = Reason("below-threshold", f"the largest probability, {shown}")
     label_of_group, possible = _undetermined(contract, shares)
     return Verdict(
         status="abstained",

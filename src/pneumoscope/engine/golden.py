@@ -67,6 +67,8 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
         BundleError: a file is damaged, or a case comes out otherwise.
     """
     engine = engine or Engine.load(bundle)
+    if unlisted := [name for name in _files(bundle) if name not in engine.contract.files]:
+        raise BundleError(f"{bundle}: the contract does not list {unlisted[0]}; export the bundle again.")
     golden = _read(bundle / GOLDEN_FOLDER / GOLDEN_FILE, engine)
     chosen = [case for case in golden.cases if case.needs is None or find_spec(_MODULES[case.needs]) is not None]
     for case in chosen:
@@ -77,6 +79,12 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
                 "this machine does not reproduce the model, do not use it."
             )
     return Verified(cases=len(chosen), left_out=tuple(case.file for case in golden.cases if case not in chosen))
+
+
+def _files(bundle: Path) -> list[str]:
+    """The golden cases' document and every other file of their folder, as the contract names files."""
+    there = [path.name for path in (bundle / GOLDEN_FOLDER).glob("*") if path.is_file()]
+    return [f"{GOLDEN_FOLDER}/{name}" for name in sorted({GOLDEN_FILE, *there})]
 
 
 def golden_case(file: str, prediction: Prediction, *, needs: Literal["dicom"] | None) -> GoldenCase:

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from pneumoscope import __version__, metrics
 from pneumoscope.backbone import Network, build
@@ -26,13 +27,14 @@ from pneumoscope.contract import (
     Population,
     Provenance,
     Quantisation,
+    first_problem,
     save_contract,
 )
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.grammar import KERMANY_AGES, published
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
 from pneumoscope.engine import MODEL_FILE, Engine, verify
-from pneumoscope.errors import BundleError, RunError
+from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import Evidence, quantise, speed_gain, spread
@@ -63,10 +65,13 @@ class Exported:
 
     `difference` is the largest of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation`
     and `gain` (how many times faster than fp32 one film is answered on this machine) are of int8 only.
+    `classes_told` is how many classes are the most probable one of any of the `films` of validation.
     """
 
     difference: float
     answer_from: float
+    films: int
+    classes_told: int
     quantisation: Quantisation | None
     gain: float | None
 
@@ -109,8 +114,10 @@ def export(
 
     Raises:
         RunError: not a finished run, or of another data set.
+        UsageError: ages out of their range or order.
         BundleError: ONNX Runtime does not reproduce the network, or int8 does not answer like fp32.
     """
+    population = _population(dataset, ages)
     config, card = load_config(run), load_card(run)
     if card.dataset != dataset.fingerprint:
         raise RunError(f"{dataset.root} is not the data set that {run} was trained on; give that one ({card.data}).")
@@ -119,7 +126,7 @@ def export(
     films = _films(dataset, rule, precision, listener)
     with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder, tempfile.TemporaryDirectory() as t:
         grid = write_onnx(network, config.size, folder / MODEL_FILE)
-        contract = _contract(name or run.resolve().name, config, card, rule, grid, _ages(dataset, ages))
+        contract = _contract(name or run.resolve().name, config, card, rule, grid, population)
         engine = _load(contract, folder)
         difference = _parity(network, engine, films.validation)
         gain = None
@@ -135,13 +142,16 @@ def export(
             gain = speed_gain(fp32, folder / MODEL_FILE, films.validation[:1])
             contract = contract.model_copy(update={"precision": "int8", "quantisation": figures})
             engine = _load(contract, folder)
-        contract = contract.model_copy(update={"decision": _decision(engine, films.validation)})
+        probabilities = _probabilities(engine, films.validation)
+        contract = contract.model_copy(update={"decision": _decision(probabilities)})
         write_golden(_load(contract, folder), folder)
         save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
         verify(folder)
     return Exported(
         difference=difference,
         answer_from=contract.decision.answer_from,
+        films=len(probabilities),
+        classes_told=len(set(probabilities.argmax(axis=1).tolist())),
         quantisation=contract.quantisation,
         gain=gain,
     )
@@ -194,9 +204,13 @@ def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: 
     return images
 
 
-def _ages(dataset: Dataset, given: Ages | None) -> Ages | None:
-    """The ages given; else those of the published archive if every film bears one of its names."""
-    return given or (KERMANY_AGES if all(_is_published(film) for film in dataset.films) else None)
+def _population(dataset: Dataset, given: Ages | None) -> Population:
+    """Of the ages given; else of those of the published archive if every film bears one of its names."""
+    known = KERMANY_AGES if all(_is_published(film) for film in dataset.films) else None
+    try:
+        return Population(age_years=given or known)
+    except ValidationError as failure:
+        raise UsageError(f"ages {given} cannot be: {first_problem(failure)}.") from failure
 
 
 def _is_published(film: Film) -> bool:
@@ -205,7 +219,7 @@ def _is_published(film: Film) -> bool:
 
 
 def _contract(
-    name: str, config: TrainConfig, card: RunCard, rule: InputRule, grid: tuple[int, int] | None, ages: Ages | None
+    name: str, config: TrainConfig, card: RunCard, rule: InputRule, grid: tuple[int, int] | None, population: Population
 ) -> Contract:
     """The contract of an fp32 model that answers everything; it lists no files yet."""
     return Contract(
@@ -213,7 +227,7 @@ def _contract(
         name=name,
         version=__version__,
         intended_use=DISCLAIMER,
-        population=Population(age_years=ages),
+        population=population,
         classes=card.classes,
         groups=card.groups,
         input=rule,
@@ -246,16 +260,15 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
-def _decision(engine: Engine, validation: Luma) -> Decision:
-    """Answer the surest `COVERAGE` of the validation films."""
-    confidence = np.concatenate(
-        [
-            engine.run(validation[start : start + _BATCH]).probabilities.max(axis=1)
-            for start in range(0, len(validation), _BATCH)
-        ]
-    )
-    threshold = metrics.coverage_threshold(confidence, COVERAGE)
-    return Decision(answer_from=threshold, coverage=COVERAGE, films=len(validation))
+def _probabilities(engine: Engine, images: Luma) -> NDArray[np.float64]:
+    batches = (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
+    return np.concatenate([engine.run(batch).probabilities for batch in batches])
+
+
+def _decision(probabilities: NDArray[np.float64]) -> Decision:
+    """Answer the surest `COVERAGE` of the validation films, whose probabilities are given."""
+    threshold = metrics.coverage_threshold(probabilities.max(axis=1), COVERAGE)
+    return Decision(answer_from=threshold, coverage=COVERAGE, films=len(probabilities))
 
 
 def _parity(network: Network, engine: Engine, validation: Luma) -> float:
