@@ -339,7 +339,7 @@ def test_refused_by_its_view_code_whatever_its_meaning() -> None:
 
 
 def test_frontal_views_are_read() -> None:
-    for position in ("PA", "AP", "AP ERECT", "CHEST PA", "FLAT", "PLATE"):
+    for position in ("PA", "AP", "AP ERECT", "CHEST PA", "FLAT", "PLATE", "BILATERAL"):
         read_luma(dicom(GREY, ViewPosition=position))
 
 

@@ -218,6 +218,8 @@ def test_jpegs_of_endless_scans_or_pieces_are_refused() -> None:
     last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
     with pytest.raises(ImageError, match="more than 30 scans"):
         read_luma(jpeg[:-2] + last * 40 + b"\xff\xd9")
+    thumbnail = b"\xff\xe1\x40\x00" + b"\xff\xda" * 0x1FFF
+    np.testing.assert_array_equal(read_luma(jpeg[:2] + thumbnail + jpeg[2:] + b"\xff\xda" * 99), read_luma(jpeg))
     with pytest.raises(ImageError, match="more pieces than any film"):
         read_luma(jpeg[:2] + b"\xff\xfe\0\2" * 300_000 + jpeg[2:])
 

@@ -1,6 +1,7 @@
 """JPEG, PNG and TIFF, by Pillow: header, pixel limit, decode to 8-bit luma, orientation."""
 
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -41,7 +42,9 @@ _TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _EXIF_IFD = 258, 262, 274, 34665
 _IMAGE_LENGTH, _STRIPS, _ROWS_PER_STRIP, _SAMPLE_FORMAT = 257, 273, 278, 339
 _WHITE_IS_ZERO = 0
 _UNSIGNED, _SIGNED = 1, 2
-_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 30  # a progressive JPEG has about ten; each costs a pass over the image
+_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # of a JPEG, but those of restarts
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", 0xD9
+_MOST_SCANS = 30  # a progressive JPEG has about ten; each costs a pass over the image
 
 
 def is_raster(data: bytes) -> bool:
@@ -107,10 +110,22 @@ def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         if image.mode == "CMYK" and "adobe" not in image.info:
             raise ImageError("this JPEG's four colours may be stored inverted or not; save it as grey or RGB.")
-        if data.count(_START_OF_SCAN) > _MOST_SCANS:
+        if data.count(_START_OF_SCAN) > _MOST_SCANS and _scans(data) > _MOST_SCANS:
             raise ImageError(f"the JPEG has more than {_MOST_SCANS} scans, more than any film; save it anew.")
     if _bits(image, data) == 8 and _SIGNED in _sample_formats(image):
         raise ImageError("signed samples of 8 bits are not accepted; save it as unsigned ones.")
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has (ITU-T T.81 section B.1.1), without what is embedded in it or follows it."""
+    count, position = 0, 2
+    while found := _MARKER.search(data, position):
+        position = found.end()
+        if data[position - 1] == _END_OF_IMAGE or position + 2 > len(data):
+            break
+        count += data[position - 1] == _START_OF_SCAN[1]
+        position += int.from_bytes(data[position : position + 2], "big")
+    return count
 
 
 def _sample_formats(image: ImageFile) -> tuple[int, ...]:

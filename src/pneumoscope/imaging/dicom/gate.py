@@ -83,7 +83,7 @@ _VIEWS = {
     "XTABLE LATERAL": "cross-table lateral",
     "SWIMMERS": "swimmer's",
 }
-# Parts of words that no frontal view has, as in `PA/LAT`, `LLATERAL` or `SEITLICH`. FLAT and PLATE have none.
+# Parts of words that no frontal view has, as in `LLATERAL` or `SEITLICH`; FLAT, PLATE and BILATERAL are other words.
 _VIEW_PARTS = {
     "DECUB": "decubitus",
     "OBL": "oblique",
@@ -95,7 +95,7 @@ _VIEW_PARTS = {
     "SAGIT": "sagittal",
     "TANGENT": "tangential",
 }
-_VIEW_PART = re.compile(rf"(?<![FP])({'|'.join(_VIEW_PARTS)})")
+_VIEW_PART = re.compile(rf"(?<![FP])(?<!BI)({'|'.join(_VIEW_PARTS)})")
 _FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
 # Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
 _VIEW_CODES = {
