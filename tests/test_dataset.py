@@ -303,6 +303,26 @@ def test_a_pattern_outranks_dicom_headers(tmp_path: Path) -> None:
     assert {each.patient for each in load_dataset(tmp_path / "out").films} == {f"IM{at:05d}" for at in range(8)}
 
 
+def test_patient_ids_can_be_left_out(tmp_path: Path) -> None:
+    """Say, because somebody has put one in for each class."""
+    source = write_tree(
+        tmp_path / "pacs",
+        {f"{label}/{at}": dicom(speckle(label, at), PatientID=label) for label in ("ill", "well") for at in range(8)},
+    )
+    with pytest.raises(DatasetError, match="--ignore-patient-ids"):
+        prepare([source], tmp_path / "out", QUARTER)
+    prepare([source], tmp_path / "out", PrepareConfig(val_fraction=0.25, dicom_patients=False))
+    assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 16
+
+
+def test_one_identifier_on_some_films_names_nobody(tmp_path: Path) -> None:
+    source = hospital(tmp_path / "pacs", patient="ANONYMOUS")
+    write_tree(source, {"cough/a.png": encode(Image.fromarray(ramp())), "DICOMDIR": bytes(128) + b"DICM"})
+    summary = prepare([source], tmp_path / "out", QUARTER)
+    assert (summary.refused, summary.sources[0].other_files) == ((), 1)
+    assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 17
+
+
 def test_one_identifier_on_all_films_names_nobody(tmp_path: Path) -> None:
     summary = prepare([hospital(tmp_path / "pacs", patient="ANONYMOUS")], tmp_path / "out", QUARTER)
     assert not summary.sources[0].patients_named
@@ -320,8 +340,9 @@ def by_patient(*, deeper: str = "") -> dict[str, bytes]:
 @pytest.mark.parametrize("deeper", ["", "export/2026/"])
 def test_folders_of_patients_are_not_taken_for_classes(deeper: str, tmp_path: Path) -> None:
     source = write_tree(tmp_path / "source", by_patient(deeper=deeper))
-    with pytest.raises(UsageError, match=r"outer folder \(ill, well\) or the inner one \(patientill0, .* 8 of them\)"):
+    with pytest.raises(UsageError, match=r"outermost folder \(2 names\) .* \(8 names, about 2 films in each\)") as told:
         prepare([source], tmp_path / "out", QUARTER)
+    assert "patientill0" not in str(told.value)
     assert not (tmp_path / "out").exists()
     outer = PrepareConfig(val_fraction=0.25, class_folder="outermost", patient_pattern=r"patient\w+\d")
     prepare([source], tmp_path / "out", outer)
@@ -337,6 +358,7 @@ def test_folders_of_patients_are_not_taken_for_classes(deeper: str, tmp_path: Pa
     "folders",
     [
         ("normal", "pneumonia/bacteria", "pneumonia/virus"),
+        ("healthy/normal", "ill/bacteria", "ill/virus", "ill/COVID-19", "ill/tb"),
         ("north/ill", "north/well", "south/ill", "south/well"),
         ("north/ill", "south/well"),
     ],

@@ -208,10 +208,27 @@ def test_lookup_tables_of_packed_bytes_and_of_negative_inputs() -> None:
 @pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
 def test_a_broken_lookup_table_is_refused(keyword: str) -> None:
     """Without it the film might be a negative."""
-    for table in (lut([0, 0, 99], [1, 2]), lut([3], [1]), lut([256, 0, 8], list(range(255))), Sequence([Dataset()])):
+    no_data = Dataset()
+    no_data.add_new("LUTDescriptor", "US", [256, 0, 8])
+    for table in (lut([0, 0, 99], [1, 2]), lut([3], [1]), lut([256, 0, 8], list(range(100))), Sequence([no_data])):
         with pytest.raises(ImageError, match="LUT is damaged"):
             read_luma(dicom(GREY, EXPLICIT, frame=None, **{keyword: table}))
-    np.testing.assert_array_equal(read_luma(dicom(GREY, EXPLICIT, frame=None, **{keyword: Sequence([])})), GREY)
+    explained = Dataset()
+    explained.LUTExplanation = "none"
+    for nothing in (Sequence([]), Sequence([explained]), lut([256, 0, 8], list(range(255)))):
+        luma = read_luma(dicom(GREY, EXPLICIT, frame=None, **{keyword: nothing}))
+        assert np.abs(luma.astype(int) - GREY).max() <= (1 if keyword.startswith("VOI") else 2)
+
+
+def test_a_window_stands_in_for_a_broken_voi_lut() -> None:
+    film = read_radiograph(dicom(GREY, VOILUTSequence=lut([3], [1]), WindowCenter=128, WindowWidth=256))
+    assert np.abs(film.luma.astype(int) - GREY).max() <= 1
+    assert film.notes == ("the DICOM's VOI LUT is damaged; its window was used.",)
+
+
+def test_a_lookup_table_of_bytes_in_words() -> None:
+    words = np.arange(255, -1, -1, dtype=np.uint8).view("<u2").tolist()
+    np.testing.assert_array_equal(read_luma(dicom(GREY, VOILUTSequence=lut([256, 0, 8], words))), 255 - GREY)
 
 
 @pytest.mark.parametrize("syntax", [dicoms.EXPLICIT, dicoms.BIG_ENDIAN])
@@ -231,9 +248,19 @@ def test_padding_is_read_as_a_pixel_is() -> None:
     np.testing.assert_array_equal(read_luma(written(dataset)), within)
     assert within[:5].max() == 0
     assert within[5:].max() == 255
-    twelve = GREY.astype(np.uint16) * 10
-    twelve[:5] = 65535
-    assert read_luma(dicom(twelve, BitsStored=12, PixelPaddingValue=65535))[5:].max() == 255
+    short = (GREY.astype(np.int16) - 100) * 10  # 12 bits, said with a sign that fills 16
+    short[:5] = -2048
+    padded = dicom(short & 0xFFF, BitsStored=12, PixelRepresentation=1, PixelPaddingValue=-2048)
+    assert read_luma(padded)[:5].max() == 0
+    np.testing.assert_array_equal(read_luma(padded)[5:], within[5:])
+
+
+@pytest.mark.parametrize("value", [4096, 32768, 65535])
+def test_padding_that_no_pixel_can_be_masks_none(value: int) -> None:
+    twelve = GREY.astype(np.uint16) * 16
+    twelve[-1] = 4095
+    plain = read_luma(dicom(twelve, BitsStored=12))
+    np.testing.assert_array_equal(read_luma(dicom(twelve, BitsStored=12, PixelPaddingValue=value)), plain)
 
 
 def test_padding_is_black_and_outside_the_range() -> None:
@@ -301,9 +328,12 @@ def test_turned_to_the_standard_display(orientation: Any, turned: NDArray[np.uin
         ({"ViewPosition": "LAT."}, "view is lateral"),
         ({"ViewPosition": "PA/LAT"}, "view is lateral"),
         ({"ViewPosition": "LLATERAL"}, "view is lateral"),
+        ({"ViewPosition": "RTLAT"}, "view is lateral"),
+        ({"ViewPosition": "LAT/PA"}, "view is lateral"),
+        ({"ViewPosition": "PROFILE"}, "view is profile"),
         ({"ViewPosition": "Lateral(L)"}, "view is lateral"),
         ({"ViewPosition": "LLDECUB"}, "view is decubitus"),
-        ({"ViewPosition": "SEITLICH"}, "view is lateral"),
+        ({"ViewPosition": "SEITLICH"}, "view is profile"),
         ({"ViewPosition": "CHEST", "PatientOrientation": ["A", "F"]}, "between front and back"),
         ({"ViewPosition": None, "PatientOrientation": ["A", "F"]}, "between front and back"),
         ({"ViewPosition": "", "PatientOrientation": ["P", "F"]}, "between front and back"),
@@ -339,8 +369,20 @@ def test_refused_by_its_view_code_whatever_its_meaning() -> None:
 
 
 def test_frontal_views_are_read() -> None:
-    for position in ("PA", "AP", "AP ERECT", "CHEST PA", "FLAT", "PLATE", "BILATERAL"):
+    for position in (
+        "PA",
+        "AP",
+        "AP ERECT",
+        "CHEST PA",
+        "FLAT",
+        "BILATERAL",
+        "PA INHALATION",
+        "AP VENTILATED",
+        "AP AXIAL",
+    ):
         read_luma(dicom(GREY, ViewPosition=position))
+    for part in ("C_ARM CHEST", "POUMON FACE", "TORAX BACK", "LUNG", "CHEST PORTABLE"):
+        read_luma(dicom(GREY, BodyPartExamined=part))
 
 
 @pytest.mark.parametrize("syntax", [dicoms.EXPLICIT, dicoms.RLE, dicoms.JPEG, dicoms.JPEG_LS, dicoms.JPEG_2000])
@@ -363,7 +405,7 @@ def test_a_codec_that_moved_the_bits_down_already_is_believed(syntax: str) -> No
     np.testing.assert_array_equal(read_luma(dicom(values, syntax, BitsStored=12, HighBit=15)), low)
 
 
-@pytest.mark.parametrize(("sizes", "blocks"), [(0x11, 4), (0xFF, 0)])
+@pytest.mark.parametrize(("sizes", "blocks"), [(0x11, 4), (0xFF, 0)], ids=["precincts", "code-blocks"])
 def test_jpeg_2000_in_absurdly_small_pieces_is_refused(sizes: int, blocks: int) -> None:
     """Precincts of 2x2, or code-blocks of 4x4: OpenJPEG would take gigabytes for a kilobyte."""
     side = 1000

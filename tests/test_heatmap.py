@@ -191,9 +191,10 @@ def test_pictures_that_can_go_nowhere_are_refused_before_a_film_is_read(
     film.write_bytes(FILM)
     done = command("predict", tiny_bundle, film, "--heatmap", film / "maps")
     assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        f"error: pictures cannot go to {film / 'maps'}: {film} is no folder to write to; choose another.\n"
+    assert (
+        done.err == f"error: pictures cannot go to {film / 'maps'}: it cannot be made or written to; choose another.\n"
     )
+    assert command("predict", tiny_bundle, film, "--heatmap", tmp_path / ("a" * 300)).code == 2
 
 
 def test_explain_writes_pictures_and_json(

@@ -255,6 +255,9 @@ def test_tiffs_that_would_be_misread_are_refused() -> None:
     with pytest.raises(ImageError, match="samples of 2³¹ and more"):
         read_luma(tiff(values.astype(np.uint32) * 16_000_000))
     read_luma(tiff(values.astype(np.uint32) * 8_000_000))
+    endless = tiff(values)[:-4]
+    for following in (8 + values.size, 10**8):  # itself, and nowhere
+        np.testing.assert_array_equal(read_luma(endless + struct.pack("<I", following)), values)
 
 
 def test_a_cmyk_jpeg_that_does_not_say_whether_it_is_inverted_is_refused() -> None:
@@ -263,6 +266,28 @@ def test_a_cmyk_jpeg_that_does_not_say_whether_it_is_inverted_is_refused() -> No
     start = jpeg.index(b"\xff\xee")
     with pytest.raises(ImageError, match="inverted or not"):
         read_luma(jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4]) :])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_transparent_grey_of_few_bits_is_black(bits: int) -> None:
+    most = 2**bits - 1
+    values = np.full((16, 16), most, np.uint8)
+    values[:8] = 0
+    rows = b"".join(b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, -bits:]).tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", 16, 16, bits, 0, 0, 0, 0)
+    pieces = [(b"IHDR", header), (b"tRNS", struct.pack(">H", 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+
+    def png(pieces: list[tuple[bytes, bytes]]) -> bytes:
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in pieces
+        )
+
+    expected = np.repeat([0, 255], 8)[:, None].repeat(16, axis=1)
+    np.testing.assert_array_equal(read_luma(png(pieces)), expected)
+    pieces[1] = (b"tRNS", struct.pack(">H", most))
+    with pytest.raises(ImageError, match="blank"):
+        read_luma(png(pieces))
 
 
 @pytest.mark.parametrize(("scale", "kind"), [(1, np.uint8), (256, np.uint16)])

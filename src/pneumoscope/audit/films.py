@@ -183,7 +183,7 @@ def _unlisted(path: Path, name: str, split: str, *, archive: bool) -> Claim:
 
 def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
     name = path.resolve().name
-    films = list_films(listing, name)
+    films = list_films(listing, name, level="innermost")
     parts = any(each.split for each in films.candidates)
     claims = [
         Claim(

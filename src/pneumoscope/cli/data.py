@@ -104,6 +104,9 @@ def prepare_command(
     patient_pattern: Annotated[
         str | None, typer.Option(help=r"Regular expression that finds the patient in a path, e.g. 'p(\d+)_'.")
     ] = None,
+    ignore_patient_ids: Annotated[
+        bool, typer.Option("--ignore-patient-ids", help="Do not tell patients by the Patient IDs of DICOMs.")
+    ] = False,
     class_folder: Annotated[
         Folder | None,
         typer.Option(help="Which folder names the class where folders lie in folders: innermost if not ambiguous."),
@@ -151,6 +154,7 @@ def prepare_command(
             test_fraction=test_fraction,
             seed=seed,
             patient_pattern=patient_pattern,
+            dicom_patients=not ignore_patient_ids,
             class_folder=None if class_folder is None else class_folder.value,
             groups=_groups(group),
             max_pixels=max_pixels,

@@ -14,12 +14,23 @@ from pneumoscope.engine import Encoded, Prediction
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.files import whole_file
 from pneumoscope.heatmap import Explained
-from pneumoscope.imaging import ACCEPTED, DICOM_HEAD, SUFFIXES, UNREAD_SUFFIXES, Limits, is_dicom, read_file, read_luma
+from pneumoscope.imaging import (
+    ACCEPTED,
+    DICOM_HEAD,
+    DICOM_INDEX,
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    Limits,
+    is_dicom,
+    read_file,
+    read_luma,
+)
 
 if TYPE_CHECKING:
     from pneumoscope.explain import Explainer
 
 PICTURE_SUFFIX = ".map.png"
+_LONGEST_NAME = 255
 
 
 class Pictures:
@@ -34,9 +45,8 @@ class Pictures:
         Raises:
             UsageError: it is, or lies in, a folder of films, or cannot be made or written to.
         """
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            raise UsageError(f"pictures cannot go to {folder}: {there} is no folder to write to; choose another.")
+        if not _is_writable(folder):
+            raise UsageError(f"pictures cannot go to {folder}: it cannot be made or written to; choose another.")
         self.folder = folder
         self.failed = 0
         self._roots = [path.resolve() for path in inputs]
@@ -63,6 +73,15 @@ class Pictures:
             path = wished.with_name(f"{wished.name}~{count}{PICTURE_SUFFIX}")
         self._given.add(path)
         return path
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder, or the nearest one above it that is there, can be written to."""
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        return len(os.fsencode(folder.name)) <= _LONGEST_NAME and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except (OSError, ValueError):
+        return False
 
 
 def list_films(paths: list[Path], limits: Limits) -> Iterator[tuple[Path, Encoded]]:
@@ -144,7 +163,7 @@ def _walk(paths: list[Path]) -> Iterator[Path]:
 
 def _is_film(path: Path) -> bool:
     """By its suffix; files from a hospital's archive often have none, or the end of a number, and are DICOMs inside."""
-    if is_junk(path.name) or path.name.endswith(PICTURE_SUFFIX):
+    if is_junk(path.name) or path.name.endswith(PICTURE_SUFFIX) or path.name.upper() == DICOM_INDEX:
         return False
     if path.suffix.lower() in SUFFIXES | UNREAD_SUFFIXES:
         return True

@@ -51,6 +51,7 @@ _PARTS: dict[str, PublishedSplit] = {
     "test": "test",
     "testing": "test",
 }
+_FILMS_OF_A_FOLDER = 5  # of one patient there are mostly one or two, of a class many
 _ARCHIVE_FOLDERS = frozenset({"normal", "pneumonia", *KERMANY_CLASSES})
 _REPEATED = r"(?:~[0-9a-f]{8})?"  # what `data prepare` adds to a name used twice
 _PNEUMONIA = re.compile(rf"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?{_REPEATED}", re.IGNORECASE)
@@ -157,14 +158,16 @@ def class_folders(names: Sequence[str], level: FolderLevel | None) -> list[str |
     ['ill', 'ill', 'well', 'well']
 
     Raises:
-        UsageError: `level` is not given, and inner folders look like patients of the outer ones.
+        UsageError: `level` is not given, and the innermost of folders in folders may be patients.
     """
     places = [place(name) for name in names]
     free = [at for at, found in enumerate(places) if found.split is None and found.folder is not None]
     folders = [found.folder for found in places]
-    outer = dict(zip(free, _outermost([PurePosixPath(names[at]).parts[:-1] for at in free]), strict=True))
+    paths = [PurePosixPath(names[at]).parts[:-1] for at in free]
+    first = _outermost(paths)
     if level is None:
-        _refuse_two_ways([(outer[at], folders[at] or "") for at in free])
+        _refuse_two_ways(paths, first)
+    outer = dict(zip(free, first, strict=True))
     return [outer.get(at, folder) for at, folder in enumerate(folders)] if level == "outermost" else folders
 
 
@@ -176,22 +179,20 @@ def _outermost(paths: Sequence[tuple[str, ...]]) -> list[str]:
     return [path[deep] for path in paths]
 
 
-def _refuse_two_ways(folders: Sequence[tuple[str, str]]) -> None:
-    """Raise UsageError if inner folders, of (outer, inner) pairs, are rather patients than classes of their own."""
-    pairs = set(folders)
-    outer, inner = sorted({one for one, _ in pairs}), sorted({other for _, other in pairs})
-    numbered = sum(any(each.isdigit() for each in name) for name in inner)
-    if len(outer) < 2 or len(inner) <= len(outer) or len(pairs) > len(inner):
+def _refuse_two_ways(paths: Sequence[tuple[str, ...]], outer: Sequence[str]) -> None:
+    """Raise UsageError if folders lie in folders and the innermost hold as few films as those of patients do.
+
+    No folder is named in it: it may be called after a patient.
+    """
+    if all(path[-1] == one for path, one in zip(paths, outer, strict=True)):
         return
-    if len(inner) > 2 * len(outer) or 2 * numbered > len(inner):
+    if len(paths) < _FILMS_OF_A_FOLDER * len(set(paths)):
+        inner, each = len({path[-1] for path in paths}), len(paths) / len(set(paths))
         raise UsageError(
-            f"the class may be the outer folder ({_few(outer)}) or the inner one ({_few(inner)}); tell "
-            "`data prepare` which with --class-folder outermost or innermost, and patients by --patient-pattern."
+            f"the class may be the outermost folder ({len(set(outer)):,} names) or the innermost one ({inner:,} names, "
+            f"about {each:.0f} films in each); tell `data prepare` which by --class-folder outermost or innermost, "
+            "and patients by --patient-pattern."
         )
-
-
-def _few(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f", … {len(names)} of them" if len(names) > most else "")
 
 
 def identify(
@@ -218,12 +219,12 @@ def identify(
 
 
 def names_patients(headers: Sequence[str | None]) -> bool:
-    """Whether the patients of DICOM headers, one a film, tell films apart: a single one on all names nobody.
+    """Whether the patients of DICOM headers, one a film, tell films apart: a single one names nobody.
 
-    >>> names_patients(["a", "b", None]), names_patients(["anonymous", "anonymous"])
+    >>> names_patients(["a", "b", None]), names_patients(["anonymous", "anonymous", None])
     (True, False)
     """
-    return len(set(headers)) > 1
+    return len(set(headers) - {None}) > 1
 
 
 def _archive_identity(folder: str, stem: str) -> Identity | str:

@@ -53,6 +53,7 @@ class PrepareConfig(Document):
     patient_pattern: str | None = Field(
         default=None, description="Regular expression that finds the patient in a path."
     )
+    dicom_patients: bool = Field(default=True, description="Patient IDs of DICOMs tell patients apart.")
     class_folder: FolderLevel | None = Field(default=None, description="Which folder of a path names the class.")
     groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
     max_pixels: int = Field(default=100_000_000, ge=1, description="Images with more pixels are refused.")

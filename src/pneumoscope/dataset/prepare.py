@@ -85,6 +85,7 @@ def prepare(
             folder / _INCOMING,
             pattern=pattern,
             level=config.class_folder,
+            headers=config.dicom_patients,
             limits=limits,
             listener=listener,
         )

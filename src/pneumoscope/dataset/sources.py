@@ -25,6 +25,7 @@ from pneumoscope.errors import ArchiveError, ImageError
 from pneumoscope.imaging import (
     ACCEPTED,
     DICOM_HEAD,
+    DICOM_INDEX,
     SUFFIXES,
     UNREAD_SUFFIXES,
     Limits,
@@ -119,6 +120,7 @@ def read_sources(
     *,
     pattern: re.Pattern[str] | None,
     level: FolderLevel | None,
+    headers: bool,
     limits: Limits,
     listener: Listener,
 ) -> Harvest:
@@ -135,7 +137,7 @@ def read_sources(
         with open_source(path, max_bytes=limits.max_bytes) as listing:
             films = list_films(listing, name, number=number, pattern=pattern, level=level)
             taken, lost = _take_all(films.candidates, name, folder, limits, listener)
-            taken = _by_header(taken)
+            taken = _by_header(taken) if headers else taken
         refused = films.refused + [
             RefusedFile(source=name, name=problem.name, reason=problem.reason) for _, problem in lost
         ]
@@ -276,6 +278,8 @@ def _is_image(member: Member) -> bool:
     """By its suffix; files from a hospital's archive often have none, and are DICOMs inside."""
     if PurePosixPath(member.name).suffix.lower() in SUFFIXES:
         return True
+    if PurePosixPath(member.name).name.upper() == DICOM_INDEX:
+        return False
     try:
         return is_dicom(member.head(DICOM_HEAD))
     except ArchiveError:

@@ -102,5 +102,6 @@ def _require_two_patients(patients: dict[str, Counter[str]], totals: Counter[str
         if sum(1 for counts in patients.values() if counts[label]) < 2:
             raise DatasetError(
                 f"class {label!r} has one patient left to cut from; train, val and test need one each, and patients "
-                "of nearly identical films count as one. Add films, or name patients with --patient-pattern."
+                "of nearly identical films count as one. Add films, name patients with --patient-pattern, or, where "
+                "the Patient IDs of DICOMs are no use, pass --ignore-patient-ids."
             )

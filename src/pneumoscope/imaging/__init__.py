@@ -1,6 +1,6 @@
 """Bytes of an image file → a checked 8-bit luma radiograph → the model's input."""
 
-from pneumoscope.imaging.dicom.dataset import DICOM_HEAD, is_dicom
+from pneumoscope.imaging.dicom.dataset import DICOM_HEAD, DICOM_INDEX, is_dicom
 from pneumoscope.imaging.film import (
     ACCEPTED,
     DECODER_VERSION,
@@ -25,6 +25,7 @@ __all__ = [
     "DECODER_VERSION",
     "DEFAULT_LIMITS",
     "DICOM_HEAD",
+    "DICOM_INDEX",
     "SUFFIXES",
     "UNREAD_SUFFIXES",
     "ImageFacts",

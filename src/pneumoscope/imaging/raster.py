@@ -83,7 +83,7 @@ def read(data: bytes, target: int | None, margin: float, limits: Limits) -> Luma
                 _require_all_rows(data)
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 _require_all_strips(image)
-            luma = _orient(_luma(image), _orientation(image))
+            luma = _orient(_luma(image, _bits(image, data)), _orientation(image))
         except _DAMAGE as failure:
             raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
     return luma
@@ -101,7 +101,7 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
 
 def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
     check_sides(image.width, image.height, limits)
-    if _has_more_frames(image):
+    if _has_more_frames(image, data):
         raise UnsuitableError(
             f"the {image.format} holds several frames or pages; give one image a file.", code="frames"
         )
@@ -133,10 +133,11 @@ def _sample_formats(image: ImageFile) -> tuple[int, ...]:
     return image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else ()
 
 
-def _has_more_frames(image: ImageFile) -> bool:
+def _has_more_frames(image: ImageFile, data: bytes) -> bool:
     """Without walking the directories of a TIFF, of which there may be thousands."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return bool(image.tag_v2.next)
+        first = int.from_bytes(data[4:8], "little" if data.startswith(b"II") else "big")
+        return image.tag_v2.next not in (0, first) and image.tag_v2.next < len(data)
     return bool(getattr(image, "n_frames", 1) > 1)
 
 
@@ -193,7 +194,7 @@ def _require_all_strips(image: TiffImagePlugin.TiffImageFile) -> None:
         raise OSError(f"{len(strips):,} strips do not hold {rows:,} rows")
 
 
-def _luma(image: ImageFile) -> Luma:
+def _luma(image: ImageFile, bits: int) -> Luma:
     if image.mode.startswith(("I", "F")):
         inverted = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == (
             _WHITE_IS_ZERO
@@ -205,6 +206,11 @@ def _luma(image: ImageFile) -> Luma:
         if (transparent := image.info.get("transparency")) is not None:
             luma[values == transparent] = 0
         return luma
+    if image.mode in ("1", "L") and isinstance(transparent := image.info.get("transparency"), int):
+        greys = np.asarray(
+            image.convert("L")
+        )  # scaled to 8 bits, which Pillow does for the one of them only if it has 1 bit
+        return np.where(greys == min(transparent * 255 // (2**bits - 1), 255), np.uint8(0), greys)
     if image.mode == "L" and not image.has_transparency_data:
         return np.asarray(image)
     if image.has_transparency_data:

@@ -20,8 +20,6 @@ _REMARKS = frozenset({*range(0xE0, 0xF0), 0xFE})
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ITU-T T.800 section A.5.1
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 _MOST_TILES = 4096
-#: What a compressed frame begins with: JPEG and JPEG-LS, JPEG 2000, JP2.
-STARTS = (_SOI, _J2K_START, _JP2_START)
 # ITU-T T.800 table A.2.
 _MOST_LEVELS = 32
 _COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
@@ -37,6 +35,16 @@ class FrameHeader:
     precision: int
     components: tuple[int, ...]
     signed: bool = False
+
+
+def begins(fragment: bytes) -> bool:
+    """Whether a fragment is the first one of a frame: JPEG or JPEG-LS, JPEG 2000, JP2."""
+    return fragment.startswith((_SOI, _J2K_START, _JP2_START))
+
+
+def begins_rle(fragment: bytes) -> bool:
+    """Whether a fragment is the first one of an RLE frame: a header of 64 bytes (PS3.5 section G.5)."""
+    return len(fragment) >= 64 and struct.unpack_from("<2I", fragment) in {(count, 64) for count in range(1, 16)}
 
 
 def jpeg_header(frame: bytes) -> FrameHeader:
@@ -105,7 +113,7 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
     if -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height) > _MOST_TILES:
         raise ValueError(f"the compressed image has more than {_MOST_TILES} tiles")
     rows, columns = height - top, width - left
-    most = rows * columns // 100 + 10_000  # code-blocks are 64 pixels wide, seldom 16
+    most = rows * columns // 30 + 10_000  # code-blocks are 64 pixels wide, seldom 16
     if any(_tables(columns, rows, style) > most for style in _coding_styles(frame)):
         raise ValueError("the compressed image is cut into absurdly small pieces")
     return FrameHeader(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "PresentationIntentType", "BodyPartExamined", "ViewPosition", "ViewCodeSequence"),
-    *("PatientID", "IssuerOfPatientID", "PatientAge", "PatientBirthDate", "PatientOrientation"),
+    *("PatientID", "PatientAge", "PatientBirthDate", "PatientOrientation"),
     *("StudyDate", "AcquisitionDate"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
@@ -31,6 +31,8 @@ _KEYWORDS = (
 )
 #: How many of a file's first bytes `is_dicom` looks at.
 DICOM_HEAD = 132
+#: The name of a medium's index (PS3.10 section 8.6), which holds no film.
+DICOM_INDEX = "DICOMDIR"
 _PREFIX_AT, _PREFIX = 128, b"DICM"
 _TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"  # (0002,0010), explicit VR little endian as the whole group
 _LONG_LENGTHS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF", b"OD", b"OL", b"UC", b"UR")  # PS3.5 section 7.1.2

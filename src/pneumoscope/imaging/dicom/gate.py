@@ -83,19 +83,15 @@ _VIEWS = {
     "XTABLE LATERAL": "cross-table lateral",
     "SWIMMERS": "swimmer's",
 }
-# Parts of words that no frontal view has, as in `LLATERAL` or `SEITLICH`; FLAT, PLATE and BILATERAL are other words.
-_VIEW_PARTS = {
-    "DECUB": "decubitus",
-    "OBL": "oblique",
-    "LAT": "lateral",
-    "SEIT": "lateral",
-    "PROFIL": "lateral",
-    "AXIAL": "axial",
-    "SWIM": "swimmer's",
-    "SAGIT": "sagittal",
-    "TANGENT": "tangential",
-}
-_VIEW_PART = re.compile(rf"(?<![FP])(?<!BI)({'|'.join(_VIEW_PARTS)})")
+# Words like those, as rooms write them: LATL, LLATERAL, RTLAT, LLDECUB, SEITLICH; not INHALATION, LATE or BEIDSEITS.
+_VIEW_LIKE = re.compile(
+    r"""
+    (?: L | R | LT | RT | LEFT | RIGHT )? (?P<lateral> LAT ) (?: L | R | LT | RT | ERALE? | ERO.* )?
+    | (?: LL | RL | L | R | LT | RT | LEFT | RIGHT )? (?: (?P<decubitus> DECUB ) | (?P<oblique> OBL ) ) .*
+    | (?P<profile> SEITLICH | PROFIL ) .*
+    """,
+    re.VERBOSE,
+)
 _FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
 # Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
 _VIEW_CODES = {
@@ -118,7 +114,9 @@ _VIEW_CODES = {
 # In a View Code's meaning.
 _VIEW_WORDS = re.compile(r"\b(decubitus|oblique|lateral|swimmer|sagittal|tangential)")
 # PS3.16 Annex L.
-_CHEST_PART = re.compile(r"CHEST|THORAX|LUNGS?|RIBS?|HEART|MEDIASTINUM|STERNUM|CHESTABDOMEN|CHESTABDPELVIS|BRONCHUS")
+_CHEST_PART = re.compile(
+    r"CHEST|TH?ORAX|LUNGS?|POUMONS?|PULMON(?:ES)?|RIBS?|HEART|MEDIASTINUM|STERNUM|CHESTABDOMEN|CHESTABDPELVIS|BRONCHUS"
+)
 _OTHER_PART = re.compile(
     r"""
     (?: ABDOMEN | ABDOMENPELVIS | ADRENAL | ANKLE | ANUS | AORTA | ARM | AXILLA | BACK | BILEDUCT | BLADDER | BRAIN
@@ -134,6 +132,10 @@ _OTHER_PART = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+# As one word of several they are no part of the body, as in C-ARM, or French for a frontal view.
+_AMBIGUOUS = frozenset({"ARM", "BACK", "FACE", "NECK"})
 
 
 def require_chest_film(dataset: "Dataset") -> list[str]:
@@ -178,7 +180,8 @@ def _body_part(dataset: "Dataset") -> str | None:
     words = [word for word in re.split(r"[^A-Z]+", said) if word]
     if _CHEST_PART.fullmatch(part) or (any(map(_CHEST_PART.fullmatch, words)) and not _OTHER_PART.fullmatch(part)):
         return None
-    if other := next((word for word in (part, *words) if _OTHER_PART.fullmatch(word)), None):
+    clear = [word for word in words if word not in _AMBIGUOUS]
+    if other := next((word for word in (part, *clear) if _OTHER_PART.fullmatch(word)), None):
         raise UnsuitableError(
             f"the DICOM's body part is {other}; accepted are radiographs of the chest.", code="body-part"
         )
@@ -214,11 +217,11 @@ def _view(dataset: "Dataset") -> str | None:
 
 
 def _named_view(words: list[str]) -> str | None:
-    """A view that is not frontal, by the whole value, any word of it, such as of `LAT CHEST`, or a part of one."""
+    """A view that is not frontal, by the whole value, or any word of it, such as of `LAT CHEST`."""
     if known := next((_VIEWS[name] for name in (" ".join(words), *words) if name in _VIEWS), None):
         return known
-    found = next(filter(None, map(_VIEW_PART.search, words)), None)
-    return _VIEW_PARTS[found[1]] if found else None
+    found = next(filter(None, map(_VIEW_LIKE.fullmatch, words)), None)
+    return found.lastgroup if found else None
 
 
 def _coded_view(dataset: "Dataset") -> str | None:

@@ -71,14 +71,18 @@ def _meanings(layout: Layout) -> NDArray[np.int64]:
 def _padding(stored: NDArray[np.int64], dataset: "Dataset", layout: Layout) -> NDArray[np.bool_]:
     """Which values are padding: Pixel Padding Value (0028,0120), or from it to the range limit (C.7.5.1.1.2).
 
-    Both are read as a pixel is: with their sign, and of their bits those that are stored.
+    Both are read as a pixel is, with or without its sign; a value that no pixel can have is left out.
     """
 
     def as_stored(keyword: str) -> int | None:
         said = number(dataset, keyword)
         if said is None or not said.is_integer():
             return None
-        return int(stored[int(said) % (1 << layout.stored)])
+        above, code = divmod(int(said) % (1 << layout.allocated), 1 << layout.stored)
+        negative = (
+            layout.signed and code >> (layout.stored - 1) and above + 1 == 1 << (layout.allocated - layout.stored)
+        )
+        return int(stored[code]) if above == 0 or negative else None
 
     value = as_stored("PixelPaddingValue")
     if value is None:
@@ -103,17 +107,24 @@ def _modality(stored: NDArray[np.int64], dataset: "Dataset", layout: Layout) -> 
 
 def _of_interest(values: Values, dataset: "Dataset", layout: Layout) -> tuple[Values | None, list[str]]:
     """VOI LUT or window (C.11.2) as shares of its output range, 0 to 1; None where there is none."""
-    lut = _lut(dataset, "VOILUTSequence", values, layout)
+    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+    notes = []
+    try:
+        lut = _lut(dataset, "VOILUTSequence", values, layout)
+    except ImageError:
+        if centre is None or width is None:
+            raise
+        lut, notes = None, ["the DICOM's VOI LUT is damaged; its window was used."]
     if lut:
         return np.clip(lut(values) / (2**lut.bits - 1), 0, 1), []
-    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
     if centre is None and width is None:
         return None, []
     function = text(dataset, "VOILUTFunction") or "LINEAR"
     least = 1 if function == "LINEAR" else 0
     if centre is None or width is None or not math.isfinite(centre) or not (0 < width < math.inf) or width < least:
-        return None, ["the DICOM's window is unusable and was left out."]
-    return _windowed(values, centre, width, function)
+        return None, [*notes, "the DICOM's window is unusable and was left out."]
+    shares, more = _windowed(values, centre, width, function)
+    return shares, notes + more
 
 
 def _windowed(values: Values, centre: float, width: float, function: str) -> tuple[Values, list[str]]:
@@ -142,14 +153,14 @@ def _as_stored(values: Values, present: NDArray[np.bool_], layout: Layout, *, in
 def _lut(dataset: "Dataset", keyword: str, inputs: Values, layout: Layout) -> _Lut | None:
     """The first item of a LUT sequence (C.11.1.1, C.11.2.1.1), None when there is none."""
     item = first(dataset, keyword)
-    if item is None:
-        return None
     try:
+        if item is None or not ("LUTDescriptor" in item or "LUTData" in item):
+            return None
         count, start, bits = (int(value) for value in item["LUTDescriptor"].value)
         entries = _entries(item["LUTData"].value, count or 65536, bits, big=layout.syntax == BIG_ENDIAN)
     except damage() as failure:
         raise ImageError(f"the DICOM's {_LUTS[keyword]} LUT is damaged; export the film again.") from failure
-    if not 1 <= bits <= 16 or len(entries) < (count or 65536):
+    if not 1 <= bits <= 16 or len(entries) < max(1, (count or 65536) - 1):  # one short is not rare
         raise ImageError(f"the DICOM's {_LUTS[keyword]} LUT is damaged; export the film again.")
     if start >= 1 << 15 and inputs.min() < 0:
         start -= 1 << 16  # stored without its sign
@@ -161,4 +172,7 @@ def _entries(data: Any, count: int, bits: int, *, big: bool) -> Values:
     if isinstance(data, bytes):
         narrow = bits <= 8 and len(data) < 2 * count
         return np.frombuffer(data, np.uint8 if narrow else ">u2" if big else "<u2", count).astype(np.float64)
-    return np.asarray(data, np.float64).ravel()[:count]
+    values = np.asarray(data).ravel()
+    if bits <= 8 and len(values) < count - 1 <= 2 * len(values):  # two in each word
+        values = values.astype("<u2").view(np.uint8)
+    return values[:count].astype(np.float64)

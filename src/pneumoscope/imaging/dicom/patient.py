@@ -19,14 +19,13 @@ _OLDEST = 150.0
 
 
 def name(dataset: "Dataset") -> str | None:
-    """A name made of Patient ID (0010,0020) and its Issuer (0010,0021) that shows neither; None without an ID.
+    """A name made of Patient ID (0010,0020) that does not show it, whoever issued it; None without one.
 
     It is the beginning of a SHA-256: whoever can guess an ID can tell whether it is this one.
     """
     if not (identifier := text(dataset, "PatientID")):
         return None
-    whole = f"{text(dataset, 'IssuerOfPatientID')}\0{identifier}"
-    return f"dicom/{hashlib.sha256(whole.encode('utf-8', 'backslashreplace')).hexdigest()[:16]}"
+    return f"dicom/{hashlib.sha256(identifier.encode('utf-8', 'backslashreplace')).hexdigest()[:16]}"
 
 
 def age_years(dataset: "Dataset") -> float | None:

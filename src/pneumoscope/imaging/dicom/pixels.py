@@ -107,10 +107,8 @@ def _require_one_frame(data: bytes, layout: Layout) -> None:
     else:
         stream = BytesIO(data)
         offsets = len(parse_basic_offsets(stream))
-        starts = [
-            layout.syntax == _RLE or fragment.startswith(codestream.STARTS) for fragment in generate_fragments(stream)
-        ]
-        frames = max(offsets, sum(starts))
+        begins = codestream.begins_rle if layout.syntax == _RLE else codestream.begins
+        frames = max(offsets, sum(begins(fragment) for fragment in generate_fragments(stream)))
     if frames > 1:
         raise UnsuitableError(f"the DICOM holds {frames} frames; give one radiograph a file.", code="frames")
 
