@@ -420,6 +420,8 @@ def test_jpeg_2000_in_absurdly_small_pieces_is_refused(sizes: int, blocks: int) 
     small = frame[:at] + b"\xff\x52" + (len(body) + 2).to_bytes(2) + body + frame[at + 2 + length :]
     with pytest.raises(ImageError, match="absurdly small pieces"):
         read_luma(dicom(black, dicoms.JPEG_2000, frame=small))
+    with pytest.raises(ImageError, match="headers have no end"):
+        read_luma(dicom(black, dicoms.JPEG_2000, frame=frame[:at] + b"\xff\x64\0\2" * 150_000 + frame[at:]))
     with pytest.raises(ImageError, match="blank"):
         read_luma(dicom(black, dicoms.JPEG_2000, frame=frame))
 

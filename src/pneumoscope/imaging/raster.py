@@ -207,9 +207,7 @@ def _luma(image: ImageFile, bits: int) -> Luma:
             luma[values == transparent] = 0
         return luma
     if image.mode in ("1", "L") and isinstance(transparent := image.info.get("transparency"), int):
-        greys = np.asarray(
-            image.convert("L")
-        )  # scaled to 8 bits, which Pillow does for the one of them only if it has 1 bit
+        greys = np.asarray(image.convert("L"))  # scaled to 8 bits; Pillow scales the transparent one only of 1 bit
         return np.where(greys == min(transparent * 255 // (2**bits - 1), 255), np.uint8(0), greys)
     if image.mode == "L" and not image.has_transparency_data:
         return np.asarray(image)

@@ -22,6 +22,7 @@ _JP2_START = b"\x00\x00\x00\x0cjP  "
 _MOST_TILES = 4096
 # ITU-T T.800 table A.2.
 _MOST_LEVELS = 32
+_MOST_SEGMENTS = 100_000
 _COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
 
 
@@ -128,8 +129,10 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
 
 def _coding_styles(frame: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Levels, code-block exponents and precinct sizes of each COD and COC, in main and tile-part headers (A.6.1)."""
-    position, tile_end = 2, len(frame)
+    position, tile_end, segments = 2, len(frame), 0
     while position + 4 <= len(frame):
+        if (segments := segments + 1) > _MOST_SEGMENTS:
+            raise ValueError("the compressed image's headers have no end")
         marker, length = struct.unpack_from(">HH", frame, position)
         body = frame[position + 4 : position + 2 + length]
         if marker == _SOT:
