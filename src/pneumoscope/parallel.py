@@ -74,7 +74,7 @@ def map_ordered(
     with ThreadPoolExecutor(workers, thread_name_prefix="pneumoscope") as pool:
         try:
             source = iter(items)
-            while failure is None:
+            while True:
                 try:
                     item = next(source)
                 except StopIteration:
