@@ -27,7 +27,8 @@ from pneumoscope.training.config import TrainConfig, load_recipe, make_config, r
 from pneumoscope.training.data import CachedFilms, EpochOrder, cache_inputs, labels_of
 from pneumoscope.training.fit import train
 from pneumoscope.training.history import best_epoch, ran_out
-from pneumoscope.training.module import rate_factor, weigh_classes
+from pneumoscope.training.loss import weigh_classes
+from pneumoscope.training.module import rate_factor
 from pneumoscope.training.run import load_config
 from samples import TINY
 
@@ -298,12 +299,16 @@ def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
     assert epochs[0] == epochs[2] != epochs[1]
 
 
+def augmenting(name: str, size: int) -> TrainConfig:
+    return make_config({"recipe": "tiny", **TINY, "augment": name, "size": size}, {})
+
+
 def test_augmentation_depends_on_seed_epoch_and_film_only() -> None:
     images = np.random.default_rng(0).integers(0, 255, (3, 1, 32, 32), dtype=np.uint8)
-    films = CachedFilms(images, np.array([0, 1, 2]), augment=policy("robust", 32), seed=1)
-    batch, labels = films.__getitems__([3, 4, 5])  # epoch 1
-    again, _ = films.__getitems__([4])
-    later, _ = films.__getitems__([7])
+    films = CachedFilms(images, np.array([0, 1, 2]), augment=policy(augmenting("robust", 32)), seed=1)
+    batch, labels, _ = films.__getitems__([3, 4, 5])  # epoch 1
+    again, *_ = films.__getitems__([4])
+    later, *_ = films.__getitems__([7])
     assert labels.tolist() == [0, 1, 2]
     torch.testing.assert_close(batch[1:2], again)
     assert not torch.equal(again, later)
@@ -311,7 +316,7 @@ def test_augmentation_depends_on_seed_epoch_and_film_only() -> None:
 
 @pytest.mark.parametrize("name", ["light", "robust"])
 def test_policies_keep_shape_and_dtype_and_the_global_random_state(name: str) -> None:
-    transform = policy(name, 40)
+    transform = policy(augmenting(name, 40))
     assert transform is not None
     image = torch.arange(1600, dtype=torch.uint8).reshape(1, 40, 40)
     state = torch.random.get_rng_state()
@@ -319,7 +324,7 @@ def test_policies_keep_shape_and_dtype_and_the_global_random_state(name: str) ->
         changed = apply_seeded(transform, image, number)
         assert (changed.shape, changed.dtype) == (image.shape, image.dtype)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert policy("none", 40) is None
+    assert policy(augmenting("none", 40)) is None
 
 
 def test_schedules() -> None:
@@ -475,7 +480,7 @@ def test_the_run_remembers_where_its_data_set_is(tiny_run: Path, dataset: Datase
 
 
 def test_augmentation_never_reseeds_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    transform = policy("light", 40)
+    transform = policy(augmenting("light", 40))
     assert transform is not None
     monkeypatch.setattr(torch, "manual_seed", None)
     monkeypatch.setattr(torch.cuda, "manual_seed_all", None)

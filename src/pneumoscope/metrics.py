@@ -194,6 +194,79 @@ def percentile_interval(values: Floats, *, level: float = 0.95) -> tuple[float, 
     return float(low), float(high)
 
 
+def summarise(
+    truth: Indices,
+    probabilities: Floats,
+    patients: Sequence[str],
+    *,
+    classes: tuple[str, ...],
+    groups: dict[str, tuple[str, ...]],
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, dict[str, float | None]]:
+    """Figures of predictions with 95 % intervals by the patient-clustered bootstrap.
+
+    Args:
+        truth: class indices `[N]`.
+        probabilities: `[N, C]`.
+        patients: the patient of every film, `[N]`.
+        classes: their names, in the order of the indices.
+        groups: classes reported together; each gives `group_accuracy.NAME` and `group_auroc.NAME`.
+        draws: resamplings.
+        seed: of the resamplings.
+
+    Returns:
+        Per figure `value`, and `low` and `high`, between which the middle 95 % of the resamplings lie. What is
+        undefined is None.
+    """
+    members = {name: [classes.index(label) for label in group] for name, group in groups.items()}
+    once = np.ones((1, len(truth)), np.int64)
+    values = _weighted_figures(truth, probabilities, once, classes, members)
+    parts = [
+        _weighted_figures(truth, probabilities, weights, classes, members)
+        for weights in bootstrap_weights(patients, draws=draws, seed=seed)
+    ]
+    summary = {}
+    for name, value in values.items():
+        low, high = percentile_interval(np.concatenate([part[name] for part in parts]))
+        summary[name] = {"value": _finite(value[0]), "low": _finite(low), "high": _finite(high)}
+    return summary
+
+
+def _weighted_figures(
+    truth: Indices, probabilities: Floats, weights: Counts, classes: tuple[str, ...], members: dict[str, list[int]]
+) -> dict[str, Floats]:
+    """Every figure for each row of `weights` `[B, N]`, `float [B]` each."""
+    count = len(classes)
+    cells = np.eye(count * count)[truth * count + probabilities.argmax(axis=1)]
+    confusion = (weights.astype(np.float64) @ cells).reshape(-1, count, count)
+    right, rows, columns = np.einsum("bii->bi", confusion), confusion.sum(axis=2), confusion.sum(axis=1)
+    total = rows.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = 2 * right / (rows + columns)
+        figures = {"accuracy": right.sum(axis=1) / total}
+        for index, label in enumerate(classes):
+            figures[f"sensitivity.{label}"] = right[:, index] / rows[:, index]
+            negatives = total - rows[:, index]
+            figures[f"specificity.{label}"] = 1 - (columns[:, index] - right[:, index]) / negatives
+        figures["balanced_accuracy"] = (right / rows).mean(axis=1)
+        for name, indices in members.items():
+            inside = np.isin(np.arange(count), indices)
+            same = inside[:, None] == inside[None, :]
+            figures[f"group_accuracy.{name}"] = (confusion * same).sum(axis=(1, 2)) / total
+    figures["macro_f1"] = np.nanmean(np.where(rows + columns > 0, scores, np.nan), axis=1)
+    areas = [weighted_aurocs(truth == index, probabilities[:, index], weights) for index in range(count)]
+    figures["macro_auroc"] = np.mean(areas, axis=0)
+    for name, indices in members.items():
+        share = probabilities[:, indices].sum(axis=1)
+        figures[f"group_auroc.{name}"] = weighted_aurocs(np.isin(truth, indices), share, weights)
+    return figures
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
 def coverage_threshold(confidence: Floats, coverage: float) -> float:
     """The largest threshold, to 6 decimals, that at least a share `coverage` of `confidence` `[N]` reaches.
 

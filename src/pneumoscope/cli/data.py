@@ -115,6 +115,9 @@ def prepare_command(
         list[str] | None, typer.Option(help="Classes reported together, e.g. pneumonia=bacteria,virus. Repeatable.")
     ] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse images with more pixels.")] = 100_000_000,
+    train_only: Annotated[
+        bool, typer.Option("--train-only", help="Make every film a train film, for a final model; nothing validates.")
+    ] = False,
     test_only: Annotated[
         bool, typer.Option("--test-only", help="Make every film a test film, to evaluate a trained model on.")
     ] = False,
@@ -159,6 +162,7 @@ def prepare_command(
             groups=_groups(group),
             max_pixels=max_pixels,
             test_only=test_only,
+            train_only=train_only,
             drop_duplicates=drop_duplicates,
             keep_conflicts=keep_conflicts,
             merge_near=merge_near,

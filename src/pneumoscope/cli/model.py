@@ -1,4 +1,4 @@
-"""`pneumoscope demo | train | export | verify | evaluate | predict | explain`."""
+"""`pneumoscope demo | train | cross-validate | export | verify | evaluate | predict | explain`."""
 
 import sys
 from enum import StrEnum
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumoscope.cli.data import Overwrite, Quiet
-from pneumoscope.cli.train import Precision, TrainCommand, data_of, train_command
+from pneumoscope.cli.train import Precision, TrainCommand, cross_validate_command, data_of, train_command
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command tree, in the order of the flow."""
     app.command("demo")(demo_command)
     app.command("train", cls=TrainCommand)(train_command)
+    app.command("cross-validate")(cross_validate_command)
     app.command("export")(export_command)
     app.command("verify")(verify_command)
     app.command("evaluate")(evaluate_command)

@@ -179,6 +179,23 @@ def show_report(report: dict[str, Any]) -> None:
     print_line(report["intended_use"])
 
 
+def show_cross_validation(report: dict[str, Any]) -> None:
+    """Print out-of-fold figures with their intervals, plain beside stress."""
+    title = f"{report['films']:,} films of {report['patients']:,} patients, each by a network that has not seen them"
+    table = Table(title=title, title_justify="left")
+    for name in ("figure", "as they are", "95 %", "stress", "95 %"):
+        table.add_column(name)
+    for name, plain in report["plain"].items():
+        stress = report["stress"][name]
+        table.add_row(name, _number(plain), _interval(plain), _number(stress), _interval(stress))
+    stdout().print(table)
+
+
+def _interval(figure: dict[str, float | None]) -> str:
+    low, high = figure["low"], figure["high"]
+    return "–" if low is None or high is None else f"{low:.3f}–{high:.3f}"
+
+
 def following(predictions: Iterable["Prediction"], total: int, listener: Listener) -> Iterator["Prediction"]:
     """Pass predictions on; a long run of them is told to the listener."""
     if total < LONG:

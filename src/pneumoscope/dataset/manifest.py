@@ -58,6 +58,7 @@ class PrepareConfig(Document):
     groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
     max_pixels: int = Field(default=100_000_000, ge=1, description="Images with more pixels are refused.")
     test_only: bool = Field(default=False, description="All films are a test part, of a data set to evaluate on.")
+    train_only: bool = Field(default=False, description="All films are train, those of a test part too.")
     drop_duplicates: bool = Field(default=False, description="Keep one of the films of equal pixels in a source.")
     keep_conflicts: bool = Field(default=False, description="Keep films whose pixels carry several labels.")
     merge_near: bool = Field(default=False, description="Take nearly identical films of two sources as one.")
@@ -111,6 +112,10 @@ class Dataset:
     films: tuple[Film, ...]
     fingerprint: str
     limits: Limits
+
+    def has(self, name: str) -> bool:
+        """Whether the data set has films of this split."""
+        return any(film.split == name for film in self.films)
 
     def split(self, name: str) -> list[Film]:
         """The films of one split, in manifest order.

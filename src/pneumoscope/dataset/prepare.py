@@ -64,11 +64,11 @@ def prepare(
 ) -> PrepareSummary:
     """Make the data set `out` from ZIP archives and folders.
 
-    A source's test part stays test; its train and validation parts are joined and validation is cut
-    anew by patient. A film or patient of any source's test part is never in train or validation. Films
-    of several sources are matched one to one by their pixels; within a source, two files of the same
-    name, label and bytes are one film. With `test_only` every film is test. The same sources and
-    configuration give the same manifest, byte for byte.
+    A source's test part stays test; its train and validation parts are joined and validation is cut anew
+    by patient. A film or patient of any source's test part is never in train or validation. Films of
+    several sources are matched one to one by their pixels; within a source, two files of the same name,
+    label and bytes are one film. With `test_only` every film is test, with `train_only` every film is
+    train. The same sources and configuration give the same manifest, byte for byte.
 
     Raises:
         ArchiveError, DatasetError, UsageError: nothing is then left at `out`.
@@ -76,8 +76,11 @@ def prepare(
     started = time.monotonic()
     pattern = _compile(config.patient_pattern)
     _refuse_output_in_source(out, sources)
-    if config.stress and config.test_only:
-        raise UsageError("the stress split is made of validation films, and --test-only makes none; drop one of them.")
+    if config.test_only and config.train_only:
+        raise UsageError("--test-only and --train-only contradict each other; drop one of them.")
+    if config.stress and (config.test_only or config.train_only):
+        only = "--test-only" if config.test_only else "--train-only"
+        raise UsageError(f"the stress split is made of validation films, and {only} makes none; drop one of them.")
     with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
         limits = Limits(max_pixels=config.max_pixels)
         harvest = read_sources(
@@ -148,8 +151,8 @@ def _assign_splits(
     """
     entries, labels = united.entries, {entry.film.label for entry in united.entries}
     _require_classes(entries, labels)
-    if config.test_only:
-        return _all_tested(entries)
+    if config.test_only or config.train_only:
+        return _all_in(entries, "test" if config.test_only else "train")
     of_known = group_patients(united.known, united.likeness)
     group = {id(entry): name for entry, name in zip(united.known, of_known, strict=True)}
     tested = {group[id(entry)] for entry in united.known if entry.tested or entry.patients & lost}
@@ -171,10 +174,10 @@ def _assign_splits(
     ]
 
 
-def _all_tested(entries: list[Entry]) -> list[tuple[Film, Path]]:
+def _all_in(entries: list[Entry], split: str) -> list[tuple[Film, Path]]:
     patients = name_patients(entries, group_patients(entries))
     return [
-        (replace(entry.film, split="test", patient=patient), entry.kept.incoming)
+        (replace(entry.film, split=split, patient=patient), entry.kept.incoming)
         for entry, patient in zip(entries, patients, strict=True)
     ]
 

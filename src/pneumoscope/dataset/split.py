@@ -65,6 +65,34 @@ def cut_patients(films: Sequence[Labelled], *, fraction: float, seed: int) -> se
     return chosen
 
 
+def deal_patients(films: Sequence[Labelled], *, folds: int, seed: int) -> list[int]:
+    """Give every film one of `folds` folds, patient by patient, each with about as many films of every class.
+
+    Patients are visited in an order set by a hash of `seed` and their name, those with most films first,
+    and go where they bring the counts nearest to their targets. The fold of every film, from 0.
+
+    Raises:
+        DatasetError: a class has fewer patients than folds.
+    """
+    patients: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for film in films:
+        patients[film.patient][film.label] += 1
+    totals = Counter(film.label for film in films)
+    for label in sorted(totals):
+        if (count := sum(1 for counts in patients.values() if counts[label])) < folds:
+            raise DatasetError(f"class {label!r} has {count} patients, too few for {folds} folds; ask for fewer.")
+    targets = {label: total / folds for label, total in totals.items()}
+    order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
+    order.sort(key=lambda patient: -patients[patient].total())
+    reached = [Counter[str]() for _ in range(folds)]
+    dealt = {}
+    for patient in order:
+        fold = max(range(folds), key=lambda each: (_gain(patients[patient], reached[each], targets), -each))
+        dealt[patient] = fold
+        reached[fold] += patients[patient]
+    return [dealt[film.patient] for film in films]
+
+
 def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float]) -> float:
     """By how much the squared distance to the targets falls when these films are added."""
     return sum(

@@ -50,7 +50,7 @@ def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limi
     made = []
     try:
         cores = available_cores()
-        work = partial(_write, folder=folder, size=_common_size(chosen), seed=seed, limits=limits)
+        work = partial(_write, folder=folder, size=common_size(chosen), seed=seed, limits=limits)
         for (film, _), written in zip(jobs, map_ordered(work, jobs, workers=cores, ahead=4 * cores), strict=True):
             if written is None:
                 listener.say(f"{film.path} has no stress film: framed anew, it is blank")
@@ -79,8 +79,11 @@ def stressed(luma: Luma, *, size: Size, random: np.random.Generator) -> bytes:
     return stream.getvalue()
 
 
-def _common_size(films: Sequence[Film]) -> Size:
-    """The median aspect, at the tenth percentile of the shorter sides: few films must be enlarged."""
+def common_size(films: Sequence[Film]) -> Size:
+    """Width and height of stress films.
+
+    The median aspect, at the tenth percentile of the shorter sides: few films must be enlarged.
+    """
     side = int(np.clip(np.percentile([min(film.width, film.height) for film in films], 10), _LEAST, _MOST))
     aspect = float(np.clip(np.median([film.width / film.height for film in films]), 0.5, 2.0))
     return (round(side * aspect), side) if aspect >= 1 else (side, round(side / aspect))
@@ -128,29 +131,44 @@ def _distinct(names: list[str]) -> list[str]:
     return [wish if used[wish.lower()] == 1 else f"{name}.jpeg" for name, wish in zip(names, wished, strict=True)]
 
 
-def _write(job: tuple[Film, str], *, folder: Path, size: Size, seed: int, limits: Limits) -> Film | None:
-    """The row of the stress film, or None if it would be blank."""
-    film, name = job
+def stress_film(film: Film, original: Luma, *, size: Size, seed: int) -> tuple[bytes, Luma] | None:
+    """One film's stress file, and the luma read back from it, or None if it would be blank.
+
+    Args:
+        film: its row; the path and the file's hash set what is drawn.
+        original: its luma, `uint8 [H, W]`.
+        size: see `common_size`.
+        seed: of the draws.
+    """
     digest = hashlib.sha256(f"{seed}:{film.path}:{film.file_sha256}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    original = read_luma((folder / film.path).read_bytes(), limits=limits)
     for _ in range(_DRAWS):
         data = stressed(original, size=size, random=random)
         try:
-            luma = read_luma(data)
+            return data, read_luma(data)
         except ImageError:
             continue
-        (folder / name).write_bytes(data)
-        return replace(
-            film,
-            path=name,
-            split=STRESS,
-            file_sha256=hashlib.sha256(data).hexdigest(),
-            luma_sha256=luma_sha256(luma),
-            phash=perceptual_hash(luma),
-            width=luma.shape[1],
-            height=luma.shape[0],
-            bytes=len(data),
-            mode="L",
-        )
     return None
+
+
+def _write(job: tuple[Film, str], *, folder: Path, size: Size, seed: int, limits: Limits) -> Film | None:
+    """The row of the stress film, or None if it would be blank."""
+    film, name = job
+    original = read_luma((folder / film.path).read_bytes(), limits=limits)
+    made = stress_film(film, original, size=size, seed=seed)
+    if made is None:
+        return None
+    data, luma = made
+    (folder / name).write_bytes(data)
+    return replace(
+        film,
+        path=name,
+        split=STRESS,
+        file_sha256=hashlib.sha256(data).hexdigest(),
+        luma_sha256=luma_sha256(luma),
+        phash=perceptual_hash(luma),
+        width=luma.shape[1],
+        height=luma.shape[0],
+        bytes=len(data),
+        mode="L",
+    )

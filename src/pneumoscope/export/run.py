@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pneumoscope import __version__, metrics
-from pneumoscope.backbone import Network, build
+from pneumoscope.backbone import Network
 from pneumoscope.contract import (
     CONTRACT_FILE,
     DISCLAIMER,
-    GREY_IMAGENET,
     ActivationMap,
     Calibration,
     Contract,
@@ -44,7 +43,8 @@ from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import labels_of, read_input
-from pneumoscope.training.run import RunCard, load_card, load_config, load_weights
+from pneumoscope.training.predict import load_network
+from pneumoscope.training.run import RunCard, load_card, load_config
 
 Precision: TypeAlias = Literal["fp32", "int8"]
 Ages: TypeAlias = tuple[float, float]
@@ -157,22 +157,6 @@ def export(
     )
 
 
-def load_network(run: Path) -> Network:
-    """The trained network of a finished run, in evaluation mode, on the CPU.
-
-    Raises:
-        RunError: the run has no weights, or they do not fit its configuration.
-    """
-    config, card = load_config(run), load_card(run)
-    weights = load_weights(run)
-    network, _ = build(config.arch, classes=len(card.classes), size=config.size)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as failure:
-        raise RunError(f"{run}: the weights do not fit {config.arch!r}; train again.") from failure
-    return network.eval()
-
-
 def _films(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> _Films:
     validation = _inputs(dataset, dataset.split("val"), rule, listener)
     calibration = None if precision == "fp32" else _inputs(dataset, calibration_films(dataset), rule, listener)
@@ -231,7 +215,7 @@ def _contract(
         classes=card.classes,
         groups=card.groups,
         input=rule,
-        normalisation=GREY_IMAGENET,
+        normalisation=card.normalisation,
         calibration=Calibration(temperature=1.0),
         decision=Decision(answer_from=0.0, coverage=None, films=None),
         activation_map=None if grid is None else ActivationMap.of_grid(*grid),

@@ -1,6 +1,7 @@
 """Augmentation policies. A film's change depends on (seed, epoch, index) and on nothing else."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, TypeAlias
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
+
+from pneumoscope.training.config import TrainConfig
 
 Augment: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -29,14 +32,14 @@ class ResampleDownUp(nn.Module):
 
 
 class Gamma(nn.Module):
-    """A random exposure curve."""
+    """A random exposure curve, `(pixel / 255) ** e^u` with `u` even between `-most` and `most`."""
 
-    def __init__(self, low: float, high: float) -> None:
+    def __init__(self, most: float) -> None:
         super().__init__()
-        self.low, self.high = low, high
+        self.most = most
 
     def forward(self, image: Tensor) -> Tensor:
-        gamma = self.low + (self.high - self.low) * torch.rand(()).item()
+        gamma = math.exp(self.most * (2 * torch.rand(()).item() - 1))
         exposed: Tensor = v2.functional.adjust_gamma(image, gamma)
         return exposed
 
@@ -67,16 +70,15 @@ class JpegAgain(nn.Module):
         return torch.from_numpy(np.array(Image.open(stream)))[None]
 
 
-def policy(name: str, size: int) -> Augment | None:
-    """The transform `uint8 [1, S, S]` → the same of a policy; None for `none`.
+def policy(config: TrainConfig) -> Augment | None:
+    """The transform of a configuration's policy, `uint8 [1, R, R]` → `uint8 [1, S, S]`; None for `none`.
 
     `light` moves and exposes the film as another visit would. `robust` also changes what must not
     matter: framing, sharpness, JPEG quality, noise, and whatever lies at the border.
-    Films are never mirrored: the heart's side is information.
     """
-    if name == "none":
+    if config.augment == "none":
         return None
-    transform: Augment = v2.Compose(_light() if name == "light" else _robust(size))
+    transform: Augment = v2.Compose(_light() if config.augment == "light" else _robust(config))
     return transform
 
 
@@ -97,16 +99,18 @@ def _light() -> list[Any]:
     return [_place(degrees=5, shift=0.04, zoom=(0.93, 1.07)), v2.ColorJitter(brightness=0.1, contrast=0.1)]
 
 
-def _robust(size: int) -> list[Any]:
+def _robust(config: TrainConfig) -> list[Any]:
+    jitter, ratio = config.jitter, (math.exp(-0.2), math.exp(0.2))
     return [
-        v2.RandomResizedCrop(size, scale=(0.55, 1.0), ratio=(0.8, 1.25), antialias=True),
-        _place(degrees=10, shift=0.06, zoom=(0.85, 1.1)),
-        Gamma(0.7, 1.4),
-        v2.ColorJitter(brightness=0.2, contrast=0.25),
-        v2.RandomApply([ResampleDownUp(0.4)], p=0.4),
+        v2.RandomResizedCrop(config.crop_size or config.size, scale=(config.crop, 1.0), ratio=ratio, antialias=True),
+        *([v2.RandomHorizontalFlip()] if config.mirror else []),
+        _place(degrees=10, shift=0.04, zoom=(0.9, 1.1)),
+        Gamma(0.35 * jitter),
+        v2.ColorJitter(brightness=min(1.0, 0.15 * jitter), contrast=min(1.0, 0.3 * jitter)),
+        v2.RandomApply([ResampleDownUp(0.4)], p=0.3),
         v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=0.2),
         v2.RandomApply([Grain(12)], p=0.4),
-        v2.RandomApply([JpegAgain(25, 95)], p=0.5),
+        v2.RandomApply([JpegAgain(25, 95)], p=0.4),
         v2.RandomErasing(p=0.3, scale=(0.02, 0.10), ratio=(0.2, 5)),
     ]
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -24,7 +24,13 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.augment import Augment, apply_seeded, derive_seed
 from pneumoscope.training.world import World
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
+
+class Batch(NamedTuple):
+    """Inputs `uint8 [N, 1, S, S]`, labels `int64 [N]`, and teachers' probabilities `float32 [N, C]`, if there are."""
+
+    images: Tensor
+    labels: Tensor
+    teacher: Tensor | None = None
 
 
 def cache_inputs(
@@ -73,10 +79,17 @@ class CachedFilms(TorchDataset[Batch]):
     """Cached inputs and labels, fetched a batch at a time by keys of `EpochOrder`."""
 
     def __init__(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64], *, augment: Augment | None, seed: int
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        augment: Augment | None,
+        seed: int,
+        teacher: NDArray[np.float32] | None = None,
     ) -> None:
         self.images, self.labels = images, torch.from_numpy(labels)
         self.augment, self.seed = augment, seed
+        self.teacher = None if teacher is None else torch.from_numpy(teacher)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,7 +104,7 @@ class CachedFilms(TorchDataset[Batch]):
                 for image, (epoch, index) in zip(images, epochs_and_indices, strict=True)
             ]
             images = torch.stack(changed)
-        return images, self.labels[indices]
+        return Batch(images, self.labels[indices], None if self.teacher is None else self.teacher[indices])
 
 
 class EpochOrder(Sampler[int]):
@@ -123,22 +136,23 @@ class EpochOrder(Sampler[int]):
 class FilmsModule(pl.LightningDataModule):
     """Train and validation loaders over cached inputs; in a world of several processes, this one's share.
 
-    Every validation film is in one share and once: samplers that fill up the last batches, as torch's
-    does, would count some films twice.
+    Without validation films, `val` is None. Every validation film is in one share and once: samplers that
+    fill up the last batches, as torch's does, would count some films twice.
 
     Raises:
         UsageError: there are too few films for so many processes.
     """
 
     def __init__(
-        self, train: CachedFilms, val: CachedFilms, *, batch_size: int, workers: int, seed: int, world: World
+        self, train: CachedFilms, val: CachedFilms | None, *, batch_size: int, workers: int, seed: int, world: World
     ) -> None:
         super().__init__()
         self.train, self.val, self.world = train, val, world
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
-        if world.size > 1 and (len(train) < 2 * world.size or len(val) < world.size):
+        validated = world.size if val is None else len(val)
+        if world.size > 1 and (len(train) < 2 * world.size or validated < world.size):
             raise UsageError(
-                f"{len(train)} train and {len(val)} val films are too few for {world.size} processes, which need two "
+                f"{len(train)} train and {validated} val films are too few for {world.size} processes, which need two "
                 "and one each; start fewer."
             )
 
@@ -154,7 +168,9 @@ class FilmsModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> Any:
+        if self.val is None:
+            return []
         share = range(self.world.rank, len(self.val), self.world.size)
         return DataLoader(self.val, batch_size=max(64, self.batch_size), sampler=share, collate_fn=_as_it_is)
 

@@ -8,20 +8,22 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from numpy.typing import NDArray
 from typing_extensions import override
 
-from pneumoscope.backbone import NONE, Network, build
+from pneumoscope.backbone import NONE, Network, build, normalisation_of
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
 from pneumoscope.errors import DatasetError, RunError, UsageError
@@ -31,10 +33,12 @@ from pneumoscope.training.augment import policy
 from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import CachedFilms, FilmsModule, cache_inputs, labels_of
 from pneumoscope.training.history import Record, best_epoch, ran_out
-from pneumoscope.training.module import Classifier, weigh_classes
+from pneumoscope.training.loss import Objective
+from pneumoscope.training.module import Classifier
 from pneumoscope.training.run import (
     BEST,
     LAST,
+    TEACHER_FILE,
     WEIGHTS_FILE,
     RunCard,
     code_commit,
@@ -46,6 +50,7 @@ from pneumoscope.training.run import (
     save_history,
     save_weights,
 )
+from pneumoscope.training.teachers import ask_teachers, describe_teacher
 from pneumoscope.training.world import World, peers_may_fail, together
 
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -67,6 +72,7 @@ def train(
     *,
     resume: bool = False,
     cache: Path | None = None,
+    teachers: Sequence[Path] = (),
     listener: Listener = SILENT,
 ) -> list[Record]:
     """Train a network on a data set's train split; return the history, one record an epoch.
@@ -79,11 +85,13 @@ def train(
     needs, reads and writes `run`, and only its listener hears anything.
 
     Args:
-        dataset: with splits `train` and `val`.
+        dataset: with splits `train` and, unless all its films train, `val`.
         config: the run's configuration; with `resume` it must equal the saved one.
         run: the run directory to make, or with `resume` to go on with.
         resume: see above.
         cache: folder for decoded inputs, by default `.cache` in the data set.
+        teachers: finished runs, or files of predictions made by cross-validation, whose probabilities become
+            soft targets (Hinton et al. 2015, arXiv:1503.02531). A resume has them in the run.
         listener: hears of progress.
 
     Raises:
@@ -95,14 +103,18 @@ def train(
     with together(world):
         begun = world.share(lambda: _check_begin(run, config, dataset, resume=resume))
         _require_one_data_set(dataset, world)
-        module, card, account = _build(dataset, config, weights=NONE if begun else config.weights)
+        folder = cache or dataset.root / ".cache"
+        module, card, account = _build(dataset, config, teachers, weights=NONE if begun else config.weights)
         listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {account}")
+        teacher = world.share(lambda: _taught(run, dataset, teachers, folder, listener, resume=resume))
         with world.host_by_host():
-            films = _films(dataset, config, world, cache or dataset.root / ".cache", listener)
+            films = _films(dataset, config, world, folder, listener, teacher)
         if world.leads and not resume:
-            with whole_directory(run, holding="") as folder:
-                save_config(folder, config)
-                save_card(folder, card)
+            with whole_directory(run, holding="") as made:
+                save_config(made, config)
+                save_card(made, card)
+                if teacher is not None:
+                    np.save(made / TEACHER_FILE, teacher)
         history = world.share(lambda: _saved_history(run / LAST))
         if not ran_out(history, config):
             history = _fit(module, films, config, run, len(history), listener)
@@ -137,11 +149,16 @@ class Progress(pl.Callback):
     def say(self, record: Record) -> None:
         """Report one closed epoch."""
         seconds = time.monotonic() - self.started
+        validated = (
+            f"  val loss {record['val_loss']:.4f} accuracy {record['val_accuracy']:.4f}"
+            f" macro-F1 {record['val_macro_f1']:.4f}"
+            if "val_loss" in record
+            else ""
+        )
         self.listener.say(
             f"epoch {int(record['epoch'])}/{self.epochs}"
-            f"  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}"
-            f"  val loss {record['val_loss']:.4f} accuracy {record['val_accuracy']:.4f}"
-            f" macro-F1 {record['val_macro_f1']:.4f}  {seconds:.1f} s, {self.films / seconds:.0f} images/s"
+            f"  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}{validated}"
+            f"  {seconds:.1f} s, {self.films / seconds:.0f} images/s"
         )
 
 
@@ -183,19 +200,34 @@ class OwnStop(pl.Callback):
             signal.signal(signal.SIGTERM, self.handler)
 
 
-def _build(dataset: Dataset, config: TrainConfig, *, weights: str) -> tuple[Classifier, RunCard, str]:
+def _build(
+    dataset: Dataset, config: TrainConfig, teachers: Sequence[Path], *, weights: str
+) -> tuple[Classifier, RunCard, str]:
     """The module, its card, and a word on its initial weights.
 
     A resume passes no weights: it brings its own, and the first ones may be out of reach by then.
     """
     torch.manual_seed(config.seed)
     network, account = build(
-        config.arch, classes=len(dataset.classes), size=config.size, weights=weights, freeze=config.freeze
+        config.arch,
+        classes=len(dataset.classes),
+        size=config.size,
+        weights=weights,
+        freeze=config.freeze,
+        normalisation=normalisation_of(config.arch, config.weights),
+        dropout=config.dropout,
+        drop_path=config.drop_path,
     )
+    if config.head_scale is not None:
+        network.start_head(config.head_scale)
+    if config.batch_norm_momentum is not None:
+        network.set_batch_norm_momentum(config.batch_norm_momentum)
     _try_out(network, config)
     told = f"initial weights: {weights}" if account is None else str(account)
-    balance = weigh_classes(labels_of(dataset, "train"), len(dataset.classes), config.class_weights)
-    module = Classifier(network, config, class_weights=balance, classes=len(dataset.classes))
+    network.to(memory_format=torch.channels_last)  # 1.3 times as fast on a CPU
+    classes = len(dataset.classes)
+    objective = Objective(config, labels_of(dataset, "train"), classes)
+    module = Classifier(network, config, objective=objective, classes=classes, validates=dataset.has("val"))
     card = RunCard(
         schema_version=1,
         data=str(dataset.root.resolve()),
@@ -203,6 +235,8 @@ def _build(dataset: Dataset, config: TrainConfig, *, weights: str) -> tuple[Clas
         classes=dataset.classes,
         groups=dataset.groups,
         initial_weights=weights if account is None else str(account),
+        normalisation=network.normalisation,
+        teachers=tuple(map(describe_teacher, teachers)),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trainable=sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
         commit=code_commit(),
@@ -215,27 +249,48 @@ def _try_out(network: Network, config: TrainConfig) -> None:
     """One forward pass, so that a network that cannot take this size fails before anything is made."""
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 1, config.size, config.size, dtype=torch.uint8))
+            for side in {config.size, config.crop_size or config.size}:
+                network.eval()(torch.zeros(1, 1, side, side, dtype=torch.uint8))
     except (RuntimeError, AssertionError, ValueError) as failure:
         raise UsageError(f"--arch {config.arch} cannot take --size {config.size} ({failure}); try 224.") from failure
     network.train()
 
 
-def _films(dataset: Dataset, config: TrainConfig, world: World, folder: Path, listener: Listener) -> FilmsModule:
-    rule = InputRule.squash(config.size)
+def _taught(
+    run: Path, dataset: Dataset, teachers: Sequence[Path], cache: Path, listener: Listener, *, resume: bool
+) -> NDArray[np.float32] | None:
+    """What the teachers say of the train films, `float32 [N, C]`: anew, or as the run keeps it."""
+    if not resume:
+        return ask_teachers(dataset, teachers, cache=cache, listener=listener) if teachers else None
+    if not (run / TEACHER_FILE).is_file():
+        return None
+    kept: NDArray[np.float32] = np.load(run / TEACHER_FILE, allow_pickle=False)
+    return kept
 
-    def cached(split: str, augment: str) -> CachedFilms:
-        images = cache_inputs(dataset, split, rule, folder, listener=listener)
-        labels = labels_of(dataset, split)
-        return CachedFilms(images, labels, augment=policy(augment, config.size), seed=config.seed)
 
-    return FilmsModule(
-        cached("train", config.augment),
-        cached("val", "none"),
-        batch_size=config.batch_size,
-        workers=config.workers,
+def _films(
+    dataset: Dataset,
+    config: TrainConfig,
+    world: World,
+    folder: Path,
+    listener: Listener,
+    teacher: NDArray[np.float32] | None,
+) -> FilmsModule:
+    def cached(split: str, size: int) -> NDArray[np.uint8]:
+        return cache_inputs(dataset, split, InputRule.squash(size), folder, listener=listener)
+
+    train_films = CachedFilms(
+        cached("train", config.read_size or config.size),
+        labels_of(dataset, "train"),
+        augment=policy(config),
         seed=config.seed,
-        world=world,
+        teacher=teacher,
+    )
+    val = None
+    if dataset.has("val"):
+        val = CachedFilms(cached("val", config.size), labels_of(dataset, "val"), augment=None, seed=config.seed)
+    return FilmsModule(
+        train_films, val, batch_size=config.batch_size, workers=config.workers, seed=config.seed, world=world
     )
 
 
@@ -251,7 +306,7 @@ def _fit(
         callbacks.append(OwnStop())
     with _quiet(), _checkpoint(run, world) as checkpoint, peers_may_fail():
         trainer = pl.Trainer(
-            **_placement(world),
+            **_placement(world, head_first=config.head_epochs > 0),
             precision=_PRECISION[config.precision],
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
@@ -259,6 +314,7 @@ def _fit(
             logger=TensorBoardLogger(run, name="tensorboard", version=""),
             default_root_dir=run,
             num_sanity_val_steps=0,
+            limit_val_batches=0 if films.val is None else 1.0,
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=True,
@@ -273,7 +329,7 @@ def _fit(
     return module.history
 
 
-def _placement(world: World) -> dict[str, Any]:
+def _placement(world: World, *, head_first: bool) -> dict[str, Any]:
     """Where Lightning trains: on this machine's first device, or as one of several processes."""
     if world.size == 1:
         return {"accelerator": "auto", "devices": 1}
@@ -283,7 +339,8 @@ def _placement(world: World) -> dict[str, Any]:
         "num_nodes": world.hosts,
         "plugins": [TorchElasticEnvironment()],
         # Validation has not equally many batches in every process; `Classifier` makes buffers equal once for all.
-        "strategy": DDPStrategy(broadcast_buffers=False),
+        # In the head's epochs most parameters have no gradients.
+        "strategy": DDPStrategy(broadcast_buffers=False, find_unused_parameters=head_first),
     }
 
 
@@ -315,6 +372,10 @@ def _saved_history(last: Path) -> list[Record]:
 
 def _check_begin(run: Path, config: TrainConfig, dataset: Dataset, *, resume: bool) -> bool:
     """Whether there is a checkpoint to go on from; refuses a run that does not fit."""
+    if not dataset.has("val") and (config.patience is not None or config.keep == "best"):
+        raise UsageError(
+            "patience and keep 'best' need validation films, and all films of this data set train; leave them out."
+        )
     if resume:
         _check_resume(run, config, dataset)
     else:

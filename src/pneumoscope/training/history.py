@@ -5,6 +5,8 @@ from typing import TypeAlias
 from pneumoscope.training.config import TrainConfig
 
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
+#: Those of a run without validation films.
+TRAIN_FIGURES = FIGURES[:2]
 Record: TypeAlias = dict[str, float]
 
 

@@ -5,9 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
@@ -18,18 +16,25 @@ from pneumoscope.backbone import Network
 from pneumoscope.training.augment import derive_seed
 from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import Batch
-from pneumoscope.training.history import FIGURES, Record
+from pneumoscope.training.history import FIGURES, TRAIN_FIGURES, Record
+from pneumoscope.training.loss import Objective, mix
 
 
 class Classifier(pl.LightningModule):
-    """Trains a `Network`; `history` has one record an epoch: `epoch` from 1, and `FIGURES`."""
+    """Trains a `Network`; `history` has one record an epoch: `epoch` from 1, and `FIGURES`.
 
-    def __init__(self, network: Network, config: TrainConfig, *, class_weights: Tensor | None, classes: int) -> None:
+    Without validation films (`validates` is false) a record has `TRAIN_FIGURES` only.
+    """
+
+    def __init__(
+        self, network: Network, config: TrainConfig, *, objective: Objective, classes: int, validates: bool
+    ) -> None:
         super().__init__()
         self.network = network
         self.config = config
         self.history: list[Record] = []
-        self.loss = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=config.label_smoothing)
+        self.objective = objective
+        self.kept = FIGURES if validates else TRAIN_FIGURES
         self.val_loss = nn.CrossEntropyLoss()
         self.figures = nn.ModuleDict(
             {
@@ -40,6 +45,8 @@ class Classifier(pl.LightningModule):
                 "val_macro_f1": MulticlassF1Score(classes, average="macro"),
             }
         )
+        # Bound once and not a submodule, so that checkpoints name the network's tensors and nothing else.
+        self.__dict__["forward_pass"] = torch.compile(network) if config.compiled else network
 
     def figure(self, name: str) -> Metric:
         """The running metric behind one of `FIGURES`."""
@@ -48,15 +55,25 @@ class Classifier(pl.LightningModule):
         return metric
 
     @override
+    def on_train_epoch_start(self) -> None:
+        """The first epochs train the classifier only: the rest is frozen, and its batch norms with it."""
+        if not self.config.head_epochs or self.config.freeze:
+            return
+        if self.current_epoch < self.config.head_epochs:
+            self.network.freeze_features()
+        elif self.network.frozen:
+            self.network.thaw()
+
+    @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout draws from the global random state. It starts from the same place in every step of a
         # number: loaders draw from it too, and not equally often in a first and in a resumed epoch.
         torch.manual_seed(derive_seed(self.config.seed, self.current_epoch, batch_idx, self.global_rank))
-        images, labels = batch
-        logits = self.network(images).float()
-        loss: Tensor = self.loss(logits, labels)
-        self.figure("train_loss").update(loss.detach(), len(labels))
-        self.figure("train_accuracy").update(logits.detach(), labels)
+        images, targets = mix(batch, self.objective.targets(batch), self.config.mixup)
+        logits = self.__dict__["forward_pass"](images).float()
+        loss: Tensor = self.objective(logits, targets)
+        self.figure("train_loss").update(loss.detach(), len(batch.labels))
+        self.figure("train_accuracy").update(logits.detach(), batch.labels)
         return loss
 
     @override
@@ -71,8 +88,8 @@ class Classifier(pl.LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     @override
-    def validation_step(self, batch: Batch, _: int) -> None:
-        images, labels = batch
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch.images, batch.labels
         logits = self.network(images).float()
         self.figure("val_loss").update(self.val_loss(logits, labels), len(labels))
         self.figure("val_accuracy").update(logits, labels)
@@ -82,7 +99,7 @@ class Classifier(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Validation has run by now; close the epoch's record."""
         record: Record = {"epoch": self.current_epoch + 1}
-        for name in FIGURES:
+        for name in self.kept:
             record[name] = float(self.figure(name).compute())
             self.figure(name).reset()
         self.history.append(record)
@@ -92,7 +109,9 @@ class Classifier(pl.LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         config = self.config
-        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        head_first = config.head_epochs > 0 and not config.freeze
+        # With head epochs all are the optimiser's from the start; those that are frozen yet have no gradients.
+        parameters = [each for each in self.network.parameters() if each.requires_grad or head_first]
         optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
             optimizer = torch.optim.SGD(
@@ -101,7 +120,8 @@ class Classifier(pl.LightningModule):
         else:
             optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, rate_factor(config.schedule, steps))
+        head = steps * config.head_epochs // config.epochs
+        scheduler = LambdaLR(optimizer, rate_factor(config.schedule, steps, rise=config.rise, head=head))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @override
@@ -113,34 +133,26 @@ class Classifier(pl.LightningModule):
         self.history = checkpoint["history"]
 
 
-def rate_factor(schedule: str, steps: int) -> Callable[[int], float]:
+def rate_factor(schedule: str, steps: int, *, rise: float = 0.3, head: int = 0) -> Callable[[int], float]:
     """The learning rate at a step, as a factor of the peak: a pure function, so resuming is exact.
 
-    `cosine` falls from 1 to 0; `onecycle` rises over the first 30 % of the steps and falls by a
-    cosine (Smith and Topin 2018).
+    `cosine` falls from 1 to 0; `onecycle` rises over a share `rise` of the steps and falls by a cosine
+    (Smith and Topin 2018). The first `head` steps have the peak; the schedule begins after them.
 
     >>> [round(rate_factor("cosine", 10)(step), 2) for step in (0, 5, 10)]
     [1.0, 0.5, 0.0]
     """
 
     def factor(step: int) -> float:
-        done = min(1.0, step / max(1, steps))
+        if step < head:
+            return 1.0
+        done = min(1.0, (step - head) / max(1, steps - head))
         if schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
         if schedule == "onecycle":
-            rise = 0.3
             if done < rise:
                 return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / rise))
             return 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
         return 1.0
 
     return factor
-
-
-def weigh_classes(labels: NDArray[np.int64], classes: int, how: str) -> Tensor | None:
-    """Weights of mean 1 by inverse frequency (`balanced`) or its square root (`sqrt`)."""
-    if how == "none":
-        return None
-    counts = np.bincount(labels, minlength=classes).astype(np.float64)
-    weights = (1 / np.maximum(counts, 1)) ** (0.5 if how == "sqrt" else 1.0)
-    return torch.tensor(weights / weights.mean(), dtype=torch.float32)

@@ -3,6 +3,7 @@
 ============================  =====================================================================
 `config.json`                 the configuration (`TrainConfig`)
 `run.json`                    data set, classes, versions, commit, speed (`RunCard`)
+`teacher.npy`                 with teachers: their probabilities for the train films, `float32 [N, C]`
 `metrics.csv`, `curves.png`   the four figures and macro-F1 of each epoch
 `tensorboard/`                the same for TensorBoard
 `checkpoints/last.ckpt`       the state after the last completed epoch, for `--resume`
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pneumoscope import __version__
-from pneumoscope.contract import Document, Sha256, Stored, Text, read_document
+from pneumoscope.contract import Document, Normalisation, Sha256, Stored, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
 from pneumoscope.training.config import TrainConfig
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_FILE, CARD_FILE, WEIGHTS_FILE = "config.json", "run.json", "weights.safetensors"
-METRICS_FILE, CURVES_FILE = "metrics.csv", "curves.png"
+METRICS_FILE, CURVES_FILE, TEACHER_FILE = "metrics.csv", "curves.png", "teacher.npy"
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 _REPORTED = ("torch", "timm", "lightning", "numpy", "pillow")
 
@@ -45,6 +46,8 @@ class RunCard(Document):
     classes: tuple[Text, ...] = Field(min_length=2)
     groups: dict[Text, tuple[Text, ...]]
     initial_weights: Text
+    normalisation: Normalisation = Field(description="Inside the network; that of its initial weights.")
+    teachers: tuple[Text, ...] = Field(description="Where the soft targets come from; empty without any.")
     parameters: int = Field(ge=1)
     trainable: int = Field(ge=1)
     commit: str | None
@@ -125,7 +128,8 @@ def save_history(run: Path, history: list[Record]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["epoch", *FIGURES])
     for record in history:
-        writer.writerow([int(record["epoch"]), *(f"{record[name]:.6f}" for name in FIGURES)])
+        figures = (f"{record[name]:.6f}" if name in record else "" for name in FIGURES)
+        writer.writerow([int(record["epoch"]), *figures])
     write_text(run / METRICS_FILE, stream.getvalue())
     _draw(run / CURVES_FILE, history)
 
@@ -166,6 +170,8 @@ def _draw(path: Path, history: list[Record]) -> None:
     epochs = [record["epoch"] for record in history]
     for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, style in (("train", "--"), ("val", "-")):
+            if f"{part}_{kind}" not in history[0]:
+                continue
             axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], style, marker=".", label=part)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -1,0 +1,124 @@
+"""The network: one grey channel in, normalisation inside, logits out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pneumoscope.contract import Normalisation
+
+
+class Network(nn.Module):
+    """`uint8 [N, 1, S, S]` → logits `float [N, C]`.
+
+    `body` is timm's network; `second_head` is the capstone's second head for `vgg19_bn` and empty for
+    every other network. Modules named in `frozen` keep their weights and batch-norm statistics.
+    """
+
+    body: Any  # timm's interface is not typed
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, second_head: nn.Sequential, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.body = body
+        self.second_head = second_head
+        self.normalisation = normalisation
+        self.frozen: list[nn.Module] = []
+        self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.second_head(self.body(self.normalise(images)))
+        return logits
+
+    def forward_with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[N, C]` and the input of the last linear layer, `[N, D]`."""
+        images = self.normalise(images)
+        if len(self.second_head):
+            embedding = self.second_head[:-1](self.body(images))
+            logits: Tensor = self.second_head[-1](embedding)
+            return logits, embedding
+        features = self.body.forward_features(images)
+        embedding = self.body.forward_head(features, pre_logits=True)
+        return self.body.forward_head(features), embedding.flatten(1)
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, embedding and class-activation maps `[N, C, h, w]` of a network that has `exact_maps`."""
+        features = self.body.forward_features(self.normalise(images))
+        embedding = self.body.forward_head(features, pre_logits=True)
+        weight = self.body.get_classifier().weight
+        maps = nn.functional.conv2d(features, weight[:, :, None, None])
+        return self.body.forward_head(features), embedding.flatten(1), maps
+
+    def exact_maps(self, size: int) -> tuple[int, int] | None:
+        """Height and width of the class-activation maps of inputs of this size, if the network has exact ones.
+
+        It has them if its logits are one linear layer of the spatial mean of its last features (Zhou et
+        al. 2016, arXiv:1512.04150), which is tried out on noise: the mean of a map is then a logit less
+        its bias.
+        """
+        classifier = self.body.get_classifier()
+        if len(self.second_head) or not isinstance(classifier, nn.Linear):
+            return None
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randint(0, 256, (2, 1, size, size), generator=generator, dtype=torch.uint8)
+        with torch.no_grad():
+            features = self.body.forward_features(self.normalise(noise))
+            if features.ndim != 4 or features.shape[1] != classifier.in_features:
+                return None
+            logits, expected = self.body.forward_head(features), classifier(features.mean(dim=(2, 3)))
+        exact = torch.allclose(logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max() + 1))
+        return (features.shape[2], features.shape[3]) if exact else None
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels 0 to 255 of any dtype to `(pixel / 255 - mean) / std`."""
+        return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def head(self) -> nn.Linear | nn.Conv2d:
+        """The last layer, which gives the logits."""
+        last = self.second_head[-1] if len(self.second_head) else self.body.get_classifier()
+        layers = [layer for layer in last.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+        return layers[-1]
+
+    def start_head(self, scale: float) -> None:
+        """Draw the last layer's weights anew, normal with this standard deviation, and set its bias to zero."""
+        head = self.head()
+        nn.init.normal_(head.weight, std=scale)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+
+    def set_batch_norm_momentum(self, momentum: float) -> None:
+        """How much a step's batch moves the running means and variances of every batch norm."""
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 (the one base of all batch norms)
+                module.momentum = momentum
+
+    def thaw(self) -> None:
+        """Undo `freeze_features`: everything is trained."""
+        self.frozen = []
+        for parameter in self.parameters():
+            parameter.requires_grad = True
+        self.train(self.training)
+
+    def freeze_features(self) -> None:
+        """Freeze the feature extractor: VGG's convolutions, otherwise all but the classifier."""
+        extractor = self.body.features if len(self.second_head) else self.body
+        classifier = self.body.get_classifier()
+        kept = set(classifier.modules())
+        self.frozen = [module for module in extractor.modules() if _is_leaf(module) and module not in kept]
+        for parameter in extractor.parameters():
+            parameter.requires_grad = False
+        for parameter in classifier.parameters():
+            parameter.requires_grad = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Network":  # noqa: FBT001, FBT002 (torch's signature)
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None

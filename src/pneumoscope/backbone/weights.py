@@ -1,0 +1,182 @@
+"""Initial weights: read from a file or a state dict, renamed, fitted to a network, and accounted for."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from pneumoscope.errors import WeightsError
+
+# torchvision keeps VGG's hidden layers as `classifier`; timm keeps them as convolutions.
+_TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2.", "classifier.6.": "head.fc."}
+_WRAPPERS = ("state_dict", "model", "model_state")
+_PREFIXES = ("network.", "module.", "model.", "body.")
+_COUNTER = "num_batches_tracked"
+# efficientnet_pytorch's names → timm's: around the blocks, in a block that expands, and in one that does not.
+_AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_SQUEEZE = {"_depthwise_conv": "conv_dw", "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_EXPANDING = _SQUEEZE | {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_PLAIN = _SQUEEZE | {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsAccount:
+    """What happened to published weights, or to a file of weights."""
+
+    source: str
+    loaded: tuple[str, ...]
+    summed: tuple[str, ...]
+    left_random: tuple[str, ...]
+    not_used: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded from {self.source}"]
+        if self.summed:
+            parts.append(f"{', '.join(self.summed)} summed over its colour channels")
+        if self.left_random:
+            parts.append(f"{len(self.left_random)} left at random ({_few(self.left_random)})")
+        if self.not_used:
+            parts.append(f"{len(self.not_used)} of the file not used ({_few(self.not_used)})")
+        return "; ".join(parts)
+
+
+def load_weights(network: nn.Module, path: Path) -> WeightsAccount:
+    """Load what fits of a file of weights into a network, and say what did not.
+
+    Accepted are safetensors and torch state dicts (loaded without running any code in them), bare or
+    under `state_dict`/`model`, with the names of timm, of torchvision or of `efficientnet_pytorch`.
+
+    Raises:
+        WeightsError: unreadable, or less than half of the network fits.
+    """
+    return load_state(network, read_state(path), source=path.name)
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], *, source: str) -> WeightsAccount:
+    """Load what fits of a state dict into a network, and say what did not. `source` names it for people.
+
+    Raises:
+        WeightsError: less than half of the network fits.
+    """
+    state = _rename(state, network.state_dict())
+    wanted = network.state_dict()
+    fitting: dict[str, Tensor] = {}
+    summed, not_used = [], []
+    for name, tensor in state.items():
+        if name in wanted and (fitted := _fit(tensor, wanted[name])) is not None:
+            fitting[name] = fitted
+            if fitted.shape != tensor.shape and fitted.numel() != tensor.numel():
+                summed.append(name)
+        elif not name.endswith(_COUNTER):
+            not_used.append(name)
+    body = [name for name in wanted if name.startswith("body.") and not name.endswith(_COUNTER)]
+    if sum(name in fitting for name in body) * 2 < len(body):
+        raise WeightsError(
+            f"{source} does not fit this network: {len(fitting)} of {len(body)} tensors match by name and shape; "
+            "check --arch against the network the weights were made with."
+        )
+    network.load_state_dict(fitting, strict=False)
+    return WeightsAccount(
+        source=source,
+        loaded=tuple(fitting),
+        summed=tuple(summed),
+        left_random=tuple(name for name in wanted if name not in fitting and not name.endswith(_COUNTER)),
+        not_used=tuple(not_used),
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict of a file, without running any code in it.
+
+    Raises:
+        WeightsError: no such file, or it holds no state dict.
+    """
+    if not path.is_file():
+        raise WeightsError(f"--weights {path}: no such file; give imagenet, none or a file of weights.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as failure:
+        raise WeightsError(
+            f"--weights {path} is neither safetensors nor a plain torch state dict ({type(failure).__name__}); "
+            "save the network's state_dict() and give that."
+        ) from failure
+    return _unwrap(loaded, path)
+
+
+def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"--weights {path} holds no state dict; save the network's state_dict() and give that.")
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def _rename(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names for the tensors of a file that uses timm's, torchvision's or `efficientnet_pytorch`'s."""
+    if "_conv_stem.weight" in state:
+        state = _rename_efficientnet(state, wanted)
+    renamed = {}
+    for name, tensor in state.items():
+        ours = name
+        if ours not in wanted:
+            for prefix in _PREFIXES:
+                ours = ours.removeprefix(prefix)
+            for theirs, timms in _TORCHVISION_VGG.items():
+                if ours.startswith(theirs) and f"body.{timms}weight" in wanted:
+                    ours = ours.replace(theirs, timms)
+            ours = f"body.{ours}"
+        renamed[ours if ours in wanted else name] = tensor
+    return renamed
+
+
+def _rename_efficientnet(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Timm's names for the tensors of the `efficientnet_pytorch` family.
+
+    That family counts blocks from the first to the last; timm counts stages, and blocks in each. A block
+    that does not expand has no first convolution, so its norms and its projection have other names.
+    """
+    blocks = list(dict.fromkeys(match[0] for name in wanted if (match := re.search(r"blocks\.\d+\.\d+\.", name))))
+    expands = {name.split(".")[1] for name in state if "_expand_conv" in name}
+    renamed = {}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        if part == "_blocks":
+            number, layer, kind = rest.split(".", 2)
+            names = _EXPANDING if number in expands else _PLAIN
+            place = blocks[int(number)] if int(number) < len(blocks) else ""
+            renamed[f"{place}{names.get(layer, layer)}.{kind}"] = tensor
+        else:
+            renamed[f"{_AROUND.get(part, part)}.{rest}"] = tensor
+    return renamed
+
+
+def _fit(tensor: Tensor, wanted: Tensor) -> Tensor | None:
+    """The tensor in the wanted shape: as it is, a linear layer as a convolution, or colours summed."""
+    if tensor.shape == wanted.shape:
+        return tensor
+    if tensor.ndim == 2 and wanted.ndim == 4 and tensor.numel() == wanted.numel():
+        return tensor.reshape(wanted.shape)
+    if tensor.ndim == wanted.ndim == 4 and tensor.shape[1] == 3 and wanted.shape[1] == 1:
+        adapted = adapt_input_conv(1, tensor)
+        return adapted if adapted.shape == wanted.shape else None
+    return None
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")

@@ -1,0 +1,122 @@
+"""Out-of-fold evidence: what cross-validation's networks say of films they have not seen, in one file.
+
+A compressed NumPy archive, never unpickled. One row a film, in manifest order:
+
+==============  ====================================================================================
+`about`         JSON (`About`): classes, prior, recipe, data set
+`film`          SHA-256 of the film's file, `uint8 [N, 32]`
+`patient`       number of its patient, `int32 [N]`; the numbers mean nothing outside the file
+`label`         class index, `int8 [N]`
+`fold`          the fold whose network has not seen it, from 0, `int8 [N]`
+`logits`        of the film, `float32 [N, C]`
+`stress`        of the film framed, covered and stored anew (`dataset.stress`), `float32 [N, C]`; NaN if blank
+`embedding`     input of the last linear layer, `float16 [N, D]`
+==============  ====================================================================================
+"""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pneumoscope.contract import Document, Sha256, Text, read_document
+from pneumoscope.errors import RunError
+from pneumoscope.files import whole_file
+from pneumoscope.training.config import TrainConfig
+
+_ARRAYS = ("film", "patient", "label", "fold", "logits", "stress", "embedding")
+
+
+class About(Document):
+    """What the rows of an evidence file stand for."""
+
+    schema_version: Literal[1]
+    classes: tuple[Text, ...] = Field(min_length=2)
+    groups: dict[Text, tuple[Text, ...]]
+    dataset: Sha256
+    folds: int = Field(ge=2)
+    seed: int = Field(ge=0, description="Of the folds and of the stress films.")
+    config: TrainConfig
+    commit: str | None
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """An evidence file's content; see the module's text for shapes and types."""
+
+    about: About
+    film: NDArray[np.uint8]
+    patient: NDArray[np.int32]
+    label: NDArray[np.int8]
+    fold: NDArray[np.int8]
+    logits: NDArray[np.float32]
+    stress: NDArray[np.float32]
+    embedding: NDArray[np.float16]
+
+    def rows(self, hashes: list[str]) -> NDArray[np.int64]:
+        """The rows of films given by the SHA-256 of their files.
+
+        Raises:
+            RunError: a film is not in the file.
+        """
+        known = {bytes(row).hex(): number for number, row in enumerate(self.film)}
+        if missing := [each for each in hashes if each not in known]:
+            raise RunError(
+                f"{len(missing)} of {len(hashes)} films are not among the evidence's {len(known)}; "
+                "cross-validate on this data set."
+            )
+        return np.array([known[each] for each in hashes], np.int64)
+
+
+def save_evidence(evidence: Evidence, path: Path) -> None:
+    """Write an evidence file, whole or not at all; the same content gives the same bytes."""
+    arrays = {name: getattr(evidence, name) for name in _ARRAYS}
+    arrays["about"] = np.frombuffer(evidence.about.model_dump_json().encode(), np.uint8)
+    with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for name, array in arrays.items():
+            stream = io.BytesIO()
+            np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+            member = zipfile.ZipInfo(f"{name}.npy")  # of 1980, so that no clock shows in the bytes
+            archive.writestr(member, stream.getvalue(), zipfile.ZIP_DEFLATED, 9)
+
+
+def load_evidence(path: Path) -> Evidence:
+    """Read an evidence file.
+
+    Raises:
+        RunError: no such file, or not one that cross-validation has written.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; make it with `pneumoscope cross-validate`.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            content: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
+            about = read_document(About, stored["about"].tobytes())
+        evidence = Evidence(about=about, **content)
+        _check(evidence)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as failure:
+        raise RunError(
+            f"{path} is no evidence file ({failure}); make it with `pneumoscope cross-validate`."
+        ) from failure
+    return evidence
+
+
+def _check(evidence: Evidence) -> None:
+    rows, classes = len(evidence.label), len(evidence.about.classes)
+    wanted = {
+        "film": (rows, 32),
+        "patient": (rows,),
+        "fold": (rows,),
+        "logits": (rows, classes),
+        "stress": (rows, classes),
+        "embedding": (rows, evidence.embedding.shape[-1]),
+    }
+    for name, shape in wanted.items():
+        if (found := getattr(evidence, name).shape) != shape:
+            raise ValueError(f"{name} has shape {list(found)}, expected {list(shape)}")

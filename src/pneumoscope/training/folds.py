@@ -1,0 +1,231 @@
+"""Cross-validation: one run a fold, and what each fold's network says of the films it has not seen.
+
+============================  ======================================================================
+`folds.json`                  folds, seed, configuration, data set (`FoldsCard`)
+`fold-1/`, `fold-2/`, …       one run directory a fold; its `outputs.npz` once the fold is done
+`evidence.npz`                all films' out-of-fold predictions (`evidence`), once all folds are done
+`report.json`                 figures with intervals, plain and stress side by side
+============================  ======================================================================
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pneumoscope.contract import Document, InputRule, Sha256, read_document
+from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset.split import Labelled, deal_patients
+from pneumoscope.dataset.stress import common_size, stress_film
+from pneumoscope.errors import RunError, UsageError
+from pneumoscope.files import refuse_existing, whole_directory, whole_file, write_json, write_text
+from pneumoscope.imaging import Luma, read_luma, to_input
+from pneumoscope.metrics import softmax, summarise
+from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.progress import SILENT, Listener
+from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.data import cache_inputs
+from pneumoscope.training.evidence import About, Evidence, save_evidence
+from pneumoscope.training.run import LAST, WEIGHTS_FILE, code_commit, library_versions
+
+FOLDS_FILE, EVIDENCE_FILE, REPORT_FILE, OUTPUTS_FILE = "folds.json", "evidence.npz", "report.json", "outputs.npz"
+DRAWS = 2000
+
+
+class FoldsCard(Document):
+    """`folds.json`."""
+
+    schema_version: Literal[1]
+    folds: int = Field(ge=2, le=50)
+    seed: int = Field(ge=0)
+    dataset: Sha256
+    config: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidated:
+    """What cross-validation made: the evidence's content and the report."""
+
+    evidence: Evidence
+    report: dict[str, Any]
+
+
+def cross_validate(
+    dataset: Dataset,
+    config: TrainConfig,
+    out: Path,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    resume: bool = False,
+    cache: Path | None = None,
+    listener: Listener = SILENT,
+) -> CrossValidated:
+    """Train one network a fold of the train and validation films, patient by patient, and gather what they say.
+
+    The data set's test and stress parts take no share. Every film is predicted as it is and framed,
+    covered and stored anew (the stress film), by the network that has not seen its patient. With
+    `resume`, finished folds are kept and an interrupted one goes on.
+
+    Raises:
+        DatasetError, RunError, UsageError, WeightsError.
+    """
+    card = FoldsCard(schema_version=1, folds=folds, seed=seed, dataset=dataset.fingerprint, config=config)
+    _begin(out, card, resume=resume)
+    cache = cache or dataset.root / ".cache"
+    parts = fold_datasets(dataset, folds=folds, seed=seed)
+    for number, part in enumerate(parts, 1):
+        if not (out / f"fold-{number}" / OUTPUTS_FILE).is_file():
+            listener.say(f"fold {number} of {folds}")
+            _run_fold(part, config, out / f"fold-{number}", seed, cache, listener)
+    evidence = _gather(parts, card, out)
+    save_evidence(evidence, out / EVIDENCE_FILE)
+    report = report_on(evidence)
+    write_json(out / REPORT_FILE, report)
+    return CrossValidated(evidence=evidence, report=report)
+
+
+def fold_datasets(dataset: Dataset, *, folds: int, seed: int) -> list[Dataset]:
+    """The data set once a fold: the fold's films are `val`, the others `train`, and there is no other split.
+
+    Raises:
+        DatasetError: a class has too few patients.
+    """
+    films = [film for film in dataset.films if film.split in ("train", "val")]
+    dealt = deal_patients([Labelled(label=film.label, patient=film.patient) for film in films], folds=folds, seed=seed)
+    return [
+        replace(
+            dataset,
+            films=tuple(
+                replace(film, split="val" if fold == number else "train")
+                for film, fold in zip(films, dealt, strict=True)
+            ),
+            fingerprint=hashlib.sha256(f"{dataset.fingerprint} fold {number} of {folds}, {seed}".encode()).hexdigest(),
+        )
+        for number in range(folds)
+    ]
+
+
+def stress_inputs(
+    dataset: Dataset, films: Sequence[Film], rule: InputRule, *, seed: int
+) -> tuple[Luma, NDArray[np.bool_]]:
+    """Stress inputs of films, `uint8 [N, 1, S, S]`, and which of them are not blank, `bool [N]`."""
+    images = np.zeros((len(films), 1, rule.size, rule.size), np.uint8)
+    usable = np.zeros(len(films), bool)
+    work = partial(_stress_input, dataset=dataset, rule=rule, size=common_size(films), seed=seed)
+    cores = available_cores()
+    for place, image in enumerate(map_ordered(work, films, workers=cores, ahead=8 * cores)):
+        if image is not None:
+            images[place], usable[place] = image, True
+    return images, usable
+
+
+def report_on(evidence: Evidence) -> dict[str, Any]:
+    """Figures of out-of-fold predictions with 95 % intervals over patients, plain and stress side by side."""
+    usable = np.asarray(~np.isnan(evidence.stress).any(axis=1))
+    about = evidence.about
+    patients = evidence.patient.astype(str)
+
+    def figures(logits: NDArray[np.float32], rows: NDArray[np.bool_]) -> dict[str, Any]:
+        return summarise(
+            evidence.label[rows].astype(np.int64),
+            softmax(logits[rows]),
+            list(patients[rows]),
+            classes=about.classes,
+            groups=about.groups,
+            draws=DRAWS,
+        )
+
+    every = np.ones(len(evidence.label), bool)
+    return {
+        "schema_version": 1,
+        "films": len(evidence.label),
+        "patients": len(set(patients)),
+        "prior": about.config.prior,
+        "plain": figures(evidence.logits, every),
+        "stress": figures(evidence.stress, usable),
+        "folds": [
+            {"plain": figures(evidence.logits, np.asarray(evidence.fold == fold))} for fold in range(about.folds)
+        ],
+    }
+
+
+def _begin(out: Path, card: FoldsCard, *, resume: bool) -> None:
+    if not resume:
+        refuse_existing(out, overwrite=False, holding="", instead="go on with --resume, or choose another --out")
+        with whole_directory(out, holding="") as folder:
+            write_text(folder / FOLDS_FILE, card.model_dump_json(indent=2) + "\n")
+        return
+    if not (out / FOLDS_FILE).is_file():
+        raise RunError(f"{out} is no cross-validation (it has no {FOLDS_FILE}); leave --resume out to make one.")
+    try:
+        saved = read_document(FoldsCard, (out / FOLDS_FILE).read_bytes())
+    except ValueError as failure:
+        raise RunError(f"{out / FOLDS_FILE} is not valid: {failure}; begin anew.") from failure
+    if saved != card:
+        raise UsageError(f"--resume keeps folds, seed, configuration and data set of {out}, and these differ.")
+
+
+def _run_fold(part: Dataset, config: TrainConfig, run: Path, seed: int, cache: Path, listener: Listener) -> None:
+    from pneumoscope.training.fit import train  # torch takes seconds to load
+    from pneumoscope.training.predict import predict_inputs
+
+    if not (run / WEIGHTS_FILE).is_file():
+        train(part, config, run, resume=(run / LAST).is_file() or run.is_dir(), cache=cache, listener=listener)
+    rule = InputRule.squash(config.size)
+    plain = cache_inputs(part, "val", rule, cache, listener=listener)
+    logits, embedding = predict_inputs(run, plain, listener=listener)
+    images, usable = stress_inputs(part, part.split("val"), rule, seed=seed)
+    stress, _ = predict_inputs(run, images, listener=listener)
+    stress[~usable] = np.nan
+    with whole_file(run / OUTPUTS_FILE) as partial_file, partial_file.open("wb") as stream:
+        np.savez(stream, logits=logits, stress=stress, embedding=embedding.astype(np.float16))
+
+
+def _gather(parts: list[Dataset], card: FoldsCard, out: Path) -> Evidence:
+    """The folds' outputs as one evidence, films in manifest order."""
+    films = parts[0].films
+    place = {film.path: row for row, film in enumerate(films)}
+    fold = np.zeros(len(films), np.int8)
+    outputs: dict[str, NDArray[Any]] = {}
+    for number, part in enumerate(parts):
+        held = part.split("val")
+        rows = [place[film.path] for film in held]
+        fold[rows] = number
+        with np.load(out / f"fold-{number + 1}" / OUTPUTS_FILE, allow_pickle=False) as stored:
+            for name in ("logits", "stress", "embedding"):
+                whole = outputs.setdefault(name, np.zeros((len(films), stored[name].shape[1]), stored[name].dtype))
+                whole[rows] = stored[name]
+    patients = {name: number for number, name in enumerate(sorted({film.patient for film in films}))}
+    classes = parts[0].classes
+    return Evidence(
+        about=About(
+            schema_version=1,
+            classes=classes,
+            groups=parts[0].groups,
+            dataset=card.dataset,
+            folds=card.folds,
+            seed=card.seed,
+            config=card.config,
+            commit=code_commit(),
+            versions=library_versions(),
+        ),
+        film=np.array([list(bytes.fromhex(film.file_sha256)) for film in films], np.uint8),
+        patient=np.array([patients[film.patient] for film in films], np.int32),
+        label=np.array([classes.index(film.label) for film in films], np.int8),
+        fold=fold,
+        logits=outputs["logits"],
+        stress=outputs["stress"],
+        embedding=outputs["embedding"],
+    )
+
+
+def _stress_input(film: Film, *, dataset: Dataset, rule: InputRule, size: tuple[int, int], seed: int) -> Luma | None:
+    made = stress_film(film, read_luma(dataset.read(film), limits=dataset.limits), size=size, seed=seed)
+    return None if made is None else to_input(made[1], rule)
