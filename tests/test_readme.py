@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pneumoscope.models import SHIPPED
 from pneumoscope.phantom import encode_jpeg, film, write_archive_zip
 from samples import REPOSITORY
 
@@ -56,6 +57,12 @@ def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
     assert report["metrics"]["accuracy"]["value"] >= 0.90
     assert "Not a medical device" in shown
+    first, own = re.findall(r"^model: (.+)", shown, re.MULTILINE)
+    assert first.startswith(f"{SHIPPED} ")
+    assert first.endswith(" (ships with the package)")
+    assert own.startswith("phantom-demo ")
+    assert shown.count("These are drawings, not radiographs") == 2
+    assert shown.count("this model was trained on drawings") == 3
     for line in shown.splitlines():
         if line.startswith(str(tmp_path)):
             assert Path(line.split(": ")[0]).exists()

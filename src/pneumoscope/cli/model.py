@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumoscope.cli.bundle import Bundle, BundleCommand, EvaluateCommand, choose_bundle, refuse_bundles
+from pneumoscope.cli.bundle import Bundle, BundleCommand, Choice, EvaluateCommand, choose_bundle, refuse_bundles
 from pneumoscope.cli.data import Overwrite, Quiet
 from pneumoscope.cli.train import Precision, TrainCommand, data_of, train_command
 from pneumoscope.errors import UsageError
+from pneumoscope.models import shipped_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,22 +52,36 @@ def demo_command(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the whole flow on synthetic radiographs: no data needed."""
-    from pneumoscope.cli.show import make_listener, show_predictions, show_report
-    from pneumoscope.demo import demo
+    """Classify drawings with the shipped bundle, then run the whole flow on more of them: no data needed."""
+    from pneumoscope.cli.show import make_listener, show_report
+    from pneumoscope.demo import demo, look, make_room
 
-    result = demo(out, overwrite=overwrite, listener=make_listener(quiet=quiet))
+    shipped = Choice(folder=shipped_bundle(), shipped=True)
+    make_room(out, overwrite=overwrite)
+    _show_drawings(shipped, look(out, shipped.folder))
+    result = demo(out, listener=make_listener(quiet=quiet))
     show_report(result.report)
-    for _ in show_predictions(result.predictions, "table"):
-        pass
+    _show_drawings(Choice(folder=result.bundle, shipped=False), result.predictions)
     for part, what in (
+        ("drawings", "the films of the first table; try `pneumoscope predict` on them"),
         ("archive", "the phantoms"),
         ("dataset/manifest.csv", "one row a film"),
         ("run/curves.png", "learning curves"),
         ("bundle", "the model, with its contract"),
         ("report/report.json", "the test figures"),
     ):
-        typer.echo(f"{result.folder / part}: {what}")
+        typer.echo(f"{out / part}: {what}")
+
+
+def _show_drawings(choice: Choice, predictions: "list[Prediction]") -> None:
+    """What a model says of drawings, with the words that it means nothing."""
+    from pneumoscope.cli.show import show_predictions
+    from pneumoscope.contract import load_contract
+
+    typer.echo(f"model: {choice.named(load_contract(choice.folder))}")
+    for _ in show_predictions(predictions, "table"):
+        pass
+    typer.echo("These are drawings, not radiographs: the answers show that everything runs, and say nothing more.")
 
 
 def export_command(
