@@ -197,7 +197,7 @@ def memory(films: list[bytes], bundle: Path, many: int, folder: Path) -> None:
         for number in range(count):
             (links / f"{number:05d}.jpeg").symlink_to(source / f"{number % len(films)}.jpeg")
         started = time.perf_counter()
-        peak = peak_of(["predict", str(bundle), str(links), "--format", "json", "--quiet"])
+        peak = peak_of(["predict", "--bundle", str(bundle), str(links), "--format", "json", "--quiet"])
         row(f"{count:,} full-size films", f"{peak:.0f}", f"{count / (time.perf_counter() - started):.0f}")
 
 
@@ -208,8 +208,8 @@ def start_up(data: bytes, folder: Path) -> None:
     title("cold process", "median s")
     commands = {
         "pneumoscope --help": ["--help"],
-        "pneumoscope predict, one film, int8": ["predict", str(folder / "int8"), str(path)],
-        "pneumoscope predict, one film, fp32": ["predict", str(folder / "fp32"), str(path)],
+        "pneumoscope predict, one film, int8": ["predict", "--bundle", str(folder / "int8"), str(path)],
+        "pneumoscope predict, one film, fp32": ["predict", "--bundle", str(folder / "fp32"), str(path)],
     }
     for name, arguments in commands.items():
         row(name, f"{statistics.median(seconds(partial(cold, arguments)) for _ in range(7)):.2f}")

@@ -200,7 +200,7 @@ def load(port: int, films: list[bytes], *, clients: int, duration: float) -> Loa
 @contextmanager
 def service(bundle: Path, *, kill: bool = False) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
     """`pneumoscope serve`, ready."""
-    command = [sys.executable, "-m", "pneumoscope", "serve", str(bundle), "--port", "0", "--quiet"]
+    command = [sys.executable, "-m", "pneumoscope", "serve", "--bundle", str(bundle), "--port", "0", "--quiet"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
             assert process.stderr is not None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pneumoscope.contract import Population, load_contract, save_contract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.phantom import write_archive_folder, write_archive_zip
 from samples import TINY
@@ -51,11 +52,21 @@ def tiny_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `export` makes it: it says that it was trained on drawings."""
     from pneumoscope.export import export
 
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
     export(tiny_run, dataset, bundle)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(drawn_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, passed off as one of the published archive's films."""
+    bundle = Path(shutil.copytree(drawn_bundle, tmp_path_factory.mktemp("bundles") / "tiny"))
+    population = Population(age_years=(1, 5), drawings=False)
+    save_contract(load_contract(bundle).model_copy(update={"population": population}), bundle)
     return bundle
 
 

@@ -79,13 +79,14 @@ class Service:
 
 
 @contextmanager
-def serving(bundle: Path, *options: object, environment: dict[str, str] | None = None) -> Iterator[Service]:
-    """Start the service on a free port, wait until it is ready, and stop it at the end."""
+def serving(bundle: Path | None, *options: object, environment: dict[str, str] | None = None) -> Iterator[Service]:
+    """Start the service on a free port, wait until it is ready, and stop it at the end; without a bundle, as it is."""
+    chosen = [] if bundle is None else ["--bundle", str(bundle)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-c", INTERRUPTIBLE, "serve", str(bundle), "--port", "0", *map(str, options)],
+                [sys.executable, "-c", INTERRUPTIBLE, "serve", *chosen, "--port", "0", *map(str, options)],
                 stderr=stream,
                 env=os.environ | (environment or {}),
             )

@@ -24,7 +24,7 @@ from pneumoscope.aws.deploy import await_service, deploy, scale
 from pneumoscope.aws.images import has_disks, training_image
 from pneumoscope.aws.jobs import describe_request, follow, look, role_arn, start
 from pneumoscope.aws.made import belongings, limits_of, status
-from pneumoscope.aws.package import extract, requirements, training_archive
+from pneumoscope.aws.package import extract, requirements, training_archive, write_model_archive
 from pneumoscope.aws.session import Cloud, in_words, parse_location
 from pneumoscope.aws.upload import listed, upload
 from pneumoscope.dataset import Dataset, load_dataset
@@ -34,6 +34,7 @@ from pneumoscope.errors import (
     DatasetError,
     UsageError,
 )
+from pneumoscope.models import SHIPPED
 from samples import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("aws")
@@ -239,6 +240,17 @@ def test_the_code_for_script_mode_is_this_package_and_what_it_needs() -> None:
     assert any(line.startswith("pydicom") for line in lines), "an extra of an extra is missing"
     assert not any("pytest" in line or "extra ==" in line or "boto3" in line for line in lines)
     assert training_archive() == training_archive()
+
+
+def test_no_archive_holds_the_shipped_bundle(tiny_bundle: Path) -> None:
+    """A job brings its data and an endpoint its model: neither could fall back to ours."""
+    stream = BytesIO()
+    write_model_archive(tiny_bundle, stream, for_ray=True)
+    for content in (training_archive(), stream.getvalue()):
+        with tarfile.open(fileobj=BytesIO(content)) as archive:
+            names = archive.getnames()
+        assert "pneumoscope/models/__init__.py" in names
+        assert not [name for name in names if SHIPPED in name]
 
 
 def test_own_image_and_test_channel_and_key_are_in_the_request() -> None:

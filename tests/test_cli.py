@@ -19,6 +19,7 @@ from pneumoscope.cli.app import app
 from pneumoscope.contract import load_contract, save_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
+from pneumoscope.models import SHIPPED, shipped_bundle
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.training.config import TrainConfig
 from samples import INTERRUPTIBLE, TINY, make_zip, small_films
@@ -86,7 +87,7 @@ def test_version(command: Command) -> None:
 
 
 def test_json_is_one_document_a_line_and_nothing_else(command: Command, tiny_bundle: Path, films: Path) -> None:
-    done = command("predict", tiny_bundle, films, "--format", "json")
+    done = command("predict", "--bundle", tiny_bundle, films, "--format", "json")
     assert done.code == 0, done.err
     documents = [json.loads(line) for line in done.out.splitlines()]
     assert [Path(document["image"]).name for document in documents] == ["a.jpeg", "b.JPG"]
@@ -97,7 +98,7 @@ def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None
     (films / "bad.png").write_text("no film")
     (films / "._a.jpeg").write_text("what a Mac leaves")
     (films / "zz.dcm").write_bytes(b"\0" * 128 + b"DICM")
-    done = command("predict", tiny_bundle, films, "--format", "csv")
+    done = command("predict", "--bundle", tiny_bundle, films, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(done.out)))
     assert [row["status"] for row in rows] == ["answered", "rejected", "rejected", "answered"]
     assert float(rows[0]["p_bacteria"]) + float(rows[0]["p_normal"]) + float(rows[0]["p_virus"]) == pytest.approx(
@@ -106,9 +107,44 @@ def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None
     assert rows[1]["p_bacteria"] == ""
     assert rows[1]["reason_codes"] == "undecodable"
     assert rows[0]["prediction_set"] == rows[0]["label"]
-    table = command("predict", tiny_bundle, films).out.splitlines()
+    table = command("predict", "--bundle", tiny_bundle, films).out.splitlines()
     assert table[0].split() == ["status", "label", "bacteria", "normal", "virus", "pneumonia", "ms", "image"]
     assert [line.split()[0] for line in table[1:]] == ["answered", "rejected", "rejected", "answered"]
+
+
+def test_without_a_bundle_the_shipped_one_answers_and_is_named(command: Command, films: Path) -> None:
+    shipped = load_contract(shipped_bundle())
+    named = f"{SHIPPED} {shipped.version} (ships with the package)"
+    done = command("predict", films)
+    assert (done.code, done.err.splitlines()[0]) == (0, f"model: {named}"), done.err
+    for document in map(json.loads, command("predict", films, "--format", "json").out.splitlines()):
+        assert document["model"]["sha256"] == shipped.files["model.onnx"]
+    assert command("verify").out == f"{named}: 8 golden cases reproduced.\n"
+    for name in ("predict", "serve", "verify", "evaluate"):
+        shown = " ".join(command(name, "--help").out.split())
+        assert f"by default {SHIPPED}, which ships with the package" in shown
+
+
+def test_a_named_bundle_is_named_in_every_output(command: Command, tiny_bundle: Path, films: Path) -> None:
+    done = command("predict", films, "--bundle", tiny_bundle)
+    assert done.err.splitlines()[0] == f"model: tiny 0.1.0 ({tiny_bundle})"
+    (row, _) = csv.DictReader(io.StringIO(command("predict", films, "--bundle", tiny_bundle, "--format", "csv").out))
+    assert row["model"].startswith("tiny 0.1.0 ")
+
+
+def test_the_old_forms_are_refused_with_the_new_ones(
+    command: Command, tiny_bundle: Path, dataset: Dataset, films: Path, tmp_path: Path
+) -> None:
+    """A bundle among the films must not be looked through for films: its golden cases are some."""
+    moved = f"{tiny_bundle} is a bundle; pass it as --bundle {tiny_bundle}."
+    one_sentence(command("predict", tiny_bundle, films), 2, moved)
+    one_sentence(command("predict", films, tiny_bundle, "--bundle", tiny_bundle), 2, moved)
+    one_sentence(command("verify", tiny_bundle), 2, moved)
+    report = ("--out", tmp_path / "report")
+    one_sentence(command("evaluate", tiny_bundle, *report), 2, moved)
+    one_sentence(command("evaluate", dataset.root, tiny_bundle, *report), 2, moved)
+    old = command("evaluate", tiny_bundle, "--data", dataset.root, *report)
+    one_sentence(old, 2, "pneumoscope evaluate DATASET --bundle BUNDLE --out REPORT")
 
 
 def test_goes_on_past_bad_files_and_exits_1(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -121,7 +157,7 @@ def test_goes_on_past_bad_files_and_exits_1(command: Command, tiny_bundle: Path,
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    done = command("predict", tiny_bundle, tmp_path, "--format", "json")
+    done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "json")
     assert done.code == 1
     assert done.err == ""
     documents = [json.loads(line) for line in done.out.splitlines()]
@@ -139,23 +175,25 @@ def test_goes_on_past_bad_files_and_exits_1(command: Command, tiny_bundle: Path,
 
 
 def test_predict_wrong_usage(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
-    one_sentence(command("predict", tiny_bundle, tmp_path), 2, "no image file in")
-    one_sentence(command("predict", tiny_bundle, tmp_path / "nothing.png"), 2, "does not exist")
-    one_sentence(command("predict", tiny_bundle, tmp_path, "--format", "xml"), 2, "xml")
-    one_sentence(command("predict", tmp_path, tmp_path), 1, "is not a bundle", "pneumoscope export")
+    one_sentence(command("predict", "--bundle", tiny_bundle, tmp_path), 2, "no image file in")
+    one_sentence(command("predict", "--bundle", tiny_bundle, tmp_path / "nothing.png"), 2, "does not exist")
+    one_sentence(command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "xml"), 2, "xml")
+    one_sentence(command("predict", "--bundle", tmp_path, tmp_path), 1, "is not a bundle", "pneumoscope export")
 
 
 def test_a_provider_that_is_not_there_is_an_error(command: Command, tiny_bundle: Path, films: Path) -> None:
-    one_sentence(command("predict", tiny_bundle, films, "--provider", "cuda"), 2, "'cuda'", "which has: cpu;")
+    one_sentence(
+        command("predict", "--bundle", tiny_bundle, films, "--provider", "cuda"), 2, "'cuda'", "which has: cpu;"
+    )
 
 
 def test_a_long_folder_is_followed_on_stderr(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     for number in range(60):
         (tmp_path / f"{number}.jpeg").write_bytes(FILM)
-    done = command("predict", tiny_bundle, tmp_path, "--format", "json")
+    done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "json")
     assert len([json.loads(line) for line in done.out.splitlines()]) == 60
     assert "classifying: 60 images in" in done.err
-    assert command("predict", tiny_bundle, tmp_path, "--format", "json", "--quiet").err == ""
+    assert command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "json", "--quiet").err == ""
 
 
 def test_an_abstention_in_every_form(command: Command, own_bundle: Path, tmp_path: Path) -> None:
@@ -166,18 +204,18 @@ def test_an_abstention_in_every_form(command: Command, own_bundle: Path, tmp_pat
     unsure = contract.decision.model_copy(update={"answer_from": sum(shares[label] for label in pair) - 1e-4})
     changed = {"decision": unsure, "groups": {"either": tuple(pair)}}
     save_contract(contract.model_copy(update=changed), own_bundle)
-    document = json.loads(command("predict", own_bundle, film_file, "--format", "json").out)
+    document = json.loads(command("predict", "--bundle", own_bundle, film_file, "--format", "json").out)
     assert (document["status"], document["class"]) == ("abstained", None)
     assert (document["label"], document["prediction_set"]) == ("either, type undetermined", pair)
-    assert "abstained either? " in command("predict", own_bundle, film_file).out
-    (row,) = csv.DictReader(io.StringIO(command("predict", own_bundle, film_file, "--format", "csv").out))
+    assert "abstained either? " in command("predict", "--bundle", own_bundle, film_file).out
+    (row,) = csv.DictReader(io.StringIO(command("predict", "--bundle", own_bundle, film_file, "--format", "csv").out))
     assert (row["label"], row["prediction_set"]) == (document["label"], "; ".join(pair))
 
 
 def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "ok.jpeg").write_bytes(FILM)
-    done = command("predict", tiny_bundle, tmp_path, "--format", "json")
+    done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "json")
     assert done.code == 1
     first, second = (json.loads(line) for line in done.out.splitlines())
     assert (first["status"], second["status"]) == ("rejected", "answered")
@@ -189,9 +227,12 @@ def test_a_bundle_with_a_missing_field(command: Command, own_bundle: Path, films
     del document["normalisation"]
     (own_bundle / "contract.json").write_text(json.dumps(document))
     one_sentence(
-        command("predict", own_bundle, films), 1, "field 'normalisation' is missing", "export the bundle again"
+        command("predict", "--bundle", own_bundle, films),
+        1,
+        "field 'normalisation' is missing",
+        "export the bundle again",
     )
-    one_sentence(command("verify", own_bundle), 1, "field 'normalisation' is missing")
+    one_sentence(command("verify", "--bundle", own_bundle), 1, "field 'normalisation' is missing")
 
 
 def test_a_run_without_weights(command: Command, tiny_run: Path, tmp_path: Path) -> None:
@@ -259,22 +300,23 @@ def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
     assert again.code == 0, again.err
     done = command("export", run, "--out", bundle)
     assert done.code == 0, done.err
-    assert command("verify", bundle).out == f"{bundle}: 8 golden cases reproduced.\n"
-    done = command("evaluate", bundle, "--data", tmp_path / "DS", "--out", report)
+    assert command("verify", "--bundle", bundle).out == f"run 0.1.0 ({bundle}): 8 golden cases reproduced.\n"
+    done = command("evaluate", tmp_path / "DS", "--bundle", bundle, "--out", report)
     assert done.code == 0, done.err
+    assert done.out.startswith(f"model: run 0.1.0 ({bundle})\n")
     assert "pneumonia accuracy" in done.out
     assert json.loads((report / "report.json").read_text())["n"] == 12
     assert "trained on another data set" not in done.out
     manifest = shutil.copytree(tmp_path / "DS", tmp_path / "moved") / "manifest.csv"
     manifest.write_text(manifest.read_text().replace(".zip:", "-copy.zip:"))
-    done = command("evaluate", bundle, "--data", tmp_path / "moved", "--out", tmp_path / "foreign")
+    done = command("evaluate", tmp_path / "moved", "--bundle", bundle, "--out", tmp_path / "foreign")
     assert "note: the model was trained on another data set" in done.out
     done = command("data", "prepare", tmp_path / "DS", "--out", tmp_path / "all", "--test-only")
-    assert f"next: pneumoscope evaluate BUNDLE --data {tmp_path / 'all'} --out REPORT" in done.err
-    done = command("evaluate", bundle, "--data", tmp_path / "all", "--out", tmp_path / "external")
+    assert f"next: pneumoscope evaluate {tmp_path / 'all'} --bundle BUNDLE --out REPORT" in done.err
+    done = command("evaluate", tmp_path / "all", "--bundle", bundle, "--out", tmp_path / "external")
     assert (done.code, json.loads((tmp_path / "external" / "report.json").read_text())["n"]) == (0, 36)
     one_sentence(command("export", run, "--out", bundle), 2, "exists already")
-    score = ("evaluate", bundle, "--data", tmp_path / "DS", "--out")
+    score = ("evaluate", tmp_path / "DS", "--bundle", bundle, "--out")
     one_sentence(command(*score, report), 2, "exists already")
     one_sentence(command(*score, tmp_path / "other", "--split", "x"), 1, "no split 'x'")
 
@@ -358,7 +400,7 @@ def test_an_export_from_elsewhere_and_a_data_set_that_moved(command: Command, ti
 def test_file_names_that_are_no_text(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpeg")).write_bytes(FILM)
     for form in ("table", "json", "csv"):
-        done = command("predict", tiny_bundle, tmp_path, "--format", form)
+        done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", form)
         assert done.code == 0, done.err
         assert "udcff.jpeg" in done.out
 
@@ -384,7 +426,7 @@ def test_memory_is_flat_from_200_to_2000_films(tiny_bundle: Path, tmp_path: Path
         folder.mkdir()
         for number in range(count):
             (folder / f"{number}.jpeg").hardlink_to(tmp_path / "film.jpeg")
-        arguments = ["predict", str(tiny_bundle), str(folder), "--format", "json"]
+        arguments = ["predict", "--bundle", str(tiny_bundle), str(folder), "--format", "json"]
         running = subprocess.Popen([sys.executable, "-m", "pneumoscope", *arguments], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(running.pid, 0)
         running.returncode = os.waitstatus_to_exitcode(status)
@@ -404,7 +446,7 @@ def test_a_demo_does_not_replace_what_it_did_not_make(command: Command, tmp_path
 def test_names_that_the_terminal_cannot_write_are_escaped(form: str, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "胸部.jpeg").write_bytes(encode_jpeg(film("normal", patient=1)))
     done = subprocess.run(
-        [sys.executable, "-m", "pneumoscope", "predict", str(tiny_bundle), ".", "--format", form],
+        [sys.executable, "-m", "pneumoscope", "predict", "--bundle", str(tiny_bundle), ".", "--format", form],
         capture_output=True,
         cwd=tmp_path,
         env=os.environ | {"PYTHONIOENCODING": "ascii"},

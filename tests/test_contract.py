@@ -59,8 +59,10 @@ def test_no_field_of_any_part_has_a_default() -> None:
         ("schema_version", 9, "schema version 9 is newer than 2"),
         ("calibration", {"temperature": 0}, r"calibration\.temperature"),
         ("schema_version", [], "'schema_version' is not a number"),
-        ("population", {"age_years": [9, 3]}, "youngest is older"),
-        ("population", {"age_years": [-1, 3]}, "age_years"),
+        ("population", {"age_years": [9, 3], "drawings": False}, "youngest is older"),
+        ("population", {"age_years": [-1, 3], "drawings": False}, "age_years"),
+        ("population", {"age_years": None}, r"population\.drawings"),
+        ("population", {"age_years": None, "drawings": "no"}, r"population\.drawings"),
         ("decision", {"answer_from": "0.5", "coverage": None, "films": None}, r"decision\.answer_from"),
         ("decision", {"answer_from": 0.5, "coverage": 0.9, "films": True}, r"decision\.films"),
         ("files", {"../secret": "0" * 64}, "not inside the bundle"),
@@ -95,7 +97,7 @@ def test_version_1_is_brought_up_to_date(contract: Contract, tmp_path: Path) -> 
     assert (old.classes, old.groups) == (contract.classes, contract.groups)
     assert (old.decision.answer_from, old.decision.coverage) == (0.0, None)
     assert (old.activation_map, old.precision, old.quantisation) == (None, "fp32", None)
-    assert old.population.age_years is None
+    assert (old.population.age_years, old.population.drawings) == (None, None)
     assert old.files.keys() >= {"model.onnx", "golden/golden.json"}
     save_contract(old, tmp_path)
     assert load_contract(tmp_path) == old

@@ -19,7 +19,7 @@ def contract(tiny_bundle: Path) -> Contract:
     return load_contract(tiny_bundle).model_copy(
         update={
             "decision": Decision(answer_from=0.6, coverage=0.95, films=100),
-            "population": Population(age_years=(1, 5)),
+            "population": Population(age_years=(1, 5), drawings=False),
             "activation_map": RULE,
         }
     )
@@ -89,10 +89,23 @@ def test_a_group_is_data_and_may_be_missing(contract: Contract) -> None:
     assert (verdict.label, verdict.prediction_set) == (None, contract.classes)
 
 
-def test_a_rejection_has_a_reason_and_nothing_else() -> None:
-    verdict = reject(Reason("undecodable", "the file is empty."))
+def test_a_rejection_has_a_reason_and_nothing_else(contract: Contract) -> None:
+    verdict = reject(contract, Reason("undecodable", "the file is empty."))
     assert (verdict.status, verdict.label, verdict.prediction_set) == ("rejected", None, ())
     assert verdict.reasons == ("the file is empty.",)
+
+
+def test_a_model_trained_on_drawings_says_so_of_every_film(contract: Contract) -> None:
+    drawn = contract.model_copy(update={"population": Population(age_years=None, drawings=True)})
+    answered, abstained = (decide(drawn, np.array(row), None) for row in ([0.1, 0.2, 0.7], [0.5, 0.1, 0.4]))
+    assert answered.reasons == (
+        "this model was trained on drawings, not on radiographs; its answer says nothing about a patient",
+    )
+    assert abstained.reason_codes == ("below-threshold", "trained-on-drawings")
+    rejected = reject(drawn, Reason("undecodable", "the file is empty."))
+    assert rejected.reason_codes == ("undecodable", "trained-on-drawings")
+    unknown = contract.model_copy(update={"population": Population(age_years=None, drawings=None)})
+    assert decide(unknown, np.array([0.1, 0.2, 0.7]), None).reasons == ()
 
 
 @pytest.mark.parametrize(("age", "told"), [(None, False), (0.9, True), (1, False), (5.9, False), (6, True), (34, True)])
@@ -100,7 +113,7 @@ def test_an_age_outside_the_population_is_told(contract: Contract, age: float | 
     verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, age_years=age)
     assert verdict.status == "answered"
     assert ["trained on ages 1 to 5" in reason for reason in verdict.reasons] == [True] * told
-    anyone = contract.model_copy(update={"population": Population(age_years=None)})
+    anyone = contract.model_copy(update={"population": Population(age_years=None, drawings=False)})
     assert decide(anyone, np.array([0.1, 0.2, 0.7]), None, age_years=age).reasons == ()
 
 

@@ -86,6 +86,15 @@ def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
     assert document["milliseconds"] > 0
 
 
+def test_a_model_trained_on_drawings_says_so_with_every_answer(drawn_bundle: Path) -> None:
+    """Of a patient's film, too: it was once called virus, 99.8 %, without a word."""
+    films = [encoded("film", FILM), encoded("bad", b"hello")]
+    film_of_a_patient, bad = (each.as_json() for each in Engine.load(drawn_bundle).predict_many(films))
+    assert film_of_a_patient["reason_codes"] == ["trained-on-drawings"]
+    assert "not on radiographs; its answer says nothing about a patient" in film_of_a_patient["reasons"][0]
+    assert bad["reason_codes"] == ["undecodable", "trained-on-drawings"]
+
+
 def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: Engine) -> None:
     films = [encoded("bad", b"hello"), encoded("good", FILM), encoded("cut", FILM[:900])]
     bad, good, cut = engine.predict_many(films)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -13,17 +14,17 @@ import pytest
 import torch
 
 from pneumoscope.backbone import build
-from pneumoscope.contract import InputRule, Quantisation, load_contract, save_contract
-from pneumoscope.dataset import Dataset
+from pneumoscope.contract import InputRule, Population, Quantisation, load_contract, save_contract
+from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.engine import Engine, Verified, verify
 from pneumoscope.errors import BundleError
 from pneumoscope.export import PARITY_TOLERANCE, export
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import EVERYTHING, Evidence, _Recipe, is_alike, spread
-from pneumoscope.export.run import calibration_films
+from pneumoscope.export.run import _population, calibration_films
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
-from samples import TINY
+from samples import TINY, make_zip, small_films, stored_anew
 
 FAMILIES = ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19_bn"]
 
@@ -69,16 +70,16 @@ def test_the_threshold_answers_95_percent_of_validation(tiny_bundle: Path, datas
     assert decision.answer_from == pytest.approx(confidence[int(0.05 * len(films))], abs=2e-6)
 
 
-def test_the_contract_says_where_the_model_comes_from(tiny_bundle: Path, dataset: Dataset) -> None:
-    contract = load_contract(tiny_bundle)
-    assert contract.population.age_years == (1, 5)  # named like the archive's films
+def test_the_contract_says_where_the_model_comes_from(drawn_bundle: Path, dataset: Dataset) -> None:
+    contract = load_contract(drawn_bundle)
+    assert contract.population == Population(age_years=None, drawings=True)  # whatever names the phantoms bear
     assert contract.provenance.dataset == dataset.fingerprint
     assert {"onnx", "onnxruntime", "torch", "python"} <= contract.provenance.versions.keys()
     assert contract.activation_map is not None
     assert contract.activation_map.height == contract.activation_map.width
     assert set(contract.files) == {
-        path.relative_to(tiny_bundle).as_posix()
-        for path in tiny_bundle.rglob("*")
+        path.relative_to(drawn_bundle).as_posix()
+        for path in drawn_bundle.rglob("*")
         if path.is_file() and path.name != "contract.json"
     }
 
@@ -128,12 +129,31 @@ def test_a_golden_case_that_needs_a_missing_extra_is_left_out_by_name(
     assert verify(tiny_bundle) == Verified(cases=7, left_out=("virus-monochrome1.dcm",))
 
 
-def test_films_that_bear_no_published_name_have_no_known_ages(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A data set whose files do not say that they are drawings: they stand for the published archive's."""
+    folder = tmp_path_factory.mktemp("films")
+    prepare([make_zip(folder / "a.zip", small_films())], folder / "dataset", PrepareConfig(val_fraction=0.25))
+    return load_dataset(folder / "dataset")
+
+
+def test_films_that_bear_no_published_name_have_no_known_ages(films: Dataset) -> None:
     """One film of another source is enough: its patient may be of any age."""
-    films = (*dataset.films[1:], replace(dataset.films[0], source="adults:NORMAL/scan.jpeg"))
-    mixed = replace(dataset, films=films)
-    export(tiny_run, mixed, tmp_path / "bundle")
-    assert load_contract(tmp_path / "bundle").population.age_years is None
+    assert _population(films, None) == Population(age_years=(1, 5), drawings=False)
+    other = replace(films.films[0], source="adults:NORMAL/scan.jpeg")
+    mixed = replace(films, films=(*films.films[1:], other))
+    assert _population(mixed, None) == Population(age_years=None, drawings=False)
+
+
+def test_one_train_film_that_is_no_drawing_makes_it_a_model_of_films(
+    phantom_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    assert _population(dataset, None).drawings
+    mixed = Path(shutil.copytree(phantom_folder, tmp_path / "mixed"))
+    path = mixed / dataset.split("train")[-1].source.partition(":")[2]
+    path.write_bytes(stored_anew(path.read_bytes(), quality=90))  # as another program writes it: without the words
+    prepare([mixed], tmp_path / "dataset", PrepareConfig(val_fraction=0.25))
+    assert not _population(load_dataset(tmp_path / "dataset"), None).drawings
 
 
 @pytest.mark.parametrize("count", [1, 12, 13, 23, 64, 65, 127, 250])

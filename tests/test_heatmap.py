@@ -140,7 +140,9 @@ def test_predict_writes_a_picture_a_film(
         (tmp_path / "films" / folder).mkdir(parents=True)
         (tmp_path / "films" / folder / "one.jpeg").write_bytes(FILM)
     (tmp_path / "films" / "b" / "zero.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    done = command("predict", tiny_bundle, tmp_path / "films", "--heatmap", tmp_path / "maps", "--format", "json")
+    done = command(
+        "predict", "--bundle", tiny_bundle, tmp_path / "films", "--heatmap", tmp_path / "maps", "--format", "json"
+    )
     assert done.code == 1
     lines = [json.loads(line) for line in done.out.splitlines()]
     assert [line["status"] == "rejected" for line in lines] == [False, False, True]
@@ -159,15 +161,17 @@ def test_pictures_never_meet_films_or_each_other(
         (films / name).write_bytes(FILM)
     (tmp_path / "x.jpeg").write_bytes(FILM)
     for folder in (films, films / "maps", films / "sub"):
-        done = command("predict", tiny_bundle, films, "--heatmap", folder)
+        done = command("predict", "--bundle", tiny_bundle, films, "--heatmap", folder)
         assert done.code == 2
         assert "whose films are read" in done.err
     assert all(path.read_bytes() == FILM for path in films.rglob("*.*"))
-    done = command("predict", tiny_bundle, films, tmp_path / "x.jpeg", films / "x.jpeg", "--heatmap", tmp_path)
+    done = command(
+        "predict", "--bundle", tiny_bundle, films, tmp_path / "x.jpeg", films / "x.jpeg", "--heatmap", tmp_path
+    )
     assert done.code == 0, done.err
     assert len(list(tmp_path.rglob("*.map.png"))) == 6
     assert (tmp_path / "x.jpeg").read_bytes() == FILM
-    again = command("predict", tiny_bundle, tmp_path, "--format", "csv")
+    again = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "csv")
     assert ".map.png" not in again.out
 
 
@@ -177,7 +181,9 @@ def test_a_picture_that_cannot_be_written_stops_nothing(
     (tmp_path / "films").mkdir()
     for name in ("a" * 244 + ".jpeg", "b.jpeg"):
         (tmp_path / "films" / name).write_bytes(FILM)
-    done = command("predict", tiny_bundle, tmp_path / "films", "--heatmap", tmp_path / "maps", "--format", "json")
+    done = command(
+        "predict", "--bundle", tiny_bundle, tmp_path / "films", "--heatmap", tmp_path / "maps", "--format", "json"
+    )
     assert done.code == 1
     assert len(done.out.splitlines()) == 2
     assert "no picture of" in done.err
@@ -189,12 +195,12 @@ def test_pictures_that_can_go_nowhere_are_refused_before_a_film_is_read(
 ) -> None:
     film = tmp_path / "film.jpeg"
     film.write_bytes(FILM)
-    done = command("predict", tiny_bundle, film, "--heatmap", film / "maps")
+    done = command("predict", "--bundle", tiny_bundle, film, "--heatmap", film / "maps")
     assert (done.code, done.out) == (2, "")
     assert (
         done.err == f"error: pictures cannot go to {film / 'maps'}: it cannot be made or written to; choose another.\n"
     )
-    assert command("predict", tiny_bundle, film, "--heatmap", tmp_path / ("a" * 300)).code == 2
+    assert command("predict", "--bundle", tiny_bundle, film, "--heatmap", tmp_path / ("a" * 300)).code == 2
 
 
 def test_explain_writes_pictures_and_json(
@@ -221,7 +227,7 @@ def test_a_model_without_maps_sends_to_explain(
 
     save_contract(load_contract(own_bundle).model_copy(update={"activation_map": None}), own_bundle)
     (tmp_path / "film.jpeg").write_bytes(FILM)
-    done = command("predict", own_bundle, tmp_path / "film.jpeg", "--heatmap", tmp_path / "maps")
+    done = command("predict", "--bundle", own_bundle, tmp_path / "film.jpeg", "--heatmap", tmp_path / "maps")
     assert done.code == 2
     assert "pneumoscope explain RUN IMAGE --out DIR" in done.err
     assert not (tmp_path / "maps").exists()

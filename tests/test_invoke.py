@@ -97,7 +97,7 @@ def test_a_stand_in_errs_as_aws_does(aws: Cloud) -> None:
 
 def test_a_service_with_a_token_cannot_stand_in(tiny_bundle: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pneumoscope", "serve", str(tiny_bundle), "--as-endpoint", "films", "--port", "0"],
+        [sys.executable, "-m", "pneumoscope", "serve", "--bundle", str(tiny_bundle), "--as-endpoint", "films"],
         env=os.environ | {"PNEUMOSCOPE_TOKEN": "t" * 20},
         capture_output=True,
         text=True,
@@ -158,7 +158,7 @@ def test_a_stand_in_that_is_none_is_said_in_words(tiny_bundle: Path, standing_in
         return str(done.err)
 
     assert "is no address; write http://127.0.0.1:8080" in ask("127.0.0.1:8080")
-    assert "see that `pneumoscope serve BUNDLE --as-endpoint NAME` runs there" in ask("http://127.0.0.1:9")
+    assert "see that `pneumoscope serve --bundle BUNDLE --as-endpoint NAME` runs there" in ask("http://127.0.0.1:9")
     assert "stands in for a real-time endpoint, not for async ones" in ask(standing_in, "--variant", "async")
     assert "its name is the one that `serve --as-endpoint` was given" in ask(standing_in, name="other")
     assert "has no contract.json" in ask(standing_in, "--bundle", tmp_path)

@@ -181,7 +181,7 @@ def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Conta
 
 
 def test_a_job_leaves_a_bundle_reports_and_its_run(trained: Container, dataset: Dataset, command: Command) -> None:
-    assert command("verify", trained.base / "model").code == 0
+    assert command("verify", "--bundle", trained.base / "model").code == 0
     for split in ("val", "test"):
         assert trained.report(split)["n"] == len(dataset.split(split))
         assert trained.report(split)["dataset"]["split"] == split
@@ -286,7 +286,7 @@ def test_two_hosts_make_one_model(two_hosts: tuple[Container, Container], comman
         packed.add(first.base / "model", arcname=".")
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path / "model", filter="data")
-    done = command("verify", tmp_path / "model")
+    done = command("verify", "--bundle", tmp_path / "model")
     assert (done.code, "reproduced" in done.out) == (0, True)
 
 

@@ -7,8 +7,8 @@ import pytest
 from pneumoscope.dataset.grammar import version2
 from pneumoscope.errors import UsageError
 from pneumoscope.files import sha256_of
-from pneumoscope.imaging import Luma
-from pneumoscope.phantom import FINDINGS, Finding, film, population, write_archive_folder
+from pneumoscope.imaging import Luma, read_luma
+from pneumoscope.phantom import FINDINGS, Finding, encode_jpeg, film, is_phantom, population, write_archive_folder
 
 
 def test_the_same_arguments_give_the_same_pixels() -> None:
@@ -82,6 +82,14 @@ def test_archive_folder_is_reproducible_and_split_by_patient(tmp_path: Path) -> 
         parts.setdefault(str(identity.patient), set()).add(path.parts[1])
     assert all(len(held) == 1 for held in parts.values())
     assert {patient.split("/")[0] for patient, held in parts.items() if "test" in held} == set(FINDINGS)
+
+
+def test_every_film_of_an_archive_says_that_it_is_drawn(tmp_path: Path) -> None:
+    write_archive_folder(tmp_path / "one", count=45, overwrite=False)
+    assert all(is_phantom(path.read_bytes()) for path in (tmp_path / "one").rglob("*.jpeg"))
+    drawn = next((tmp_path / "one").rglob("*.jpeg")).read_bytes()
+    assert not is_phantom(encode_jpeg(read_luma(drawn)))
+    assert not is_phantom(b"")
 
 
 def test_too_few_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pneumoscope.models import SHIPPED
 from pneumoscope.phantom import encode_jpeg, film, write_archive_zip
 from samples import REPOSITORY
 
@@ -45,7 +46,7 @@ def run(line: str, folder: Path, **environment: str) -> str:
 
 
 def test_there_are_blocks_of_both_kinds() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "python", "bash", "python"]
+    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "bash", "bash", "bash", "python", "bash", "python"]
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".venv" / ".ready").exists(), reason="`make` has not set up .venv here")
@@ -56,6 +57,12 @@ def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
     assert report["metrics"]["accuracy"]["value"] >= 0.90
     assert "Not a medical device" in shown
+    first, own = re.findall(r"^model: (.+)", shown, re.MULTILINE)
+    assert first.startswith(f"{SHIPPED} ")
+    assert first.endswith(" (ships with the package)")
+    assert own.startswith("phantom-demo ")
+    assert shown.count("These are drawings, not radiographs") == 2
+    assert shown.count("this model was trained on drawings") == 3
     for line in shown.splitlines():
         if line.startswith(str(tmp_path)):
             assert Path(line.split(": ")[0]).exists()
@@ -72,7 +79,7 @@ def test_the_other_blocks_run_in_order(desk: Path) -> None:
                 if lines[0].startswith("pneumoscope serve"):
                     until_the_end.enter_context(running(lines.pop(0), desk))
                 shown = [run(line, desk) for line in lines]
-                if "predict" in block:
+                if "--format json" in block:
                     assert json.loads(shown[-1])["status"] == "answered"
             else:
                 (desk / "block.py").write_text(block)

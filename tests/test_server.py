@@ -25,6 +25,7 @@ import dicoms
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER, load_contract, save_contract
 from pneumoscope.engine import Engine
+from pneumoscope.models import SHIPPED
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.server.config import ServeConfig
 from samples import encode
@@ -363,7 +364,7 @@ def test_a_bundle_that_does_not_verify_is_not_served(own_bundle: Path, command: 
     document = contract.model_dump() | {"calibration": {"temperature": 3.0}}
     save_contract(type(contract).model_validate(document), own_bundle)
     for workers in (1, 2):
-        done = command("serve", own_bundle, "--port", 0, "--workers", workers)
+        done = command("serve", "--bundle", own_bundle, "--port", 0, "--workers", workers)
         assert done.code == 1
         assert "golden case" in done.err
         assert "Traceback" not in done.err
@@ -385,14 +386,50 @@ def test_wrong_usage_is_one_sentence(
             (["--keep-log", tmp_path / "none" / "log"], "cannot be kept"),
             (["--provider", "tpu"], "provider 'tpu'"),
         ):
-            done = command("serve", tiny_bundle, *options)
+            done = command("serve", "--bundle", tiny_bundle, *options)
             assert done.code == 2, done.err
             assert words in done.err
             assert "Traceback" not in done.err
             assert "ort\n" not in done.err
-    done = command("serve", tmp_path, "--port", 0)
+    done = command("serve", "--bundle", tmp_path, "--port", 0)
     assert (done.code, "starting" in done.err) == (1, False)
-    assert command("serve").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "words"),
+    [
+        (["--as-endpoint", "films"], {}, "an endpoint names its bundle"),
+        ([], {"PNEUMOSCOPE_BUNDLE": ""}, "--bundle is missing; in a container or a job"),
+        ([], {"SM_MODEL_DIR": "/opt/ml/model"}, "--bundle is missing; in a container or a job"),
+        ([], {"SAGEMAKER_BASE_DIR": "base"}, "--bundle is missing; in a container or a job"),
+        (["BUNDLE"], {}, "BUNDLE is a bundle; pass it as --bundle BUNDLE."),
+        (["elsewhere"], {}, "unexpected argument 'elsewhere'"),
+    ],
+)
+def test_a_bundle_must_be_named_where_others_are_served(
+    options: list[str], environment: dict[str, str], words: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """An endpoint or a container whose bundle was forgotten must not answer with ours."""
+    (tmp_path / "base" / "model").mkdir(parents=True)
+    (tmp_path / "BUNDLE").symlink_to(tiny_bundle)
+    done = subprocess.run(
+        [sys.executable, "-m", "pneumoscope", "serve", "--port", "0", *options],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, "starting" in done.stderr) == (2, False), done.stderr
+    assert words in done.stderr
+
+
+def test_without_a_bundle_the_shipped_one_is_served_and_named() -> None:
+    with serving(None) as service:
+        assert f"starting {SHIPPED} " in service.log
+        assert " (ships with the package) at http://" in service.log
+        assert service.get("/v1/model").json()["card"]["name"] == SHIPPED
 
 
 def test_the_environment_may_say_what_to_serve(command: Callable[..., SimpleNamespace]) -> None:
@@ -410,7 +447,7 @@ def test_ctrl_c_is_130(tiny_bundle: Path, workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_told_to_stop_while_it_starts_it_stops(tiny_bundle: Path, workers: int) -> None:
-    command = [sys.executable, "-m", "pneumoscope", "serve", str(tiny_bundle), "--port", "0"]
+    command = [sys.executable, "-m", "pneumoscope", "serve", "--bundle", str(tiny_bundle), "--port", "0"]
     with subprocess.Popen([*command, "--workers", str(workers)], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         process.stderr.readline()

@@ -376,7 +376,7 @@ def test_a_bundle_is_evaluated_on_the_stress_split(
 ) -> None:
     prepare([phantom_folder], tmp_path / "data", PrepareConfig(val_fraction=0.25, stress=True))
     out = load_dataset(tmp_path / "data")
-    done = command("evaluate", tiny_bundle, "--data", out.root, "--split", "stress", "--out", tmp_path / "report")
+    done = command("evaluate", out.root, "--bundle", tiny_bundle, "--split", "stress", "--out", tmp_path / "report")
     assert done.code == 0, done.err
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["n"] == len(out.split("val"))

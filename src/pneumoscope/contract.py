@@ -134,6 +134,7 @@ class Population(Document):
     """Whom the films show."""
 
     age_years: tuple[Years, Years] | None = Field(description="Youngest and oldest; null: not known.")
+    drawings: bool | None = Field(description="All train films are drawings, of no patient; null: not known.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -292,7 +293,7 @@ def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "input": _extended(document.get("input"), rules),
         "decision": _extended(document.get("decision"), {"coverage": None, "films": None}),
-        "population": {"age_years": None},
+        "population": {"age_years": None, "drawings": None},
         "activation_map": None,
         "precision": "fp32",
         "quantisation": None,

@@ -1,48 +1,62 @@
-"""The whole flow on phantoms, each stage as the command line runs it."""
+"""Drawings through the shipped bundle, then the whole flow on phantoms, each stage as the command line runs it."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
+from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.engine import Encoded, Engine, Prediction
 from pneumoscope.files import refuse_existing, write_text
-from pneumoscope.phantom import write_archive_folder
+from pneumoscope.phantom import FINDINGS, encode_jpeg, film, write_archive_folder
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import evaluate
 from pneumoscope.training.config import load_recipe, make_config
 
 FILMS = 600
 _MARK = "made-by-pneumoscope-demo.txt"
+_DRAWINGS = "drawings"
 _PARTS = ("archive", "dataset", "run", "bundle", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Where everything lies, the test report, and the predictions for a few test films."""
+    """The bundle that was made, its test report, and its predictions for a few test films."""
 
-    folder: Path
+    bundle: Path
     report: dict[str, Any]
     predictions: list[Prediction]
 
 
-def demo(out: Path, *, overwrite: bool = False, listener: Listener = SILENT) -> DemoResult:
-    """Draw phantoms, prepare, train with recipe `quick`, export, evaluate, predict.
-
-    Each part appears whole or not at all. With `overwrite`, the parts of an earlier demo are replaced.
+def make_room(out: Path, *, overwrite: bool) -> None:
+    """Make the demo's folder. With `overwrite`, the parts of an earlier demo are removed.
 
     Raises:
         UsageError: `out` exists and `overwrite` is false, or it was not made by a demo.
     """
     refuse_existing(out, overwrite=overwrite, holding=_MARK)
-    from pneumoscope.export import export  # after the check: torch takes seconds to load
+    write_text(out / _MARK, "Made by `pneumoscope demo`, which replaces it with --overwrite.\n")
+    for part in (_DRAWINGS, *_PARTS):
+        shutil.rmtree(out / part, ignore_errors=True)
+
+
+def look(out: Path, bundle: Path) -> list[Prediction]:
+    """Draw a film of each class into the folder `drawings`, and say what a bundle makes of them."""
+    folder = out / _DRAWINGS
+    folder.mkdir()
+    for finding in FINDINGS:
+        (folder / f"{finding}.jpeg").write_bytes(encode_jpeg(film(finding, patient=1)))
+    films = sorted(folder.iterdir())
+    return list(Engine.load(bundle).predict_many(Encoded(name=str(path), read=path.read_bytes) for path in films))
+
+
+def demo(out: Path, *, listener: Listener = SILENT) -> DemoResult:
+    """Draw phantoms, prepare, train with recipe `quick`, export, evaluate, predict; `make_room` comes first."""
+    from pneumoscope.export import export  # torch takes seconds to load
     from pneumoscope.training.fit import train
 
-    write_text(out / _MARK, "Made by `pneumoscope demo`, which replaces it with --overwrite.\n")
-    for part in _PARTS:
-        shutil.rmtree(out / part, ignore_errors=True)
     archive, data, run, bundle, report = (out / part for part in _PARTS)
     listener.say(f"1/5 drawing {FILMS} phantoms")
     write_archive_folder(archive, count=FILMS, overwrite=False)
@@ -56,6 +70,10 @@ def demo(out: Path, *, overwrite: bool = False, listener: Listener = SILENT) -> 
     listener.say("5/5 evaluating on the test split")
     engine = Engine.load(bundle)
     figures = evaluate(engine, dataset, "test", report, listener=listener)
-    films = {film.label: film for film in dataset.split("test")}.values()
-    chosen = [Encoded(name=str(data / film.path), read=partial(dataset.read, film)) for film in films]
-    return DemoResult(folder=out, report=figures, predictions=list(engine.predict_many(chosen)))
+    return DemoResult(bundle=bundle, report=figures, predictions=list(engine.predict_many(_one_of_each(dataset))))
+
+
+def _one_of_each(dataset: Dataset) -> Iterator[Encoded]:
+    """A test film of each class."""
+    for chosen in {each.label: each for each in dataset.split("test")}.values():
+        yield Encoded(name=str(dataset.root / chosen.path), read=partial(dataset.read, chosen))

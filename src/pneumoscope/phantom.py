@@ -24,6 +24,8 @@ Field: TypeAlias = NDArray[np.floating[Any]]
 
 FINDINGS: tuple[Finding, ...] = get_args(Finding)
 _WORK = 288  # anatomy is drawn with this many rows, then enlarged; noise is added at full size
+_DRAWN = b"Drawn by pneumoscope: a synthetic radiograph, of no patient."
+_HEAD = 4096  # bytes of a file in which the words are looked for
 _ENCODINGS = ((75, False), (85, False), (92, False), (92, True))  # quality, progressive
 
 
@@ -105,7 +107,8 @@ def population(count: int, *, seed: int = 0) -> Iterator[Phantom]:
 def write_archive_folder(out: Path, *, count: int, seed: int = 0, test_fraction: float = 0.2, overwrite: bool) -> None:
     """Write phantoms as an extracted version 2 archive, `chest_xray/{train,test}/{NORMAL,PNEUMONIA}/`.
 
-    Patients go to one part whole. Encodings vary independently of the class.
+    Patients go to one part whole. Encodings vary independently of the class. Each file says in a comment
+    that it is a drawing: see `is_phantom`.
 
     Raises:
         UsageError: fewer than 30 films asked for, or `out` exists.
@@ -126,11 +129,20 @@ def write_archive_zip(out: Path, *, count: int, seed: int = 0, test_fraction: fl
             archive.writestr(zipfile.ZipInfo(name), data)
 
 
-def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False) -> bytes:
+def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False, comment: bytes = b"") -> bytes:
     """A grey JPEG of a luma image."""
     stream = BytesIO()
-    Image.fromarray(luma).save(stream, "JPEG", quality=quality, progressive=progressive)
+    Image.fromarray(luma).save(stream, "JPEG", quality=quality, progressive=progressive, comment=comment)
     return stream.getvalue()
+
+
+def is_phantom(data: bytes) -> bool:
+    """Whether the bytes are those of a film that was drawn for an archive of phantoms, kept byte for byte.
+
+    It is told by the JPEG's comment (ITU-T T.81 section B.2.4.5), which names and folders do not change.
+    """
+    segment = b"\xff\xfe" + (len(_DRAWN) + 2).to_bytes(2, "big") + _DRAWN
+    return segment in data[:_HEAD]
 
 
 def _archive_members(count: int, seed: int, test_fraction: float) -> Iterator[tuple[str, bytes]]:
@@ -146,7 +158,7 @@ def _archive_members(count: int, seed: int, test_fraction: float) -> Iterator[tu
         quality, progressive = _ENCODINGS[int(np.random.default_rng([seed, index, 7]).integers(len(_ENCODINGS)))]
         yield (
             f"chest_xray/{part}/{folder}/{phantom.name}",
-            encode_jpeg(phantom.luma, quality=quality, progressive=progressive),
+            encode_jpeg(phantom.luma, quality=quality, progressive=progressive, comment=_DRAWN),
         )
 
 

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from pneumoscope.contract import CONTRACT_FILE, load_contract
 from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import BundleError
+from pneumoscope.models import SHIPPED
 
 TRAIN_PROGRAM = "train.py"
 _PACKAGE = "pneumoscope"
@@ -138,9 +139,11 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _add_package(archive: tarfile.TarFile) -> None:
+    """Our code, without the bundle that ships with it: jobs and endpoints bring their own."""
     with resources.as_file(resources.files(_PACKAGE)) as root:
+        shipped = root / "models" / SHIPPED
         for path in sorted(root.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and "__pycache__" not in path.parts and shipped not in path.parents:
                 _add(archive, f"{_PACKAGE}/{path.relative_to(root).as_posix()}", path.read_bytes())
 
 

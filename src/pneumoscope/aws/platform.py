@@ -79,6 +79,11 @@ def on_platform(environment: Mapping[str, str] = os.environ) -> bool:
     return "TRAINING_JOB_NAME" in environment and (_base(environment) / _HYPERPARAMETERS).is_file()
 
 
+def gives_models(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process runs where a platform puts models: in a job's container, or in an endpoint's."""
+    return on_platform(environment) or (_base(environment) / "model").is_dir()
+
+
 def failure_file(environment: Mapping[str, str] = os.environ) -> Path:
     """Where a job says why it failed."""
     return _base(environment) / "output" / "failure"

@@ -45,7 +45,7 @@ _BAD_KEYS = {
 }
 _NO_BUCKET = {"NoSuchBucket"}
 _RUNTIME = "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"
-_SERVE = "see that `pneumoscope serve BUNDLE --as-endpoint NAME` runs there"
+_SERVE = "see that `pneumoscope serve --bundle BUNDLE --as-endpoint NAME` runs there"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import typer
 
 from pneumoscope import __version__
 from pneumoscope.cli import aws, data, model
+from pneumoscope.cli.bundle import BundleCommand
 from pneumoscope.cli.serve import serve_command
 from pneumoscope.errors import PneumoscopeError, UsageError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 model.register(app)
-app.command("serve")(serve_command)
+app.command("serve", cls=BundleCommand)(serve_command)
 app.add_typer(aws.app, name="aws")
 
 # What `pip install pneumoscope` leaves out, by the extra that brings it.

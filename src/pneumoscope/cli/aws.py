@@ -295,7 +295,8 @@ def invoke_command(
     """Send films to an endpoint, as they are, and print its decisions and what each call took.
 
     A film over the endpoint's limit is sent as the model reads it, which changes no probability. With
-    AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080 and `serve --as-endpoint` no account is needed.
+    AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080 and `serve --bundle BUNDLE --as-endpoint NAME`
+    no account is needed.
     Goes on past bad films; exit code 1 if there were any.
     """
     from pneumoscope.aws.invoke import Client

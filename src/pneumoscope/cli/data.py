@@ -174,7 +174,7 @@ def prepare_command(
     summary = prepare(sources, out, config, overwrite=overwrite, listener=make_listener(quiet=quiet))
     show_prepared(summary)
     if not quiet:
-        after = f"evaluate BUNDLE --data {out} --out REPORT" if test_only else f"train --data {out} --out RUN"
+        after = f"evaluate {out} --bundle BUNDLE --out REPORT" if test_only else f"train --data {out} --out RUN"
         typer.echo(f"data set in {out}; next: pneumoscope {after}", err=True)
     if summary.refused:
         raise typer.Exit(1)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pneumoscope.cli.bundle import Bundle, BundleCommand, Choice, EvaluateCommand, choose_bundle, refuse_bundles
 from pneumoscope.cli.data import Overwrite, Quiet
 from pneumoscope.cli.train import Precision, TrainCommand, cross_validate_command, data_of, train_command
 from pneumoscope.errors import UsageError
+from pneumoscope.models import shipped_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,17 +35,14 @@ class Depth(StrEnum):
     of_group = "group"
 
 
-Bundle = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A bundle made by `export`.")]
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to the command tree, in the order of the flow."""
     app.command("demo")(demo_command)
     app.command("train", cls=TrainCommand)(train_command)
     app.command("cross-validate")(cross_validate_command)
     app.command("export")(export_command)
-    app.command("verify")(verify_command)
-    app.command("evaluate")(evaluate_command)
+    app.command("verify", cls=BundleCommand)(verify_command)
+    app.command("evaluate", cls=EvaluateCommand)(evaluate_command)
     app.command("predict")(predict_command)
     app.command("explain")(explain_command)
 
@@ -54,22 +53,36 @@ def demo_command(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the whole flow on synthetic radiographs: no data needed."""
-    from pneumoscope.cli.show import make_listener, show_predictions, show_report
-    from pneumoscope.demo import demo
+    """Classify drawings with the shipped bundle, then run the whole flow on more of them: no data needed."""
+    from pneumoscope.cli.show import make_listener, show_report
+    from pneumoscope.demo import demo, look, make_room
 
-    result = demo(out, overwrite=overwrite, listener=make_listener(quiet=quiet))
+    shipped = Choice(folder=shipped_bundle(), shipped=True)
+    make_room(out, overwrite=overwrite)
+    _show_drawings(shipped, look(out, shipped.folder))
+    result = demo(out, listener=make_listener(quiet=quiet))
     show_report(result.report)
-    for _ in show_predictions(result.predictions, "table"):
-        pass
+    _show_drawings(Choice(folder=result.bundle, shipped=False), result.predictions)
     for part, what in (
+        ("drawings", "the films of the first table; try `pneumoscope predict` on them"),
         ("archive", "the phantoms"),
         ("dataset/manifest.csv", "one row a film"),
         ("run/curves.png", "learning curves"),
         ("bundle", "the model, with its contract"),
         ("report/report.json", "the test figures"),
     ):
-        typer.echo(f"{result.folder / part}: {what}")
+        typer.echo(f"{out / part}: {what}")
+
+
+def _show_drawings(choice: Choice, predictions: "list[Prediction]") -> None:
+    """What a model says of drawings, with the words that it means nothing."""
+    from pneumoscope.cli.show import show_predictions
+    from pneumoscope.contract import load_contract
+
+    typer.echo(f"model: {choice.named(load_contract(choice.folder))}")
+    for _ in show_predictions(predictions, "table"):
+        pass
+    typer.echo("These are drawings, not radiographs: the answers show that everything runs, and say nothing more.")
 
 
 def export_command(
@@ -111,24 +124,26 @@ def export_command(
         listener=listener,
     )
     show_exported(done, out)
-    typer.echo(f"next: pneumoscope evaluate {out} --data {dataset.root} --out REPORT", err=True)
+    typer.echo(f"next: pneumoscope evaluate {dataset.root} --bundle {out} --out REPORT", err=True)
 
 
-def verify_command(bundle: Bundle) -> None:
+def verify_command(bundle: Bundle = None) -> None:
     """Check a bundle's files and run its golden cases from the bytes on."""
-    from pneumoscope.engine import verify
+    from pneumoscope.engine import Engine, verify
 
-    found = verify(bundle)
-    typer.echo(f"{bundle}: {found.cases} golden cases reproduced.")
+    choice = choose_bundle(bundle)
+    engine = Engine.load(choice.folder)
+    found = verify(choice.folder, engine=engine)
+    typer.echo(f"{choice.named(engine.contract)}: {found.cases} golden cases reproduced.")
     if found.left_out:
         typer.echo(f"left out for want of pneumoscope[dicom]: {', '.join(found.left_out)}", err=True)
 
 
 def evaluate_command(
-    bundle: Bundle,
-    data: Annotated[Path, typer.Option(exists=True, help="A data set made by `data prepare`.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", exists=True, help="A data set made by `data prepare`.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and predictions.csv.")],
     *,
+    bundle: Bundle = None,
     split: Annotated[str, typer.Option(help="train, val, test or stress.")] = "test",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -139,17 +154,19 @@ def evaluate_command(
     from pneumoscope.engine import Engine
     from pneumoscope.report import evaluate
 
-    dataset = load_dataset(data)
-    engine = Engine.load(bundle, limits=dataset.limits)
-    report = evaluate(engine, dataset, split, out, overwrite=overwrite, listener=make_listener(quiet=quiet))
+    refuse_bundles([dataset])
+    choice, data = choose_bundle(bundle), load_dataset(dataset)
+    engine = Engine.load(choice.folder, limits=data.limits)
+    report = evaluate(engine, data, split, out, overwrite=overwrite, listener=make_listener(quiet=quiet))
+    typer.echo(f"model: {choice.named(engine.contract)}")
     show_report(report)
     typer.echo(f"written: {out / 'report.json'}, {out / 'predictions.csv'}")
 
 
 def predict_command(
-    bundle: Bundle,
     images: Annotated[list[Path], typer.Argument(exists=True, help="Image files, or folders of them.")],
     *,
+    bundle: Bundle = None,
     form: Annotated[Form, typer.Option("--format", help="How to print.")] = Form.table,
     heatmap: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for pictures of where the model looked, one a film.")
@@ -171,14 +188,17 @@ def predict_command(
     from pneumoscope.engine import Engine
     from pneumoscope.imaging import Limits
 
-    limits = Limits(max_pixels=max_pixels)
-    engine = Engine.load(bundle, limits=limits, provider=provider)
+    refuse_bundles(images)
+    choice, limits = choose_bundle(bundle), Limits(max_pixels=max_pixels)
+    engine = Engine.load(choice.folder, limits=limits, provider=provider)
     if heatmap is not None and engine.contract.activation_map is None:
         raise UsageError(
             f"{engine.contract.provenance.arch} has no exact activation map; "
             "use `pneumoscope explain RUN IMAGE --out DIR`."
         )
     pictures = None if heatmap is None else Pictures(heatmap, images)
+    if form is Form.table:
+        typer.echo(f"model: {choice.named(engine.contract)}", err=True)
     films, again = tee(list_films(images, limits))
     predictions: Iterable[Prediction] = engine.predict_many((film for _, film in films), level=level.value)
     if pictures is not None:

@@ -6,16 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumoscope.cli.bundle import Bundle, choose_bundle
 from pneumoscope.errors import UsageError
 
 TOKEN = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
 
 
 def serve_command(
-    bundle: Annotated[
-        Path,
-        typer.Argument(exists=True, file_okay=False, envvar="PNEUMOSCOPE_BUNDLE", help="A bundle made by `export`."),
-    ],
+    bundle: Bundle = None,
     *,
     host: Annotated[
         str, typer.Option(envvar="PNEUMOSCOPE_HOST", help="Address to listen on; 0.0.0.0 for all.")
@@ -58,8 +56,11 @@ def serve_command(
     from pneumoscope.contract import DISCLAIMER, load_contract
     from pneumoscope.server.run import listen, serve
 
+    if bundle is None and as_endpoint is not None:
+        raise UsageError("--bundle is missing; an endpoint names its bundle, also one that is stood in for.")
+    choice = choose_bundle(bundle)
     config = _config(
-        bundle=bundle,
+        bundle=choice.folder,
         host=host,
         port=port,
         workers=workers,
@@ -74,11 +75,12 @@ def serve_command(
         keep_log=keep_log,
         provider=provider,
     )
-    load_contract(bundle)  # before anything is promised
+    contract = load_contract(choice.folder)  # before anything is promised
     with listen(config) as listener:
         taken = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"starting {bundle} at http://{shown}:{taken}/; Ctrl-C stops it.\n{DISCLAIMER}", err=True)
+        typer.echo(f"starting {choice.named(contract)} at http://{shown}:{taken}/; Ctrl-C stops it.", err=True)
+        typer.echo(DISCLAIMER, err=True)
         if config.token is None and not _is_loopback(host):
             typer.echo(f"warning: whoever reaches {host} may ask; to prevent that, set {TOKEN}.", err=True)
         serve(config, listener, log_level="warning" if quiet else "info")

@@ -168,7 +168,9 @@ class Engine:
         row = 0
         for film in batch:
             if isinstance(film.image, Reason):
-                yield self._prediction(film, reject(film.image), None, None, {"decode": film.milliseconds})
+                yield self._prediction(
+                    film, reject(self.contract, film.image), None, None, {"decode": film.milliseconds}
+                )
                 continue
             assert outputs is not None
             probabilities, maps = outputs.probabilities[row], None if outputs.maps is None else outputs.maps[row]

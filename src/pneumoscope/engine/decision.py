@@ -44,9 +44,10 @@ class Verdict:
         return tuple(reason.code for reason in self.why)
 
 
-def reject(why: Reason) -> Verdict:
+def reject(contract: Contract, why: Reason) -> Verdict:
     """What is no usable film."""
-    return Verdict(status="rejected", answer=None, label=None, prediction_set=(), why=(why,))
+    told = (why, *_origin_reasons(contract))
+    return Verdict(status="rejected", answer=None, label=None, prediction_set=(), why=told)
 
 
 def decide(
@@ -79,6 +80,7 @@ def decide(
     explained = max(choices[label], key=shares.__getitem__)
     attention = _attention(contract, explained, None if maps is None else maps[contract.classes.index(explained)])
     told = (
+        *_origin_reasons(contract),
         *(Reason("note", note) for note in notes),
         *_age_reasons(contract, age_years),
         *_attention_reasons(contract, attention),
@@ -154,6 +156,13 @@ def _attention_reasons(contract: Contract, attention: Attention | None) -> tuple
     shares = f"{attention.border:.0%} at the border, {attention.corners:.0%} in the corners"
     sentence = f"the model looked mostly at the rim of the film: of the map for {attention.label}, {shares}"
     return (Reason("looked-at-rim", sentence),)
+
+
+def _origin_reasons(contract: Contract) -> tuple[Reason, ...]:
+    if not contract.population.drawings:
+        return ()
+    sentence = "this model was trained on drawings, not on radiographs; its answer says nothing about a patient"
+    return (Reason("trained-on-drawings", sentence),)
 
 
 def _age_reasons(contract: Contract, age_years: float | None) -> tuple[Reason, ...]:

@@ -40,6 +40,7 @@ from pneumoscope.export.quantise import Evidence, quantise, speed_gain, spread
 from pneumoscope.files import sha256_of, whole_directory
 from pneumoscope.imaging import Luma
 from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.phantom import is_phantom
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import labels_of, read_input
@@ -108,7 +109,7 @@ def export(
         out: the bundle folder to make.
         name: the model's name; by default the run's folder name.
         precision: of the model's arithmetic.
-        ages: youngest and oldest patient trained on, in years; by default what the archive's films are.
+        ages: youngest and oldest patient trained on, in years; by default those of the published archive's films.
         overwrite: replace what lies at `out`.
         listener: hears about the slow parts.
 
@@ -189,10 +190,14 @@ def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: 
 
 
 def _population(dataset: Dataset, given: Ages | None) -> Population:
-    """Of the ages given; else of those of the published archive if every film bears one of its names."""
-    known = KERMANY_AGES if all(_is_published(film) for film in dataset.films) else None
+    """Of the ages given; else of those of the published archive if every film bears one of its names.
+
+    Drawings bear its names, too, and have no age; they are told by their bytes, up to the first film that is none.
+    """
+    drawings = all(is_phantom(dataset.read(film)) for film in dataset.split("train"))
+    known = KERMANY_AGES if not drawings and all(_is_published(film) for film in dataset.films) else None
     try:
-        return Population(age_years=given or known)
+        return Population(age_years=given or known, drawings=drawings)
     except ValidationError as failure:
         raise UsageError(f"ages {given} cannot be: {first_problem(failure)}.") from failure
 

@@ -30,6 +30,8 @@ def card(contract: Contract) -> dict[str, Any]:
 
 
 def _population(contract: Contract) -> str:
+    if contract.population.drawings:
+        return "drawings, of no patient"
     ages = contract.population.age_years
     return "ages not known" if ages is None else f"ages {ages[0]:g} to {ages[1]:g} years"
 

@@ -68,7 +68,8 @@ class Service:
             self._engine = await asyncio.get_running_loop().run_in_executor(self._pool, self._load)
         except Exception as failure:  # noqa: BLE001 (whatever it is, the service must not go on as if it were starting)
             self.state = "failed"
-            words = f"{self.config.bundle} cannot be served ({type(failure).__name__}); run `pneumoscope verify` on it."
+            bundle = self.config.bundle
+            words = f"{bundle} cannot be served ({type(failure).__name__}); run `pneumoscope verify --bundle {bundle}`."
             self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(words))
             return
         self._batcher = Batcher(self._engine)
