@@ -20,7 +20,7 @@ from pneumoscope.engine import Engine, Verified, verify
 from pneumoscope.errors import BundleError
 from pneumoscope.export import PARITY_TOLERANCE, export
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import EVERYTHING, Evidence, _Recipe, is_alike, spread
+from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, is_alike, spread
 from pneumoscope.export.run import _population, calibration_films
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
@@ -239,7 +239,7 @@ def test_every_family_has_an_int8_form(arch: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     write_onnx(build(arch, classes=3, size=64)[0].eval(), 64, tmp_path / "model.onnx")
     images = noise(12, 64)
-    evidence = Evidence(calibration=images, validation=images, labels=np.zeros(12, np.int64), classes=3)
+    evidence = Comparison(calibration=images, validation=images, labels=np.zeros(12, np.int64), classes=3)
     path = _Recipe(tmp_path / "model.onnx", tmp_path, evidence).write(EVERYTHING)
     weights = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.INT8]
     assert len(weights) >= 4
@@ -290,7 +290,7 @@ def test_layers_that_hurt_are_left_in_fp32(tmp_path: Path, dataset: Dataset, ste
     write_onnx(network, TINY["size"], tmp_path / "model.onnx")
     rule = InputRule.squash(TINY["size"])
     images = np.stack([load_input(dataset.read(each), rule) for each in calibration_films(dataset)[:24]])
-    evidence = Evidence(calibration=images, validation=images, labels=np.zeros(24, np.int64), classes=3)
+    evidence = Comparison(calibration=images, validation=images, labels=np.zeros(24, np.int64), classes=3)
     recipe = _Recipe(tmp_path / "model.onnx", tmp_path, evidence)
     choices = list(recipe.choices(SILENT))
     assert [(choice.operators, choice.kept) for choice in choices[:2]] == [("all", ()), ("layers", ())]

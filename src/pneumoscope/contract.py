@@ -88,14 +88,16 @@ class Calibration(Document):
     """Probabilities are `softmax(logits / temperature)`; 1 leaves them as trained."""
 
     temperature: float = Field(gt=0)
+    prior: Literal["train", "uniform"] = Field(description="The class frequencies that the probabilities stand for.")
+    films: int | None = Field(ge=1, description="Films, none of them seen, that set the temperature; null: not set.")
 
 
 class Decision(Document):
     """When the model answers: from `answer_from` on, the largest probability is enough."""
 
     answer_from: float = Field(ge=0, le=1)
-    coverage: float | None = Field(gt=0, le=1, description="Share of validation films it was set to answer.")
-    films: int | None = Field(ge=1, description="Validation films it was set on.")
+    coverage: float | None = Field(gt=0, le=1, description="Share of unseen films it was set to answer.")
+    films: int | None = Field(ge=1, description="Unseen films it was set on: of validation, or out of fold.")
 
 
 class ActivationMap(Document):
@@ -150,6 +152,7 @@ class Provenance(Document):
     recipe: Text
     weights: Text
     dataset: Sha256 = Field(description="SHA-256 of the data set's manifest.")
+    evidence: Sha256 | None = Field(description="SHA-256 of the file of out-of-fold predictions, if there is one.")
     commit: str | None = Field(description="Git commit of the code that trained it, when there was one.")
     versions: dict[str, str]
 
@@ -292,7 +295,9 @@ def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
     return document | {
         "schema_version": SCHEMA_VERSION,
         "input": _extended(document.get("input"), rules),
+        "calibration": _extended(document.get("calibration"), {"prior": "train", "films": None}),
         "decision": _extended(document.get("decision"), {"coverage": None, "films": None}),
+        "provenance": _extended(document.get("provenance"), {"evidence": None}),
         "population": {"age_years": None, "drawings": None},
         "activation_map": None,
         "precision": "fp32",

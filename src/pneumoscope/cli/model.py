@@ -97,6 +97,12 @@ def export_command(
     ages: Annotated[
         str | None, typer.Option(help="Patients' ages in whole years, e.g. 18-90; known for the published archives.")
     ] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="evidence.npz of cross-validate: sets temperature and threshold."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -120,6 +126,7 @@ def export_command(
         name=name,
         precision=precision.value,
         ages=_ages(ages),
+        evidence=evidence,
         overwrite=overwrite,
         listener=listener,
     )

@@ -137,12 +137,12 @@ def show_exported(done: "Exported", out: Path) -> None:
     """What export found out about the bundle it made."""
     from pneumoscope.metrics import at_least
 
-    print_line(f"bundle in {out}; largest difference from PyTorch on validation films: {done.difference:.1e}")
+    print_line(f"bundle in {out}; largest difference from PyTorch: {done.difference:.1e}")
     print_line(f"answers when the largest probability is at least {done.answer_from:.3f}")
     if done.films < _FEW_FILMS:
-        print_line(f"note: that rests on {done.films} validation films, too few to say how many films it will answer.")
+        print_line(f"note: that rests on {done.films} unseen films, too few to say how many films it will answer.")
     if done.classes_told == 1:
-        print_line("note: the model says the same class of every validation film: it has learnt nothing to tell apart.")
+        print_line("note: the same class is said of every one of these films: it has learnt nothing to tell apart.")
     if (figures := done.quantisation) is None or done.gain is None:
         return
     print_line(

@@ -1,5 +1,6 @@
 """A bundle's files, checked, and its ONNX model, loaded."""
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pneumoscope.files import sha256_of
 MODEL_FILE = "model.onnx"
 MAPS = "activation_map"
 CPU = "cpu"
+#: The key `location` of a tensor's `external_data` (onnx.proto, StringStringEntryProto), as protobuf writes it.
+_EXTERNAL = b"\x0a\x08location\x12"
 _EXECUTION_PROVIDER = "ExecutionProvider"
 _REMOTE = "AzureExecutionProvider"  # in every build, but computes nothing itself
 
@@ -57,6 +60,7 @@ def open_model(bundle: Path, contract: Contract, *, provider: str, threads: int)
         BundleError: the model cannot be loaded, or is not the contract's.
     """
     chosen = _provider(provider)
+    _refuse_weights_elsewhere(bundle)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -75,6 +79,19 @@ def open_model(bundle: Path, contract: Contract, *, provider: str, threads: int)
         raise UsageError(f"provider {provider!r} does not start here; use {CPU!r}.")
     _check_model(contract, session, bundle)
     return session
+
+
+def _refuse_weights_elsewhere(bundle: Path) -> None:
+    """Raise BundleError if the graph keeps tensors in other files: the contract's hashes do not cover these."""
+    path = bundle / MODEL_FILE
+    if path.stat().st_size == 0:
+        return
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(_EXTERNAL) >= 0:
+            raise BundleError(
+                f"{path} keeps weights in other files, which no hash covers; save it as one file "
+                "(onnx.save with save_as_external_data=False) and export the bundle again."
+            )
 
 
 def _provider(name: str) -> str:

@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from pneumoscope.contract import Document, Text, read_document
+from pneumoscope.engine.bundle import MODEL_FILE
 from pneumoscope.engine.core import Engine
+from pneumoscope.engine.normalisation import can_read_graphs, check_normalisation
 from pneumoscope.engine.prediction import Prediction, Status
 from pneumoscope.errors import BundleError
 
@@ -59,6 +61,8 @@ class Verified:
 def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
     """Run a bundle's golden cases through decode, preprocess, model and decision.
 
+    Where the package onnx is installed, the normalisation in an fp32 graph is compared with the contract's too.
+
     Args:
         bundle: the folder.
         engine: the bundle's engine, if it is loaded already.
@@ -67,6 +71,8 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
         BundleError: a file is damaged, or a case comes out otherwise.
     """
     engine = engine or Engine.load(bundle)
+    if can_read_graphs() and engine.contract.precision == "fp32":
+        check_normalisation(bundle / MODEL_FILE, engine.contract.normalisation)
     _require_listed(GOLDEN_FILE, bundle, engine)
     golden = _read(bundle / GOLDEN_FOLDER / GOLDEN_FILE, engine)
     for case in golden.cases:

@@ -41,7 +41,7 @@ _TIMINGS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Comparison:
     """What an int8 model is made and judged with; images are `uint8 [N, 1, S, S]`, labels `int64 [N]`."""
 
     calibration: Luma
@@ -50,7 +50,7 @@ class Evidence:
     classes: int
 
 
-def quantise(fp32: Path, out: Path, evidence: Evidence, *, listener: Listener = SILENT) -> Quantisation:
+def quantise(fp32: Path, out: Path, evidence: Comparison, *, listener: Listener = SILENT) -> Quantisation:
     """Write the int8 model of an fp32 one and say how it compares.
 
     Args:
@@ -119,7 +119,7 @@ EVERYTHING = _Choice(operators="all", kept=())
 class _Recipe:
     """One fp32 model made ready, its calibration measured once, and int8 models of it."""
 
-    def __init__(self, fp32: Path, folder: Path, evidence: Evidence) -> None:
+    def __init__(self, fp32: Path, folder: Path, evidence: Comparison) -> None:
         self.folder, self.evidence = folder, evidence
         self.ready = folder / "ready.onnx"
         with _quiet():
@@ -186,7 +186,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _compare(
-    reference: NDArray[np.float32], logits: NDArray[np.float32], evidence: Evidence, choice: _Choice
+    reference: NDArray[np.float32], logits: NDArray[np.float32], evidence: Comparison, choice: _Choice
 ) -> Quantisation:
     def macro_f1(values: NDArray[np.float32]) -> float:
         return metrics.macro_f1(metrics.confusion_matrix(evidence.labels, values.argmax(axis=1), evidence.classes))

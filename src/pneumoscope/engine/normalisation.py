@@ -1,0 +1,75 @@
+"""The normalisation inside a graph, read back from its nodes: what the contract says must be what is computed."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pneumoscope.contract import Normalisation
+from pneumoscope.errors import BundleError
+
+_TOLERANCE = 1e-5
+_LEAVES_ALONE = ("Cast", "Identity")
+
+
+def can_read_graphs() -> bool:
+    """Whether the package onnx, which is no part of a plain installation, is there."""
+    return find_spec("onnx") is not None
+
+
+def check_normalisation(path: Path, expected: Normalisation) -> None:
+    """Compare the arithmetic between a graph's input and its first layer with `(pixel / 255 - mean) / std`.
+
+    Args:
+        path: an ONNX file with the input `image`.
+        expected: the contract's.
+
+    Raises:
+        BundleError: the graph computes something else.
+    """
+    scale, shift = _read_affine(path)
+    white = 255.0
+    wanted = (1 / (white * expected.std), -expected.mean / expected.std)
+    if abs(scale - wanted[0]) * white > _TOLERANCE or abs(shift - wanted[1]) > _TOLERANCE:
+        raise BundleError(
+            f"{path} computes pixel × {scale:.6g} {shift:+.6g}, but its contract's mean {expected.mean:g} and "
+            f"deviation {expected.std:g} are pixel × {wanted[0]:.6g} {wanted[1]:+.6g}; export the bundle again."
+        )
+
+
+def _read_affine(path: Path) -> tuple[float, float]:
+    """`scale` and `shift` of `pixel * scale + shift`, which the graph computes of its input before its first layer."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    scale, shift, name = 1.0, 0.0, "image"
+    while (step := _next(graph, name, constants)) is not None:
+        node, number, first = step
+        if node.op_type == "Mul":
+            scale, shift = scale * number, shift * number
+        elif node.op_type == "Div":
+            scale, shift = scale / number, shift / number
+        elif node.op_type == "Add":
+            shift += number
+        elif node.op_type == "Sub":
+            scale, shift = (scale, shift - number) if first else (-scale, number - shift)
+        name = node.output[0]
+    return scale, shift
+
+
+def _next(graph: Any, name: str, constants: dict[str, Any]) -> tuple[Any, float, bool] | None:
+    """The one node that takes a value, its constant, and whether the value comes first; None at the first layer."""
+    takers = [node for node in graph.node if name in node.input]
+    if len(takers) != 1:
+        return None
+    (node,) = takers
+    if node.op_type in _LEAVES_ALONE:
+        return node, 0.0, True
+    others = [constants[each] for each in node.input if each in constants]
+    first = node.input[0] == name
+    if node.op_type not in ("Mul", "Div", "Add", "Sub") or len(others) != 1 or others[0].size != 1:
+        return None
+    return (node, float(others[0].item()), first) if first or node.op_type != "Div" else None

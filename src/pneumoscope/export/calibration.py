@@ -1,0 +1,74 @@
+"""What unseen films tell: the temperature of the probabilities, and from which one on to answer."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope import metrics
+from pneumoscope.contract import Calibration, Contract, Decision
+from pneumoscope.dataset import Dataset
+from pneumoscope.errors import RunError
+from pneumoscope.training.config import TrainConfig
+from pneumoscope.training.evidence import Evidence, load_evidence
+from pneumoscope.training.run import RunCard
+
+#: Share of unseen films that the exported threshold answers.
+COVERAGE = 0.95
+
+
+def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dataset) -> Evidence:
+    """The evidence of a file, if it speaks of this run's films, network, classes and prior.
+
+    Raises:
+        RunError: it does not, or it is no evidence file.
+    """
+    evidence = load_evidence(path)
+    about = evidence.about
+    if (about.classes, about.config.arch, about.config.prior) != (card.classes, config.arch, config.prior):
+        raise RunError(
+            f"{path} is of {about.config.arch} with the classes {', '.join(about.classes)} and the prior "
+            f"{about.config.prior}, the run of {config.arch}, {', '.join(card.classes)} and {config.prior}; "
+            "cross-validate with the run's recipe."
+        )
+    evidence.rows([film.file_sha256 for film in dataset.split("train")])
+    return evidence
+
+
+def calibrated(contract: Contract, evidence: Evidence, sha256: str) -> Contract:
+    """The contract with the temperature that the evidence asks for."""
+    weights = None
+    if contract.calibration.prior == "uniform":
+        counts = np.bincount(evidence.label, minlength=len(contract.classes))
+        weights = 1 / counts[evidence.label]
+    temperature = fit_temperature(evidence.logits, evidence.label.astype(np.int64), weights)
+    calibration = Calibration(temperature=temperature, prior=contract.calibration.prior, films=len(evidence.label))
+    provenance = contract.provenance.model_copy(update={"evidence": sha256})
+    return contract.model_copy(update={"calibration": calibration, "provenance": provenance})
+
+
+def fit_temperature(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+) -> float:
+    """The temperature with the least cross-entropy (Guo et al. 2017, arXiv:1706.04599), from 0.05 to 20.
+
+    Args:
+        logits: of unseen films, `[N, C]`.
+        truth: class indices `[N]`.
+        weights: how much each film counts, `[N]`; by default all count alike.
+    """
+    from scipy.optimize import minimize_scalar
+
+    shares = np.full(len(truth), 1 / len(truth)) if weights is None else weights / weights.sum()
+
+    def loss(logarithm: float) -> float:
+        probabilities = metrics.softmax(logits / np.exp(logarithm))
+        return float(-(shares * np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12))).sum())
+
+    return round(float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x)), 4)
+
+
+def decide_from(probabilities: NDArray[np.float64]) -> Decision:
+    """Answer the surest `COVERAGE` of unseen films, whose probabilities `[N, C]` are given."""
+    threshold = metrics.coverage_threshold(probabilities.max(axis=1), COVERAGE)
+    return Decision(answer_from=threshold, coverage=COVERAGE, films=len(probabilities))
