@@ -6,7 +6,12 @@ BIN := $(VENV)/bin
 UV := $(VENV)/tools/bin/uv
 READY := $(VENV)/.ready
 
-.PHONY: demo test check docs lock clean browser
+MODEL ?= model
+BASE := pneumoscope-base
+# Huge pages, and memory that is kept between steps: training is a sixth faster on a CPU.
+FAST := THP_MEM_ALLOC_ENABLE=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
+
+.PHONY: demo test check docs lock clean browser model
 
 demo: $(READY)  ## the whole flow on synthetic radiographs
 	$(BIN)/pneumoscope demo --out $(DEMO) --overwrite
@@ -27,6 +32,23 @@ browser:  ## Chromium for the page's tests, where it can be had; without it they
 
 docs: $(READY)  ## write docs/cli.md from the commands' own help
 	$(BIN)/python scripts/write_cli_docs.py
+
+model: $(MODEL)/bundle/contract.json  ## the bundle that ships, from ARCHIVE=FILE.zip; hours; goes on where it was interrupted
+
+$(MODEL)/data/manifest.csv: | $(READY)
+	test -n "$(ARCHIVE)" || { echo "give the archive of films: make model ARCHIVE=FILE.zip" >&2; exit 2; }
+	$(BIN)/pneumoscope data prepare "$(ARCHIVE)" --out $(MODEL)/data --train-only
+
+$(MODEL)/folds/evidence.npz: | $(MODEL)/data/manifest.csv
+	$(FAST) $(BIN)/pneumoscope cross-validate --data $(MODEL)/data --out $(MODEL)/folds --recipe $(BASE) \
+		--folds 3 --epochs 4 $(if $(wildcard $(MODEL)/folds/folds.json),--resume)
+
+$(MODEL)/run/weights.safetensors: | $(MODEL)/folds/evidence.npz
+	$(FAST) $(BIN)/pneumoscope train --out $(MODEL)/run $(if $(wildcard $(MODEL)/run/run.json),--resume,\
+		--data $(MODEL)/data --recipe $(BASE) --teachers $(MODEL)/folds/evidence.npz)
+
+$(MODEL)/bundle/contract.json: | $(MODEL)/run/weights.safetensors
+	$(BIN)/pneumoscope export $(MODEL)/run --name $(BASE) --evidence $(MODEL)/folds/evidence.npz --out $(MODEL)/bundle
 
 lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade \

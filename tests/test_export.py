@@ -319,3 +319,136 @@ def test_golden_cases_are_of_every_kind(tiny_bundle: Path) -> None:
     assert suffixes == {".jpeg", ".png", ".tiff", ".dcm"}
     assert "rejected" in {case["status"] for case in document["cases"]}
     assert {case["needs"] for case in document["cases"]} == {None, "dicom"}
+
+
+@pytest.fixture(scope="module")
+def all_train(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A data set whose films all train."""
+    out = tmp_path_factory.mktemp("all-train") / "data"
+    prepare([phantom_folder], out, PrepareConfig(train_only=True))
+    return load_dataset(out)
+
+
+@pytest.fixture(scope="module")
+def final_run(all_train: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("final") / "run"
+    train(all_train, make_config({"recipe": "pneumoscope-base", **TINY, "epochs": 1, "prior": "uniform"}, {}), run)
+    return run
+
+
+def evidence_file(path: Path, dataset: Dataset, run: Path, *, sharpness: float = 1.0) -> Path:
+    """Out-of-fold predictions that are right four times in five; rows in an order of their own."""
+    random = np.random.default_rng(0)
+    films = [dataset.films[place] for place in random.permutation(len(dataset.films))]
+    label = np.array([dataset.classes.index(film.label) for film in films])
+    said = np.where(random.random(len(films)) < 0.8, label, (label + 1) % 3)
+    logits = (2 * sharpness * np.eye(3)[said] + random.normal(size=(len(films), 3)) * 0.1).astype(np.float32)
+    about = About(
+        schema_version=1,
+        classes=dataset.classes,
+        groups=dataset.groups,
+        dataset=dataset.fingerprint,
+        folds=3,
+        seed=0,
+        config=load_config(run),
+        commit=None,
+        versions={},
+    )
+    evidence = OutOfFold(
+        about=about,
+        film=np.array([list(bytes.fromhex(film.file_sha256)) for film in films], np.uint8),
+        patient=np.arange(len(films), dtype=np.int32),
+        label=label.astype(np.int8),
+        fold=np.zeros(len(films), np.int8),
+        logits=logits,
+        stress=logits,
+        embedding=np.zeros((len(films), 4), np.float16),
+    )
+    save_evidence(evidence, path)
+    return path
+
+
+def test_a_run_on_all_films_is_exported_on_out_of_fold_evidence(
+    final_run: Path, all_train: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"all films of .* train.*--evidence"):
+        export(final_run, all_train, tmp_path / "none")
+    path = evidence_file(tmp_path / "evidence.npz", all_train, final_run)
+    done = export(final_run, all_train, tmp_path / "bundle", evidence=path)
+    contract = load_contract(tmp_path / "bundle")
+    assert done.films == len(all_train.films)
+    assert contract.decision.films == contract.calibration.films == len(all_train.films)
+    assert contract.calibration.prior == "uniform"
+    assert contract.provenance.evidence == sha256_of(path)
+    assert contract.calibration.temperature != 1.0
+    verify(tmp_path / "bundle")
+
+
+def test_the_card_has_what_a_reader_looks_for(final_run: Path, all_train: Dataset, tmp_path: Path) -> None:
+    path = evidence_file(tmp_path / "evidence.npz", all_train, final_run)
+    export(final_run, all_train, tmp_path / "bundle", evidence=path)
+    card = (tmp_path / "bundle" / "card.md").read_text()
+    assert "card.md" in load_contract(tmp_path / "bundle").files
+    assert "Not a medical device" in card
+    assert "They are drawings, of no patient." in card
+    assert "| accuracy | 0." in card
+    assert "official test part" in card  # what the recipe leans on
+    assert "Kermany" not in card  # whatever names the drawings bear
+    for part in ("## What it is", "## Films", "## Figures", "## Limits"):
+        assert part in card
+
+
+def test_evidence_of_another_recipe_or_of_other_films_is_refused(
+    final_run: Path, all_train: Dataset, dataset: Dataset, tiny_run: Path, tmp_path: Path
+) -> None:
+    other = evidence_file(tmp_path / "other.npz", all_train, tiny_run)  # of the prior of the train part
+    with pytest.raises(RunError, match="cross-validate with the run's recipe"):
+        export(final_run, all_train, tmp_path / "bundle", evidence=other)
+    few = replace(all_train, films=all_train.films[:30])
+    with pytest.raises(RunError, match=f"{len(all_train.films) - 30} of {len(all_train.films)} films are not among"):
+        export(final_run, all_train, tmp_path / "b", evidence=evidence_file(tmp_path / "few.npz", few, final_run))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_temperature_is_the_one_that_was_put_in() -> None:
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(4000, 3)) * 2
+    drawn = np.array([random.choice(3, p=row) for row in metrics.softmax(logits)])
+    for factor in (0.5, 1.0, 3.0):
+        found = fit_temperature((logits * factor).astype(np.float32), drawn)
+        assert found == pytest.approx(factor, rel=0.1)
+
+
+@pytest.mark.parametrize(("arch", "weights"), [("test_resnet", "none"), ("tf_efficientnet_lite0", "imagenet")])
+def test_the_graph_normalises_as_the_contract_says(arch: str, weights: str, tmp_path: Path) -> None:
+    network, _ = build(arch, classes=3, size=64, weights=weights)
+    write_onnx(network, 64, tmp_path / "model.onnx")
+    check_normalisation(tmp_path / "model.onnx", network.normalisation)
+    with pytest.raises(BundleError, match=r"its contract's mean 0\.3 and deviation 0\.226"):
+        check_normalisation(tmp_path / "model.onnx", Normalisation(mean=0.3, std=0.226))
+
+
+def test_verify_notices_a_graph_of_another_normalisation(own_bundle: Path) -> None:
+    model = onnx.load(own_bundle / "model.onnx")
+    (mean,) = [each for each in model.graph.initializer if each.dims == [] and _value(each) == pytest.approx(0.449)]
+    mean.CopyFrom(onnx.numpy_helper.from_array(np.array(0.448, np.float32), mean.name))
+    onnx.save(model, own_bundle / "model.onnx")
+    contract = load_contract(own_bundle)
+    files = contract.files | {"model.onnx": sha256_of(own_bundle / "model.onnx")}
+    save_contract(contract.model_copy(update={"files": files}), own_bundle)
+    with pytest.raises(BundleError, match="computes pixel"):
+        verify(own_bundle)
+
+
+def _value(initializer: onnx.TensorProto) -> float:
+    return float(onnx.numpy_helper.to_array(initializer).item())
+
+
+def test_a_graph_with_weights_in_another_file_is_refused(own_bundle: Path) -> None:
+    model = onnx.load(own_bundle / "model.onnx")
+    onnx.save(model, own_bundle / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    contract = load_contract(own_bundle)
+    files = contract.files | {"model.onnx": sha256_of(own_bundle / "model.onnx")}
+    save_contract(contract.model_copy(update={"files": files}), own_bundle)
+    with pytest.raises(BundleError, match="keeps weights in other files, which no hash covers"):
+        Engine.load(own_bundle)
