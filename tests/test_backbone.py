@@ -18,9 +18,6 @@ from torch import nn
 from pneumoscope.backbone import build, load_weights
 from pneumoscope.errors import UsageError, WeightsError
 
-MEAN, STD = 0.449, 0.226
-
-
 def grey_batch(size: int = 64) -> torch.Tensor:
     return torch.randint(0, 256, (2, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
@@ -89,8 +86,7 @@ def test_summed_first_convolution_equals_grey_replicated_thrice(arch: str, tmp_p
     assert not account.left_random
     images = grey_batch()
     with torch.no_grad():
-        normalised = (images.float() / 255 - MEAN) / STD
-        expected = colour(normalised.repeat(1, 3, 1, 1))
+        expected = colour(network.normalise(images).repeat(1, 3, 1, 1))
         torch.testing.assert_close(network.eval()(images), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -106,7 +102,7 @@ def test_torchvision_vgg_weights_fit(tmp_path: Path) -> None:
     assert not account.not_used
     images = grey_batch(224)
     with torch.no_grad():
-        expected = theirs(((images.float() / 255 - MEAN) / STD).repeat(1, 3, 1, 1))
+        expected = theirs(network.normalise(images).repeat(1, 3, 1, 1))
         torch.testing.assert_close(network.eval().body(network.normalise(images)), expected, rtol=1e-4, atol=1e-5)
 
 
