@@ -18,8 +18,6 @@ from torch import nn
 from pneumoscope.backbone import build, load_weights
 from pneumoscope.errors import UsageError, WeightsError
 
-MEAN, STD = 0.449, 0.226
-
 
 def grey_batch(size: int = 64) -> torch.Tensor:
     return torch.randint(0, 256, (2, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -60,17 +58,79 @@ def test_vgg_freezes_its_convolutions_only() -> None:
     assert free == {"body.pre_logits", "body.head", "second_head.2"}
 
 
-def test_resnet_freezes_all_but_the_last_layer_and_batch_norm_stays() -> None:
-    network, _ = build("resnet18", classes=3, size=64, freeze=True)
-    free = [name for name, value in network.named_parameters() if value.requires_grad]
-    assert free == ["body.fc.weight", "body.fc.bias"]
+@pytest.mark.parametrize(("arch", "classifier"), [("resnet18", "fc"), ("test_efficientnet", "classifier")])
+def test_freezing_leaves_the_classifier_and_batch_norm_stays(arch: str, classifier: str) -> None:
+    """EfficientNet's batch norms have their activation within, so they are no leaves among the modules."""
+    network, _ = build(arch, classes=3, size=64, freeze=True)
+    head = {f"body.{classifier}.weight", f"body.{classifier}.bias"}
+    assert {name for name, value in network.named_parameters() if value.requires_grad} == head
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.SGD([value for value in network.parameters() if value.requires_grad], lr=0.1)
     network(grey_batch()).square().sum().backward()
     optimizer.step()
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"body.fc.weight", "body.fc.bias"}
+    assert changed == head
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "test_efficientnet"])
+def test_thawing_undoes_freezing(arch: str) -> None:
+    network, _ = build(arch, classes=3, size=64, freeze=True)
+    network.train().thaw()
+    assert all(value.requires_grad for value in network.parameters())
+    assert all(module.training for module in network.modules())
+    assert not network.eval().training
+    network.thaw()
+    assert not any(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_efficientnet", "test_vit"])
+def test_the_last_layer_starts_as_small_as_asked(arch: str) -> None:
+    network, _ = build(arch, classes=50, size=96)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.start_head(0.01)
+    head = network.head()
+    assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
+    assert head.bias is not None
+    assert not head.bias.any()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.rpartition(".")[0] for name in changed} == {
+        name for name, module in network.named_modules() if module is head
+    }
+
+
+def test_the_capstones_second_head_is_the_last_layer(vgg: Any) -> None:
+    assert vgg.head() is vgg.second_head[2]
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_efficientnet"])
+def test_batch_norm_moves_by_its_momentum(arch: str) -> None:
+    """Of a step's batch, a share `momentum` enters the running means: PyTorch's, not TensorFlow's, sense."""
+    network, _ = build(arch, classes=3, size=64)
+    network.set_batch_norm_momentum(0.25)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert {norm.momentum for norm in norms} == {0.25}
+    seen: list[torch.Tensor] = []
+    norms[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    network.train()(grey_batch())
+    torch.testing.assert_close(norms[0].running_mean, 0.25 * seen[0].mean(dim=(0, 2, 3)))
+
+
+def test_dropout_and_stochastic_depth_are_the_networks_own() -> None:
+    network, _ = build("test_efficientnet", classes=3, size=64, dropout=0.3, drop_path=0.2)
+    assert network.body.drop_rate == 0.3
+    assert any(type(module).__name__ == "DropPath" for module in network.modules())
+    torch.testing.assert_close(network.eval()(grey_batch()), network(grey_batch()))
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [("vgg11", {"drop_path": 0.1}), ("vgg19_bn", {"dropout": 0.1}), ("vgg19_bn", {"drop_path": 0.1})],
+)
+def test_a_network_without_the_option_says_so(arch: str, options: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=rf"--arch {arch} has .*leave dropout (or|and) drop_path out\."):
+        build(arch, classes=3, size=64, **options)  # type: ignore[arg-type]
 
 
 def test_without_freezing_everything_trains() -> None:
@@ -89,8 +149,7 @@ def test_summed_first_convolution_equals_grey_replicated_thrice(arch: str, tmp_p
     assert not account.left_random
     images = grey_batch()
     with torch.no_grad():
-        normalised = (images.float() / 255 - MEAN) / STD
-        expected = colour(normalised.repeat(1, 3, 1, 1))
+        expected = colour(network.normalise(images).repeat(1, 3, 1, 1))
         torch.testing.assert_close(network.eval()(images), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -106,7 +165,7 @@ def test_torchvision_vgg_weights_fit(tmp_path: Path) -> None:
     assert not account.not_used
     images = grey_batch(224)
     with torch.no_grad():
-        expected = theirs(((images.float() / 255 - MEAN) / STD).repeat(1, 3, 1, 1))
+        expected = theirs(network.normalise(images).repeat(1, 3, 1, 1))
         torch.testing.assert_close(network.eval().body(network.normalise(images)), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -363,7 +363,7 @@ CAPSTONE = {
 
 
 def test_recipes_are_the_capstones() -> None:
-    assert set(recipe_names()) == {*CAPSTONE, "quick"}
+    assert set(recipe_names()) == {*CAPSTONE, "quick", "pneumoscope-base"}
     for name, (arch, freeze, epochs) in CAPSTONE.items():
         config = make_config(load_recipe(name), {})
         assert (config.recipe, config.arch, config.freeze, config.epochs) == (name, arch, freeze, epochs)

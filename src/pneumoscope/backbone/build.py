@@ -93,6 +93,8 @@ def _fixed_options(arch: str, size: int) -> dict[str, Any]:
 
 def _head_options(arch: str, classes: int, dropout: float, drop_path: float) -> dict[str, Any]:
     if arch == _CAPSTONE_VGG:
+        if dropout or drop_path:
+            raise UsageError(f"--arch {arch} has the capstone's dropout of 0.5; leave dropout and drop_path out.")
         return {"num_classes": 1000, "drop_rate": 0.5}
     stochastic = {"drop_path_rate": drop_path} if drop_path else {}  # not every network has it
     return {"num_classes": classes} | ({"drop_rate": dropout} if dropout else {}) | stochastic

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # the one base of all batch norms
 
 from pneumoscope.contract import Normalisation
 
@@ -91,7 +92,7 @@ class Network(nn.Module):
     def set_batch_norm_momentum(self, momentum: float) -> None:
         """How much a step's batch moves the running means and variances of every batch norm."""
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 (the one base of all batch norms)
+            if isinstance(module, _BatchNorm):
                 module.momentum = momentum
 
     def thaw(self) -> None:
@@ -106,7 +107,7 @@ class Network(nn.Module):
         extractor = self.body.features if len(self.second_head) else self.body
         classifier = self.body.get_classifier()
         kept = set(classifier.modules())
-        self.frozen = [module for module in extractor.modules() if _is_leaf(module) and module not in kept]
+        self.frozen = [module for module in extractor.modules() if _keeps_state(module) and module not in kept]
         for parameter in extractor.parameters():
             parameter.requires_grad = False
         for parameter in classifier.parameters():
@@ -120,5 +121,6 @@ class Network(nn.Module):
         return self
 
 
-def _is_leaf(module: nn.Module) -> bool:
-    return next(module.children(), None) is None
+def _keeps_state(module: nn.Module) -> bool:
+    """A leaf, or a batch norm: timm's `BatchNormAct2d` holds its activation as a child."""
+    return next(module.children(), None) is None or isinstance(module, _BatchNorm)

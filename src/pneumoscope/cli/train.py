@@ -86,6 +86,13 @@ def train_command(
     size: Annotated[int | None, typer.Option(help="Side of the square input, in pixels.")] = None,
     weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of weights.")] = None,
     freeze: Annotated[bool | None, typer.Option("--freeze/--no-freeze", help="Train the classifier only.")] = None,
+    head_epochs: Annotated[int | None, typer.Option(help="First epochs that train the classifier only.")] = None,
+    head_scale: Annotated[float | None, typer.Option(help="Deviation of the classifier's first weights.")] = None,
+    batch_norm_momentum: Annotated[
+        float | None, typer.Option(help="Weight of a step in batch norm's running means.")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Share of the classifier's inputs dropped.")] = None,
+    drop_path: Annotated[float | None, typer.Option(help="Stochastic depth: share of branches dropped.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the train films.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Films in one step of one process.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Steps whose gradients are added up.")] = None,
@@ -94,13 +101,30 @@ def train_command(
     momentum: Annotated[float | None, typer.Option(help="SGD's momentum.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant, cosine or onecycle.")] = None,
+    rise: Annotated[float | None, typer.Option(help="Share of the steps in which onecycle rises.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (mixed).")] = None,
     class_weights: Annotated[str | None, typer.Option(help="none, sqrt or balanced.")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="train or uniform: class frequencies that probabilities stand for.")
+    ] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to 1.")] = None,
+    mixup: Annotated[float | None, typer.Option(help="Films are mixed by shares of Beta(a, a); 0 mixes none.")] = None,
+    logit_penalty: Annotated[float | None, typer.Option(help="Weight of the logits' squared length.")] = None,
+    teacher_share: Annotated[float | None, typer.Option(help="With --teachers: their share of the target.")] = None,
     augment: Annotated[str | None, typer.Option(help="none, light or robust.")] = None,
+    crop: Annotated[float | None, typer.Option(help="Smallest share of the area that robust keeps.")] = None,
+    jitter: Annotated[float | None, typer.Option(help="Strength of robust's changes of exposure.")] = None,
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="Robust mirrors every other film.")
+    ] = None,
+    crop_size: Annotated[int | None, typer.Option(help="Side of robust's crops, by default --size.")] = None,
+    read_size: Annotated[
+        int | None, typer.Option(help="Side at which robust reads films before it crops, by default --size.")
+    ] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of the weights' moving average.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better macro-F1.")] = None,
     keep: Annotated[str | None, typer.Option(help="last or best (by validation macro-F1).")] = None,
+    compiled: Annotated[bool | None, typer.Option("--compiled/--no-compiled", help="Train with torch.compile.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that augment.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     teachers: Annotated[
@@ -119,8 +143,8 @@ def train_command(
 ) -> None:
     """Train a network. Options change single values of the recipe.
 
-    Recipes: quick (a small network, for trying the flow); capstone-vgg19-frozen, capstone-vgg19,
-    capstone-resnet50-short, capstone-resnet50 (the 2020 capstone's four).
+    Recipes: quick (a small network, for trying the flow); pneumoscope-base (of the bundle that ships);
+    capstone-vgg19-frozen, capstone-vgg19, capstone-resnet50-short, capstone-resnet50 (the 2020 capstone's four).
 
     In a SageMaker training job, on one host or several, --data and --out are the job's: it trains on its
     channel `train`, exports into its model directory, and reports on val and on its channel `test`.
@@ -133,6 +157,11 @@ def train_command(
         "size": size,
         "weights": weights,
         "freeze": freeze,
+        "head_epochs": head_epochs,
+        "head_scale": head_scale,
+        "batch_norm_momentum": batch_norm_momentum,
+        "dropout": dropout,
+        "drop_path": drop_path,
         "epochs": epochs,
         "batch_size": batch_size,
         "accumulate": accumulate,
@@ -141,13 +170,24 @@ def train_command(
         "momentum": momentum,
         "weight_decay": weight_decay,
         "schedule": schedule,
+        "rise": rise,
         "precision": precision,
         "class_weights": class_weights,
+        "prior": prior,
         "label_smoothing": label_smoothing,
+        "mixup": mixup,
+        "logit_penalty": logit_penalty,
+        "teacher_share": teacher_share,
         "augment": augment,
+        "crop": crop,
+        "jitter": jitter,
+        "mirror": mirror,
+        "crop_size": crop_size,
+        "read_size": read_size,
         "ema": ema,
         "patience": patience,
         "keep": keep,
+        "compiled": compiled,
         "workers": workers,
         "seed": seed,
     }
