@@ -13,17 +13,25 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from pneumoscope import metrics
 from pneumoscope.backbone import build
-from pneumoscope.contract import InputRule, Population, Quantisation, load_contract, save_contract
+from pneumoscope.contract import InputRule, Normalisation, Population, Quantisation, load_contract, save_contract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.engine import Engine, Verified, verify
-from pneumoscope.errors import BundleError
+from pneumoscope.engine.normalisation import check_normalisation
+from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export
+from pneumoscope.export.calibration import fit_temperature
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, is_alike, spread
 from pneumoscope.export.run import _population, calibration_films
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
+from pneumoscope.training.config import make_config
+from pneumoscope.training.evidence import About, save_evidence
+from pneumoscope.training.evidence import Evidence as OutOfFold
+from pneumoscope.training.fit import train
+from pneumoscope.training.run import load_config
 from samples import TINY, make_zip, small_films, stored_anew
 
 FAMILIES = ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19_bn"]
@@ -399,7 +407,7 @@ def test_the_card_has_what_a_reader_looks_for(final_run: Path, all_train: Datase
 
 
 def test_evidence_of_another_recipe_or_of_other_films_is_refused(
-    final_run: Path, all_train: Dataset, dataset: Dataset, tiny_run: Path, tmp_path: Path
+    final_run: Path, all_train: Dataset, tiny_run: Path, tmp_path: Path
 ) -> None:
     other = evidence_file(tmp_path / "other.npz", all_train, tiny_run)  # of the prior of the train part
     with pytest.raises(RunError, match="cross-validate with the run's recipe"):
