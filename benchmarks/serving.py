@@ -204,7 +204,7 @@ def service(bundle: Path, *, kill: bool = False) -> Iterator[tuple[int, "subproc
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
             assert process.stderr is not None
-            found = re.search(rb":(\d+)/ serves", process.stderr.readline())
+            found = re.search(rb":(\d+)/; Ctrl-C", process.stderr.readline())
             assert found
             await_ready(int(found[1]), "/readyz")
             yield int(found[1]), process
