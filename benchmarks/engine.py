@@ -1,14 +1,16 @@
-"""The engine beside the plain way: one table, all of it measured in this one run.
+"""The engine beside the plain way: tables, all of them measured in this one run.
 
-    python benchmarks/engine.py [--films originals-160.zip] [--run RUN --data DATASET] [--many N]
+    python benchmarks/engine.py [--bundle DIR] [--films originals-160.zip] [--many N]
+        [--resnet50 [--run RUN --data DATASET]]
 
-Without --run, a ResNet-50 at 224 px is trained on a few phantoms for four epochs from random weights: speed does
-not depend on what it learnt. Without --films, phantoms of the originals' sizes are used. --many is the size of
-the larger folder of the memory test.
+The bundle is by default the one that ships with the package. Without --films, phantoms of the originals' sizes are
+used. --many is the size of the larger folder of the memory test. With --resnet50, the same tables follow for a
+ResNet-50 at 224 px in fp32 and in int8: of --run, or trained on a few phantoms for four epochs from random weights.
 
 The plain way is the capstone's: Pillow to RGB, torchvision's resize, tensor and normalisation, PyTorch eager in
-fp32 on all cores. The bound of `predict_many` is the time that decoding and the model, each measured alone with
-all cores at work, take together.
+fp32 on all cores. It runs a ResNet-50 at 224 px, and the bundle's own network at its own size, both from random
+weights: speed does not depend on what a network learnt. The bound of `predict_many` is the time that decoding and the
+model, each measured alone with all cores at work, take together.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from torchvision.transforms import v2
@@ -33,8 +36,9 @@ from pneumoscope.contract import InputRule
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.engine import Encoded, Engine
 from pneumoscope.errors import BundleError
-from pneumoscope.export import export, load_network
+from pneumoscope.export import export
 from pneumoscope.imaging import load_input
+from pneumoscope.models import shipped_bundle
 from pneumoscope.parallel import available_cores
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, write_archive_folder
 from pneumoscope.training.config import load_recipe, make_config
@@ -46,23 +50,52 @@ SIZES = [(1357, 1654), (760, 1136), (808, 1272)]  # median rows and columns of n
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, help="by default the bundle that ships with the package")
     parser.add_argument("--films", type=Path, help="ZIP of JPEG films")
-    parser.add_argument("--run", type=Path, help="a finished ResNet-50 run")
-    parser.add_argument("--data", type=Path, help="its data set")
     parser.add_argument("--many", type=int, default=10_000)
+    parser.add_argument("--resnet50", action="store_true", help="also a ResNet-50 in fp32 and int8")
+    parser.add_argument("--run", type=Path, help="with --resnet50: a finished ResNet-50 run")
+    parser.add_argument("--data", type=Path, help="with --run: its data set")
     given = parser.parse_args()
+    if (given.run is None) != (given.data is None) or (given.run is not None and not given.resnet50):
+        parser.error("--run and --data belong together, and to --resnet50")
     films, what = read_films(given.films)
     print(f"{len(films)} {what}, {available_cores()} cores", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        run, data = (given.run, given.data) if given.run else train_anew(folder)
-        for precision in ("fp32", "int8"):
-            export_bundle(run, data, folder / precision, precision)
-        latency(films, run, folder)
-        throughput(films, folder)
-        for precision in ("int8", "fp32"):
-            memory(films, folder / precision, given.many, folder)
-        start_up(films[0], folder)
+        of_bundle(films, given.bundle, given.many, Path(name))
+        if given.resnet50:
+            of_resnet50(films, given.run, given.data, given.many, Path(name))
+
+
+def of_bundle(films: list[bytes], given: Path | None, many: int, folder: Path) -> None:
+    """The tables of a bundle, or of the one that ships."""
+    bundle = given or shipped_bundle()
+    engine = Engine.load(bundle)
+    contract = engine.contract
+    arch, size = contract.provenance.arch, contract.input.size
+    print(f"{contract.name} {contract.version}, {contract.precision}: {arch} at {size} px", flush=True)
+    latency(films, [("resnet50", 224), (arch, size)], {"Engine.predict": engine})
+    throughput(films, {contract.name: engine})
+    memory(films, bundle, many, folder, contract.name)
+    named_bundle = [] if given is None else ["--bundle", str(bundle)]
+    start_up(films[0], {"predict film.jpeg": named_bundle}, folder)
+
+
+def of_resnet50(films: list[bytes], run: Path | None, data: Path | None, many: int, folder: Path) -> None:
+    """The tables of a ResNet-50 in fp32 and in int8."""
+    if run is None or data is None:
+        run, data = train_anew(folder)
+    bundles = {precision: folder / precision for precision in ("fp32", "int8")}
+    for precision, bundle in bundles.items():
+        export_bundle(run, data, bundle, precision)
+    engines = {precision: Engine.load(bundle) for precision, bundle in bundles.items()}
+    print("\nResNet-50 at 224 px, in fp32 and int8", flush=True)
+    latency(films, [("resnet50", 224)], {f"Engine.predict, {name}": engine for name, engine in engines.items()})
+    throughput(films, engines)
+    for precision in ("int8", "fp32"):
+        memory(films, bundles[precision], many, folder, precision)
+    predictions = {f"predict film.jpeg, {name}": ["--bundle", str(bundles[name])] for name in ("int8", "fp32")}
+    start_up(films[0], predictions, folder)
 
 
 def read_films(path: Path | None) -> tuple[list[bytes], str]:
@@ -108,32 +141,41 @@ def export_bundle(run: Path, data: Path, out: Path, precision: str) -> None:
         )
 
 
-def latency(films: list[bytes], run: Path, folder: Path) -> None:
-    """1: one film, bytes to decision, the ways in turn."""
-    network = load_network(run)
-    transform = plain_transform()
-
-    def plain(data: bytes) -> None:
-        with Image.open(BytesIO(data)) as image:
-            tensor = transform(image.convert("RGB"))[:1]
-        with torch.no_grad():
-            network.body(tensor[None]).softmax(dim=1)
-
-    ways: dict[str, Callable[[bytes], object]] = {"plain way: Pillow RGB, torchvision, PyTorch eager": plain}
-    for precision in ("fp32", "int8"):
-        ways[f"Engine.predict, {precision}"] = Engine.load(folder / precision).predict
+def latency(films: list[bytes], plain: list[tuple[str, int]], engines: dict[str, Engine]) -> None:
+    """One film, bytes to decision, in turn by engines and the plain way with these networks at these sizes."""
+    names = [f"plain way {number}" for number in range(1, len(plain) + 1)]
+    ways: dict[str, Callable[[bytes], object]] = {
+        f"{name}: {arch} at {size} px": plainly(arch, size) for name, (arch, size) in zip(names, plain, strict=True)
+    }
+    ways |= {name: engine.predict for name, engine in engines.items()}
     taken = in_turn(ways, films)
     medians = [statistics.median(times) for times in taken]
-    title("one film, decode included", "median ms", "95 % within ms", "of the plain way")
+    title("one film, decode included", "median ms", "95 % within ms", *(f"of {name}" for name in names))
     for name, times, median in zip(ways, taken, medians, strict=True):
-        row(name, f"{median * 1e3:.1f}", f"{np.quantile(times, 0.95) * 1e3:.1f}", f"{median / medians[0]:.2f}")
+        ratios = [f"{median / reference:.2f}" for reference in medians[: len(plain)]]
+        row(name, f"{median * 1e3:.1f}", f"{np.quantile(times, 0.95) * 1e3:.1f}", *ratios)
 
 
-def plain_transform() -> v2.Compose:
+def plainly(arch: str, size: int) -> Callable[[bytes], list[float]]:
+    """Bytes to probabilities as one would write it: three channels, random weights."""
+    network = timm.create_model(arch, num_classes=len(FINDINGS)).eval()
+    transform = plain_transform(size)
+
+    def predict(data: bytes) -> list[float]:
+        with Image.open(BytesIO(data)) as image:
+            tensor = transform(image.convert("RGB"))
+        with torch.no_grad():
+            probabilities: list[float] = network(tensor[None]).softmax(dim=1)[0].tolist()
+        return probabilities
+
+    return predict
+
+
+def plain_transform(size: int) -> v2.Compose:
     """The capstone's: torchvision, for three channels."""
     return v2.Compose(
         [
-            v2.Resize((224, 224)),
+            v2.Resize((size, size)),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
@@ -158,11 +200,11 @@ def in_turn(ways: dict[str, Callable[[bytes], object]], films: list[bytes]) -> l
     return taken
 
 
-def throughput(films: list[bytes], folder: Path) -> None:
-    """2 and 3: predict_many against its bound, and int8 against fp32."""
+def throughput(films: list[bytes], engines: dict[str, Engine]) -> None:
+    """The models alone beside the first of them, and predict_many of the last against its bound."""
     cores = available_cores()
-    engines = {precision: Engine.load(folder / precision) for precision in ("fp32", "int8")}
-    rule = engines["int8"].contract.input
+    first, last = next(iter(engines)), list(engines)[-1]
+    rule = engines[last].contract.input
     images = np.stack([load_input(data, rule) for data in films])
     decode = list[float]()
     model = {name: list[float]() for name in engines}
@@ -171,28 +213,29 @@ def throughput(films: list[bytes], folder: Path) -> None:
         decode.append(seconds(lambda: decode_all(films, rule, cores)))
         for name, engine in engines.items():
             model[name].append(seconds(partial(run_batches, engine, images)))
-        many.append(seconds(lambda: drain(engines["int8"].predict_many(named(films)))))
+        many.append(seconds(lambda: drain(engines[last].predict_many(named(films)))))
     each = len(films)
-    bound = statistics.median(decode) + statistics.median(model["int8"])
-    title("throughput", "ms a film", "films/s", "ratio")
+    bound = statistics.median(decode) + statistics.median(model[last])
+    title("throughput", "ms per film", "films/s", "ratio")
     row("decode and resize, all cores", *pace(statistics.median(decode) / each), "")
     for name, times in model.items():
-        gain = statistics.median(model["fp32"]) / statistics.median(times)
-        row(f"model alone, {name}, batches of 8", *pace(statistics.median(times) / each), f"{gain:.2f} x fp32")
-    row("bound: decode and int8 model together", *pace(bound / each), "")
+        gain = statistics.median(model[first]) / statistics.median(times)
+        ratio = "" if name == first else f"{gain:.2f} x {first}"
+        row(f"model alone, {name}, batches of 8", *pace(statistics.median(times) / each), ratio)
+    row(f"bound: decode and {last} together", *pace(bound / each), "")
     reached = bound / statistics.median(many)
-    row("Engine.predict_many, int8", *pace(statistics.median(many) / each), f"{reached:.0%} of the bound")
+    row(f"Engine.predict_many, {last}", *pace(statistics.median(many) / each), f"{reached:.0%} of the bound")
 
 
-def memory(films: list[bytes], bundle: Path, many: int, folder: Path) -> None:
-    """4: peak resident memory of `pneumoscope predict` on a small and a large folder."""
+def memory(films: list[bytes], bundle: Path, many: int, folder: Path, name: str) -> None:
+    """Peak resident memory of `pneumoscope predict` on a small and a large folder."""
     source = folder / "source"
     source.mkdir(exist_ok=True)
     for number, data in enumerate(films):
         (source / f"{number}.jpeg").write_bytes(data)
-    title(f"memory of pneumoscope predict, {bundle.name}", "peak MB", "films/s")
-    for count in (100, many):
-        links = folder / f"{bundle.name}-{count}"
+    title(f"memory of pneumoscope predict, {name}", "peak MB", "films/s")
+    for count in sorted({min(100, many), many}):
+        links = folder / f"{name}-{count}"
         links.mkdir()
         for number in range(count):
             (links / f"{number:05d}.jpeg").symlink_to(source / f"{number % len(films)}.jpeg")
@@ -201,18 +244,15 @@ def memory(films: list[bytes], bundle: Path, many: int, folder: Path) -> None:
         row(f"{count:,} full-size films", f"{peak:.0f}", f"{count / (time.perf_counter() - started):.0f}")
 
 
-def start_up(data: bytes, folder: Path) -> None:
-    """5: cold processes."""
+def start_up(data: bytes, predictions: dict[str, list[str]], folder: Path) -> None:
+    """Cold processes: the help, and one film by `predict` with these options, by name."""
     path = folder / "film.jpeg"
     path.write_bytes(data)
     title("cold process", "median s")
-    commands = {
-        "pneumoscope --help": ["--help"],
-        "pneumoscope predict, one film, int8": ["predict", "--bundle", str(folder / "int8"), str(path)],
-        "pneumoscope predict, one film, fp32": ["predict", "--bundle", str(folder / "fp32"), str(path)],
-    }
+    commands = {"--help": ["--help"]} | {name: ["predict", str(path), *more] for name, more in predictions.items()}
     for name, arguments in commands.items():
-        row(name, f"{statistics.median(seconds(partial(cold, arguments)) for _ in range(7)):.2f}")
+        taken = [seconds(partial(cold, arguments)) for _ in range(7)]
+        row(f"pneumoscope {name}", f"{statistics.median(taken):.2f}")
 
 
 # A child's peak counts from its parent's memory at the fork, and this process is large: a small one stands between.
@@ -266,7 +306,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def pace(each: float) -> tuple[str, str]:
-    """Milliseconds a film, films a second."""
+    """Milliseconds per film, films per second."""
     return f"{each * 1e3:.1f}", f"{1 / each:.1f}"
 
 

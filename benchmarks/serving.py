@@ -1,11 +1,11 @@
 """The service beside the engine alone and beside the plain way: one table, all of it measured in this one run.
 
-    python benchmarks/serving.py [--films originals-160.zip] [--run RUN --bundle BUNDLE]
+    python benchmarks/serving.py [--films originals-160.zip] [--bundle BUNDLE]
 
-Clients, service and engine share this machine's cores. Without --run and --bundle, a ResNet-50 at 224 px is trained
-on a few phantoms and exported in int8: speed does not depend on what it learnt. Without --films, phantoms of the
-originals' sizes are used. The plain way is FastAPI with Pillow to RGB, torchvision's transforms and PyTorch eager in
-fp32, one request at a time.
+Clients, service and engine share this machine's cores. Without --bundle, a ResNet-50 at 224 px is trained on a few
+phantoms and exported in int8: speed does not depend on what it learnt. Without --films, phantoms of the originals'
+sizes are used. The plain way is FastAPI with Pillow to RGB, torchvision's transforms and the bundle's network, from
+random weights, in PyTorch eager in fp32, one request at a time.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import drain, export_bundle, named, plain_transform, read_films, row, seconds, title, train_anew
+from engine import drain, export_bundle, named, plainly, read_films, row, seconds, title, train_anew
+from pneumoscope.contract import load_contract
 from pneumoscope.engine import Engine
 from pneumoscope.imaging import load_input
 from pneumoscope.parallel import available_cores
@@ -43,19 +44,18 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=Path, help="ZIP of JPEG films")
-    parser.add_argument("--run", type=Path, help="a finished run, for the plain way")
-    parser.add_argument("--bundle", type=Path, help="its bundle")
+    parser.add_argument("--bundle", type=Path, help="by default a ResNet-50 in int8")
     given = parser.parse_args()
     films, what = read_films(given.films)
     print(f"{len(films)} {what}, {available_cores()} cores", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        run, bundle = given.run, given.bundle
-        if run is None or bundle is None:
+        bundle = given.bundle
+        if bundle is None:
             run, data = train_anew(Path(name))
             bundle = Path(name) / "int8"
             export_bundle(run, data, bundle, "int8")
         start_up(bundle)
-        with service(bundle) as (port, process), plain_way(run) as plain_port:
+        with service(bundle) as (port, process), plain_way(bundle) as plain_port:
             compare(films, bundle, port, plain_port)
             crowd(films, port, process)
         batching(films, bundle)
@@ -72,7 +72,7 @@ class Load:
 
     @property
     def pace(self) -> float:
-        """Films answered a second."""
+        """Films answered per second."""
         return self.statuses[200] / self.seconds
 
 
@@ -115,7 +115,7 @@ def compare(films: list[bytes], bundle: Path, port: int, plain_port: int) -> Non
 
 
 def paces_of(loads: list[Load]) -> list[float]:
-    """Films a second of each."""
+    """Films per second of each."""
     return [one.pace for one in loads]
 
 
@@ -204,7 +204,7 @@ def service(bundle: Path, *, kill: bool = False) -> Iterator[tuple[int, "subproc
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
             assert process.stderr is not None
-            found = re.search(rb":(\d+)/ serves", process.stderr.readline())
+            found = re.search(rb":(\d+)/; Ctrl-C", process.stderr.readline())
             assert found
             await_ready(int(found[1]), "/readyz")
             yield int(found[1]), process
@@ -213,11 +213,13 @@ def service(bundle: Path, *, kill: bool = False) -> Iterator[tuple[int, "subproc
 
 
 @contextmanager
-def plain_way(run: Path) -> Iterator[int]:
-    """The plain service, in a process of its own."""
+def plain_way(bundle: Path) -> Iterator[int]:
+    """The plain service with a bundle's network, in a process of its own."""
+    contract = load_contract(bundle)
+    network = (contract.provenance.arch, contract.input.size)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
-    process = multiprocessing.get_context("spawn").Process(target=serve_plainly, args=(run, port), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=serve_plainly, args=(network, port), daemon=True)
     process.start()
     try:
         await_ready(port, "/")
@@ -226,19 +228,12 @@ def plain_way(run: Path) -> Iterator[int]:
         process.terminate()
 
 
-def serve_plainly(run: Path, port: int) -> None:
+def serve_plainly(network: tuple[str, int], port: int) -> None:
     """What one would write in ten minutes."""
-    from io import BytesIO
-
-    import torch
     import uvicorn
     from fastapi import FastAPI, Request
-    from PIL import Image
 
-    from pneumoscope.export import load_network
-
-    network = load_network(run)
-    transform = plain_transform()
+    plain = plainly(*network)
     app = FastAPI()
 
     @app.get("/")
@@ -247,10 +242,7 @@ def serve_plainly(run: Path, port: int) -> None:
 
     @app.post("/v1/predictions")
     async def predict(request: Request) -> list[float]:
-        with Image.open(BytesIO(await request.body())) as image:
-            tensor = transform(image.convert("RGB"))[:1]
-        with torch.no_grad():
-            return [float(value) for value in network.body(tensor[None]).softmax(dim=1)[0]]
+        return plain(await request.body())
 
     uvicorn.run(app, port=port, log_level="error")
 

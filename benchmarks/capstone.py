@@ -1,0 +1,248 @@
+"""The capstone's table, redone: its recipes and ours on one data set, trained, exported and tested alike.
+
+    python benchmarks/capstone.py DATASET [--out capstone] [--only NAME ...] [--max-epochs N]
+
+DATASET is made by `pneumoscope data prepare` and has train, validation and test films. Every row of `ROWS` becomes a
+run and a bundle in a folder of its own below --out, and the figures are those of the bundle on the test films. Finished
+runs are kept and an interrupted one goes on, so the same command can be given again. A run of another configuration is
+refused; choose another --out for it. Rows that are not asked for, whose ImageNet weights are out of reach, or whose
+bundle is refused, are in the table with the reason. The table goes to stdout, and with every figure and its interval to
+capstone.json.
+
+Training time is the sum of the epochs, validation included; decoding the films before the first one is not counted.
+The time for one film is that of `Engine.predict` from the bytes of the file on, decoding included, the bundles in turn.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from engine import in_turn
+from pneumoscope.dataset import Dataset, load_dataset
+from pneumoscope.engine import Engine
+from pneumoscope.errors import BundleError, PneumoscopeError, WeightsError
+from pneumoscope.export import export
+from pneumoscope.files import write_json
+from pneumoscope.metrics import cross_entropy, summarise
+from pneumoscope.parallel import available_cores
+from pneumoscope.progress import Listener
+from pneumoscope.report import score
+from pneumoscope.training.config import TrainConfig, load_recipe, make_config
+from pneumoscope.training.fit import train
+from pneumoscope.training.run import code_commit, library_versions, load_card
+
+TABLE_FILE, SECONDS_FILE = "capstone.json", "seconds.json"
+SPLIT, GROUP = "test", "pneumonia"
+TIMED_FILMS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run: a recipe, and the values in which the run differs from it."""
+
+    name: str
+    recipe: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+# A network whose ImageNet weights install as a package; those of the capstone's networks come from a hub.
+LITE0 = {"arch": "tf_efficientnet_lite0"}
+ROWS = (
+    Row(name="pneumoscope-base", recipe="pneumoscope-base"),
+    # Epochs of the classifier alone protect what a network knows. A random one knows nothing, so it has none.
+    Row(name="pneumoscope-base-random", recipe="pneumoscope-base", changes={"weights": "none", "head_epochs": 0}),
+    Row(name="lite0-frozen", recipe="capstone-vgg19-frozen", changes=LITE0),
+    Row(name="lite0-full", recipe="capstone-vgg19", changes=LITE0),
+    Row(name="lite0-full-random", recipe="capstone-vgg19", changes=LITE0 | {"weights": "none"}),
+    Row(name="capstone-vgg19-frozen", recipe="capstone-vgg19-frozen"),
+    Row(name="capstone-vgg19", recipe="capstone-vgg19"),
+    Row(name="capstone-resnet50-short", recipe="capstone-resnet50-short"),
+    Row(name="capstone-resnet50", recipe="capstone-resnet50"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A row's run, and the folder of its bundle. `seconds` is None if the time of an epoch was lost."""
+
+    config: TrainConfig
+    run: Path
+    bundle: Path
+    epochs: int
+    seconds: float | None
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("capstone"), help="folder for the runs and bundles")
+    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="run these rows")
+    parser.add_argument("--max-epochs", type=int, help="cut every row to so many epochs, for a quick try")
+    given = parser.parse_args()
+    if given.max_epochs is not None and given.max_epochs < 1:
+        parser.error(f"--max-epochs {given.max_epochs}: expected 1 or more")
+    try:
+        table = redo(load_dataset(given.dataset), given.out, only=given.only, max_epochs=given.max_epochs)
+    except PneumoscopeError as failure:
+        raise SystemExit(str(failure)) from failure
+    except KeyboardInterrupt as stop:
+        raise SystemExit("interrupted; the same command goes on after the last epoch") from stop
+    write_json(given.out / TABLE_FILE, table)
+    show(table)
+
+
+def redo(dataset: Dataset, out: Path, *, only: Sequence[str] | None, max_epochs: int | None) -> dict[str, Any]:
+    """Run the rows, or those named in `only`, and return the table as JSON values."""
+    films = dataset.split(SPLIT)  # a data set without a test part fails here, not after hours
+    finished, reasons = dict[str, Finished](), dict[str, str]()
+    for row in ROWS:
+        if only is not None and row.name not in only:
+            reasons[row.name] = "not asked for"
+            continue
+        say(f"{row.name}:")
+        try:
+            finished[row.name] = finish(dataset, row, out / row.name, max_epochs)
+        except (WeightsError, BundleError) as failure:  # the other rows need not wait for this one
+            reasons[row.name] = str(failure)
+    engines = {name: Engine.load(each.bundle) for name, each in finished.items()}
+    milliseconds = latency(dataset, engines)
+    rows = []
+    for row in ROWS:
+        figures: dict[str, Any] = {"not_run": reasons.get(row.name)}
+        if row.name in finished:
+            figures |= measure(dataset, finished[row.name], engines[row.name]) | {"film_ms": milliseconds[row.name]}
+        rows.append(asdict(row) | figures)
+    return {
+        "schema_version": 1,
+        "dataset": dataset.fingerprint,
+        "split": SPLIT,
+        "films": len(films),
+        "patients": len({film.patient for film in films}),
+        "max_epochs": max_epochs,
+        "cores": available_cores(),
+        "commit": code_commit(),
+        "versions": library_versions(),
+        "rows": rows,
+    }
+
+
+def configuration(row: Row, max_epochs: int | None) -> TrainConfig:
+    """The row's configuration, its epochs cut if asked for."""
+    config = make_config(load_recipe(row.recipe), row.changes)
+    epochs = min(config.epochs, max_epochs or config.epochs)
+    cut = {"epochs": epochs, "head_epochs": min(config.head_epochs, epochs - 1)}
+    return make_config(config.model_dump(), cut)
+
+
+class Clock(Listener):
+    """Passes on what training says, and keeps the seconds of every epoch in a file, for runs that are interrupted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.epochs: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+        self.since = 0.0
+
+    @override
+    def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
+        self.since = time.perf_counter()
+
+    @override
+    def say(self, line: str) -> None:
+        say(f"  {line}")
+        if found := re.match(r"epoch (\d+)/", line):
+            now = time.perf_counter()
+            self.epochs[found[1]] = now - self.since
+            self.since = now
+            write_json(self.path, self.epochs)
+
+    def total(self, epochs: int) -> float | None:
+        """Seconds of so many epochs, or None if one was not written down before an interruption."""
+        times = [self.epochs.get(str(number)) for number in range(1, epochs + 1)]
+        return None if None in times else sum(filter(None, times))
+
+
+def finish(dataset: Dataset, row: Row, folder: Path, max_epochs: int | None) -> Finished:
+    """Train the row's network, or go on with it, and export its bundle."""
+    config, run, bundle = configuration(row, max_epochs), folder / "run", folder / "bundle"
+    clock = Clock(run / SECONDS_FILE)
+    history = train(dataset, config, run, resume=run.is_dir(), listener=clock)
+    if not bundle.is_dir():
+        export(run, dataset, bundle, name=row.name)
+    epochs = len(history)
+    return Finished(config=config, run=run, bundle=bundle, epochs=epochs, seconds=clock.total(epochs))
+
+
+def measure(dataset: Dataset, row: Finished, engine: Engine) -> dict[str, Any]:
+    """What the table says of a row, but for the time of one film."""
+    scored = score(engine, dataset, SPLIT)
+    card, contract = load_card(row.run), engine.contract
+    return {
+        "config": row.config.model_dump(),
+        "initial_weights": card.initial_weights,
+        "epochs": row.epochs,
+        "figures": summarise(
+            scored.truth,
+            scored.probabilities,
+            [film.patient for film in scored.films],
+            classes=contract.classes,
+            groups=contract.groups,
+        ),
+        "cross_entropy": cross_entropy(scored.truth, scored.probabilities),
+        "training_seconds": row.seconds,
+        "parameters": card.parameters,
+        "trainable": card.trainable,
+    }
+
+
+def latency(dataset: Dataset, engines: dict[str, Engine]) -> dict[str, float]:
+    """Median milliseconds of each engine for one film, over test films spread evenly over the split."""
+    films = dataset.split(SPLIT)
+    data = [dataset.read(film) for film in films[:: max(1, len(films) // TIMED_FILMS)]]
+    taken = in_turn({name: engine.predict for name, engine in engines.items()}, data)
+    return {name: statistics.median(times) * 1e3 for name, times in zip(engines, taken, strict=True)}
+
+
+def show(table: dict[str, Any]) -> None:
+    """Print the table for people."""
+    what = f"{table['films']} test films of {table['patients']} patients, {table['cores']} cores"
+    print(f"The capstone's table, redone: {what}; the loss is cross-entropy in nats")
+    if table["max_epochs"] is not None:
+        print(f"CUT TO {table['max_epochs']} EPOCHS A ROW AT MOST, for a quick try: these are not the table's figures")
+    columns = f"{'epochs':>7}{'accuracy, 95 % interval':>26}{'loss':>8}{'normal or not':>15}"
+    print(f"\n{'row':<26}{columns}{'training, min':>15}{'parameters':>13}{'film, ms':>10}")
+    for row in table["rows"]:
+        print(f"{row['name']:<26}{describe(row)}")
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A row's figures, or why there are none."""
+    if row["not_run"] is not None:
+        return f"  not run: {row['not_run'].partition('; ')[0]}"  # the advice after it is in the JSON
+    accuracy, seconds = row["figures"]["accuracy"], row["training_seconds"]
+    interval = f"{accuracy['value']:.3f} ({accuracy['low']:.3f}–{accuracy['high']:.3f})"
+    group = row["figures"].get(f"group_accuracy.{GROUP}")
+    normal = "–" if group is None else f"{group['value']:.3f}"
+    minutes = "–" if seconds is None else f"{seconds / 60:.1f}"
+    return (
+        f"{row['epochs']:>7}{interval:>26}{row['cross_entropy']:>8.3f}{normal:>15}"
+        f"{minutes:>15}{row['parameters']:>13,}{row['film_ms']:>10.1f}"
+    )
+
+
+def say(line: str) -> None:
+    """Progress, apart from the table."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The tables in benchmarks/ that are tested: quick tries of them on phantoms. Their figures mean nothing here."""
+
+import json
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+import capstone
+from capstone import Clock, Row
+from pneumoscope.dataset import Dataset
+from pneumoscope.training.config import load_recipe
+from samples import TINY
+
+TINY_ROWS = (
+    Row(name="tiny", recipe="quick", changes=TINY),
+    Row(name="from-the-hub", recipe="quick", changes=TINY | {"weights": "imagenet"}),
+    Row(name="left-out", recipe="quick"),
+)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", refuse)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_capstones_table(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(capstone, "ROWS", TINY_ROWS)
+
+    def run(epochs: int) -> str:
+        line = ["capstone.py", str(dataset.root), "--out", str(tmp_path), "--only", "tiny", "from-the-hub"]
+        monkeypatch.setattr(sys, "argv", [*line, "--max-epochs", str(epochs)])
+        capstone.main()
+        return capsys.readouterr().out
+
+    lines = run(1).splitlines()
+    assert lines[0].startswith("The capstone's table, redone: ")
+    assert "CUT TO 1 EPOCHS A ROW AT MOST" in lines[1]
+    tiny, hub, left_out = lines[-3:]
+    table = json.loads((tmp_path / "capstone.json").read_text())
+    films = dataset.split("test")
+    assert (table["films"], table["patients"]) == (len(films), len({film.patient for film in films}))
+    first, second, third = table["rows"]
+
+    figure = first["figures"]["accuracy"]
+    assert figure["low"] <= figure["value"] <= figure["high"]
+    assert f"{figure['value']:.3f} ({figure['low']:.3f}–{figure['high']:.3f})" in tiny
+    assert f"{first['figures']['group_accuracy.pneumonia']['value']:.3f}" in tiny
+    assert f"{first['parameters']:,}" in tiny
+    assert first["not_run"] is None
+    assert (first["epochs"], first["config"]["epochs"], first["config"]["arch"]) == (1, 1, "test_resnet")
+    assert first["training_seconds"] > 0
+    assert first["film_ms"] > 0
+    assert first["cross_entropy"] > 0
+
+    words = "not run: the ImageNet weights of 'test_resnet' could not be fetched (is this machine offline?)"
+    assert hub.split(maxsplit=1) == ["from-the-hub", words]
+    assert "HF_HOME" in second["not_run"]
+    assert left_out.split(maxsplit=1) == ["left-out", "not run: not asked for"]
+    assert third["not_run"] == "not asked for"
+
+    exported = (tmp_path / "tiny" / "bundle" / "model.onnx").stat()
+    run(1)
+    again = json.loads((tmp_path / "capstone.json").read_text())["rows"][0]
+    assert (tmp_path / "tiny" / "bundle" / "model.onnx").stat() == exported
+    for name in ("figures", "cross_entropy", "training_seconds", "epochs"):
+        assert again[name] == first[name]
+    with pytest.raises(SystemExit, match=r"keeps the configuration .* epochs \(1 → 2\)"):
+        run(2)
+
+
+def test_every_row_is_a_configuration_of_its_own() -> None:
+    whole = [capstone.configuration(row, None) for row in capstone.ROWS]
+    assert len({config.model_dump_json() for config in whole}) == len({row.name for row in capstone.ROWS}) == len(whole)
+    for row, config in zip(capstone.ROWS, whole, strict=True):
+        changed = load_recipe(row.recipe) | row.changes
+        assert {name: getattr(config, name) for name in changed} == changed
+        assert capstone.configuration(row, 1).epochs == 1
+
+
+def test_the_times_of_epochs_outlast_an_interruption(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.json"
+    for epochs in ((1, 2), (3,)):
+        clock = Clock(path)
+        clock.begin("training", 30, "images")
+        for epoch in epochs:
+            clock.say(f"epoch {epoch}/3  train loss 1.0000")
+    assert Clock(path).total(3) == sum(json.loads(path.read_text()).values()) > 0
+    assert Clock(path).total(4) is None
