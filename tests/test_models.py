@@ -11,8 +11,11 @@ import pytest
 from pneumoscope import models
 from pneumoscope.contract import load_contract
 from pneumoscope.engine import verify
+from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError
+from pneumoscope.files import sha256_of
 from pneumoscope.models import SHIPPED, shipped_bundle
+from pneumoscope.training.evidence import load_evidence
 from samples import REPOSITORY
 from test_project import SHIPPED_FILES
 
@@ -23,6 +26,30 @@ def test_it_verifies_and_bears_its_name() -> None:
     assert contract.population.drawings is False
     assert contract.files.keys() >= SHIPPED_FILES
     assert verify(shipped_bundle()).cases == 8
+
+
+def test_it_is_small_and_its_evidence_is_the_one_in_the_repository() -> None:
+    files = [path for path in shipped_bundle().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 16_000_000
+    path = REPOSITORY / "evidence" / f"{SHIPPED}.npz"
+    assert path.stat().st_size < 15_000_000
+    contract, evidence = load_contract(shipped_bundle()), load_evidence(path)
+    assert contract.provenance.evidence == sha256_of(path)
+    assert contract.calibration.films == contract.decision.films == len(evidence.label)
+    assert evidence.about.classes == contract.classes
+
+
+def test_its_card_says_what_a_reader_must_know() -> None:
+    card = (shipped_bundle() / "card.md").read_text()
+    for words in ("Not a medical device", "1 to 5 years", "CC BY 4.0", "rscbjbr9sj", "95 % interval", "## Limits"):
+        assert words in card
+    assert "official test part" in card
+
+
+def test_its_graph_normalises_as_its_contract_says() -> None:
+    contract = load_contract(shipped_bundle())
+    check_normalisation(shipped_bundle() / "model.onnx", contract.normalisation)
+    assert (contract.normalisation.mean, contract.normalisation.std) == (0.5, 0.5)
 
 
 def test_an_installation_without_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
