@@ -94,10 +94,13 @@ def deal_patients(films: Sequence[Labelled], *, folds: int, seed: int) -> list[i
 
 
 def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float]) -> float:
-    """By how much the squared distance to the targets falls when these films are added."""
+    """By how much the squared distance to the targets falls when these films are added.
+
+    Labels are added up in one order: sums of floats depend on it in their last digit, which may decide a tie.
+    """
     return sum(
         (targets[label] - reached[label]) ** 2 - (targets[label] - reached[label] - count) ** 2
-        for label, count in films.items()
+        for label, count in sorted(films.items())
     )
 
 
