@@ -335,6 +335,50 @@ def test_train_bad_input(command: Command, dataset: Dataset, tmp_path: Path) -> 
     assert not out.exists()
 
 
+def test_cross_validation_and_training_from_what_it_leaves(command: Command, tmp_path: Path) -> None:
+    """As a user types them; what cannot be is one sentence and leaves nothing."""
+    data, out, recipe = tmp_path / "DS", tmp_path / "cv", tmp_path / "tiny.toml"
+    archive = make_zip(tmp_path / "a.zip", small_films())
+    assert command("data", "prepare", archive, "--out", data, "--val-fraction", 0.25).code == 0
+    recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in TINY.items()))
+    ask = ("cross-validate", "--data", data, "--out", out, "--recipe", recipe, "--epochs", 1, "--folds")
+    one_sentence(command(*ask, 1), 2, "--folds", "greater than or equal to 2")
+    one_sentence(command(*ask, 9), 1, "has 4 patients, too few for 9 folds; ask for fewer.")
+    one_sentence(command("cross-validate", "--data", tmp_path / "gone", "--out", out), 2, "does not exist")
+    one_sentence(command("cross-validate", "--data", tmp_path, "--out", out), 1, "not a prepared data set")
+    assert not out.exists()
+    done = command(*ask, 2)
+    assert done.code == 0, done.err
+    assert "24 films of 12 patients, each by a network that has not seen them" in " ".join(done.out.split())
+    for words in ("accuracy", "sensitivity.virus", "group_auroc.pneumonia"):
+        assert words in done.out
+    assert f"written: {out / 'report.json'}, {out / 'evidence.npz'}" in done.out
+    assert "fold 2 of 2" in done.err
+    one_sentence(command(*ask, 2), 2, "exists already; go on with --resume")
+    again = command(*ask, 2, "--resume", "--quiet")
+    assert (again.code, again.err, again.out) == (0, "", done.out)
+
+    taught = ("train", "--data", data, "--out", tmp_path / "run", "--recipe", recipe, "--epochs", 1, "--teachers")
+    one_sentence(command(*taught, recipe), 1, "is no evidence file", "pneumoscope cross-validate")
+    one_sentence(command(*taught, tmp_path), 1, "neither a finished run nor a file of predictions")
+    assert not (tmp_path / "run").exists()
+    done = command(*taught, out / "evidence.npz")
+    assert done.code == 0, done.err
+    (teacher,) = json.loads((tmp_path / "run" / "run.json").read_text())["teachers"]
+    assert teacher.startswith("evidence.npz, SHA-256 ")
+    again = command("train", "--out", tmp_path / "run", "--resume", "--teachers", out / "evidence.npz")
+    one_sentence(again, 2, "--resume keeps the run's teachers; leave --teachers out")
+
+
+def test_a_data_set_for_a_final_model(command: Command, tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", small_films(2))
+    done = command("data", "prepare", archive, "--out", tmp_path / "all", "--train-only")
+    assert done.code == 0, done.err
+    assert f"next: pneumoscope train --data {tmp_path / 'all'} --out RUN" in done.err
+    both = command("data", "prepare", archive, "--out", tmp_path / "no", "--train-only", "--test-only")
+    one_sentence(both, 2, "--test-only and --train-only contradict each other")
+
+
 def test_a_missing_extra_is_named(tmp_path: Path, dataset: Dataset) -> None:
     """Run as a base install would: torch cannot be imported."""
     code = (

@@ -385,6 +385,25 @@ def test_a_set_to_evaluate_on_is_all_test(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_a_set_for_a_final_model_is_all_train(tmp_path: Path) -> None:
+    """Films of a test part, too."""
+    archive = make_zip(tmp_path / "a.zip", small_films())
+    summary = prepare([archive], tmp_path / "out", PrepareConfig(train_only=True))
+    made = load_dataset(tmp_path / "out")
+    assert {each.split for each in made.films} == {"train"}
+    assert len(made.films) == len(small_films())
+    assert (made.has("train"), made.has("val"), made.has("test")) == (True, False, False)
+    assert not summary.refused
+    assert {each.patient for each in made.films} >= {"virus/person1", "virus/person3"}
+    for contradiction, words in (
+        (PrepareConfig(train_only=True, test_only=True), "--test-only and --train-only contradict each other; drop"),
+        (PrepareConfig(train_only=True, stress=True), "made of validation films, and --train-only makes none; drop"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            prepare([archive], tmp_path / "other", contradiction)
+    assert not (tmp_path / "other").exists()
+
+
 def test_kaggles_copy_nested_twice_counts_once(tmp_path: Path) -> None:
     members = small_films()
     members |= {f"chest_xray/{name}": data for name, data in members.items()}

@@ -29,7 +29,7 @@ from pneumoscope.training.fit import train
 from pneumoscope.training.history import best_epoch, ran_out
 from pneumoscope.training.loss import weigh_classes
 from pneumoscope.training.module import rate_factor
-from pneumoscope.training.run import load_config
+from pneumoscope.training.run import load_card, load_config
 from samples import TINY
 
 # Everything that a resume must bring back: order, augmentation, optimiser moments, schedule, weight
@@ -420,6 +420,22 @@ def test_a_resume_needs_the_first_weights_no_more(dataset: Dataset, tmp_path: Pa
     weights.unlink()
     assert len(train(dataset, make_config(values, {}), tmp_path / "run", resume=True)) == 2
     assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+def test_the_weights_normalisation_travels_from_the_run_to_the_bundle(dataset: Dataset, tmp_path: Path) -> None:
+    """timm publishes test_resnet with mean and deviation .5."""
+    from pneumoscope.contract import GREY_IMAGENET, load_contract
+    from pneumoscope.export import export, load_network
+
+    donor, run = timm.create_model("test_resnet", num_classes=3, in_chans=1), tmp_path / "run"
+    torch.save(donor.state_dict(), tmp_path / "donor.pt")
+    values = {"recipe": "tiny", **TINY, "weights": str(tmp_path / "donor.pt"), "epochs": 1}
+    train(dataset, make_config(values, {}), run)
+    half = load_card(run).normalisation
+    assert (half.mean, half.std) == (0.5, 0.5) != (GREY_IMAGENET.mean, GREY_IMAGENET.std)
+    assert load_network(run).normalisation == half
+    export(run, dataset, tmp_path / "bundle")
+    assert load_contract(tmp_path / "bundle").normalisation == half
 
 
 @pytest.mark.parametrize("field", ["size", "schema_version"])

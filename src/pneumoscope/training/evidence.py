@@ -16,6 +16,7 @@ A compressed NumPy archive, never unpickled. One row a film, in manifest order:
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,15 @@ from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file
 from pneumoscope.training.config import TrainConfig
 
-_ARRAYS = ("film", "patient", "label", "fold", "logits", "stress", "embedding")
+_TYPES = {
+    "film": np.uint8,
+    "patient": np.int32,
+    "label": np.int8,
+    "fold": np.int8,
+    "logits": np.float32,
+    "stress": np.float32,
+    "embedding": np.float16,
+}
 
 
 class About(Document):
@@ -76,7 +85,7 @@ class Evidence:
 
 def save_evidence(evidence: Evidence, path: Path) -> None:
     """Write an evidence file, whole or not at all; the same content gives the same bytes."""
-    arrays = {name: getattr(evidence, name) for name in _ARRAYS}
+    arrays = {name: getattr(evidence, name) for name in _TYPES}
     arrays["about"] = np.frombuffer(evidence.about.model_dump_json().encode(), np.uint8)
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for name, array in arrays.items():
@@ -95,28 +104,42 @@ def load_evidence(path: Path) -> Evidence:
     if not path.is_file():
         raise RunError(f"{path}: no such file; make it with `pneumoscope cross-validate`.")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            content: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
-            about = read_document(About, stored["about"].tobytes())
+        with zipfile.ZipFile(path) as archive:
+            content: dict[str, Any] = {name: _read(archive, name) for name in _TYPES}
+            about = read_document(About, _read(archive, "about").tobytes())
         evidence = Evidence(about=about, **content)
         _check(evidence)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as failure:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as failure:
         raise RunError(
             f"{path} is no evidence file ({failure}); make it with `pneumoscope cross-validate`."
         ) from failure
     return evidence
 
 
+def _read(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array of the archive; its bytes are read whole first, which checks their sum."""
+    stream = io.BytesIO(archive.read(f"{name}.npy"))
+    array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
+
+
 def _check(evidence: Evidence) -> None:
-    rows, classes = len(evidence.label), len(evidence.about.classes)
+    """Raise ValueError unless every array has its type and shape, and labels and folds are in range."""
+    rows, classes = evidence.label.size, len(evidence.about.classes)
     wanted = {
         "film": (rows, 32),
         "patient": (rows,),
+        "label": (rows,),
         "fold": (rows,),
         "logits": (rows, classes),
         "stress": (rows, classes),
-        "embedding": (rows, evidence.embedding.shape[-1]),
+        "embedding": (rows, *evidence.embedding.shape[-1:]),
     }
     for name, shape in wanted.items():
-        if (found := getattr(evidence, name).shape) != shape:
-            raise ValueError(f"{name} has shape {list(found)}, expected {list(shape)}")
+        array = getattr(evidence, name)
+        if array.shape != shape or array.dtype != _TYPES[name]:
+            kind = np.dtype(_TYPES[name])
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {kind} {list(shape)}")
+    for name, numbers, count in (("label", evidence.label, classes), ("fold", evidence.fold, evidence.about.folds)):
+        if not rows or not 0 <= numbers.min() <= numbers.max() < count:
+            raise ValueError(f"{name} must be numbers from 0 to {count - 1}, one a film")

@@ -246,13 +246,15 @@ def _build(
 
 
 def _try_out(network: Network, config: TrainConfig) -> None:
-    """One forward pass, so that a network that cannot take this size fails before anything is made."""
-    try:
-        with torch.no_grad():
-            for side in {config.size, config.crop_size or config.size}:
+    """One forward pass of each size, so that a network that cannot take it fails before anything is made."""
+    sides = {config.crop_size or config.size: "--crop-size", config.size: "--size"}
+    for side, option in sides.items():
+        try:
+            with torch.no_grad():
                 network.eval()(torch.zeros(1, 1, side, side, dtype=torch.uint8))
-    except (RuntimeError, AssertionError, ValueError) as failure:
-        raise UsageError(f"--arch {config.arch} cannot take --size {config.size} ({failure}); try 224.") from failure
+        except (RuntimeError, AssertionError, ValueError) as failure:
+            mend = "try 224" if option == "--size" else "leave it out"
+            raise UsageError(f"--arch {config.arch} cannot take {option} {side} ({failure}); {mend}.") from failure
     network.train()
 
 

@@ -32,7 +32,7 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import cache_inputs
 from pneumoscope.training.evidence import About, Evidence, save_evidence
-from pneumoscope.training.run import LAST, WEIGHTS_FILE, code_commit, library_versions
+from pneumoscope.training.run import WEIGHTS_FILE, code_commit, library_versions
 
 FOLDS_FILE, EVIDENCE_FILE, REPORT_FILE, OUTPUTS_FILE = "folds.json", "evidence.npz", "report.json", "outputs.npz"
 DRAWS = 2000
@@ -76,10 +76,15 @@ def cross_validate(
     Raises:
         DatasetError, RunError, UsageError, WeightsError.
     """
+    if config.patience is not None or config.keep == "best":
+        raise UsageError(
+            "patience and keep 'best' choose the epoch by the very films that cross-validation judges by; "
+            "leave them out."
+        )
     card = FoldsCard(schema_version=1, folds=folds, seed=seed, dataset=dataset.fingerprint, config=config)
+    parts = fold_datasets(dataset, folds=folds, seed=seed)
     _begin(out, card, resume=resume)
     cache = cache or dataset.root / ".cache"
-    parts = fold_datasets(dataset, folds=folds, seed=seed)
     for number, part in enumerate(parts, 1):
         if not (out / f"fold-{number}" / OUTPUTS_FILE).is_file():
             listener.say(f"fold {number} of {folds}")
@@ -177,7 +182,7 @@ def _run_fold(part: Dataset, config: TrainConfig, run: Path, seed: int, cache: P
     from pneumoscope.training.predict import predict_inputs
 
     if not (run / WEIGHTS_FILE).is_file():
-        train(part, config, run, resume=(run / LAST).is_file() or run.is_dir(), cache=cache, listener=listener)
+        train(part, config, run, resume=run.is_dir(), cache=cache, listener=listener)
     rule = InputRule.squash(config.size)
     plain = cache_inputs(part, "val", rule, cache, listener=listener)
     logits, embedding = predict_inputs(run, plain, listener=listener)

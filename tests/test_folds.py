@@ -1,0 +1,186 @@
+"""Cross-validation, from folds to the evidence and the report."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pneumoscope.contract import InputRule
+from pneumoscope.dataset import Dataset, Film
+from pneumoscope.errors import DatasetError, RunError, UsageError
+from pneumoscope.imaging import load_input
+from pneumoscope.progress import Listener
+from pneumoscope.training import folds
+from pneumoscope.training.config import TrainConfig, make_config
+from pneumoscope.training.evidence import load_evidence, save_evidence
+from pneumoscope.training.folds import CrossValidated, cross_validate, fold_datasets, report_on, stress_inputs
+from pneumoscope.training.predict import load_network
+from samples import TINY
+from test_evidence import made_up
+
+
+def tiny(**changes: Any) -> TrainConfig:
+    return make_config({"recipe": "tiny", **TINY}, changes)
+
+
+class Stop(Exception):  # noqa: N818 (what it does)
+    """Ends a command from within, as Ctrl-C would."""
+
+
+class StopAt(Listener):
+    """Stops when a line begins with these words for the so-manieth time."""
+
+    def __init__(self, words: str, *, times: int = 1) -> None:
+        self.words, self.left = words, times
+
+    def say(self, line: str) -> None:
+        self.left -= line.startswith(self.words)
+        if not self.left:
+            raise Stop
+
+
+@dataclass(frozen=True)
+class Done:
+    out: Path
+    content: CrossValidated
+
+
+@pytest.fixture(scope="module")
+def done(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    out = tmp_path_factory.mktemp("folds") / "cv"
+    return Done(out, cross_validate(dataset, tiny(), out, folds=2))
+
+
+def test_folds_cover_train_and_validation_patient_by_patient(dataset: Dataset) -> None:
+    parts = fold_datasets(dataset, folds=3, seed=0)
+    held: defaultdict[str, list[int]] = defaultdict(list)
+    patients: defaultdict[str, set[int]] = defaultdict(set)
+    taking_part = {film.path for film in dataset.films if film.split != "test"}
+    for number, part in enumerate(parts):
+        assert {film.split for film in part.films} == {"train", "val"}
+        assert {film.path for film in part.films} == taking_part
+        assert not {film.patient for film in part.split("train")} & {film.patient for film in part.split("val")}
+        for film in part.split("val"):
+            held[film.path].append(number)
+            patients[film.patient].add(number)
+    assert held.keys() == taking_part
+    assert all(len(numbers) == 1 for numbers in [*held.values(), *patients.values()])
+    other = [part.fingerprint for seed in (0, 1) for part in fold_datasets(dataset, folds=3, seed=seed)]
+    assert len({dataset.fingerprint, *other}) == 7
+
+
+def test_the_evidence_has_every_film_but_the_tests_from_the_network_that_has_not_seen_it(
+    done: Done, dataset: Dataset
+) -> None:
+    evidence = load_evidence(done.out / "evidence.npz")
+    films = [film for film in dataset.films if film.split != "test"]
+    assert [bytes(row).hex() for row in evidence.film] == [film.file_sha256 for film in films]
+    assert [dataset.classes[label] for label in evidence.label] == [film.label for film in films]
+    numbers = {film.patient: number for film, number in zip(films, evidence.patient, strict=True)}
+    assert [numbers[film.patient] for film in films] == evidence.patient.tolist()
+    assert len(set(numbers.values())) == len(numbers)
+    rule = InputRule.squash(TINY["size"])
+    for number, part in enumerate(fold_datasets(dataset, folds=2, seed=0)):
+        held = {film.path for film in part.split("val")}
+        rows = [row for row, film in enumerate(films) if film.path in held]
+        assert evidence.fold[rows].tolist() == [number] * len(rows)
+        images = np.stack([load_input(dataset.read(films[row]), rule) for row in rows])
+        with torch.no_grad():
+            logits, embedding = load_network(done.out / f"fold-{number + 1}").forward_with_embedding(
+                torch.from_numpy(images)
+            )
+        np.testing.assert_allclose(evidence.logits[rows], logits.numpy(), atol=1e-4)
+        np.testing.assert_allclose(evidence.embedding[rows], embedding.numpy(), rtol=2e-3, atol=2e-3)
+    assert np.isfinite(evidence.stress).all()
+    assert not np.allclose(evidence.stress, evidence.logits, atol=1e-3)
+
+
+def test_the_report_is_of_the_evidence(done: Done, dataset: Dataset) -> None:
+    report = json.loads((done.out / "report.json").read_text())
+    assert report == done.content.report == report_on(load_evidence(done.out / "evidence.npz"))
+    films = [film for film in dataset.films if film.split != "test"]
+    assert (report["films"], report["patients"]) == (len(films), len({film.patient for film in films}))
+    evidence = done.content.evidence
+    accuracy = float((evidence.logits.argmax(axis=1) == evidence.label).mean())
+    assert report["plain"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
+    assert report["plain"].keys() == report["stress"].keys()
+    shares = [float(np.mean(evidence.fold == fold)) for fold in range(2)]
+    by_fold = [part["plain"]["accuracy"]["value"] for part in report["folds"]]
+    assert np.dot(shares, by_fold) == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_stopped_twice_and_resumed_it_gives_the_same_bytes(done: Done, dataset: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "cv"
+    with pytest.raises(Stop):
+        cross_validate(dataset, tiny(), out, folds=2, listener=StopAt("fold 2"))
+    assert not (out / "evidence.npz").exists()
+    first = out / "fold-1" / "outputs.npz"
+    before = first.stat().st_mtime_ns
+    with pytest.raises(Stop):
+        cross_validate(dataset, tiny(), out, folds=2, resume=True, listener=StopAt("epoch 1"))
+    torch.rand(13)  # whatever the global random state is by now
+    cross_validate(dataset, tiny(), out, folds=2, resume=True)
+    assert first.stat().st_mtime_ns == before
+    for name in ("evidence.npz", "report.json"):
+        assert (out / name).read_bytes() == (done.out / name).read_bytes()
+
+
+def test_a_resume_keeps_everything_that_shapes_the_folds(done: Done, dataset: Dataset, tmp_path: Path) -> None:
+    def go_on(out: Path = done.out, *, config: TrainConfig | None = None, **choices: Any) -> None:
+        cross_validate(dataset, config or tiny(), out, resume=True, **{"folds": 2, **choices})
+
+    differ = r"keeps folds, seed, configuration and data set of .*, and these differ"
+    for choice in ({"config": tiny(lr=0.5)}, {"folds": 3}, {"seed": 1}):
+        with pytest.raises(UsageError, match=differ):
+            go_on(**choice)
+    with pytest.raises(UsageError, match=differ):
+        cross_validate(replace(dataset, fingerprint="0" * 64), tiny(), done.out, folds=2, resume=True)
+    with pytest.raises(UsageError, match="exists already; go on with --resume, or choose another --out"):
+        cross_validate(dataset, tiny(), done.out, folds=2)
+    with pytest.raises(RunError, match=r"is no cross-validation \(it has no folds\.json\)"):
+        go_on(tmp_path)
+    (tmp_path / "folds.json").write_text("{}")
+    with pytest.raises(RunError, match=r"folds\.json is not valid: .*; begin anew"):
+        go_on(tmp_path)
+
+
+def test_what_cannot_be_cross_validated_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"patients, too few for 50 folds; ask for fewer\."):
+        cross_validate(dataset, tiny(), tmp_path / "cv", folds=50)
+    for choice in ({"patience": 2}, {"keep": "best"}):
+        with pytest.raises(UsageError, match="by the very films that cross-validation judges by; leave them out"):
+            cross_validate(dataset, tiny(**choice), tmp_path / "cv", folds=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stress_film_that_is_blank_is_left_out(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    films, rule = dataset.split("val")[:3], InputRule.squash(48)
+    whole, usable = stress_inputs(dataset, films, rule, seed=0)
+    assert (whole.shape, whole.dtype, usable.tolist()) == ((3, 1, 48, 48), np.uint8, [True] * 3)
+    again, _ = stress_inputs(dataset, films, rule, seed=0)
+    other, _ = stress_inputs(dataset, films, rule, seed=1)
+    np.testing.assert_array_equal(whole, again)
+    assert not np.array_equal(whole, other)
+    make = folds.stress_film
+
+    def all_but_one(film: Film, *rest: Any, **options: Any) -> Any:
+        return None if film == films[1] else make(film, *rest, **options)
+
+    monkeypatch.setattr(folds, "stress_film", all_but_one)
+    images, usable = stress_inputs(dataset, films, rule, seed=0)
+    assert usable.tolist() == [True, False, True]
+    np.testing.assert_array_equal(images[[0, 2]], whole[[0, 2]])
+
+
+def test_the_report_of_stress_is_of_the_films_that_have_one(dataset: Dataset, tmp_path: Path) -> None:
+    evidence = made_up(dataset)  # one stress film is blank
+    save_evidence(evidence, tmp_path / "evidence.npz")
+    report = report_on(load_evidence(tmp_path / "evidence.npz"))
+    kept = np.arange(len(evidence.label)) != 1
+    accuracy = float((evidence.stress[kept].argmax(axis=1) == evidence.label[kept]).mean())
+    assert report["stress"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
