@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_an_interval_of_nothing_is_nan() -> None:
 
 
 CLASSES = ("bacteria", "normal", "virus")
-GROUPS = {"pneumonia": ("bacteria", "virus")}
+GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
 
 
 def summarised(
@@ -197,7 +198,7 @@ def test_every_resamplings_figures_are_those_of_its_films() -> None:
     for draw, row in enumerate(weights):
         at = np.repeat(np.arange(len(truth)), row)
         confusion = metrics.confusion_matrix(truth[at], probabilities[at].argmax(axis=1), 3)
-        expected = {
+        expected: dict[str, Any] = {
             "accuracy": metrics.accuracy(confusion),
             "macro_f1": metrics.macro_f1(confusion),
             "balanced_accuracy": np.mean(metrics.sensitivity(confusion)),
