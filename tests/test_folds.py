@@ -12,10 +12,10 @@ import torch
 
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset.stress import stress_film
 from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.imaging import load_input
 from pneumoscope.progress import Listener
-from pneumoscope.training import folds
 from pneumoscope.training.config import TrainConfig, make_config
 from pneumoscope.training.evidence import load_evidence, save_evidence
 from pneumoscope.training.folds import CrossValidated, cross_validate, fold_datasets, report_on, stress_inputs
@@ -161,17 +161,17 @@ def test_what_cannot_be_cross_validated_leaves_nothing(dataset: Dataset, tmp_pat
 def test_a_stress_film_that_is_blank_is_left_out(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     films, rule = dataset.split("val")[:3], InputRule.squash(48)
     whole, usable = stress_inputs(dataset, films, rule, seed=0)
-    assert (whole.shape, whole.dtype, usable.tolist()) == ((3, 1, 48, 48), np.uint8, [True] * 3)
+    assert (whole.shape, usable.tolist()) == ((3, 1, 48, 48), [True] * 3)
+    assert whole.dtype == np.uint8
     again, _ = stress_inputs(dataset, films, rule, seed=0)
     other, _ = stress_inputs(dataset, films, rule, seed=1)
     np.testing.assert_array_equal(whole, again)
     assert not np.array_equal(whole, other)
-    make = folds.stress_film
 
     def all_but_one(film: Film, *rest: Any, **options: Any) -> Any:
-        return None if film == films[1] else make(film, *rest, **options)
+        return None if film == films[1] else stress_film(film, *rest, **options)
 
-    monkeypatch.setattr(folds, "stress_film", all_but_one)
+    monkeypatch.setattr("pneumoscope.training.folds.stress_film", all_but_one)
     images, usable = stress_inputs(dataset, films, rule, seed=0)
     assert usable.tolist() == [True, False, True]
     np.testing.assert_array_equal(images[[0, 2]], whole[[0, 2]])
