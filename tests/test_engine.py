@@ -252,8 +252,8 @@ def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> N
 def test_verify_notices_a_model_that_answers_otherwise(own_bundle: Path) -> None:
     """A wrong calibration changes probabilities though every file is intact."""
     contract = load_contract(own_bundle)
-    document = contract.model_dump() | {"calibration": {"temperature": 3.0}}
-    save_contract(type(contract).model_validate(document), own_bundle)
+    calibration = contract.calibration.model_copy(update={"temperature": 3.0})
+    save_contract(contract.model_copy(update={"calibration": calibration}), own_bundle)
     with pytest.raises(BundleError, match="golden case"):
         verify(own_bundle)
 
