@@ -361,8 +361,8 @@ def test_no_decision_is_given_that_cannot_be_kept(tiny_bundle: Path) -> None:
 
 def test_a_bundle_that_does_not_verify_is_not_served(own_bundle: Path, command: Callable[..., SimpleNamespace]) -> None:
     contract = load_contract(own_bundle)
-    document = contract.model_dump() | {"calibration": {"temperature": 3.0}}
-    save_contract(type(contract).model_validate(document), own_bundle)
+    calibration = contract.calibration.model_copy(update={"temperature": 3.0})
+    save_contract(contract.model_copy(update={"calibration": calibration}), own_bundle)
     for workers in (1, 2):
         done = command("serve", "--bundle", own_bundle, "--port", 0, "--workers", workers)
         assert done.code == 1
