@@ -469,8 +469,8 @@ def test_every_validation_film_is_in_one_share_and_a_batch_of_one_is_left_out() 
     for rank in range(3):
         world = World(rank=rank, size=3, local_rank=rank, local_size=3)
         module = FilmsModule(films, films, batch_size=2, workers=0, seed=0, world=world)
-        shares.append([int(label) for _, labels in module.val_dataloader() for label in labels])
-        steps.append([len(labels) for _, labels in module.train_dataloader()])
+        shares.append([int(label) for batch in module.val_dataloader() for label in batch.labels])
+        steps.append([len(batch.labels) for batch in module.train_dataloader()])
     assert sorted(label for share in shares for label in share) == list(range(11))
     assert steps == [[2]] * 3  # of three films a rank
     with pytest.raises(UsageError, match="too few for 6 processes"):
