@@ -225,7 +225,7 @@ def show(table: dict[str, Any]) -> None:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """A row's figures, or why there are none."""
+    """A row's figures, or the reason why it was not run."""
     if row["not_run"] is not None:
         return f"  not run: {row['not_run'].partition('; ')[0]}"  # the advice after it is in the JSON
     accuracy, seconds = row["figures"]["accuracy"], row["training_seconds"]

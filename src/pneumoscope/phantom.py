@@ -139,7 +139,7 @@ def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False, com
 def is_phantom(data: bytes) -> bool:
     """Whether the bytes are those of a film that was drawn for an archive of phantoms, kept byte for byte.
 
-    It is told by the JPEG's comment (ITU-T T.81 section B.2.4.5), which names and folders do not change.
+    The JPEG's comment says so (ITU-T T.81 section B.2.4.5). Renaming or moving the file keeps it.
     """
     segment = b"\xff\xfe" + (len(_DRAWN) + 2).to_bytes(2, "big") + _DRAWN
     return segment in data[:_HEAD]

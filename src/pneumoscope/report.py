@@ -153,5 +153,6 @@ def _predictions(scored: Scored, classes: tuple[str, ...]) -> str:
     writer.writerow(["path", "patient", "label", "predicted", "status", *(f"p_{label}" for label in classes)])
     for film, status, row in zip(scored.films, scored.statuses, scored.probabilities, strict=True):
         predicted = classes[int(row.argmax())]
-        writer.writerow([film.path, film.patient, film.label, predicted, status, *(f"{value:.6f}" for value in row)])
+        shares = (f"{value:.9f}" for value in row)  # fewer digits tie films, and move an AUROC recomputed from them
+        writer.writerow([film.path, film.patient, film.label, predicted, status, *shares])
     return stream.getvalue()

@@ -43,7 +43,7 @@ def fetch_state(arch: str, options: dict[str, Any]) -> tuple[dict[str, Tensor], 
         options: for timm, those of the network that the weights are for.
 
     Raises:
-        WeightsError: there are none, or they are out of reach.
+        WeightsError: timm publishes no weights of this network, or they cannot be fetched.
     """
     if (path := packaged_file(arch)) is not None:
         return read_state(path), f"the package {PACKAGES[arch]}"
@@ -58,7 +58,7 @@ def fetch_state(arch: str, options: dict[str, Any]) -> tuple[dict[str, Tensor], 
 
 
 def packaged_file(arch: str) -> Path | None:
-    """The file of weights in the installed package of a network, or None if there is none."""
+    """The file of weights in a network's installed package; None if no package is installed for it."""
     spec = find_spec(PACKAGES[arch]) if arch in PACKAGES else None
     if spec is None or not spec.submodule_search_locations:
         return None

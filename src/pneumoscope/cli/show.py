@@ -142,7 +142,7 @@ def show_exported(done: "Exported", out: Path) -> None:
     if done.films < _FEW_FILMS:
         print_line(f"note: that rests on {done.films} unseen films, too few to say how many films it will answer.")
     if done.classes_told == 1:
-        print_line("note: the same class is said of every one of these films: it has learnt nothing to tell apart.")
+        print_line("note: the model gives all of these films the same class; it has learnt nothing.")
     if (figures := done.quantisation) is None or done.gain is None:
         return
     print_line(

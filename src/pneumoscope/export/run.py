@@ -222,7 +222,7 @@ def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: 
 def _population(dataset: Dataset, given: Ages | None) -> Population:
     """Of the ages given; else of those of the published archive if every film bears one of its names.
 
-    Drawings bear its names, too, and have no age; they are told by their bytes, up to the first film that is none.
+    Drawings have such names too, but no age. Their bytes tell them apart; reading stops at the first real film.
     """
     drawings = all(is_phantom(dataset.read(film)) for film in dataset.split("train"))
     known = KERMANY_AGES if not drawings and all(_is_published(film) for film in dataset.films) else None
