@@ -1,6 +1,7 @@
 """Cross-validation, from folds to the evidence and the report."""
 
 import json
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_stopped_twice_and_resumed_it_gives_the_same_bytes(done: Done, dataset: 
     assert first.stat().st_mtime_ns == before
     for name in ("evidence.npz", "report.json"):
         assert (out / name).read_bytes() == (done.out / name).read_bytes()
+
+
+def test_a_damaged_fold_is_named_and_made_anew(done: Done, dataset: Dataset, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(done.out, tmp_path / "folds"))
+    path = out / "fold-2" / "outputs.npz"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(RunError, match=r"fold-2/outputs\.npz is damaged .*; delete it, and go on with --resume"):
+        cross_validate(dataset, tiny(), out, folds=2, resume=True)
+    path.unlink()
+    cross_validate(dataset, tiny(), out, folds=2, resume=True)
+    assert (out / "evidence.npz").read_bytes() == (done.out / "evidence.npz").read_bytes()
 
 
 def test_a_resume_keeps_everything_that_shapes_the_folds(done: Done, dataset: Dataset, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def show_exported(done: "Exported", out: Path) -> None:
     if (figures := done.quantisation) is None or done.gain is None:
         return
     print_line(
-        f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films "
+        f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} films compared "
         f"(at 95 % confidence on at least {at_least(figures.agreement, figures.films):.1%} of such films), "
         f"macro-F1 {figures.macro_f1:.3f} (fp32 {figures.macro_f1_fp32:.3f}), "
         f"{len(figures.kept_fp32)} layers left in fp32, {done.gain:.1f} times as fast"

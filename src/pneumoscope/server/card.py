@@ -41,4 +41,4 @@ def _decision(contract: Contract) -> str:
     words = f"answers when the largest probability is at least {rule.answer_from:.3f}, else abstains"
     if rule.coverage is None:
         return words
-    return f"{words}; set so that {rule.coverage:.0%} of {rule.films} validation films are answered"
+    return f"{words}; set so that {rule.coverage:.0%} of {rule.films} unseen films are answered"

@@ -9,11 +9,14 @@
 """
 
 import hashlib
+import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,10 +206,9 @@ def _gather(parts: list[Dataset], card: FoldsCard, out: Path) -> Evidence:
         held = part.split("val")
         rows = [place[film.path] for film in held]
         fold[rows] = number
-        with np.load(out / f"fold-{number + 1}" / OUTPUTS_FILE, allow_pickle=False) as stored:
-            for name in ("logits", "stress", "embedding"):
-                whole = outputs.setdefault(name, np.zeros((len(films), stored[name].shape[1]), stored[name].dtype))
-                whole[rows] = stored[name]
+        for name, stored in _read_outputs(out / f"fold-{number + 1}" / OUTPUTS_FILE).items():
+            whole = outputs.setdefault(name, np.zeros((len(films), stored.shape[1]), stored.dtype))
+            whole[rows] = stored
     patients = {name: number for number, name in enumerate(sorted({film.patient for film in films}))}
     classes = parts[0].classes
     return Evidence(
@@ -229,6 +231,15 @@ def _gather(parts: list[Dataset], card: FoldsCard, out: Path) -> Evidence:
         stress=outputs["stress"],
         embedding=outputs["embedding"],
     )
+
+
+def _read_outputs(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        # From memory: given a damaged file's path, NumPy leaves the file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            return {name: stored[name] for name in ("logits", "stress", "embedding")}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as failure:
+        raise RunError(f"{path} is damaged ({failure}); delete it, and go on with --resume.") from failure
 
 
 def _stress_input(film: Film, *, dataset: Dataset, rule: InputRule, size: tuple[int, int], seed: int) -> Luma | None:
