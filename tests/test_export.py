@@ -21,7 +21,6 @@ from pneumoscope.engine import Engine, Verified, verify
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export
-from pneumoscope.export.calibration import fit_temperature
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, is_alike, spread
 from pneumoscope.export.run import _population, calibration_films
@@ -423,7 +422,7 @@ def test_the_temperature_is_the_one_that_was_put_in() -> None:
     logits = random.normal(size=(4000, 3)) * 2
     drawn = np.array([random.choice(3, p=row) for row in metrics.softmax(logits)])
     for factor in (0.5, 1.0, 3.0):
-        found = fit_temperature((logits * factor).astype(np.float32), drawn)
+        found = metrics.fit_temperature((logits * factor).astype(np.float32), drawn)
         assert found == pytest.approx(factor, rel=0.1)
 
 

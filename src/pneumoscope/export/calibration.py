@@ -37,35 +37,11 @@ def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dat
 
 def calibrated(contract: Contract, evidence: Evidence, sha256: str) -> Contract:
     """The contract with the temperature that the evidence asks for."""
-    weights = None
-    if contract.calibration.prior == "uniform":
-        counts = np.bincount(evidence.label, minlength=len(contract.classes))
-        weights = 1 / counts[evidence.label]
-    temperature = fit_temperature(evidence.logits, evidence.label.astype(np.int64), weights)
-    calibration = Calibration(temperature=temperature, prior=contract.calibration.prior, films=len(evidence.label))
+    calibration = Calibration(
+        temperature=evidence.temperature(), prior=contract.calibration.prior, films=len(evidence.label)
+    )
     provenance = contract.provenance.model_copy(update={"evidence": sha256})
     return contract.model_copy(update={"calibration": calibration, "provenance": provenance})
-
-
-def fit_temperature(
-    logits: NDArray[np.float32], truth: NDArray[np.int64], weights: NDArray[np.float64] | None = None
-) -> float:
-    """The temperature with the least cross-entropy (Guo et al. 2017, arXiv:1706.04599), from 0.05 to 20.
-
-    Args:
-        logits: of unseen films, `[N, C]`.
-        truth: class indices `[N]`.
-        weights: how much each film counts, `[N]`; by default all count alike.
-    """
-    from scipy.optimize import minimize_scalar
-
-    shares = np.full(len(truth), 1 / len(truth)) if weights is None else weights / weights.sum()
-
-    def loss(logarithm: float) -> float:
-        probabilities = metrics.softmax(logits / np.exp(logarithm))
-        return float(-(shares * np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12))).sum())
-
-    return round(float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x)), 4)
 
 
 def decide_from(probabilities: NDArray[np.float64]) -> Decision:

@@ -28,6 +28,7 @@ from pydantic import Field
 from pneumoscope.contract import Document, Sha256, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file
+from pneumoscope.metrics import fit_temperature
 from pneumoscope.training.config import TrainConfig
 
 _TYPES = {
@@ -81,6 +82,14 @@ class Evidence:
                 "cross-validate on this data set."
             )
         return np.array([known[each] for each in hashes], np.int64)
+
+    def temperature(self) -> float:
+        """The temperature with the least cross-entropy at the declared prior."""
+        truth = self.label.astype(np.int64)
+        weights = None
+        if self.about.config.prior == "uniform":
+            weights = 1 / np.bincount(truth, minlength=len(self.about.classes))[truth]
+        return fit_temperature(self.logits, truth, weights)
 
 
 def save_evidence(evidence: Evidence, path: Path) -> None:

@@ -46,7 +46,7 @@ class Classifier(pl.LightningModule):
             }
         )
         # Bound once and not a submodule, so that checkpoints name the network's tensors and nothing else.
-        self.__dict__["forward_pass"] = torch.compile(network) if config.compiled else network
+        self.__dict__["forward_pass"] = torch.compile(network, dynamic=False) if config.compiled else network
 
     def figure(self, name: str) -> Metric:
         """The running metric behind one of `FIGURES`."""
