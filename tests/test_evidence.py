@@ -151,7 +151,7 @@ def test_a_missing_field_of_its_description_is_an_error(dataset: Dataset, tmp_pa
 
 
 def test_evidence_teaches_by_the_films_hashes_at_the_train_prior(dataset: Dataset, tmp_path: Path) -> None:
-    """Its rows are in any order; probabilities at equal frequencies become those at the train part's."""
+    """Rows come in any order; probabilities are calibrated, and those at equal frequencies become the train part's."""
     rows = [row for row, film in enumerate(dataset.films) if film.split == "train"]
     shift = log_prior(labels_of(dataset, "train"), 3)
     for prior, added in (("train", np.zeros(3)), ("uniform", shift)):
@@ -159,10 +159,22 @@ def test_evidence_teaches_by_the_films_hashes_at_the_train_prior(dataset: Datase
         path = saved(shuffled(evidence), tmp_path / f"{prior}.npz")
         found = ask_teachers(dataset, [path], cache=tmp_path)
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found, softmax(evidence.logits[rows] + added), rtol=1e-5)
+        np.testing.assert_allclose(found, softmax(evidence.logits[rows] / evidence.temperature() + added), rtol=1e-5)
     both = ask_teachers(dataset, [tmp_path / "train.npz", tmp_path / "uniform.npz"], cache=tmp_path)
     one, two = (ask_teachers(dataset, [tmp_path / f"{prior}.npz"], cache=tmp_path) for prior in ("train", "uniform"))
     np.testing.assert_allclose(both, (one + two) / 2, rtol=1e-5)
+
+
+def test_evidence_is_calibrated_at_its_declared_prior(dataset: Dataset) -> None:
+    """Logits that are a known factor too small ask for its inverse; at a uniform prior every class weighs the same."""
+    evidence = made_up(dataset, prior="train")
+    alone, smaller = evidence.temperature(), replace(evidence, logits=evidence.logits / 4).temperature()
+    assert smaller == pytest.approx(alone / 4, rel=0.01)
+    doubled = [row for row, label in enumerate(evidence.label) for _ in range(1 + (label == 0))]
+    for prior, same in (("train", False), ("uniform", True)):
+        one = made_up(dataset, prior=prior)
+        more = replace(one, logits=one.logits[doubled], label=one.label[doubled])
+        assert (more.temperature() == pytest.approx(one.temperature(), rel=1e-3)) is same
 
 
 def test_a_run_teaches_its_own_probabilities(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import BundleError
 from pneumoscope.files import write_text
 
@@ -24,18 +25,7 @@ DISCLAIMER = "For research use only. Not a medical device; not for diagnosis or 
 _NO_SEAL = "0" * 64
 _SEAL = re.compile(rb'^\{\s*"sha256": "([0-9a-f]{64})"')
 
-Text = Annotated[str, Field(min_length=1)]
 Years = Annotated[float, Field(ge=0, le=150)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Document(BaseModel):
-    """Base of every stored document: frozen, and nothing unknown in it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-Stored = TypeVar("Stored", bound=Document)
 
 
 class InputRule(Document):
@@ -199,30 +189,6 @@ def check_classes(classes: tuple[str, ...], groups: dict[str, tuple[str, ...]]) 
             raise ValueError(f"group {group!r} has the name of a class")
 
 
-def read_document(kind: type[Stored], content: bytes, *, strict: bool = False) -> Stored:
-    """Validate a stored JSON document in which every field must be present, defaults or not.
-
-    With `strict`, a number as text or a truth value as number is an error, not converted.
-
-    Raises:
-        ValueError: not JSON, or a field missing, unknown or out of range; the message is a few words.
-    """
-    try:
-        document = kind.model_validate_json(content, strict=strict or None)
-    except ValidationError as failure:
-        raise ValueError(first_problem(failure)) from failure
-    _require_all(document)
-    return document
-
-
-def _require_all(document: Document) -> None:
-    for name in type(document).model_fields:
-        if name not in document.model_fields_set:
-            raise ValueError(f"field {name!r} is missing")
-        if isinstance(value := getattr(document, name), Document):
-            _require_all(value)
-
-
 def save_contract(contract: Contract, bundle: Path) -> None:
     """Write `contract.json` into a bundle folder, sealed."""
     text = json.dumps({"sha256": _NO_SEAL} | contract.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
@@ -312,15 +278,3 @@ def _extended(part: Any, more: dict[str, Any]) -> Any:
 
 _SINCE_VERSION_2 = frozenset({"population", "activation_map", "precision", "quantisation"})
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
-
-
-def first_problem(failure: ValidationError) -> str:
-    """The first problem of a failed validation in a few words, with the field's dotted name."""
-    problem = failure.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"field '{field}' is missing"
-    if problem["type"] == "extra_forbidden":
-        return f"field '{field}' is not known"
-    words = problem["msg"].removeprefix("Value error, ")
-    return f"field '{field}': {words} (got {problem['input']!r:.60})" if field else words

@@ -27,7 +27,8 @@ from pneumoscope.aws.made import (
 )
 from pneumoscope.aws.package import unpacked, write_model_archive
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
-from pneumoscope.contract import CONTRACT_FILE, Document
+from pneumoscope.contract import CONTRACT_FILE
+from pneumoscope.documents import Document
 from pneumoscope.engine import verify
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener

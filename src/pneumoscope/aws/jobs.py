@@ -16,8 +16,8 @@ from pneumoscope.aws.package import TRAIN_PROGRAM, training_archive
 from pneumoscope.aws.platform import METRICS
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
 from pneumoscope.aws.upload import listed
-from pneumoscope.contract import Document
 from pneumoscope.dataset.manifest import MANIFEST_FILE
+from pneumoscope.documents import Document
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
 

@@ -376,7 +376,7 @@ def _setting(text: str) -> tuple[str, str]:
 def _checked(kind: Any, **values: Any) -> Any:
     from pydantic import ValidationError
 
-    from pneumoscope.contract import first_problem
+    from pneumoscope.documents import first_problem
 
     try:
         return kind(**values)

@@ -148,8 +148,8 @@ def prepare_command(
 
     from pneumoscope.cli.show import make_listener
     from pneumoscope.cli.show_data import show_prepared
-    from pneumoscope.contract import first_problem
     from pneumoscope.dataset import PrepareConfig, prepare
+    from pneumoscope.documents import first_problem
 
     try:
         config = PrepareConfig(

@@ -89,7 +89,7 @@ def serve_command(
 def _config(**values: Any) -> Any:
     from pydantic import ValidationError
 
-    from pneumoscope.contract import first_problem
+    from pneumoscope.documents import first_problem
     from pneumoscope.server.config import ServeConfig
 
     try:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pneumoscope.contract import Document, Text, check_classes, read_document
+from pneumoscope.contract import check_classes
 from pneumoscope.dataset.grammar import FolderLevel
+from pneumoscope.documents import Document, Text, read_document
 from pneumoscope.errors import DatasetError
 from pneumoscope.imaging import Limits
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pneumoscope.contract import Document, Text, read_document
+from pneumoscope.documents import Document, Text, read_document
 from pneumoscope.engine.bundle import MODEL_FILE
 from pneumoscope.engine.core import Engine
 from pneumoscope.engine.normalisation import can_read_graphs, check_normalisation

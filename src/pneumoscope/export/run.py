@@ -26,12 +26,12 @@ from pneumoscope.contract import (
     Population,
     Provenance,
     Quantisation,
-    first_problem,
     save_contract,
 )
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.grammar import KERMANY_AGES, published
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
+from pneumoscope.documents import first_problem
 from pneumoscope.engine import MODEL_FILE, Engine, verify
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError

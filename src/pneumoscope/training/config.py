@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from pneumoscope.contract import Document, Text, first_problem
+from pneumoscope.documents import Document, Text, first_problem
 from pneumoscope.errors import UsageError
 
 

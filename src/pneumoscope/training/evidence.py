@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pneumoscope.contract import Document, Sha256, Text, read_document
+from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file
 from pneumoscope.metrics import fit_temperature

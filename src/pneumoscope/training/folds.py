@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pneumoscope.contract import Document, InputRule, Sha256, read_document
+from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.split import Labelled, deal_patients
 from pneumoscope.dataset.stress import common_size, stress_film
+from pneumoscope.documents import Document, Sha256, read_document
 from pneumoscope.errors import RunError, UsageError
 from pneumoscope.files import refuse_existing, whole_directory, whole_file, write_json, write_text
 from pneumoscope.imaging import Luma, read_luma, to_input

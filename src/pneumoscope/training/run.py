@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pneumoscope import __version__
-from pneumoscope.contract import Document, Normalisation, Sha256, Stored, Text, read_document
+from pneumoscope.contract import Normalisation
+from pneumoscope.documents import Document, Sha256, Stored, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
 from pneumoscope.training.config import TrainConfig

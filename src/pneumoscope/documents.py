@@ -1,0 +1,53 @@
+"""Stored JSON documents: strict, frozen, and read only if every field is there."""
+
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Text = Annotated[str, Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Document(BaseModel):
+    """Base of every stored document: frozen, and nothing unknown in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Stored = TypeVar("Stored", bound=Document)
+
+
+def read_document(kind: type[Stored], content: bytes, *, strict: bool = False) -> Stored:
+    """Validate a stored JSON document in which every field must be present, defaults or not.
+
+    With `strict`, a number as text or a truth value as number is an error, not converted.
+
+    Raises:
+        ValueError: not JSON, or a field missing, unknown or out of range; the message is a few words.
+    """
+    try:
+        document = kind.model_validate_json(content, strict=strict or None)
+    except ValidationError as failure:
+        raise ValueError(first_problem(failure)) from failure
+    _require_all(document)
+    return document
+
+
+def first_problem(failure: ValidationError) -> str:
+    """The first problem of a failed validation in a few words, with the field's dotted name."""
+    problem = failure.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"field '{field}' is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"field '{field}' is not known"
+    words = problem["msg"].removeprefix("Value error, ")
+    return f"field '{field}': {words} (got {problem['input']!r:.60})" if field else words
+
+
+def _require_all(document: Document) -> None:
+    for name in type(document).model_fields:
+        if name not in document.model_fields_set:
+            raise ValueError(f"field {name!r} is missing")
+        if isinstance(value := getattr(document, name), Document):
+            _require_all(value)
