@@ -36,7 +36,8 @@ from pneumoscope.metrics import cross_entropy, summarise
 from pneumoscope.parallel import available_cores
 from pneumoscope.progress import Listener
 from pneumoscope.report import score
-from pneumoscope.training.config import TrainConfig, load_recipe, make_config
+from pneumoscope.settings.training import TrainConfig
+from pneumoscope.training.config import load_recipe, make_config
 from pneumoscope.training.fit import train
 from pneumoscope.training.run import code_commit, library_versions, load_card
 

@@ -19,7 +19,8 @@ from pneumoscope.backbone import build
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.phantom import write_archive_folder
 from pneumoscope.progress import Listener
-from pneumoscope.training.config import TrainConfig, make_config
+from pneumoscope.settings.training import TrainConfig
+from pneumoscope.training.config import make_config
 from pneumoscope.training.fit import train
 
 

@@ -5,12 +5,12 @@ python scripts/write_cli_docs.py
 
 from enum import EnumType
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from typer.main import get_command
 
 from pneumoscope.cli.app import app
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAD = """# The command line
@@ -20,6 +20,8 @@ Exit codes: 0 done, 1 the work failed or some inputs were refused, 2 wrong usage
 command (Ctrl-C) leaves nothing half-made under its final name; an interrupted `train` goes on with
 `--resume`. Data goes to stdout, progress and errors to stderr.
 """
+
+_SETTINGS = TrainConfig.model_fields.keys() - {"schema_version", "recipe"}  # a recipe may set them
 
 
 def render() -> str:
@@ -43,7 +45,7 @@ def _section(title: str, command: Any) -> str:
         if choices := _choices(parameter.type_descriptor.annotation):
             names += f" ({', '.join(choices)})"
         default = "required" if parameter.required else _default(parameter.default)
-        if title.endswith(" train") and parameter.name in TrainConfig.model_fields:
+        if title.endswith((" train", " cross-validate")) and parameter.name in _SETTINGS:
             default = _setting(parameter.name)
         what = (parameter.help or "").replace("|", "/")
         if parameter.envvar:
@@ -55,6 +57,9 @@ def _section(title: str, command: Any) -> str:
 def _choices(annotation: Any) -> list[str]:
     """What an option may be, if that is a list."""
     kinds: list[Any] = [annotation, *get_args(annotation)]
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            return [str(each) for each in get_args(kind)]
     return [str(each.value) for kind in kinds if isinstance(kind, EnumType) for each in list[Any](kind)]
 
 

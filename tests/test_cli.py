@@ -21,7 +21,7 @@ from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
 from pneumoscope.models import SHIPPED, shipped_bundle
 from pneumoscope.phantom import encode_jpeg, film
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 from samples import INTERRUPTIBLE, TINY, make_zip, small_films
 from test_imaging import png_header
 
@@ -254,8 +254,12 @@ def test_prepare_bad_input(command: Command, tmp_path: Path) -> None:
     one_sentence(command("data", "prepare", empty, "--out", out), 1, "no usable image found")
     one_sentence(command("data", "prepare", single, "--out", out), 1, "only one class found (cat)")
     one_sentence(command("data", "prepare", tmp_path / "gone", "--out", out), 2, "does not exist")
-    one_sentence(command("data", "prepare", single, "--out", out, "--val-fraction", 2), 2, "val_fraction")
-    one_sentence(command("data", "prepare", single, "--out", out, "--group", "x"), 2, "NAME=CLASS,CLASS")
+    one_sentence(
+        command("data", "prepare", single, "--out", out, "--val-fraction", 2),
+        2,
+        "--val-fraction 2.0: input should be less than 1; see `",
+    )
+    one_sentence(command("data", "prepare", single, "--out", out, "--group", "x"), 2, "--group", "NAME=CLASS,CLASS")
     (tmp_path / "a.zip").write_text("no zip")
     one_sentence(command("data", "prepare", tmp_path / "a.zip", "--out", out), 1, "nor a readable ZIP")
     assert not out.exists()

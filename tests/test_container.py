@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pneumoscope.phantom import encode_jpeg, film
-from pneumoscope.server.config import ServeConfig
+from pneumoscope.settings.serve import ServeConfig
 from samples import REPOSITORY
 
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"

@@ -17,7 +17,8 @@ from pneumoscope.dataset.stress import stress_film
 from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.imaging import load_input
 from pneumoscope.progress import Listener
-from pneumoscope.training.config import TrainConfig, make_config
+from pneumoscope.settings.training import TrainConfig
+from pneumoscope.training.config import make_config
 from pneumoscope.training.evidence import load_evidence, save_evidence
 from pneumoscope.training.folds import CrossValidated, cross_validate, fold_datasets, report_on, stress_inputs
 from pneumoscope.training.predict import load_network

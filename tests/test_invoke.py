@@ -39,7 +39,7 @@ from pneumoscope.errors import (
 )
 from pneumoscope.phantom import film
 from pneumoscope.server.app import create_app
-from pneumoscope.server.config import ServeConfig
+from pneumoscope.settings.serve import ServeConfig
 from samples import encode
 from service import serving
 

@@ -27,7 +27,7 @@ from pneumoscope.contract import DISCLAIMER, load_contract, save_contract
 from pneumoscope.engine import Engine
 from pneumoscope.models import SHIPPED
 from pneumoscope.phantom import encode_jpeg, film
-from pneumoscope.server.config import ServeConfig
+from pneumoscope.settings.serve import ServeConfig
 from samples import encode
 from service import Service, form, serving
 

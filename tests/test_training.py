@@ -22,8 +22,9 @@ from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import Limits, load_input
 from pneumoscope.progress import Listener
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import apply_seeded, policy
-from pneumoscope.training.config import TrainConfig, load_recipe, make_config, recipe_names
+from pneumoscope.training.config import load_recipe, make_config, recipe_names
 from pneumoscope.training.data import CachedFilms, EpochOrder, cache_inputs, labels_of
 from pneumoscope.training.fit import train
 from pneumoscope.training.history import best_epoch, ran_out

@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from pneumoscope.aws.bucket import check_bucket, encryption
 from pneumoscope.aws.images import InstanceType, has_disks
 from pneumoscope.aws.jobs import TAG, role_arn
-from pneumoscope.aws.limits import Name
 from pneumoscope.aws.made import (
     ARCHIVE,
     KINDS,
@@ -32,6 +31,7 @@ from pneumoscope.documents import Document
 from pneumoscope.engine import verify
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.settings.names import EndpointName
 
 _DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 _ENDED = {"InService", "Failed", "OutOfService", "UpdateRollbackFailed"}
@@ -40,7 +40,7 @@ _ENDED = {"InService", "Failed", "OutOfService", "UpdateRollbackFailed"}
 class Deployment(Document):
     """What an endpoint is to be. Its model, configuration and endpoint all have its name."""
 
-    name: Name
+    name: EndpointName
     role: str = Field(min_length=1, description="Name or ARN of the role that the endpoint takes on.")
     place: str = Field(description="Where in S3 the model goes, and an asynchronous endpoint's results.")
     image: str = Field(min_length=1)

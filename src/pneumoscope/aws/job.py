@@ -20,7 +20,7 @@ from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import DatasetError
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import evaluate
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.run import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
 from pneumoscope.training.world import World, is_launched, together
 

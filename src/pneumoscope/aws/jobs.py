@@ -11,7 +11,6 @@ from pydantic import Field
 
 from pneumoscope.aws.bucket import check_bucket, encryption
 from pneumoscope.aws.images import InstanceType, has_disks
-from pneumoscope.aws.limits import Name
 from pneumoscope.aws.package import TRAIN_PROGRAM, training_archive
 from pneumoscope.aws.platform import METRICS
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
@@ -20,6 +19,7 @@ from pneumoscope.dataset.manifest import MANIFEST_FILE
 from pneumoscope.documents import Document
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.settings.names import EndpointName
 
 TAG = "pneumoscope"
 _LOGS = "/aws/sagemaker/TrainingJobs"
@@ -30,7 +30,7 @@ _ENDED = {"Completed", "Failed", "Stopped"}
 class TrainingRequest(Document):
     """What a training job is to be. Places are in S3."""
 
-    name: Name
+    name: EndpointName
     role: str = Field(min_length=1, description="Name or ARN of the role that the job takes on.")
     data: str = Field(description="A prepared data set, as `aws upload` puts it there.")
     unprepared: bool = Field(description="There is no manifest in `data`; the job prepares it.")

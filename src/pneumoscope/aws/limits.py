@@ -1,9 +1,4 @@
-"""How many bytes each way into AWS takes, and which names. Sources are named, as these change."""
-
-import re
-from typing import Annotated, TypeAlias
-
-from pydantic import AfterValidator
+"""How many bytes each way into AWS takes. Sources are named, as these change."""
 
 MEBIBYTE = 1 << 20
 #: InvokeEndpoint's body, by boto3's service model of sagemaker-runtime; newer documents speak of 25 MB.
@@ -16,17 +11,3 @@ ASYNCHRONOUS = 50_000_000
 LAMBDA = 6 * MEBIBYTE
 #: What is left of that for a film, beside the event's other fields.
 API_FILM = (LAMBDA - 64 * 1024) * 3 // 4
-
-
-def checked_name(given: str) -> str:
-    """SageMaker's rule for names of jobs, models and endpoints, of its service model in botocore.
-
-    Raises:
-        ValueError: it is no such name.
-    """
-    if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", given) is None:
-        raise ValueError(f"{given!r} is no name for SageMaker: letters, digits and hyphens between them, at most 63")
-    return given
-
-
-Name: TypeAlias = Annotated[str, AfterValidator(checked_name)]

@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from pneumoscope import __version__
-from pneumoscope.cli import aws, data, model
-from pneumoscope.cli.bundle import BundleCommand
-from pneumoscope.cli.serve import serve_command
+from pneumoscope.cli import aws, data, model, serve
 from pneumoscope.errors import PneumoscopeError, UsageError
 
 app = typer.Typer(
@@ -26,7 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 model.register(app)
-app.command("serve", cls=BundleCommand)(serve_command)
+serve.register(app)
 app.add_typer(aws.app, name="aws")
 
 # What `pip install pneumoscope` leaves out, by the extra that brings it.

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pneumoscope.cli.data import Quiet
-from pneumoscope.cli.train import Precision
 from pneumoscope.errors import CloudError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not print progress or messages.")]
 Region = Annotated[str | None, typer.Option(help="AWS region; by default your environment's or profile's.")]
 Role = Annotated[
     str, typer.Option(envvar="PNEUMOSCOPE_ROLE", help="Name or ARN of the role that SageMaker takes on (docs/aws.md).")
@@ -35,6 +34,13 @@ def _key(given: str | None) -> str | None:
 Key = Annotated[
     str | None, typer.Option(callback=_key, help="Id or ARN of a KMS key to encrypt with; by default S3's own keys.")
 ]
+
+
+class Precision(StrEnum):
+    """Of the exported model's arithmetic."""
+
+    fp32 = "fp32"
+    int8 = "int8"
 
 
 class Variant(StrEnum):
@@ -60,7 +66,7 @@ class Form(StrEnum):
 
 
 def _endpoint_name(given: str) -> str:
-    from pneumoscope.aws.limits import checked_name
+    from pneumoscope.settings.names import checked_name
 
     try:
         return checked_name(given)

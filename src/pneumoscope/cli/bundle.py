@@ -3,32 +3,18 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-from typer.core import TyperCommand
 from typing_extensions import override
 
+from pneumoscope.cli.command import SettingsCommand
 from pneumoscope.errors import UsageError
-from pneumoscope.models import SHIPPED, shipped_bundle
+from pneumoscope.models import shipped_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pneumoscope.contract import Contract
-
-_VARIABLE = "PNEUMOSCOPE_BUNDLE"
-
-Bundle = Annotated[
-    Path | None,
-    typer.Option(
-        "--bundle",
-        exists=True,
-        file_okay=False,
-        envvar=_VARIABLE,
-        help=f"A bundle made by `export`; by default {SHIPPED}, which ships with the package.",
-    ),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +39,11 @@ def choose_bundle(given: Path | None) -> Choice:
     if given is not None:
         return Choice(folder=given, shipped=False)
     from pneumoscope.aws.platform import gives_models
+    from pneumoscope.settings.option import BUNDLE_VARIABLE
 
     # Our image sets the variable: empty, it is a container whose bundle was forgotten.
-    if _VARIABLE in os.environ or gives_models():
-        raise UsageError(f"--bundle is missing; in a container or a job, name the bundle, or set {_VARIABLE}.")
+    if BUNDLE_VARIABLE in os.environ or gives_models():
+        raise UsageError(f"--bundle is missing; in a container or a job, name the bundle, or set {BUNDLE_VARIABLE}.")
     return Choice(folder=shipped_bundle(), shipped=True)
 
 
@@ -73,7 +60,7 @@ def refuse_bundles(paths: "Iterable[Path]") -> None:
             raise UsageError(f"{path} is a bundle; pass it as --bundle {path}.")
 
 
-class BundleCommand(TyperCommand):
+class BundleCommand(SettingsCommand):
     """Refuses arguments beyond the command's own, and says of a bundle where it belongs."""
 
     allow_extra_args = True  # refused here, in clearer words

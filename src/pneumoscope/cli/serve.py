@@ -2,52 +2,24 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from pneumoscope.cli.bundle import Bundle, choose_bundle
+from pneumoscope.cli.bundle import BundleCommand, choose_bundle
+from pneumoscope.cli.command import command
 from pneumoscope.errors import UsageError
 
-TOKEN = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
+if TYPE_CHECKING:
+    from pneumoscope.settings.serve import Serve, ServeConfig
 
 
-def serve_command(
-    bundle: Bundle = None,
-    *,
-    host: Annotated[
-        str, typer.Option(envvar="PNEUMOSCOPE_HOST", help="Address to listen on; 0.0.0.0 for all.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="PNEUMOSCOPE_PORT", min=0, max=65535, help="0 for any free one.")] = 8080,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes; each loads the model and has its share of cores.")
-    ] = 1,
-    queue: Annotated[int, typer.Option(min=32, help="Films that may wait; more are answered 503.")] = 64,
-    max_bytes: Annotated[int, typer.Option(min=1000, help="Largest request body.")] = 50_000_000,
-    max_pixels: Annotated[int, typer.Option(min=1000, help="Refuse films with more pixels.")] = 50_000_000,
-    read_seconds: Annotated[
-        float, typer.Option(envvar="PNEUMOSCOPE_READ_SECONDS", help="A request's body must arrive in this time.")
-    ] = 60,
-    drain_seconds: Annotated[int, typer.Option(min=1, help="When stopped: time to finish requests under way.")] = 25,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help=f"File with a bearer token to ask for; or set {TOKEN}."),
-    ] = None,
-    cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Web origin that may ask, such as https://pacs.example; repeatable.")
-    ] = None,
-    as_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="Also answer as this SageMaker endpoint, for clients with AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME."
-        ),
-    ] = None,
-    keep_log: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Append every decision to this file, as JSON lines.")
-    ] = None,
-    provider: Annotated[str, typer.Option(help="ONNX Runtime's execution provider: cpu, cuda, …")] = "cpu",
-    quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings and errors only.")] = False,
-) -> None:
+def register(app: typer.Typer) -> None:
+    """Add the command to the command tree."""
+    command(app, "serve", "serve.Serve", cls=BundleCommand)(serve_command)
+
+
+def serve_command(settings: "Serve") -> None:
     """Serve a bundle: a page at /, an HTTP API (documented at /docs), SageMaker's contract, metrics.
 
     Ready when its golden cases came out right. Nothing is stored unless --keep-log. Ctrl-C or SIGTERM
@@ -55,26 +27,12 @@ def serve_command(
     """
     from pneumoscope.contract import DISCLAIMER, load_contract
     from pneumoscope.server.run import listen, serve
+    from pneumoscope.settings.serve import TOKEN_VARIABLE
 
-    if bundle is None and as_endpoint is not None:
+    if settings.bundle is None and settings.as_endpoint is not None:
         raise UsageError("--bundle is missing; an endpoint names its bundle, also one that is stood in for.")
-    choice = choose_bundle(bundle)
-    config = _config(
-        bundle=choice.folder,
-        host=host,
-        port=port,
-        workers=workers,
-        queue=queue,
-        max_bytes=max_bytes,
-        max_pixels=max_pixels,
-        read_seconds=read_seconds,
-        drain_seconds=drain_seconds,
-        token=_token(token_file),
-        cors_origins=tuple(cors_origin or ()),
-        as_endpoint=as_endpoint,
-        keep_log=keep_log,
-        provider=provider,
-    )
+    choice, host = choose_bundle(settings.bundle), settings.host
+    config = _config(settings, choice.folder)
     contract = load_contract(choice.folder)  # before anything is promised
     with listen(config) as listener:
         taken = listener.getsockname()[1]
@@ -82,34 +40,38 @@ def serve_command(
         typer.echo(f"starting {choice.named(contract)} at http://{shown}:{taken}/; Ctrl-C stops it.", err=True)
         typer.echo(DISCLAIMER, err=True)
         if config.token is None and not _is_loopback(host):
-            typer.echo(f"warning: whoever reaches {host} may ask; to prevent that, set {TOKEN}.", err=True)
-        serve(config, listener, log_level="warning" if quiet else "info")
+            typer.echo(
+                f"warning: anyone who reaches {host} can send requests; to prevent that, set {TOKEN_VARIABLE}.",
+                err=True,
+            )
+        serve(config, listener, log_level="warning" if settings.quiet else "info")
 
 
-def _config(**values: Any) -> Any:
+def _config(settings: "Serve", bundle: Path) -> "ServeConfig":
     from pydantic import ValidationError
 
     from pneumoscope.documents import first_problem
-    from pneumoscope.server.config import ServeConfig
+    from pneumoscope.settings.serve import ServeConfig, ServeOptions
 
+    shared = {name: getattr(settings, name) for name in ServeOptions.model_fields}
     try:
-        return ServeConfig(**values)
+        return ServeConfig(bundle=bundle, token=_token(settings.token_file), **shared)
     except ValidationError as failure:
         raise UsageError(f"{first_problem(failure)}; see `pneumoscope serve --help`.") from None
 
 
 def _token(file: Path | None) -> str | None:
     """The token to ask for: a file's text, or the variable's. Not an option, which every user of a machine can see."""
-    given = file.read_bytes().decode("ascii", "replace") if file else os.environ.get(TOKEN)
+    from pneumoscope.settings.serve import SHORTEST_TOKEN, TOKEN_VARIABLE
+
+    given = file.read_bytes().decode("ascii", "replace") if file else os.environ.get(TOKEN_VARIABLE)
     if given is None:
         return None
-    from pneumoscope.server.config import SHORTEST_TOKEN
-
     token = given.strip()
     if len(token) < SHORTEST_TOKEN or not all("!" <= letter <= "~" for letter in token):
         raise UsageError(
-            f"the token of {file or TOKEN} is not usable; a token has at least {SHORTEST_TOKEN} letters, digits and "
-            "signs of ASCII, without spaces."
+            f"the token of {file or TOKEN_VARIABLE} is not usable; a token has at least {SHORTEST_TOKEN} letters, "
+            "digits and signs of ASCII, without spaces."
         )
     return token
 

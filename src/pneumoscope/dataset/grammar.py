@@ -33,10 +33,10 @@ from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
 from pneumoscope.errors import UsageError
+from pneumoscope.settings.data import FolderLevel
 
 Part: TypeAlias = Literal["train", "test"]
 PublishedSplit: TypeAlias = Literal["train", "val", "test"]
-FolderLevel: TypeAlias = Literal["innermost", "outermost"]
 
 KERMANY_CLASSES = ("bacteria", "normal", "virus")
 KERMANY_AGES = (1.0, 5.0)  # years; Kermany et al. 2018

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pneumoscope.contract import check_classes
-from pneumoscope.dataset.grammar import FolderLevel
 from pneumoscope.documents import Document, Text, read_document
 from pneumoscope.errors import DatasetError
 from pneumoscope.imaging import Limits
+from pneumoscope.settings.data import PrepareConfig
 
 MANIFEST_FILE = "manifest.csv"
 CARD_FILE = "dataset.json"
@@ -43,28 +43,6 @@ class Film:
     height: int
     bytes: int
     mode: str
-
-
-class PrepareConfig(Document):
-    """What `data prepare` is asked for; saved in `dataset.json`."""
-
-    val_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of the train films cut as validation.")
-    test_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share cut as test if no source has a test part.")
-    seed: int = Field(default=0, ge=0, description="Seed of the patient-grouped cuts.")
-    patient_pattern: str | None = Field(
-        default=None, description="Regular expression that finds the patient in a path."
-    )
-    dicom_patients: bool = Field(default=True, description="Patient IDs of DICOMs tell patients apart.")
-    class_folder: FolderLevel | None = Field(default=None, description="Which folder of a path names the class.")
-    groups: dict[Text, tuple[Text, ...]] | None = Field(default=None, description="Classes reported together.")
-    max_pixels: int = Field(default=100_000_000, ge=1, description="Images with more pixels are refused.")
-    test_only: bool = Field(default=False, description="All films are a test part, of a data set to evaluate on.")
-    train_only: bool = Field(default=False, description="All films are train, those of a test part too.")
-    drop_duplicates: bool = Field(default=False, description="Keep one of the films of equal pixels in a source.")
-    keep_conflicts: bool = Field(default=False, description="Keep films whose pixels carry several labels.")
-    merge_near: bool = Field(default=False, description="Take nearly identical films of two sources as one.")
-    stress: bool = Field(default=False, description="Write the stress split.")
-    strict: bool = Field(default=False, description="Make nothing if any input is refused.")
 
 
 class RefusedFile(Document):

@@ -19,7 +19,6 @@ from pneumoscope.dataset.manifest import (
     DuplicateFilms,
     Film,
     NearFilms,
-    PrepareConfig,
     RefusedFile,
     format_manifest,
 )
@@ -37,6 +36,7 @@ from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.files import whole_directory, write_text
 from pneumoscope.imaging import Limits
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.settings.data import PrepareConfig
 
 _INCOMING = ".incoming"
 

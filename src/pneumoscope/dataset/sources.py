@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 from pneumoscope.archive import Listing, Member, Problem, open_source
 from pneumoscope.dataset.grammar import (
-    FolderLevel,
     Naming,
     Part,
     PublishedSplit,
@@ -36,6 +35,7 @@ from pneumoscope.imaging import (
 )
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import Listener
+from pneumoscope.settings.data import FolderLevel
 
 _CHEST_FOLDER = "chest_xray"
 

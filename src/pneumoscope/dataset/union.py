@@ -11,11 +11,11 @@ from pneumoscope.dataset.manifest import (
     DuplicateFilms,
     Film,
     NearFilms,
-    PrepareConfig,
     RefusedFile,
 )
 from pneumoscope.dataset.sources import Taken
 from pneumoscope.dataset.split import join
+from pneumoscope.settings.data import PrepareConfig
 
 if TYPE_CHECKING:
     from pneumoscope.dataset.grammar import Naming

@@ -9,7 +9,7 @@ from pneumoscope import metrics
 from pneumoscope.contract import Calibration, Contract, Decision
 from pneumoscope.dataset import Dataset
 from pneumoscope.errors import RunError
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.evidence import Evidence, load_evidence
 from pneumoscope.training.run import RunCard
 

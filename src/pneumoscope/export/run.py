@@ -45,7 +45,7 @@ from pneumoscope.imaging import Luma
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.phantom import is_phantom
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.data import read_input
 from pneumoscope.training.predict import load_network
 from pneumoscope.training.run import RunCard, load_card, load_config

@@ -14,9 +14,9 @@ from pneumoscope.contract import DISCLAIMER
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.server import page, problems, routes, sagemaker
 from pneumoscope.server.boundary import Boundary
-from pneumoscope.server.config import ServeConfig
 from pneumoscope.server.problems import ProblemDocument
 from pneumoscope.server.service import Service
+from pneumoscope.settings.serve import ServeConfig
 
 
 def create_app(

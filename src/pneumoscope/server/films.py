@@ -10,9 +10,9 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pneumoscope.server.config import MOST_FILMS
 from pneumoscope.server.problems import Problem
 from pneumoscope.server.service import Buffer, Service
+from pneumoscope.settings.serve import MOST_FILMS
 
 FORM = "multipart/form-data"
 RAW = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.server.app import create_app
-from pneumoscope.server.config import ServeConfig
+from pneumoscope.settings.serve import ServeConfig
 
 if TYPE_CHECKING:
     from ray.serve import Application

@@ -19,11 +19,11 @@ from pneumoscope.engine import Level, Prediction, coarse
 from pneumoscope.imaging import ACCEPTED
 from pneumoscope.server.answers import Answer, Answers, Heatmap, render
 from pneumoscope.server.card import card
-from pneumoscope.server.config import MOST_FILMS
 from pneumoscope.server.films import FORM, Posted, media_type, read_films
 from pneumoscope.server.problems import Busy, Problem, documented
 from pneumoscope.server.service import Buffer, Service, while_connected
 from pneumoscope.server.telemetry import CONTENT_TYPE
+from pneumoscope.settings.serve import MOST_FILMS
 
 _UNREAD = {"undecodable", "unreadable"}
 _BEARER = HTTPBearer(auto_error=False, description="Only if the service was given a token.")

@@ -16,10 +16,10 @@ from pneumoscope.contract import load_contract
 from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import PneumoscopeError, UsageError
 from pneumoscope.server.app import create_app
-from pneumoscope.server.config import ServeConfig
 from pneumoscope.server.journal import Journal
 from pneumoscope.server.protocol import Protocol
 from pneumoscope.server.telemetry import MULTIPROCESS
+from pneumoscope.settings.serve import ServeConfig
 
 _CONFIG = "PNEUMOSCOPE_SERVE"  # how a worker process is given its configuration
 _BACKLOG = 2048

@@ -15,10 +15,10 @@ from pneumoscope.errors import BundleError, PneumoscopeError
 from pneumoscope.imaging import Limits
 from pneumoscope.parallel import available_cores
 from pneumoscope.server.batching import Batcher
-from pneumoscope.server.config import ServeConfig
 from pneumoscope.server.journal import Journal
 from pneumoscope.server.problems import Busy
 from pneumoscope.server.telemetry import Telemetry
+from pneumoscope.settings.serve import ServeConfig
 
 State: TypeAlias = Literal["starting", "ready", "failed", "stopping"]
 Result = TypeVar("Result")

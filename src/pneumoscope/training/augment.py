@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 
 Augment: TypeAlias = Callable[[Tensor], Tensor]
 

@@ -29,7 +29,7 @@ from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file
 from pneumoscope.metrics import fit_temperature
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 
 _TYPES = {
     "film": np.uint8,

@@ -29,8 +29,8 @@ from pneumoscope.dataset import Dataset
 from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.files import refuse_existing, whole_directory, whole_file
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import policy
-from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import CachedFilms, FilmsModule, cache_inputs, labels_of
 from pneumoscope.training.history import Record, best_epoch, ran_out
 from pneumoscope.training.loss import Objective

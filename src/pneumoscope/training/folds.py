@@ -33,7 +33,7 @@ from pneumoscope.imaging import Luma, read_luma, to_input
 from pneumoscope.metrics import softmax, summarise
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.data import cache_inputs
 from pneumoscope.training.evidence import About, Evidence, save_evidence
 from pneumoscope.training.run import WEIGHTS_FILE, code_commit, library_versions

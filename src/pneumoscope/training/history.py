@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
 #: Those of a run without validation films.

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.data import Batch
 
 

@@ -13,8 +13,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import override
 
 from pneumoscope.backbone import Network
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import derive_seed
-from pneumoscope.training.config import TrainConfig
 from pneumoscope.training.data import Batch
 from pneumoscope.training.history import FIGURES, TRAIN_FIGURES, Record
 from pneumoscope.training.loss import Objective, mix

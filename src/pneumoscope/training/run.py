@@ -26,7 +26,7 @@ from pneumoscope.contract import Normalisation
 from pneumoscope.documents import Document, Sha256, Stored, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.history import FIGURES, Record
 
 if TYPE_CHECKING:

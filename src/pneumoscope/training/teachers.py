@@ -12,7 +12,7 @@ from pneumoscope.errors import RunError
 from pneumoscope.files import sha256_of
 from pneumoscope.metrics import Floats, softmax
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.training.config import TrainConfig
+from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.data import cache_inputs, labels_of
 from pneumoscope.training.evidence import load_evidence
 from pneumoscope.training.loss import log_prior

@@ -1,0 +1,203 @@
+"""The command line, made from `settings`: names, types, choices, bounds and help are each model's own."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand
+from typing_extensions import override
+
+from pneumoscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic.fields import FieldInfo
+
+    from pneumoscope.documents import Document
+    from pneumoscope.settings.option import Spelling
+
+_PATHS: dict[str | None, dict[str, bool]] = {
+    None: {},
+    "existing": {"exists": True},
+    "existing file": {"exists": True, "dir_okay": False},
+    "existing folder": {"exists": True, "file_okay": False},
+    "file": {"dir_okay": False},
+    "folder": {"file_okay": False},
+}
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose options are its settings' fields. The settings load when the command is the one to run."""
+
+    settings: ClassVar[str]
+    work: ClassVar[Callable[[Any], None]]
+    _made: list[Any] | None = None
+
+    @property
+    def kind(self) -> "type[Document]":
+        """The settings model, `MODULE.CLASS` below `pneumoscope.settings`."""
+        module, _, name = self.settings.partition(".")
+        kind: type[Document] = getattr(import_module(f"pneumoscope.settings.{module}"), name)
+        return kind
+
+    @property
+    def params(self) -> list[Any]:  # typer's parameters are of a private module
+        if self._made is None:
+            self._made = parameters_of(self.kind)
+        return self._made
+
+    @params.setter
+    def params(self, made: list[Any]) -> None:
+        """Typer sets those of the registered function, which has none."""
+
+    @override
+    def invoke(self, ctx: Any) -> None:
+        type(self).work(read_settings(self.kind, ctx.params, ctx.command_path))
+
+
+def command(
+    app: typer.Typer, name: str, settings: str, *, cls: type[SettingsCommand] = SettingsCommand
+) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Register a function of one settings model, `MODULE.CLASS` below `pneumoscope.settings`, as a command."""
+
+    def register(work: Callable[[Any], None]) -> Callable[[Any], None]:
+        def unused() -> None: ...
+
+        unused.__doc__ = work.__doc__
+        made = type(cls.__name__, (cls,), {"settings": settings, "work": staticmethod(work)})
+        app.command(name, cls=made)(unused)
+        return work
+
+    return register
+
+
+def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "Document":
+    """The settings that options and arguments make; what was not given has the model's default.
+
+    Raises:
+        UsageError: a value that its field does not take, or several that contradict each other.
+    """
+    from pydantic import ValidationError
+
+    values: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        part = _part(field)
+        if part is not None:
+            values[name] = {each: given[each] for each in part.model_fields if given.get(each) is not None}
+        elif given.get(name) is not None:
+            values[name] = given[name]
+    try:
+        return kind.model_validate(values)
+    except ValidationError as failure:
+        raise UsageError(f"{_problem(kind, failure)}; see `{path} --help`.") from failure
+
+
+def parameters_of(kind: "type[Document]") -> list[Any]:
+    """Typer's parameters of a settings model, by way of a function with such a signature."""
+    signature = [_parameter(name, field, unset=unset) for name, field, unset in _fields(kind)]
+
+    def function(**_: Any) -> None: ...
+
+    function.__dict__["__signature__"] = inspect.Signature(signature)
+    function.__annotations__ = {each.name: each.annotation for each in signature}
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(function)
+    made: Any = typer.main.get_command(app)
+    return list(made.params)
+
+
+def _fields(kind: "type[Document]") -> "Iterator[tuple[str, FieldInfo, bool]]":
+    """The fields that are options: name, field, and whether an option that is left out changes nothing."""
+    for name, field in kind.model_fields.items():
+        part = _part(field)
+        if part is None:
+            if not _spelling(field).hidden:
+                yield name, field, False
+            continue
+        changes = _spelling(field).changes is not None
+        yield from ((name, field, changes) for name, field, _ in _fields(part))
+
+
+def _part(field: "FieldInfo") -> "type[Document] | None":
+    """The model whose fields stand for this one: its own type, or the document that it changes."""
+    from pneumoscope.documents import Document
+
+    if (changes := _spelling(field).changes) is not None:
+        return changes
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Document) else None
+
+
+def _spelling(field: "FieldInfo") -> "Spelling":
+    from pneumoscope.settings.option import Spelling
+
+    return next((each for each in field.metadata if isinstance(each, Spelling)), Spelling())
+
+
+def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Parameter:
+    spelling = _spelling(field)
+    kind = _plain(spelling.kind or field.annotation)
+    default = None if unset else field.default
+    if default == ():
+        default = None
+    bounds = {edge: value for limit in field.metadata for edge, value in _edges(limit)}
+    common: dict[str, Any] = {
+        "help": field.description,
+        "envvar": spelling.variable,
+        "metavar": spelling.metavar,
+        **_PATHS[spelling.path],
+    }
+    info = (
+        typer.Argument(**common) if spelling.argument else typer.Option(*_names(name, field, unset), **bounds, **common)
+    )
+    needed = field.is_required() and not unset
+    annotation = kind if needed else kind | None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if needed else default,
+        annotation=Annotated[annotation, info],
+    )
+
+
+def _names(name: str, field: "FieldInfo", unset: bool) -> tuple[str, ...]:  # noqa: FBT001 (private, by position)
+    """An option's names: a switch that is off unless given needs no opposite."""
+    if names := _spelling(field).names:
+        return names
+    dashed = "--" + name.replace("_", "-")
+    if _plain(field.annotation) is not bool or (field.default is False and not unset):
+        return (dashed,)
+    return (f"{dashed}/--no-{dashed[2:]}",)
+
+
+def _plain(annotation: Any) -> Any:
+    """A field's type as typer takes it: without None, and a tuple of any length as a list."""
+    kinds = [each for each in get_args(annotation) if each is not type(None)]
+    if type(None) in get_args(annotation) and len(kinds) == 1:
+        return _plain(kinds[0])
+    if get_origin(annotation) is Annotated:
+        return _plain(kinds[0])
+    return list[_plain(kinds[0])] if get_origin(annotation) is tuple else annotation  # type: ignore[misc]
+
+
+def _edges(limit: Any) -> Iterator[tuple[str, Any]]:
+    """Typer knows inclusive bounds only; exclusive ones are found when the settings are read."""
+    if (least := getattr(limit, "ge", None)) is not None:
+        yield "min", least
+    if (most := getattr(limit, "le", None)) is not None:
+        yield "max", most
+
+
+def _problem(kind: "type[Document]", failure: "ValidationError") -> str:
+    """The first problem in a few words, with the option's name as it is typed."""
+    problem = failure.errors()[0]
+    words = problem["msg"].removeprefix("Value error, ")
+    fields = {name: (field, unset) for name, field, unset in _fields(kind)}
+    known = [str(each) for each in problem["loc"] if str(each) in fields]
+    if not known:
+        return words
+    field, unset = fields[known[-1]]
+    option = known[-1].upper() if _spelling(field).argument else _names(known[-1], field, unset)[0].partition("/")[0]
+    return f"{option} {problem['input']}: {words[0].lower()}{words[1:]}"

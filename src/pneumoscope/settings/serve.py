@@ -1,0 +1,91 @@
+"""Settings of `serve`, and of the service."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from pneumoscope.documents import Document
+from pneumoscope.settings.names import EndpointName
+from pneumoscope.settings.option import Bundle, Provider, Spelling
+
+TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
+SHORTEST_TOKEN = 16
+MOST_FILMS = 32  # in one request
+
+
+class ServeOptions(Document):
+    """What the command line and the service share. Sizes are in bytes, times in seconds."""
+
+    host: Annotated[str, Spelling(variable="PNEUMOSCOPE_HOST")] = Field(
+        default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all."
+    )
+    port: Annotated[int, Spelling(variable="PNEUMOSCOPE_PORT")] = Field(
+        default=8080, ge=0, le=65535, description="0 for any free one."
+    )
+    workers: int = Field(
+        default=1, ge=1, le=64, description="Processes; each loads the model and has its share of cores."
+    )
+    queue: int = Field(default=64, ge=MOST_FILMS, description="Films that may wait; more are answered 503.")
+    max_bytes: int = Field(default=50_000_000, ge=1000, description="Largest request body.")
+    max_pixels: int = Field(default=50_000_000, ge=1000, description="Refuse films with more pixels.")
+    read_seconds: Annotated[float, Spelling(variable="PNEUMOSCOPE_READ_SECONDS")] = Field(
+        default=60, gt=0, description="A request's body must arrive in this time."
+    )
+    drain_seconds: int = Field(default=25, ge=1, description="When stopped: time to finish requests under way.")
+    cors_origins: Annotated[tuple[str, ...], Spelling(names=("--cors-origin",))] = Field(
+        default=(), description="Web origin whose pages may send requests, such as https://pacs.example; repeatable."
+    )
+    as_endpoint: EndpointName | None = Field(
+        default=None,
+        description="Also answer as this SageMaker endpoint, for clients with AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME.",
+    )
+    keep_log: Annotated[Path | None, Spelling(path="file")] = Field(
+        default=None, description="Append every decision to this file, as JSON lines."
+    )
+    provider: Provider = "cpu"
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for each in given:
+            if re.fullmatch(r"\*|https?://[^/\s]+", each) is None:
+                raise ValueError(f"{each!r} is no web origin; write * or one without a path, like https://pacs.example")
+        return given
+
+
+class Serve(ServeOptions):
+    """Of `serve`."""
+
+    bundle: Bundle = None
+    token_file: Annotated[Path | None, Spelling(path="existing file")] = Field(
+        default=None,
+        description=f"File with a bearer token that clients must send; or set {TOKEN_VARIABLE}.",
+    )
+    quiet: bool = Field(default=False, description="Log warnings and errors only.")
+
+
+class ServeConfig(ServeOptions):
+    """How the service is set up."""
+
+    bundle: Path
+    token: SecretStr | None = Field(default=None, description="Bearer token that clients must send.")
+
+    @field_validator("token")
+    @classmethod
+    def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < SHORTEST_TOKEN:
+            raise ValueError(f"a token needs at least {SHORTEST_TOKEN} characters")
+        return token
+
+    @model_validator(mode="after")
+    def _stands_in_openly(self) -> Self:
+        if self.as_endpoint is not None and self.token is not None:
+            raise ValueError("as_endpoint is for developing, and AWS's clients cannot send a token; leave one out")
+        return self
+
+    @property
+    def buffered_bytes(self) -> int:
+        """The most that bodies of all requests together may take in memory."""
+        return max(256_000_000, 2 * self.max_bytes)

@@ -1,0 +1,92 @@
+"""The command line is made from the settings: every field is an option, once, with its help."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from pneumoscope.cli.app import app
+from pneumoscope.cli.command import SettingsCommand, parameters_of, read_settings
+from pneumoscope.documents import Document
+from pneumoscope.errors import UsageError
+from pneumoscope.settings.data import Prepare
+from pneumoscope.settings.option import Spelling
+from pneumoscope.settings.training import CrossValidate, Train, TrainConfig
+
+
+def leaves() -> dict[str, SettingsCommand]:
+    """The commands that are made from settings, by name."""
+    root = get_command(app).commands  # type: ignore[attr-defined]
+    every = [*root.items(), *root["data"].commands.items()]
+    return {name: each for name, each in every if isinstance(each, SettingsCommand)}
+
+
+def test_every_option_has_help_and_one_name() -> None:
+    commands = leaves()
+    assert {"train", "cross-validate", "export", "predict", "evaluate", "serve", "prepare", "audit"} <= set(commands)
+    for name, command in commands.items():
+        spelled = [option for each in command.params for option in (*each.opts, *each.secondary_opts)]
+        assert len(spelled) == len(set(spelled)), name
+        for each in command.params:
+            assert each.help, f"{name} {each.name}"
+
+
+@pytest.mark.parametrize("command", ["train", "cross-validate"])
+def test_a_training_setting_is_an_option_with_the_settings_own_help(command: str) -> None:
+    """What was written twice before had drifted apart: help, choices, bounds."""
+    options = {each.name: each for each in leaves()[command].params}
+    for name, field in TrainConfig.model_fields.items():
+        if name not in ("schema_version", "recipe"):
+            assert options[name].help == field.description
+            assert options[name].default is None, "left out, an option changes nothing"
+    assert options["optimizer"].type_descriptor.annotation == Literal["sgd", "adamw"]
+
+
+def test_help_shows_choices_and_bounds() -> None:
+    shown = CliRunner().invoke(app, ["train", "--help"]).output
+    for words in ("--optimizer <sgd|adamw>", "[32<=x<=1024]", "--mirror / --no-mirror"):
+        assert words in shown
+
+
+def test_what_is_not_given_is_the_models_own_default() -> None:
+    read = read_settings(Prepare, {"sources": [Path("a")], "out": Path("b"), "seed": 3, "groups": ["g=x,y"]}, "prepare")
+    assert isinstance(read, Prepare)
+    assert (read.config.seed, read.config.val_fraction, read.config.dicom_patients) == (3, 0.1, True)
+    assert read.config.groups == {"g": ("x", "y")}
+    trained = read_settings(Train, {"lr": 0.1, "freeze": False, "quiet": True}, "train")
+    assert isinstance(trained, Train)
+    assert trained.changes == {"lr": 0.1, "freeze": False}
+    assert trained.quiet is True
+
+
+def test_a_value_that_does_not_fit_is_named_by_its_option() -> None:
+    given = {"sources": [Path("a")], "out": Path("b"), "test_fraction": 1.0}
+    with pytest.raises(UsageError, match=r"^--test-fraction 1.0: input should be less than 1; see `p --help`.$"):
+        read_settings(Prepare, given, "p")
+    with pytest.raises(UsageError, match=r"^--folds 1: input should be greater"):
+        read_settings(CrossValidate, {"data": Path("a"), "out": Path("b"), "folds": 1}, "p")
+
+
+class Sample(Document):
+    """Every way in which a field becomes an option."""
+
+    place: Annotated[Path, Spelling(argument=True, metavar="PLACE")] = Field(description="Where.")
+    on: bool = Field(default=False, description="Off unless given.")
+    off: bool = Field(default=True, description="On unless told otherwise.")
+    either: bool | None = Field(default=None, description="Not said.")
+    names: tuple[str, ...] = Field(default=(), description="Several.")
+    secret: Annotated[int, Spelling(hidden=True)] = 1
+
+
+def test_the_spelling_of_options() -> None:
+    spelled = {each.name: [*each.opts, *each.secondary_opts] for each in parameters_of(Sample)}
+    assert spelled == {
+        "place": ["place"],
+        "on": ["--on"],
+        "off": ["--off", "--no-off"],
+        "either": ["--either", "--no-either"],
+        "names": ["--names"],
+    }
