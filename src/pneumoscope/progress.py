@@ -1,8 +1,20 @@
 """How long work tells what it is doing, without deciding where that is shown."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Listener:
     """Hears about long work. This one keeps silent; the command line shows it."""
+
+    @contextmanager
+    def task(self, task: str, total: int | None, unit: str, *, done: int = 0) -> Iterator[None]:
+        """A task for as long as the block runs; see `begin`."""
+        self.begin(task, total, unit, done=done)
+        try:
+            yield
+        finally:
+            self.end()
 
     def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
         """A task of `total` units (None: not known) has begun; `done` of them were done before.

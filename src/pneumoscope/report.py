@@ -46,14 +46,11 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
             f"the bundle knows {', '.join(classes)}, the data set {', '.join(dataset.classes)}; they must be the same."
         )
     films = dataset.split(split)
-    listener.begin(f"evaluating {split}", len(films), "images")
     predictions = []
-    try:
+    with listener.task(f"evaluating {split}", len(films), "images"):
         for prediction in engine.predict_many(_encoded(dataset, films)):
             predictions.append(_usable(prediction))
             listener.advance(1)
-    finally:
-        listener.end()
     return Scored(
         films=films,
         statuses=[prediction.status for prediction in predictions],

@@ -138,13 +138,10 @@ def _fetch_members(remote: Remote, published: Published, part: Path, listener: L
         missing = [info for info in films if not _is_there(part / info.filename, info)]
         needed, total = (sum(info.file_size for info in some) for some in (missing, films))
         _require_space(part, needed)
-        listener.begin(f"fetching {len(films):,} chest films", total, "B", done=total - needed)
-        try:
+        with listener.task(f"fetching {len(films):,} chest films", total, "B", done=total - needed):
             for info in missing:
                 _fetch_member(archive, info, part / info.filename)
                 listener.advance(info.file_size)
-        finally:
-            listener.end()
     return len(films)
 
 
@@ -198,11 +195,8 @@ def _fill(remote: Remote, stream: BinaryIO, wanted: Wanted, path: Path, listener
     if wanted.size is not None and _size(stream) > wanted.size:
         stream.truncate(0)
     fill = _Fill(remote, stream, wanted, listener)
-    listener.begin(f"fetching {path.name}", size, "B", done=_size(stream))
-    try:
+    with listener.task(f"fetching {path.name}", size, "B", done=_size(stream)):
         remote.insist(fill.attempt, reached=lambda: _size(stream))
-    finally:
-        listener.end()
 
 
 class _Fill:
@@ -293,11 +287,8 @@ def _size(stream: BinaryIO) -> int:
 def _sha256(stream: BinaryIO, listener: Listener) -> str:
     digest = hashlib.sha256()
     stream.seek(0)
-    listener.begin("checking SHA-256", _size(stream), "B")
-    try:
+    with listener.task("checking SHA-256", _size(stream), "B"):
         while piece := stream.read(_PIECE):
             digest.update(piece)
             listener.advance(len(piece))
-    finally:
-        listener.end()
     return digest.hexdigest()

@@ -87,8 +87,7 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
     elif not test.films:
         missing.append("train against test: there is no test part")
     steps = len(FEATURES) * (2 + len(pool.classes))
-    listener.begin("measuring shortcuts", steps, "fits")
-    try:
+    with listener.task("measuring shortcuts", steps, "fits"):
         for features in FEATURES if folds else ():
             baselines += _cross_validated(train, features, folds)
             listener.advance(1)
@@ -98,8 +97,6 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
                 baselines += _tested(train, test, features, TEST)
                 shifts += _shifts(pool, features, listener)
             listener.advance(1)
-    finally:
-        listener.end()
     return Told(baselines=tuple(baselines), shifts=tuple(shifts), missing=tuple(missing))
 
 

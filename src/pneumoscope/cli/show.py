@@ -201,13 +201,10 @@ def following(predictions: Iterable["Prediction"], total: int, listener: Listene
     if total < LONG:
         yield from predictions
         return
-    listener.begin("classifying", total, "images")
-    try:
+    with listener.task("classifying", total, "images"):
         for prediction in predictions:
             yield prediction
             listener.advance(1)
-    finally:
-        listener.end()
 
 
 def complain(text: str, *, word: str = "error") -> None:

@@ -213,8 +213,7 @@ def _take_all(
     candidates: Sequence[Candidate], source: str, folder: Path, limits: Limits, listener: Listener
 ) -> tuple[list[Taken], list[tuple[Candidate, Problem]]]:
     taken, lost = [], []
-    listener.begin(f"reading {source}", len(candidates), "images")
-    try:
+    with listener.task(f"reading {source}", len(candidates), "images"):
         numbered = ((folder / f"{number:07d}", each) for number, each in enumerate(candidates))
         cores = available_cores()
         results = map_ordered(partial(_take, limits=limits), numbered, workers=cores, ahead=4 * cores)
@@ -224,8 +223,6 @@ def _take_all(
             else:
                 taken.append(result)
             listener.advance(1)
-    finally:
-        listener.end()
     return taken, lost
 
 

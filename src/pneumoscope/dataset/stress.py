@@ -46,9 +46,8 @@ def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limi
     jobs = list(zip(chosen, names, strict=True))
     for label in {film.label for film in chosen}:
         (folder / STRESS / label).mkdir(parents=True, exist_ok=True)
-    listener.begin("writing the stress split", len(jobs), "images")
     made = []
-    try:
+    with listener.task("writing the stress split", len(jobs), "images"):
         cores = available_cores()
         work = partial(_write, folder=folder, size=common_size(chosen), seed=seed, limits=limits)
         for (film, _), written in zip(jobs, map_ordered(work, jobs, workers=cores, ahead=4 * cores), strict=True):
@@ -57,8 +56,6 @@ def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limi
             else:
                 made.append(written)
             listener.advance(1)
-    finally:
-        listener.end()
     return made
 
 

@@ -163,14 +163,11 @@ class _Recipe:
         probes = spread(self.evidence.calibration, _PROBES)
         reference = _logits(self.ready, probes)
         harm = {}
-        listener.begin("measuring layers", len(self.layers), "layers")
-        try:
+        with listener.task("measuring layers", len(self.layers), "layers"):
             for layer in self.layers:
                 moved = _logits(self.write(EVERYTHING, only=layer), probes) - reference
                 harm[layer] = float(np.square(moved).mean())
                 listener.advance(1)
-        finally:
-            listener.end()
         return sorted(harm, key=lambda layer: -harm[layer])
 
 

@@ -205,8 +205,7 @@ def calibration_films(dataset: Dataset) -> list[Film]:
 
 
 def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: Listener) -> Luma:
-    listener.begin(f"decoding {films[0].split}", len(films), "images")
-    try:
+    with listener.task(f"decoding {films[0].split}", len(films), "images"):
         images = np.empty((len(films), 1, rule.size, rule.size), np.uint8)
         cores = available_cores()
         for place, image in enumerate(
@@ -214,8 +213,6 @@ def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: 
         ):
             images[place] = image
             listener.advance(1)
-    finally:
-        listener.end()
     return images
 
 

@@ -44,17 +44,25 @@ def cache_inputs(
     Raises:
         DatasetError: a film cannot be read, or `folder` cannot be written.
     """
-    films = dataset.split(split)
+    found = find_cached(dataset, split, rule, folder)
+    if found is None:
+        path = _cache_file(dataset, split, rule, folder)
+        _fill(dataset, dataset.split(split), rule, path, listener)
+        found = find_cached(dataset, split, rule, folder)
+    assert found is not None
+    return found
+
+
+def find_cached(dataset: Dataset, split: str, rule: InputRule, folder: Path) -> NDArray[np.uint8] | None:
+    """What `cache_inputs` has made before, or None."""
+    return _open(_cache_file(dataset, split, rule, folder), (len(dataset.split(split)), 1, rule.size, rule.size))
+
+
+def _cache_file(dataset: Dataset, split: str, rule: InputRule, folder: Path) -> Path:
     key = hashlib.sha256(f"{rule.fingerprint()} decoder {DECODER_VERSION} Pillow {PIL.__version__}".encode())
-    for film in films:
+    for film in dataset.split(split):
         key.update(film.file_sha256.encode())
-    path = folder / f"{split}-{rule.size}-{key.hexdigest()[:16]}.npy"
-    shape = (len(films), 1, rule.size, rule.size)
-    if (array := _open(path, shape)) is None:
-        _fill(dataset, films, rule, path, listener)
-        array = _open(path, shape)
-    assert array is not None
-    return array
+    return folder / f"{split}-{rule.size}-{key.hexdigest()[:16]}.npy"
 
 
 def read_input(dataset: Dataset, film: Film, rule: InputRule) -> NDArray[np.uint8]:
@@ -191,9 +199,8 @@ def _as_it_is(batch: Any) -> Any:
 
 def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, listener: Listener) -> None:
     cores = available_cores()
-    listener.begin(f"decoding {path.name.split('-')[0]}", len(films), "images")
     try:
-        with whole_file(path) as partial:
+        with listener.task(f"decoding {path.name.split('-')[0]}", len(films), "images"), whole_file(path) as partial:
             array = np.lib.format.open_memmap(
                 partial, mode="w+", dtype=np.uint8, shape=(len(films), 1, rule.size, rule.size)
             )
@@ -206,5 +213,3 @@ def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, list
         raise DatasetError(
             f"{path.parent} cannot be written ({failure.strerror}); pass --cache FOLDER for the decoded images."
         ) from failure
-    finally:
-        listener.end()

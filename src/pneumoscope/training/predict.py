@@ -41,15 +41,11 @@ def predict_inputs(
     """
     network = load_network(run).to(memory_format=torch.channels_last)
     logits, embeddings = [], []
-    listener.begin("predicting", len(images), "images")
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(images), _BATCH):
-                batch = torch.from_numpy(np.array(images[start : start + _BATCH]))
-                part, embedding = network.forward_with_embedding(batch)
-                logits.append(part.float().numpy())
-                embeddings.append(embedding.float().numpy())
-                listener.advance(len(batch))
-    finally:
-        listener.end()
+    with listener.task("predicting", len(images), "images"), torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            batch = torch.from_numpy(np.array(images[start : start + _BATCH]))
+            part, embedding = network.forward_with_embedding(batch)
+            logits.append(part.float().numpy())
+            embeddings.append(embedding.float().numpy())
+            listener.advance(len(batch))
     return np.concatenate(logits), np.concatenate(embeddings)
