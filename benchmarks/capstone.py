@@ -36,7 +36,7 @@ from pneumoscope.metrics import cross_entropy, summarise
 from pneumoscope.parallel import available_cores
 from pneumoscope.progress import Listener
 from pneumoscope.report import score
-from pneumoscope.settings.training import TrainConfig
+from pneumoscope.settings.training import ExportConfig, TrainConfig
 from pneumoscope.training.config import load_recipe, make_config
 from pneumoscope.training.fit import train
 from pneumoscope.training.run import code_commit, library_versions, load_card
@@ -178,7 +178,7 @@ def finish(dataset: Dataset, row: Row, folder: Path, max_epochs: int | None) -> 
     clock = Clock(run / SECONDS_FILE)
     history = train(dataset, config, run, resume=run.is_dir(), listener=clock)
     if not bundle.is_dir():
-        export(run, dataset, bundle, name=row.name)
+        export(run, dataset, bundle, ExportConfig(name=row.name))
     epochs = len(history)
     return Finished(config=config, run=run, bundle=bundle, epochs=epochs, seconds=clock.total(epochs))
 

@@ -41,6 +41,7 @@ from pneumoscope.imaging import load_input
 from pneumoscope.models import shipped_bundle
 from pneumoscope.parallel import available_cores
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, write_archive_folder
+from pneumoscope.settings.training import ExportConfig
 from pneumoscope.training.config import load_recipe, make_config
 from pneumoscope.training.fit import train
 
@@ -130,7 +131,7 @@ def train_anew(folder: Path) -> tuple[Path, Path]:
 def export_bundle(run: Path, data: Path, out: Path, precision: str) -> None:
     """Export, and say how int8 compares."""
     try:
-        done = export(run, load_dataset(data), out, precision="int8" if precision == "int8" else "fp32")
+        done = export(run, load_dataset(data), out, ExportConfig(precision="int8" if precision == "int8" else "fp32"))
     except BundleError as failure:
         raise SystemExit(f"{precision}: {failure}") from failure
     if (figures := done.quantisation) is not None:

@@ -21,6 +21,7 @@ from pneumoscope.export import PARITY_TOLERANCE, export, load_network
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import Limits, load_input
 from pneumoscope.phantom import encode_jpeg, film
+from pneumoscope.settings.training import ExportConfig
 from samples import REPOSITORY, TINY, encode
 
 FILM = encode_jpeg(film("bacteria", patient=1))
@@ -391,7 +392,7 @@ def test_export_refuses_impossible_ages_at_once(
     ages: tuple[float, float], tiny_run: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"ages \(.*\) cannot be"):
-        export(tiny_run, dataset, tmp_path / "bundle", ages=ages)
+        export(tiny_run, dataset, tmp_path / "bundle", ExportConfig(ages=ages))
     assert not list(tmp_path.iterdir())
 
 

@@ -26,6 +26,7 @@ from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, is_alik
 from pneumoscope.export.run import _population, calibration_films
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
+from pneumoscope.settings.training import ExportConfig
 from pneumoscope.training.config import make_config
 from pneumoscope.training.evidence import About, save_evidence
 from pneumoscope.training.evidence import Evidence as OutOfFold
@@ -165,13 +166,13 @@ def test_one_train_film_that_is_no_drawing_makes_it_a_model_of_films(
 
 @pytest.mark.parametrize("count", [1, 12, 13, 23, 64, 65, 127, 250])
 def test_probes_are_spread_over_all_images(count: int) -> None:
-    chosen = spread(np.arange(count, dtype=np.uint8), 12)
+    chosen = spread(count, 12)
     assert len(chosen) == len(set(chosen.tolist())) == min(count, 12)
     assert (chosen[0], chosen[-1]) == (0, count - 1)
 
 
 def test_ages_can_be_given(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    export(tiny_run, dataset, tmp_path / "bundle", ages=(18, 90))
+    export(tiny_run, dataset, tmp_path / "bundle", ExportConfig(ages=(18, 90)))
     assert load_contract(tmp_path / "bundle").population.age_years == (18, 90)
 
 
@@ -225,7 +226,7 @@ def test_int8_answers_like_fp32_and_says_how_much(
 def test_int8_weights_are_signed_a_channel_each_and_activations_unsigned(
     steady_run: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    export(steady_run, dataset, tmp_path / "int8", precision="int8")
+    export(steady_run, dataset, tmp_path / "int8", ExportConfig(precision="int8"))
     graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
     tensors = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     weights = [each for each in tensors.values() if each.dtype == np.int8 and each.ndim == 4]
@@ -285,7 +286,7 @@ def test_int8_that_is_not_alike_enough_is_refused(
     """More agreement is asked for than there can be: every choice of layers is tried, then nothing is written."""
     monkeypatch.setattr("pneumoscope.export.quantise.MIN_AGREEMENT", 1.01)
     with pytest.raises(BundleError, match=r"int8 gives the same class as fp32 on .*--precision fp32"):
-        export(steady_run, dataset, tmp_path / "int8", precision="int8")
+        export(steady_run, dataset, tmp_path / "int8", ExportConfig(precision="int8"))
     assert not list(tmp_path.iterdir())
 
 
@@ -381,7 +382,7 @@ def test_a_run_on_all_films_is_exported_on_out_of_fold_evidence(
     with pytest.raises(UsageError, match=r"all films of .* train.*--evidence"):
         export(final_run, all_train, tmp_path / "none")
     path = evidence_file(tmp_path / "evidence.npz", all_train, final_run)
-    done = export(final_run, all_train, tmp_path / "bundle", evidence=path)
+    done = export(final_run, all_train, tmp_path / "bundle", ExportConfig(evidence=path))
     contract = load_contract(tmp_path / "bundle")
     assert done.films == len(all_train.films)
     assert contract.decision.films == contract.calibration.films == len(all_train.films)
@@ -393,7 +394,7 @@ def test_a_run_on_all_films_is_exported_on_out_of_fold_evidence(
 
 def test_the_card_has_what_a_reader_looks_for(final_run: Path, all_train: Dataset, tmp_path: Path) -> None:
     path = evidence_file(tmp_path / "evidence.npz", all_train, final_run)
-    export(final_run, all_train, tmp_path / "bundle", evidence=path)
+    export(final_run, all_train, tmp_path / "bundle", ExportConfig(evidence=path))
     card = (tmp_path / "bundle" / "card.md").read_text()
     assert "card.md" in load_contract(tmp_path / "bundle").files
     assert "Not a medical device" in card
@@ -410,10 +411,15 @@ def test_evidence_of_another_recipe_or_of_other_films_is_refused(
 ) -> None:
     other = evidence_file(tmp_path / "other.npz", all_train, tiny_run)  # of the prior of the train part
     with pytest.raises(RunError, match="cross-validate with the run's recipe"):
-        export(final_run, all_train, tmp_path / "bundle", evidence=other)
+        export(final_run, all_train, tmp_path / "bundle", ExportConfig(evidence=other))
     few = replace(all_train, films=all_train.films[:30])
     with pytest.raises(RunError, match=f"{len(all_train.films) - 30} of {len(all_train.films)} films are not among"):
-        export(final_run, all_train, tmp_path / "b", evidence=evidence_file(tmp_path / "few.npz", few, final_run))
+        export(
+            final_run,
+            all_train,
+            tmp_path / "b",
+            ExportConfig(evidence=evidence_file(tmp_path / "few.npz", few, final_run)),
+        )
     assert not (tmp_path / "bundle").exists()
 
 

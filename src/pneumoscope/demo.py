@@ -13,6 +13,7 @@ from pneumoscope.files import refuse_existing, write_text
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, write_archive_folder
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import evaluate
+from pneumoscope.settings.training import ExportConfig
 from pneumoscope.training.config import load_recipe, make_config
 
 FILMS = 600
@@ -66,7 +67,7 @@ def demo(out: Path, *, listener: Listener = SILENT) -> DemoResult:
     listener.say("3/5 training with recipe quick")
     train(dataset, make_config(load_recipe("quick"), {}), run, listener=listener)
     listener.say("4/5 exporting and checking against PyTorch")
-    export(run, dataset, bundle, name="phantom-demo")
+    export(run, dataset, bundle, ExportConfig(name="phantom-demo"))
     listener.say("5/5 evaluating on the test split")
     engine = Engine.load(bundle)
     figures = evaluate(engine, dataset, "test", report, listener=listener)

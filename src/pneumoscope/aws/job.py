@@ -20,7 +20,7 @@ from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import DatasetError
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import evaluate
-from pneumoscope.settings.training import TrainConfig
+from pneumoscope.settings.training import ExportConfig, TrainConfig
 from pneumoscope.training.run import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
 from pneumoscope.training.world import World, is_launched, together
 
@@ -173,7 +173,7 @@ def _deliver(
         _copy(run / name, job.output / "run" / name)
     listener.say("exporting and checking against PyTorch")
     bundle = work / "bundle"
-    export(run, dataset, bundle, name=job.name, precision=precision, listener=listener)
+    export(run, dataset, bundle, ExportConfig(name=job.name, precision=precision), listener=listener)
     _install(bundle, job.model)
     engine = Engine.load(job.model, limits=dataset.limits)
     reports = [evaluate(engine, dataset, "val", job.output / "report-val", overwrite=True, listener=listener)]

@@ -78,17 +78,8 @@ def export_command(settings: "Export") -> None:
     dataset = load_dataset(data_of(load_card(settings.run).data, settings.data))
     from pneumoscope.export import export  # after the checks: torch takes seconds to load
 
-    done = export(
-        settings.run,
-        dataset,
-        settings.out,
-        name=settings.name,
-        precision=settings.precision,
-        ages=settings.ages,
-        evidence=settings.evidence,
-        overwrite=settings.overwrite,
-        listener=make_listener(quiet=settings.quiet),
-    )
+    listener = make_listener(quiet=settings.quiet)
+    done = export(settings.run, dataset, settings.out, settings.config, overwrite=settings.overwrite, listener=listener)
     show_exported(done, settings.out)
     typer.echo(f"next: pneumoscope evaluate {dataset.root} --bundle {settings.out} --out REPORT", err=True)
 

@@ -1,12 +1,13 @@
 """What unseen films tell: the temperature of the probabilities, and from which one on to answer."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope import metrics
-from pneumoscope.contract import Calibration, Contract, Decision
+from pneumoscope.contract import Calibration, Decision
 from pneumoscope.dataset import Dataset
 from pneumoscope.errors import RunError
 from pneumoscope.settings.training import TrainConfig
@@ -35,13 +36,19 @@ def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dat
     return evidence
 
 
-def calibrated(contract: Contract, evidence: Evidence, sha256: str) -> Contract:
-    """The contract with the temperature that the evidence asks for."""
-    calibration = Calibration(
-        temperature=evidence.temperature(), prior=contract.calibration.prior, films=len(evidence.label)
-    )
-    provenance = contract.provenance.model_copy(update={"evidence": sha256})
-    return contract.model_copy(update={"calibration": calibration, "provenance": provenance})
+def calibrate(
+    prior: Literal["train", "uniform"], evidence: Evidence | None, logits: NDArray[np.float32]
+) -> tuple[Calibration, NDArray[np.float64]]:
+    """The calibration, and the probabilities `[N, C]` of unseen films that are to set the threshold.
+
+    Evidence sets the temperature and has the films; without it the network's own probabilities are kept, and the
+    films are those of `logits` `[N, C]`.
+    """
+    if evidence is None:
+        return Calibration(temperature=1.0, prior=prior, films=None), metrics.softmax(logits)
+    temperature = evidence.temperature()
+    calibration = Calibration(temperature=temperature, prior=prior, films=len(evidence.label))
+    return calibration, metrics.softmax(evidence.logits / temperature)
 
 
 def decide_from(probabilities: NDArray[np.float64]) -> Decision:

@@ -64,11 +64,11 @@ def quantise(fp32: Path, out: Path, evidence: Comparison, *, listener: Listener 
     """
     with tempfile.TemporaryDirectory() as name:
         recipe = _Recipe(fp32, Path(name), evidence)
-        reference = _logits(fp32, evidence.validation)
+        reference = logits_of(fp32, evidence.validation)
         figures = None
         for choice in recipe.choices(listener):
             model = recipe.write(choice)
-            figures = _compare(reference, _logits(model, evidence.validation), evidence, choice)
+            figures = _compare(reference, logits_of(model, evidence.validation), evidence, choice)
             if is_alike(figures):
                 shutil.move(model, out)
                 return figures
@@ -94,10 +94,9 @@ def speed_gain(fp32: Path, int8: Path, image: Luma) -> float:
     return min(seconds[0]) / min(seconds[1])
 
 
-def spread(images: Luma, most: int) -> Luma:
-    """At most so many of the images, from the first to the last at even distances."""
-    places = np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)
-    return np.asarray(images[places])
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many places among `count`, from the first to the last at even distances."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
 
 def is_alike(figures: Quantisation) -> bool:
@@ -160,12 +159,12 @@ class _Recipe:
 
     def _by_harm(self, listener: Listener) -> list[str]:
         """All layers, first the one whose quantisation alone moves the logits most."""
-        probes = spread(self.evidence.calibration, _PROBES)
-        reference = _logits(self.ready, probes)
+        probes = self.evidence.calibration[spread(len(self.evidence.calibration), _PROBES)]
+        reference = logits_of(self.ready, probes)
         harm = {}
         with listener.task("measuring layers", len(self.layers), "layers"):
             for layer in self.layers:
-                moved = _logits(self.write(EVERYTHING, only=layer), probes) - reference
+                moved = logits_of(self.write(EVERYTHING, only=layer), probes) - reference
                 harm[layer] = float(np.square(moved).mean())
                 listener.advance(1)
         return sorted(harm, key=lambda layer: -harm[layer])
@@ -199,7 +198,8 @@ def _compare(
     )
 
 
-def _logits(model: Path, images: Luma) -> NDArray[np.float32]:
+def logits_of(model: Path, images: Luma) -> NDArray[np.float32]:
+    """An ONNX model's logits `[N, C]` of inputs `uint8 [N, 1, S, S]`."""
     session = _session(model)
     return np.concatenate(
         [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -33,24 +33,26 @@ from pneumoscope.dataset.grammar import KERMANY_AGES, published
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
 from pneumoscope.documents import first_problem
 from pneumoscope.engine import MODEL_FILE, Engine, verify
+from pneumoscope.engine.bundle import CPU, open_model
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
-from pneumoscope.export.calibration import calibrated, decide_from, evidence_of_run
+from pneumoscope.export.calibration import calibrate, decide_from, evidence_of_run
 from pneumoscope.export.card import CARD_FILE, write_card
 from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import Comparison, quantise, speed_gain, spread
+from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
 from pneumoscope.files import sha256_of, whole_directory, write_text
-from pneumoscope.imaging import Luma
+from pneumoscope.imaging import DEFAULT_LIMITS, Luma
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.phantom import is_phantom
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.settings.training import TrainConfig
-from pneumoscope.training.data import read_input
+from pneumoscope.settings.option import Precision
+from pneumoscope.settings.training import ExportConfig, TrainConfig
+from pneumoscope.training.data import CACHE_FOLDER, find_cached, read_input
+from pneumoscope.training.evidence import Evidence
 from pneumoscope.training.predict import load_network
 from pneumoscope.training.run import RunCard, load_card, load_config
 
-Precision: TypeAlias = Literal["fp32", "int8"]
 Ages: TypeAlias = tuple[float, float]
 
 #: Largest difference of a probability between ONNX Runtime and PyTorch that is accepted.
@@ -59,7 +61,6 @@ PARITY_FILMS = 64
 #: Most train films that stand in for validation where all films of a data set train.
 STAND_IN_FILMS = 480
 CALIBRATION_FILMS = 96
-_BATCH = 8
 _FP32_FILE = "fp32.onnx"
 
 
@@ -93,15 +94,36 @@ class _Films:
     calibration: Luma | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is exported: a run with all that is known of it before the model is made."""
+
+    name: str
+    config: TrainConfig
+    card: RunCard
+    population: Population
+    published: bool
+    evidence: Evidence | None
+    evidence_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """The ONNX model as written, and its logits `float32 [N, C]` of the films to compare on."""
+
+    grid: tuple[int, int] | None
+    difference: float
+    quantisation: Quantisation | None
+    gain: float | None
+    logits: NDArray[np.float32]
+
+
 def export(
     run: Path,
     dataset: Dataset,
     out: Path,
+    config: ExportConfig | None = None,
     *,
-    name: str | None = None,
-    precision: Precision = "fp32",
-    ages: Ages | None = None,
-    evidence: Path | None = None,
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> Exported:
@@ -116,10 +138,8 @@ def export(
         run: a finished run directory.
         dataset: the data set the run was trained on.
         out: the bundle folder to make.
-        name: the model's name; by default the run's folder name.
-        precision: of the model's arithmetic.
-        ages: youngest and oldest patient trained on, in years; by default those of the published archive's films.
-        evidence: out-of-fold predictions of the same films and recipe, made by cross-validation.
+        config: name, precision, ages and evidence; by default as `ExportConfig` says. Ages are known for films of
+            the published archive.
         overwrite: replace what lies at `out`.
         listener: hears about the slow parts.
 
@@ -128,67 +148,84 @@ def export(
         UsageError: ages out of their range or order, or no validation films and no evidence.
         BundleError: ONNX Runtime does not reproduce the network, or int8 does not answer like fp32.
     """
-    population = _population(dataset, ages)
+    config = config or ExportConfig()
+    subject = _subject(run, dataset, config)
+    network = load_network(run)
+    films = _films(dataset, InputRule.squash(subject.config.size), config.precision, listener)
+    with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder:
+        model = _write_model(network, subject, films, folder / MODEL_FILE, listener)
+        calibration, probabilities = calibrate(subject.config.prior, subject.evidence, model.logits)
+        decision = decide_from(probabilities)
+        contract = _contract(subject, model, calibration, decision, folder)
+        count = len(dataset.split("train"))
+        text = write_card(contract, published=subject.published, films=count, evidence=subject.evidence)
+        write_text(folder / CARD_FILE, text)
+        session = open_model(folder, contract, provider=CPU, threads=available_cores())
+        write_golden(Engine(contract, session, DEFAULT_LIMITS), folder)
+        save_contract(_contract(subject, model, calibration, decision, folder), folder)
+        verify(folder)
+    return Exported(
+        difference=model.difference,
+        answer_from=decision.answer_from,
+        films=len(probabilities),
+        classes_told=len(set(probabilities.argmax(axis=1).tolist())),
+        quantisation=model.quantisation,
+        gain=model.gain,
+    )
+
+
+def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
+    population = _population(dataset, wanted.ages)
     config, card = load_config(run), load_card(run)
     if card.dataset != dataset.fingerprint:
         raise RunError(f"{dataset.root} is not the data set that {run} was trained on; give that one ({card.data}).")
-    proof = None if evidence is None else evidence_of_run(evidence, config, card, dataset)
-    if proof is None and not dataset.has("val"):
+    path = wanted.evidence
+    if path is None and not dataset.has("val"):
         raise UsageError(
             f"all films of {dataset.root} train, so that none can set the threshold; pass --evidence with the "
             "evidence.npz of `pneumoscope cross-validate`."
         )
-    network = load_network(run)
-    rule = InputRule.squash(config.size)
-    films = _films(dataset, rule, precision, listener)
-    with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder, tempfile.TemporaryDirectory() as t:
-        grid = write_onnx(network, config.size, folder / MODEL_FILE)
-        contract = _contract(name or run.resolve().name, config, card, rule, grid, population)
-        check_normalisation(folder / MODEL_FILE, contract.normalisation)
-        engine = _load(contract, folder)
-        difference = _parity(network, engine, films.validation)
-        gain = None
-        if films.calibration is not None:
-            fp32 = Path(shutil.move(folder / MODEL_FILE, Path(t) / _FP32_FILE))
-            comparison = Comparison(
-                calibration=films.calibration,
-                validation=films.validation,
-                labels=films.labels,
-                classes=len(card.classes),
-            )
-            figures = quantise(fp32, folder / MODEL_FILE, comparison, listener=listener)
-            gain = speed_gain(fp32, folder / MODEL_FILE, films.validation[:1])
-            contract = contract.model_copy(update={"precision": "int8", "quantisation": figures})
-            engine = _load(contract, folder)
-        if proof is None or evidence is None:
-            probabilities = _probabilities(engine, films.validation)
-        else:
-            contract = calibrated(contract, proof, sha256_of(evidence))
-            probabilities = metrics.softmax(proof.logits / contract.calibration.temperature)
-        contract = contract.model_copy(update={"decision": decide_from(probabilities)})
-        published = all(_is_published(film) for film in dataset.films) and not population.drawings
-        text = write_card(contract, published=published, films=len(dataset.split("train")), evidence=proof)
-        write_text(folder / CARD_FILE, text)
-        write_golden(_load(contract, folder), folder)
-        save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
-        verify(folder)
-    return Exported(
-        difference=difference,
-        answer_from=contract.decision.answer_from,
-        films=len(probabilities),
-        classes_told=len(set(probabilities.argmax(axis=1).tolist())),
-        quantisation=contract.quantisation,
-        gain=gain,
+    return _Subject(
+        name=wanted.name or run.resolve().name,
+        config=config,
+        card=card,
+        population=population,
+        published=all(_is_published(film) for film in dataset.films) and not population.drawings,
+        evidence=None if path is None else evidence_of_run(path, config, card, dataset),
+        evidence_sha256=None if path is None else sha256_of(path),
     )
+
+
+def _write_model(network: Network, subject: _Subject, films: _Films, path: Path, listener: Listener) -> _Model:
+    """Write `model.onnx`, compare it with PyTorch, and make it int8 if films to calibrate with are given."""
+    grid = write_onnx(network, subject.config.size, path)
+    check_normalisation(path, subject.card.normalisation)
+    logits = logits_of(path, films.validation)
+    difference = _parity(network, films.validation, logits)
+    if films.calibration is None:
+        return _Model(grid=grid, difference=difference, quantisation=None, gain=None, logits=logits)
+    with tempfile.TemporaryDirectory() as other:
+        fp32 = Path(shutil.move(path, Path(other) / _FP32_FILE))
+        comparison = Comparison(
+            calibration=films.calibration,
+            validation=films.validation,
+            labels=films.labels,
+            classes=len(subject.card.classes),
+        )
+        figures = quantise(fp32, path, comparison, listener=listener)
+        gain = speed_gain(fp32, path, films.validation[:1])
+    logits = logits_of(path, films.validation)
+    return _Model(grid=grid, difference=difference, quantisation=figures, gain=gain, logits=logits)
 
 
 def _films(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> _Films:
     if dataset.has("val"):
         chosen = dataset.split("val")
+        cached = find_cached(dataset, "val", rule, dataset.root / CACHE_FOLDER)
     else:
-        every = dataset.split("train")
-        chosen = [every[place] for place in np.linspace(0, len(every) - 1, min(len(every), STAND_IN_FILMS)).astype(int)]
-    validation = _inputs(dataset, chosen, rule, listener)
+        every, cached = dataset.split("train"), None
+        chosen = [every[place] for place in spread(len(every), STAND_IN_FILMS)]
+    validation = _inputs(dataset, chosen, rule, listener) if cached is None else cached
     calibration = None if precision == "fp32" else _inputs(dataset, calibration_films(dataset), rule, listener)
     labels = np.array([dataset.classes.index(film.label) for film in chosen], np.int64)
     return _Films(validation=validation, labels=labels, calibration=calibration)
@@ -234,42 +271,35 @@ def _is_published(film: Film) -> bool:
     return any(published(PurePosixPath(name.rpartition(":")[2]).stem) for name in names)
 
 
-def _contract(
-    name: str, config: TrainConfig, card: RunCard, rule: InputRule, grid: tuple[int, int] | None, population: Population
-) -> Contract:
-    """The contract of an fp32 model that answers everything; it lists no files yet."""
+def _contract(subject: _Subject, model: _Model, calibration: Calibration, decision: Decision, folder: Path) -> Contract:
+    """The contract of the files that lie in the folder."""
+    config, card = subject.config, subject.card
     return Contract(
         schema_version=2,
-        name=name,
+        name=subject.name,
         version=__version__,
         intended_use=DISCLAIMER,
-        population=population,
+        population=subject.population,
         classes=card.classes,
         groups=card.groups,
-        input=rule,
+        input=InputRule.squash(config.size),
         normalisation=card.normalisation,
-        calibration=Calibration(temperature=1.0, prior=config.prior, films=None),
-        decision=Decision(answer_from=0.0, coverage=None, films=None),
-        activation_map=None if grid is None else ActivationMap.of_grid(*grid),
-        precision="fp32",
-        quantisation=None,
+        calibration=calibration,
+        decision=decision,
+        activation_map=None if model.grid is None else ActivationMap.of_grid(*model.grid),
+        precision="fp32" if model.quantisation is None else "int8",
+        quantisation=model.quantisation,
         provenance=Provenance(
             arch=config.arch,
             recipe=config.recipe,
             weights=card.initial_weights,
             dataset=card.dataset,
-            evidence=None,
+            evidence=subject.evidence_sha256,
             commit=card.commit,
             versions=card.versions | {name: metadata.version(name) for name in ("onnx", "onnxruntime")},
         ),
-        files={},
+        files=_hashes(folder),
     )
-
-
-def _load(contract: Contract, folder: Path) -> Engine:
-    """An engine of the bundle as far as it is made."""
-    save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
-    return Engine.load(folder)
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -277,19 +307,15 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
-def _probabilities(engine: Engine, images: Luma) -> NDArray[np.float64]:
-    batches = (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
-    return np.concatenate([engine.run(batch).probabilities for batch in batches])
-
-
-def _parity(network: Network, engine: Engine, validation: Luma) -> float:
-    images = spread(validation, PARITY_FILMS)
+def _parity(network: Network, images: Luma, logits: NDArray[np.float32]) -> float:
+    """The largest difference of a probability between PyTorch and the model's logits of the same images."""
+    places = spread(len(images), PARITY_FILMS)
     with torch.no_grad():
-        logits = torch.cat([network(part) for part in torch.split(torch.from_numpy(images), 16)])
-    difference = float(np.abs(engine.run(images).probabilities - logits.double().softmax(dim=1).numpy()).max())
+        expected = torch.cat([network(part) for part in torch.split(torch.from_numpy(images[places]), 16)])
+    difference = float(np.abs(metrics.softmax(logits[places]) - metrics.softmax(expected.numpy())).max())
     if not difference <= PARITY_TOLERANCE:
         raise BundleError(
-            f"ONNX Runtime differs from PyTorch by {difference:.2g} on {len(images)} films; "
+            f"ONNX Runtime differs from PyTorch by {difference:.2g} on {len(places)} films; "
             f"at most {PARITY_TOLERANCE:g} is accepted, so no bundle was written."
         )
     return difference

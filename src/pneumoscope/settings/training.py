@@ -163,6 +163,23 @@ def _parse_ages(given: Any) -> Any:
     return int(youngest), int(oldest)
 
 
+class ExportConfig(Document):
+    """What a bundle is to be, beyond its run."""
+
+    name: str | None = Field(default=None, min_length=1, description="The model's name, by default the run's.")
+    precision: Precision = Field(
+        default="fp32", description="int8 is smaller and several times faster; refused unless it answers like fp32."
+    )
+    ages: Annotated[tuple[float, float] | None, BeforeValidator(_parse_ages), Spelling(kind=str)] = Field(
+        default=None,
+        description="Patients' ages in whole years, e.g. 18-90; known for the published archives.",
+    )
+    evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
+        default=None,
+        description="evidence.npz of cross-validate, of the same films and recipe: sets temperature and threshold.",
+    )
+
+
 class Export(Document):
     """Of `export`."""
 
@@ -173,16 +190,6 @@ class Export(Document):
     data: Annotated[Path | None, Spelling(path="existing")] = Field(
         default=None, description="The run's data set, if it has moved since."
     )
-    name: str | None = Field(default=None, description="The model's name, by default the run's.")
-    precision: Precision = Field(
-        default="fp32", description="int8 is smaller and several times faster; refused unless it answers like fp32."
-    )
-    ages: Annotated[tuple[float, float] | None, BeforeValidator(_parse_ages), Spelling(kind=str)] = Field(
-        default=None,
-        description="Patients' ages in whole years, e.g. 18-90; known for the published archives.",
-    )
-    evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
-        default=None, description="evidence.npz of cross-validate: sets temperature and threshold."
-    )
+    config: ExportConfig
     overwrite: Overwrite = False
     quiet: Quiet = False

@@ -24,6 +24,9 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.augment import Augment, apply_seeded, derive_seed
 from pneumoscope.training.world import World
 
+#: In the data set, unless another folder is given.
+CACHE_FOLDER = ".cache"
+
 
 class Batch(NamedTuple):
     """Inputs `uint8 [N, 1, S, S]`, labels `int64 [N]`, and teachers' probabilities `float32 [N, C]`, if there are."""

@@ -31,7 +31,7 @@ from pneumoscope.files import refuse_existing, whole_directory, whole_file
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import policy
-from pneumoscope.training.data import CachedFilms, FilmsModule, cache_inputs, labels_of
+from pneumoscope.training.data import CACHE_FOLDER, CachedFilms, FilmsModule, cache_inputs, labels_of
 from pneumoscope.training.history import Record, best_epoch, ran_out
 from pneumoscope.training.loss import Objective
 from pneumoscope.training.module import Classifier
@@ -103,7 +103,7 @@ def train(
     with together(world):
         begun = world.share(lambda: _check_begin(run, config, dataset, resume=resume))
         _require_one_data_set(dataset, world)
-        folder = cache or dataset.root / ".cache"
+        folder = cache or dataset.root / CACHE_FOLDER
         module, card, account = _build(dataset, config, teachers, weights=NONE if begun else config.weights)
         listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {account}")
         teacher = world.share(lambda: _taught(run, dataset, teachers, folder, listener, resume=resume))

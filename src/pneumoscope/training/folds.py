@@ -34,7 +34,7 @@ from pneumoscope.metrics import softmax, summarise
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
-from pneumoscope.training.data import cache_inputs
+from pneumoscope.training.data import CACHE_FOLDER, cache_inputs
 from pneumoscope.training.evidence import About, Evidence, save_evidence
 from pneumoscope.training.run import WEIGHTS_FILE, code_commit, library_versions
 
@@ -88,7 +88,7 @@ def cross_validate(
     card = FoldsCard(schema_version=1, folds=folds, seed=seed, dataset=dataset.fingerprint, config=config)
     parts = fold_datasets(dataset, folds=folds, seed=seed)
     _begin(out, card, resume=resume)
-    cache = cache or dataset.root / ".cache"
+    cache = cache or dataset.root / CACHE_FOLDER
     for number, part in enumerate(parts, 1):
         if not (out / f"fold-{number}" / OUTPUTS_FILE).is_file():
             listener.say(f"fold {number} of {folds}")
