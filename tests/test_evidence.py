@@ -168,7 +168,7 @@ def test_evidence_teaches_by_the_films_hashes_at_the_train_prior(dataset: Datase
 def test_evidence_is_calibrated_at_its_declared_prior(dataset: Dataset) -> None:
     """Logits that are a known factor too small ask for its inverse; at a uniform prior every class weighs the same."""
     evidence = made_up(dataset, prior="train")
-    alone, smaller = evidence.temperature(), replace(evidence, logits=evidence.logits / 4).temperature()
+    alone, smaller = evidence.temperature(), replace(evidence, logits=evidence.logits / np.float32(4)).temperature()
     assert smaller == pytest.approx(alone / 4, rel=0.01)
     doubled = [row for row, label in enumerate(evidence.label) for _ in range(1 + (label == 0))]
     for prior, same in (("train", False), ("uniform", True)):

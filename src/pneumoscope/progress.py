@@ -8,7 +8,7 @@ class Listener:
     """Hears about long work. This one keeps silent; the command line shows it."""
 
     @contextmanager
-    def task(self, task: str, total: int | None, unit: str, *, done: int = 0) -> Iterator[None]:
+    def progress(self, task: str, total: int | None, unit: str, *, done: int = 0) -> Iterator[None]:
         """A task for as long as the block runs; see `begin`."""
         self.begin(task, total, unit, done=done)
         try:

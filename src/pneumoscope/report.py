@@ -47,7 +47,7 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
         )
     films = dataset.split(split)
     predictions = []
-    with listener.task(f"evaluating {split}", len(films), "images"):
+    with listener.progress(f"evaluating {split}", len(films), "images"):
         for prediction in engine.predict_many(_encoded(dataset, films)):
             predictions.append(_usable(prediction))
             listener.advance(1)

@@ -138,7 +138,7 @@ def _fetch_members(remote: Remote, published: Published, part: Path, listener: L
         missing = [info for info in films if not _is_there(part / info.filename, info)]
         needed, total = (sum(info.file_size for info in some) for some in (missing, films))
         _require_space(part, needed)
-        with listener.task(f"fetching {len(films):,} chest films", total, "B", done=total - needed):
+        with listener.progress(f"fetching {len(films):,} chest films", total, "B", done=total - needed):
             for info in missing:
                 _fetch_member(archive, info, part / info.filename)
                 listener.advance(info.file_size)
@@ -195,7 +195,7 @@ def _fill(remote: Remote, stream: BinaryIO, wanted: Wanted, path: Path, listener
     if wanted.size is not None and _size(stream) > wanted.size:
         stream.truncate(0)
     fill = _Fill(remote, stream, wanted, listener)
-    with listener.task(f"fetching {path.name}", size, "B", done=_size(stream)):
+    with listener.progress(f"fetching {path.name}", size, "B", done=_size(stream)):
         remote.insist(fill.attempt, reached=lambda: _size(stream))
 
 
@@ -287,7 +287,7 @@ def _size(stream: BinaryIO) -> int:
 def _sha256(stream: BinaryIO, listener: Listener) -> str:
     digest = hashlib.sha256()
     stream.seek(0)
-    with listener.task("checking SHA-256", _size(stream), "B"):
+    with listener.progress("checking SHA-256", _size(stream), "B"):
         while piece := stream.read(_PIECE):
             digest.update(piece)
             listener.advance(len(piece))

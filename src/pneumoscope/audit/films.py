@@ -111,7 +111,7 @@ def open_subject(path: Path) -> Iterator[Subject]:
 def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[Examined | Unreadable]:
     """Read every film once, in order; `small`, the film at 224×224, is for the taker to use and drop."""
     cores = available_cores()
-    with listener.task("reading films", len(claims), "images"):
+    with listener.progress("reading films", len(claims), "images"):
         for result in map_ordered(partial(_examine, limits=limits), claims, workers=cores, ahead=_AHEAD * cores):
             yield result
             listener.advance(1)

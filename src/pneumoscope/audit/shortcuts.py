@@ -87,7 +87,7 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
     elif not test.films:
         missing.append("train against test: there is no test part")
     steps = len(FEATURES) * (2 + len(pool.classes))
-    with listener.task("measuring shortcuts", steps, "fits"):
+    with listener.progress("measuring shortcuts", steps, "fits"):
         for features in FEATURES if folds else ():
             baselines += _cross_validated(train, features, folds)
             listener.advance(1)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pneumoscope.aws.platform import Job
 from pneumoscope.contract import CONTRACT_FILE
@@ -20,12 +20,10 @@ from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import DatasetError
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import evaluate
+from pneumoscope.settings.option import Precision
 from pneumoscope.settings.training import ExportConfig, TrainConfig
 from pneumoscope.training.run import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
 from pneumoscope.training.world import World, is_launched, together
-
-if TYPE_CHECKING:
-    from pneumoscope.export.run import Precision
 
 #: Changes the port on which the first host answers the others.
 PORT_VARIABLE = "PNEUMOSCOPE_MASTER_PORT"
@@ -59,7 +57,7 @@ def launch(job: Job, arguments: Sequence[str]) -> int:
 
 
 def run_job(
-    job: Job, config: TrainConfig, *, precision: "Precision" = "fp32", listener: Listener = SILENT
+    job: Job, config: TrainConfig, *, precision: Precision = "fp32", listener: Listener = SILENT
 ) -> list[dict[str, Any]]:
     """Train on the job's channel, put the bundle into its model directory, report on `val` and the channel `test`.
 
@@ -164,7 +162,7 @@ def _is_begun(run: Path) -> bool:
 
 
 def _deliver(
-    job: Job, run: Path, dataset: Dataset, test: Dataset | None, work: Path, precision: "Precision", listener: Listener
+    job: Job, run: Path, dataset: Dataset, test: Dataset | None, work: Path, precision: Precision, listener: Listener
 ) -> list[dict[str, Any]]:
     """Bundle, run files and reports to where the platform collects them; the reports."""
     from pneumoscope.export import export

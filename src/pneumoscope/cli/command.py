@@ -149,9 +149,8 @@ def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Paramet
         "metavar": spelling.metavar,
         **_PATHS[spelling.path],
     }
-    info = (
-        typer.Argument(**common) if spelling.argument else typer.Option(*_names(name, field, unset), **bounds, **common)
-    )
+    option: Any = typer.Option  # whose first name typer's own signature takes for a default
+    info = typer.Argument(**common) if spelling.argument else option(*_names(name, field, unset), **bounds, **common)
     needed = field.is_required() and not unset
     annotation = kind if needed else kind | None
     return inspect.Parameter(

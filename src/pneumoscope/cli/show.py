@@ -201,7 +201,7 @@ def following(predictions: Iterable["Prediction"], total: int, listener: Listene
     if total < LONG:
         yield from predictions
         return
-    with listener.task("classifying", total, "images"):
+    with listener.progress("classifying", total, "images"):
         for prediction in predictions:
             yield prediction
             listener.advance(1)

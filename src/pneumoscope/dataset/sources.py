@@ -213,7 +213,7 @@ def _take_all(
     candidates: Sequence[Candidate], source: str, folder: Path, limits: Limits, listener: Listener
 ) -> tuple[list[Taken], list[tuple[Candidate, Problem]]]:
     taken, lost = [], []
-    with listener.task(f"reading {source}", len(candidates), "images"):
+    with listener.progress(f"reading {source}", len(candidates), "images"):
         numbered = ((folder / f"{number:07d}", each) for number, each in enumerate(candidates))
         cores = available_cores()
         results = map_ordered(partial(_take, limits=limits), numbered, workers=cores, ahead=4 * cores)

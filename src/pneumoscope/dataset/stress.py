@@ -47,7 +47,7 @@ def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limi
     for label in {film.label for film in chosen}:
         (folder / STRESS / label).mkdir(parents=True, exist_ok=True)
     made = []
-    with listener.task("writing the stress split", len(jobs), "images"):
+    with listener.progress("writing the stress split", len(jobs), "images"):
         cores = available_cores()
         work = partial(_write, folder=folder, size=common_size(chosen), seed=seed, limits=limits)
         for (film, _), written in zip(jobs, map_ordered(work, jobs, workers=cores, ahead=4 * cores), strict=True):

@@ -162,7 +162,7 @@ class _Recipe:
         probes = self.evidence.calibration[spread(len(self.evidence.calibration), _PROBES)]
         reference = logits_of(self.ready, probes)
         harm = {}
-        with listener.task("measuring layers", len(self.layers), "layers"):
+        with listener.progress("measuring layers", len(self.layers), "layers"):
             for layer in self.layers:
                 moved = logits_of(self.write(EVERYTHING, only=layer), probes) - reference
                 harm[layer] = float(np.square(moved).mean())

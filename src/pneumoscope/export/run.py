@@ -242,7 +242,7 @@ def calibration_films(dataset: Dataset) -> list[Film]:
 
 
 def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: Listener) -> Luma:
-    with listener.task(f"decoding {films[0].split}", len(films), "images"):
+    with listener.progress(f"decoding {films[0].split}", len(films), "images"):
         images = np.empty((len(films), 1, rule.size, rule.size), np.uint8)
         cores = available_cores()
         for place, image in enumerate(

@@ -203,7 +203,10 @@ def _as_it_is(batch: Any) -> Any:
 def _fill(dataset: Dataset, films: list[Film], rule: InputRule, path: Path, listener: Listener) -> None:
     cores = available_cores()
     try:
-        with listener.task(f"decoding {path.name.split('-')[0]}", len(films), "images"), whole_file(path) as partial:
+        with (
+            listener.progress(f"decoding {path.name.split('-')[0]}", len(films), "images"),
+            whole_file(path) as partial,
+        ):
             array = np.lib.format.open_memmap(
                 partial, mode="w+", dtype=np.uint8, shape=(len(films), 1, rule.size, rule.size)
             )

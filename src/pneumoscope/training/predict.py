@@ -41,7 +41,7 @@ def predict_inputs(
     """
     network = load_network(run).to(memory_format=torch.channels_last)
     logits, embeddings = [], []
-    with listener.task("predicting", len(images), "images"), torch.inference_mode():
+    with listener.progress("predicting", len(images), "images"), torch.inference_mode():
         for start in range(0, len(images), _BATCH):
             batch = torch.from_numpy(np.array(images[start : start + _BATCH]))
             part, embedding = network.forward_with_embedding(batch)
