@@ -18,15 +18,16 @@ from pydantic import ValidationError
 
 from account import PLACE, REGION, Heard, become_nobody, heads, request, run, scripted, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws import function, on_upload
-from pneumoscope.aws.bucket import check_bucket
-from pneumoscope.aws.deploy import await_service, deploy, scale
-from pneumoscope.aws.images import has_disks, training_image
-from pneumoscope.aws.jobs import describe_request, follow, look, role_arn, start
-from pneumoscope.aws.made import belongings, limits_of, status
-from pneumoscope.aws.package import extract, requirements, training_archive, write_model_archive
+from pneumoscope.aws.client.bucket import check_bucket
+from pneumoscope.aws.client.deploy import await_service, deploy, scale
+from pneumoscope.aws.client.images import has_disks, training_image
+from pneumoscope.aws.client.inventory import belongings, limits_of, status
+from pneumoscope.aws.client.package import requirements, training_archive, write_model_archive
+from pneumoscope.aws.client.train import describe_request, follow, look, role_arn, start
+from pneumoscope.aws.client.upload import listed, upload
+from pneumoscope.aws.functions import on_upload, shared
 from pneumoscope.aws.session import Cloud, in_words, parse_location
-from pneumoscope.aws.upload import listed, upload
+from pneumoscope.aws.unpack import extract
 from pneumoscope.dataset import Dataset, load_dataset
 from pneumoscope.errors import (
     BusyError,
@@ -457,8 +458,8 @@ def in_a_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in (("MODEL", "s3://films-bucket/model.tar.gz"), ("BUCKET", PLACE.bucket), ("TABLE", "films")):
         monkeypatch.setenv(f"PNEUMOSCOPE_{name}", value)
     yield
-    function.cloud.cache_clear()
-    function.settings.cache_clear()
+    shared.cloud.cache_clear()
+    shared.settings.cache_clear()
 
 
 @pytest.mark.usefixtures("in_a_function")
@@ -467,7 +468,7 @@ def test_of_two_calls_that_store_at_once_one_comes_again(aws: Cloud, monkeypatch
     upload_of = partial(on_upload.Upload, bucket=PLACE.bucket, key="films/a.png", version=None)
     found, place = on_upload.Found(data=b"", size=0, etag="e"), {"Bucket": PLACE.bucket, "Key": "results/a.png.json"}
     prediction = {"status": "answered", "reason_codes": []}
-    decided = function.Decision(prediction=prediction, how="endpoint", shrunk=False, milliseconds=1.0)
+    decided = shared.Decision(prediction=prediction, how="endpoint", shrunk=False, milliseconds=1.0)
     store = partial(on_upload._store, found=found, decided=decided, request_id="1")
     before = on_upload._stored(place)
     assert store(upload_of(sequencer="0B"))
@@ -487,9 +488,9 @@ def test_a_missing_object_is_told_from_a_forbidden_one(aws: Cloud) -> None:
     """S3 says AccessDenied of both where listing is allowed for a prefix only."""
     denied = exceptions.ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject")
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="results/there.json", Body=b"{}")
-    assert function.is_absent(denied, PLACE.bucket, "results/missing.json")
-    assert function.is_absent(denied, PLACE.bucket, "results/there")
-    assert not function.is_absent(denied, PLACE.bucket, "results/there.json")
+    assert shared.is_absent(denied, PLACE.bucket, "results/missing.json")
+    assert shared.is_absent(denied, PLACE.bucket, "results/there")
+    assert not shared.is_absent(denied, PLACE.bucket, "results/there.json")
     gone, other = (exceptions.ClientError({"Error": {"Code": code}}, "GetObject") for code in ("NoSuchKey", "500"))
-    assert function.is_absent(gone, PLACE.bucket, "results/there.json")
-    assert not function.is_absent(other, PLACE.bucket, "results/missing.json")
+    assert shared.is_absent(gone, PLACE.bucket, "results/there.json")
+    assert not shared.is_absent(other, PLACE.bucket, "results/missing.json")

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from account import PLACE, REGION, Heard, keys, names, run, scripted, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws.deploy import await_service, deploy, describe_config, scale, scales
-from pneumoscope.aws.jobs import role_arn
-from pneumoscope.aws.made import belongings, limits_of, status
-from pneumoscope.aws.package import extract, unpacked
+from pneumoscope.aws.client.deploy import await_service, deploy, describe_config, scale, scales
+from pneumoscope.aws.client.inventory import belongings, limits_of, status
+from pneumoscope.aws.client.train import role_arn
 from pneumoscope.aws.session import Cloud, parse_location
+from pneumoscope.aws.unpack import extract, unpacked
 from pneumoscope.cli import main
 from pneumoscope.contract import load_contract
 from pneumoscope.errors import (
@@ -108,7 +108,8 @@ def test_a_deployment_leaves_alone_what_another_one_makes_meanwhile(
     aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(aws, wanted(), tiny_bundle)
-    monkeypatch.setattr("pneumoscope.aws.deploy._require_free", lambda *_: None)  # both looked before either made
+    # Both looked before either made.
+    monkeypatch.setattr("pneumoscope.aws.client.deploy._require_free", lambda *_: None)
     with pytest.raises(CloudError, match=r"model.tar.gz already"):
         deploy(aws, wanted(), tiny_bundle)
 
@@ -147,7 +148,7 @@ def test_the_first_error_is_told_if_tidying_up_fails_too(
         raise CloudError("AWS denies it.")
 
     monkeypatch.setattr(aws.client("sagemaker"), "create_endpoint", refused)
-    monkeypatch.setattr("pneumoscope.aws.deploy.remove_file", denied)
+    monkeypatch.setattr("pneumoscope.aws.client.deploy.remove_file", denied)
     with pytest.raises(CloudError, match="no instances"):
         deploy(aws, wanted(), tiny_bundle)
 
@@ -192,7 +193,7 @@ def test_ctrl_c_while_waiting_says_that_the_endpoint_goes_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pneumoscope.aws.deploy.await_service", interrupted)
+    monkeypatch.setattr("pneumoscope.aws.client.deploy.await_service", interrupted)
     options = ["--to", "s3://films-bucket/models", "--role", "trainer", "--image", wanted().image, "--name", "films"]
     arguments = ["aws", "deploy", str(tiny_bundle), *options, "--instance-type", "ml.c5.large"]
     monkeypatch.setattr(sys, "argv", ["pneumoscope", *arguments])
@@ -323,7 +324,7 @@ def test_an_archive_that_leads_out_or_unpacks_endlessly_is_refused(
     with pytest.raises(BundleError, match="cannot be unpacked"):
         extract(evil, tmp_path / "in")
     assert not (tmp_path / "outside").exists()
-    monkeypatch.setattr("pneumoscope.aws.package._MOST_UNPACKED", 1000)
+    monkeypatch.setattr("pneumoscope.aws.unpack._MOST_UNPACKED", 1000)
     with tarfile.open(evil, "w:gz") as packed:
         entry = tarfile.TarInfo("zeros")
         entry.size = 2000

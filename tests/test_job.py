@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
-from pneumoscope.aws import job as job_module
-from pneumoscope.aws import platform
-from pneumoscope.aws.package import extract, training_archive
+from pneumoscope.aws.client.package import training_archive
+from pneumoscope.aws.figures import METRICS
+from pneumoscope.aws.job import pipeline, platform
+from pneumoscope.aws.unpack import extract
 from pneumoscope.cli.app import app
 from pneumoscope.cli.train import TrainCommand
 from pneumoscope.dataset import Dataset
@@ -193,7 +194,7 @@ def test_a_job_leaves_a_bundle_reports_and_its_run(trained: Container, dataset: 
 
 def test_the_platforms_expressions_find_the_figures(trained: Container) -> None:
     columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
-    expressions = [expression for _, expression in platform.METRICS]
+    expressions = [expression for _, expression in METRICS]
     for row, line in zip(trained.figures(), [x for x in trained.said.splitlines() if x[:6] == "epoch "], strict=True):
         found = [re.findall(expression, line) for expression in expressions]
         assert found == [[f"{float(row[column]):.4f}"] for column in columns]
@@ -271,7 +272,7 @@ def start_on(
     names = ["127.0.0.1", "localhost"]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-    told = {"SM_HOSTS": json.dumps(names), job_module.PORT_VARIABLE: port}
+    told = {"SM_HOSTS": json.dumps(names), pipeline.PORT_VARIABLE: port}
     return [
         host.start(host.script_mode(channel) | told | {"SM_CURRENT_HOST": name}, *arguments)
         for host, channel, name in zip(hosts, channels, names, strict=True)
@@ -365,8 +366,8 @@ def test_a_job_that_is_stopped_leaves_no_half_of_a_bundle(
         copied.append(source.name)
 
     monkeypatch.setattr(shutil, "copyfile", stopped)
-    with pytest.raises(KeyboardInterrupt), job_module.stoppable():
-        job_module._install(trained.base / "model", model)
+    with pytest.raises(KeyboardInterrupt), pipeline.stoppable():
+        pipeline._install(trained.base / "model", model)
     assert copied
     assert content(model) == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -374,12 +375,12 @@ def test_a_job_that_is_stopped_leaves_no_half_of_a_bundle(
 
 def test_a_test_channel_is_looked_at_before_training(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(PneumoscopeError, match=r"channel 'test' has no manifest\.csv"):
-        job_module._open_test(tmp_path, dataset)
+        pipeline._open_test(tmp_path, dataset)
     for name in ("manifest.csv", "dataset.json"):
         text = (dataset.root / name).read_text()
         (tmp_path / name).write_text(text.replace("virus", "viral"))
     with pytest.raises(PneumoscopeError, match="'test' bacteria, normal, viral; they must be the same"):
-        job_module._open_test(tmp_path, dataset)
+        pipeline._open_test(tmp_path, dataset)
 
 
 def test_hosts_start_their_share_of_the_processes() -> None:
@@ -390,13 +391,13 @@ def test_hosts_start_their_share_of_the_processes() -> None:
         "SM_NUM_GPUS": "4",
     }
     job = platform.read_job(environment | {"SM_CURRENT_HOST": "algo-2", "SM_NETWORK_INTERFACE_NAME": "eth0"})
-    assert job_module.needs_launch(job, {})
+    assert pipeline.needs_launch(job, {})
     started = {"RANK": "4", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
-    assert not job_module.needs_launch(job, started)
-    assert set(job_module._place(job)) >= {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"}
-    assert job_module._network(job) == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
+    assert not pipeline.needs_launch(job, started)
+    assert set(pipeline._place(job)) >= {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"}
+    assert pipeline._network(job) == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
     alone = platform.read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"})
-    assert not job_module.needs_launch(alone, {})
+    assert not pipeline.needs_launch(alone, {})
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def upload_command(
 
     The bucket must be in the region of the work to come. The manifest is sent last.
     """
+    from pneumoscope.aws.client.upload import upload
     from pneumoscope.aws.session import parse_location
-    from pneumoscope.aws.upload import upload
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
 
@@ -141,8 +141,8 @@ def train_command(
 
     The recipe is checked here, before anything costs. Ctrl-C while waiting leaves the job running.
     """
-    from pneumoscope.aws.images import training_image
-    from pneumoscope.aws.jobs import TrainingRequest, follow, start
+    from pneumoscope.aws.client.images import training_image
+    from pneumoscope.aws.client.train import TrainingRequest, follow, start
     from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
     from pneumoscope.training.config import load_recipe, make_config, recipe_names
@@ -226,8 +226,8 @@ def deploy_command(
 
     What it makes bears a tag, by which `aws status` finds it and `aws teardown` removes it.
     """
-    from pneumoscope.aws.deploy import Deployment, await_service, deploy, scale, scales
-    from pneumoscope.aws.images import RAY_SERVE, aws_image
+    from pneumoscope.aws.client.deploy import Deployment, await_service, deploy, scale, scales
+    from pneumoscope.aws.client.images import RAY_SERVE, aws_image
     from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
     from pneumoscope.contract import load_contract
@@ -299,7 +299,7 @@ def invoke_command(
     no account is needed.
     Goes on past bad films; exit code 1 if there were any.
     """
-    from pneumoscope.aws.invoke import Client
+    from pneumoscope.aws.client.invoke import Client
     from pneumoscope.aws.session import Cloud, stand_in
     from pneumoscope.cli.show_aws import show_answers
     from pneumoscope.contract import DISCLAIMER
@@ -320,7 +320,7 @@ def status_command(
     region: Region = None,
 ) -> None:
     """List the endpoints, configurations, models and training jobs of this region that were made from here."""
-    from pneumoscope.aws.made import status
+    from pneumoscope.aws.client.inventory import status
     from pneumoscope.cli.show_aws import show_made
 
     cloud = _cloud(region)
@@ -342,7 +342,7 @@ def teardown_command(
     Only what bears the tag that `aws deploy` gave it. Data sets, training jobs' results, and films and
     answers of an asynchronous endpoint stay.
     """
-    from pneumoscope.aws.made import belongings
+    from pneumoscope.aws.client.inventory import belongings
 
     cloud = _cloud(region)
     found = list(belongings(cloud, name, keep_model=keep_model))

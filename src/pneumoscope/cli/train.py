@@ -29,7 +29,7 @@ class TrainCommand(TyperCommand):
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer's context is of a private module
-        from pneumoscope.aws.platform import as_arguments, clear_failure, failure_file, on_platform, read_job
+        from pneumoscope.aws.job.platform import as_arguments, clear_failure, failure_file, on_platform, read_job
         from pneumoscope.training.world import is_launched
 
         if not on_platform() or any(each == "--out" or each.startswith("--out=") for each in args):
@@ -41,7 +41,7 @@ class TrainCommand(TyperCommand):
 
     @override
     def invoke(self, ctx: Any) -> Any:
-        from pneumoscope.aws.platform import on_platform
+        from pneumoscope.aws.job.platform import on_platform
 
         if not on_platform() or ctx.params["out"] is not None:
             return super().invoke(ctx)
@@ -149,7 +149,7 @@ def train_command(
     In a SageMaker training job, on one host or several, --data and --out are the job's: it trains on its
     channel `train`, exports into its model directory, and reports on val and on its channel `test`.
     """
-    from pneumoscope.aws.platform import on_platform
+    from pneumoscope.aws.job.platform import on_platform
     from pneumoscope.training.world import World
 
     changes = {
@@ -298,8 +298,8 @@ def cross_validate_command(
 
 def _run_job(recipe: str | None, changes: dict[str, Any], precision: Precision, *, quiet: bool) -> None:
     """The job that the platform has started here, or this host's share of it."""
-    from pneumoscope.aws.job import launch, needs_launch, run_job, stoppable
-    from pneumoscope.aws.platform import read_failure, read_job
+    from pneumoscope.aws.job.pipeline import launch, needs_launch, run_job, stoppable
+    from pneumoscope.aws.job.platform import read_failure, read_job
     from pneumoscope.cli.show import make_listener, show_report
     from pneumoscope.training.config import load_recipe, make_config
 
@@ -318,7 +318,7 @@ def _run_job(recipe: str | None, changes: dict[str, Any], precision: Precision, 
 @contextmanager
 def _reported() -> Iterator[None]:
     """Tell the platform, too, why the block failed; nothing that is said names a film."""
-    from pneumoscope.aws.platform import failure_file, reason_of, write_failure
+    from pneumoscope.aws.job.platform import failure_file, reason_of, write_failure
 
     try:
         yield

@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore import exceptions
 
-from pneumoscope.aws.bucket import check_bucket, encryption
+from pneumoscope.aws.client.bucket import check_bucket, encryption
 from pneumoscope.aws.session import TRANSFERS, Cloud, Location, code_of, in_words
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE

@@ -3,24 +3,19 @@
 import gzip
 import io
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
 from packaging.requirements import Requirement
 
 from pneumoscope.contract import CONTRACT_FILE, load_contract
-from pneumoscope.engine import Engine, verify
-from pneumoscope.errors import BundleError
 from pneumoscope.models import SHIPPED
 
 TRAIN_PROGRAM = "train.py"
 _PACKAGE = "pneumoscope"
-_MOST_UNPACKED = 4 << 30  # bytes; a model is a tenth of that
 _TRAIN = f'''"""Made by `pneumoscope aws train`: the training image runs this with the hyper-parameters as arguments."""
 
 import sys
@@ -66,44 +61,6 @@ def write_model_archive(bundle: Path, stream: IO[bytes], *, for_ray: bool) -> No
             _add(archive, "deployment.py", _DEPLOYMENT.encode())
             _add(archive, "code/requirements.txt", _lines(requirements("dicom")))
             _add_package(archive)
-
-
-@contextmanager
-def unpacked(archive: Path) -> Iterator[tuple[Path, Engine]]:
-    """The bundle in a `model.tar.gz`, in a folder that goes when the block ends, and its engine, verified.
-
-    Raises:
-        BundleError: no such archive, or no bundle in it that reproduces its golden cases.
-    """
-    with TemporaryDirectory(prefix="pneumoscope-") as name:
-        folder = Path(name)
-        extract(archive, folder)
-        bundle = folder / "bundle" if (folder / "bundle" / CONTRACT_FILE).is_file() else folder
-        engine = Engine.load(bundle)
-        verify(bundle, engine=engine)
-        yield bundle, engine
-
-
-def extract(archive: Path, folder: Path) -> None:
-    """Unpack a `model.tar.gz`: plain files inside the folder, and not endlessly.
-
-    Raises:
-        BundleError: it is no such archive, or holds something else.
-    """
-    try:
-        with tarfile.open(archive, "r:gz") as packed:
-            left = _MOST_UNPACKED
-            for member in packed:
-                left -= member.size
-                if left < 0:
-                    raise BundleError(
-                        f"{archive} unpacks to more than {_MOST_UNPACKED:,} bytes; it is no model of ours."
-                    )
-                packed.extract(member, folder, filter="data")
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as failure:
-        raise BundleError(
-            f"{archive} cannot be unpacked ({failure}); give a model.tar.gz of a training job."
-        ) from failure
 
 
 def requirements(extra: str) -> list[str]:

@@ -28,15 +28,6 @@ from typing import Any
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 
-#: Figures of each epoch, by the expressions that find them in the line `train` prints: the job's MetricDefinitions.
-METRICS: tuple[tuple[str, str], ...] = (
-    ("train:loss", r"epoch \d+/\d+ +train loss ([0-9.]+)"),
-    ("train:accuracy", r"train loss \S+ accuracy ([0-9.]+)"),
-    ("validation:loss", r"val loss ([0-9.]+)"),
-    ("validation:accuracy", r"val loss \S+ accuracy ([0-9.]+)"),
-    ("validation:macro_f1", r"val loss .* macro-F1 ([0-9.]+)"),
-)
-
 _LONGEST_REASON = 1024  # characters; SageMaker shows no more
 _HYPERPARAMETERS = "input/config/hyperparameters.json"
 _RESOURCES = "input/config/resourceconfig.json"

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from botocore import exceptions
 
-from pneumoscope.aws.jobs import TAG
+from pneumoscope.aws.client.train import TAG
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.errors import CloudError

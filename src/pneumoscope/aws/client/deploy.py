@@ -10,11 +10,9 @@ from typing import IO, Any, Literal, Self
 from botocore import exceptions
 from pydantic import Field, model_validator
 
-from pneumoscope.aws.bucket import check_bucket, encryption
-from pneumoscope.aws.images import InstanceType, has_disks
-from pneumoscope.aws.jobs import TAG, role_arn
-from pneumoscope.aws.limits import Name
-from pneumoscope.aws.made import (
+from pneumoscope.aws.client.bucket import check_bucket, encryption
+from pneumoscope.aws.client.images import InstanceType, has_disks
+from pneumoscope.aws.client.inventory import (
     ARCHIVE,
     KINDS,
     NAMESPACE,
@@ -25,8 +23,11 @@ from pneumoscope.aws.made import (
     remove_file,
     scaled,
 )
-from pneumoscope.aws.package import unpacked, write_model_archive
+from pneumoscope.aws.client.package import write_model_archive
+from pneumoscope.aws.client.train import TAG, role_arn
+from pneumoscope.aws.limits import Name
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
+from pneumoscope.aws.unpack import unpacked
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.documents import Document
 from pneumoscope.engine import verify

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pneumoscope.aws.platform import Job
+from pneumoscope.aws.job.platform import Job
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.dataset.manifest import MANIFEST_FILE
