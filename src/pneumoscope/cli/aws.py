@@ -59,11 +59,16 @@ class Form(StrEnum):
     json = "json"
 
 
-def _endpoint_name(given: str) -> str:
+def endpoint_name(given: str | None) -> str | None:
+    """Let through what SageMaker takes as a name.
+
+    Raises:
+        UsageError: it takes no such name.
+    """
     from pneumoscope.aws.limits import checked_name
 
     try:
-        return checked_name(given)
+        return None if given is None else checked_name(given)
     except ValueError as failure:
         raise UsageError(f"{failure}.") from None
 
@@ -280,7 +285,7 @@ def deploy_command(
 
 @app.command("invoke")
 def invoke_command(
-    endpoint: Annotated[str, typer.Argument(callback=_endpoint_name, help="The endpoint's name.")],
+    endpoint: Annotated[str, typer.Argument(callback=endpoint_name, help="The endpoint's name.")],
     images: Annotated[list[Path], typer.Argument(exists=True, help="Films, or folders of them.")],
     *,
     variant: Annotated[Variant | None, typer.Option(help="How it is asked; by default AWS is asked that.")] = None,
@@ -329,7 +334,7 @@ def status_command(
 
 @app.command("teardown")
 def teardown_command(
-    name: Annotated[str, typer.Argument(callback=_endpoint_name, help="The endpoint's name.")],
+    name: Annotated[str, typer.Argument(callback=endpoint_name, help="The endpoint's name.")],
     *,
     keep_model: Annotated[
         bool, typer.Option("--keep-model", help="Leave the model's files in S3, for a stack or another endpoint.")

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumoscope.cli.aws import endpoint_name
 from pneumoscope.cli.bundle import Bundle, choose_bundle
 from pneumoscope.errors import UsageError
 
 TOKEN = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
+_STAND_IN = "pneumoscope.aws.stand_in:router"  # by its path: each worker process imports it for itself
 
 
 def serve_command(
@@ -39,7 +41,8 @@ def serve_command(
     as_endpoint: Annotated[
         str | None,
         typer.Option(
-            help="Also answer as this SageMaker endpoint, for clients with AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME."
+            callback=endpoint_name,
+            help="Also answer as this SageMaker endpoint, for clients with AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME.",
         ),
     ] = None,
     keep_log: Annotated[
@@ -72,6 +75,7 @@ def serve_command(
         token=_token(token_file),
         cors_origins=tuple(cors_origin or ()),
         as_endpoint=as_endpoint,
+        routers=() if as_endpoint is None else (_STAND_IN,),
         keep_log=keep_log,
         provider=provider,
     )

@@ -6,8 +6,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from pneumoscope.aws.limits import Name
-
 SHORTEST_TOKEN = 16
 MOST_FILMS = 32  # in one request
 
@@ -29,7 +27,10 @@ class ServeConfig(BaseModel):
     drain_seconds: int = Field(default=25, ge=1, description="For requests under way when told to stop.")
     token: SecretStr | None = Field(default=None, description="Asked of whoever wants a prediction.")
     cors_origins: tuple[str, ...] = ()
-    as_endpoint: Name | None = Field(default=None, description="Name of a SageMaker endpoint to stand in for.")
+    as_endpoint: str | None = Field(default=None, description="Name of a SageMaker endpoint to stand in for.")
+    routers: tuple[str, ...] = Field(
+        default=(), description="Import paths, as module:name, of routers with routes beside the service's own."
+    )
     keep_log: Path | None = Field(default=None, description="Where decisions are kept; nowhere if none.")
 
     @field_validator("token")
