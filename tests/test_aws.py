@@ -222,7 +222,7 @@ def test_a_training_job_is_started_as_asked_and_followed(
     started = subprocess.run(  # as the training image does, away from this checkout
         [sys.executable, "train.py", "--help"], cwd=tmp_path / "code", capture_output=True, text=True, check=False
     )
-    assert "Train a network" in started.stdout
+    assert "the command of a training job's container" in started.stdout
     where = [sys.executable, "-c", "import train"]
     shown = subprocess.run(where, cwd=tmp_path / "code", capture_output=True, text=True, check=False)
     assert "Traceback" not in shown.stderr

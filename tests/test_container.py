@@ -60,7 +60,7 @@ def test_it_runs_as_nobody_and_says_whether_it_is_well() -> None:
 
 def test_the_training_image_trains() -> None:
     stage = last_stage(TRAINING)
-    assert json.loads(stage["ENTRYPOINT"]) == ["pneumoscope"]
+    assert json.loads(stage["ENTRYPOINT"]) == ["python", "-m", "pneumoscope.aws.job"]
     assert json.loads(stage["CMD"]) == ["train"]
     assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in stage["ENV"]  # GPUs are counted by nvidia-smi
     assert "not a medical device" in stage["LABEL"]

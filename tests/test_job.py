@@ -1,4 +1,4 @@
-"""`pneumoscope train` as a SageMaker training job: real processes in a platform laid out as SageMaker's."""
+"""A SageMaker training job: real processes in a platform laid out as SageMaker's."""
 
 import csv
 import json
@@ -19,14 +19,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.main import get_command
 
 from pneumoscope.aws.client.package import training_archive
 from pneumoscope.aws.figures import METRICS
 from pneumoscope.aws.job import pipeline, platform
+from pneumoscope.aws.job.hyperparameters import read_hyperparameters
 from pneumoscope.aws.unpack import extract
-from pneumoscope.cli.app import app
-from pneumoscope.cli.train import TrainCommand
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import verify
 from pneumoscope.errors import PneumoscopeError, RunError, UsageError
@@ -48,7 +46,7 @@ class Container:
 
     def __init__(self, base: Path, *, checkpoints: bool = False) -> None:
         self.base = base
-        self.program = [sys.executable, "-m", "pneumoscope", "train"]
+        self.program = [sys.executable, "-m", "pneumoscope.aws.job", "train"]
         for folder in ("model", "output/data", "input/config", "input/data", *["checkpoints"] * checkpoints):
             (base / folder).mkdir(parents=True, exist_ok=True)
         self.log = base.with_name(f"{base.name}.log")
@@ -319,13 +317,14 @@ def test_a_lost_host_is_named_as_such(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"speed": "9"}, "No such option: --speed"),
-        ({"freeze": "maybe"}, "--freeze 'maybe' is neither true nor false"),
-        ({"epochs": "two"}, "Invalid value for '--epochs'"),
+        ({"speed": "9"}, "field 'speed' is not known"),
+        ({"freeze": "maybe"}, "hyper-parameter 'freeze' is 'maybe'; give true or false"),
+        ({"epochs": "two"}, "field 'epochs'"),
+        ({"export_precision": "int4"}, "field 'export_precision'"),
         ({"lr": "-1"}, "'lr'"),
         ({"out": "run"}, "'out' is the platform's to say"),
     ],
-    ids=["unknown", "switch", "number", "range", "out"],
+    ids=["unknown", "switch", "number", "precision", "range", "out"],
 )
 def test_a_wrong_hyperparameter_is_told_to_the_platform(
     wrong: dict[str, str], words: str, dataset: Dataset, tmp_path: Path
@@ -419,18 +418,33 @@ def test_without_a_platform_a_run_needs_its_place(command: Command, dataset: Dat
     assert (done.code, done.err) == (2, "error: --out is missing; give the run directory to make.\n")
 
 
-def test_options_are_taken_as_platforms_spell_them() -> None:
-    train = get_command(app).commands["train"]  # type: ignore[attr-defined]
-    assert isinstance(train, TrainCommand)
+def test_hyperparameters_are_taken_as_platforms_spell_them() -> None:
     for given, meant in (
-        ("--batch_size 32 --epochs 3", "--batch-size 32 --epochs 3"),
-        ("--freeze true --quiet True", "--freeze --quiet"),
-        ("--freeze False --quiet false", "--no-freeze"),
-        ("--freeze --no_freeze=true --no-freeze false", "--freeze --no-freeze --freeze"),
-        ("--weights my_net.pt --class_weights=sqrt", "--weights my_net.pt --class-weights sqrt"),
-        ("--un_known 3 --lr", "--un_known 3 --lr"),
+        ("--batch_size 32 --epochs 3", {"batch_size": 32, "epochs": 3}),
+        ("train --batch-size=32", {"batch_size": 32}),
+        ("--freeze true --mirror False", {"freeze": True, "mirror": False}),
+        ("--freeze", {"freeze": True}),
+        ("--freeze --no_freeze=true", {"freeze": False}),
+        ("--freeze --no_freeze=true --no-freeze false", {"freeze": True}),
+        ("--weights my_net.pt --class_weights=sqrt", {"weights": "my_net.pt", "class_weights": "sqrt"}),
+        ("--recipe capstone-resnet50 --lr 1e-3", {"recipe": "capstone-resnet50", "lr": 1e-3}),
     ):
-        assert train.respell(given.split()) == meant.split()
+        config, _ = read_hyperparameters({}, given.split())
+        assert {name: getattr(config, name) for name in meant} == meant
+    stored = {"batch_size": "16", "recipe": '"quick"', "sagemaker_region": '"eu-central-1"'}
+    config, options = read_hyperparameters(stored, ["--quiet", "True", "--export_precision", "int8"])
+    assert (config.batch_size, config.recipe) == (16, "quick")
+    assert (options.quiet, options.export_precision) == (True, "int8")
+    for wrong in ("--un_known 3", "--epochs", "3", "--resume true", "--teachers run"):
+        with pytest.raises(UsageError):
+            read_hyperparameters({}, wrong.split())
+
+
+def test_outside_a_job_its_command_names_the_one_for_other_machines() -> None:
+    container = [sys.executable, "-m", "pneumoscope.aws.job", "train"]
+    done = subprocess.run(container, env=surroundings(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0][:6]) == (2, "error:")
+    assert "run `pneumoscope train`" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))

@@ -10,7 +10,7 @@ import typer
 
 from pneumoscope.cli.bundle import Bundle, BundleCommand, Choice, EvaluateCommand, choose_bundle, refuse_bundles
 from pneumoscope.cli.data import Overwrite, Quiet
-from pneumoscope.cli.train import Precision, TrainCommand, cross_validate_command, data_of, train_command
+from pneumoscope.cli.train import Precision, cross_validate_command, data_of, train_command
 from pneumoscope.errors import UsageError
 from pneumoscope.models import shipped_bundle
 
@@ -38,7 +38,7 @@ class Depth(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the commands to the command tree, in the order of the flow."""
     app.command("demo")(demo_command)
-    app.command("train", cls=TrainCommand)(train_command)
+    app.command("train")(train_command)
     app.command("cross-validate")(cross_validate_command)
     app.command("export")(export_command)
     app.command("verify", cls=BundleCommand)(verify_command)

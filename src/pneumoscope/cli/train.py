@@ -1,20 +1,13 @@
-"""`pneumoscope train`, on a machine of one's own and as a SageMaker training job."""
+"""`pneumoscope train` and `pneumoscope cross-validate`."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
-from typing_extensions import override
 
 from pneumoscope.cli.data import Quiet
-from pneumoscope.errors import PneumoscopeError, RunError, UsageError
-
-_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+from pneumoscope.errors import UsageError
 
 
 class Precision(StrEnum):
@@ -22,56 +15,6 @@ class Precision(StrEnum):
 
     fp32 = "fp32"
     int8 = "int8"
-
-
-class TrainCommand(TyperCommand):
-    """Takes options as training platforms spell them, and in a job says where the platform looks why it failed."""
-
-    @override
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer's context is of a private module
-        from pneumoscope.aws.job.platform import as_arguments, clear_failure, failure_file, on_platform, read_job
-        from pneumoscope.training.world import is_launched
-
-        if not on_platform() or any(each == "--out" or each.startswith("--out=") for each in args):
-            return super().parse_args(ctx, self.respell(args))
-        if not is_launched():
-            clear_failure(failure_file())
-        with _reported():
-            return super().parse_args(ctx, self.respell([*as_arguments(read_job().hyperparameters), *args]))
-
-    @override
-    def invoke(self, ctx: Any) -> Any:
-        from pneumoscope.aws.job.platform import on_platform
-
-        if not on_platform() or ctx.params["out"] is not None:
-            return super().invoke(ctx)
-        with _reported():
-            return super().invoke(ctx)
-
-    def respell(self, args: list[str]) -> list[str]:
-        """Arguments in this command's own spelling.
-
-        `--batch_size 32` is `--batch-size 32`, `--freeze false` is `--no-freeze`.
-
-        Raises:
-            UsageError: a switch is given something else than true or false.
-        """
-        known = [each for each in self.params if isinstance(each, TyperOption)]
-        options = {name: each for each in known for name in (*each.opts, *each.secondary_opts)}
-        spelled, left = [], list(args)
-        while left:
-            token, joined, value = left.pop(0).partition("=")
-            name = token.replace("_", "-") if token.startswith("--") else token
-            option = options.get(name)
-            if option is None:
-                spelled.append(f"{token}{joined}{value}")
-            elif not option.is_flag:
-                spelled += [name, value if joined else left.pop(0)] if joined or left else [name]
-            else:
-                if not joined and left and not left[0].startswith("-"):
-                    value = left.pop(0)
-                spelled += _switch(option, name, value)
-        return spelled
 
 
 def train_command(
@@ -136,20 +79,13 @@ def train_command(
         ),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded images, by default inside --data.")] = None,
-    export_precision: Annotated[
-        Precision | None, typer.Option(help="Of a training job's bundle, fp32 or int8; by default fp32.")
-    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a network. Options change single values of the recipe.
 
     Recipes: quick (a small network, for trying the flow); pneumoscope-base (of the bundle that ships);
     capstone-vgg19-frozen, capstone-vgg19, capstone-resnet50-short, capstone-resnet50 (the 2020 capstone's four).
-
-    In a SageMaker training job, on one host or several, --data and --out are the job's: it trains on its
-    channel `train`, exports into its model directory, and reports on val and on its channel `test`.
     """
-    from pneumoscope.aws.job.platform import on_platform
     from pneumoscope.training.world import World
 
     changes = {
@@ -191,19 +127,10 @@ def train_command(
         "workers": workers,
         "seed": seed,
     }
-    quiet = quiet or not World.of().leads
-    if out is not None:
-        if export_precision is not None:
-            raise UsageError("--export-precision is a training job's; leave it out, and give --precision to `export`.")
-        _train(out, data, recipe, changes, teachers or [], resume=resume, cache=cache, quiet=quiet)
-    elif on_platform():
-        if data is not None or resume or cache is not None or teachers:
-            raise UsageError(
-                "--data, --resume, --cache and --teachers have no place in a training job; leave them out."
-            )
-        _run_job(recipe, changes, export_precision or Precision.fp32, quiet=quiet)
-    else:
+    if out is None:
         raise UsageError("--out is missing; give the run directory to make.")
+    quiet = quiet or not World.of().leads
+    _train(out, data, recipe, changes, teachers or [], resume=resume, cache=cache, quiet=quiet)
 
 
 def _train(
@@ -294,54 +221,6 @@ def cross_validate_command(
         raise
     show_cross_validation(done.report)
     typer.echo(f"written: {out / REPORT_FILE}, {out / EVIDENCE_FILE}")
-
-
-def _run_job(recipe: str | None, changes: dict[str, Any], precision: Precision, *, quiet: bool) -> None:
-    """The job that the platform has started here, or this host's share of it."""
-    from pneumoscope.aws.job.pipeline import launch, needs_launch, run_job, stoppable
-    from pneumoscope.aws.job.platform import read_failure, read_job
-    from pneumoscope.cli.show import make_listener, show_report
-    from pneumoscope.training.config import load_recipe, make_config
-
-    job = read_job()
-    config = make_config(load_recipe(recipe or "quick"), changes)
-    with stoppable():
-        if needs_launch(job):
-            if code := launch(job, sys.argv[1:]):
-                said = read_failure(job.failure)
-                raise RunError(said or f"the training processes of this host ended with code {code}; see the log.")
-            return
-        for report in run_job(job, config, precision=precision.value, listener=make_listener(quiet=quiet)):
-            show_report(report)
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Tell the platform, too, why the block failed; nothing that is said names a film."""
-    from pneumoscope.aws.job.platform import failure_file, reason_of, write_failure
-
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except (PneumoscopeError, OSError) as failure:
-        reason = reason_of(failure)
-        write_failure(failure_file(), reason)
-        raise (UsageError if isinstance(failure, UsageError) else RunError)(reason) from failure
-    except Exception as failure:
-        told = getattr(failure, "format_message", None)  # typer's usage errors have a sentence ready
-        write_failure(failure_file(), told() if told else reason_of(failure))
-        raise
-
-
-def _switch(option: TyperOption, name: str, value: str) -> list[str]:
-    """A switch that is given a value, as the switch that means it, or nothing."""
-    if value == "" or value.lower() in _TRUE:
-        return [name]
-    if value.lower() not in _FALSE:
-        raise UsageError(f"{name} {value!r} is neither true nor false; give one of them.")
-    opposite = option.secondary_opts if name in option.opts else option.opts
-    return opposite[:1]
 
 
 def data_of(recorded: str, given: Path | None) -> Path:

@@ -18,11 +18,8 @@ TRAIN_PROGRAM = "train.py"
 _PACKAGE = "pneumoscope"
 _TRAIN = f'''"""Made by `pneumoscope aws train`: the training image runs this with the hyper-parameters as arguments."""
 
-import sys
+from {_PACKAGE}.aws.job.__main__ import main
 
-from {_PACKAGE}.cli import main
-
-sys.argv.insert(1, "train")
 main()
 '''
 _DEPLOYMENT = f'''"""Made by `pneumoscope aws deploy --serving ray`: what Ray Serve runs."""

@@ -41,8 +41,8 @@ def needs_launch(job: Job, environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def launch(job: Job, arguments: Sequence[str]) -> int:
-    """Run `pneumoscope` with these arguments in this host's share of the processes, by torchrun; its exit code."""
-    module = ["-m", "pneumoscope", *arguments]
+    """Run the job's command with these arguments in this host's share of the processes, by torchrun; its exit code."""
+    module = ["-m", "pneumoscope.aws.job", *arguments]
     process = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *_place(job), *module], env=os.environ | _network(job)
     )
