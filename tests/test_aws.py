@@ -22,7 +22,7 @@ from pneumoscope.aws.client.bucket import check_bucket
 from pneumoscope.aws.client.deploy import await_service, deploy, scale
 from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
-from pneumoscope.aws.client.package import requirements, training_archive, write_model_archive
+from pneumoscope.aws.client.package import pinned, requirements, training_archive, write_model_archive
 from pneumoscope.aws.client.train import describe_request, follow, look, role_arn, start
 from pneumoscope.aws.client.upload import listed, upload
 from pneumoscope.aws.functions import on_upload, shared
@@ -233,14 +233,24 @@ def test_the_code_for_script_mode_is_this_package_and_what_it_needs() -> None:
         names = archive.getnames()
         needed = archive.extractfile("requirements.txt")
         assert needed is not None
-        lines = needed.read().decode().splitlines()
+        text = needed.read().decode()
     assert {"train.py", "pneumoscope/cli/model.py", "pneumoscope/recipes/quick.toml"} <= set(names)
     assert not [name for name in names if name.startswith("/") or "__pycache__" in name]
-    assert lines == requirements("train")
-    assert any(line.startswith("lightning") for line in lines)
-    assert any(line.startswith("pydicom") for line in lines), "an extra of an extra is missing"
-    assert not any("pytest" in line or "extra ==" in line or "boto3" in line for line in lines)
+    installed = {each.partition("==")[0] for each in pinned()}
+    assert installed >= {"lightning", "pydicom", "timm"}, "an extra of an extra is missing"
+    assert not installed & {"pytest", "boto3"}
+    assert text == "".join(f"{each}\n" for each in pinned())
     assert training_archive() == training_archive()
+
+
+def test_a_job_installs_nothing_that_is_not_pinned_by_its_hash() -> None:
+    """Films lie beside it. PyTorch is the image's, which no pin may replace."""
+    for each in pinned():
+        assert re.match(r"[a-z0-9-]+==[\w.]+( ;[^\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}", each), each[:80]
+    installed = {each.partition("==")[0] for each in pinned()}
+    asked = {re.split(r"[^\w-]", each)[0].lower() for each in requirements("train")}
+    assert asked - installed == {"torch", "torchvision"}
+    assert not [name for name in installed if name.startswith(("nvidia-", "cuda-", "triton"))]
 
 
 def test_no_archive_holds_the_shipped_bundle(tiny_bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pneumoscope.models import SHIPPED
 
 TRAIN_PROGRAM = "train.py"
 _PACKAGE = "pneumoscope"
+_OF_THE_IMAGE = re.compile(r"(torch|torchvision|triton|(cuda|nvidia)-[a-z0-9-]+)==")
 _TRAIN = f'''"""Made by `pneumoscope aws train`: the training image runs this with the hyper-parameters as arguments."""
 
 from {_PACKAGE}.aws.job.__main__ import main
@@ -38,11 +40,11 @@ _RAY_CONFIG = """applications:
 
 
 def training_archive() -> bytes:
-    """`sourcedir.tar.gz` for script mode: the entry point, this package, and what it needs beside PyTorch."""
+    """`sourcedir.tar.gz` for script mode: the entry point, this package, and the pinned packages beside PyTorch."""
     stream = io.BytesIO()
     with _writing(stream) as archive:
         _add(archive, TRAIN_PROGRAM, _TRAIN.encode())
-        _add(archive, "requirements.txt", _lines(requirements("train")))
+        _add(archive, "requirements.txt", _lines(pinned()))
         _add_package(archive)
     return stream.getvalue()
 
@@ -58,6 +60,17 @@ def write_model_archive(bundle: Path, stream: IO[bytes], *, for_ray: bool) -> No
             _add(archive, "deployment.py", _DEPLOYMENT.encode())
             _add(archive, "code/requirements.txt", _lines(requirements("dicom")))
             _add_package(archive)
+
+
+def pinned() -> list[str]:
+    """What a training job installs: the packages of the lock with their hashes, but those that come with AWS's image.
+
+    pip takes what is installed for a package that others need, so PyTorch stays the image's. Of any other package it
+    accepts no file whose hash is not listed.
+    """
+    lock = resources.files("pneumoscope.aws.client") / "train.lock"
+    entries = re.split(r"\n(?=\S)", lock.read_text(encoding="utf-8").strip())
+    return [each for each in entries if _OF_THE_IMAGE.match(each) is None]
 
 
 def requirements(extra: str) -> list[str]:
