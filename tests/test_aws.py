@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore import exceptions
@@ -404,11 +405,16 @@ def test_the_documented_role_lets_a_job_do_its_work_and_no_more(
     iam.put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
     theirs = {"LocationConstraint": REGION}
     shared_cloud.client("s3").create_bucket(Bucket="theirs", CreateBucketConfiguration=theirs)
+    shared_cloud.client("s3").put_object(Bucket=PLACE.bucket, Key="films/a.png", Body=b"film")
     somebody = Cloud(region=REGION)
     with shared_cloud.guarded():
         s3 = somebody.client("s3")
         s3.put_object(Bucket=PLACE.bucket, Key="runs/a", Body=b"x")
         assert s3.get_object(Bucket=PLACE.bucket, Key="runs/a")["Body"].read() == b"x"
+        assert s3.get_object(Bucket=PLACE.bucket, Key="films/a.png")["Body"].read() == b"film"
+        for forbidden in (s3.delete_object, partial(s3.put_object, Body=b"x")):
+            with pytest.raises(CloudError, match="denies"), in_words():
+                forbidden(Bucket=PLACE.bucket, Key="films/a.png")
         with pytest.raises(CloudError, match="denies"), in_words():
             s3.put_object(Bucket="theirs", Key="a", Body=b"x")
         with pytest.raises(CloudError, match="denies"), in_words():
@@ -442,6 +448,62 @@ def test_the_documented_user_can_do_all_that_the_commands_do(
         assert [each["name"] for each in status(somebody)] == ["capstone-1"]
         with pytest.raises(CloudError, match="denies"), in_words():
             somebody.client("iam").list_users()
+
+
+@pytest.mark.parametrize(
+    ("policies", "reads", "writes"),
+    [
+        (["endpoint-role"], {"models/one/model.tar.gz"}, set[str]()),
+        (
+            ["endpoint-role", "endpoint-async"],
+            {"models/one/model.tar.gz", "models/one/films/a"},
+            {"models/one/answers/a", "models/one/failures/a"},
+        ),
+        (["endpoint-role", "endpoint-capture"], {"models/one/model.tar.gz"}, {"captures/a"}),
+    ],
+)
+def test_the_documented_role_of_an_endpoint_reads_the_model_and_little_else(
+    policies: list[str], reads: set[str], writes: set[str], shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ("model.tar.gz", "contract.json", "films/a", "answers/a", "failures/a")
+    places = {"films/a.png", "captures/a", "runs/a", *(f"models/one/{key}" for key in keys)}
+    for place in places:
+        shared_cloud.client("s3").put_object(Bucket=PLACE.bucket, Key=place, Body=b"x")
+    become_nobody(shared_cloud, monkeypatch)
+    for name in policies:
+        document = (REPOSITORY / "deploy" / "aws" / f"{name}.json").read_text().replace("BUCKET", PLACE.bucket)
+        shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName=name, PolicyDocument=document)
+
+    def may(call: Any, place: str, **more: Any) -> bool:
+        try:
+            call(Bucket=PLACE.bucket, Key=place, **more)
+        except exceptions.ClientError as failure:
+            if failure.response["Error"]["Code"] != "AccessDenied":
+                raise
+            return False
+        return True
+
+    s3 = Cloud(region=REGION).client("s3")
+    with shared_cloud.guarded():
+        assert {place for place in places if may(s3.get_object, place)} == reads
+        assert {place for place in places if may(s3.put_object, place, Body=b"y")} == writes
+        assert not [place for place in places if may(s3.delete_object, place)]
+
+
+def test_the_documented_user_removes_only_what_bears_the_tag_or_lies_with_models() -> None:
+    """By its text: moto looks at no conditions."""
+    policy = json.loads((REPOSITORY / "deploy" / "aws" / "user.json").read_text())
+    for statement in policy["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        removing = [each for each in actions if re.search(r":(Delete|Deregister|Stop)", each)]
+        if "s3:DeleteObject" in removing or "cloudwatch:DeleteAlarms" in removing:
+            assert "BUCKET/*" not in statement["Resource"]
+            assert "*" not in statement["Resource"]
+        elif removing:
+            assert statement["Condition"] == {"Null": {"aws:ResourceTag/pneumoscope": "false"}}
+            assert actions == removing
+        if "sagemaker:AddTags" in actions:  # else a tag of one's own would open everything
+            assert "sagemaker:TaggingAction" in statement["Condition"]["StringEquals"]
 
 
 def test_the_documented_policy_of_a_key_is_one(shared_cloud: LocalCloud) -> None:

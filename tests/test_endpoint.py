@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from account import PLACE, REGION, Heard, keys, names, run, scripted, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws.client.deploy import await_service, deploy, describe_config, scale, scales
+from pneumoscope.aws.client.deploy import await_service, deploy, describe_config, describe_model, scale, scales
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
 from pneumoscope.aws.client.train import role_arn
 from pneumoscope.aws.session import Cloud, parse_location
@@ -284,6 +284,14 @@ def test_each_variant_is_described_as_aws_wants_it() -> None:
     assert answers["KmsKeyId"] == "key-1"
     assert scales(wanted(variant="async", most_instances=4))
     assert not scales(wanted())
+
+
+@pytest.mark.parametrize(
+    ("changes", "isolated"),
+    [({}, True), ({"variant": "async"}, True), ({"variant": "serverless"}, False), ({"for_ray": True}, False)],
+)
+def test_a_model_reaches_no_network_where_that_can_be(changes: dict[str, Any], *, isolated: bool) -> None:
+    assert describe_model(wanted(**changes), "arn:role")["EnableNetworkIsolation"] is isolated
 
 
 def test_an_endpoint_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,9 +139,8 @@ def _put_new(s3: Any, target: Location, stream: IO[bytes], options: dict[str, st
 
 def _create(cloud: Cloud, wanted: Deployment, role: str, undo: ExitStack) -> None:
     name, tags = wanted.name, [{"Key": TAG, "Value": wanted.name}]
-    container = {"Image": wanted.image, "ModelDataUrl": str(wanted.folder / ARCHIVE)}
     making: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("model", {"ModelName": name, "PrimaryContainer": container, "ExecutionRoleArn": role}),
+        ("model", describe_model(wanted, role)),
         ("endpoint_config", describe_config(wanted)),
     )
     for kind, arguments in making:
@@ -160,6 +159,20 @@ def _unless_refused(step: Callable[..., None], *given: Any) -> None:
     """One step back. What failed first is told, not what failed after it."""
     with suppress(CloudError):
         step(*given)
+
+
+def describe_model(wanted: Deployment, role: str) -> dict[str, Any]:
+    """The arguments of `create_model`, without tags.
+
+    The model reaches no network: it needs none, and what it reads are films. A serverless endpoint cannot be isolated,
+    and Ray Serve's image installs packages when it starts.
+    """
+    return {
+        "ModelName": wanted.name,
+        "PrimaryContainer": {"Image": wanted.image, "ModelDataUrl": str(wanted.folder / ARCHIVE)},
+        "ExecutionRoleArn": role,
+        "EnableNetworkIsolation": wanted.variant != "serverless" and not wanted.for_ray,
+    }
 
 
 def describe_config(wanted: Deployment) -> dict[str, Any]:
@@ -239,7 +252,9 @@ def scale(cloud: Cloud, wanted: Deployment) -> None:
     }
     with in_words(f"scaling of endpoint {wanted.name}"):
         client = cloud.client("application-autoscaling")
-        client.register_scalable_target(**target, MinCapacity=wanted.instances, MaxCapacity=wanted.most_instances)
+        client.register_scalable_target(
+            **target, MinCapacity=wanted.instances, MaxCapacity=wanted.most_instances, Tags={TAG: wanted.name}
+        )
         client.put_scaling_policy(
             **target,
             PolicyName=f"{wanted.name}-load",
