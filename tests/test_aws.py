@@ -29,7 +29,7 @@ from pneumoscope.aws.client.upload import listed, upload
 from pneumoscope.aws.functions import on_upload, shared
 from pneumoscope.aws.session import Cloud, in_words, parse_location
 from pneumoscope.aws.unpack import extract
-from pneumoscope.dataset import Dataset, load_dataset
+from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import (
     BusyError,
     CloudError,
@@ -94,6 +94,35 @@ def test_a_broken_upload_leaves_no_manifest_and_goes_on(aws: Cloud, dataset: Dat
     done = upload(aws, copy, PLACE)
     assert done.there == len(keys)
     assert "films/manifest.csv" in {each["Key"] for each in listed(aws.client("s3"), PLACE)}
+
+
+def test_a_broken_upload_over_another_data_set_leaves_no_manifest(
+    aws: Cloud, dataset: Dataset, phantom_folder: Path, tmp_path: Path
+) -> None:
+    """The old one would vouch for films of two data sets, and a job would start on them."""
+    upload(aws, dataset, PLACE)
+    start(aws, request(name="before"))
+    prepare([phantom_folder], tmp_path / "other", PrepareConfig(val_fraction=0.5))
+    other = load_dataset(tmp_path / "other")
+    (other.root / other.films[-1].path).write_bytes(b"damaged")
+    with pytest.raises(DatasetError, match="not the file the manifest names"):
+        upload(aws, other, PLACE)
+    with pytest.raises(CloudError, match=r"films has no manifest.csv, so its upload is not whole; repeat"):
+        start(aws, request(name="after"))
+    upload(aws, dataset, PLACE)
+    start(aws, request(name="again"))
+
+
+def test_a_manifest_that_stays_is_never_taken_away(
+    aws: Cloud, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(aws, dataset, PLACE)
+
+    def removed(**_: Any) -> None:
+        pytest.fail("the manifest was the same")
+
+    monkeypatch.setattr(aws.client("s3"), "delete_object", removed)
+    assert upload(aws, dataset, PLACE).sent == 0
 
 
 def test_a_bucket_elsewhere_missing_or_public_is_refused(aws: Cloud, shared_cloud: LocalCloud) -> None:
@@ -435,6 +464,7 @@ def test_the_documented_user_can_do_all_that_the_commands_do(
     scaled = wanted(most_instances=2)
     with shared_cloud.guarded():
         somebody = Cloud(region=REGION)
+        somebody.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"another's")
         upload(somebody, dataset, PLACE)
         start(somebody, request())
         follow(somebody, "capstone-1", pause=lambda _: None)
