@@ -11,11 +11,11 @@ import pytest
 from botocore import exceptions
 from pydantic import ValidationError
 
-from account import PLACE, REGION, Heard, keys, names, run, scripted, wanted
+from account import PLACE, REGION, Heard, keys, names, request, run, scripted, wanted
 from local_cloud import LocalCloud
 from pneumoscope.aws.client.deploy import await_service, deploy, describe_config, describe_model, scale, scales
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
-from pneumoscope.aws.client.train import role_arn
+from pneumoscope.aws.client.train import describe_request, role_arn
 from pneumoscope.aws.session import Cloud, parse_location
 from pneumoscope.aws.unpack import extract, unpacked
 from pneumoscope.cli import main
@@ -82,6 +82,28 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     assert not scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
     assert "nothing named films" in run("teardown", "films", "--yes").out
     assert "nothing that was made from here" in run("status").out
+
+
+def test_training_jobs_are_listed_without_a_call_for_each(aws: Cloud, shared_cloud: LocalCloud) -> None:
+    asked = list[str]()
+    role, own = role_arn(aws, "trainer"), {"Key": "pneumoscope", "Value": "x"}
+    for number in range(20):
+        arguments = describe_request(request(name=f"job-{number}"), role, REGION, None)
+        tags = [own] if number % 2 else [{"Key": "theirs", "Value": "x"}]
+        shared_cloud.client("sagemaker").create_training_job(**arguments | {"Tags": tags})
+    aws.client("sagemaker").meta.events.register("before-call", lambda model, **_: asked.append(model.name))
+    rows = status(aws)
+    assert {each["name"] for each in rows} == {f"job-{number}" for number in range(1, 20, 2)}
+    assert all(each["state"] and each["made"] for each in rows)
+    assert sorted(asked) == ["ListEndpointConfigs", "ListEndpoints", "ListModels", "Search"]
+
+
+def test_teardown_says_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(capture="s3://films-bucket/captures"), tiny_bundle)
+    removed = run("teardown", "films", "--yes")
+    assert (removed.code, "captured stay in s3://films-bucket/captures" in removed.err) == (0, True), removed
+    deploy(aws, wanted(), tiny_bundle)
+    assert "captured" not in run("teardown", "films", "--yes").err
 
 
 def test_a_teardown_that_was_broken_off_goes_on(aws: Cloud, tiny_bundle: Path) -> None:

@@ -347,10 +347,11 @@ def teardown_command(
     Only what bears the tag that `aws deploy` gave it. Data sets, training jobs' results, and films and
     answers of an asynchronous endpoint stay.
     """
-    from pneumoscope.aws.client.inventory import belongings
+    from pneumoscope.aws.client.inventory import belongings, captured
 
     cloud = _cloud(region)
     found = list(belongings(cloud, name, keep_model=keep_model))
+    films = captured(cloud, name)
     if not found:
         typer.echo(f"nothing named {name} that was made from here is in {cloud.region}.")
         return
@@ -363,6 +364,8 @@ def teardown_command(
     for each in found:
         each.remove()
         typer.echo(f"removed: {each.name}")
+    if films is not None:
+        typer.echo(f"note: the films and answers that were captured stay in {films}, until you delete them.", err=True)
 
 
 def _cloud(region: str | None) -> "Cloud":
