@@ -58,7 +58,7 @@ lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 		--output-file deploy/requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --extra train --constraint requirements.lock pyproject.toml \
-		--output-file deploy/train.lock
+		--output-file src/pneumoscope/aws/client/train.lock
 	echo hatchling | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --constraint requirements.lock - --output-file deploy/build.lock
 

@@ -15,12 +15,12 @@ import pytest
 from typing_extensions import override
 
 from local_cloud import LocalCloud
-from pneumoscope.aws.deploy import Deployment
-from pneumoscope.aws.images import training_image
-from pneumoscope.aws.jobs import TrainingRequest
-from pneumoscope.aws.made import belongings
+from pneumoscope.aws.client.deploy import Deployment
+from pneumoscope.aws.client.images import training_image
+from pneumoscope.aws.client.inventory import belongings
+from pneumoscope.aws.client.train import TrainingRequest
+from pneumoscope.aws.client.upload import listed
 from pneumoscope.aws.session import Cloud, parse_location
-from pneumoscope.aws.upload import listed
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.progress import Listener
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore import exceptions
@@ -18,16 +19,17 @@ from pydantic import ValidationError
 
 from account import PLACE, REGION, Heard, become_nobody, heads, request, run, scripted, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws import function, on_upload
-from pneumoscope.aws.bucket import check_bucket
-from pneumoscope.aws.deploy import await_service, deploy, scale
-from pneumoscope.aws.images import has_disks, training_image
-from pneumoscope.aws.jobs import describe_request, follow, look, role_arn, start
-from pneumoscope.aws.made import belongings, limits_of, status
-from pneumoscope.aws.package import extract, requirements, training_archive, write_model_archive
+from pneumoscope.aws.client.bucket import check_bucket
+from pneumoscope.aws.client.deploy import await_service, deploy, scale
+from pneumoscope.aws.client.images import has_disks, training_image
+from pneumoscope.aws.client.inventory import belongings, limits_of, status
+from pneumoscope.aws.client.package import pinned, requirements, training_archive, write_model_archive
+from pneumoscope.aws.client.train import describe_request, follow, look, role_arn, start
+from pneumoscope.aws.client.upload import listed, upload
+from pneumoscope.aws.functions import on_upload, shared
 from pneumoscope.aws.session import Cloud, in_words, parse_location
-from pneumoscope.aws.upload import listed, upload
-from pneumoscope.dataset import Dataset, load_dataset
+from pneumoscope.aws.unpack import extract
+from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import (
     BusyError,
     CloudError,
@@ -92,6 +94,35 @@ def test_a_broken_upload_leaves_no_manifest_and_goes_on(aws: Cloud, dataset: Dat
     done = upload(aws, copy, PLACE)
     assert done.there == len(keys)
     assert "films/manifest.csv" in {each["Key"] for each in listed(aws.client("s3"), PLACE)}
+
+
+def test_a_broken_upload_over_another_data_set_leaves_no_manifest(
+    aws: Cloud, dataset: Dataset, phantom_folder: Path, tmp_path: Path
+) -> None:
+    """The old one would vouch for films of two data sets, and a job would start on them."""
+    upload(aws, dataset, PLACE)
+    start(aws, request(name="before"))
+    prepare([phantom_folder], tmp_path / "other", PrepareConfig(val_fraction=0.5))
+    other = load_dataset(tmp_path / "other")
+    (other.root / other.films[-1].path).write_bytes(b"damaged")
+    with pytest.raises(DatasetError, match="not the file the manifest names"):
+        upload(aws, other, PLACE)
+    with pytest.raises(CloudError, match=r"films has no manifest.csv, so its upload is not whole; repeat"):
+        start(aws, request(name="after"))
+    upload(aws, dataset, PLACE)
+    start(aws, request(name="again"))
+
+
+def test_a_manifest_that_stays_is_never_taken_away(
+    aws: Cloud, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(aws, dataset, PLACE)
+
+    def removed(**_: Any) -> None:
+        pytest.fail("the manifest was the same")
+
+    monkeypatch.setattr(aws.client("s3"), "delete_object", removed)
+    assert upload(aws, dataset, PLACE).sent == 0
 
 
 def test_a_bucket_elsewhere_missing_or_public_is_refused(aws: Cloud, shared_cloud: LocalCloud) -> None:
@@ -221,7 +252,7 @@ def test_a_training_job_is_started_as_asked_and_followed(
     started = subprocess.run(  # as the training image does, away from this checkout
         [sys.executable, "train.py", "--help"], cwd=tmp_path / "code", capture_output=True, text=True, check=False
     )
-    assert "Train a network" in started.stdout
+    assert "the command of a training job's container" in started.stdout
     where = [sys.executable, "-c", "import train"]
     shown = subprocess.run(where, cwd=tmp_path / "code", capture_output=True, text=True, check=False)
     assert "Traceback" not in shown.stderr
@@ -232,14 +263,24 @@ def test_the_code_for_script_mode_is_this_package_and_what_it_needs() -> None:
         names = archive.getnames()
         needed = archive.extractfile("requirements.txt")
         assert needed is not None
-        lines = needed.read().decode().splitlines()
+        text = needed.read().decode()
     assert {"train.py", "pneumoscope/cli/model.py", "pneumoscope/recipes/quick.toml"} <= set(names)
     assert not [name for name in names if name.startswith("/") or "__pycache__" in name]
-    assert lines == requirements("train")
-    assert any(line.startswith("lightning") for line in lines)
-    assert any(line.startswith("pydicom") for line in lines), "an extra of an extra is missing"
-    assert not any("pytest" in line or "extra ==" in line or "boto3" in line for line in lines)
+    installed = {each.partition("==")[0] for each in pinned()}
+    assert installed >= {"lightning", "pydicom", "timm"}, "an extra of an extra is missing"
+    assert not installed & {"pytest", "boto3"}
+    assert text == "".join(f"{each}\n" for each in pinned())
     assert training_archive() == training_archive()
+
+
+def test_a_job_installs_nothing_that_is_not_pinned_by_its_hash() -> None:
+    """Films lie beside it. PyTorch is the image's, which no pin may replace."""
+    for each in pinned():
+        assert re.match(r"[a-z0-9-]+==[\w.]+( ;[^\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}", each), each[:80]
+    installed = {each.partition("==")[0] for each in pinned()}
+    asked = {re.split(r"[^\w-]", each)[0].lower() for each in requirements("train")}
+    assert asked - installed == {"torch", "torchvision"}
+    assert not [name for name in installed if name.startswith(("nvidia-", "cuda-", "triton"))]
 
 
 def test_no_archive_holds_the_shipped_bundle(tiny_bundle: Path) -> None:
@@ -393,11 +434,16 @@ def test_the_documented_role_lets_a_job_do_its_work_and_no_more(
     iam.put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
     theirs = {"LocationConstraint": REGION}
     shared_cloud.client("s3").create_bucket(Bucket="theirs", CreateBucketConfiguration=theirs)
+    shared_cloud.client("s3").put_object(Bucket=PLACE.bucket, Key="films/a.png", Body=b"film")
     somebody = Cloud(region=REGION)
     with shared_cloud.guarded():
         s3 = somebody.client("s3")
         s3.put_object(Bucket=PLACE.bucket, Key="runs/a", Body=b"x")
         assert s3.get_object(Bucket=PLACE.bucket, Key="runs/a")["Body"].read() == b"x"
+        assert s3.get_object(Bucket=PLACE.bucket, Key="films/a.png")["Body"].read() == b"film"
+        for forbidden in (s3.delete_object, partial(s3.put_object, Body=b"x")):
+            with pytest.raises(CloudError, match="denies"), in_words():
+                forbidden(Bucket=PLACE.bucket, Key="films/a.png")
         with pytest.raises(CloudError, match="denies"), in_words():
             s3.put_object(Bucket="theirs", Key="a", Body=b"x")
         with pytest.raises(CloudError, match="denies"), in_words():
@@ -418,6 +464,7 @@ def test_the_documented_user_can_do_all_that_the_commands_do(
     scaled = wanted(most_instances=2)
     with shared_cloud.guarded():
         somebody = Cloud(region=REGION)
+        somebody.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"another's")
         upload(somebody, dataset, PLACE)
         start(somebody, request())
         follow(somebody, "capstone-1", pause=lambda _: None)
@@ -431,6 +478,62 @@ def test_the_documented_user_can_do_all_that_the_commands_do(
         assert [each["name"] for each in status(somebody)] == ["capstone-1"]
         with pytest.raises(CloudError, match="denies"), in_words():
             somebody.client("iam").list_users()
+
+
+@pytest.mark.parametrize(
+    ("policies", "reads", "writes"),
+    [
+        (["endpoint-role"], {"models/one/model.tar.gz"}, set[str]()),
+        (
+            ["endpoint-role", "endpoint-async"],
+            {"models/one/model.tar.gz", "models/one/films/a"},
+            {"models/one/answers/a", "models/one/failures/a"},
+        ),
+        (["endpoint-role", "endpoint-capture"], {"models/one/model.tar.gz"}, {"captures/a"}),
+    ],
+)
+def test_the_documented_role_of_an_endpoint_reads_the_model_and_little_else(
+    policies: list[str], reads: set[str], writes: set[str], shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ("model.tar.gz", "contract.json", "films/a", "answers/a", "failures/a")
+    places = {"films/a.png", "captures/a", "runs/a", *(f"models/one/{key}" for key in keys)}
+    for place in places:
+        shared_cloud.client("s3").put_object(Bucket=PLACE.bucket, Key=place, Body=b"x")
+    become_nobody(shared_cloud, monkeypatch)
+    for name in policies:
+        document = (REPOSITORY / "deploy" / "aws" / f"{name}.json").read_text().replace("BUCKET", PLACE.bucket)
+        shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName=name, PolicyDocument=document)
+
+    def may(call: Any, place: str, **more: Any) -> bool:
+        try:
+            call(Bucket=PLACE.bucket, Key=place, **more)
+        except exceptions.ClientError as failure:
+            if failure.response["Error"]["Code"] != "AccessDenied":
+                raise
+            return False
+        return True
+
+    s3 = Cloud(region=REGION).client("s3")
+    with shared_cloud.guarded():
+        assert {place for place in places if may(s3.get_object, place)} == reads
+        assert {place for place in places if may(s3.put_object, place, Body=b"y")} == writes
+        assert not [place for place in places if may(s3.delete_object, place)]
+
+
+def test_the_documented_user_removes_only_what_bears_the_tag_or_lies_with_models() -> None:
+    """By its text: moto looks at no conditions."""
+    policy = json.loads((REPOSITORY / "deploy" / "aws" / "user.json").read_text())
+    for statement in policy["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        removing = [each for each in actions if re.search(r":(Delete|Deregister|Stop)", each)]
+        if "s3:DeleteObject" in removing or "cloudwatch:DeleteAlarms" in removing:
+            assert "BUCKET/*" not in statement["Resource"]
+            assert "*" not in statement["Resource"]
+        elif removing:
+            assert statement["Condition"] == {"Null": {"aws:ResourceTag/pneumoscope": "false"}}
+            assert actions == removing
+        if "sagemaker:AddTags" in actions:  # else a tag of one's own would open everything
+            assert "sagemaker:TaggingAction" in statement["Condition"]["StringEquals"]
 
 
 def test_the_documented_policy_of_a_key_is_one(shared_cloud: LocalCloud) -> None:
@@ -457,8 +560,8 @@ def in_a_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in (("MODEL", "s3://films-bucket/model.tar.gz"), ("BUCKET", PLACE.bucket), ("TABLE", "films")):
         monkeypatch.setenv(f"PNEUMOSCOPE_{name}", value)
     yield
-    function.cloud.cache_clear()
-    function.settings.cache_clear()
+    shared.cloud.cache_clear()
+    shared.settings.cache_clear()
 
 
 @pytest.mark.usefixtures("in_a_function")
@@ -467,7 +570,7 @@ def test_of_two_calls_that_store_at_once_one_comes_again(aws: Cloud, monkeypatch
     upload_of = partial(on_upload.Upload, bucket=PLACE.bucket, key="films/a.png", version=None)
     found, place = on_upload.Found(data=b"", size=0, etag="e"), {"Bucket": PLACE.bucket, "Key": "results/a.png.json"}
     prediction = {"status": "answered", "reason_codes": []}
-    decided = function.Decision(prediction=prediction, how="endpoint", shrunk=False, milliseconds=1.0)
+    decided = shared.Decision(prediction=prediction, how="endpoint", shrunk=False, milliseconds=1.0)
     store = partial(on_upload._store, found=found, decided=decided, request_id="1")
     before = on_upload._stored(place)
     assert store(upload_of(sequencer="0B"))
@@ -487,9 +590,9 @@ def test_a_missing_object_is_told_from_a_forbidden_one(aws: Cloud) -> None:
     """S3 says AccessDenied of both where listing is allowed for a prefix only."""
     denied = exceptions.ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject")
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="results/there.json", Body=b"{}")
-    assert function.is_absent(denied, PLACE.bucket, "results/missing.json")
-    assert function.is_absent(denied, PLACE.bucket, "results/there")
-    assert not function.is_absent(denied, PLACE.bucket, "results/there.json")
+    assert shared.is_absent(denied, PLACE.bucket, "results/missing.json")
+    assert shared.is_absent(denied, PLACE.bucket, "results/there")
+    assert not shared.is_absent(denied, PLACE.bucket, "results/there.json")
     gone, other = (exceptions.ClientError({"Error": {"Code": code}}, "GetObject") for code in ("NoSuchKey", "500"))
-    assert function.is_absent(gone, PLACE.bucket, "results/there.json")
-    assert not function.is_absent(other, PLACE.bucket, "results/missing.json")
+    assert shared.is_absent(gone, PLACE.bucket, "results/there.json")
+    assert not shared.is_absent(other, PLACE.bucket, "results/missing.json")

@@ -19,6 +19,7 @@ from samples import REPOSITORY
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
 TRAINING = REPOSITORY / "deploy" / "Dockerfile.train"
 LOCK = REPOSITORY / "deploy" / "requirements.lock"
+TRAINING_LOCK = REPOSITORY / "src" / "pneumoscope" / "aws" / "client" / "train.lock"
 TOOLS = Path(sys.executable).parent
 UV = REPOSITORY / ".venv" / "tools" / "bin" / "uv"
 
@@ -60,7 +61,7 @@ def test_it_runs_as_nobody_and_says_whether_it_is_well() -> None:
 
 def test_the_training_image_trains() -> None:
     stage = last_stage(TRAINING)
-    assert json.loads(stage["ENTRYPOINT"]) == ["pneumoscope"]
+    assert json.loads(stage["ENTRYPOINT"]) == ["python", "-m", "pneumoscope.aws.job"]
     assert json.loads(stage["CMD"]) == ["train"]
     assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in stage["ENV"]  # GPUs are counted by nvidia-smi
     assert "not a medical device" in stage["LABEL"]
@@ -90,7 +91,7 @@ def test_its_packages_are_the_tested_ones_and_few() -> None:
 
 
 def test_the_training_images_packages_are_the_tested_ones() -> None:
-    training = pins(LOCK.with_name("train.lock"))
+    training = pins(TRAINING_LOCK)
     assert training < pins(REPOSITORY / "requirements.lock")
     names = {pin.partition("==")[0] for pin in training}
     assert names >= {"torch", "timm", "lightning", "onnxruntime", "pydicom", "nvidia-nccl-cu13"}

@@ -11,13 +11,13 @@ import pytest
 from botocore import exceptions
 from pydantic import ValidationError
 
-from account import PLACE, REGION, Heard, keys, names, run, scripted, wanted
+from account import PLACE, REGION, Heard, keys, names, request, run, scripted, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws.deploy import await_service, deploy, describe_config, scale, scales
-from pneumoscope.aws.jobs import role_arn
-from pneumoscope.aws.made import belongings, limits_of, status
-from pneumoscope.aws.package import extract, unpacked
+from pneumoscope.aws.client.deploy import await_service, deploy, describe_config, describe_model, scale, scales
+from pneumoscope.aws.client.inventory import belongings, limits_of, status
+from pneumoscope.aws.client.train import describe_request, role_arn
 from pneumoscope.aws.session import Cloud, parse_location
+from pneumoscope.aws.unpack import extract, unpacked
 from pneumoscope.cli import main
 from pneumoscope.contract import load_contract
 from pneumoscope.errors import (
@@ -84,6 +84,28 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     assert "nothing that was made from here" in run("status").out
 
 
+def test_training_jobs_are_listed_without_a_call_for_each(aws: Cloud, shared_cloud: LocalCloud) -> None:
+    asked = list[str]()
+    role, own = role_arn(aws, "trainer"), {"Key": "pneumoscope", "Value": "x"}
+    for number in range(20):
+        arguments = describe_request(request(name=f"job-{number}"), role, REGION, None)
+        tags = [own] if number % 2 else [{"Key": "theirs", "Value": "x"}]
+        shared_cloud.client("sagemaker").create_training_job(**arguments | {"Tags": tags})
+    aws.client("sagemaker").meta.events.register("before-call", lambda model, **_: asked.append(model.name))
+    rows = status(aws)
+    assert {each["name"] for each in rows} == {f"job-{number}" for number in range(1, 20, 2)}
+    assert all(each["state"] and each["made"] for each in rows)
+    assert sorted(asked) == ["ListEndpointConfigs", "ListEndpoints", "ListModels", "Search"]
+
+
+def test_teardown_says_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(capture="s3://films-bucket/captures"), tiny_bundle)
+    removed = run("teardown", "films", "--yes")
+    assert (removed.code, "captured stay in s3://films-bucket/captures" in removed.err) == (0, True), removed
+    deploy(aws, wanted(), tiny_bundle)
+    assert "captured" not in run("teardown", "films", "--yes").err
+
+
 def test_a_teardown_that_was_broken_off_goes_on(aws: Cloud, tiny_bundle: Path) -> None:
     deploy(aws, wanted(), tiny_bundle)
     whole = names(aws)
@@ -108,7 +130,8 @@ def test_a_deployment_leaves_alone_what_another_one_makes_meanwhile(
     aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(aws, wanted(), tiny_bundle)
-    monkeypatch.setattr("pneumoscope.aws.deploy._require_free", lambda *_: None)  # both looked before either made
+    # Both looked before either made.
+    monkeypatch.setattr("pneumoscope.aws.client.deploy._require_free", lambda *_: None)
     with pytest.raises(CloudError, match=r"model.tar.gz already"):
         deploy(aws, wanted(), tiny_bundle)
 
@@ -147,7 +170,7 @@ def test_the_first_error_is_told_if_tidying_up_fails_too(
         raise CloudError("AWS denies it.")
 
     monkeypatch.setattr(aws.client("sagemaker"), "create_endpoint", refused)
-    monkeypatch.setattr("pneumoscope.aws.deploy.remove_file", denied)
+    monkeypatch.setattr("pneumoscope.aws.client.deploy.remove_file", denied)
     with pytest.raises(CloudError, match="no instances"):
         deploy(aws, wanted(), tiny_bundle)
 
@@ -192,7 +215,7 @@ def test_ctrl_c_while_waiting_says_that_the_endpoint_goes_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pneumoscope.aws.deploy.await_service", interrupted)
+    monkeypatch.setattr("pneumoscope.aws.client.deploy.await_service", interrupted)
     options = ["--to", "s3://films-bucket/models", "--role", "trainer", "--image", wanted().image, "--name", "films"]
     arguments = ["aws", "deploy", str(tiny_bundle), *options, "--instance-type", "ml.c5.large"]
     monkeypatch.setattr(sys, "argv", ["pneumoscope", *arguments])
@@ -285,6 +308,14 @@ def test_each_variant_is_described_as_aws_wants_it() -> None:
     assert not scales(wanted())
 
 
+@pytest.mark.parametrize(
+    ("changes", "isolated"),
+    [({}, True), ({"variant": "async"}, True), ({"variant": "serverless"}, False), ({"for_ray": True}, False)],
+)
+def test_a_model_reaches_no_network_where_that_can_be(changes: dict[str, Any], *, isolated: bool) -> None:
+    assert describe_model(wanted(**changes), "arn:role")["EnableNetworkIsolation"] is isolated
+
+
 def test_an_endpoint_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = {"EndpointName": "films", "EndpointStatus": "Creating"}
     failed = begun | {"EndpointStatus": "Failed", "FailureReason": "The container did not pass the ping health check."}
@@ -323,7 +354,7 @@ def test_an_archive_that_leads_out_or_unpacks_endlessly_is_refused(
     with pytest.raises(BundleError, match="cannot be unpacked"):
         extract(evil, tmp_path / "in")
     assert not (tmp_path / "outside").exists()
-    monkeypatch.setattr("pneumoscope.aws.package._MOST_UNPACKED", 1000)
+    monkeypatch.setattr("pneumoscope.aws.unpack._MOST_UNPACKED", 1000)
     with tarfile.open(evil, "w:gz") as packed:
         entry = tarfile.TarInfo("zeros")
         entry.size = 2000

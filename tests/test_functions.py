@@ -20,8 +20,8 @@ from lambda_events import from_eventbridge, from_s3, of_http_api, of_rest_api
 from lambda_runtime import Function, Outcome, invoke_officially, nowhere, official, running
 from local_cloud import LocalCloud, cloud
 from pneumoscope.aws import limits
-from pneumoscope.aws.function import Settings
-from pneumoscope.aws.package import write_model_archive
+from pneumoscope.aws.client.package import write_model_archive
+from pneumoscope.aws.functions.shared import Settings
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Engine
 from pneumoscope.errors import UsageError
@@ -87,7 +87,7 @@ def start(local: LocalCloud, service: Service) -> Start:
 
     @contextmanager
     def started(name: str, **changes: str) -> Iterator[Function]:
-        with running(f"pneumoscope.aws.{name}.handler", environment(local, service) | changes) as function:
+        with running(f"pneumoscope.aws.functions.{name}.handler", environment(local, service) | changes) as function:
             yield function
             assert not [planted for planted in PLANTED if planted in function.log]
 
@@ -694,6 +694,6 @@ def test_the_official_emulator_runs_a_function(local: LocalCloud, service: Servi
     if program is None:
         pytest.skip("no aws-sam-cli here, and PNEUMOSCOPE_LAMBDA_EMULATOR names no aws-lambda-rie")
     event = of_http_api("POST", "/predictions", FILM, content_type="image/jpeg")
-    outcome = invoke_officially(program, "pneumoscope.aws.api.handler", environment(local, service), event)
+    outcome = invoke_officially(program, "pneumoscope.aws.functions.api.handler", environment(local, service), event)
     assert bare(json.loads(outcome.answer["body"])) == bare(engine.predict(FILM).as_json())
     assert len(outcome.lines(LOG)) == 1

@@ -20,12 +20,13 @@ from starlette.testclient import TestClient
 import ray_serve
 from account import FILM, PLACE, REGION, keys, run, scripted, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws.deploy import deploy
+from pneumoscope.aws.client.deploy import deploy
+from pneumoscope.aws.client.invoke import Client
+from pneumoscope.aws.client.package import write_model_archive
 from pneumoscope.aws.endpoint import Endpoint, read_prediction, said_by_model
-from pneumoscope.aws.invoke import Client
 from pneumoscope.aws.limits import REALTIME, SERVERLESS
-from pneumoscope.aws.package import extract, write_model_archive
 from pneumoscope.aws.session import Cloud, in_words
+from pneumoscope.aws.unpack import extract
 from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine

@@ -1,4 +1,4 @@
-"""`pneumoscope train` as a SageMaker training job: real processes in a platform laid out as SageMaker's."""
+"""A SageMaker training job: real processes in a platform laid out as SageMaker's."""
 
 import csv
 import json
@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.main import get_command
 
-from pneumoscope.aws import job as job_module
-from pneumoscope.aws import platform
-from pneumoscope.aws.package import extract, training_archive
-from pneumoscope.cli.app import app
-from pneumoscope.cli.train import TrainCommand
+from pneumoscope.aws.client.package import training_archive
+from pneumoscope.aws.figures import METRICS
+from pneumoscope.aws.job import pipeline, platform
+from pneumoscope.aws.job.hyperparameters import read_hyperparameters
+from pneumoscope.aws.unpack import extract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import verify
 from pneumoscope.errors import PneumoscopeError, RunError, UsageError
@@ -47,7 +46,7 @@ class Container:
 
     def __init__(self, base: Path, *, checkpoints: bool = False) -> None:
         self.base = base
-        self.program = [sys.executable, "-m", "pneumoscope", "train"]
+        self.program = [sys.executable, "-m", "pneumoscope.aws.job", "train"]
         for folder in ("model", "output/data", "input/config", "input/data", *["checkpoints"] * checkpoints):
             (base / folder).mkdir(parents=True, exist_ok=True)
         self.log = base.with_name(f"{base.name}.log")
@@ -193,7 +192,7 @@ def test_a_job_leaves_a_bundle_reports_and_its_run(trained: Container, dataset: 
 
 def test_the_platforms_expressions_find_the_figures(trained: Container) -> None:
     columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
-    expressions = [expression for _, expression in platform.METRICS]
+    expressions = [expression for _, expression in METRICS]
     for row, line in zip(trained.figures(), [x for x in trained.said.splitlines() if x[:6] == "epoch "], strict=True):
         found = [re.findall(expression, line) for expression in expressions]
         assert found == [[f"{float(row[column]):.4f}"] for column in columns]
@@ -271,7 +270,7 @@ def start_on(
     names = ["127.0.0.1", "localhost"]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-    told = {"SM_HOSTS": json.dumps(names), job_module.PORT_VARIABLE: port}
+    told = {"SM_HOSTS": json.dumps(names), pipeline.PORT_VARIABLE: port}
     return [
         host.start(host.script_mode(channel) | told | {"SM_CURRENT_HOST": name}, *arguments)
         for host, channel, name in zip(hosts, channels, names, strict=True)
@@ -318,13 +317,14 @@ def test_a_lost_host_is_named_as_such(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"speed": "9"}, "No such option: --speed"),
-        ({"freeze": "maybe"}, "--freeze 'maybe' is neither true nor false"),
-        ({"epochs": "two"}, "Invalid value for '--epochs'"),
+        ({"speed": "9"}, "field 'speed' is not known"),
+        ({"freeze": "maybe"}, "hyper-parameter 'freeze' is 'maybe'; give true or false"),
+        ({"epochs": "two"}, "field 'epochs'"),
+        ({"export_precision": "int4"}, "field 'export_precision'"),
         ({"lr": "-1"}, "'lr'"),
         ({"out": "run"}, "'out' is the platform's to say"),
     ],
-    ids=["unknown", "switch", "number", "range", "out"],
+    ids=["unknown", "switch", "number", "precision", "range", "out"],
 )
 def test_a_wrong_hyperparameter_is_told_to_the_platform(
     wrong: dict[str, str], words: str, dataset: Dataset, tmp_path: Path
@@ -365,8 +365,8 @@ def test_a_job_that_is_stopped_leaves_no_half_of_a_bundle(
         copied.append(source.name)
 
     monkeypatch.setattr(shutil, "copyfile", stopped)
-    with pytest.raises(KeyboardInterrupt), job_module.stoppable():
-        job_module._install(trained.base / "model", model)
+    with pytest.raises(KeyboardInterrupt), pipeline.stoppable():
+        pipeline._install(trained.base / "model", model)
     assert copied
     assert content(model) == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -374,12 +374,12 @@ def test_a_job_that_is_stopped_leaves_no_half_of_a_bundle(
 
 def test_a_test_channel_is_looked_at_before_training(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(PneumoscopeError, match=r"channel 'test' has no manifest\.csv"):
-        job_module._open_test(tmp_path, dataset)
+        pipeline._open_test(tmp_path, dataset)
     for name in ("manifest.csv", "dataset.json"):
         text = (dataset.root / name).read_text()
         (tmp_path / name).write_text(text.replace("virus", "viral"))
     with pytest.raises(PneumoscopeError, match="'test' bacteria, normal, viral; they must be the same"):
-        job_module._open_test(tmp_path, dataset)
+        pipeline._open_test(tmp_path, dataset)
 
 
 def test_hosts_start_their_share_of_the_processes() -> None:
@@ -390,13 +390,13 @@ def test_hosts_start_their_share_of_the_processes() -> None:
         "SM_NUM_GPUS": "4",
     }
     job = platform.read_job(environment | {"SM_CURRENT_HOST": "algo-2", "SM_NETWORK_INTERFACE_NAME": "eth0"})
-    assert job_module.needs_launch(job, {})
+    assert pipeline.needs_launch(job, {})
     started = {"RANK": "4", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
-    assert not job_module.needs_launch(job, started)
-    assert set(job_module._place(job)) >= {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"}
-    assert job_module._network(job) == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
+    assert not pipeline.needs_launch(job, started)
+    assert set(pipeline._place(job)) >= {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"}
+    assert pipeline._network(job) == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
     alone = platform.read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"})
-    assert not job_module.needs_launch(alone, {})
+    assert not pipeline.needs_launch(alone, {})
 
 
 @pytest.mark.parametrize(
@@ -418,18 +418,33 @@ def test_without_a_platform_a_run_needs_its_place(command: Command, dataset: Dat
     assert (done.code, done.err) == (2, "error: --out is missing; give the run directory to make.\n")
 
 
-def test_options_are_taken_as_platforms_spell_them() -> None:
-    train = get_command(app).commands["train"]  # type: ignore[attr-defined]
-    assert isinstance(train, TrainCommand)
+def test_hyperparameters_are_taken_as_platforms_spell_them() -> None:
     for given, meant in (
-        ("--batch_size 32 --epochs 3", "--batch-size 32 --epochs 3"),
-        ("--freeze true --quiet True", "--freeze --quiet"),
-        ("--freeze False --quiet false", "--no-freeze"),
-        ("--freeze --no_freeze=true --no-freeze false", "--freeze --no-freeze --freeze"),
-        ("--weights my_net.pt --class_weights=sqrt", "--weights my_net.pt --class-weights sqrt"),
-        ("--un_known 3 --lr", "--un_known 3 --lr"),
+        ("--batch_size 32 --epochs 3", {"batch_size": 32, "epochs": 3}),
+        ("train --batch-size=32", {"batch_size": 32}),
+        ("--freeze true --mirror False", {"freeze": True, "mirror": False}),
+        ("--freeze", {"freeze": True}),
+        ("--freeze --no_freeze=true", {"freeze": False}),
+        ("--freeze --no_freeze=true --no-freeze false", {"freeze": True}),
+        ("--weights my_net.pt --class_weights=sqrt", {"weights": "my_net.pt", "class_weights": "sqrt"}),
+        ("--recipe capstone-resnet50 --lr 1e-3", {"recipe": "capstone-resnet50", "lr": 1e-3}),
     ):
-        assert train.respell(given.split()) == meant.split()
+        config, _ = read_hyperparameters({}, given.split())
+        assert {name: getattr(config, name) for name in meant} == meant
+    stored = {"batch_size": "16", "recipe": '"quick"', "sagemaker_region": '"eu-central-1"'}
+    config, options = read_hyperparameters(stored, ["--quiet", "True", "--export_precision", "int8"])
+    assert (config.batch_size, config.recipe) == (16, "quick")
+    assert (options.quiet, options.export_precision) == (True, "int8")
+    for wrong in ("--un_known 3", "--epochs", "3", "--resume true", "--teachers run"):
+        with pytest.raises(UsageError):
+            read_hyperparameters({}, wrong.split())
+
+
+def test_outside_a_job_its_command_names_the_one_for_other_machines() -> None:
+    container = [sys.executable, "-m", "pneumoscope.aws.job", "train"]
+    done = subprocess.run(container, env=surroundings(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0][:6]) == (2, "error:")
+    assert "run `pneumoscope train`" in done.stderr
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))

@@ -27,7 +27,7 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
 from local_cloud import LocalCloud, cloud
-from pneumoscope.aws.function import Settings
+from pneumoscope.aws.functions.shared import Settings
 from pneumoscope.aws.limits import REALTIME, SERVERLESS
 from samples import REPOSITORY
 
@@ -388,7 +388,7 @@ def test_functions_start_what_the_package_has(stack: Stack) -> None:
         assert (each["PackageType"], each["Architectures"]) == ("Image", ["x86_64"])
         assert each["ImageConfig"]["EntryPoint"] == ["python", "-m", "awslambdaric"]
         (command,) = each["ImageConfig"]["Command"]
-        assert re.fullmatch(r"pneumoscope\.aws\.\w+\.handler", command)
+        assert re.fullmatch(r"pneumoscope\.aws\.functions\.\w+\.handler", command)
         module, _, handler = command.rpartition(".")
         assert callable(getattr(importlib.import_module(module), handler))
     assert functions["OnUploadFunction"]["Timeout"] == 60

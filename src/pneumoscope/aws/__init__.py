@@ -1,1 +1,5 @@
-"""The cloud half: data in S3, training jobs, endpoints, Lambdas. Thin: every decision is made by the engine."""
+"""The cloud half, thin: every decision is made by the engine.
+
+`client` runs on a user's machine, `job` in a training job, `functions` in a Lambda. None of them imports another; what
+they share lies here.
+"""

@@ -65,11 +65,16 @@ class Form(StrEnum):
     json = "json"
 
 
-def _endpoint_name(given: str) -> str:
+def endpoint_name(given: str | None) -> str | None:
+    """Let through what SageMaker takes as a name.
+
+    Raises:
+        UsageError: it takes no such name.
+    """
     from pneumoscope.settings.names import checked_name
 
     try:
-        return checked_name(given)
+        return None if given is None else checked_name(given)
     except ValueError as failure:
         raise UsageError(f"{failure}.") from None
 
@@ -90,8 +95,8 @@ def upload_command(
 
     The bucket must be in the region of the work to come. The manifest is sent last.
     """
+    from pneumoscope.aws.client.upload import upload
     from pneumoscope.aws.session import parse_location
-    from pneumoscope.aws.upload import upload
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
 
@@ -147,8 +152,8 @@ def train_command(
 
     The recipe is checked here, before anything costs. Ctrl-C while waiting leaves the job running.
     """
-    from pneumoscope.aws.images import training_image
-    from pneumoscope.aws.jobs import TrainingRequest, follow, start
+    from pneumoscope.aws.client.images import training_image
+    from pneumoscope.aws.client.train import TrainingRequest, follow, start
     from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
     from pneumoscope.training.config import load_recipe, make_config, recipe_names
@@ -232,8 +237,8 @@ def deploy_command(
 
     What it makes bears a tag, by which `aws status` finds it and `aws teardown` removes it.
     """
-    from pneumoscope.aws.deploy import Deployment, await_service, deploy, scale, scales
-    from pneumoscope.aws.images import RAY_SERVE, aws_image
+    from pneumoscope.aws.client.deploy import Deployment, await_service, deploy, scale, scales
+    from pneumoscope.aws.client.images import RAY_SERVE, aws_image
     from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
     from pneumoscope.contract import load_contract
@@ -286,7 +291,7 @@ def deploy_command(
 
 @app.command("invoke")
 def invoke_command(
-    endpoint: Annotated[str, typer.Argument(callback=_endpoint_name, help="The endpoint's name.")],
+    endpoint: Annotated[str, typer.Argument(callback=endpoint_name, help="The endpoint's name.")],
     images: Annotated[list[Path], typer.Argument(exists=True, help="Films, or folders of them.")],
     *,
     variant: Annotated[Variant | None, typer.Option(help="How it is asked; by default AWS is asked that.")] = None,
@@ -305,7 +310,7 @@ def invoke_command(
     no account is needed.
     Goes on past bad films; exit code 1 if there were any.
     """
-    from pneumoscope.aws.invoke import Client
+    from pneumoscope.aws.client.invoke import Client
     from pneumoscope.aws.session import Cloud, stand_in
     from pneumoscope.cli.show_aws import show_answers
     from pneumoscope.contract import DISCLAIMER
@@ -326,7 +331,7 @@ def status_command(
     region: Region = None,
 ) -> None:
     """List the endpoints, configurations, models and training jobs of this region that were made from here."""
-    from pneumoscope.aws.made import status
+    from pneumoscope.aws.client.inventory import status
     from pneumoscope.cli.show_aws import show_made
 
     cloud = _cloud(region)
@@ -335,7 +340,7 @@ def status_command(
 
 @app.command("teardown")
 def teardown_command(
-    name: Annotated[str, typer.Argument(callback=_endpoint_name, help="The endpoint's name.")],
+    name: Annotated[str, typer.Argument(callback=endpoint_name, help="The endpoint's name.")],
     *,
     keep_model: Annotated[
         bool, typer.Option("--keep-model", help="Leave the model's files in S3, for a stack or another endpoint.")
@@ -348,10 +353,11 @@ def teardown_command(
     Only what bears the tag that `aws deploy` gave it. Data sets, training jobs' results, and films and
     answers of an asynchronous endpoint stay.
     """
-    from pneumoscope.aws.made import belongings
+    from pneumoscope.aws.client.inventory import belongings, captured
 
     cloud = _cloud(region)
     found = list(belongings(cloud, name, keep_model=keep_model))
+    films = captured(cloud, name)
     if not found:
         typer.echo(f"nothing named {name} that was made from here is in {cloud.region}.")
         return
@@ -364,6 +370,8 @@ def teardown_command(
     for each in found:
         each.remove()
         typer.echo(f"removed: {each.name}")
+    if films is not None:
+        typer.echo(f"note: the films and answers that were captured stay in {films}, until you delete them.", err=True)
 
 
 def _cloud(region: str | None) -> "Cloud":

@@ -38,7 +38,7 @@ def choose_bundle(given: Path | None) -> Choice:
     """
     if given is not None:
         return Choice(folder=given, shipped=False)
-    from pneumoscope.aws.platform import gives_models
+    from pneumoscope.aws.job.platform import gives_models
     from pneumoscope.settings.option import BUNDLE_VARIABLE
 
     # Our image sets the variable: empty, it is a container whose bundle was forgotten.

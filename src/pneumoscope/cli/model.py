@@ -8,7 +8,7 @@ import typer
 
 from pneumoscope.cli.bundle import BundleCommand, Choice, EvaluateCommand, choose_bundle, refuse_bundles
 from pneumoscope.cli.command import command
-from pneumoscope.cli.train import TrainCommand, cross_validate_command, data_of, train_command
+from pneumoscope.cli.train import cross_validate_command, data_of, train_command
 from pneumoscope.errors import UsageError
 from pneumoscope.models import shipped_bundle
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to the command tree, in the order of the flow."""
     command(app, "demo", "films.Demo")(demo_command)
-    command(app, "train", "training.Train", cls=TrainCommand)(train_command)
+    command(app, "train", "training.Train")(train_command)
     command(app, "cross-validate", "training.CrossValidate")(cross_validate_command)
     command(app, "export", "training.Export")(export_command)
     command(app, "verify", "films.Verify", cls=BundleCommand)(verify_command)

@@ -13,6 +13,8 @@ from pneumoscope.errors import UsageError
 if TYPE_CHECKING:
     from pneumoscope.settings.serve import Serve, ServeConfig
 
+_STAND_IN = "pneumoscope.aws.stand_in:router"  # by its path: each worker process imports it for itself
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command tree."""
@@ -55,7 +57,8 @@ def _config(settings: "Serve", bundle: Path) -> "ServeConfig":
 
     shared = {name: getattr(settings, name) for name in ServeOptions.model_fields}
     try:
-        return ServeConfig(bundle=bundle, token=_token(settings.token_file), **shared)
+        routers = () if settings.as_endpoint is None else (_STAND_IN,)
+        return ServeConfig(bundle=bundle, token=_token(settings.token_file), routers=routers, **shared)
     except ValidationError as failure:
         raise UsageError(f"{first_problem(failure)}; see `pneumoscope serve --help`.") from None
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from pneumoscope.aws.invoke import Client, as_document, as_refusal
+from pneumoscope.aws.client.invoke import Client, as_document, as_refusal
 from pneumoscope.cli.films import list_films, refuse_none
 from pneumoscope.cli.show import complain, print_line, stdout
 from pneumoscope.errors import ImageError

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.server import page, problems, routes, sagemaker
+from pneumoscope.server import page, problems, routes
 from pneumoscope.server.boundary import Boundary
 from pneumoscope.server.problems import ProblemDocument
 from pneumoscope.server.service import Service
@@ -50,8 +51,8 @@ def create_app(
     problems.install(app)
     app.include_router(routes.router)
     app.include_router(routes.guarded)
-    if config.as_endpoint is not None:
-        app.include_router(sagemaker.router)
+    for path in config.routers:
+        app.include_router(resolve_name(path))
     page.install(app)
     if config.cors_origins:
         app.add_middleware(

@@ -71,6 +71,9 @@ class ServeConfig(ServeOptions):
 
     bundle: Path
     token: SecretStr | None = Field(default=None, description="Bearer token that clients must send.")
+    routers: tuple[str, ...] = Field(
+        default=(), description="Import paths, as module:name, of routers with routes beside the service's own."
+    )
 
     @field_validator("token")
     @classmethod

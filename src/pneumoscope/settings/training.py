@@ -133,9 +133,6 @@ class Train(Document):
         "Repeatable.",
     )
     cache: Cache = None
-    export_precision: Precision | None = Field(
-        default=None, description="Of a training job's bundle, fp32 or int8; by default fp32."
-    )
     quiet: Quiet = False
 
 

@@ -235,7 +235,7 @@ def _endpoint() -> Endpoint:
 @cache
 def _engine() -> "Engine":
     """The bundle in S3, loaded and verified; its files are not kept."""
-    from pneumoscope.aws.package import unpacked
+    from pneumoscope.aws.unpack import unpacked
 
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "model.tar.gz"

@@ -10,10 +10,9 @@ from typing import IO, Any, Literal, Self
 from botocore import exceptions
 from pydantic import Field, model_validator
 
-from pneumoscope.aws.bucket import check_bucket, encryption
-from pneumoscope.aws.images import InstanceType, has_disks
-from pneumoscope.aws.jobs import TAG, role_arn
-from pneumoscope.aws.made import (
+from pneumoscope.aws.client.bucket import check_bucket, encryption
+from pneumoscope.aws.client.images import InstanceType, has_disks
+from pneumoscope.aws.client.inventory import (
     ARCHIVE,
     KINDS,
     NAMESPACE,
@@ -24,8 +23,10 @@ from pneumoscope.aws.made import (
     remove_file,
     scaled,
 )
-from pneumoscope.aws.package import unpacked, write_model_archive
+from pneumoscope.aws.client.package import write_model_archive
+from pneumoscope.aws.client.train import TAG, role_arn
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
+from pneumoscope.aws.unpack import unpacked
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.documents import Document
 from pneumoscope.engine import verify
@@ -138,9 +139,8 @@ def _put_new(s3: Any, target: Location, stream: IO[bytes], options: dict[str, st
 
 def _create(cloud: Cloud, wanted: Deployment, role: str, undo: ExitStack) -> None:
     name, tags = wanted.name, [{"Key": TAG, "Value": wanted.name}]
-    container = {"Image": wanted.image, "ModelDataUrl": str(wanted.folder / ARCHIVE)}
     making: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("model", {"ModelName": name, "PrimaryContainer": container, "ExecutionRoleArn": role}),
+        ("model", describe_model(wanted, role)),
         ("endpoint_config", describe_config(wanted)),
     )
     for kind, arguments in making:
@@ -159,6 +159,20 @@ def _unless_refused(step: Callable[..., None], *given: Any) -> None:
     """One step back. What failed first is told, not what failed after it."""
     with suppress(CloudError):
         step(*given)
+
+
+def describe_model(wanted: Deployment, role: str) -> dict[str, Any]:
+    """The arguments of `create_model`, without tags.
+
+    The model reaches no network: it needs none, and what it reads are films. A serverless endpoint cannot be isolated,
+    and Ray Serve's image installs packages when it starts.
+    """
+    return {
+        "ModelName": wanted.name,
+        "PrimaryContainer": {"Image": wanted.image, "ModelDataUrl": str(wanted.folder / ARCHIVE)},
+        "ExecutionRoleArn": role,
+        "EnableNetworkIsolation": wanted.variant != "serverless" and not wanted.for_ray,
+    }
 
 
 def describe_config(wanted: Deployment) -> dict[str, Any]:
@@ -238,7 +252,9 @@ def scale(cloud: Cloud, wanted: Deployment) -> None:
     }
     with in_words(f"scaling of endpoint {wanted.name}"):
         client = cloud.client("application-autoscaling")
-        client.register_scalable_target(**target, MinCapacity=wanted.instances, MaxCapacity=wanted.most_instances)
+        client.register_scalable_target(
+            **target, MinCapacity=wanted.instances, MaxCapacity=wanted.most_instances, Tags={TAG: wanted.name}
+        )
         client.put_scaling_policy(
             **target,
             PolicyName=f"{wanted.name}-load",

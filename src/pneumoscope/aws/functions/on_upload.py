@@ -33,7 +33,7 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
-from pneumoscope.aws.function import (
+from pneumoscope.aws.functions.shared import (
     Decision,
     Event,
     classify,

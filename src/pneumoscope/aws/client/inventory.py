@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from botocore import exceptions
 
-from pneumoscope.aws.jobs import TAG
+from pneumoscope.aws.client.train import TAG
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.errors import CloudError
@@ -16,6 +16,7 @@ Variant: TypeAlias = Literal["realtime", "serverless", "async"]
 ARCHIVE = "model.tar.gz"
 PRODUCTION = "AllTraffic"
 NAMESPACE = "sagemaker"  # of Application Auto Scaling
+_PAGE = 100  # training jobs in one answer, the most there may be
 #: What an endpoint is made of, in the order of removal.
 KINDS = (("endpoint", "an endpoint"), ("endpoint_config", "an endpoint configuration"), ("model", "a model"))
 
@@ -147,14 +148,13 @@ def status(cloud: Cloud) -> list[dict[str, str]]:
     Raises:
         CloudError: AWS refuses.
     """
-    return [row for kind in _LISTED for row in _made(cloud, kind)]
+    return [row for kind in _LISTED for row in _made(cloud, kind)] + _jobs(cloud)
 
 
 _LISTED = {
     "endpoint": ("list_endpoints", "Endpoints", "EndpointStatus"),
     "endpoint config": ("list_endpoint_configs", "EndpointConfigs", ""),
     "model": ("list_models", "Models", ""),
-    "training job": ("list_training_jobs", "TrainingJobSummaries", "TrainingJobStatus"),
 }
 
 
@@ -164,9 +164,37 @@ def _made(cloud: Cloud, kind: str) -> Iterator[dict[str, str]]:
         pages = cloud.client("sagemaker").get_paginator(operation).paginate()
         listed = [each for page in pages for each in page[listed_as]]
     for each in listed:
-        if any(tag["Key"] == TAG for tag in _tags(cloud, each[f"{stem}Arn"])):
-            made = each["CreationTime"].strftime("%Y-%m-%d %H:%M")
-            yield {"kind": kind, "name": each[f"{stem}Name"], "state": each.get(state, ""), "made": made}
+        if _is_tagged(_tags(cloud, each[f"{stem}Arn"])):
+            yield _row(kind, each, state)
+
+
+def _jobs(cloud: Cloud) -> list[dict[str, str]]:
+    """Training jobs by SageMaker's search, which tells their tags along: accounts have hundreds, and keep them."""
+    with in_words("listing training jobs"):
+        search = cloud.client("sagemaker").get_paginator("search")
+        pages = search.paginate(Resource="TrainingJob", PaginationConfig={"PageSize": _PAGE})
+        found = [each["TrainingJob"] for page in pages for each in page["Results"]]
+    return [_row("training job", job, "TrainingJobStatus") for job in found if _is_tagged(job.get("Tags", []))]
+
+
+def _is_tagged(tags: list[dict[str, str]]) -> bool:
+    return any(tag["Key"] == TAG for tag in tags)
+
+
+def _row(kind: str, told: dict[str, Any], state: str) -> dict[str, str]:
+    made = told["CreationTime"].strftime("%Y-%m-%d %H:%M")
+    return {"kind": kind, "name": told[f"{_stem(kind)}Name"], "state": told.get(state, ""), "made": made}
+
+
+def captured(cloud: Cloud, name: str) -> str | None:
+    """Where the films and answers that an endpoint has captured lie: they outlive it.
+
+    Raises:
+        CloudError: it may not be looked at.
+    """
+    config = described(cloud, "endpoint_config", name) or {}
+    capture: dict[str, str] = config.get("DataCaptureConfig") or {}
+    return capture.get("DestinationS3Uri")
 
 
 def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:

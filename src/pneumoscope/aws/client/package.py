@@ -2,32 +2,26 @@
 
 import gzip
 import io
+import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
 from packaging.requirements import Requirement
 
 from pneumoscope.contract import CONTRACT_FILE, load_contract
-from pneumoscope.engine import Engine, verify
-from pneumoscope.errors import BundleError
 from pneumoscope.models import SHIPPED
 
 TRAIN_PROGRAM = "train.py"
 _PACKAGE = "pneumoscope"
-_MOST_UNPACKED = 4 << 30  # bytes; a model is a tenth of that
+_OF_THE_IMAGE = re.compile(r"(torch|torchvision|triton|(cuda|nvidia)-[a-z0-9-]+)==")
 _TRAIN = f'''"""Made by `pneumoscope aws train`: the training image runs this with the hyper-parameters as arguments."""
 
-import sys
+from {_PACKAGE}.aws.job.__main__ import main
 
-from {_PACKAGE}.cli import main
-
-sys.argv.insert(1, "train")
 main()
 '''
 _DEPLOYMENT = f'''"""Made by `pneumoscope aws deploy --serving ray`: what Ray Serve runs."""
@@ -46,11 +40,11 @@ _RAY_CONFIG = """applications:
 
 
 def training_archive() -> bytes:
-    """`sourcedir.tar.gz` for script mode: the entry point, this package, and what it needs beside PyTorch."""
+    """`sourcedir.tar.gz` for script mode: the entry point, this package, and the pinned packages beside PyTorch."""
     stream = io.BytesIO()
     with _writing(stream) as archive:
         _add(archive, TRAIN_PROGRAM, _TRAIN.encode())
-        _add(archive, "requirements.txt", _lines(requirements("train")))
+        _add(archive, "requirements.txt", _lines(pinned()))
         _add_package(archive)
     return stream.getvalue()
 
@@ -68,42 +62,15 @@ def write_model_archive(bundle: Path, stream: IO[bytes], *, for_ray: bool) -> No
             _add_package(archive)
 
 
-@contextmanager
-def unpacked(archive: Path) -> Iterator[tuple[Path, Engine]]:
-    """The bundle in a `model.tar.gz`, in a folder that goes when the block ends, and its engine, verified.
+def pinned() -> list[str]:
+    """What a training job installs: the packages of the lock with their hashes, but those that come with AWS's image.
 
-    Raises:
-        BundleError: no such archive, or no bundle in it that reproduces its golden cases.
+    pip takes what is installed for a package that others need, so PyTorch stays the image's. Of any other package it
+    accepts no file whose hash is not listed.
     """
-    with TemporaryDirectory(prefix="pneumoscope-") as name:
-        folder = Path(name)
-        extract(archive, folder)
-        bundle = folder / "bundle" if (folder / "bundle" / CONTRACT_FILE).is_file() else folder
-        engine = Engine.load(bundle)
-        verify(bundle, engine=engine)
-        yield bundle, engine
-
-
-def extract(archive: Path, folder: Path) -> None:
-    """Unpack a `model.tar.gz`: plain files inside the folder, and not endlessly.
-
-    Raises:
-        BundleError: it is no such archive, or holds something else.
-    """
-    try:
-        with tarfile.open(archive, "r:gz") as packed:
-            left = _MOST_UNPACKED
-            for member in packed:
-                left -= member.size
-                if left < 0:
-                    raise BundleError(
-                        f"{archive} unpacks to more than {_MOST_UNPACKED:,} bytes; it is no model of ours."
-                    )
-                packed.extract(member, folder, filter="data")
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as failure:
-        raise BundleError(
-            f"{archive} cannot be unpacked ({failure}); give a model.tar.gz of a training job."
-        ) from failure
+    lock = resources.files("pneumoscope.aws.client") / "train.lock"
+    entries = re.split(r"\n(?=\S)", lock.read_text(encoding="utf-8").strip())
+    return [each for each in entries if _OF_THE_IMAGE.match(each) is None]
 
 
 def requirements(extra: str) -> list[str]:

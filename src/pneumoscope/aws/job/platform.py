@@ -28,20 +28,9 @@ from typing import Any
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 
-#: Figures of each epoch, by the expressions that find them in the line `train` prints: the job's MetricDefinitions.
-METRICS: tuple[tuple[str, str], ...] = (
-    ("train:loss", r"epoch \d+/\d+ +train loss ([0-9.]+)"),
-    ("train:accuracy", r"train loss \S+ accuracy ([0-9.]+)"),
-    ("validation:loss", r"val loss ([0-9.]+)"),
-    ("validation:accuracy", r"val loss \S+ accuracy ([0-9.]+)"),
-    ("validation:macro_f1", r"val loss .* macro-F1 ([0-9.]+)"),
-)
-
 _LONGEST_REASON = 1024  # characters; SageMaker shows no more
 _HYPERPARAMETERS = "input/config/hyperparameters.json"
 _RESOURCES = "input/config/resourceconfig.json"
-_TOOLKITS = "sagemaker_"  # hyper-parameters that the platform's own tools add for themselves
-_PLATFORMS = {"out", "data", "cache", "resume", "help"}  # options that are none in a job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,24 +90,6 @@ def read_job(environment: Mapping[str, str] = os.environ) -> Job:
     if not job.train.is_dir():
         raise UsageError("the job has no channel 'train'; give one with a data set made by `pneumoscope data prepare`.")
     return job
-
-
-def as_arguments(hyperparameters: Mapping[str, str]) -> list[str]:
-    """Hyper-parameters as the options of `pneumoscope train` that they stand for.
-
-    AWS's SDK writes values as JSON, so that a text has quotation marks of its own.
-
-    >>> as_arguments({"batch_size": "16", "recipe": '"quick"', "sagemaker_region": "eu-central-1"})
-    ['--batch_size=16', '--recipe=quick']
-
-    Raises:
-        UsageError: one is not a job's to choose.
-    """
-    if refused := sorted(_PLATFORMS & hyperparameters.keys()):
-        raise UsageError(f"hyper-parameter {refused[0]!r} is the platform's to say in a training job; leave it out.")
-    return [
-        f"--{name}={_plain(value)}" for name, value in hyperparameters.items() if not name.lower().startswith(_TOOLKITS)
-    ]
 
 
 def reason_of(failure: BaseException) -> str:
@@ -221,14 +192,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{path} is not a JSON object.")
     return document
-
-
-def _plain(value: str) -> str:
-    try:
-        decoded = json.loads(value)
-    except ValueError:
-        return value
-    return decoded if isinstance(decoded, str) else value
 
 
 def _count_gpus() -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.aws.platform import Job
+from pneumoscope.aws.job.platform import Job
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.dataset.manifest import MANIFEST_FILE
@@ -39,8 +39,8 @@ def needs_launch(job: Job, environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def launch(job: Job, arguments: Sequence[str]) -> int:
-    """Run `pneumoscope` with these arguments in this host's share of the processes, by torchrun; its exit code."""
-    module = ["-m", "pneumoscope", *arguments]
+    """Run the job's command with these arguments in this host's share of the processes, by torchrun; its exit code."""
+    module = ["-m", "pneumoscope.aws.job", *arguments]
     process = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *_place(job), *module], env=os.environ | _network(job)
     )

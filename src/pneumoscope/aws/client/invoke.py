@@ -12,9 +12,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from pneumoscope.aws.client.inventory import Variant, limits_of
 from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
-from pneumoscope.aws.made import Variant, limits_of
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location, stand_in
 from pneumoscope.contract import CONTRACT_FILE, InputRule, load_contract
 from pneumoscope.errors import BusyError, CloudError, ImageError, UnsuitableError, UsageError

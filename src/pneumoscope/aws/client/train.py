@@ -9,12 +9,12 @@ from typing import Any
 from botocore import exceptions
 from pydantic import Field
 
-from pneumoscope.aws.bucket import check_bucket, encryption
-from pneumoscope.aws.images import InstanceType, has_disks
-from pneumoscope.aws.package import TRAIN_PROGRAM, training_archive
-from pneumoscope.aws.platform import METRICS
+from pneumoscope.aws.client.bucket import check_bucket, encryption
+from pneumoscope.aws.client.images import InstanceType, has_disks
+from pneumoscope.aws.client.package import TRAIN_PROGRAM, training_archive
+from pneumoscope.aws.client.upload import listed
+from pneumoscope.aws.figures import METRICS
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
-from pneumoscope.aws.upload import listed
 from pneumoscope.dataset.manifest import MANIFEST_FILE
 from pneumoscope.documents import Document
 from pneumoscope.errors import CloudError

@@ -28,7 +28,7 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
-from pneumoscope.aws.function import (
+from pneumoscope.aws.functions.shared import (
     Event,
     classify,
     cloud,

@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore import exceptions
 
-from pneumoscope.aws.bucket import check_bucket, encryption
+from pneumoscope.aws.client.bucket import check_bucket, encryption
 from pneumoscope.aws.session import TRANSFERS, Cloud, Location, code_of, in_words
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
@@ -38,8 +38,9 @@ def upload(
 ) -> Uploaded:
     """Put a data set's files under a prefix; the manifest last, so that a prefix with one is whole.
 
-    A file that is there with the same SHA-256 and encryption is not sent again, so a broken upload goes on when it is
-    asked for again. Every film is checked against the manifest as it is read.
+    Another data set's manifest is removed first: it would vouch for films that are being replaced. A file that is
+    there with the same SHA-256 and encryption is not sent again, so a broken upload goes on when it is asked for
+    again. Every film is checked against the manifest as it is read.
 
     Args:
         cloud: of the region that the training job will run in.
@@ -58,6 +59,7 @@ def upload(
     s3 = cloud.client("s3")
     options = encryption(kms_key)
     present = _sizes(s3, place)
+    _disown(s3, place / MANIFEST_FILE, (dataset.root / MANIFEST_FILE).read_bytes(), options, present)
 
     def send(film: Film) -> tuple[int, bool]:
         content = dataset.read(film)
@@ -95,10 +97,18 @@ def listed(s3: Any, place: Location) -> Iterator[dict[str, Any]]:
             yield from page.get("Contents", [])
 
 
+def _disown(s3: Any, manifest: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> None:
+    """Remove a manifest unless it is the one that is to be there."""
+    if manifest.key not in present or _is_same(s3, manifest, content, options, present):
+        return
+    with in_words(f"removing {manifest}"):
+        s3.delete_object(Bucket=manifest.bucket, Key=manifest.key)
+    del present[manifest.key]
+
+
 def _put(s3: Any, target: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> bool:
     """Send a file unless it is there; whether it was sent."""
-    checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
-    if present.get(target.key) == len(content) and _is_there(s3, target, checksum, options):
+    if _is_same(s3, target, content, options, present):
         return False
     with in_words(f"writing {target}"):
         s3.put_object(
@@ -106,15 +116,21 @@ def _put(s3: Any, target: Location, content: bytes, options: dict[str, str], pre
             Key=target.key,
             Body=content,
             ChecksumAlgorithm="SHA256",
-            ChecksumSHA256=checksum,
+            ChecksumSHA256=_checksum(content),
             ContentType=guess_type(target.key)[0] or "application/octet-stream",
             **options,
         )
     return True
 
 
-def _is_there(s3: Any, target: Location, checksum: str, options: dict[str, str]) -> bool:
+def _checksum(content: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(content).digest()).decode()
+
+
+def _is_same(s3: Any, target: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> bool:
     """Whether the same bytes are there, encrypted as they are to be."""
+    if present.get(target.key) != len(content):
+        return False
     with in_words(f"reading {target}"):
         try:
             head = s3.head_object(Bucket=target.bucket, Key=target.key, ChecksumMode="ENABLED")
@@ -122,6 +138,9 @@ def _is_there(s3: Any, target: Location, checksum: str, options: dict[str, str])
             if code_of(failure) == "404":  # gone since it was listed
                 return False
             raise
-    if head.get("ChecksumSHA256") != checksum or head.get("ServerSideEncryption") != options["ServerSideEncryption"]:
+    if (
+        head.get("ChecksumSHA256") != _checksum(content)
+        or head.get("ServerSideEncryption") != options["ServerSideEncryption"]
+    ):
         return False
     return str(head.get("SSEKMSKeyId", "")).endswith(options.get("SSEKMSKeyId", ""))  # told as an ARN

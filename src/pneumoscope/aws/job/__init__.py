@@ -1,0 +1,1 @@
+"""Inside a training job's container, without boto3."""

@@ -1,0 +1,75 @@
+"""`python -m pneumoscope.aws.job`: the command of a training job's container.
+
+It trains on the job's channel `train`, exports into the job's model directory, and reports on the validation films and
+on the channel `test`, on one host or several. Hyper-parameters are arguments (`--epochs 4`, `--freeze true`), or come
+from the platform's file: every field of the training configuration, `recipe`, `export_precision` and `quiet`.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pneumoscope.aws.job.hyperparameters import read_hyperparameters
+from pneumoscope.aws.job.pipeline import launch, needs_launch, run_job, stoppable
+from pneumoscope.aws.job.platform import (
+    Job,
+    clear_failure,
+    failure_file,
+    on_platform,
+    read_failure,
+    read_job,
+    reason_of,
+    write_failure,
+)
+from pneumoscope.cli.exits import run
+from pneumoscope.cli.show import make_listener, print_line, show_report
+from pneumoscope.errors import PneumoscopeError, RunError, UsageError
+from pneumoscope.training.world import World, is_launched
+
+
+def main() -> None:
+    """Train as the platform asks; what fails is said in one sentence, also where the platform looks for it."""
+    run(lambda: _train(sys.argv[1:]))
+
+
+def _train(arguments: Sequence[str]) -> None:
+    if "--help" in arguments:
+        print_line(str(__doc__))
+        return
+    if not on_platform():
+        raise UsageError("this is not a training job's container; to train elsewhere, run `pneumoscope train`.")
+    if not is_launched():
+        clear_failure(failure_file())
+    with _reported():
+        _work(read_job(), arguments)
+
+
+def _work(job: Job, arguments: Sequence[str]) -> None:
+    """The job, or this host's share of it."""
+    config, options = read_hyperparameters(job.hyperparameters, arguments)
+    listener = make_listener(quiet=options.quiet or not World.of().leads)
+    with stoppable():
+        if not needs_launch(job):
+            for report in run_job(job, config, precision=options.export_precision, listener=listener):
+                show_report(report)
+        elif code := launch(job, arguments):
+            said = read_failure(job.failure)
+            raise RunError(said or f"the training processes of this host ended with code {code}; see the log.")
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Tell the platform, too, why the block failed; nothing that is said names a film."""
+    try:
+        yield
+    except (PneumoscopeError, OSError) as failure:
+        reason = reason_of(failure)
+        write_failure(failure_file(), reason)
+        raise (UsageError if isinstance(failure, UsageError) else RunError)(reason) from failure
+    except Exception as failure:
+        write_failure(failure_file(), reason_of(failure))
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""How a command ends: the one table from exceptions to exit codes."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from io import TextIOWrapper
+
+from pneumoscope.errors import PneumoscopeError, UsageError
+
+# What `pip install pneumoscope` leaves out, by the extra that brings it.
+_EXTRAS = {
+    "aws": {"boto3", "botocore", "packaging"},
+    "data": {"httpx2", "imagehash", "jinja2", "scipy", "sklearn"},
+    "dicom": {"pydicom", "gdcm", "jpeg_ls", "openjpeg"},
+    "train": {
+        *("captum", "huggingface_hub", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "timm"),
+        *("torch", "torchmetrics", "torchvision"),
+    },
+}
+_INTERRUPTED = 130
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a command; every error a user can mend ends in one sentence and an exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what its encoding does not
+    # Pillow warns about a damaged file on top of the error that we report.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    try:
+        command()
+    except UsageError as failure:
+        _fail(str(failure), 2)
+    except PneumoscopeError as failure:
+        _fail(str(failure), 1)
+    except ModuleNotFoundError as failure:
+        extras = [extra for extra, modules in _EXTRAS.items() if (failure.name or "").split(".")[0] in modules]
+        if not extras:
+            raise
+        _fail(f"this command needs {failure.name}; install it with: pip install 'pneumoscope[{extras[0]}]'", 1)
+    except OSError as failure:
+        _fail(f"{failure.filename or 'a file'}: {failure.strerror or failure}.", 1)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
