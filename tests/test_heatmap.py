@@ -3,19 +3,25 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from pneumoscope.cli.app import app
 from pneumoscope.contract import DISCLAIMER
-from pneumoscope.engine import Engine
+from pneumoscope.engine import Encoded, Engine, Prediction
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.explain import Explainer, last_features
 from pneumoscope.heatmap import LONGEST_SIDE, Explained, draw, of_prediction, strength
-from pneumoscope.imaging import read_luma
+from pneumoscope.imaging import raster
 from pneumoscope.phantom import encode_jpeg, film
+from pneumoscope.server.app import create_app
+from pneumoscope.settings.serve import ServeConfig
 
 FILM = encode_jpeg(film("bacteria", patient=1, size=(300, 360)))
 
@@ -53,6 +59,12 @@ def test_the_film_keeps_its_aspect_and_the_words_their_room(size: tuple[int, int
     assert picture.shape[1] >= 580
 
 
+def drawable(bundle: Path, data: bytes) -> Prediction:
+    """A decision that brings its film."""
+    film = Encoded(name="", read=lambda: data)
+    return next(Engine.load(bundle).predict_many([film], picture_side=LONGEST_SIDE))
+
+
 def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,9 +74,9 @@ def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
     monkeypatch.setattr(
         ImageDraw.ImageDraw, "text", lambda _pen, _place, text, *_more, **_options: written.append(text)
     )
-    prediction = Engine.load(tiny_bundle).predict(FILM)
+    prediction = drawable(tiny_bundle, FILM)
     assert prediction.attention is not None
-    explained = of_prediction(prediction, read_luma(FILM))
+    explained = of_prediction(prediction)
     assert explained is not None
     draw(explained)
     assert DISCLAIMER in written
@@ -73,7 +85,8 @@ def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
 
 
 def test_a_rejected_film_has_no_picture(tiny_bundle: Path) -> None:
-    assert of_prediction(Engine.load(tiny_bundle).predict(b"no film"), read_luma(FILM)) is None
+    assert of_prediction(drawable(tiny_bundle, b"no film")) is None
+    assert of_prediction(Engine.load(tiny_bundle).predict(FILM)) is None, "the film was not to be kept"
 
 
 def test_grad_cam_of_a_network_that_ends_in_a_mean_is_its_exact_map(tiny_run: Path, tiny_bundle: Path) -> None:
@@ -231,3 +244,41 @@ def test_a_model_without_maps_sends_to_explain(
     assert done.code == 2
     assert "pneumoscope explain RUN IMAGE --out DIR" in done.err
     assert not (tmp_path / "maps").exists()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the length of each raster file that is decoded."""
+    lengths: list[int] = []
+    read = raster.read
+
+    def counted(data: bytes, *more: Any) -> Any:
+        lengths.append(len(data))
+        return read(data, *more)
+
+    monkeypatch.setattr(raster, "read", counted)
+    return lengths
+
+
+def test_predict_with_pictures_decodes_each_film_once(tiny_bundle: Path, tmp_path: Path, decoded: list[int]) -> None:
+    names = ["a.jpeg", "b.jpeg", "c.jpeg"]
+    (tmp_path / "films").mkdir()
+    for name in names:
+        (tmp_path / "films" / name).write_bytes(FILM)
+    asked = ["predict", str(tmp_path / "films"), "--bundle", str(tiny_bundle), "--heatmap", str(tmp_path / "maps")]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [f"{name}.map.png" for name in names]
+    assert decoded == [len(FILM)] * 3
+
+
+def test_a_posted_film_is_decoded_once_with_overlay_and_preview(tiny_bundle: Path, decoded: list[int]) -> None:
+    service = create_app(ServeConfig(bundle=tiny_bundle), on_failure=pytest.fail, ready_first=True)
+    with TestClient(service) as client:
+        decoded.clear()  # of the golden cases
+        asked = {"heatmap": "overlay", "preview": "true"}
+        answer = client.post("/v1/predictions", content=FILM, params=asked, headers={"Content-Type": "image/jpeg"})
+        assert answer.json()["overlay"]
+        assert answer.json()["preview"]
+        plain = client.post("/v1/predictions", content=FILM, headers={"Content-Type": "image/jpeg"}).json()
+    assert decoded == [len(FILM)] * 2
+    assert answer.json()["probabilities"] == plain["probabilities"]

@@ -20,7 +20,7 @@ from pneumoscope.engine import Attention
 from pneumoscope.engine.attention import rim_shares
 from pneumoscope.errors import UsageError
 from pneumoscope.export import load_network
-from pneumoscope.imaging import DEFAULT_LIMITS, Limits, load_input
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for, to_input
 from pneumoscope.training.run import load_card, load_config
 
 
@@ -33,6 +33,7 @@ class Explanation:
     probabilities: dict[str, float]
     activation: NDArray[np.float32]
     attention: Attention
+    luma: Luma
 
     def as_json(self) -> dict[str, Any]:
         """As plain JSON values; the map is left to the picture."""
@@ -69,7 +70,8 @@ class Explainer:
         """
         if label is not None and label not in self.classes:
             raise UsageError(f"class {label!r} is not one of the model's: {', '.join(self.classes)}.")
-        image = torch.from_numpy(load_input(data, self.rule, limits=self.limits)[np.newaxis].copy())
+        luma = read_for(data, self.rule, limits=self.limits).luma
+        image = torch.from_numpy(to_input(luma, self.rule)[np.newaxis].copy())
         with torch.no_grad():
             row = self.network(image).double().softmax(dim=1)[0].tolist()
         probabilities = dict(zip(self.classes, row, strict=True))
@@ -82,6 +84,7 @@ class Explainer:
             probabilities=probabilities,
             activation=activation,
             attention=Attention(label=chosen, border=border, corners=corners),
+            luma=luma,
         )
 
     def _map(self, image: torch.Tensor, index: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Prediction
-from pneumoscope.imaging import Luma, enlarge, resize
+from pneumoscope.imaging import Luma, enlarge, fit
 
 LONGEST_SIDE = 768
 _SHORTEST_WIDTH = 580  # so that the words have room
@@ -35,13 +35,13 @@ class Explained:
     lines: tuple[str, ...]
 
 
-def of_prediction(prediction: Prediction, luma: Luma) -> Explained | None:
-    """What to draw of a prediction whose film is `luma`; None if it was rejected or its model gives no maps."""
-    if prediction.maps is None or prediction.attention is None:
+def of_prediction(prediction: Prediction) -> Explained | None:
+    """What to draw of a prediction with its film; None if that was not kept or rejected, or the model gives no maps."""
+    if prediction.luma is None or prediction.maps is None or prediction.attention is None:
         return None
     label = prediction.attention.label
     return Explained(
-        luma=luma,
+        luma=prediction.luma,
         activation=prediction.maps[prediction.classes.index(label)],
         label=label,
         lines=(
@@ -63,7 +63,7 @@ def draw(explained: Explained) -> bytes:
 
     The film keeps its aspect and is at most `LONGEST_SIDE` pixels long; legend and words are below it.
     """
-    film = fit(explained.luma)
+    film = fit(explained.luma, LONGEST_SIDE)
     picture = Image.fromarray(_blend(film, strength(explained.activation)))
     width, font = max(picture.width, _SHORTEST_WIDTH), ImageFont.load_default(_FONT_SIZE)
     lines = [part for line in (*explained.lines, DISCLAIMER) for part in _wrap(line, font, width - 2 * _PAD)]
@@ -87,15 +87,6 @@ def strength(activation: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _shares(probabilities: dict[str, float]) -> str:
     return "  ".join(f"{label} {value:.3f}" for label, value in probabilities.items())
-
-
-def fit(luma: Luma) -> Luma:
-    """The film with its longest side at most `LONGEST_SIDE` pixels."""
-    height, width = luma.shape
-    factor = LONGEST_SIDE / max(height, width)
-    if factor >= 1:
-        return luma
-    return resize(luma, max(1, round(height * factor)), max(1, round(width * factor)))
 
 
 def _blend(film: Luma, shares: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pneumoscope import heatmap
 from pneumoscope.archive import is_junk, printable
@@ -23,7 +23,6 @@ from pneumoscope.imaging import (
     Limits,
     is_dicom,
     read_file,
-    read_luma,
 )
 
 if TYPE_CHECKING:
@@ -84,65 +83,51 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
-def list_films(paths: list[Path], limits: Limits) -> Iterator[tuple[Path, Encoded]]:
-    """The films to read, one by one, with their paths. A folder without any, among others, is complained of."""
+def find_films(paths: list[Path]) -> list[Path]:
+    """The films to read, folders walked once. A folder without any, among others, is reported."""
+    found = list[Path]()
     for given in paths:
-        empty = True
-        for path in _walk([given]):
-            empty = False
-            yield path, Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
-        if empty and len(paths) > 1:
+        inside = list(_walk([given]))
+        if not inside and len(paths) > 1:
             complain(f"no image file in {given}.", word="note")
+        found += inside
+    if not found:
+        raise UsageError(f"no image file in {', '.join(map(str, paths))}; accepted are {ACCEPTED}.")
+    return found
 
 
-def refuse_none(paths: list[Path]) -> NoReturn:
-    """Say that there was no film at all.
-
-    Raises:
-        UsageError: always.
-    """
-    raise UsageError(f"no image file in {', '.join(map(str, paths))}; accepted are {ACCEPTED}.")
+def encoded(path: Path, limits: Limits) -> Encoded:
+    """A film to be read when its turn has come."""
+    return Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
 
 
-def count_films(paths: list[Path]) -> int:
-    """How many films `list_films` will give."""
-    return sum(1 for _ in _walk(paths))
-
-
-def draw_heatmaps(
-    predictions: Iterable[Prediction], films: Iterable[tuple[Path, Encoded]], pictures: Pictures, limits: Limits
-) -> Iterator[Prediction]:
-    """Pass predictions on, and write a picture for each that has a map. `films` are theirs, in order."""
-    for prediction, (path, film) in zip(predictions, films, strict=False):
+def draw_heatmaps(predictions: Iterable[Prediction], paths: Iterable[Path], pictures: Pictures) -> Iterator[Prediction]:
+    """Pass predictions on, and write a picture for each that has a map. `paths` are theirs, in order."""
+    for prediction, path in zip(predictions, paths, strict=True):
         yield prediction
-        if prediction.maps is None:
-            continue
         try:
-            luma = read_luma(film.read(), target=heatmap.LONGEST_SIDE, limits=limits)
-            if (drawn := heatmap.of_prediction(prediction, luma)) is not None:
+            if (drawn := heatmap.of_prediction(prediction)) is not None:
                 pictures.write(path, drawn)
-        except (ImageError, OSError) as failure:
+        except OSError as failure:
             pictures.failed += 1
-            complain(f"no picture of {film.name}: {failure}")
+            complain(f"no picture of {prediction.image}: {failure}")
 
 
-def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures, label: str | None) -> tuple[int, int]:
-    """Explain films one by one: a picture and a JSON line each. Returns how many were done and refused."""
-    done = refused = 0
-    for path, film in list_films(paths, explainer.limits):
+def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures, label: str | None) -> int:
+    """Explain films one by one: a picture and a JSON line each. Returns how many were refused."""
+    refused = 0
+    for path in find_films(paths):
+        film = encoded(path, explainer.limits)
         try:
-            data = film.read()
-            found = explainer.explain(data, name=film.name, label=label)
-            luma = read_luma(data, target=heatmap.LONGEST_SIDE, limits=explainer.limits)
-            drawn = heatmap.of_explanation(found.label, found.activation, found.probabilities, luma)
+            found = explainer.explain(film.read(), name=film.name, label=label)
+            drawn = heatmap.of_explanation(found.label, found.activation, found.probabilities, found.luma)
             picture = pictures.write(path, drawn)
         except (ImageError, OSError) as failure:
             complain(f"{film.name}: {failure}")
             refused += 1
             continue
         print(json.dumps(found.as_json() | {"picture": printable(str(picture))}, allow_nan=False), flush=True)
-        done += 1
-    return done, refused
+    return refused
 
 
 def _walk(paths: list[Path]) -> Iterator[Path]:

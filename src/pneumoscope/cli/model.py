@@ -1,7 +1,6 @@
 """`pneumoscope demo | train | cross-validate | export | verify | evaluate | predict | explain`."""
 
 import sys
-from itertools import tee
 from typing import TYPE_CHECKING
 
 import typer
@@ -118,10 +117,11 @@ def predict_command(settings: "Predict") -> None:
 
     JSON is one line an image. For research use only; not a medical device.
     """
-    from pneumoscope.cli.films import Pictures, count_films, draw_heatmaps, list_films, refuse_none
+    from pneumoscope.cli.films import Pictures, draw_heatmaps, encoded, find_films
     from pneumoscope.cli.show import following, make_listener, show_predictions
     from pneumoscope.contract import DISCLAIMER
     from pneumoscope.engine import Engine
+    from pneumoscope.heatmap import LONGEST_SIDE
     from pneumoscope.imaging import Limits
 
     images, form = list(settings.images), settings.form
@@ -136,17 +136,17 @@ def predict_command(settings: "Predict") -> None:
     pictures = None if settings.heatmap is None else Pictures(settings.heatmap, images)
     if form == "table":
         typer.echo(f"model: {choice.named(engine.contract)}", err=True)
-    films, again = tee(list_films(images, limits))
-    predictions: Iterable[Prediction] = engine.predict_many((film for _, film in films), level=settings.level)
+    paths = find_films(images)
+    predictions: Iterable[Prediction] = engine.predict_many(
+        (encoded(path, limits) for path in paths),
+        level=settings.level,
+        picture_side=None if pictures is None else LONGEST_SIDE,
+    )
     if pictures is not None:
-        predictions = draw_heatmaps(predictions, again, pictures, limits)
-    else:
-        del again  # a second reader left behind would keep every film's name
+        predictions = draw_heatmaps(predictions, paths, pictures)
     listener = make_listener(quiet=settings.quiet or (form == "table" and sys.stdout.isatty()))
-    predictions = following(predictions, count_films(images), listener)
+    predictions = following(predictions, len(paths), listener)
     statuses = {prediction.status for prediction in show_predictions(predictions, form)}
-    if not statuses:
-        refuse_none(images)
     if form == "table":
         typer.echo(DISCLAIMER, err=True)
     if "rejected" in statuses or (pictures is not None and pictures.failed):
@@ -159,7 +159,7 @@ def explain_command(settings: "Explain") -> None:
     For networks like vgg19_bn, whose bundle has no exact map (others: predict --heatmap). Goes on past
     bad files; exit code 1 if there were any. For research use only; not a medical device.
     """
-    from pneumoscope.cli.films import Pictures, explain_films, refuse_none
+    from pneumoscope.cli.films import Pictures, explain_films
     from pneumoscope.imaging import Limits
     from pneumoscope.training.run import check_finished
 
@@ -168,8 +168,5 @@ def explain_command(settings: "Explain") -> None:
     pictures = Pictures(settings.out, images)
     from pneumoscope.explain import Explainer  # after the checks: torch takes seconds to load
 
-    done, refused = explain_films(Explainer(settings.run, limits=limits), images, pictures, settings.label)
-    if not done + refused:
-        refuse_none(images)
-    if refused:
+    if explain_films(Explainer(settings.run, limits=limits), images, pictures, settings.label):
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_file
 from pneumoscope.engine.decision import Reason, Verdict, decide, reject
 from pneumoscope.engine.prediction import Level, Prediction
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for, to_input
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, fit, read_for, to_input
 from pneumoscope.metrics import softmax
 from pneumoscope.parallel import available_cores, map_ordered
 
@@ -35,11 +35,15 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """A film's input `uint8 [1, S, S]`, or why there is none, and the level it is to be answered at."""
+    """A film's input `uint8 [1, S, S]`, or why there is none, and the level it is to be answered at.
+
+    `luma` is the film as it was read, `uint8 [H, W]`, if it is kept for a picture.
+    """
 
     name: str
     level: Level
     image: Luma | Reason
+    luma: Luma | None
     notes: tuple[str, ...]
     age_years: float | None
     milliseconds: float
@@ -93,8 +97,13 @@ class Engine:
             raise TypeError(f"predict takes the bytes of a film's file, got {type(data).__name__}; read it first")
         return next(self.decide([self.decode(Encoded(name=name, read=lambda: data), level=level)]))
 
-    def predict_many(self, films: Iterable[Encoded], *, level: Level = "class") -> Iterator[Prediction]:
+    def predict_many(
+        self, films: Iterable[Encoded], *, level: Level = "class", picture_side: int | None = None
+    ) -> Iterator[Prediction]:
         """Decide on films in order. Reading and decoding run ahead in threads, a bounded number of films.
+
+        With `picture_side` a prediction brings the film as it was read, its longest side at most so many pixels, to
+        draw on without decoding it again.
 
         A film that cannot be read or decoded is `rejected`. Any other error of its `read`, or of `films`
         itself, is raised after the predictions of the films before it. Predictions come in batches, the first
@@ -103,7 +112,7 @@ class Engine:
         Raises:
             UsageError: level `group` of a model that has none.
         """
-        decode = partial(self.decode, level=level)
+        decode = partial(self.decode, level=level, picture_side=picture_side)
         decoded = map_ordered(decode, films, workers=available_cores(), ahead=3 * BATCH)
         failure: Exception | None = None
         while failure is None:
@@ -134,14 +143,15 @@ class Engine:
             maps=maps[0] if maps else None,
         )
 
-    def decode(self, film: Encoded, *, level: Level = "class") -> Decoded:
+    def decode(self, film: Encoded, *, level: Level = "class", picture_side: int | None = None) -> Decoded:
         """The first half of `predict`, for callers that overlap it with the model's work themselves."""
         started, rule = time.perf_counter(), self.contract.input
         image: Luma | Reason
-        notes, age_years = tuple[str, ...](), None
+        radiograph, luma = None, None
         try:
             radiograph = read_for(film.read(), rule, limits=self.limits)
-            image, notes, age_years = to_input(radiograph.luma, rule), radiograph.notes, radiograph.age_years
+            image = to_input(radiograph.luma, rule)
+            luma = None if picture_side is None else fit(radiograph.luma, picture_side)
         except ImageError as refusal:
             image = Reason(refusal.code, str(refusal))
         except OSError as trouble:
@@ -150,8 +160,9 @@ class Engine:
             name=film.name,
             level=level,
             image=image,
-            notes=notes,
-            age_years=age_years,
+            luma=luma,
+            notes=() if radiograph is None else radiograph.notes,
+            age_years=None if radiograph is None else radiograph.age_years,
             milliseconds=_since(started),
         )
 
@@ -209,6 +220,7 @@ class Engine:
             reason_codes=verdict.reason_codes,
             attention=verdict.attention,
             maps=maps,
+            luma=film.luma,
             model=self.model,
             brightness=None if isinstance(film.image, Reason) else float(film.image.mean()) / _WHITE,
             stages=stages,

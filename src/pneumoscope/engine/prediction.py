@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.imaging import Luma
+
 Status: TypeAlias = Literal["answered", "abstained", "rejected"]
 Level: TypeAlias = Literal["class", "group"]
 
@@ -32,8 +34,9 @@ class Prediction:
 
     `reason_codes` say in a word what each of `reasons` says in a sentence. Not part of the JSON document:
     `maps` are the class-activation maps `float32 [C, h, w]` in the order of `classes`, if the model gives
-    any; `brightness` is the mean of the model's input, 0 to 1, None of a rejected film; `stages` are the
-    milliseconds of `decode` and, if it came to that, `model`.
+    any; `luma` is the film as it was read, `uint8 [H, W]`, if it was to be kept; `brightness` is the mean of
+    the model's input, 0 to 1, None of a rejected film; `stages` are the milliseconds of `decode` and, if it
+    came to that, `model`.
     """
 
     image: str
@@ -49,6 +52,7 @@ class Prediction:
     reason_codes: tuple[str, ...]
     attention: Attention | None
     maps: NDArray[np.float32] | None = field(compare=False, repr=False)
+    luma: Luma | None = field(compare=False, repr=False)
     model: dict[str, str]
     brightness: float | None = field(compare=False)
     stages: dict[str, float] = field(compare=False)

@@ -108,6 +108,13 @@ def resize(luma: Luma, height: int, width: int) -> Luma:
     return np.asarray(Image.fromarray(luma).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def fit(luma: Luma, longest: int) -> Luma:
+    """A luma image (`uint8 [H, W]`) with its aspect, and its longest side at most so many pixels."""
+    height, width = luma.shape
+    factor = longest / max(height, width)
+    return luma if factor >= 1 else resize(luma, max(1, round(height * factor)), max(1, round(width * factor)))
+
+
 def enlarge(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Interpolate a coarse map (`float32 [h, w]`) to `float32 [height, width]`, bilinear, to lay it over a film."""
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))

@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pneumoscope import heatmap
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Prediction, Status
-from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, Luma, read_luma
+from pneumoscope.imaging import Luma
 
 Heatmap: TypeAlias = Literal["none", "maps", "overlay"]
 _DIGITS = 4
@@ -70,16 +69,16 @@ class Answers(BaseModel):
     predictions: list[Answer]
 
 
-def render(prediction: Prediction, data: bytes, *, wanted: Heatmap, preview: bool, limits: Limits) -> dict[str, Any]:
-    """The answer of a film of these bytes."""
+def render(prediction: Prediction, *, wanted: Heatmap, preview: bool) -> dict[str, Any]:
+    """The answer of a film, with what was asked for beside the decision."""
     document = prediction.as_json() | {"notice": DISCLAIMER}
     if wanted == "maps":
         document["maps"] = _maps(prediction)
-    luma = _luma(data, limits) if preview or wanted == "overlay" else None
     if wanted == "overlay":
-        drawn = None if luma is None else heatmap.of_prediction(prediction, luma)
+        drawn = heatmap.of_prediction(prediction)
         document["overlay"] = None if drawn is None else _text(heatmap.draw(drawn))
     if preview:
+        luma = prediction.luma
         document["preview"] = None if luma is None else _text(_png(luma))
     return document
 
@@ -91,15 +90,6 @@ def _maps(prediction: Prediction) -> dict[str, list[list[float]]] | None:
         label: [[float(f"{value:.{_DIGITS}g}") for value in row] for row in rows]
         for label, rows in zip(prediction.classes, prediction.maps.tolist(), strict=True)
     }
-
-
-def _luma(data: bytes, limits: Limits) -> Luma | None:
-    """The film as it was read, if it can be; large enough to look at, not larger."""
-    try:
-        luma = read_luma(data, target=heatmap.LONGEST_SIDE, limits=limits)
-    except ImageError:
-        return None
-    return heatmap.fit(luma)
 
 
 def _png(luma: Luma) -> bytes:

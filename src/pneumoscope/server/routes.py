@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Level, Prediction, coarse
+from pneumoscope.heatmap import LONGEST_SIDE
 from pneumoscope.imaging import ACCEPTED
 from pneumoscope.server.answers import Answer, Answers, Heatmap, render
 from pneumoscope.server.card import card
@@ -223,6 +224,7 @@ async def _decide(request: Request, options: _Options, *, as_form: bool = False)
             name=film.name,
             level=options.level,
             finish=partial(_finish, service, film, options, str(request.state.request_id)),
+            picture_side=LONGEST_SIDE if options.preview or options.heatmap == "overlay" else None,
         )
         for film in films
     ]
@@ -250,8 +252,7 @@ def _finish(
             sentence = "the log of decisions cannot be written, so none is given; tell the operator."
             raise Busy(sentence, after=30) from None
     with service.telemetry.stage_seconds.labels("draw").time():
-        limits = service.engine.limits
-        return prediction, render(prediction, film.data, wanted=options.heatmap, preview=options.preview, limits=limits)
+        return prediction, render(prediction, wanted=options.heatmap, preview=options.preview)
 
 
 async def _gone(request: Request) -> None:

@@ -93,8 +93,18 @@ class Service:
             after = max(1, math.ceil(self._films * self._seconds))
             raise Busy(f"{self._films} films are waiting, the most that may; try again in {after} s.", after=after)
 
-    async def predict(self, data: bytes, *, name: str, level: Level, finish: Callable[[Prediction], Result]) -> Result:
+    async def predict(
+        self,
+        data: bytes,
+        *,
+        name: str,
+        level: Level,
+        finish: Callable[[Prediction], Result],
+        picture_side: int | None = None,
+    ) -> Result:
         """Decide on a film of these bytes, when its turn has come, and `finish` the decision in a thread.
+
+        With `picture_side` the decision brings the film as it was read, at most so many pixels long, to draw on.
 
         Raises:
             Busy: the queue is full.
@@ -104,7 +114,9 @@ class Service:
         assert batcher is not None
         self._count_films(1)
         try:
-            decode = partial(engine.decode, Encoded(name=name, read=lambda: data), level=level)
+            decode = partial(
+                engine.decode, Encoded(name=name, read=lambda: data), level=level, picture_side=picture_side
+            )
             decoded = await self._in_thread(self._pool, decode)
             prediction = await batcher.decide(decoded)
             worked = sum(prediction.stages.values()) / 1000
