@@ -7,8 +7,9 @@
 from pneumoscope.engine.bundle import MODEL_FILE, Outputs
 from pneumoscope.engine.core import BATCH, Decoded, Encoded, Engine
 from pneumoscope.engine.decision import coarse
+from pneumoscope.engine.document import DecisionDocument, Status
 from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
-from pneumoscope.engine.prediction import Attention, Level, Prediction, Status
+from pneumoscope.engine.prediction import Attention, Level, Prediction
 
 __all__ = [
     "BATCH",
@@ -16,6 +17,7 @@ __all__ = [
     "GOLDEN_FOLDER",
     "MODEL_FILE",
     "Attention",
+    "DecisionDocument",
     "Decoded",
     "Encoded",
     "Engine",

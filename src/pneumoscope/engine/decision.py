@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract
 from pneumoscope.engine.attention import rim_shares
-from pneumoscope.engine.prediction import Attention, Level, Status
+from pneumoscope.engine.document import Status
+from pneumoscope.engine.prediction import Attention, Level
 from pneumoscope.errors import UsageError
 
 _MORE_THAN_HALF = 0.5

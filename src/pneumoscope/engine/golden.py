@@ -10,8 +10,9 @@ from pydantic import Field
 from pneumoscope.documents import Document, Text, read_document
 from pneumoscope.engine.bundle import MODEL_FILE
 from pneumoscope.engine.core import Engine
+from pneumoscope.engine.document import Status
 from pneumoscope.engine.normalisation import can_read_graphs, check_normalisation
-from pneumoscope.engine.prediction import Prediction, Status
+from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import BundleError
 
 GOLDEN_FOLDER, GOLDEN_FILE = "golden", "golden.json"

@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.engine.document import AttentionDocument, DecisionDocument, ModelName, Status
 from pneumoscope.imaging import Luma
 
-Status: TypeAlias = Literal["answered", "abstained", "rejected"]
 Level: TypeAlias = Literal["class", "group"]
 
 
@@ -62,22 +62,27 @@ class Prediction:
         """Of all stages together."""
         return sum(self.stages.values())
 
+    def document(self) -> DecisionDocument:
+        """The prediction as the documented decision, numbers rounded."""
+        attention = self.attention
+        return DecisionDocument(
+            image=self.image,
+            status=self.status,
+            index=self.class_index,
+            label=self.label,
+            probabilities={label: round(value, 6) for label, value in self.probabilities.items()},
+            groups={group: round(value, 6) for group, value in self.groups.items()},
+            prediction_set=self.prediction_set,
+            reasons=self.reasons,
+            reason_codes=self.reason_codes,
+            attention=None if attention is None else AttentionDocument.model_validate(attention.as_json()),
+            model=ModelName.model_validate(self.model),
+            milliseconds=round(self.milliseconds, 2),
+        )
+
     def as_json(self) -> dict[str, Any]:
-        """The prediction as plain JSON values, keys in the documented order."""
-        return {
-            "image": self.image,
-            "status": self.status,
-            "class": self.class_index,
-            "label": self.label,
-            "probabilities": {label: round(value, 6) for label, value in self.probabilities.items()},
-            "groups": {group: round(value, 6) for group, value in self.groups.items()},
-            "prediction_set": list(self.prediction_set),
-            "reasons": list(self.reasons),
-            "reason_codes": list(self.reason_codes),
-            "attention": None if self.attention is None else self.attention.as_json(),
-            "model": self.model,
-            "milliseconds": round(self.milliseconds, 2),
-        }
+        """The documented decision as plain JSON values, keys in the documented order."""
+        return self.document().model_dump(mode="json", by_alias=True)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -5,52 +5,21 @@ from io import BytesIO
 from typing import Any, Literal, TypeAlias
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from pneumoscope import heatmap
 from pneumoscope.contract import DISCLAIMER
-from pneumoscope.engine import Prediction, Status
+from pneumoscope.engine import Prediction
+from pneumoscope.engine.document import DecisionDocument
 from pneumoscope.imaging import Luma
 
 Heatmap: TypeAlias = Literal["none", "maps", "overlay"]
 _DIGITS = 4
 
 
-class AttentionAnswer(BaseModel):
-    """Where the model looked: shares of its activation map's mass."""
+class Answer(DecisionDocument):
+    """The decision on one film, and what was asked for beside it."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
-    label: str = Field(alias="class")
-    border: float | None = Field(ge=0, le=1)
-    corners: float | None = Field(ge=0, le=1)
-
-
-class ModelAnswer(BaseModel):
-    """Which model it was."""
-
-    name: str
-    version: str
-    sha256: str
-
-
-class Answer(BaseModel):
-    """What is said of one film."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    image: str = Field(description="The name the sender gave the file, if any.")
-    status: Status
-    index: int | None = Field(alias="class", description="Of the answered class, in the contract's order.")
-    label: str | None
-    probabilities: dict[str, float] = Field(description="By class, calibrated; empty if rejected.")
-    groups: dict[str, float]
-    prediction_set: list[str] = Field(description="The classes it may be.")
-    reasons: list[str]
-    reason_codes: list[str] = Field(description="What each reason says, in a word.")
-    attention: AttentionAnswer | None
-    model: ModelAnswer
-    milliseconds: float = Field(description="Decoding and model, without waiting.")
     notice: str
     maps: dict[str, list[list[float]]] | None = Field(
         default=None, description="heatmap=maps: by class, rows of what speaks for it; null if there are none."
