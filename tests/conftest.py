@@ -1,8 +1,10 @@
 """One small data set, run and bundle, made once and shared by the tests that need one."""
 
+import contextlib
+import io
 import shutil
-import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,18 +80,27 @@ def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., SimpleNamespace]:
-    """Run the command line in its own process, as a user does."""
+    """Run the command line as a user types it, in this process: a new one spends seconds on loading torch."""
 
     def run(*arguments: object, cwd: Path | None = None) -> SimpleNamespace:
-        done = subprocess.run(
-            [sys.executable, "-m", "pneumoscope", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=cwd,
-            check=False,
-            timeout=300,
-        )
-        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+        from pneumoscope.cli import main
+
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            contextlib.chdir(cwd or Path.cwd()),
+            warnings.catch_warnings(),
+        ):
+            patch.setattr(sys, "argv", ["pneumoscope", *map(str, arguments)])
+            code: object = 0
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+        texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+        return SimpleNamespace(code=code, out=texts[0], err=texts[1])
 
     return run
 

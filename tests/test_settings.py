@@ -12,7 +12,7 @@ from pneumoscope.cli.app import app
 from pneumoscope.cli.command import SettingsCommand, parameters_of, read_settings
 from pneumoscope.documents import Document
 from pneumoscope.errors import UsageError
-from pneumoscope.settings.data import Prepare
+from pneumoscope.settings.data import Prepare, PrepareConfig
 from pneumoscope.settings.option import Spelling
 from pneumoscope.settings.training import CrossValidate, Train, TrainConfig
 
@@ -56,6 +56,9 @@ def test_what_is_not_given_is_the_models_own_default() -> None:
     assert isinstance(read, Prepare)
     assert (read.config.seed, read.config.val_fraction, read.config.dicom_patients) == (3, 0.1, True)
     assert read.config.groups == {"g": ("x", "y")}
+    none = read_settings(Prepare, {"sources": [Path("a")], "out": Path("b"), "groups": ()}, "prepare")
+    assert isinstance(none, Prepare)
+    assert none.config == PrepareConfig()
     trained = read_settings(Train, {"lr": 0.1, "freeze": False, "quiet": True}, "train")
     assert isinstance(trained, Train)
     assert trained.changes == {"lr": 0.1, "freeze": False}

@@ -82,12 +82,13 @@ def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "
     from pydantic import ValidationError
 
     values: dict[str, Any] = {}
+    named = {name: value for name, value in given.items() if value not in (None, (), [])}
     for name, field in kind.model_fields.items():
         part = _part(field)
         if part is not None:
-            values[name] = {each: given[each] for each in part.model_fields if given.get(each) is not None}
-        elif given.get(name) is not None:
-            values[name] = given[name]
+            values[name] = {each: named[each] for each in part.model_fields if each in named}
+        elif name in named:
+            values[name] = named[name]
     try:
         return kind.model_validate(values)
     except ValidationError as failure:

@@ -13,7 +13,7 @@ FolderLevel: TypeAlias = Literal["innermost", "outermost"]
 
 def _parse_groups(given: Any) -> Any:
     """`["g=a,b"]`, as on the command line, → `{"g": ("a", "b")}`; anything else is left to validation."""
-    if not isinstance(given, list):
+    if not isinstance(given, list | tuple):
         return given
     groups = {}
     for option in given:
