@@ -9,6 +9,7 @@ from pneumoscope.engine.core import BATCH, Decoded, Encoded, Engine
 from pneumoscope.engine.decision import coarse
 from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
 from pneumoscope.engine.prediction import Attention, Level, Prediction, Status
+from pneumoscope.engine.refusal import rejection
 
 __all__ = [
     "BATCH",
@@ -25,5 +26,6 @@ __all__ = [
     "Status",
     "Verified",
     "coarse",
+    "rejection",
     "verify",
 ]

@@ -45,7 +45,7 @@ from pneumoscope.aws.functions.shared import (
     nameless,
     observed,
     record,
-    rejection,
+    refuse,
     settings,
     told,
 )
@@ -245,7 +245,7 @@ def _decided(upload: Upload) -> tuple[Found, Decision]:
     else:
         return found, classify(found.data)
     code = "unreadable" if found.size is None else "undecodable"
-    return found, decision(rejection(reason, code), started=started)
+    return found, decision(refuse(reason, code), started=started)
 
 
 def _read(upload: Upload) -> Found:

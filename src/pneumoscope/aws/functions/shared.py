@@ -174,7 +174,7 @@ def classify(film: bytes) -> Decision:
         else:
             document = _engine().predict(film).as_json()
     except ImageError as refusal:
-        document = rejection(str(refusal), refusal.code)
+        document = refuse(str(refusal), refusal.code)
     return decision(document, shrunk=shrunk, started=started)
 
 
@@ -188,29 +188,11 @@ def decision(document: dict[str, Any], *, started: float, shrunk: bool = False) 
     )
 
 
-def rejection(reason: str, code: str) -> dict[str, Any]:
+def refuse(reason: str, code: str) -> dict[str, Any]:
     """The document that the service gives of a file it rejects, for a file that did not come so far."""
-    from pneumoscope.engine import MODEL_FILE, Prediction
+    from pneumoscope.engine import rejection
 
-    contract = _contract()
-    return Prediction(
-        image="",
-        classes=contract.classes,
-        group_names=tuple(contract.groups),
-        status="rejected",
-        label=None,
-        class_index=None,
-        probabilities={},
-        groups={},
-        prediction_set=(),
-        reasons=(reason,),
-        reason_codes=(code,),
-        attention=None,
-        maps=None,
-        model={"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]},
-        brightness=None,
-        stages={},
-    ).as_json()
+    return rejection(_contract(), code, reason).as_json()
 
 
 def _ask(film: bytes) -> tuple[dict[str, Any], bool]:
