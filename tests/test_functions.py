@@ -1,5 +1,7 @@
 """The two Lambda functions, each in the real runtime client's process, between moto's AWS and our own service."""
 
+import hashlib
+import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from lambda_runtime import Function, Outcome, invoke_officially, nowhere, offici
 from local_cloud import LocalCloud, cloud
 from pneumoscope.aws import limits
 from pneumoscope.aws.client.package import write_model_archive
-from pneumoscope.aws.functions.shared import Settings
+from pneumoscope.aws.functions.shared import KEY_OF_MARKS, Settings
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Engine
 from pneumoscope.errors import UsageError
@@ -301,11 +303,29 @@ def test_a_dead_letter_can_be_sent_again(asking: Function, bucket: Bucket) -> No
     assert bucket.result()["decision"]["status"] == "answered"
 
 
+def test_a_films_mark_confirms_no_guess_and_is_the_same_in_every_line(
+    local: LocalCloud, start: Start, asking: Function, inside: Function, bucket: Bucket
+) -> None:
+    """Keyed with a secret that only the stack has; a film that failed can be found by it, too."""
+    event = bucket.put(FILM)
+    with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere()) as stopped:
+        (failed,) = stopped.invoke(event).lines("failed")
+    assert (failed["level"], "cannot be reached" in failed["reason"]) == ("ERROR", True)
+    (line,) = done(asking.invoke(event)).lines(LOG)
+    (again,) = done(inside.invoke(bucket.put(TEXT))).lines(LOG)
+    assert failed["film"] == line["film"] == again["film"]
+    names = (BUCKET, event["detail"]["object"]["key"])
+    assert not hashlib.sha256("\0".join(names).encode()).hexdigest().startswith(line["film"])
+    key = local.client("dynamodb").get_item(TableName=TABLE, Key={"id": {"S": KEY_OF_MARKS}})["Item"]["hmac_key"]["B"]
+    assert len(key) == 32
+    assert hmac.new(bytes(key), "\0".join(names).encode(), "sha256").hexdigest().startswith(line["film"])
+
+
 def test_a_call_that_is_at_work_keeps_others_out_until_its_time_is_up(
     local: LocalCloud, asking: Function, bucket: Bucket
 ) -> None:
     table = local.client("dynamodb")
-    before = {item["id"]["S"] for item in table.scan(TableName=TABLE)["Items"]}
+    before = {KEY_OF_MARKS} | {item["id"]["S"] for item in table.scan(TableName=TABLE)["Items"]}
     event = bucket.put(FILM)
     done(asking.invoke(event))
     (item,) = [item for item in table.scan(TableName=TABLE)["Items"] if item["id"]["S"] not in before]

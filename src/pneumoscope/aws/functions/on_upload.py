@@ -133,6 +133,9 @@ def _settle(each: Event, request_id: str) -> Literal["films", "ignored"]:
         raise BusyError("another call decides on this film at the moment; try again later.") from None
     except IdempotencyPersistenceLayerError as failure:
         raise CloudError(f"table {settings().table} cannot be used ({failure}); look at it and at the role.") from None
+    except Exception as failure:
+        logger().error("failed", extra={"film": upload.mark, "reason": told(failure)})
+        raise
     return "films"
 
 

@@ -4,8 +4,9 @@ Everything is made at first use and kept while Lambda keeps the process; importi
 written to the log never names a film: file names, and what AWS says of keys, may tell of a patient.
 """
 
-import hashlib
+import hmac
 import os
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,9 @@ UNREAD = frozenset({"undecodable", "unreadable"})
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
 _NAMESPACE, _SERVICE = "Pneumoscope", "pneumoscope"  # unless powertools' variables say otherwise
 _DIGITS = 16  # of a film's mark in the log
+#: The item of the table that holds the key of marks; the others are films done.
+KEY_OF_MARKS = "key-of-marks"
+_SECRET_BYTES = 32
 
 
 class Settings(BaseModel):
@@ -310,8 +314,32 @@ def _count(decided: Decision) -> None:
 
 
 def mark(*names: str) -> str:
-    """What stands for a film in the log: the beginning of a SHA-256 over its names."""
-    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:_DIGITS]
+    """What stands for a film in the log: the beginning of an HMAC over its names.
+
+    Keyed, as whoever guesses a name could confirm it beside a diagnosis otherwise.
+
+    Raises:
+        BusyError, CloudError: the stack's table cannot be used.
+    """
+    return hmac.new(_secret(), "\0".join(names).encode(), "sha256").hexdigest()[:_DIGITS]
+
+
+@cache
+def _secret() -> bytes:
+    """The stack's key of marks: drawn by the first function that needs it, and the same for all from then on."""
+    with nameless("reading the key of marks"):
+        reply = (
+            cloud()
+            .client("dynamodb")
+            .update_item(
+                TableName=settings().table,
+                Key={"id": {"S": KEY_OF_MARKS}},
+                UpdateExpression="SET hmac_key = if_not_exists(hmac_key, :new)",
+                ExpressionAttributeValues={":new": {"B": secrets.token_bytes(_SECRET_BYTES)}},
+                ReturnValues="ALL_NEW",
+            )
+        )
+    return bytes(reply["Attributes"]["hmac_key"]["B"])
 
 
 def told(failure: BaseException) -> str:
