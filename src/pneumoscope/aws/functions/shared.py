@@ -41,6 +41,8 @@ UNREAD = frozenset({"undecodable", "unreadable"})
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
 _NAMESPACE, _SERVICE = "Pneumoscope", "pneumoscope"  # unless powertools' variables say otherwise
 _DIGITS = 16  # of a film's mark in the log
+#: Of an event that Lambda delivers by itself, at first and again: the template's MaximumRetryAttempts and one.
+TRIES = 3
 #: The item of the table that holds the key of marks; the others are films done.
 KEY_OF_MARKS = "key-of-marks"
 _SECRET_BYTES = 32
@@ -60,6 +62,7 @@ class Settings(BaseModel):
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
     endpoint_limit: int = Field(default=REALTIME, ge=1000, description="Bytes that the endpoint takes.")
     seconds: float = Field(default=60, ge=2, description="The function's own time limit.")
+    event_age: float = Field(default=3600, ge=60, description="Seconds that an upload may wait for the function.")
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
@@ -228,6 +231,23 @@ def _engine() -> "Engine":
         _download(settings().model, archive)
         with unpacked(archive) as (_, engine):
             return engine
+
+
+def most_bytes() -> int:
+    """The largest file that is read as a film."""
+    from pneumoscope.imaging import DEFAULT_LIMITS
+
+    return DEFAULT_LIMITS.max_bytes
+
+
+def result_key(film: str) -> str:
+    """Where the result of the film at a key lies."""
+    return f"{settings().results_prefix}{film.removeprefix(settings().films_prefix)}.json"
+
+
+def failure_key(film: str) -> str:
+    """Where it lies how often the film at a key could not be decided on; no result's key ends so."""
+    return f"{settings().results_prefix}{film.removeprefix(settings().films_prefix)}.failed"
 
 
 @cache
