@@ -14,7 +14,7 @@ from PIL import Image
 import dicoms
 from pneumoscope.contract import Decision, InputRule, load_contract, save_contract
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Encoded, Engine, Verified, verify
+from pneumoscope.engine import Encoded, Engine, Verified, rejection, verify
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export, load_network
 from pneumoscope.export.quantise import logits_of
@@ -464,3 +464,15 @@ def test_damaged_films_of_every_kind_are_predictions(tiny_bundle: Path) -> None:
 
 def test_rule_is_the_contracts(engine: Engine) -> None:
     assert engine.contract.input == InputRule.squash(int(TINY["size"]))
+
+
+@pytest.mark.parametrize("name", ["tiny_bundle", "drawn_bundle"])
+def test_a_rejection_past_the_engine_reads_like_its_own(request: pytest.FixtureRequest, name: str) -> None:
+    engine = Engine.load(request.getfixturevalue(name))
+    own = engine.predict(b"text", name="a.png")
+    same = rejection(engine.contract, own.reason_codes[0], own.reasons[0], image="a.png")
+    assert same == own
+    assert list(same.as_json()) == list(own.as_json())
+    unknown = rejection(None, "unreadable", "the file cannot be read.").as_json()
+    assert list(unknown) == list(own.as_json())
+    assert set(unknown["model"].values()) == {""}

@@ -1,7 +1,11 @@
 """The two Lambda functions, each in the real runtime client's process, between moto's AWS and our own service."""
 
+import base64
+import hashlib
+import hmac
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
@@ -21,10 +25,11 @@ from lambda_runtime import Function, Outcome, invoke_officially, nowhere, offici
 from local_cloud import LocalCloud, cloud
 from pneumoscope.aws import limits
 from pneumoscope.aws.client.package import write_model_archive
-from pneumoscope.aws.functions.shared import Settings
+from pneumoscope.aws.functions.shared import KEY_OF_MARKS, Settings
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Engine
 from pneumoscope.errors import UsageError
+from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.server.problems import MEDIA_TYPE, ProblemDocument
 from samples import encode
@@ -153,7 +158,8 @@ class Bucket:
     def results(self) -> list[str]:
         """Names of all results ever stored for the test, one for each time."""
         found = self._s3.list_object_versions(Bucket=BUCKET, Prefix=f"results/{self._folder}/")
-        return [each["Key"].rpartition("/")[2] for each in found.get("Versions", [])]
+        names = [each["Key"].rpartition("/")[2] for each in found.get("Versions", [])]
+        return [name for name in names if name.endswith(".json")]
 
     def delete(self, event: dict[str, Any]) -> None:
         stored = event["detail"]["object"]
@@ -301,11 +307,29 @@ def test_a_dead_letter_can_be_sent_again(asking: Function, bucket: Bucket) -> No
     assert bucket.result()["decision"]["status"] == "answered"
 
 
+def test_a_films_mark_confirms_no_guess_and_is_the_same_in_every_line(
+    local: LocalCloud, start: Start, asking: Function, inside: Function, bucket: Bucket
+) -> None:
+    """Keyed with a secret that only the stack has; a film that failed can be found by it, too."""
+    event = bucket.put(FILM)
+    with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere()) as stopped:
+        (failed,) = stopped.invoke(event).lines("failed")
+    assert (failed["level"], "cannot be reached" in failed["reason"]) == ("ERROR", True)
+    (line,) = done(asking.invoke(event)).lines(LOG)
+    (again,) = done(inside.invoke(bucket.put(TEXT))).lines(LOG)
+    assert failed["film"] == line["film"] == again["film"]
+    names = (BUCKET, event["detail"]["object"]["key"])
+    assert not hashlib.sha256("\0".join(names).encode()).hexdigest().startswith(line["film"])
+    key = local.client("dynamodb").get_item(TableName=TABLE, Key={"id": {"S": KEY_OF_MARKS}})["Item"]["hmac_key"]["B"]
+    assert len(key) == 32
+    assert hmac.new(bytes(key), "\0".join(names).encode(), "sha256").hexdigest().startswith(line["film"])
+
+
 def test_a_call_that_is_at_work_keeps_others_out_until_its_time_is_up(
     local: LocalCloud, asking: Function, bucket: Bucket
 ) -> None:
     table = local.client("dynamodb")
-    before = {item["id"]["S"] for item in table.scan(TableName=TABLE)["Items"]}
+    before = {KEY_OF_MARKS} | {item["id"]["S"] for item in table.scan(TableName=TABLE)["Items"]}
     event = bucket.put(FILM)
     done(asking.invoke(event))
     (item,) = [item for item in table.scan(TableName=TABLE)["Items"] if item["id"]["S"] not in before]
@@ -559,7 +583,7 @@ def test_an_unknown_route_is_a_problem(api: Function, method: str, path: str) ->
 
 
 @pytest.mark.parametrize(
-    "job", ["1", "Wintergreen", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-11f8-bb6d-6bb9bd380a11"]
+    "job", ["1", "Wintergreen", "0198C8F0-9C0B-7EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-11f8-bb6d-6bb9bd380a11"]
 )
 def test_an_id_that_is_none_is_a_problem(api: Function, job: str) -> None:
     document, _ = problem(api, of_http_api("GET", f"/jobs/{job}"))
@@ -567,12 +591,23 @@ def test_an_id_that_is_none_is_a_problem(api: Function, job: str) -> None:
 
 
 def upload(place: dict[str, Any], data: bytes) -> int:
-    """Send a film to a place that the API gave, as any HTTP client."""
-    url = urlsplit(place["url"])
+    """Send a film by the form that the API gave, as any HTTP client."""
+    url, boundary = urlsplit(place["url"]), uuid.uuid4().hex
+    fields = [f'name="{name}"\r\n\r\n{value}' for name, value in place["fields"].items()]
+    last = f'name="{place["file"]}"; filename="film"\r\nContent-Type: application/octet-stream\r\n\r\n'
+    parts = (*(f"{each}\r\n" for each in fields), last)
+    head = "".join(f"--{boundary}\r\nContent-Disposition: form-data; {part}" for part in parts)
+    body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     assert url.hostname is not None
     with closing(HTTPConnection(url.hostname, url.port)) as connection:
-        connection.request(place["method"], f"{url.path}?{url.query}", data, place["headers"])
+        connection.request(place["method"], url.path or "/", body, headers)
         return connection.getresponse().status
+
+
+def policy_of(place: dict[str, Any]) -> dict[str, Any]:
+    """What S3 holds the form to."""
+    return dict(json.loads(base64.b64decode(place["fields"]["policy"])))
 
 
 @pytest.mark.parametrize("version", CALLS)
@@ -584,7 +619,7 @@ def test_a_large_film_goes_by_way_of_the_bucket(
     assert refused["status"] == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     job = refused["upload"]
     assert set(job) == {"id", "upload", "result"}
-    assert upload(job["upload"], large) == HTTPStatus.OK
+    assert upload(job["upload"], large) == HTTPStatus.NO_CONTENT
     status, headers, pending = call(api, CALLS[version]("GET", job["result"]))
     assert (status, pending["status"], headers["retry-after"].isdecimal()) == (202, "pending", True)
     done(asking.invoke(from_eventbridge(BUCKET, f"films/{job['id']}")))
@@ -597,11 +632,11 @@ def test_a_job_may_be_begun_at_once(api: Function) -> None:
     status, headers, job = call(api, of_http_api("POST", "/jobs"))
     assert (status, headers["content-type"]) == (202, "application/json")
     assert job["result"] == f"/jobs/{job['id']}"
-    assert job["upload"]["method"] == "PUT"
+    assert job["upload"]["method"] == "POST"
     assert 800 < (datetime.fromisoformat(job["upload"]["expires"]) - datetime.now(UTC)).total_seconds() <= 900
-    assert {"X-Amz-Algorithm=AWS4-HMAC-SHA256", "X-Amz-Expires=900"} < set(
-        urlsplit(job["upload"]["url"]).query.split("&")
-    )
+    assert job["upload"]["fields"]["x-amz-algorithm"] == "AWS4-HMAC-SHA256"
+    expires = datetime.fromisoformat(policy_of(job["upload"])["expiration"])
+    assert 800 < (expires - datetime.now(UTC)).total_seconds() <= 900
     other = call(api, of_http_api("POST", "/jobs"))[2]
     assert other["id"] != job["id"]
 
@@ -610,15 +645,53 @@ def test_a_job_may_be_begun_at_once(api: Function) -> None:
 def test_links_name_the_buckets_region(start: Start, region: str) -> None:
     """The address without one sends users of a new bucket elsewhere, which browsers do not follow."""
     with start("api", AWS_ENDPOINT_URL="", AWS_REGION=region, AWS_DEFAULT_REGION=region) as function:
-        url = call(function, of_http_api("POST", "/jobs"))[2]["upload"]["url"]
-    assert url.startswith(f"https://{BUCKET}.s3.{region}.amazonaws.com/films/")
-    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url
+        place = call(function, of_http_api("POST", "/jobs"))[2]["upload"]
+    assert place["url"] == f"https://{BUCKET}.s3.{region}.amazonaws.com/"
+    assert place["fields"]["key"].startswith("films/")
+    assert f"/{region}/s3/" in place["fields"]["x-amz-credential"]
+
+
+def test_an_upload_is_held_to_a_size_and_a_type(api: Function) -> None:
+    """S3 enforces the policy that is signed with the form; moto does not."""
+    job = call(api, of_http_api("POST", "/jobs"))[2]
+    conditions = policy_of(job["upload"])["conditions"]
+    assert ["content-length-range", 1, DEFAULT_LIMITS.max_bytes] in conditions
+    assert {"Content-Type": "application/octet-stream"} in conditions
+    assert {"key": f"films/{job['id']}"} in conditions
+    assert job["upload"]["fields"]["Content-Type"] == "application/octet-stream"
+    assert job["upload"]["max_bytes"] == DEFAULT_LIMITS.max_bytes
+
+
+def test_a_job_whose_film_failed_for_good_says_so(start: Start, api: Function, asking: Function) -> None:
+    """Lambda tries three times; until then, and if the dead letter is sent again, there may be a decision yet."""
+    job = call(api, of_http_api("POST", "/jobs"))[2]
+    assert upload(job["upload"], FILM) == HTTPStatus.NO_CONTENT
+    event, statuses = from_eventbridge(BUCKET, f"films/{job['id']}"), list[int]()
+    with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere()) as stopped:
+        for _ in range(3):
+            statuses.append(call(api, of_http_api("GET", job["result"]))[0])
+            assert stopped.invoke(event).error is not None
+    assert statuses == [HTTPStatus.ACCEPTED] * 3
+    status, headers, document = call(api, of_http_api("GET", job["result"]))
+    assert (status, headers["content-type"]) == (HTTPStatus.GONE, MEDIA_TYPE)
+    assert document["job"] == {"id": job["id"], "status": "failed"}
+    done(asking.invoke(event))
+    assert call(api, of_http_api("GET", job["result"]))[0] == HTTPStatus.OK
+
+
+def test_a_job_to_which_nothing_came_ends(start: Start) -> None:
+    """An id tells when it was given: an upload is too late, and no event can be on its way any more."""
+    early = uuid.UUID(int=int(time.time() * 1000 - 3600_000) << 80 | 7 << 76 | 0b10 << 62 | 5)
+    with start("api", PNEUMOSCOPE_EVENT_AGE="60") as function:
+        assert call(function, of_http_api("GET", f"/jobs/{early}"))[0] == HTTPStatus.GONE
+    with start("api", PNEUMOSCOPE_EVENT_AGE="3600") as function:
+        assert call(function, of_http_api("GET", f"/jobs/{early}"))[0] == HTTPStatus.ACCEPTED
 
 
 def test_a_length_that_is_announced_is_enough_to_refuse(api: Function) -> None:
     event = of_http_api("POST", "/predictions", FILM, content_type="image/png", content_length=str(limits.API_FILM + 1))
     document, _ = problem(api, event)
-    assert (document["status"], document["upload"]["upload"]["method"]) == (413, "PUT")
+    assert (document["status"], document["upload"]["upload"]["method"]) == (413, "POST")
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, OTHER_ORIGIN])

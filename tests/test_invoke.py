@@ -27,7 +27,8 @@ from pneumoscope.aws.endpoint import Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import REALTIME, SERVERLESS
 from pneumoscope.aws.session import Cloud, in_words
 from pneumoscope.aws.unpack import extract
-from pneumoscope.contract import load_contract
+from pneumoscope.cli.show_aws import show_answers
+from pneumoscope.contract import DISCLAIMER, load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
 from pneumoscope.errors import (
@@ -39,6 +40,7 @@ from pneumoscope.errors import (
     UnsuitableError,
 )
 from pneumoscope.phantom import film
+from pneumoscope.server.answers import Answer
 from pneumoscope.server.app import create_app
 from pneumoscope.settings.serve import ServeConfig
 from samples import encode
@@ -145,6 +147,61 @@ def test_every_film_has_a_line_of_json_and_no_film_is_said(tmp_path: Path) -> No
     assert rejected["reason_codes"] == ["undecodable"]
     assert rejected["image"] == str(tmp_path / "b.png")
     assert f"note: no image file in {none}." in shown.err
+
+
+@pytest.mark.usefixtures("runtime")
+def test_refusals_have_every_key_that_answers_have(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Whoever refuses: the model, the way there, or this machine."""
+    (tmp_path / "a.jpeg").write_bytes(FILM)
+    (tmp_path / "b.png").write_bytes(b"text")
+    (tmp_path / "c.png").write_bytes(bytes(REALTIME + 1))
+    with (tmp_path / "d.png").open("wb") as sparse:
+        sparse.truncate(100_000_001)
+    (tmp_path / "e.png").symlink_to(tmp_path / "nowhere")
+    done = run("invoke", "films", tmp_path, "--format", "json")
+    answered, *refused = lines = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 1
+    assert answered["status"] == "answered"
+    assert {each["status"] for each in refused} == {"rejected"}
+    codes = [each["reason_codes"] for each in refused]
+    assert codes == [["undecodable"], ["too-large"], ["undecodable"], ["unreadable"]]
+    for line in lines:
+        assert line.keys() == answered.keys()
+        assert line["endpoint"].keys() == answered["endpoint"].keys()
+        assert Answer.model_validate(line).notice == DISCLAIMER
+    with_bundle = run("invoke", "films", tmp_path, "--format", "json", "--bundle", tiny_bundle)
+    assert [json.loads(line)["model"] for line in with_bundle.out.splitlines()] == [answered["model"]] * 5
+
+
+def test_one_film_without_an_answer_does_not_end_the_others(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prediction = Engine.load(tiny_bundle).predict(FILM).as_json() | {"notice": DISCLAIMER}
+    for name in "abcde":
+        (tmp_path / f"{name}.jpeg").write_bytes(FILM)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    said = (200, prediction)
+    with scripted(said, said, model_error(418, "teapot"), said) as (url, _):
+        done = run("invoke", "films", tmp_path, "--format", "json", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=url)
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [each["status"] == "rejected" for each in lines] == [False, False, True, False, False]
+    assert lines[2]["reason_codes"] == ["unanswered"]
+    assert (done.code, "its model answered 418" in done.err) == (1, True)
+
+
+def test_an_endpoint_that_stays_busy_ends_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abcde":
+        (tmp_path / f"{name}.jpeg").write_bytes(FILM)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    with scripted(model_error(503, "the queue is full")) as (url, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
+        client = Client(Cloud(region=REGION), "films", pause=lambda _: None)
+        with pytest.raises(BusyError, match="none of 3 films in a row"):
+            show_answers(client, [tmp_path], "json", quiet=True)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert len(asked) == 15
 
 
 def test_a_stand_in_that_is_none_is_said_in_words(tiny_bundle: Path, standing_in: str, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ ALWAYS = {
     "ModelPrefix": "models/one",
 }
 DIGEST = f"210987654321.dkr.ecr.us-east-1.amazonaws.com/team/pneumoscope@sha256:{'0' * 64}"
+IN_CHINA = f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn/team/pneumoscope:1.0"
 CASES: dict[str, dict[str, str]] = {
     "plain": {},
     "realtime": {
@@ -246,7 +247,11 @@ def test_no_prefix_contains_another(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        ("ImageUri", [ALWAYS["ImageUri"], DIGEST], ["pneumoscope:1.0", ALWAYS["ImageUri"].removesuffix(":1.0")]),
+        (
+            "ImageUri",
+            [ALWAYS["ImageUri"], DIGEST, IN_CHINA],
+            ["pneumoscope:1.0", ALWAYS["ImageUri"].removesuffix(":1.0"), IN_CHINA.replace(".cn/", ".de/")],
+        ),
         ("ModelPrefix", ["models", "models/2026-11-23"], ["", "/models", "models/", "a//b"]),
         ("CorsOrigins", ["", "https://a.example", "http://localhost:3000"], ["*", "http://a.example", "https://a/"]),
         ("KmsKeyArn", ["", CASES["realtime"]["KmsKeyArn"]], ["alias/films", "0c5e"]),
@@ -311,9 +316,12 @@ def test_the_stack_is_made(stack: Stack) -> None:
 def test_logs_are_kept_for_a_while(stack: Stack) -> None:
     logs = stack.of("Logs::LogGroup")
     assert len(logs) == (3 if stack["Endpoint"] is None else 4)
+    key = CASES[stack.name.removeprefix("case-")].get("KmsKeyArn")
     for each in logs.values():
+        assert each.get("KmsKeyId") == key
         found = stack.aws.client("logs").describe_log_groups(logGroupNamePrefix=each["LogGroupName"])["logGroups"]
         assert [group["retentionInDays"] for group in found] == [30] * len(found) != []
+        assert {group.get("kmsKeyId") for group in found} == {key}
 
 
 def test_deleting_the_stack_leaves_nothing(aws: LocalCloud) -> None:
@@ -372,7 +380,7 @@ def test_pages_of_other_origins_come_in_only_if_named(stacks: dict[str, Stack], 
     origins = CASES[name]["CorsOrigins"].split(",")
     (rule,) = bucket["CorsRules"]
     assert rule["AllowedOrigins"] == api["AllowOrigins"] == origins
-    assert rule["AllowedMethods"] == ["PUT"]
+    assert rule["AllowedMethods"] == ["POST"]
     assert api["AllowMethods"] == ["GET", "POST", "OPTIONS"]
     signed = {"authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"}
     assert set(api["AllowHeaders"]) == {"content-type"} | signed
@@ -465,7 +473,7 @@ MAY = {
     | {f"dynamodb:{verb}Item" for verb in ("Get", "Put", "Update", "Delete")},
     "ApiRole": FUNCTION | {"s3:PutObject", "s3:ListBucket"},
     "ServingRole": READ_MODEL
-    | {"s3:PutObject", "cloudwatch:PutMetricData"}
+    | {"s3:PutObject", "cloudwatch:PutMetricData", "kms:CreateGrant", "kms:DescribeKey"}
     | {f"logs:{verb}" for verb in ("CreateLogGroup", "CreateLogStream", "DescribeLogStreams", "PutLogEvents")}
     | {f"ecr:{verb}" for verb in ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")}
     | {"ecr:GetAuthorizationToken"},
@@ -481,7 +489,8 @@ def test_roles_may_do_what_is_listed_and_no_more(stacks: dict[str, Stack]) -> No
     assert actions(stacks["plain"], "OnUploadRole") == MAY["OnUploadRole"] - {"sagemaker:InvokeEndpoint"}
     assert actions(stacks["plain"], "ApiRole") == MAY["ApiRole"] - {"sagemaker:InvokeEndpoint"}
     assert stacks["plain"]["ServingRole"] is None
-    assert actions(stacks["serverless"], "ServingRole") == MAY["ServingRole"] - {"s3:PutObject"}
+    only_realtime = {"s3:PutObject", "kms:CreateGrant", "kms:DescribeKey"}
+    assert actions(stacks["serverless"], "ServingRole") == MAY["ServingRole"] - only_realtime
 
 
 def test_resources_are_named_as_narrowly_as_they_can_be(stack: Stack) -> None:
@@ -601,13 +610,15 @@ def test_the_api_calls_one_function_and_only_it_may(stack: Stack) -> None:
     assert permissions[stack.id("ApiFunction")]["Principal"] == "apigateway.amazonaws.com"
 
 
-def test_the_api_is_throttled_and_does_not_log_who_asks(stack: Stack) -> None:
+def test_the_api_is_throttled_and_logs_who_asks_but_not_from_where(stack: Stack) -> None:
     stage = stack["HttpStage"]
     assert (stage["StageName"], stage["AutoDeploy"]) == ("$default", True)
     assert stage["DefaultRouteSettings"] == {"ThrottlingBurstLimit": 20, "ThrottlingRateLimit": 10}
     written = json.loads(stage["AccessLogSettings"]["Format"])
     assert written["request"] == "$context.requestId"
-    assert not re.search("identity|sourceIp|userAgent|path|authorizer", json.dumps(written))
+    is_jwt = stack["HttpAuthorizer"] is not None
+    assert written["principal"] == ("$context.authorizer.claims.sub" if is_jwt else "$context.identity.userArn")
+    assert not re.search("sourceIp|userAgent|path|email", json.dumps(written))
 
 
 # ---------------------------------------------------------------- the endpoint
@@ -657,6 +668,35 @@ def test_the_endpoint_serves_the_model(stacks: dict[str, Stack], name: str) -> N
 def test_the_endpoint_pulls_its_own_image(stacks: dict[str, Stack], name: str, repository: str) -> None:
     (pull,) = (each for each in stacks[name].allowed("ServingRole") if "ecr:BatchGetImage" in each["Action"])
     assert pull["Resource"] == repository
+
+
+def test_the_key_covers_the_endpoints_disks_unless_hardware_does(stacks: dict[str, Stack], aws: LocalCloud) -> None:
+    key = CASES["realtime"]["KmsKeyArn"]
+    assert stacks["realtime"]["EndpointConfig"]["KmsKeyId"] == key
+    assert stacks["serverless"]["EndpointConfig"].get("KmsKeyId") is None
+    changes = {"Serving": "realtime", "KmsKeyArn": key, "InstanceDisks": "true"}
+    disks = make(aws, "disks", changes)
+    assert disks["EndpointConfig"].get("KmsKeyId") is None
+    assert disks["LendKeyToDisks"] is None
+
+
+def test_nothing_names_a_partition() -> None:
+    """In China, ARNs and registries have other names."""
+    assert not re.search(r"arn:aws[:-]", json.dumps(source()["Resources"]))
+    template, parameters = source(), ALWAYS | {"ImageUri": IN_CHINA, "Serving": "realtime"}
+    names = ResourceMap("id", "name", parameters, {}, "cn-north-1", ACCOUNT, template, None)
+    names.load_parameters()
+    names._parsed_resources["AWS::Partition"] = "aws-cn"  # which moto takes for everybody's
+    names.load_conditions()
+    statements = template["Resources"]["ServingRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    pull = next(each for each in statements if each["Sid"] == "PullImage")
+    assert clean_json(pull["Resource"], names) == f"arn:aws-cn:ecr:cn-north-1:{ACCOUNT}:repository/team/pneumoscope"
+
+
+def test_the_documented_policy_lets_logs_use_a_key() -> None:
+    statement = json.loads((REPOSITORY / "deploy" / "aws" / "key-for-logs.json").read_text())
+    assert statement["Principal"] == {"Service": "logs.REGION.amazonaws.com"}
+    assert statement["Condition"]["ArnLike"]
 
 
 def test_the_endpoint_grows_and_shrinks(stacks: dict[str, Stack], aws: LocalCloud) -> None:

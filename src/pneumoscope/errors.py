@@ -50,5 +50,9 @@ class CloudError(PneumoscopeError):
     """AWS, or a service that stands in for it, refuses, lacks what is asked of it, or cannot be reached."""
 
 
+class AnswerError(CloudError):
+    """An endpoint that is there failed on this film; another film may well be answered."""
+
+
 class BusyError(CloudError):
     """What failed now may work later: throttled, overloaded, not ready, out of reach."""

@@ -10,11 +10,12 @@ from botocore import exceptions
 
 from pneumoscope.aws.limits import REALTIME
 from pneumoscope.aws.session import code_of, in_words, is_here
-from pneumoscope.errors import BusyError, CloudError, ImageError, PneumoscopeError
+from pneumoscope.errors import AnswerError, BusyError, CloudError, ImageError, PneumoscopeError, UnsuitableError
 
 #: The capstone's content type; what the bytes are is read from themselves.
 CONTENT_TYPE = "application/x-image"
 _MODEL_ERROR = "ModelError"
+_TOO_LARGE = "413"
 _UNKNOWN = "ValidationError"
 _NO_ENDPOINT = {"404", "405", "501"}  # an HTTP server's answers, not SageMaker's
 _NO_FILM = {400, 415, 422}  # the service's answers to bytes that are no film
@@ -70,7 +71,8 @@ class Endpoint:
         Raises:
             ImageError: the model cannot read them.
             BusyError: the endpoint is busy, stopped or out of reach; it may answer later.
-            CloudError: there is no such endpoint, it may not be asked, or its model failed.
+            AnswerError: the model failed on them.
+            CloudError: there is no such endpoint, or access to it is denied.
         """
         if len(film) > self.limit:
             raise CloudError(f"{len(film):,} bytes are more than the {self.limit:,} that endpoint {self.name} takes.")
@@ -113,6 +115,8 @@ class Endpoint:
                 f"endpoint {self.name}: {address} answers {code_of(failure)} and is no endpoint; if it is this "
                 f"product's service, start it with --as-endpoint {self.name}."
             )
+        if code_of(failure) == _TOO_LARGE:
+            return UnsuitableError(f"the film is larger than endpoint {self.name} takes.", code="too-large")
         if code_of(failure) != _MODEL_ERROR:
             return None
         status = int(failure.response.get("OriginalStatusCode") or 0)
@@ -122,7 +126,7 @@ class Endpoint:
         sentence = f"endpoint {self.name}: its model answered {status or 'nothing in time'} ({said.rstrip('.')})"
         if status in _LATER:
             return BusyError(f"{sentence}; try again later, or give it more instances.")
-        return CloudError(f"{sentence}; its log is {failure.response.get('LogStreamArn', 'in CloudWatch')}.")
+        return AnswerError(f"{sentence}; its log is {failure.response.get('LogStreamArn', 'in CloudWatch')}.")
 
 
 def read_prediction(body: bytes, name: str) -> dict[str, Any]:

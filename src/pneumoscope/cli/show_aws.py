@@ -10,39 +10,51 @@ from rich.table import Table
 from pneumoscope.aws.client.invoke import Client, as_document, as_refusal
 from pneumoscope.cli.films import list_films, refuse_none
 from pneumoscope.cli.show import complain, print_line, stdout
-from pneumoscope.errors import ImageError
+from pneumoscope.engine import Encoded
+from pneumoscope.errors import AnswerError, BusyError, ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS
+
+_MOST_BUSY = 3  # films in a row: then it is the endpoint
 
 
 def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -> int:
-    """Send films one by one and print what is said of each; how many were refused.
+    """Send films one by one and print what is said of each; how many were refused or not answered.
 
     Raises:
         UsageError: there is no film.
+        BusyError: the endpoint was busy or out of reach for several films in a row.
     """
-    refused, header, empty = 0, form == "table", True
+    refused, busy, header, empty = 0, 0, form == "table", True
     for _, film in list_films(paths, DEFAULT_LIMITS):
         empty = False
-        try:
-            data = film.read()
-            found = client.classify(data)
-        except (ImageError, OSError) as failure:
-            complain(f"{film.name}: {failure}")
-            if form == "json":
-                print(json.dumps(as_refusal(film.name, client, failure)), flush=True)
-            refused += 1
-            continue
-        if found.shrunk and not quiet:
-            _note(film.name, len(data), client)
-        document = as_document(film.name, client, found)
-        if header:
-            print(f"{'status':<10}{'label':<30}{'probability':>12}{'call ms':>9}  image")
-            header = False
-        print(json.dumps(document, allow_nan=False) if form == "json" else _row(document), flush=True)
+        document, failure = _ask(client, film, quiet=quiet)
+        busy = busy + 1 if isinstance(failure, BusyError) else 0
         refused += document["status"] == "rejected"
+        if form == "json":
+            print(json.dumps(document, allow_nan=False), flush=True)
+        elif failure is None:
+            if header:
+                print(f"{'status':<10}{'label':<30}{'probability':>12}{'call ms':>9}  image")
+                header = False
+            print(_row(document), flush=True)
+        if busy == _MOST_BUSY:
+            raise BusyError(f"endpoint {client.name} has answered none of {busy} films in a row; try again later.")
     if empty:
         refuse_none(paths)
     return refused
+
+
+def _ask(client: Client, film: Encoded, *, quiet: bool) -> tuple[dict[str, Any], Exception | None]:
+    """What is said of a film, and what went wrong with it alone. What is wrong with the endpoint is raised."""
+    try:
+        data = film.read()
+        found = client.classify(data)
+    except (ImageError, AnswerError, BusyError, OSError) as failure:
+        complain(f"{film.name}: {failure}")
+        return as_refusal(film.name, client, failure), failure
+    if found.shrunk and not quiet:
+        _note(film.name, len(data), client)
+    return as_document(film.name, client, found), None
 
 
 def show_made(found: list[dict[str, str]], form: str, region: str) -> None:
@@ -61,7 +73,7 @@ def show_made(found: list[dict[str, str]], form: str, region: str) -> None:
 
 def _note(name: str, size: int, client: Client) -> None:
     """A word on a film that was not sent as it is."""
-    side = client.rule.size if client.rule else 0
+    side = client.contract.input.size if client.contract else 0
     sentence = f"has {size / 1e6:.1f} MB, over the {client.limit / 1e6:.1f} MB that {client.name} takes"
     complain(f"{name} {sentence}: sent as the {side}×{side} pixels that the model reads.", word="note")
 

@@ -10,6 +10,7 @@ from pneumoscope.engine.decision import coarse
 from pneumoscope.engine.document import DecisionDocument, Status
 from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
 from pneumoscope.engine.prediction import Attention, Level, Prediction
+from pneumoscope.engine.refusal import rejection
 
 __all__ = [
     "BATCH",
@@ -27,5 +28,6 @@ __all__ = [
     "Status",
     "Verified",
     "coarse",
+    "rejection",
     "verify",
 ]

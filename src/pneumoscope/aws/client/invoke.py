@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,17 @@ from pneumoscope.aws.client.inventory import Variant, limits_of
 from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location, stand_in
-from pneumoscope.contract import CONTRACT_FILE, InputRule, load_contract
-from pneumoscope.errors import BusyError, CloudError, ImageError, UnsuitableError, UsageError
+from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
+from pneumoscope.engine import rejection
+from pneumoscope.errors import (
+    AnswerError,
+    BundleError,
+    BusyError,
+    CloudError,
+    ImageError,
+    UnsuitableError,
+    UsageError,
+)
 from pneumoscope.imaging import shrink
 
 _LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
@@ -60,36 +69,37 @@ class Client:
     ) -> None:
         self._cloud, self.name, self._bundle = cloud, name, bundle
         self._patience, self._pause = patience, pause
-        self._contract: Location | None = None
+        self._place: Location | None = None
         if bundle is not None:
             load_contract(bundle)  # what is wrong with it is said at once
         if stand_in() and variant not in (None, "realtime"):
             raise UsageError(f"a service on this machine stands in for a real-time endpoint, not for {variant} ones.")
         if variant is None and not stand_in():
-            variant, self._contract = limits_of(cloud, name)
+            variant, self._place = limits_of(cloud, name)
         self.variant: Variant = variant or "realtime"
         self.limit = _LIMITS[self.variant]
 
     @cached_property
-    def rule(self) -> InputRule | None:
-        """The input rule of the endpoint's contract, if it is within reach.
+    def contract(self) -> Contract | None:
+        """The endpoint's contract, if it is within reach.
 
         Raises:
-            BundleError: the contract is damaged.
+            BundleError: it is damaged.
+            CloudError: AWS refuses.
         """
         if self._bundle is not None:
-            return load_contract(self._bundle).input
-        if self._contract is None:
+            return load_contract(self._bundle)
+        if self._place is None:
             return None
-        with TemporaryDirectory(prefix="pneumoscope-") as folder, in_words(f"reading {self._contract}"):
+        with TemporaryDirectory(prefix="pneumoscope-") as folder, in_words(f"reading {self._place}"):
             path = Path(folder) / CONTRACT_FILE
             try:
-                self._cloud.client("s3").download_file(self._contract.bucket, self._contract.key, str(path))
+                self._cloud.client("s3").download_file(self._place.bucket, self._place.key, str(path))
             except ClientError as failure:
                 if code_of(failure) == "404":
                     return None
                 raise
-            return load_contract(path.parent).input
+            return load_contract(path.parent)
 
     def classify(self, film: bytes) -> Classified:
         """The endpoint's decision on a film's file, sent as it is unless it is too large for the endpoint.
@@ -97,17 +107,18 @@ class Client:
         Raises:
             ImageError: it cannot be read, or is too large and there is no contract to shrink it by.
             BusyError: the endpoint is busy, stopped or out of reach.
-            CloudError: AWS refuses, or the model failed.
+            AnswerError: the model failed on it.
+            CloudError: AWS refuses.
         """
         if len(film) <= self.limit:
             return Classified(answer=self._asked(film), shrunk=False)
-        if self.rule is None:
+        if self.contract is None:
             raise UnsuitableError(
                 f"the film has {len(film):,} bytes, and the endpoint takes {self.limit:,}; name the endpoint's bundle "
                 "with --bundle to shrink it by the model's own rule, or deploy with --variant async.",
                 code="too-large",
             )
-        return Classified(answer=self._asked(shrink(film, self.rule)), shrunk=True)
+        return Classified(answer=self._asked(shrink(film, self.contract.input)), shrunk=True)
 
     def _asked(self, content: bytes) -> Answer:
         if self.variant == "async":
@@ -175,13 +186,13 @@ class Client:
                 return None
 
 
-def _failed(name: str, reason: str) -> ImageError | CloudError:
+def _failed(name: str, reason: str) -> ImageError | AnswerError:
     """An asynchronous endpoint's word on why it has no answer, which quotes the model's."""
     begin = reason.find("{")
     said = said_by_model(reason[begin : reason.rfind("}") + 1]) if begin >= 0 else reason.strip()[:300]
     if any(f"({status})" in reason for status in (400, 415, 422)):
         return ImageError(said)
-    return CloudError(f"endpoint {name} failed: {said}")
+    return AnswerError(f"endpoint {name} failed: {said}")
 
 
 def _longer_and_longer(total: float) -> Iterator[float]:
@@ -191,28 +202,33 @@ def _longer_and_longer(total: float) -> Iterator[float]:
         waited, seconds = waited + seconds, min(10.0, seconds * 1.5)
 
 
-def as_refusal(name: str, client: Client, failure: ImageError | OSError) -> dict[str, Any]:
-    """A film that has no answer, as a JSON document: rejected, and why."""
-    return {
-        "image": name,
-        "status": "rejected",
-        "label": None,
-        "probabilities": {},
-        "prediction_set": [],
-        "reasons": [str(failure)],
-        "reason_codes": [failure.code if isinstance(failure, ImageError) else "unreadable"],
-        "endpoint": {"name": client.name, "variant": client.variant},
-    }
-
-
 def as_document(name: str, client: Client, classified: Classified) -> dict[str, Any]:
     """A film's answer as one JSON document: the documented prediction, and what the call took."""
     answer = classified.answer
-    call = {
+    call = _call(client, milliseconds=answer.milliseconds, tries=answer.tries, shrunk=classified.shrunk)
+    return answer.prediction | {"image": name, "endpoint": call}
+
+
+def as_refusal(name: str, client: Client, failure: ImageError | CloudError | OSError) -> dict[str, Any]:
+    """A film that has no answer, as the same JSON document: rejected, and why."""
+    contract = None
+    with suppress(CloudError, BundleError):  # the film's own failure is what is told
+        contract = client.contract
+    refused = rejection(contract, _code(failure), str(failure), image=name).as_json()
+    return refused | {"notice": DISCLAIMER, "endpoint": _call(client, milliseconds=0.0, tries=0, shrunk=False)}
+
+
+def _code(failure: ImageError | CloudError | OSError) -> str:
+    if isinstance(failure, ImageError):
+        return failure.code
+    return "unanswered" if isinstance(failure, CloudError) else "unreadable"
+
+
+def _call(client: Client, *, milliseconds: float, tries: int, shrunk: bool) -> dict[str, Any]:
+    return {
         "name": client.name,
         "variant": client.variant,
-        "milliseconds": round(answer.milliseconds, 1),
-        "tries": answer.tries,
-        "shrunk": classified.shrunk,
+        "milliseconds": round(milliseconds, 1),
+        "tries": tries,
+        "shrunk": shrunk,
     }
-    return answer.prediction | {"image": name, "endpoint": call}

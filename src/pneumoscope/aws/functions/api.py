@@ -2,7 +2,7 @@
 
     POST /predictions   a film's file as the body: its decision
     POST /jobs          a place to upload a film of any size to, and where its result will be
-    GET  /jobs/{id}     the decision, once the film was uploaded and decided on
+    GET  /jobs/{id}     the decision, once the film was uploaded and decided on, or that there will be none
 
 Behind an HTTP API (payload version 2.0) API Gateway itself answers what browsers ask about origins (CORS), and
 ignores what a function says of it; behind a REST API (version 1.0) the function answers.
@@ -11,6 +11,8 @@ ignores what a function says of it; behind a REST API (version 1.0) the function
 import base64
 import binascii
 import json
+import secrets
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -29,14 +31,18 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
 from pneumoscope.aws.functions.shared import (
+    TRIES,
     Event,
     classify,
     cloud,
+    failure_key,
     is_absent,
     logger,
+    most_bytes,
     nameless,
     observed,
     record,
+    result_key,
     settings,
     told,
 )
@@ -45,6 +51,8 @@ from pneumoscope.errors import BusyError
 
 _VERSION_2 = "2.0"
 _UPLOAD_SECONDS = 900
+_WORK_SECONDS = 1800  # for three tries on a film, after it has waited for the function
+_STORED_AS = "application/octet-stream"  # what the bytes are is read from themselves
 _AGAIN_SECONDS = 5  # when busy
 _POLL_SECONDS = 2
 _PREFLIGHT_SECONDS = 600
@@ -131,19 +139,24 @@ def begin() -> Response[str]:
 
 
 def look(job: str) -> Response[str]:
-    """The decision on an uploaded film, or 202 while there is none.
+    """The decision on an uploaded film; 202 while one may come, and 410 if none will.
 
-    There is none before the upload, while it is worked on, if that failed for good, and of an id that was never
-    given: this function may not look at films, and so cannot tell these apart.
+    Before the upload, and of an id that was never given, one may come for as long as the id's time says: this function
+    may not look at films, and so cannot tell these apart.
     """
-    if not _is_id(job):
-        sentence = "the id is none that POST /jobs gives, a UUID of version 4 in small letters; begin with that."
+    begun = _begun(job)
+    if begun is None:
+        sentence = "unknown job id; POST /jobs gives one, a UUID of version 7 in small letters."
         raise Problem(HTTPStatus.BAD_REQUEST, sentence)
-    result = _result(job)
-    if result is None:
-        pending = {"id": job, "status": "pending", "result": f"/jobs/{job}"}
-        return _respond(HTTPStatus.ACCEPTED, pending, {"Retry-After": str(_POLL_SECONDS)})
-    return _respond(HTTPStatus.OK, result["decision"])
+    key = f"{settings().films_prefix}{job}"
+    if (result := _object(result_key(key))) is not None:
+        return _respond(HTTPStatus.OK, result["decision"])
+    failed = _object(failure_key(key)) or {"tries": 0}
+    if failed["tries"] >= TRIES or time.time() > begun + _UPLOAD_SECONDS + 2 * settings().event_age + _WORK_SECONDS:
+        sentence = "no film came in time, or it could not be decided on; begin again, or report the id to the operator."
+        raise Problem(HTTPStatus.GONE, sentence, more={"job": {"id": job, "status": "failed"}})
+    pending = {"id": job, "status": "pending", "result": f"/jobs/{job}"}
+    return _respond(HTTPStatus.ACCEPTED, pending, {"Retry-After": str(_POLL_SECONDS)})
 
 
 def _film() -> bytes:
@@ -178,18 +191,29 @@ def _too_large() -> Problem:
 
 
 def _new_job() -> dict[str, Any]:
-    """A link to put one film under one key.
+    """A form to upload one film under one key, for a quarter of an hour.
 
-    PUT rather than a form (presigned POST): it is one request with the file as its body, from any client. A form
-    could also limit the size, but what is uploaded is measured before it is read, and the link is good for one key
-    and a quarter of an hour.
+    S3 holds a form to a range of sizes and to a content type; a link to PUT to (a presigned URL) it would not.
     """
-    job = str(uuid.uuid4())
-    place = {"Bucket": settings().bucket, "Key": f"{settings().films_prefix}{job}"}
-    url = _signing().generate_presigned_url("put_object", Params=place, ExpiresIn=_UPLOAD_SECONDS)
+    job, most, kind = _new_id(), most_bytes(), {"Content-Type": _STORED_AS}
+    form = _signing().generate_presigned_post(
+        settings().bucket,
+        f"{settings().films_prefix}{job}",
+        Fields=kind,
+        Conditions=[kind, ["content-length-range", 1, most]],
+        ExpiresIn=_UPLOAD_SECONDS,
+    )
     expires = datetime.now(UTC) + timedelta(seconds=_UPLOAD_SECONDS)
-    upload = {"method": "PUT", "url": url, "headers": {}, "expires": expires.isoformat(timespec="seconds")}
-    return {"id": job, "upload": upload, "result": f"/jobs/{job}"}
+    limits = {"max_bytes": most, "expires": expires.isoformat(timespec="seconds")}
+    return {"id": job, "upload": {"method": "POST", **form, "file": "file", **limits}, "result": f"/jobs/{job}"}
+
+
+def _new_id() -> str:
+    """A UUID of version 7 (RFC 9562): its first 48 bits tell when the job began, 74 others are random."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    number = number & ~(0xF << 76) | 7 << 76  # the version
+    number = number & ~(0b11 << 62) | 0b10 << 62  # the variant
+    return str(uuid.UUID(int=number))
 
 
 @cache
@@ -202,17 +226,17 @@ def _signing() -> Any:
     return boto3.client("s3", region_name=cloud().region, config=Config(signature_version="s3v4", s3=s3))
 
 
-def _is_id(text: str) -> bool:
+def _begun(job: str) -> float | None:
+    """When a job began, in seconds since 1970; None if it has no id of ours."""
     try:
-        found = uuid.UUID(text)
+        found = uuid.UUID(job)
     except ValueError:
-        return False
-    return str(found) == text and found.version == 4
+        return None
+    return (found.int >> 80) / 1000 if str(found) == job and found.version == 7 else None
 
 
-def _result(job: str) -> dict[str, Any] | None:
-    """The result object of a job, if it is there."""
-    key = f"{settings().results_prefix}{job}.json"
+def _object(key: str) -> dict[str, Any] | None:
+    """A JSON document beside the results, if it is there."""
     with nameless("reading the result"):
         try:
             reply = cloud().client("s3").get_object(Bucket=settings().bucket, Key=key)

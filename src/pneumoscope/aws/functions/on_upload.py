@@ -6,14 +6,15 @@ Lambda then tries again, and hands the event to the dead-letter queue when it ha
 
 Of two uploads to one key the later one's result stays.
 
-A film's result lies at its key without the films' prefix, under the results' prefix, with `.json` after it.
+A film's result lies at its key without the films' prefix, under the results' prefix, with `.json` after it; how often
+it failed lies there with `.failed` after it.
 """
 
 import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -39,13 +40,16 @@ from pneumoscope.aws.functions.shared import (
     classify,
     cloud,
     decision,
+    failure_key,
     is_absent,
     logger,
     mark,
+    most_bytes,
     nameless,
     observed,
     record,
-    rejection,
+    refuse,
+    result_key,
     settings,
     told,
 )
@@ -133,7 +137,30 @@ def _settle(each: Event, request_id: str) -> Literal["films", "ignored"]:
         raise BusyError("another call decides on this film at the moment; try again later.") from None
     except IdempotencyPersistenceLayerError as failure:
         raise CloudError(f"table {settings().table} cannot be used ({failure}); look at it and at the role.") from None
+    except Exception as failure:
+        _note(upload, failure)
+        raise
     return "films"
+
+
+def _note(upload: Upload, failure: Exception) -> None:
+    """Write into the log that a film failed, and beside the results how often, for the API to answer so."""
+    logger().error("failed", extra={"film": upload.mark, "reason": told(failure)})
+    place = {"Bucket": upload.bucket, "Key": failure_key(upload.key)}
+    with suppress(CloudError), nameless("noting the failure"):  # the film's own failure is raised
+        content = json.dumps({"tries": _tries(place) + 1}).encode()
+        cloud().client("s3").put_object(**place, Body=content, ContentType="application/json")
+
+
+def _tries(place: dict[str, str]) -> int:
+    """How often a film failed before."""
+    try:
+        reply = cloud().client("s3").get_object(**place)
+    except ClientError as failure:
+        if code_of(failure) in ("NoSuchKey", "AccessDenied"):  # the last: there is none, and the role may not list
+            return 0
+        raise
+    return int(json.loads(reply["Body"].read())["tries"])
 
 
 def records(event: Event) -> list[Event]:
@@ -241,11 +268,11 @@ def _decided(upload: Upload) -> tuple[Found, Decision]:
     if found.size is None:
         reason = "the file cannot be read (the object is gone)."
     elif found.data is None:
-        reason = f"the file has {found.size:,} bytes; at most {_most_bytes():,} are accepted."
+        reason = f"the file has {found.size:,} bytes; at most {most_bytes():,} are accepted."
     else:
         return found, classify(found.data)
     code = "unreadable" if found.size is None else "undecodable"
-    return found, decision(rejection(reason, code), started=started)
+    return found, decision(refuse(reason, code), started=started)
 
 
 def _read(upload: Upload) -> Found:
@@ -260,14 +287,8 @@ def _read(upload: Upload) -> Found:
             raise
         size = int(reply["ContentLength"])
         with closing(reply["Body"]) as body:
-            data = body.read() if size <= _most_bytes() else None
+            data = body.read() if size <= most_bytes() else None
     return Found(data=data, size=size, etag=reply["ETag"].strip('"'))
-
-
-def _most_bytes() -> int:
-    from pneumoscope.imaging import DEFAULT_LIMITS
-
-    return DEFAULT_LIMITS.max_bytes
 
 
 def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> bool:
@@ -333,8 +354,3 @@ def _is_later(one: str, other: str | None) -> bool:
         return False
     length = max(len(one), len(other))
     return one.upper().ljust(length, "0") > other.upper().ljust(length, "0")
-
-
-def result_key(film: str) -> str:
-    """Where the result of the film at a key lies."""
-    return f"{settings().results_prefix}{film.removeprefix(settings().films_prefix)}.json"

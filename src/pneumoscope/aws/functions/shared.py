@@ -4,8 +4,9 @@ Everything is made at first use and kept while Lambda keeps the process; importi
 written to the log never names a film: file names, and what AWS says of keys, may tell of a patient.
 """
 
-import hashlib
+import hmac
 import os
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,11 @@ UNREAD = frozenset({"undecodable", "unreadable"})
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
 _NAMESPACE, _SERVICE = "Pneumoscope", "pneumoscope"  # unless powertools' variables say otherwise
 _DIGITS = 16  # of a film's mark in the log
+#: Of an event that Lambda delivers by itself, at first and again: the template's MaximumRetryAttempts and one.
+TRIES = 3
+#: The item of the table that holds the key of marks; the others are films done.
+KEY_OF_MARKS = "key-of-marks"
+_SECRET_BYTES = 32
 
 
 class Settings(BaseModel):
@@ -56,6 +62,7 @@ class Settings(BaseModel):
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
     endpoint_limit: int = Field(default=REALTIME, ge=1000, description="Bytes that the endpoint takes.")
     seconds: float = Field(default=60, ge=2, description="The function's own time limit.")
+    event_age: float = Field(default=3600, ge=60, description="Seconds that an upload may wait for the function.")
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
@@ -174,7 +181,7 @@ def classify(film: bytes) -> Decision:
         else:
             document = _engine().predict(film).as_json()
     except ImageError as refusal:
-        document = rejection(str(refusal), refusal.code)
+        document = refuse(str(refusal), refusal.code)
     return decision(document, shrunk=shrunk, started=started)
 
 
@@ -188,29 +195,11 @@ def decision(document: dict[str, Any], *, started: float, shrunk: bool = False) 
     )
 
 
-def rejection(reason: str, code: str) -> dict[str, Any]:
+def refuse(reason: str, code: str) -> dict[str, Any]:
     """The document that the service gives of a file it rejects, for a file that did not come so far."""
-    from pneumoscope.engine import MODEL_FILE, Prediction
+    from pneumoscope.engine import rejection
 
-    contract = _contract()
-    return Prediction(
-        image="",
-        classes=contract.classes,
-        group_names=tuple(contract.groups),
-        status="rejected",
-        label=None,
-        class_index=None,
-        probabilities={},
-        groups={},
-        prediction_set=(),
-        reasons=(reason,),
-        reason_codes=(code,),
-        attention=None,
-        maps=None,
-        model={"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]},
-        brightness=None,
-        stages={},
-    ).as_json()
+    return rejection(_contract(), code, reason).as_json()
 
 
 def _ask(film: bytes) -> tuple[dict[str, Any], bool]:
@@ -242,6 +231,23 @@ def _engine() -> "Engine":
         _download(settings().model, archive)
         with unpacked(archive) as (_, engine):
             return engine
+
+
+def most_bytes() -> int:
+    """The largest file that is read as a film."""
+    from pneumoscope.imaging import DEFAULT_LIMITS
+
+    return DEFAULT_LIMITS.max_bytes
+
+
+def result_key(film: str) -> str:
+    """Where the result of the film at a key lies."""
+    return f"{settings().results_prefix}{film.removeprefix(settings().films_prefix)}.json"
+
+
+def failure_key(film: str) -> str:
+    """Where it lies how often the film at a key could not be decided on; no result's key ends so."""
+    return f"{settings().results_prefix}{film.removeprefix(settings().films_prefix)}.failed"
 
 
 @cache
@@ -328,8 +334,32 @@ def _count(decided: Decision) -> None:
 
 
 def mark(*names: str) -> str:
-    """What stands for a film in the log: the beginning of a SHA-256 over its names."""
-    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:_DIGITS]
+    """What stands for a film in the log: the beginning of an HMAC over its names.
+
+    Keyed, as whoever guesses a name could confirm it beside a diagnosis otherwise.
+
+    Raises:
+        BusyError, CloudError: the stack's table cannot be used.
+    """
+    return hmac.new(_secret(), "\0".join(names).encode(), "sha256").hexdigest()[:_DIGITS]
+
+
+@cache
+def _secret() -> bytes:
+    """The stack's key of marks: drawn by the first function that needs it, and the same for all from then on."""
+    with nameless("reading the key of marks"):
+        reply = (
+            cloud()
+            .client("dynamodb")
+            .update_item(
+                TableName=settings().table,
+                Key={"id": {"S": KEY_OF_MARKS}},
+                UpdateExpression="SET hmac_key = if_not_exists(hmac_key, :new)",
+                ExpressionAttributeValues={":new": {"B": secrets.token_bytes(_SECRET_BYTES)}},
+                ReturnValues="ALL_NEW",
+            )
+        )
+    return bytes(reply["Attributes"]["hmac_key"]["B"])
 
 
 def told(failure: BaseException) -> str:
