@@ -99,7 +99,7 @@ def command() -> Callable[..., SimpleNamespace]:
                 main()
             except SystemExit as end:
                 code = end.code or 0
-        texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+        texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
         return SimpleNamespace(code=code, out=texts[0], err=texts[1])
 
     return run

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from pneumoscope.cli.app import app
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Encoded, Engine, Prediction
-from pneumoscope.errors import ImageError, UsageError
+from pneumoscope.errors import ImageError, PneumoscopeError, UsageError
 from pneumoscope.explain import Explainer, last_features
 from pneumoscope.heatmap import LONGEST_SIDE, Explained, draw, of_prediction, strength
 from pneumoscope.imaging import raster
@@ -272,7 +272,10 @@ def test_predict_with_pictures_decodes_each_film_once(tiny_bundle: Path, tmp_pat
 
 
 def test_a_posted_film_is_decoded_once_with_overlay_and_preview(tiny_bundle: Path, decoded: list[int]) -> None:
-    service = create_app(ServeConfig(bundle=tiny_bundle), on_failure=pytest.fail, ready_first=True)
+    def fail(failure: PneumoscopeError) -> None:
+        raise failure
+
+    service = create_app(ServeConfig(bundle=tiny_bundle), on_failure=fail, ready_first=True)
     with TestClient(service) as client:
         decoded.clear()  # of the golden cases
         asked = {"heatmap": "overlay", "preview": "true"}

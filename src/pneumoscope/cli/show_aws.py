@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pneumoscope.aws.client.invoke import Client, as_document, as_refusal
-from pneumoscope.cli.films import list_films, refuse_none
+from pneumoscope.cli.films import encoded, find_films
 from pneumoscope.cli.show import complain, print_line, stdout
 from pneumoscope.engine import Encoded
 from pneumoscope.errors import AnswerError, BusyError, ImageError
@@ -24,10 +24,9 @@ def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -
         UsageError: there is no film.
         BusyError: the endpoint was busy or out of reach for several films in a row.
     """
-    refused, busy, header, empty = 0, 0, form == "table", True
-    for _, film in list_films(paths, DEFAULT_LIMITS):
-        empty = False
-        document, failure = _ask(client, film, quiet=quiet)
+    refused, busy, header = 0, 0, form == "table"
+    for path in find_films(paths):
+        document, failure = _ask(client, encoded(path, DEFAULT_LIMITS), quiet=quiet)
         busy = busy + 1 if isinstance(failure, BusyError) else 0
         refused += document["status"] == "rejected"
         if form == "json":
@@ -39,8 +38,6 @@ def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -
             print(_row(document), flush=True)
         if busy == _MOST_BUSY:
             raise BusyError(f"endpoint {client.name} has answered none of {busy} films in a row; try again later.")
-    if empty:
-        refuse_none(paths)
     return refused
 
 
