@@ -312,7 +312,7 @@ def test_a_films_mark_confirms_no_guess_and_is_the_same_in_every_line(
 ) -> None:
     """Keyed with a secret that only the stack has; a film that failed can be found by it, too."""
     event = bucket.put(FILM)
-    with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere()) as stopped:
+    with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere(), PNEUMOSCOPE_SECONDS="2") as stopped:
         (failed,) = stopped.invoke(event).lines("failed")
     assert (failed["level"], "cannot be reached" in failed["reason"]) == ("ERROR", True)
     (line,) = done(asking.invoke(event)).lines(LOG)
@@ -667,7 +667,7 @@ def test_a_job_whose_film_failed_for_good_says_so(start: Start, api: Function, a
     job = call(api, of_http_api("POST", "/jobs"))[2]
     assert upload(job["upload"], FILM) == HTTPStatus.NO_CONTENT
     event, statuses = from_eventbridge(BUCKET, f"films/{job['id']}"), list[int]()
-    with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere()) as stopped:
+    with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere(), PNEUMOSCOPE_SECONDS="2") as stopped:
         for _ in range(3):
             statuses.append(call(api, of_http_api("GET", job["result"]))[0])
             assert stopped.invoke(event).error is not None
