@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.dataset.grammar import version2
+from pneumoscope.engine import DecisionDocument
 from pneumoscope.imaging import read_luma
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
@@ -86,3 +87,10 @@ def stored_anew(data: bytes, **options: Any) -> bytes:
     """The same film in another file: as PNG without loss, or with a `quality` as JPEG."""
     luma = Image.fromarray(read_luma(data))
     return encode(luma, "JPEG", **options) if options else encode(luma)
+
+
+def documented(line: dict[str, Any], *beside: str) -> DecisionDocument:
+    """A surface's JSON as the one documented decision; `beside` are what the surface may add to its keys."""
+    decision = {name: value for name, value in line.items() if name not in beside}
+    assert list(decision) == list(DecisionDocument.model_json_schema(by_alias=True)["properties"])
+    return DecisionDocument.model_validate(decision)

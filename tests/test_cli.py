@@ -22,7 +22,7 @@ from pneumoscope.engine import Engine
 from pneumoscope.models import SHIPPED, shipped_bundle
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.settings.training import TrainConfig
-from samples import INTERRUPTIBLE, TINY, make_zip, small_films
+from samples import INTERRUPTIBLE, TINY, documented, make_zip, small_films
 from test_imaging import png_header
 
 Command = Callable[..., SimpleNamespace]
@@ -87,11 +87,15 @@ def test_version(command: Command) -> None:
 
 
 def test_json_is_one_document_a_line_and_nothing_else(command: Command, tiny_bundle: Path, films: Path) -> None:
+    (films / "c.jpeg").write_bytes(b"no film")
+    refused = json.loads(command("predict", "--bundle", tiny_bundle, films / "c.jpeg", "--format", "json").out)
+    assert documented(refused).status == "rejected"
+    (films / "c.jpeg").unlink()
     done = command("predict", "--bundle", tiny_bundle, films, "--format", "json")
     assert done.code == 0, done.err
     documents = [json.loads(line) for line in done.out.splitlines()]
     assert [Path(document["image"]).name for document in documents] == ["a.jpeg", "b.JPG"]
-    assert {document["status"] for document in documents} == {"answered"}
+    assert {documented(document).status for document in documents} == {"answered"}
 
 
 def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None:

@@ -28,7 +28,7 @@ from pneumoscope.engine import Engine
 from pneumoscope.models import SHIPPED
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.settings.serve import ServeConfig
-from samples import encode
+from samples import documented, encode
 from service import Service, form, serving
 
 FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))
@@ -57,6 +57,8 @@ def test_http_says_what_the_engine_says(service: Service, tiny_bundle: Path) -> 
         wanted = without(engine.predict(data).as_json(), "milliseconds")
         assert without(reply.json(), "milliseconds", "notice") == wanted
         assert reply.json()["notice"] == DISCLAIMER
+        assert documented(reply.json(), "notice").status in ("answered", "abstained")
+        documented(service.post("/invocations", data, kind).json(), "notice")
 
 
 def noise() -> np.ndarray:
@@ -138,6 +140,7 @@ def test_what_is_no_frontal_chest_film_is_200_and_rejected(service: Service) -> 
         reply = service.post("/v1/predictions", body, "application/octet-stream")
         assert reply.status == HTTPStatus.OK
         assert (reply.json()["status"], reply.json()["reason_codes"]) == ("rejected", [code])
+        documented(reply.json(), "notice")
 
 
 def test_level_group_answers_with_the_groups_name(service: Service) -> None:
