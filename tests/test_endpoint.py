@@ -15,6 +15,7 @@ from account import PLACE, REGION, Heard, keys, names, request, run, scripted, w
 from local_cloud import LocalCloud
 from pneumoscope.aws.client.deploy import await_service, deploy, describe_config, describe_model, scale, scales
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
+from pneumoscope.aws.client.model import put_model
 from pneumoscope.aws.client.train import describe_request, role_arn
 from pneumoscope.aws.session import Cloud, parse_location
 from pneumoscope.aws.unpack import extract, unpacked
@@ -262,6 +263,41 @@ def test_what_was_made_goes_again_if_a_step_fails(
     assert keys(aws, "models") == []
     assert not shared_cloud.client("sagemaker").list_models()["Models"]
     assert not shared_cloud.client("sagemaker").list_endpoint_configs()["EndpointConfigs"]
+
+
+def test_a_model_is_put_once_and_verified(
+    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, own_bundle: Path, tmp_path: Path
+) -> None:
+    done = run("put-model", tiny_bundle, "s3://films-bucket/models/one")
+    assert (done.code, "model in s3://films-bucket/models/one" in done.out) == (0, True), done
+    assert keys(aws, "models") == ["models/one/contract.json", "models/one/model.tar.gz"]
+    aws.client("s3").download_file(PLACE.bucket, "models/one/model.tar.gz", str(tmp_path / "model.tar.gz"))
+    with unpacked(tmp_path / "model.tar.gz") as (_, engine):
+        assert engine.contract == load_contract(tiny_bundle)
+    tags = shared_cloud.client("s3").get_object_tagging(Bucket=PLACE.bucket, Key="models/one/model.tar.gz")["TagSet"]
+    assert tags == [{"Key": "pneumoscope", "Value": "one"}]
+    again = run("put-model", tiny_bundle, "s3://films-bucket/models/one")
+    assert (again.code, "model.tar.gz already; choose another place" in again.err) == (1, True), again
+    whole = run("put-model", tiny_bundle, "s3://films-bucket")
+    assert (whole.code, "name a folder in it" in whole.err) == (2, True), whole
+    (own_bundle / "model.onnx").write_bytes(b"other")
+    damaged = run("put-model", own_bundle, "s3://films-bucket/models/two")
+    assert (damaged.code, "model.onnx was changed" in damaged.err) == (1, True), damaged
+    assert keys(aws, "models/two") == []
+
+
+def test_half_a_model_is_not_left_behind(aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = aws.client("s3").put_object
+
+    def refused(**arguments: Any) -> None:
+        if arguments["Key"].endswith("contract.json"):
+            raise CloudError("the disk is full.")
+        write(**arguments)
+
+    monkeypatch.setattr(aws.client("s3"), "put_object", refused)
+    with pytest.raises(CloudError, match="the disk is full"):
+        put_model(aws, tiny_bundle, parse_location("s3://films-bucket/models/one"))
+    assert keys(aws, "models") == []
 
 
 def test_a_bundle_that_does_not_verify_is_not_deployed(aws: Cloud, own_bundle: Path) -> None:

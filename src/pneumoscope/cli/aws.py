@@ -201,6 +201,31 @@ def train_command(
         typer.echo(f"next: pneumoscope aws deploy {job.model} --to S3://… --role ROLE --image IMAGE", err=True)
 
 
+@app.command("put-model")
+def put_model_command(
+    source: Annotated[str, typer.Argument(help="A bundle, or a training job's s3://…/model.tar.gz.")],
+    folder: Annotated[str, typer.Argument(metavar="S3://BUCKET/FOLDER", help="A folder without a model.")],
+    *,
+    serving: Annotated[Serving, typer.Option(help="Packed for our image, or for AWS's Ray Serve.")] = Serving.own,
+    region: Region = None,
+    kms_key: Key = None,
+    quiet: Quiet = False,
+) -> None:
+    """Verify a bundle, and put its model.tar.gz and contract.json into S3, where stacks read them.
+
+    A new model takes a new folder, for nothing notices a file that is overwritten.
+    """
+    from pneumoscope.aws.client.model import put_model
+    from pneumoscope.aws.session import parse_location
+    from pneumoscope.cli.show import make_listener
+
+    place, listener = parse_location(folder), make_listener(quiet=quiet)
+    put_model(
+        _cloud(region), _source(source), place, for_ray=serving is Serving.ray, kms_key=kms_key, listener=listener
+    )
+    typer.echo(f"model in {place}.")
+
+
 @app.command("deploy")
 def deploy_command(
     source: Annotated[str, typer.Argument(help="A bundle, or a training job's s3://…/model.tar.gz.")],
@@ -238,7 +263,7 @@ def deploy_command(
     from pneumoscope.contract import load_contract
 
     for_ray = serving is Serving.ray
-    origin: Path | Location = parse_location(source) if source.startswith("s3://") else Path(source)
+    origin = _source(source)
     if isinstance(origin, Path):
         contract = load_contract(origin)
         name = name or contract.name
@@ -366,6 +391,13 @@ def teardown_command(
         typer.echo(f"removed: {each.name}")
     if films is not None:
         typer.echo(f"note: the films and answers that were captured stay in {films}, until you delete them.", err=True)
+
+
+def _source(text: str) -> "Path | Location":
+    """A bundle on this machine, or an archive in S3."""
+    from pneumoscope.aws.session import parse_location
+
+    return parse_location(text) if text.startswith("s3://") else Path(text)
 
 
 def _cloud(region: str | None) -> "Cloud":

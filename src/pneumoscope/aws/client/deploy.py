@@ -1,16 +1,14 @@
 """An endpoint from a bundle."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from botocore import exceptions
 from pydantic import Field, model_validator
 
-from pneumoscope.aws.client.bucket import check_bucket, encryption
+from pneumoscope.aws.client.bucket import check_bucket
 from pneumoscope.aws.client.images import InstanceType, has_disks
 from pneumoscope.aws.client.inventory import (
     ARCHIVE,
@@ -23,14 +21,11 @@ from pneumoscope.aws.client.inventory import (
     remove_file,
     scaled,
 )
-from pneumoscope.aws.client.package import write_model_archive
+from pneumoscope.aws.client.model import files_of, put_model
 from pneumoscope.aws.client.train import TAG, role_arn
 from pneumoscope.aws.limits import Name
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
-from pneumoscope.aws.unpack import unpacked
-from pneumoscope.contract import CONTRACT_FILE
+from pneumoscope.aws.session import Cloud, Location, in_words, parse_location
 from pneumoscope.documents import Document
-from pneumoscope.engine import verify
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
 
@@ -83,58 +78,17 @@ def deploy(cloud: Cloud, wanted: Deployment, source: Path | Location, *, listene
         BundleError: the bundle does not verify.
         CloudError: bucket or role are missing, the name is taken, or AWS refuses.
     """
-    check_bucket(cloud, wanted.folder)
     if wanted.capture is not None:
         check_bucket(cloud, parse_location(wanted.capture))
     role = role_arn(cloud, wanted.role)
     _require_free(cloud, wanted.name)
-    with _bundle(cloud, source, listener) as bundle:
-        listener.say(f"sending {wanted.folder / ARCHIVE}")
-        with ExitStack() as undo:
-            _send(cloud, wanted, bundle, undo)
-            _create(cloud, wanted, role, undo)
-            undo.pop_all()
+    put_model(cloud, source, wanted.folder, for_ray=wanted.for_ray, kms_key=wanted.kms_key, listener=listener)
+    with ExitStack() as undo:
+        for file in files_of(wanted.folder):
+            undo.callback(_unless_refused, remove_file, cloud, file)
+        _create(cloud, wanted, role, undo)
+        undo.pop_all()
     listener.say(f"endpoint {wanted.name} is being made")
-
-
-@contextmanager
-def _bundle(cloud: Cloud, source: Path | Location, listener: Listener) -> Iterator[Path]:
-    if isinstance(source, Path):
-        listener.say(f"{source}: {verify(source).cases} golden cases reproduced")
-        yield source
-        return
-    with TemporaryDirectory(prefix="pneumoscope-") as folder:
-        archive = Path(folder) / ARCHIVE
-        with in_words(f"reading {source}"):
-            cloud.client("s3").download_file(source.bucket, source.key, str(archive))
-        with unpacked(archive) as (bundle, _):
-            listener.say(f"{source}: golden cases reproduced")
-            yield bundle
-
-
-def _send(cloud: Cloud, wanted: Deployment, bundle: Path, undo: ExitStack) -> None:
-    """The archive, and beside it the contract for whoever must shrink a film by its rule."""
-    options = encryption(wanted.kms_key) | {"Tagging": f"{TAG}={wanted.name}"}
-    s3, archive, contract = cloud.client("s3"), wanted.folder / ARCHIVE, wanted.folder / CONTRACT_FILE
-    with TemporaryFile() as stream:
-        write_model_archive(bundle, stream, for_ray=wanted.for_ray)
-        stream.seek(0)
-        _put_new(s3, archive, stream, options)
-    undo.callback(_unless_refused, remove_file, cloud, archive)
-    with in_words(f"writing {contract}"):
-        s3.put_object(Bucket=contract.bucket, Key=contract.key, Body=(bundle / CONTRACT_FILE).read_bytes(), **options)
-    undo.callback(_unless_refused, remove_file, cloud, contract)
-
-
-def _put_new(s3: Any, target: Location, stream: IO[bytes], options: dict[str, str]) -> None:
-    """Write an object where none is: another endpoint, or a stack, may use what is there."""
-    with in_words(f"writing {target}"):
-        try:
-            s3.put_object(Bucket=target.bucket, Key=target.key, Body=stream, IfNoneMatch="*", **options)
-        except exceptions.ClientError as failure:
-            if code_of(failure) != "PreconditionFailed":
-                raise
-            raise CloudError(f"there is {target} already; choose another --name or --to, or remove it.") from failure
 
 
 def _create(cloud: Cloud, wanted: Deployment, role: str, undo: ExitStack) -> None:
