@@ -10,7 +10,7 @@ import typer
 
 from pneumoscope.cli.data import Quiet
 from pneumoscope.cli.train import Precision
-from pneumoscope.errors import CloudError, UsageError
+from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
     from pneumoscope.aws.session import Cloud, Location
@@ -229,9 +229,12 @@ def put_model_command(
 @app.command("deploy")
 def deploy_command(
     source: Annotated[str, typer.Argument(help="A bundle, or a training job's s3://…/model.tar.gz.")],
-    to: Annotated[str, typer.Option(metavar="S3://…", help="Where the model goes; a folder NAME is made there.")],
-    role: Role,
+    to: Annotated[str, typer.Option(metavar="S3://…", help="Where models go; a folder NAME is made there.")],
     *,
+    role: Annotated[
+        str | None,
+        typer.Option(envvar="PNEUMOSCOPE_ENDPOINT_ROLE", help="Role that it takes on; by default the stack makes one."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The endpoint's name; by default the model's.")] = None,
     variant: Annotated[Variant, typer.Option(help="How it answers.")] = Variant.realtime,
     serving: Annotated[Serving, typer.Option(help="Our image (give --image), or AWS's for Ray Serve.")] = Serving.own,
@@ -252,11 +255,11 @@ def deploy_command(
     kms_key: Key = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make a SageMaker endpoint from a bundle, after its golden cases came out right here.
+    """Make a SageMaker endpoint from a bundle, after its golden cases came out right here, or update one.
 
-    What it makes bears a tag, by which `aws status` finds it and `aws teardown` removes it.
+    It is a stack of CloudFormation, pneumoscope-NAME, which `aws status` lists and `aws teardown` deletes.
     """
-    from pneumoscope.aws.client.deploy import Deployment, await_service, deploy, scale, scales
+    from pneumoscope.aws.client.deploy import Deployment, deploy
     from pneumoscope.aws.client.images import RAY_SERVE, aws_image
     from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
@@ -289,20 +292,14 @@ def deploy_command(
         capture=None if capture is None else str(parse_location(capture)),
         kms_key=kms_key,
     )
-    listener = make_listener(quiet=quiet)
-    deploy(cloud, wanted, origin, listener=listener)
-    if not wait:
-        typer.echo(f"endpoint {name} is being made; scaling by load is set up only with --wait.")
-        return
     try:
-        await_service(cloud, name, listener=listener)
-        if scales(wanted):
-            scale(cloud, wanted)
-    except (KeyboardInterrupt, CloudError):
-        typer.echo(
-            f"endpoint {name} is there all the same, and costs until `pneumoscope aws teardown {name}`.", err=True
-        )
+        deploy(cloud, wanted, origin, wait=wait, listener=make_listener(quiet=quiet))
+    except KeyboardInterrupt:
+        typer.echo(f"endpoint {name} may be made all the same; `pneumoscope aws teardown {name}` removes it.", err=True)
         raise
+    if not wait:
+        typer.echo(f"endpoint {name} is being made; see `pneumoscope aws status`.")
+        return
     typer.echo(f"endpoint {name} is in service. It costs until `pneumoscope aws teardown {name}`.")
     if not quiet:
         typer.echo(f"next: pneumoscope aws invoke {name} FILM", err=True)
@@ -349,7 +346,7 @@ def status_command(
     form: Annotated[Form, typer.Option("--format", help="How to print.")] = Form.table,
     region: Region = None,
 ) -> None:
-    """List the endpoints, configurations, models and training jobs of this region that were made from here."""
+    """List the endpoints, stacks and training jobs of this region that were made from here."""
     from pneumoscope.aws.client.inventory import status
     from pneumoscope.cli.show_aws import show_made
 
@@ -367,10 +364,10 @@ def teardown_command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     region: Region = None,
 ) -> None:
-    """Remove an endpoint, its scaling, configuration and model, and the model's files in S3, after listing them.
+    """Delete an endpoint's stack, and its models' files in S3, after listing them.
 
-    Only what bears the tag that `aws deploy` gave it. Data sets, training jobs' results, and films and
-    answers of an asynchronous endpoint stay.
+    Of the files only those that bear the tag that `aws deploy` gave them. Data sets, training jobs' results,
+    films and answers of an asynchronous endpoint, and what was captured stay.
     """
     from pneumoscope.aws.client.inventory import belongings, captured
 
