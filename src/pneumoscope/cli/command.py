@@ -141,7 +141,7 @@ def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Paramet
     spelling = _spelling(field)
     kind = _plain(spelling.kind or field.annotation)
     default = None if unset else field.default
-    if default == ():
+    if default in ((), {}):
         default = None
     bounds = {edge: value for limit in field.metadata for edge, value in _edges(limit)}
     common: dict[str, Any] = {
@@ -200,4 +200,6 @@ def _problem(kind: "type[Document]", failure: "ValidationError") -> str:
         return words
     field, unset = fields[known[-1]]
     option = known[-1].upper() if _spelling(field).argument else _names(known[-1], field, unset)[0].partition("/")[0]
-    return f"{option} {problem['input']}: {words[0].lower()}{words[1:]}"
+    given = problem["input"]
+    shown = " ".join(map(str, given)) if isinstance(given, list | tuple) else given
+    return f"{option} {shown}: {words[0].lower()}{words[1:]}"

@@ -32,17 +32,14 @@ from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.grammar import KERMANY_AGES, published
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
 from pneumoscope.documents import first_problem
-from pneumoscope.engine import MODEL_FILE, Engine, verify
-from pneumoscope.engine.bundle import CPU, open_model
+from pneumoscope.engine import MODEL_FILE, verify
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export.calibration import calibrate, decide_from, evidence_of_run
-from pneumoscope.export.card import CARD_FILE, write_card
-from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
-from pneumoscope.files import sha256_of, whole_directory, write_text
-from pneumoscope.imaging import DEFAULT_LIMITS, Luma
+from pneumoscope.files import sha256_of, whole_directory
+from pneumoscope.imaging import Luma
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.phantom import is_phantom
 from pneumoscope.progress import SILENT, Listener
@@ -138,8 +135,7 @@ def export(
         run: a finished run directory.
         dataset: the data set the run was trained on.
         out: the bundle folder to make.
-        config: name, precision, ages and evidence; by default as `ExportConfig` says. Ages are known for films of
-            the published archive.
+        config: name, precision, ages and evidence; ages are known for films of the published archive.
         overwrite: replace what lies at `out`.
         listener: hears about the slow parts.
 
@@ -157,11 +153,7 @@ def export(
         calibration, probabilities = calibrate(subject.config.prior, subject.evidence, model.logits)
         decision = decide_from(probabilities)
         contract = _contract(subject, model, calibration, decision, folder)
-        count = len(dataset.split("train"))
-        text = write_card(contract, published=subject.published, films=count, evidence=subject.evidence)
-        write_text(folder / CARD_FILE, text)
-        session = open_model(folder, contract, provider=CPU, threads=available_cores())
-        write_golden(Engine(contract, session, DEFAULT_LIMITS), folder)
+        _write_beside(contract, subject, len(dataset.split("train")), folder)
         save_contract(_contract(subject, model, calibration, decision, folder), folder)
         verify(folder)
     return Exported(
