@@ -32,14 +32,17 @@ from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.grammar import KERMANY_AGES, published
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
 from pneumoscope.documents import first_problem
-from pneumoscope.engine import MODEL_FILE, verify
+from pneumoscope.engine import MODEL_FILE, Engine, verify
+from pneumoscope.engine.bundle import CPU, open_model
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export.calibration import calibrate, decide_from, evidence_of_run
+from pneumoscope.export.card import CARD_FILE, write_card
+from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
-from pneumoscope.files import sha256_of, whole_directory
-from pneumoscope.imaging import Luma
+from pneumoscope.files import sha256_of, whole_directory, write_text
+from pneumoscope.imaging import DEFAULT_LIMITS, Luma
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.phantom import is_phantom
 from pneumoscope.progress import SILENT, Listener
@@ -261,6 +264,14 @@ def _population(dataset: Dataset, given: Ages | None) -> Population:
 def _is_published(film: Film) -> bool:
     names = film.source.split(SOURCE_SEPARATOR)
     return any(published(PurePosixPath(name.rpartition(":")[2]).stem) for name in names)
+
+
+def _write_beside(contract: Contract, subject: _Subject, films: int, folder: Path) -> None:
+    """Write the card and the golden cases of the contract's model."""
+    text = write_card(contract, published=subject.published, films=films, evidence=subject.evidence)
+    write_text(folder / CARD_FILE, text)
+    session = open_model(folder, contract, provider=CPU, threads=available_cores())
+    write_golden(Engine(contract, session, DEFAULT_LIMITS), folder)
 
 
 def _contract(subject: _Subject, model: _Model, calibration: Calibration, decision: Decision, folder: Path) -> Contract:

@@ -66,13 +66,10 @@ def upload(
         return len(content), _put(s3, place / film.path, content, options, present)
 
     count, sent_bytes = 0, 0
-    listener.begin("uploading", sum(film.bytes for film in dataset.films), "B")
-    try:
+    with listener.progress("uploading", sum(film.bytes for film in dataset.films), "B"):
         for size, sent in map_ordered(send, dataset.films, workers=TRANSFERS, ahead=2 * TRANSFERS):
             listener.advance(size)
             count, sent_bytes = count + sent, sent_bytes + size * sent
-    finally:
-        listener.end()
     for name in (CARD_FILE, MANIFEST_FILE):
         content = (dataset.root / name).read_bytes()
         sent = _put(s3, place / name, content, options, present)
