@@ -187,3 +187,24 @@ def test_a_network_that_cannot_take_the_crops_says_which(dataset: Dataset, tmp_p
     with pytest.raises(UsageError, match=r"--arch vit_tiny_patch16_224 cannot take --crop-size 64 .*; leave it out\."):
         train(dataset, make_config(values, {}), tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_compiled_training_takes_the_same_steps(dataset: Dataset, tmp_path: Path) -> None:
+    curves = [
+        train(dataset, make_config({"recipe": "tiny", **TINY, "epochs": 1, "compiled": compiled}, {}), tmp_path / name)
+        for name, compiled in (("eager", False), ("compiled", True))
+    ]
+    assert curves[1][0]["train_loss"] == pytest.approx(curves[0][0]["train_loss"], rel=1e-3)
+
+
+def test_compiled_training_without_a_compiler_says_what_to_do(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    config = make_config({"recipe": "tiny", **TINY, "compiled": True}, {})
+    with pytest.raises(
+        UsageError, match=r"needs a C\+\+ compiler, and (g|clang)\+\+ is not found; .* --no-compiled\.$"
+    ):
+        train(dataset, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

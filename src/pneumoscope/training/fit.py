@@ -1,9 +1,11 @@
 """Training from a data set to a run directory, and going on after an interruption."""
 
 import logging
+import os
 import pickle
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -378,6 +380,12 @@ def _check_begin(run: Path, config: TrainConfig, dataset: Dataset, *, resume: bo
         raise UsageError(
             "patience and keep 'best' need validation films, and all films of this data set train; leave them out."
         )
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch.compile chooses
+    if config.compiled and shutil.which(compiler) is None:
+        raise UsageError(
+            f"compiled training needs a C++ compiler, and {compiler} is not found; install it (Debian: apt-get install "
+            "g++), or pass --no-compiled."
+        )
     if resume:
         _check_resume(run, config, dataset)
     else:
@@ -401,14 +409,16 @@ def _check_resume(run: Path, config: TrainConfig, dataset: Dataset) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's talk about devices and its advice for other set-ups, off while we train."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """What Lightning and torch say of devices and other set-ups, off while we train."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "torch.utils.cpp_extension")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             for message in _NOT_OURS:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
