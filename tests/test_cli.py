@@ -334,7 +334,7 @@ def test_train_bad_input(command: Command, dataset: Dataset, tmp_path: Path) -> 
     data = ("train", "--out", out, "--data", dataset.root)
     one_sentence(command("train", "--out", out), 2, "--data is missing")
     one_sentence(command(*data, "--recipe", "nonsense"), 2, "capstone-resnet50")
-    one_sentence(command(*data, "--lr", -1), 2, "field 'lr'")
+    one_sentence(command(*data, "--lr", -1), 2, "--lr -1.0: input should be greater than 0")
     one_sentence(command(*data, "--arch", "resnet51"), 2, "is not a timm network")
     one_sentence(command(*data, "--weights", "gone.pt"), 1, "no such file")
     one_sentence(command(*data, "--recipe", Path(sys.executable).resolve()), 2, "not text in UTF-8")

@@ -1,4 +1,4 @@
-"""Stored JSON documents: strict, frozen, and read only if every field is there."""
+"""Strict, frozen models: of stored documents, of settings, of decisions; `read_document` wants every field."""
 
 from typing import Annotated, TypeVar
 
@@ -9,7 +9,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Document(BaseModel):
-    """Base of every stored document: frozen, and nothing unknown in it."""
+    """Base of these models: frozen, and nothing unknown in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -73,7 +73,7 @@ def train_command(settings: "Train") -> None:
         typer.echo(f"{metric}: {value:.4f}")
     typer.echo(f"model: {job.model}")
     if not settings.quiet:
-        typer.echo(f"next: pneumoscope aws deploy {job.model} --to S3://… --role ROLE --image IMAGE", err=True)
+        typer.echo(f"next: pneumoscope aws deploy {job.model} --name NAME --to S3://… --image IMAGE", err=True)
 
 
 def _training_request(settings: "Train", region: str) -> "TrainingRequest":

@@ -86,13 +86,17 @@ def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "
     for name, field in kind.model_fields.items():
         part = _part(field)
         if part is not None:
-            values[name] = {each: named[each] for each in part.model_fields if each in named}
+            values[name] = {each: named[each] for each, _, _ in _fields(part) if each in named}
         elif name in named:
             values[name] = named[name]
+    fields = {name: (field, unset) for name, field, unset in _fields(kind)}
     try:
+        for name, (field, unset) in fields.items():
+            if unset and name in named:  # of a document that is changed, whose other fields are not known here
+                _validate(name, field, named[name])
         return kind.model_validate(values)
     except ValidationError as failure:
-        raise UsageError(f"{_problem(kind, failure)}; see `{path} --help`.") from failure
+        raise UsageError(f"{_problem(fields, failure)}; see `{path} --help`.") from failure
 
 
 def parameters_of(kind: "type[Document]") -> list[Any]:
@@ -117,8 +121,9 @@ def _fields(kind: "type[Document]") -> "Iterator[tuple[str, FieldInfo, bool]]":
             if not _spelling(field).hidden:
                 yield name, field, False
             continue
-        changes = _spelling(field).changes is not None
-        yield from ((name, field, changes) for name, field, _ in _fields(part))
+        spelling = _spelling(field)
+        changes = spelling.changes is not None
+        yield from ((name, field, changes) for name, field, _ in _fields(part) if name not in spelling.without)
 
 
 def _part(field: "FieldInfo") -> "type[Document] | None":
@@ -145,7 +150,7 @@ def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Paramet
         default = None
     bounds = {edge: value for limit in field.metadata for edge, value in _edges(limit)}
     common: dict[str, Any] = {
-        "help": field.description,
+        "help": f"{field.description}{''.join(map(_beyond, field.metadata))}",
         "envvar": spelling.variable,
         "metavar": spelling.metavar,
         **_PATHS[spelling.path],
@@ -182,6 +187,14 @@ def _plain(annotation: Any) -> Any:
     return list[_plain(kinds[0])] if get_origin(annotation) is tuple else annotation  # type: ignore[misc]
 
 
+def _beyond(limit: Any) -> str:
+    """An exclusive bound in words."""
+    if (least := getattr(limit, "gt", None)) is not None:
+        return f" More than {least}."
+    most = getattr(limit, "lt", None)
+    return "" if most is None else f" Less than {most}."
+
+
 def _edges(limit: Any) -> Iterator[tuple[str, Any]]:
     """Typer knows inclusive bounds only; exclusive ones are found when the settings are read."""
     if (least := getattr(limit, "ge", None)) is not None:
@@ -190,16 +203,22 @@ def _edges(limit: Any) -> Iterator[tuple[str, Any]]:
         yield "max", most
 
 
-def _problem(kind: "type[Document]", failure: "ValidationError") -> str:
+def _problem(fields: "dict[str, tuple[FieldInfo, bool]]", failure: "ValidationError") -> str:
     """The first problem in a few words, with the option's name as it is typed."""
     problem = failure.errors()[0]
     words = problem["msg"].removeprefix("Value error, ")
-    fields = {name: (field, unset) for name, field, unset in _fields(kind)}
-    known = [str(each) for each in problem["loc"] if str(each) in fields]
-    if not known:
+    name = next((str(each) for each in problem["loc"] if each in fields), None)
+    if name is None:
         return words
-    field, unset = fields[known[-1]]
-    option = known[-1].upper() if _spelling(field).argument else _names(known[-1], field, unset)[0].partition("/")[0]
-    given = problem["input"]
-    shown = " ".join(map(str, given)) if isinstance(given, list | tuple) else given
-    return f"{option} {shown}: {words[0].lower()}{words[1:]}"
+    field, unset = fields[name]
+    option = name.upper() if _spelling(field).argument else _names(name, field, unset)[0].partition("/")[0]
+    if problem["type"] == "value_error":  # our own words, which say the value
+        return f"{option}: {words}"
+    return f"{option} {problem['input']}: {words[0].lower()}{words[1:]}"
+
+
+def _validate(name: str, field: "FieldInfo", value: Any) -> None:
+    from pydantic import create_model
+
+    kind: Any = Annotated[field.annotation, *field.metadata]
+    create_model("Change", **{name: (kind, ...)}).model_validate({name: value})

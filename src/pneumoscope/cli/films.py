@@ -83,11 +83,14 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
-def find_films(paths: list[Path]) -> list[Path]:
-    """The films to read, folders walked once. A folder without any, among others, is reported."""
-    found = list[Path]()
+def find_films(paths: list[Path]) -> list[str]:
+    """The paths of films to read, folders walked once. A folder without any, among others, is reported.
+
+    They are texts, for a million of them may wait, and a `Path` is several times as large.
+    """
+    found = list[str]()
     for given in paths:
-        inside = list(_walk([given]))
+        inside = list(map(str, _walk([given])))
         if not inside and len(paths) > 1:
             complain(f"no image file in {given}.", word="note")
         found += inside
@@ -96,18 +99,18 @@ def find_films(paths: list[Path]) -> list[Path]:
     return found
 
 
-def encoded(path: Path, limits: Limits) -> Encoded:
+def encoded(path: str, limits: Limits) -> Encoded:
     """A film to be read when its turn has come."""
-    return Encoded(name=printable(str(path)), read=partial(read_file, path, limits=limits))
+    return Encoded(name=printable(path), read=partial(read_file, Path(path), limits=limits))
 
 
-def draw_heatmaps(predictions: Iterable[Prediction], paths: Iterable[Path], pictures: Pictures) -> Iterator[Prediction]:
+def draw_heatmaps(predictions: Iterable[Prediction], paths: Iterable[str], pictures: Pictures) -> Iterator[Prediction]:
     """Pass predictions on, and write a picture for each that has a map. `paths` are theirs, in order."""
     for prediction, path in zip(predictions, paths, strict=True):
         yield prediction
         try:
             if (drawn := heatmap.of_prediction(prediction)) is not None:
-                pictures.write(path, drawn)
+                pictures.write(Path(path), drawn)
         except OSError as failure:
             pictures.failed += 1
             complain(f"no picture of {prediction.image}: {failure}")
@@ -121,7 +124,7 @@ def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures,
         try:
             found = explainer.explain(film.read(), name=film.name, label=label)
             drawn = heatmap.of_explanation(found.label, found.activation, found.probabilities, found.luma)
-            picture = pictures.write(path, drawn)
+            picture = pictures.write(Path(path), drawn)
         except (ImageError, OSError) as failure:
             complain(f"{film.name}: {failure}")
             refused += 1

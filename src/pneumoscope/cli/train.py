@@ -19,17 +19,16 @@ def train_command(settings: "Train") -> None:
     """
     from pneumoscope.training.world import World
 
-    if settings.out is None:
-        raise UsageError("--out is missing; give the run directory to make.")
-    _train(settings, settings.out, quiet=settings.quiet or not World.of().leads)
+    _train(settings, quiet=settings.quiet or not World.of().leads)
 
 
-def _train(settings: "Train", out: Path, *, quiet: bool) -> None:
+def _train(settings: "Train", *, quiet: bool) -> None:
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
     from pneumoscope.training.config import load_recipe, make_config
     from pneumoscope.training.run import CARD_FILE, load_card, load_config
 
+    out = settings.out
     if settings.resume and settings.teachers:
         raise UsageError("--resume keeps the run's teachers; leave --teachers out.")
     if settings.resume:

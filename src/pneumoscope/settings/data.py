@@ -1,9 +1,10 @@
 """Settings of `pneumoscope data …`."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pneumoscope.documents import Document, Text
 from pneumoscope.settings.option import MaxPixels, Overwrite, Quiet, Spelling
@@ -24,6 +25,12 @@ def _parse_groups(given: Any) -> Any:
     return groups
 
 
+def _sha256(given: str) -> str:
+    if re.fullmatch(r"[0-9a-fA-F]{64}", given) is None:
+        raise ValueError("a SHA-256 has 64 hexadecimal digits")
+    return given
+
+
 class Fetch(Document):
     """Of `data fetch`."""
 
@@ -31,10 +38,8 @@ class Fetch(Document):
     out: Path = Field(description="The folder to fetch into.")
     full: bool = Field(default=False, description="Version 3: fetch the whole 8.4 GB, not the chest films alone.")
     url: str | None = Field(default=None, description="A mirror's address instead of the publisher's.")
-    sha256: str | None = Field(
-        default=None,
-        pattern=r"^[0-9a-fA-F]{64}$",
-        description="SHA-256 of a mirror's file, if it is not the published one: 64 hexadecimal digits.",
+    sha256: Annotated[str, AfterValidator(_sha256)] | None = Field(
+        default=None, description="SHA-256 of a mirror's file, if it is not the published one."
     )
     quiet: Quiet = False
 

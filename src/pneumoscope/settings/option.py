@@ -27,6 +27,8 @@ class Spelling:
     """The type on the command line, if it is not the field's."""
     changes: type[Document] | None = None
     """The field is a dictionary of changes to such a document; each of its fields becomes an option."""
+    without: tuple[str, ...] = ()
+    """Fields of `changes` that are no options here."""
     hidden: bool = False
     """It is no option."""
 

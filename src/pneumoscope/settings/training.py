@@ -42,7 +42,12 @@ class TrainConfig(Document):
         description="Weight of a step in batch norm's running means; .01 keeps those of ImageNet through fine-tuning.",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of the classifier's inputs dropped.")
-    drop_path: float = Field(default=0.0, ge=0, lt=1, description="Stochastic depth (arXiv:1603.09382).")
+    drop_path: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of residual branches dropped in a step: stochastic depth (arXiv:1603.09382).",
+    )
     epochs: int = Field(ge=1, le=10_000, description="Passes over the train films.")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Films in one step of one process.")
     accumulate: int = Field(default=1, ge=1, le=1024, description="Steps whose gradients are added up.")
@@ -50,10 +55,12 @@ class TrainConfig(Document):
     lr: float = Field(gt=0, le=10, description="Learning rate; the peak for cosine and onecycle.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum.")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="Weight decay.")
-    schedule: Literal["constant", "cosine", "onecycle"] = Field(default="constant", description="Learning rate's path.")
+    schedule: Literal["constant", "cosine", "onecycle"] = Field(
+        default="constant", description="How the learning rate changes over the steps."
+    )
     rise: float = Field(default=0.3, gt=0, lt=1, description="Share of the steps in which onecycle rises.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="Mixed precision; weights stay fp32."
+        default="fp32", description="Of the arithmetic; bf16 and fp16 are mixed precision, the weights stay fp32."
     )
     class_weights: Literal["none", "sqrt", "balanced"] = Field(
         default="none", description="Weigh classes by the inverse (or its root) of their frequency."
@@ -65,7 +72,10 @@ class TrainConfig(Document):
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
     mixup: float = Field(
-        default=0.0, ge=0, le=10, description="Films of a batch are mixed by shares of Beta(a, a) (arXiv:1710.09412)."
+        default=0.0,
+        ge=0,
+        le=10,
+        description="The a of Beta(a, a), by whose shares films of a batch are mixed; 0 mixes none (arXiv:1710.09412).",
     )
     logit_penalty: float = Field(
         default=0.0,
@@ -115,12 +125,14 @@ class TrainConfig(Document):
 
 
 Changes = Annotated[dict[str, Any], Spelling(changes=TrainConfig)]
+#: Of the films that judge nothing may be chosen, and there are no teachers.
+FoldChanges = Annotated[dict[str, Any], Spelling(changes=TrainConfig, without=("patience", "keep", "teacher_share"))]
 
 
 class Train(Document):
     """Of `train`. `changes` are single values of the recipe that the command line gives."""
 
-    out: Path | None = Field(default=None, description="The run directory to make, or with --resume to go on with.")
+    out: Path = Field(description="The run directory to make, or with --resume to go on with.")
     data: Annotated[Path | None, Spelling(path="existing")] = Field(
         default=None, description="A data set made by `data prepare`."
     )
@@ -145,7 +157,7 @@ class CrossValidate(Document):
     folds: int = Field(default=5, ge=2, le=50, description="Parts that each are predicted once.")
     fold_seed: int = Field(default=0, ge=0, description="Seed of the folds and of the stress films.")
     resume: bool = Field(default=False, description="Keep finished folds, and go on with an interrupted one.")
-    changes: Changes
+    changes: FoldChanges
     cache: Cache = None
     quiet: Quiet = False
 
@@ -173,7 +185,8 @@ class ExportConfig(Document):
     )
     evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,
-        description="evidence.npz of cross-validate, of the same films and recipe: sets temperature and threshold.",
+        description="evidence.npz of cross-validate, of the run's films, network and prior: sets temperature and "
+        "threshold.",
     )
 
 

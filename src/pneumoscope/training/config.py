@@ -1,5 +1,8 @@
 """Recipes: values of a training configuration, shipped with the package or read from TOML files."""
 
+import os
+import shutil
+import sys
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -36,13 +39,6 @@ def load_recipe(recipe: str) -> dict[str, Any]:
         raise UsageError(f"--recipe {recipe} is not valid TOML: {failure}.") from failure
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as failure:
-        raise UsageError(f"--recipe {path} is not text in UTF-8; give a TOML file.") from failure
-
-
 def make_config(values: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:
     """Build a configuration from recipe values and the changes asked for (None means unchanged).
 
@@ -54,3 +50,26 @@ def make_config(values: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:
         return TrainConfig.model_validate(merged)
     except ValidationError as failure:
         raise UsageError(f"training configuration: {first_problem(failure)}.") from failure
+
+
+def check_compiler(config: TrainConfig, *, resume: bool = False) -> None:
+    """Refuse compiled training where torch.compile would find no C++ compiler.
+
+    Raises:
+        UsageError: there is none.
+    """
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX") or usual
+    if config.compiled and shutil.which(compiler) is None:
+        how = " (Debian: apt-get install g++)" if sys.platform == "linux" else ""
+        otherwise = "" if resume else ", or pass --no-compiled"
+        raise UsageError(
+            f"compiled training needs a C++ compiler, and {compiler} is not found; install it{how}{otherwise}."
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as failure:
+        raise UsageError(f"--recipe {path} is not text in UTF-8; give a TOML file.") from failure

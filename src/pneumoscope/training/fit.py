@@ -1,11 +1,9 @@
 """Training from a data set to a run directory, and going on after an interruption."""
 
 import logging
-import os
 import pickle
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -33,6 +31,7 @@ from pneumoscope.files import refuse_existing, whole_directory, whole_file
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import policy
+from pneumoscope.training.config import check_compiler
 from pneumoscope.training.data import CACHE_FOLDER, CachedFilms, FilmsModule, cache_inputs, labels_of
 from pneumoscope.training.history import Record, best_epoch, ran_out
 from pneumoscope.training.loss import Objective
@@ -380,12 +379,7 @@ def _check_begin(run: Path, config: TrainConfig, dataset: Dataset, *, resume: bo
         raise UsageError(
             "patience and keep 'best' need validation films, and all films of this data set train; leave them out."
         )
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")  # as torch.compile chooses
-    if config.compiled and shutil.which(compiler) is None:
-        raise UsageError(
-            f"compiled training needs a C++ compiler, and {compiler} is not found; install it (Debian: apt-get install "
-            "g++), or pass --no-compiled."
-        )
+    check_compiler(config, resume=resume)
     if resume:
         _check_resume(run, config, dataset)
     else:

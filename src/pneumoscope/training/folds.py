@@ -34,6 +34,7 @@ from pneumoscope.metrics import softmax, summarise
 from pneumoscope.parallel import available_cores, map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
+from pneumoscope.training.config import check_compiler
 from pneumoscope.training.data import CACHE_FOLDER, cache_inputs
 from pneumoscope.training.evidence import About, Evidence, save_evidence
 from pneumoscope.training.run import WEIGHTS_FILE, code_commit, library_versions
@@ -85,6 +86,7 @@ def cross_validate(
             "patience and keep 'best' choose the epoch by the very films that cross-validation judges by; "
             "leave them out."
         )
+    check_compiler(config)
     card = FoldsCard(schema_version=1, folds=folds, seed=seed, dataset=dataset.fingerprint, config=config)
     parts = fold_datasets(dataset, folds=folds, seed=seed)
     _begin(out, card, resume=resume)
