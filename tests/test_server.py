@@ -117,6 +117,7 @@ def test_a_form_of_several_films(service: Service) -> None:
         (FILM, "multipart/form-data; boundary=xyz", "form cannot be read"),
         (b"", "image/jpeg", "no film"),
     ],
+    ids=["empty-form", "empty-film", "field", "33-films", "no-boundary", "other-boundary", "no-body"],
 )
 def test_malformed_is_400(service: Service, body: bytes, kind: str, words: str) -> None:
     reply = service.post("/v1/predictions", body, kind)
