@@ -220,5 +220,5 @@ def _problem(fields: "dict[str, tuple[FieldInfo, bool]]", failure: "ValidationEr
 def _validate(name: str, field: "FieldInfo", value: Any) -> None:
     from pydantic import create_model
 
-    kind: Any = Annotated[field.annotation, *field.metadata]
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     create_model("Change", **{name: (kind, ...)}).model_validate({name: value})
