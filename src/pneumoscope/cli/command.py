@@ -221,4 +221,5 @@ def _validate(name: str, field: "FieldInfo", value: Any) -> None:
     from pydantic import create_model
 
     kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    create_model("Change", **{name: (kind, ...)}).model_validate({name: value})
+    definition: dict[str, Any] = {name: (kind, ...)}
+    create_model("Change", **definition).model_validate({name: value})
