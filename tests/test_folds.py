@@ -171,6 +171,16 @@ def test_what_cannot_be_cross_validated_leaves_nothing(dataset: Dataset, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_compiled_folds_without_a_compiler_leave_nothing(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
+        cross_validate(dataset, tiny(compiled=True), tmp_path / "cv")
+    assert not (tmp_path / "cv").exists()
+
+
 def test_a_stress_film_that_is_blank_is_left_out(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     films, rule = dataset.split("val")[:3], InputRule.squash(48)
     whole, usable = stress_inputs(dataset, films, rule, seed=0)

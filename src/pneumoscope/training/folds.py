@@ -86,7 +86,7 @@ def cross_validate(
             "patience and keep 'best' choose the epoch by the very films that cross-validation judges by; "
             "leave them out."
         )
-    check_compiler(config)
+    check_compiler(config, resume=resume)
     card = FoldsCard(schema_version=1, folds=folds, seed=seed, dataset=dataset.fingerprint, config=config)
     parts = fold_datasets(dataset, folds=folds, seed=seed)
     _begin(out, card, resume=resume)

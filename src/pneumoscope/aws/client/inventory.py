@@ -30,7 +30,7 @@ def described(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | None:
     """AWS's description of an endpoint, configuration or model, or None if there is none.
 
     Raises:
-        CloudError: it may not be looked at.
+        CloudError: access to it is denied.
     """
     client = cloud.client("sagemaker")
     with in_words(f"{kind.replace('_', ' ')} {name}"):
@@ -190,7 +190,7 @@ def captured(cloud: Cloud, name: str) -> str | None:
     """Where the films and answers that an endpoint has captured lie: they outlive it.
 
     Raises:
-        CloudError: it may not be looked at.
+        CloudError: access to it is denied.
     """
     config = described(cloud, "endpoint_config", name) or {}
     capture: dict[str, str] = config.get("DataCaptureConfig") or {}

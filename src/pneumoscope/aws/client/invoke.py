@@ -52,7 +52,7 @@ class Client:
         patience: seconds to wait for an asynchronous answer.
 
     Raises:
-        CloudError: there is no such endpoint, or it may not be looked at.
+        CloudError: there is no such endpoint, or access to it is denied.
         BundleError: the bundle is none, or damaged.
         UsageError: a stand-in is to be asked otherwise than in real time.
     """
@@ -212,7 +212,7 @@ def as_document(name: str, client: Client, classified: Classified) -> dict[str, 
 def as_refusal(name: str, client: Client, failure: ImageError | CloudError | OSError) -> dict[str, Any]:
     """A film that has no answer, as the same JSON document: rejected, and why."""
     contract = None
-    with suppress(CloudError, BundleError):  # the film's own failure is what is told
+    with suppress(CloudError, BundleError):  # report the film's own failure, not this one
         contract = client.contract
     refused = rejection(contract, _code(failure), str(failure), image=name).as_json()
     return refused | {"notice": DISCLAIMER, "endpoint": _call(client, milliseconds=0.0, tries=0, shrunk=False)}

@@ -139,10 +139,10 @@ def begin() -> Response[str]:
 
 
 def look(job: str) -> Response[str]:
-    """The decision on an uploaded film; 202 while one may come, and 410 if none will.
+    """The decision on an uploaded film; 202 while one can still come, and 410 if none will.
 
-    Before the upload, and of an id that was never given, one may come for as long as the id's time says: this function
-    may not look at films, and so cannot tell these apart.
+    This function has no access to films: it cannot tell an id whose film is not uploaded yet from an id that nobody was
+    given. Both are answered 202 until the time in the id has run out.
     """
     begun = _begun(job)
     if begun is None:

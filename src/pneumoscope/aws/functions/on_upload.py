@@ -157,7 +157,10 @@ def _tries(place: dict[str, str]) -> int:
     try:
         reply = cloud().client("s3").get_object(**place)
     except ClientError as failure:
-        if code_of(failure) in ("NoSuchKey", "AccessDenied"):  # the last: there is none, and the role may not list
+        if code_of(failure) in (
+            "NoSuchKey",
+            "AccessDenied",
+        ):  # without the right to list, S3 denies access to what is absent
             return 0
         raise
     return int(json.loads(reply["Body"].read())["tries"])

@@ -336,7 +336,7 @@ def _count(decided: Decision) -> None:
 def mark(*names: str) -> str:
     """What stands for a film in the log: the beginning of an HMAC over its names.
 
-    Keyed, as whoever guesses a name could confirm it beside a diagnosis otherwise.
+    Keyed with a secret: otherwise anyone who guesses a name could confirm it beside a diagnosis.
 
     Raises:
         BusyError, CloudError: the stack's table cannot be used.
