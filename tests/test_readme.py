@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -71,13 +72,18 @@ def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
         assert step in steps
 
 
-def test_the_other_blocks_run_in_order(desk: Path) -> None:
+def test_the_other_blocks_run_in_order(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service listens on another port than the README says, which something else here may have."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    monkeypatch.setenv("PNEUMOSCOPE_PORT", port)
     with ExitStack() as until_the_end:
-        for kind, block in BLOCKS[1:]:
+        for kind, written in BLOCKS[1:]:
+            block = written.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
             if kind == "bash":
                 lines = block.splitlines()
                 if lines[0].startswith("pneumoscope serve"):
-                    until_the_end.enter_context(running(lines.pop(0), desk))
+                    until_the_end.enter_context(running(lines.pop(0), desk, port))
                 shown = [run(line, desk) for line in lines]
                 if "--format json" in block:
                     assert json.loads(shown[-1])["status"] == "answered"
@@ -87,12 +93,12 @@ def test_the_other_blocks_run_in_order(desk: Path) -> None:
 
 
 @contextmanager
-def running(line: str, folder: Path) -> Iterator[None]:
-    """A service as the README starts it, on the port that it says, ready."""
+def running(line: str, folder: Path, port: str) -> Iterator[None]:
+    """A service as the README starts it, ready."""
     process = subprocess.Popen([TOOLS / line.split()[0], *line.split()[1:]], cwd=folder, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
-            with suppress(OSError), urllib.request.urlopen("http://127.0.0.1:8080/readyz") as answer:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
                 assert answer.status == 200
                 break
             time.sleep(0.05)

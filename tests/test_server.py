@@ -390,7 +390,7 @@ def test_wrong_usage_is_one_sentence(
             (["--keep-log", tmp_path / "none" / "log"], "cannot be kept"),
             (["--provider", "tpu"], "provider 'tpu'"),
         ):
-            done = command("serve", "--bundle", tiny_bundle, *options)
+            done = command("serve", "--bundle", tiny_bundle, "--port", 0, *options)
             assert done.code == 2, done.err
             assert words in done.err
             assert "Traceback" not in done.err
