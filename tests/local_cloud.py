@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
+from moto.sagemaker.models import FakeEndpoint
 from moto.server import ThreadedMotoServer
 
 ENVIRONMENT = {
@@ -76,6 +77,8 @@ def cloud() -> Iterator[LocalCloud]:
             environment.delenv(name)
         for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": url}).items():
             environment.setenv(name, value)
+        # moto names a stack's endpoint itself, whatever the template says
+        environment.setattr(FakeEndpoint, "cloudformation_name_type", staticmethod(lambda: "EndpointName"))
         made = LocalCloud(url)
         made.reset()
         try:

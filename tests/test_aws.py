@@ -17,10 +17,10 @@ import pytest
 from botocore import exceptions
 from pydantic import ValidationError
 
-from account import PLACE, REGION, Heard, become_nobody, heads, request, run, scripted, wanted
+from account import PLACE, REGION, TRUST, Heard, become_nobody, heads, request, run, scripted, wanted
 from local_cloud import LocalCloud
 from pneumoscope.aws.client.bucket import check_bucket
-from pneumoscope.aws.client.deploy import await_service, deploy, scale
+from pneumoscope.aws.client.deploy import deploy
 from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
 from pneumoscope.aws.client.package import pinned, requirements, training_archive, write_model_archive
@@ -458,20 +458,19 @@ def test_the_documented_user_can_do_all_that_the_commands_do(
     # Application Auto Scaling looks for it at whoever registers an endpoint with it; moto does not.
     assert '"sagemaker:UpdateEndpointWeightsAndCapacities"' in policy
     policy = policy.replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"')  # moto's own name; AWS has none
-    policy = re.sub(r'"arn:aws:logs:[^"]+"', '"*"', policy)  # moto compares resources for S3 alone
+    # Moto compares resources for S3 alone.
+    policy = re.sub(r'"arn:aws:(logs|cloudformation|cloudwatch):[^"]+"', '"*"', policy)
     policy = re.sub(r',\s*"Condition": {"Null": {"aws:ResourceTag/pneumoscope": "false"}}', "", policy)  # nor tags
     become_nobody(shared_cloud, monkeypatch)
     shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
-    scaled = wanted(most_instances=2)
+    shared_cloud.client("iam").create_role(RoleName="trainer-endpoint", AssumeRolePolicyDocument=TRUST)
     with shared_cloud.guarded():
         somebody = Cloud(region=REGION)
         somebody.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"another's")
         upload(somebody, dataset, PLACE)
         start(somebody, request())
         follow(somebody, "capstone-1", pause=lambda _: None)
-        deploy(somebody, scaled, tiny_bundle)
-        await_service(somebody, "films", pause=lambda _: None)
-        scale(somebody, scaled)
+        deploy(somebody, wanted(role="trainer-endpoint"), tiny_bundle)
         assert limits_of(somebody, "films")[0] == "realtime"
         assert {each["name"] for each in status(somebody)} == {"films", "capstone-1"}
         for each in list(belongings(somebody, "films")):
@@ -528,11 +527,11 @@ def test_the_documented_user_removes_only_what_bears_the_tag_or_lies_with_models
     policy = json.loads((REPOSITORY / "deploy" / "aws" / "user.json").read_text())
     for statement in policy["Statement"]:
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-        removing = [each for each in actions if re.search(r":(Delete|Deregister|Stop)", each)]
-        if "s3:DeleteObject" in removing or "cloudwatch:DeleteAlarms" in removing:
+        removing = [each for each in actions if re.search(r":(Delete|Deregister|Stop|Update(Endpoint|Stack)$)", each)]
+        by_place = {"s3:DeleteObject", "cloudwatch:DeleteAlarms", "logs:DeleteLogGroup", "cloudformation:DeleteStack"}
+        if by_place & set(removing):
             named = statement["Resource"]
-            resources = named if isinstance(named, list) else [named]
-            assert not {"*", "arn:aws:s3:::BUCKET/*"} & set(resources)
+            assert not {"*", "arn:aws:s3:::BUCKET/*"} & {*([named] if isinstance(named, str) else named)}
         elif removing:
             assert statement["Condition"] == {"Null": {"aws:ResourceTag/pneumoscope": "false"}}
             assert actions == removing

@@ -1,6 +1,7 @@
-"""Endpoints made, scaled and removed again in moto."""
+"""Endpoints made, updated and removed again in moto, each with its stack."""
 
 import json
+import re
 import sys
 import tarfile
 from io import BytesIO
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore import exceptions
 from pydantic import ValidationError
 
-from account import PLACE, REGION, Heard, keys, names, request, run, scripted, wanted
+from account import PLACE, REGION, Heard, keys, names, request, run, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws.client.deploy import await_service, deploy, describe_config, describe_model, scale, scales
+from pneumoscope.aws.client.deploy import deploy, describe
+from pneumoscope.aws.client.images import RAY_SERVE, aws_image
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
+from pneumoscope.aws.client.model import put_model
+from pneumoscope.aws.client.stack import find_stack
 from pneumoscope.aws.client.train import describe_request, role_arn
 from pneumoscope.aws.session import Cloud, parse_location
 from pneumoscope.aws.unpack import extract, unpacked
@@ -25,8 +28,20 @@ from pneumoscope.errors import (
     CloudError,
     UsageError,
 )
+from samples import REPOSITORY
+from stacks import UNMADE, long_form
 
-pytestmark = pytest.mark.usefixtures("aws")
+pytestmark = [pytest.mark.usefixtures("aws"), pytest.mark.filterwarnings(UNMADE)]
+IMAGE = "111111111111.dkr.ecr.eu-central-1.amazonaws.com/pneumoscope:1"
+OPTIONS = ("--to", "s3://films-bucket/models", "--image", IMAGE, "--name", "films", "--instance-type", "ml.c5.large")
+
+
+def model_of(cloud: LocalCloud) -> dict[str, Any]:
+    """The model that the endpoint `films` serves now."""
+    sagemaker = cloud.client("sagemaker")
+    endpoint = sagemaker.describe_endpoint(EndpointName="films")
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+    return dict(sagemaker.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"]))
 
 
 def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
@@ -35,82 +50,50 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     sagemaker = shared_cloud.client("sagemaker")
     role = role_arn(aws, "trainer")
     sagemaker.create_model(ModelName="theirs", PrimaryContainer={"Image": "1.dkr.ecr/x:1"}, ExecutionRoleArn=role)
-    image = "1.dkr.ecr.eu-central-1.amazonaws.com/pneumoscope:1"
-    options = (
-        "--to",
-        "s3://films-bucket/models",
-        "--role",
-        "trainer",
-        "--image",
-        image,
-        "--name",
-        "films",
-        "--instance-type",
-        "ml.c5.large",
-    )
-    done = run("deploy", tiny_bundle, *options, "--most-instances", 3)
+    done = run("deploy", tiny_bundle, *OPTIONS, "--most-instances", 3)
     assert done.code == 0, done.err
     assert "endpoint films is in service" in done.out
-    model = sagemaker.describe_model(ModelName="films")["PrimaryContainer"]
-    assert model == {"Image": image, "ModelDataUrl": "s3://films-bucket/models/films/model.tar.gz"}
-    config = sagemaker.describe_endpoint_config(EndpointConfigName="films")
-    assert not config.get("DataCaptureConfig")
-    assert keys(aws, "models") == ["models/films/contract.json", "models/films/model.tar.gz"]
-    aws.client("s3").download_file(PLACE.bucket, "models/films/model.tar.gz", str(tmp_path / "model.tar.gz"))
-    with unpacked(tmp_path / "model.tar.gz") as (bundle, engine):
+    container = model_of(shared_cloud)["PrimaryContainer"]
+    archive = parse_location(container["ModelDataUrl"])
+    assert (container["Image"], archive.bucket) == (IMAGE, PLACE.bucket)
+    digest = load_contract(tiny_bundle).files["model.onnx"][:12]
+    assert keys(aws, "models") == [f"models/films/{digest}/contract.json", f"models/films/{digest}/model.tar.gz"]
+    aws.client("s3").download_file(archive.bucket, archive.key, str(tmp_path / "model.tar.gz"))
+    with unpacked(tmp_path / "model.tar.gz") as (_, engine):
         assert engine.contract == load_contract(tiny_bundle)
-        assert (bundle / "contract.json").parent != bundle / "bundle"
-    scaling = shared_cloud.client("application-autoscaling")
-    (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
-    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 3)
-    assert len(scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]) == 1
     told = json.loads(run("status", "--format", "json").out)
-    assert {each["kind"] for each in told} == {"endpoint", "endpoint config", "model"}
-    assert {each["name"] for each in told} == {"films"}
+    assert [(each["kind"], each["name"], each["state"]) for each in told] == [("endpoint", "films", "CREATE_COMPLETE")]
     assert "films" in run("status").out
-    again = run("deploy", tiny_bundle, *options)
-    assert (again.code, "there is an endpoint films already" in again.err) == (1, True)
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="models/films/notes.txt", Body=b"mine")
     unasked = run("teardown", "films")
     assert (unasked.code, "pass --yes" in unasked.err) == (2, True)
-    assert unasked.err.count("to be removed: ") == 6
+    assert unasked.err.count("to be removed: ") == 3
     removed = run("teardown", "films", "--yes")
-    assert (removed.code, removed.out.count("removed: ")) == (0, 6), removed
+    assert (removed.code, removed.out.count("removed: ")) == (0, 3), removed
     assert keys(aws, "models") == ["models/films/notes.txt"]
     assert [each["ModelName"] for each in sagemaker.list_models()["Models"]] == ["theirs"]
     assert not sagemaker.list_endpoints()["Endpoints"]
-    assert not scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
     assert "nothing named films" in run("teardown", "films", "--yes").out
     assert "nothing that was made from here" in run("status").out
 
 
-def test_training_jobs_are_listed_without_a_call_for_each(aws: Cloud, shared_cloud: LocalCloud) -> None:
-    asked = list[str]()
-    role, own = role_arn(aws, "trainer"), {"Key": "pneumoscope", "Value": "x"}
-    for number in range(20):
-        arguments = describe_request(request(name=f"job-{number}"), role, REGION, None)
-        tags = [own] if number % 2 else [{"Key": "theirs", "Value": "x"}]
-        shared_cloud.client("sagemaker").create_training_job(**arguments | {"Tags": tags})
-    aws.client("sagemaker").meta.events.register("before-call", lambda model, **_: asked.append(model.name))
-    rows = status(aws)
-    assert {each["name"] for each in rows} == {f"job-{number}" for number in range(1, 20, 2)}
-    assert all(each["state"] and each["made"] for each in rows)
-    assert sorted(asked) == ["ListEndpointConfigs", "ListEndpoints", "ListModels", "Search"]
-
-
-def test_teardown_says_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(capture="s3://films-bucket/captures"), tiny_bundle)
-    removed = run("teardown", "films", "--yes")
-    assert (removed.code, "captured stay in s3://films-bucket/captures" in removed.err) == (0, True), removed
+def test_an_endpoint_is_updated_in_place(aws: Cloud, tiny_bundle: Path) -> None:
+    """With other options, and with the same once more."""
     deploy(aws, wanted(), tiny_bundle)
-    assert "captured" not in run("teardown", "films", "--yes").err
+    deploy(aws, wanted(instances=2, most_instances=2), tiny_bundle)
+    stack = find_stack(aws, "pneumoscope-films")
+    assert stack is not None
+    assert (stack.status, stack.parameters["MinInstances"]) == ("UPDATE_COMPLETE", "2")
+    assert len(keys(aws, "models")) == 2
+    deploy(aws, wanted(instances=2, most_instances=2), tiny_bundle)
+    assert len(names(aws)) == 3
 
 
 def test_a_teardown_that_was_broken_off_goes_on(aws: Cloud, tiny_bundle: Path) -> None:
     deploy(aws, wanted(), tiny_bundle)
     whole = names(aws)
-    files = ["s3://films-bucket/models/films/model.tar.gz", "s3://films-bucket/models/films/contract.json"]
-    assert whole == ["endpoint films", "endpoint config films", *files, "model films"]
+    assert whole[-1] == "stack pneumoscope-films with endpoint films"
+    assert [each.rpartition("/")[2] for each in whole[:2]] == ["contract.json", "model.tar.gz"]
     for left in range(len(whole) - 1, -1, -1):  # one step each, as if each had been the last one
         next(belongings(aws, "films")).remove()
         assert names(aws) == whole[len(whole) - left :]
@@ -118,80 +101,66 @@ def test_a_teardown_that_was_broken_off_goes_on(aws: Cloud, tiny_bundle: Path) -
 
 def test_a_model_that_something_else_reads_is_kept(aws: Cloud, tiny_bundle: Path) -> None:
     deploy(aws, wanted(), tiny_bundle)
-    assert run("teardown", "films", "--yes", "--keep-model").out.count("removed: ") == 3
-    assert keys(aws, "models") == ["models/films/contract.json", "models/films/model.tar.gz"]
-    with pytest.raises(CloudError, match=r"there is s3://films-bucket/models/films/model.tar.gz already"):
-        deploy(aws, wanted(), tiny_bundle)
-    assert keys(aws, "models") == ["models/films/contract.json", "models/films/model.tar.gz"]
+    assert run("teardown", "films", "--yes", "--keep-model").out.count("removed: ") == 1
+    assert len(keys(aws, "models")) == 2
     assert names(aws) == []
 
 
-def test_a_deployment_leaves_alone_what_another_one_makes_meanwhile(
-    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deploy(aws, wanted(), tiny_bundle)
-    # Both looked before either made.
-    monkeypatch.setattr("pneumoscope.aws.client.deploy._require_free", lambda *_: None)
-    with pytest.raises(CloudError, match=r"model.tar.gz already"):
+def test_an_endpoint_of_others_is_left_alone(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
+    sagemaker, role = shared_cloud.client("sagemaker"), role_arn(aws, "trainer")
+    container = {"Image": "1.dkr.ecr/x:1", "ModelDataUrl": "https://films.s3.amazonaws.com/m.tar.gz"}
+    sagemaker.create_model(ModelName="theirs", PrimaryContainer=container, ExecutionRoleArn=role)
+    variant = {
+        "VariantName": "AllTraffic",
+        "ModelName": "theirs",
+        "InstanceType": "ml.c5.large",
+        "InitialInstanceCount": 1,
+    }
+    sagemaker.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName="films", EndpointConfigName="theirs")
+    with pytest.raises(CloudError, match="there is an endpoint films already that was not made by a stack"):
         deploy(aws, wanted(), tiny_bundle)
-
-    def taken(**_: Any) -> None:  # moto does not mind
-        raise CloudError("Cannot create already existing model.")
-
-    monkeypatch.setattr(aws.client("sagemaker"), "create_model", taken)
-    with pytest.raises(CloudError, match="already existing model"):
-        deploy(aws, wanted(place="s3://films-bucket/elsewhere"), tiny_bundle)
-    assert keys(aws, "elsewhere") == []
-    assert len(names(aws)) == 5
-    assert shared_cloud.client("sagemaker").describe_endpoint(EndpointName="films")["EndpointStatus"] == "InService"
+    assert keys(aws, "models") == []
+    assert names(aws) == []
+    assert status(aws) == []
+    assert limits_of(aws, "films") == ("realtime", None)
 
 
-def test_an_endpoint_whose_answer_was_lost_is_there(
-    aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    create = aws.client("sagemaker").create_endpoint
-
-    def lost(**arguments: Any) -> None:
-        create(**arguments)
-        raise exceptions.ReadTimeoutError(endpoint_url="https://sagemaker")
-
-    monkeypatch.setattr(aws.client("sagemaker"), "create_endpoint", lost)
-    deploy(aws, wanted(), tiny_bundle)
-    assert len(names(aws)) == 5
-
-
-def test_the_first_error_is_told_if_tidying_up_fails_too(
+def test_what_was_sent_goes_again_if_the_stack_is_refused(
     aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(**_: Any) -> None:
-        raise CloudError("no instances of this type are left.")
+        raise CloudError("the limit of stacks is reached.")
 
-    def denied(*_: Any) -> None:
-        raise CloudError("AWS denies it.")
-
-    monkeypatch.setattr(aws.client("sagemaker"), "create_endpoint", refused)
-    monkeypatch.setattr("pneumoscope.aws.client.deploy.remove_file", denied)
-    with pytest.raises(CloudError, match="no instances"):
+    monkeypatch.setattr(aws.client("cloudformation"), "create_stack", refused)
+    with pytest.raises(CloudError, match="limit of stacks"):
         deploy(aws, wanted(), tiny_bundle)
+    assert keys(aws, "models") == []
 
 
-@pytest.mark.parametrize(
-    "container",
-    [
-        {"PrimaryContainer": {"Image": "1.dkr.ecr/x:1"}},
-        {"PrimaryContainer": {"Image": "1.dkr.ecr/x:1", "ModelDataUrl": "https://films.s3.amazonaws.com/m.tar.gz"}},
-        {"Containers": [{"Image": "1.dkr.ecr/x:1"}, {"Image": "1.dkr.ecr/y:1"}]},
-    ],
-)
-def test_models_of_other_kinds_are_not_stumbled_over(
-    aws: Cloud, shared_cloud: LocalCloud, container: dict[str, Any]
+def test_a_stack_that_fails_says_why_and_takes_its_model_along(
+    aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sagemaker = shared_cloud.client("sagemaker")
-    sagemaker.create_model(ModelName="films", ExecutionRoleArn=role_arn(aws, "trainer"), **container)
-    assert names(aws) == []
-    sagemaker.create_endpoint_config(**describe_config(wanted()))
-    sagemaker.create_endpoint(EndpointName="films", EndpointConfigName="films")
-    assert limits_of(aws, "films") == ("realtime", None)
+    """Moto's do not fail: an event, and the state after it, are put into what it says."""
+    client, event = aws.client("cloudformation"), {"LogicalResourceId": "Endpoint", "ResourceStatus": "CREATE_FAILED"}
+    describe, states = client.describe_stacks, iter(["CREATE_IN_PROGRESS", "DELETE_IN_PROGRESS", "DELETE_COMPLETE"])
+
+    def failing(**arguments: Any) -> dict[str, Any]:
+        reply: dict[str, Any] = describe(**arguments)
+        return {"Stacks": [each | {"StackStatus": next(states)} for each in reply["Stacks"]]}
+
+    class Events:
+        def paginate(self, **_: Any) -> list[dict[str, Any]]:
+            why = "The primary container did not pass the ping health check."
+            later = {"LogicalResourceId": "Log", "ResourceStatus": "CREATE_FAILED"}
+            cancelled = later | {"ResourceStatusReason": "Resource creation cancelled"}
+            return [{"StackEvents": [cancelled, event | {"ResourceStatusReason": why}]}]
+
+    monkeypatch.setattr(client, "describe_stacks", failing)
+    monkeypatch.setattr(client, "get_paginator", lambda _: Events())
+    with pytest.raises(CloudError, match=r"delete complete: Endpoint: The primary container did not pass the ping"):
+        deploy(aws, wanted(), tiny_bundle, pause=lambda _: None)
+    assert keys(aws, "models") == []
 
 
 def test_nothing_is_captured_where_the_public_can_read(aws: Cloud, tiny_bundle: Path) -> None:
@@ -205,6 +174,8 @@ def test_nothing_is_captured_where_the_public_can_read(aws: Cloud, tiny_bundle: 
     for variant in ("serverless", "async"):
         with pytest.raises(ValidationError, match="captures nothing; leave out --capture"):
             wanted(variant=variant, capture="s3://films-bucket/kept")
+    with pytest.raises(ValidationError, match="a folder of their own"):
+        wanted(capture="s3://films-bucket")
     with pytest.raises(ValidationError, match="a serverless endpoint has no instances"):
         wanted(variant="serverless", most_instances=2)
 
@@ -215,15 +186,13 @@ def test_ctrl_c_while_waiting_says_that_the_endpoint_goes_on(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pneumoscope.aws.client.deploy.await_service", interrupted)
-    options = ["--to", "s3://films-bucket/models", "--role", "trainer", "--image", wanted().image, "--name", "films"]
-    arguments = ["aws", "deploy", str(tiny_bundle), *options, "--instance-type", "ml.c5.large"]
-    monkeypatch.setattr(sys, "argv", ["pneumoscope", *arguments])
+    monkeypatch.setattr("pneumoscope.aws.client.deploy.await_stack", interrupted)
+    monkeypatch.setattr(sys, "argv", ["pneumoscope", "aws", "deploy", str(tiny_bundle), *OPTIONS])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 130
-    assert "endpoint films is there all the same, and costs until" in capsys.readouterr().err
-    assert len(names(aws)) == 5
+    assert "endpoint films may be made all the same" in capsys.readouterr().err
+    assert len(names(aws)) == 3
 
 
 def test_what_is_wrong_here_is_told_before_an_account_is_asked_for(tmp_path: Path) -> None:
@@ -237,31 +206,61 @@ def test_what_is_wrong_here_is_told_before_an_account_is_asked_for(tmp_path: Pat
         assert len(done.err.strip().splitlines()) == 1, done.err
 
 
-def test_what_does_not_bear_the_tag_stays(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
-    sagemaker = shared_cloud.client("sagemaker")
-    aws.client("s3").put_object(Bucket=PLACE.bucket, Key="models/films/model.tar.gz", Body=b"theirs")
-    container = {"Image": "1.dkr.ecr/x:1", "ModelDataUrl": "s3://films-bucket/models/films/model.tar.gz"}
-    sagemaker.create_model(ModelName="films", PrimaryContainer=container, ExecutionRoleArn=role_arn(aws, "trainer"))
-    assert names(aws) == []
-    assert status(aws) == []
-    assert len(sagemaker.list_models()["Models"]) == 1
-    assert keys(aws, "models") == ["models/films/model.tar.gz"]
-    with pytest.raises(CloudError, match="there is a model films already"):
-        deploy(aws, wanted(), tiny_bundle)
+def test_training_jobs_are_listed_without_a_call_for_each(aws: Cloud, shared_cloud: LocalCloud) -> None:
+    asked = list[str]()
+    role, own = role_arn(aws, "trainer"), {"Key": "pneumoscope", "Value": "x"}
+    for number in range(20):
+        arguments = describe_request(request(name=f"job-{number}"), role, REGION, None)
+        tags = [own] if number % 2 else [{"Key": "theirs", "Value": "x"}]
+        shared_cloud.client("sagemaker").create_training_job(**arguments | {"Tags": tags})
+    aws.client("sagemaker").meta.events.register("before-call", lambda model, **_: asked.append(model.name))
+    rows = status(aws)
+    assert {each["name"] for each in rows} == {f"job-{number}" for number in range(1, 20, 2)}
+    assert all(each["state"] and each["made"] for each in rows)
+    assert asked == ["Search"]
 
 
-def test_what_was_made_goes_again_if_a_step_fails(
-    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+def test_teardown_says_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, wanted(capture="s3://films-bucket/captures"), tiny_bundle)
+    removed = run("teardown", "films", "--yes")
+    assert (removed.code, "captured stay in s3://films-bucket/captures" in removed.err) == (0, True), removed
+    deploy(aws, wanted(), tiny_bundle)
+    assert "captured" not in run("teardown", "films", "--yes").err
+
+
+def test_a_model_is_put_once_and_verified(
+    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, own_bundle: Path, tmp_path: Path
 ) -> None:
-    def refused(**_: Any) -> None:
-        raise CloudError("no instances of this type are left.")
+    done = run("put-model", tiny_bundle, "s3://films-bucket/models/one")
+    assert (done.code, "model in s3://films-bucket/models/one" in done.out) == (0, True), done
+    assert keys(aws, "models") == ["models/one/contract.json", "models/one/model.tar.gz"]
+    aws.client("s3").download_file(PLACE.bucket, "models/one/model.tar.gz", str(tmp_path / "model.tar.gz"))
+    with unpacked(tmp_path / "model.tar.gz") as (_, engine):
+        assert engine.contract == load_contract(tiny_bundle)
+    tags = shared_cloud.client("s3").get_object_tagging(Bucket=PLACE.bucket, Key="models/one/model.tar.gz")["TagSet"]
+    assert tags == [{"Key": "pneumoscope", "Value": "one"}]
+    again = run("put-model", tiny_bundle, "s3://films-bucket/models/one")
+    assert (again.code, "model.tar.gz already; choose another folder" in again.err) == (1, True), again
+    whole = run("put-model", tiny_bundle, "s3://films-bucket")
+    assert (whole.code, "name a folder in it" in whole.err) == (2, True), whole
+    (own_bundle / "model.onnx").write_bytes(b"other")
+    damaged = run("put-model", own_bundle, "s3://films-bucket/models/two")
+    assert (damaged.code, "model.onnx was changed" in damaged.err) == (1, True), damaged
+    assert keys(aws, "models/two") == []
 
-    monkeypatch.setattr(aws.client("sagemaker"), "create_endpoint", refused)
-    with pytest.raises(CloudError, match="no instances"):
-        deploy(aws, wanted(), tiny_bundle)
+
+def test_half_a_model_is_not_left_behind(aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = aws.client("s3").put_object
+
+    def refused(**arguments: Any) -> None:
+        if arguments["Key"].endswith("contract.json"):
+            raise CloudError("the disk is full.")
+        write(**arguments)
+
+    monkeypatch.setattr(aws.client("s3"), "put_object", refused)
+    with pytest.raises(CloudError, match="the disk is full"):
+        put_model(aws, tiny_bundle, parse_location("s3://films-bucket/models/one"))
     assert keys(aws, "models") == []
-    assert not shared_cloud.client("sagemaker").list_models()["Models"]
-    assert not shared_cloud.client("sagemaker").list_endpoint_configs()["EndpointConfigs"]
 
 
 def test_a_bundle_that_does_not_verify_is_not_deployed(aws: Cloud, own_bundle: Path) -> None:
@@ -279,10 +278,10 @@ def test_a_training_jobs_archive_is_deployed_from_s3(aws: Cloud, tiny_bundle: Pa
     heard = Heard()
     source = parse_location("s3://films-bucket/runs/mine/output/model.tar.gz")
     deploy(aws, wanted(variant="serverless"), source, listener=heard)
-    await_service(aws, "films", listener=heard)
-    assert heard.lines[-1] == "endpoint films: InService"
+    assert heard.lines[-1] == "stack pneumoscope-films: create complete"
     variant, contract = limits_of(aws, "films")
-    assert (variant, str(contract)) == ("serverless", "s3://films-bucket/models/films/contract.json")
+    digest = load_contract(tiny_bundle).files["model.onnx"][:12]
+    assert (variant, str(contract)) == ("serverless", f"s3://films-bucket/models/films/{digest}/contract.json")
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="junk/model.tar.gz", Body=b"no archive")
     with pytest.raises(BundleError, match="cannot be unpacked"):
         deploy(aws, wanted(name="other"), parse_location("s3://films-bucket/junk/model.tar.gz"))
@@ -290,57 +289,29 @@ def test_a_training_jobs_archive_is_deployed_from_s3(aws: Cloud, tiny_bundle: Pa
         deploy(aws, wanted(name="other"), parse_location("s3://films-bucket/none.tar.gz"))
 
 
-def test_each_variant_is_described_as_aws_wants_it() -> None:
-    realtime = describe_config(wanted(kms_key="key-1", capture="s3://films-bucket/kept"))
-    assert realtime["DataCaptureConfig"]["EnableCapture"] is True
-    assert realtime["KmsKeyId"] == realtime["DataCaptureConfig"]["KmsKeyId"] == "key-1"
-    assert "KmsKeyId" not in describe_config(wanted(kms_key="key-1", instance_type="ml.g5.xlarge"))
-    assert realtime["ProductionVariants"][0]["InstanceType"] == "ml.c5.large"
-    serverless = describe_config(wanted(variant="serverless", memory_mb=2048, concurrency=7))
-    assert serverless["ProductionVariants"][0]["ServerlessConfig"] == {"MemorySizeInMB": 2048, "MaxConcurrency": 7}
-    assert "InstanceType" not in serverless["ProductionVariants"][0]
-    later = describe_config(wanted(variant="async"))
-    assert later["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"] == "s3://films-bucket/models/films/answers"
-    assert "DataCaptureConfig" not in later
-    answers = describe_config(wanted(variant="async", kms_key="key-1"))["AsyncInferenceConfig"]["OutputConfig"]
-    assert answers["KmsKeyId"] == "key-1"
-    assert scales(wanted(variant="async", most_instances=4))
-    assert not scales(wanted())
-
-
-@pytest.mark.parametrize(
-    ("changes", "isolated"),
-    [({}, True), ({"variant": "async"}, True), ({"variant": "serverless"}, False), ({"for_ray": True}, False)],
-)
-def test_a_model_reaches_no_network_where_that_can_be(changes: dict[str, Any], *, isolated: bool) -> None:
-    assert describe_model(wanted(**changes), "arn:role")["EnableNetworkIsolation"] is isolated
-
-
-def test_an_endpoint_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = {"EndpointName": "films", "EndpointStatus": "Creating"}
-    failed = begun | {"EndpointStatus": "Failed", "FailureReason": "The container did not pass the ping health check."}
-    with scripted((200, begun), (200, failed)) as (url, _):
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
-        with pytest.raises(CloudError, match=r"did not start: The container did not pass .*; remove it with"):
-            await_service(Cloud(region=REGION), "films", pause=lambda _: None)
-
-
-def test_scaling_can_be_set_up_twice(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(most_instances=2), tiny_bundle)
-    scale(aws, wanted(most_instances=2))
-    scale(aws, wanted(most_instances=2))
-    assert "scaling of endpoint films" in names(aws)
-    waiting = wanted(name="later", variant="async", most_instances=3, concurrency=8)
-    deploy(aws, waiting, tiny_bundle)
-    scale(aws, waiting)
-    policies = aws.client("application-autoscaling").describe_scaling_policies(ServiceNamespace="sagemaker")
-    followed = {
-        each["ResourceId"]: each["TargetTrackingScalingPolicyConfiguration"] for each in policies["ScalingPolicies"]
-    }
-    assert followed["endpoint/films/variant/AllTraffic"]["TargetValue"] == 600
-    backlog = followed["endpoint/later/variant/AllTraffic"]
-    assert backlog["TargetValue"] == 8
-    assert backlog["CustomizedMetricSpecification"]["MetricName"] == "ApproximateBacklogSizePerInstance"
+def test_options_are_parameters_of_the_template(aws: Cloud, shared_cloud: LocalCloud) -> None:
+    folder = parse_location("s3://films-bucket/models/films/one")
+    template = json.loads(long_form(REPOSITORY / "deploy" / "aws" / "endpoint.yaml"))["Parameters"]
+    key = shared_cloud.client("kms").create_key()["KeyMetadata"]
+    for changes in (
+        {},
+        {"variant": "serverless", "memory_mb": 2048},
+        {"variant": "async", "most_instances": 4, "concurrency": 8},
+        {"for_ray": True, "image": aws_image(RAY_SERVE, REGION)},
+        {"capture": "s3://films-bucket/kept", "kms_key": key["KeyId"], "role": "trainer"},
+        {"instance_type": "ml.g5.xlarge", "kms_key": key["Arn"]},
+    ):
+        asked = wanted(**{"image": IMAGE} | changes)
+        role = None if asked.role is None else role_arn(aws, asked.role)
+        given = describe(aws, asked, folder, role)
+        assert given.keys() <= template.keys()
+        for name, value in given.items():
+            pattern, values = template[name].get("AllowedPattern"), template[name].get("AllowedValues")
+            assert pattern is None or re.fullmatch(pattern, value), name
+            assert values is None or value in map(str, values), name
+        assert given["KmsKeyArn"] in ("", key["Arn"])
+        assert given["InstanceDisks"] == ("true" if "g5" in asked.instance_type else "false")
+        assert given["AsyncPrefix"] == ("models/films" if asked.variant == "async" else "")
 
 
 def test_an_archive_that_leads_out_or_unpacks_endlessly_is_refused(

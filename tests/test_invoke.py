@@ -18,9 +18,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import ray_serve
-from account import FILM, PLACE, REGION, keys, run, scripted, wanted
+from account import FILM, REGION, keys, run, scripted, wanted
 from local_cloud import LocalCloud
 from pneumoscope.aws.client.deploy import deploy
+from pneumoscope.aws.client.inventory import limits_of
 from pneumoscope.aws.client.invoke import Client
 from pneumoscope.aws.client.package import write_model_archive
 from pneumoscope.aws.endpoint import Endpoint, read_prediction, said_by_model
@@ -347,7 +348,9 @@ def test_a_download_that_breaks_off_again_and_again_is_said_in_words() -> None:
 
 def test_a_model_without_a_contract_beside_it_is_asked_for_its_bundle(aws: Cloud, tiny_bundle: Path) -> None:
     deploy(aws, wanted(), tiny_bundle)
-    aws.client("s3").delete_object(Bucket=PLACE.bucket, Key="models/films/contract.json")
+    contract = limits_of(aws, "films")[1]
+    assert contract is not None
+    aws.client("s3").delete_object(Bucket=contract.bucket, Key=contract.key)
     with pytest.raises(UnsuitableError, match="name the endpoint's bundle with --bundle") as failure:
         Client(aws, "films").classify(big_film())
     assert failure.value.code == "too-large"

@@ -26,7 +26,9 @@ def leaves() -> dict[str, SettingsCommand]:
 
 def test_every_option_has_help_and_one_name() -> None:
     commands = leaves()
-    assert {"train", "cross-validate", "export", "predict", "evaluate", "serve", "data prepare"} <= set(commands)
+    assert {"train", "cross-validate", "export", "predict", "evaluate", "serve", "data prepare", "aws train"} <= set(
+        commands
+    )
     for name, command in commands.items():
         spelled = [option for each in command.params for option in (*each.opts, *each.secondary_opts)]
         assert len(spelled) == len(set(spelled)), name

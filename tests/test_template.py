@@ -1,6 +1,5 @@
 """The SAM template: linted, translated as AWS does it, and made in a local cloud; then asked what it allows."""
 
-import ast
 import importlib
 import json
 import os
@@ -9,19 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from cfnlint.decode import decode
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.cloudformation.models import cloudformation_backends
 from moto.cloudformation.parsing import ResourceMap, clean_json, parse_condition
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
@@ -30,18 +25,11 @@ from local_cloud import LocalCloud, cloud
 from pneumoscope.aws.functions.shared import Settings
 from pneumoscope.aws.limits import REALTIME, SERVERLESS
 from samples import REPOSITORY
+from stacks import ACCOUNT, REGION, UNMADE, Stack, long_form, make_stack
 
 TOOLS = Path(sys.executable).parent
 TEMPLATE = REPOSITORY / "deploy" / "aws" / "template.yaml"
-ACCOUNT, REGION = "123456789012", "eu-central-1"
-# What moto's CloudFormation does not make, it warns of; these are checked as the template resolves for moto's stack.
-NOT_IN_MOTO = (
-    "ApiGatewayV2::(Api|Authorizer|Integration|Route|Stage)|ApplicationAutoScaling::Scal(ableTarget|ingPolicy)|"
-    "CloudWatch::Alarm|Lambda::EventInvokeConfig|S3::BucketPolicy|SQS::QueuePolicy"
-)
-pytestmark = pytest.mark.filterwarnings(
-    f"ignore:Tried to parse AWS::({NOT_IN_MOTO}) but".replace("::", "..") + ":UserWarning"
-)
+pytestmark = pytest.mark.filterwarnings(UNMADE)
 
 ALWAYS = {
     "ImageUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/pneumoscope:1.0",
@@ -79,9 +67,7 @@ WITHOUT_RESOURCES = {
 
 @cache
 def source_text() -> str:
-    template, problems = decode(str(TEMPLATE))
-    assert not problems
-    return json.dumps(template)
+    return long_form(TEMPLATE)
 
 
 def source() -> dict[str, Any]:
@@ -94,77 +80,8 @@ def translate(parameters: dict[str, str]) -> dict[str, Any]:
     return dict(Translator({}, Parser()).translate(source(), dict(parameters)))
 
 
-class Names:
-    """What a stack's references stand for; what moto did not make stands for its own name."""
-
-    def __init__(self, made: Any) -> None:
-        self._made = made
-        self.lazy_condition_map = made.lazy_condition_map
-
-    def __getitem__(self, name: str) -> Any:
-        found = self._made[name]
-        return f"<{name}>" if found is None and name != "AWS::NoValue" else found
-
-    def get(self, name: str) -> Any:
-        return self[name]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stack:
-    """A stack in the local cloud, and what its template came to there."""
-
-    name: str
-    template: dict[str, Any]
-    names: Any
-    aws: LocalCloud
-
-    def __getitem__(self, logical: str) -> Any:
-        """A resource's properties, resolved; None if the stack does not have it."""
-        resource = self.template["Resources"][logical]
-        if not self.has(resource):
-            return None
-        return clean_json(resource["Properties"], self.names)
-
-    def has(self, resource: dict[str, Any]) -> bool:
-        return "Condition" not in resource or bool(self.names.lazy_condition_map[resource["Condition"]])
-
-    def of(self, kind: str) -> dict[str, Any]:
-        """The properties of all its resources of a type, by name."""
-        resources = self.template["Resources"]
-        return {name: self[name] for name, each in resources.items() if each["Type"] == f"AWS::{kind}" and self[name]}
-
-    def id(self, logical: str) -> str:
-        return str(clean_json({"Ref": logical}, self.names))
-
-    def arn(self, logical: str) -> str:
-        return str(clean_json({"Fn::GetAtt": [logical, "Arn"]}, self.names))
-
-    def policies(self, role: str) -> dict[str, dict[str, Any]]:
-        """The documents of a role's policies, by name, as IAM has them."""
-        iam, name = self.aws.client("iam"), self.id(role)
-        found = {}
-        for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
-            document = iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
-            # moto writes a role's own policies as Python, not as JSON
-            found[policy] = ast.literal_eval(document) if isinstance(document, str) else document
-        return found
-
-    def allowed(self, role: str) -> list[dict[str, Any]]:
-        statements = chain.from_iterable(each["Statement"] for each in self.policies(role).values())
-        return [each for each in statements if each["Effect"] == "Allow"]
-
-
 def make(aws: LocalCloud, name: str, case: dict[str, str]) -> Stack:
-    parameters = ALWAYS | case
-    template = translate(parameters)
-    made = aws.client("cloudformation").create_stack(
-        StackName=name,
-        TemplateBody=json.dumps(template),
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Capabilities=["CAPABILITY_IAM"],
-    )
-    resources = cloudformation_backends[ACCOUNT][REGION].stacks[made["StackId"]].resource_map
-    return Stack(name=name, template=template, names=Names(resources), aws=aws)
+    return make_stack(aws, name, translate(ALWAYS | case), ALWAYS | case)
 
 
 @pytest.fixture(scope="module")

@@ -2,95 +2,29 @@
 
 import sys
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pneumoscope.errors import CloudError, UsageError
+from pneumoscope.cli.command import command
+from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
+    from pneumoscope.aws.client.deploy import Deployment
+    from pneumoscope.aws.client.train import TrainingRequest
     from pneumoscope.aws.session import Cloud, Location
+    from pneumoscope.settings.aws import Deploy, Invoke, PutModel, Status, Teardown, Train, Upload
 
 app = typer.Typer(
     help="Films to S3, a training job, an endpoint, and back to nothing (docs/aws.md).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Quiet = Annotated[bool, typer.Option("--quiet", help="Do not print progress or messages.")]
-Region = Annotated[str | None, typer.Option(help="AWS region; by default your environment's or profile's.")]
-Role = Annotated[
-    str, typer.Option(envvar="PNEUMOSCOPE_ROLE", help="Name or ARN of the role that SageMaker takes on (docs/aws.md).")
-]
 
 
-def _key(given: str | None) -> str | None:
-    if given is not None and given.rpartition(":")[2].startswith("alias/"):
-        raise UsageError(f"--kms-key {given!r} is an alias; give the key's id or ARN, which AWS takes everywhere.")
-    return given
-
-
-Key = Annotated[
-    str | None, typer.Option(callback=_key, help="Id or ARN of a KMS key to encrypt with; by default S3's own keys.")
-]
-
-
-class Precision(StrEnum):
-    """Of the exported model's arithmetic."""
-
-    fp32 = "fp32"
-    int8 = "int8"
-
-
-class Variant(StrEnum):
-    """How an endpoint answers."""
-
-    realtime = "realtime"
-    serverless = "serverless"
-    asynchronous = "async"
-
-
-class Serving(StrEnum):
-    """Whose image serves."""
-
-    own = "own"
-    ray = "ray"
-
-
-class Form(StrEnum):
-    """How answers are printed."""
-
-    table = "table"
-    json = "json"
-
-
-def endpoint_name(given: str | None) -> str | None:
-    """Let through what SageMaker takes as a name.
-
-    Raises:
-        UsageError: it takes no such name.
-    """
-    from pneumoscope.settings.names import checked_name
-
-    try:
-        return None if given is None else checked_name(given)
-    except ValueError as failure:
-        raise UsageError(f"{failure}.") from None
-
-
-@app.command("upload")
-def upload_command(
-    dataset: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A data set made by `data prepare`.")],
-    place: Annotated[str, typer.Argument(metavar="S3://BUCKET/PREFIX", help="Where to put it.")],
-    *,
-    region: Region = None,
-    kms_key: Key = None,
-    allow_public: Annotated[
-        bool, typer.Option("--allow-public", help="Into a bucket that the public can read, too.")
-    ] = False,
-    quiet: Quiet = False,
-) -> None:
+@command(app, "upload", "aws.Upload")
+def upload_command(settings: "Upload") -> None:
     """Put a data set into S3, encrypted. Sends only what is not there yet, so it may be broken off and repeated.
 
     The bucket must be in the region of the work to come. The manifest is sent last.
@@ -100,65 +34,56 @@ def upload_command(
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
 
-    target, found = parse_location(place), load_dataset(dataset)
+    target, found = parse_location(settings.place), load_dataset(settings.dataset)
     done = upload(
-        _cloud(region),
+        _cloud(settings.region),
         found,
         target,
-        kms_key=kms_key,
-        allow_public=allow_public,
-        listener=make_listener(quiet=quiet),
+        kms_key=settings.kms_key,
+        allow_public=settings.allow_public,
+        listener=make_listener(quiet=settings.quiet),
     )
     typer.echo(f"{target}: {done.sent:,} files sent ({done.sent_bytes / 1e6:,.1f} MB), {done.there:,} there already.")
-    if not quiet:
+    if not settings.quiet:
         typer.echo(f"next: pneumoscope aws train --data {target} --out s3://{target.bucket}/runs --role ROLE", err=True)
 
 
-@app.command("train")
-def train_command(
-    data: Annotated[str, typer.Option(metavar="S3://…", help="A data set, as `aws upload` puts it there.")],
-    out: Annotated[str, typer.Option(metavar="S3://…", help="Where model, reports and checkpoints go.")],
-    role: Role,
-    *,
-    test: Annotated[
-        str | None, typer.Option(metavar="S3://…", help="A data set whose test split is evaluated at the end.")
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="A shipped recipe's name (see `train --help`).")] = "quick",
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one value of the recipe, e.g. epochs=4. Repeatable.")
-    ] = None,
-    export_precision: Annotated[
-        Precision | None, typer.Option(help="Of the bundle, fp32 or int8; by default fp32.")
-    ] = None,
-    unprepared: Annotated[
-        bool, typer.Option("--unprepared", help="--data has folders of films and no manifest; the job prepares it.")
-    ] = False,
-    name: Annotated[str | None, typer.Option(help="The job's name; by default the recipe's and the time.")] = None,
-    image: Annotated[
-        str | None, typer.Option(help="Our own training image in ECR; by default AWS's PyTorch image and this code.")
-    ] = None,
-    instance_type: Annotated[str, typer.Option(help="Type of instance.")] = "ml.g5.xlarge",
-    instances: Annotated[int, typer.Option(min=1, help="Hosts to train on.")] = 1,
-    volume_gb: Annotated[int, typer.Option(help="Disk of each host.")] = 50,
-    max_hours: Annotated[float, typer.Option(help="Stopped after so long.")] = 12.0,
-    spot: Annotated[bool, typer.Option("--spot", help="Spare capacity: cheaper, resumed if interrupted.")] = False,
-    fast_file: Annotated[bool, typer.Option("--fast-file", help="Stream the films instead of copying first.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job and its log until it has ended.")] = False,
-    region: Region = None,
-    kms_key: Key = None,
-    quiet: Quiet = False,
-) -> None:
+@command(app, "train", "aws.Train")
+def train_command(settings: "Train") -> None:
     """Start a SageMaker training job that runs `pneumoscope train`; it leaves a bundle as model.tar.gz.
 
     The recipe is checked here, before anything costs. Ctrl-C while waiting leaves the job running.
     """
-    from pneumoscope.aws.client.images import training_image
-    from pneumoscope.aws.client.train import TrainingRequest, follow, start
-    from pneumoscope.aws.session import parse_location
+    from pneumoscope.aws.client.train import follow, start
     from pneumoscope.cli.show import make_listener
+
+    cloud = _cloud(settings.region)
+    request = _training_request(settings, cloud.region)
+    start(cloud, request)
+    typer.echo(f"training job {request.name} started in {cloud.region}.")
+    if not settings.wait:
+        typer.echo("next: pneumoscope aws status", err=True)
+        return
+    try:
+        job = follow(cloud, request.name, listener=make_listener(quiet=settings.quiet))
+    except KeyboardInterrupt:
+        typer.echo(f"no longer followed; training job {request.name} goes on, see `pneumoscope aws status`.", err=True)
+        raise
+    for metric, value in job.metrics.items():
+        typer.echo(f"{metric}: {value:.4f}")
+    typer.echo(f"model: {job.model}")
+    if not settings.quiet:
+        typer.echo(f"next: pneumoscope aws deploy {job.model} --name NAME --to S3://… --image IMAGE", err=True)
+
+
+def _training_request(settings: "Train", region: str) -> "TrainingRequest":
+    from pneumoscope.aws.client.images import training_image
+    from pneumoscope.aws.client.train import TrainingRequest
+    from pneumoscope.aws.session import parse_location
+    from pneumoscope.settings.aws import JobOptions
     from pneumoscope.training.config import load_recipe, make_config, recipe_names
 
-    values = dict(_setting(text) for text in setting or [])
+    recipe, values = settings.recipe, dict(settings.changes)
     if recipe not in recipe_names():
         raise UsageError(
             f"{recipe!r} is no shipped recipe, and a job has no other; there are {', '.join(recipe_names())}."
@@ -166,143 +91,96 @@ def train_command(
     config = make_config(load_recipe(recipe), dict(values))
     if config.weights not in ("imagenet", "none"):
         raise UsageError(f"weights {config.weights!r} are a file, which a job does not have; take imagenet or none.")
-    if export_precision is not None:
-        values["export_precision"] = export_precision.value
-    cloud = _cloud(region)
-    request = _checked(
+    if settings.export_precision is not None:
+        values["export_precision"] = settings.export_precision
+    request: TrainingRequest = _checked(
         TrainingRequest,
-        name=name or f"{recipe}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
-        role=role,
-        data=str(parse_location(data)),
-        unprepared=unprepared,
-        test=None if test is None else str(parse_location(test)),
-        output=str(parse_location(out)),
-        image=image or training_image(instance_type, cloud.region),
-        own_image=image is not None,
-        instance_type=instance_type,
-        instances=instances,
-        volume_gb=volume_gb,
-        max_hours=max_hours,
-        spot=spot,
-        fast_file=fast_file,
-        kms_key=kms_key,
+        name=settings.name or f"{recipe}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
+        role=settings.role,
+        data=str(parse_location(settings.data)),
+        test=None if settings.test is None else str(parse_location(settings.test)),
+        output=str(parse_location(settings.out)),
+        image=settings.image or training_image(settings.instance_type, region),
+        own_image=settings.image is not None,
         hyperparameters={"recipe": recipe, **values},
+        **_shared(settings, JobOptions),
     )
-    start(cloud, request)
-    typer.echo(f"training job {request.name} started in {cloud.region}.")
-    if not wait:
-        typer.echo("next: pneumoscope aws status", err=True)
-        return
-    try:
-        job = follow(cloud, request.name, listener=make_listener(quiet=quiet))
-    except KeyboardInterrupt:
-        typer.echo(
-            f"not followed any more; training job {request.name} goes on, see `pneumoscope aws status`.", err=True
-        )
-        raise
-    for metric, value in job.metrics.items():
-        typer.echo(f"{metric}: {value:.4f}")
-    typer.echo(f"model: {job.model}")
-    if not quiet:
-        typer.echo(f"next: pneumoscope aws deploy {job.model} --to S3://… --role ROLE --image IMAGE", err=True)
+    return request
 
 
-@app.command("deploy")
-def deploy_command(
-    source: Annotated[str, typer.Argument(help="A bundle, or a training job's s3://…/model.tar.gz.")],
-    to: Annotated[str, typer.Option(metavar="S3://…", help="Where the model goes; a folder NAME is made there.")],
-    role: Role,
-    *,
-    name: Annotated[str | None, typer.Option(help="The endpoint's name; by default the model's.")] = None,
-    variant: Annotated[Variant, typer.Option(help="How it answers.")] = Variant.realtime,
-    serving: Annotated[Serving, typer.Option(help="Our image (give --image), or AWS's for Ray Serve.")] = Serving.own,
-    image: Annotated[str | None, typer.Option(help="Our service's image in ECR (docs/aws.md).")] = None,
-    instance_type: Annotated[str, typer.Option(help="Type of instance.")] = "ml.c6i.large",
-    instances: Annotated[int, typer.Option(min=1, help="Instances to begin with.")] = 1,
-    most_instances: Annotated[int, typer.Option(min=1, help="Scale by load up to so many, unless serverless.")] = 1,
-    calls_per_minute: Annotated[
-        int, typer.Option(min=1, help="Of one instance, before another is added, if real-time.")
-    ] = 600,
-    memory_mb: Annotated[int, typer.Option(help="Of a serverless endpoint, 1024 to 6144.")] = 3072,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls at a time, if serverless or async.")] = 4,
-    capture: Annotated[
-        str | None, typer.Option(metavar="S3://…", help="Keep every film and answer there. Off unless given.")
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it answers.")] = True,
-    region: Region = None,
-    kms_key: Key = None,
-    quiet: Quiet = False,
-) -> None:
-    """Make a SageMaker endpoint from a bundle, after its golden cases came out right here.
+@command(app, "put-model", "aws.PutModel")
+def put_model_command(settings: "PutModel") -> None:
+    """Verify a bundle, and put its model.tar.gz and contract.json into S3, where stacks read them.
 
-    What it makes bears a tag, by which `aws status` finds it and `aws teardown` removes it.
+    A new model takes a new folder, for nothing notices a file that is overwritten.
     """
-    from pneumoscope.aws.client.deploy import Deployment, await_service, deploy, scale, scales
-    from pneumoscope.aws.client.images import RAY_SERVE, aws_image
+    from pneumoscope.aws.client.model import put_model
     from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
-    from pneumoscope.contract import load_contract
 
-    for_ray = serving is Serving.ray
-    origin: Path | Location = parse_location(source) if source.startswith("s3://") else Path(source)
+    place, listener = parse_location(settings.folder), make_listener(quiet=settings.quiet)
+    for_ray, key = settings.serving == "ray", settings.kms_key
+    put_model(_cloud(settings.region), _source(settings.source), place, for_ray=for_ray, kms_key=key, listener=listener)
+    typer.echo(f"model in {place}.")
+
+
+@command(app, "deploy", "aws.Deploy")
+def deploy_command(settings: "Deploy") -> None:
+    """Make a SageMaker endpoint from a bundle, after its golden cases came out right here, or update one.
+
+    It is a stack of CloudFormation, pneumoscope-NAME, which `aws status` lists and `aws teardown` deletes.
+    """
+    from pneumoscope.aws.client.deploy import deploy
+    from pneumoscope.cli.show import make_listener
+
+    cloud = _cloud(settings.region)
+    wanted, listener = _deployment(settings, cloud.region), make_listener(quiet=settings.quiet)
+    name = wanted.name
+    try:
+        deploy(cloud, wanted, _source(settings.source), wait=settings.wait, listener=listener)
+    except KeyboardInterrupt:
+        typer.echo(f"endpoint {name} may be made all the same; `pneumoscope aws teardown {name}` removes it.", err=True)
+        raise
+    if not settings.wait:
+        typer.echo(f"endpoint {name} is being made; see `pneumoscope aws status`.")
+        return
+    typer.echo(f"endpoint {name} is in service. It costs until `pneumoscope aws teardown {name}`.")
+    if not settings.quiet:
+        typer.echo(f"next: pneumoscope aws invoke {name} FILM", err=True)
+
+
+def _deployment(settings: "Deploy", region: str) -> "Deployment":
+    from pneumoscope.aws.client.deploy import Deployment
+    from pneumoscope.aws.client.images import RAY_SERVE, aws_image
+    from pneumoscope.aws.session import parse_location
+    from pneumoscope.contract import load_contract
+    from pneumoscope.settings.aws import EndpointOptions
+
+    name, origin, for_ray = settings.name, _source(settings.source), settings.serving == "ray"
     if isinstance(origin, Path):
         contract = load_contract(origin)
         name = name or contract.name
     elif name is None:
         raise UsageError("--name is missing; a model in S3 does not tell its name before it is fetched.")
-    if image is None and not for_ray:
+    if settings.image is None and not for_ray:
         raise UsageError("--image is missing; build ours and push it to ECR (docs/aws.md), or pass --serving ray.")
-    cloud = _cloud(region)
-    wanted = _checked(
+    shared = _shared(settings, EndpointOptions) | {
+        "most_instances": max(settings.instances, settings.most_instances),
+        "capture": None if settings.capture is None else str(parse_location(settings.capture)),
+    }
+    deployment: Deployment = _checked(
         Deployment,
         name=name,
-        role=role,
-        place=str(parse_location(to)),
-        image=image or aws_image(RAY_SERVE, cloud.region),
+        place=str(parse_location(settings.to)),
+        image=settings.image or aws_image(RAY_SERVE, region),
         for_ray=for_ray,
-        variant=variant.value,
-        instance_type=instance_type,
-        instances=instances,
-        most_instances=max(instances, most_instances),
-        calls_per_minute=calls_per_minute,
-        memory_mb=memory_mb,
-        concurrency=concurrency,
-        capture=None if capture is None else str(parse_location(capture)),
-        kms_key=kms_key,
+        **shared,
     )
-    listener = make_listener(quiet=quiet)
-    deploy(cloud, wanted, origin, listener=listener)
-    if not wait:
-        typer.echo(f"endpoint {name} is being made; scaling by load is set up only with --wait.")
-        return
-    try:
-        await_service(cloud, name, listener=listener)
-        if scales(wanted):
-            scale(cloud, wanted)
-    except (KeyboardInterrupt, CloudError):
-        typer.echo(
-            f"endpoint {name} is there all the same, and costs until `pneumoscope aws teardown {name}`.", err=True
-        )
-        raise
-    typer.echo(f"endpoint {name} is in service. It costs until `pneumoscope aws teardown {name}`.")
-    if not quiet:
-        typer.echo(f"next: pneumoscope aws invoke {name} FILM", err=True)
+    return deployment
 
 
-@app.command("invoke")
-def invoke_command(
-    endpoint: Annotated[str, typer.Argument(callback=endpoint_name, help="The endpoint's name.")],
-    images: Annotated[list[Path], typer.Argument(exists=True, help="Films, or folders of them.")],
-    *,
-    variant: Annotated[Variant | None, typer.Option(help="How it is asked; by default AWS is asked that.")] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="Its bundle, to shrink films that are too large for it."),
-    ] = None,
-    form: Annotated[Form, typer.Option("--format", help="How to print.")] = Form.table,
-    region: Region = None,
-    quiet: Quiet = False,
-) -> None:
+@command(app, "invoke", "aws.Invoke")
+def invoke_command(settings: "Invoke") -> None:
     """Send films to an endpoint, as they are, and print its decisions and what each call took.
 
     A film over the endpoint's limit is sent as the model reads it, which changes no probability. With
@@ -315,53 +193,41 @@ def invoke_command(
     from pneumoscope.cli.show_aws import show_answers
     from pneumoscope.contract import DISCLAIMER
 
-    cloud = Cloud(region=region or "us-east-1", anonymous=True) if stand_in() else _cloud(region)
-    client = Client(cloud, endpoint, variant=None if variant is None else variant.value, bundle=bundle)
-    refused = show_answers(client, images, form.value, quiet=quiet)
-    if form is Form.table:
+    cloud = Cloud(region=settings.region or "us-east-1", anonymous=True) if stand_in() else _cloud(settings.region)
+    client = Client(cloud, settings.endpoint, variant=settings.variant, bundle=settings.bundle)
+    refused = show_answers(client, list(settings.images), settings.form, quiet=settings.quiet)
+    if settings.form == "table":
         typer.echo(DISCLAIMER)
     if refused:
         raise typer.Exit(1)
 
 
-@app.command("status")
-def status_command(
-    *,
-    form: Annotated[Form, typer.Option("--format", help="How to print.")] = Form.table,
-    region: Region = None,
-) -> None:
-    """List the endpoints, configurations, models and training jobs of this region that were made from here."""
+@command(app, "status", "aws.Status")
+def status_command(settings: "Status") -> None:
+    """List the endpoints, stacks and training jobs of this region that were made from here."""
     from pneumoscope.aws.client.inventory import status
     from pneumoscope.cli.show_aws import show_made
 
-    cloud = _cloud(region)
-    show_made(status(cloud), form.value, cloud.region)
+    cloud = _cloud(settings.region)
+    show_made(status(cloud), settings.form, cloud.region)
 
 
-@app.command("teardown")
-def teardown_command(
-    name: Annotated[str, typer.Argument(callback=endpoint_name, help="The endpoint's name.")],
-    *,
-    keep_model: Annotated[
-        bool, typer.Option("--keep-model", help="Leave the model's files in S3, for a stack or another endpoint.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    region: Region = None,
-) -> None:
-    """Remove an endpoint, its scaling, configuration and model, and the model's files in S3, after listing them.
+@command(app, "teardown", "aws.Teardown")
+def teardown_command(settings: "Teardown") -> None:
+    """Delete an endpoint's stack, and its models' files in S3, after listing them.
 
-    Only what bears the tag that `aws deploy` gave it. Data sets, training jobs' results, and films and
-    answers of an asynchronous endpoint stay.
+    Of the files only those that bear the tag that `aws deploy` gave them. Data sets, training jobs' results,
+    films and answers of an asynchronous endpoint, and what was captured stay.
     """
     from pneumoscope.aws.client.inventory import belongings, captured
 
-    cloud = _cloud(region)
-    found = list(belongings(cloud, name, keep_model=keep_model))
+    cloud, name = _cloud(settings.region), settings.name
+    found = list(belongings(cloud, name, keep_model=settings.keep_model))
     films = captured(cloud, name)
     if not found:
         typer.echo(f"nothing named {name} that was made from here is in {cloud.region}.")
         return
-    if not yes:
+    if not settings.yes:
         for each in found:
             typer.echo(f"to be removed: {each.name}", err=True)
         if not sys.stdin.isatty():
@@ -374,17 +240,22 @@ def teardown_command(
         typer.echo(f"note: the films and answers that were captured stay in {films}, until you delete them.", err=True)
 
 
+def _source(text: str) -> "Path | Location":
+    """A bundle on this machine, or an archive in S3."""
+    from pneumoscope.aws.session import parse_location
+
+    return parse_location(text) if text.startswith("s3://") else Path(text)
+
+
 def _cloud(region: str | None) -> "Cloud":
     from pneumoscope.aws.session import Cloud
 
     return Cloud(region=region)
 
 
-def _setting(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not name or not sign:
-        raise UsageError(f"--set {text!r} is not NAME=VALUE, such as epochs=4.")
-    return name.strip().replace("-", "_"), value.strip()
+def _shared(settings: Any, part: Any) -> dict[str, Any]:
+    """The fields that a command's settings have of a model that it shares with a request."""
+    return {name: getattr(settings, name) for name in part.model_fields}
 
 
 def _checked(kind: Any, **values: Any) -> Any:

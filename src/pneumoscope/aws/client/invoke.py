@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pneumoscope.aws.client.inventory import Variant, limits_of
+from pneumoscope.aws.client.inventory import limits_of
 from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location, stand_in
@@ -28,6 +28,7 @@ from pneumoscope.errors import (
     UsageError,
 )
 from pneumoscope.imaging import shrink
+from pneumoscope.settings.aws import Variant
 
 _LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
 

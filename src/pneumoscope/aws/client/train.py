@@ -16,9 +16,9 @@ from pneumoscope.aws.client.upload import listed
 from pneumoscope.aws.figures import METRICS
 from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
 from pneumoscope.dataset.manifest import MANIFEST_FILE
-from pneumoscope.documents import Document
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.settings.aws import JobOptions
 from pneumoscope.settings.names import EndpointName
 
 TAG = "pneumoscope"
@@ -27,24 +27,17 @@ _CHECKPOINTS = "/opt/ml/checkpoints"
 _ENDED = {"Completed", "Failed", "Stopped"}
 
 
-class TrainingRequest(Document):
+class TrainingRequest(JobOptions):
     """What a training job is to be. Places are in S3."""
 
     name: EndpointName
     role: str = Field(min_length=1, description="Name or ARN of the role that the job takes on.")
     data: str = Field(description="A prepared data set, as `aws upload` puts it there.")
-    unprepared: bool = Field(description="There is no manifest in `data`; the job prepares it.")
     test: str | None = Field(description="Another one, whose test split is evaluated at the end.")
     output: str = Field(description="Where model, reports and checkpoints go.")
     image: str = Field(min_length=1)
     own_image: bool = Field(description="The image is ours, with the code in it; else AWS's for script mode.")
     instance_type: InstanceType
-    instances: int = Field(ge=1, le=64)
-    volume_gb: int = Field(ge=10, le=16_000)
-    max_hours: float = Field(gt=0, le=28 * 24)
-    spot: bool
-    fast_file: bool = Field(description="Stream the channels instead of copying them first.")
-    kms_key: str | None
     hyperparameters: dict[str, str]
 
 

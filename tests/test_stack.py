@@ -1,0 +1,144 @@
+"""The template of one endpoint: linted, and stacks of each variant made, updated and deleted in a local cloud."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_cloud import LocalCloud, cloud
+from samples import REPOSITORY
+from stacks import ACCOUNT, REGION, UNMADE, Stack, long_form, make_stack, update_stack
+
+TEMPLATE = REPOSITORY / "deploy" / "aws" / "endpoint.yaml"
+KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/0c5e"
+ALWAYS = {
+    "EndpointName": "films",
+    "ImageUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/pneumoscope:1.0",
+    "ModelBucketName": "models-of-ours",
+    "ModelPrefix": "models/films/one",
+    "InstanceType": "ml.c5.large",  # one that moto knows
+}
+CASES: dict[str, dict[str, str]] = {
+    "realtime": {"MaxInstances": "3", "CaptureBucketName": "kept-films", "KmsKeyArn": KEY},
+    "serverless": {"Serving": "serverless", "ServerlessMemory": "2048", "Concurrency": "7"},
+    "async": {"Serving": "async", "AsyncPrefix": "models/films", "MaxInstances": "4", "Concurrency": "8"},
+    "ray": {
+        "ImageUri": f"763104351884.dkr.ecr.{REGION}.amazonaws.com/ray:serve-ml-sagemaker-cpu-v1",
+        "ServedByRay": "true",
+    },
+    "role": {"RoleArn": f"arn:aws:iam::{ACCOUNT}:role/pneumoscope-endpoint", "KmsKeyArn": KEY, "InstanceDisks": "true"},
+}
+pytestmark = pytest.mark.filterwarnings(UNMADE)
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[LocalCloud]:
+    with cloud() as made:
+        yield made
+
+
+@pytest.fixture(params=CASES)
+def stack(request: pytest.FixtureRequest, aws: LocalCloud) -> Iterator[Stack]:
+    aws.reset()
+    made = make_stack(aws, request.param, json.loads(long_form(TEMPLATE)), ALWAYS | CASES[request.param])
+    yield made
+    aws.reset()
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    command = [str(Path(sys.executable).parent / "cfn-lint"), "--include-checks", "I", "--", str(TEMPLATE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_parameter_is_described_bounded_and_grouped() -> None:
+    template = json.loads(long_form(TEMPLATE))
+    for name, each in template["Parameters"].items():
+        assert each["Description"].endswith("."), name
+        assert each.keys() & {"AllowedPattern", "AllowedValues", "MinValue"}, name
+    groups = template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    assert [name for group in groups for name in group["Parameters"]] == list(template["Parameters"])
+
+
+def endpoint_of(aws: LocalCloud) -> dict[str, Any]:
+    """The endpoint with its configuration's one variant and its model, as SageMaker has them."""
+    sagemaker = aws.client("sagemaker")
+    endpoint = sagemaker.describe_endpoint(EndpointName="films")
+    assert endpoint["EndpointStatus"] == "InService"
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+    (variant,) = config["ProductionVariants"]
+    return {"config": config, "variant": variant, "model": sagemaker.describe_model(ModelName=variant["ModelName"])}
+
+
+def test_a_stack_is_made_updated_and_deleted(stack: Stack) -> None:
+    """Moto makes a resource anew only if the template's text differs: an update is checked as the template resolves."""
+    made = endpoint_of(stack.aws)
+    assert made["model"]["PrimaryContainer"] == {
+        "Image": (ALWAYS | CASES[stack.name])["ImageUri"],
+        "ModelDataUrl": "s3://models-of-ours/models/films/one/model.tar.gz",
+    }
+    changed = ALWAYS | CASES[stack.name] | {"ModelPrefix": "models/films/two"}
+    updated = update_stack(stack, changed)
+    assert updated["Model"]["PrimaryContainer"]["ModelDataUrl"] == "s3://models-of-ours/models/films/two/model.tar.gz"
+    stack.aws.client("cloudformation").delete_stack(StackName=stack.name)
+    assert not stack.aws.client("sagemaker").list_endpoints()["Endpoints"]
+    assert not stack.aws.client("sagemaker").list_models()["Models"]
+    assert not stack.aws.client("iam").list_roles()["Roles"]
+    assert not stack.aws.client("logs").describe_log_groups()["logGroups"]
+
+
+def test_each_variant_is_what_it_is(stack: Stack) -> None:
+    found, config = endpoint_of(stack.aws), stack["EndpointConfig"]
+    is_serverless, is_async = stack.name == "serverless", stack.name == "async"
+    assert ("ServerlessConfig" in found["variant"]) == is_serverless
+    assert ("InstanceType" in found["variant"]) == (not is_serverless)
+    assert (config.get("AsyncInferenceConfig") is not None) == is_async
+    assert (config.get("DataCaptureConfig") is not None) == (stack.name == "realtime")
+    assert (config.get("KmsKeyId") is not None) == (stack.name == "realtime")  # the hardware's disks take none
+    assert ("EnableNetworkIsolation" in stack["Model"]) == (stack.name not in ("serverless", "ray"))
+    if is_serverless:
+        assert found["variant"]["ServerlessConfig"] == {"MemorySizeInMB": 2048, "MaxConcurrency": 7}
+    if is_async:
+        output = config["AsyncInferenceConfig"]["OutputConfig"]
+        assert output["S3OutputPath"] == "s3://models-of-ours/models/films/answers"
+
+
+def test_it_grows_and_shrinks_with_what_it_is_asked(stack: Stack) -> None:
+    """Moto makes nothing of this kind from a template."""
+    policy = stack["ScalingPolicy"]
+    assert (policy is not None) == (stack.name in ("realtime", "async"))
+    if policy is None:
+        return
+    followed = policy["TargetTrackingScalingPolicyConfiguration"]
+    if stack.name == "async":
+        assert followed["TargetValue"] == 8
+        assert followed["CustomizedMetricSpecification"]["MetricName"] == "ApproximateBacklogSizePerInstance"
+        assert "PredefinedMetricSpecification" not in followed
+    else:
+        assert followed["TargetValue"] == 600
+        assert "CustomizedMetricSpecification" not in followed
+    assert stack["ScalableTarget"]["ResourceId"] == "endpoint/films/variant/AllTraffic"
+
+
+def test_the_role_reads_the_model_and_little_else(stack: Stack) -> None:
+    if stack.name == "role":
+        assert stack["Role"] is None
+        assert stack["Model"]["ExecutionRoleArn"] == CASES["role"]["RoleArn"]
+        return
+    places = [
+        resource
+        for each in stack.allowed("Role")
+        if "s3:" in str(each["Action"])
+        for resource in ([each["Resource"]] if isinstance(each["Resource"], str) else each["Resource"])
+    ]
+    bucket = "arn:aws:s3:::models-of-ours"
+    wanted = [f"{bucket}/models/films/one/model.tar.gz"]
+    if stack.name == "async":
+        wanted += [f"{bucket}/models/films/{each}/*" for each in ("films", "answers", "failures")] + [bucket]
+    if stack.name == "realtime":
+        wanted += ["arn:aws:s3:::kept-films/captures/*"]
+    assert sorted(places) == sorted(wanted)
