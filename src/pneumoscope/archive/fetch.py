@@ -1,4 +1,9 @@
-"""Fetching a published archive: whole, resumable and verified; or its chest films alone."""
+"""Fetching a published archive: whole, resumable and verified; or its chest films alone.
+
+Our own code, because pooch 1.9, fsspec 2026.9, requests 2.34 with urllib3's `Retry` and obstore 0.12 give up when a
+connection breaks within a file (tried on the servers of tests/local_server.py), and remotezip 0.12 asks once for each
+member and takes whatever part of the archive it is sent for the right one.
+"""
 
 import fcntl
 import hashlib
@@ -13,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pneumoscope.archive.listing import DAMAGE, is_junk, printable, unsafe
+from pneumoscope.archive.listing import DamagedError, list_zip, read_from
 from pneumoscope.archive.published import Published
 from pneumoscope.archive.remote import PATIENT, Answer, Interrupted, Patience, RangeFile, Remote
 from pneumoscope.errors import ArchiveError, UsageError
@@ -54,13 +59,11 @@ def fetch_file(wanted: Wanted, path: Path, *, patience: Patience = PATIENT, list
     part = path.with_name(f"{path.name}.part")
     with Remote(wanted.url, patience=patience, say=listener.say) as remote, _locked(part) as stream:
         resumed = _size(stream) > 0
-        _fill(remote, stream, wanted, path, listener)
-        found = _sha256(stream, listener)
+        found = _fill(remote, stream, wanted, path, listener)
         if found != wanted.sha256 and resumed:
             listener.say("what was kept from an earlier try does not fit; fetching the whole again")
             stream.truncate(0)
-            _fill(remote, stream, wanted, path, listener)
-            found = _sha256(stream, listener)
+            found = _fill(remote, stream, wanted, path, listener)
         if found != wanted.sha256:
             part.unlink()
             raise ArchiveError(
@@ -87,17 +90,18 @@ def fetch_films(
         ArchiveError: the archive cannot be read so, or a film arrives damaged again and again.
         UsageError: something else lies at `folder`, the address is none, or another fetch is at work.
     """
-    if folder.exists():
-        with Remote(url, patience=patience, say=listener.say) as remote, _open_remote(remote) as archive:
-            if all(_is_there(folder / info.filename, info) for info in _films_of(archive, published, url)):
-                return None
-        raise UsageError(f"{folder} exists and is not what would be fetched; move it away or choose another --out.")
-    part = folder.with_name(f"{folder.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    with Remote(url, patience=patience, say=listener.say) as remote, _locked(part / _LOCK):
-        count = _persist(remote, published, part, listener)
-        (part / _LOCK).unlink()
-        part.replace(folder)
+    with Remote(url, patience=patience, say=listener.say) as remote:
+        if folder.exists():
+            with _open_remote(remote) as archive:
+                if all(_is_there(folder / info.filename, info) for info in _films_of(archive, published, url)):
+                    return None
+            raise UsageError(f"{folder} exists and is not what would be fetched; move it away or choose another --out.")
+        part = folder.with_name(f"{folder.name}.part")
+        part.mkdir(parents=True, exist_ok=True)
+        with _locked(part / _LOCK):
+            count = _persist(remote, published, part, listener)
+            (part / _LOCK).unlink()
+            part.replace(folder)
     return count
 
 
@@ -107,7 +111,7 @@ def _persist(remote: Remote, published: Published, part: Path, listener: Listene
     while True:
         try:
             return _fetch_members(remote, published, part, listener)
-        except _Damaged as failure:
+        except DamagedError as failure:
             if tries == _MEMBER_TRIES:
                 raise ArchiveError(
                     f"{remote.url}: {failure}, {tries} times; what came whole is kept in {part}. "
@@ -117,18 +121,11 @@ def _persist(remote: Remote, published: Published, part: Path, listener: Listene
             listener.say(f"{failure}; fetching it again")
 
 
-class _Damaged(Exception):  # noqa: N818  # fetched again before it becomes an error
-    """A member's bytes are not those its CRC-32 was made of."""
-
-
-@contextmanager
-def _open_remote(remote: Remote) -> Iterator[zipfile.ZipFile]:
+def _open_remote(remote: Remote) -> zipfile.ZipFile:
     try:
-        archive = zipfile.ZipFile(io.BufferedReader(RangeFile(remote), _READ_AHEAD))
+        return zipfile.ZipFile(io.BufferedReader(RangeFile(remote), _READ_AHEAD))
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as failure:
         raise ArchiveError(f"{remote.url} is not a readable ZIP archive ({failure}).") from failure
-    with archive:
-        yield archive
 
 
 def _fetch_members(remote: Remote, published: Published, part: Path, listener: Listener) -> int:
@@ -158,16 +155,15 @@ def _films_of(archive: zipfile.ZipFile, published: Published, url: str) -> list[
     Raises:
         ArchiveError: there are none, or one of them must not be unpacked.
     """
-    seen: set[str] = set()
-    films = []
-    for info in archive.infolist():
-        name = info.filename
-        if published.films_folder not in PurePosixPath(name).parts[:-1] or name.endswith("/") or is_junk(name):
-            continue
-        if reason := unsafe(info, _READ_AHEAD, repeated=name in seen):
-            raise ArchiveError(f"{url}: {printable(name)!r} is not fetched: {reason}.")
-        seen.add(name)
-        films.append(info)
+
+    def among_films(name: str) -> bool:
+        return published.films_folder in PurePosixPath(name).parts[:-1]
+
+    listing = list_zip(archive, _READ_AHEAD)
+    for problem in listing.problems:
+        if among_films(problem.name):
+            raise ArchiveError(f"{url}: {problem.name!r} is not fetched: {problem.reason}.")
+    films = [archive.getinfo(member.name) for member in listing.members if among_films(member.name)]
     if not films:
         raise ArchiveError(f"{url} holds no folder {published.films_folder}; is it version 3's archive?")
     return sorted(films, key=lambda info: info.header_offset)
@@ -178,33 +174,41 @@ def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
 
 
 def _fetch_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
-    try:
-        with archive.open(info) as stream:
-            data = stream.read(info.file_size + 1)  # not all of it, should it unpack to more than it says
-    except DAMAGE as failure:
-        raise _Damaged(f"{info.filename} arrived damaged ({failure})") from failure
+    said = f"{info.filename} arrived damaged"
+    # One byte more than it says, so that zipfile comes to the end, where it checks the CRC-32; but not all of a bomb.
+    data = read_from(archive.open, info, info.file_size + 1, said=said)
     if len(data) != info.file_size:
-        raise _Damaged(f"{info.filename} arrived damaged (not of the size that the archive says)")
+        raise DamagedError(f"{said} (not of the size that the archive says)")
     with whole_file(path) as partial:
         partial.write_bytes(data)
 
 
-def _fill(remote: Remote, stream: BinaryIO, wanted: Wanted, path: Path, listener: Listener) -> None:
-    """Bring `stream` to the whole file's length."""
+def _fill(remote: Remote, stream: BinaryIO, wanted: Wanted, path: Path, listener: Listener) -> str:
+    """Bring `stream` to the whole file's length; the SHA-256 that it has then."""
     size = remote.size() if wanted.size is None else wanted.size
     if wanted.size is not None and _size(stream) > wanted.size:
         stream.truncate(0)
-    fill = _Fill(remote, stream, wanted, listener)
+    fill = _Fill(remote=remote, stream=stream, wanted=wanted, listener=listener)
     with listener.progress(f"fetching {path.name}", size, "B", done=_size(stream)):
         remote.insist(fill.attempt, reached=lambda: _size(stream))
+    digest = hashlib.sha256()
+    stream.seek(0)
+    with listener.progress("checking SHA-256", _size(stream), "B"):
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+            listener.advance(len(piece))
+    return digest.hexdigest()
 
 
+@dataclass(kw_only=True)
 class _Fill:
     """Requests for what is missing, until nothing is. `ranges` is off once the server has got them wrong."""
 
-    def __init__(self, remote: Remote, stream: BinaryIO, wanted: Wanted, listener: Listener) -> None:
-        self.remote, self.stream, self.wanted, self.listener = remote, stream, wanted, listener
-        self.ranges = True
+    remote: Remote
+    stream: BinaryIO
+    wanted: Wanted
+    listener: Listener
+    ranges: bool = True
 
     def attempt(self) -> None:
         """One request.
@@ -217,9 +221,10 @@ class _Fill:
         if held and held == self.wanted.size:
             return
         with self.remote.ask(held if self.ranges else 0) as answer:
-            total = _agreed(self.remote, answer.total, self.wanted)
+            total = self._agreed(answer.total)
             if answer.start != held:
-                held = self._start_over(answer, held, total)
+                self._start_over(answer, held, total)
+                held = 0
             _require_space(Path(self.stream.name).parent, (total or held) - held)
             for piece in answer.pieces:
                 self.stream.write(piece)
@@ -231,29 +236,26 @@ class _Fill:
         if total is not None and self.stream.tell() < total:
             raise Interrupted(f"it ended {total - self.stream.tell():,} bytes early")
 
-    def _start_over(self, answer: Answer, held: int, total: int | None) -> int:
+    def _agreed(self, announced: int | None) -> int | None:
+        expected = self.wanted.size
+        if expected is not None and announced is not None and announced != expected:
+            raise ArchiveError(
+                f"{self.remote.url} offers {announced:,} bytes, expected {expected:,}: it is another file. Pass --url."
+            )
+        return announced if expected is None else expected
+
+    def _start_over(self, answer: Answer, held: int, total: int | None) -> None:
         """Drop what is held, unless what is offered instead cannot be the file."""
-        if answer.start == total:  # the file is shorter than what is held
-            self.stream.truncate(0)
-            self.listener.advance(-held)
-            raise Interrupted("what was kept is longer than the file")
-        if answer.start != 0:
+        if answer.start not in (0, total):
             self.ranges = False
             raise Interrupted("it sent another part of the file")
-        if total is None or total < held:
+        if answer.start != total and (total is None or total < held):
             raise Interrupted("it answers with something else than the rest of the file")
-        self.listener.say("the server does not go on where it was broken off; fetching from the start")
         self.stream.truncate(0)
         self.listener.advance(-held)
-        return self.stream.seek(0)
-
-
-def _agreed(remote: Remote, announced: int | None, wanted: Wanted) -> int | None:
-    if wanted.size is not None and announced is not None and announced != wanted.size:
-        raise ArchiveError(
-            f"{remote.url} offers {announced:,} bytes, expected {wanted.size:,}: it is another file. Pass --url."
-        )
-    return announced if wanted.size is None else wanted.size
+        if answer.start == total:
+            raise Interrupted("what was kept is longer than the file")
+        self.listener.say("the server does not go on where it was broken off; fetching from the start")
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -282,13 +284,3 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 def _size(stream: BinaryIO) -> int:
     return os.fstat(stream.fileno()).st_size
-
-
-def _sha256(stream: BinaryIO, listener: Listener) -> str:
-    digest = hashlib.sha256()
-    stream.seek(0)
-    with listener.progress("checking SHA-256", _size(stream), "B"):
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
-            listener.advance(len(piece))
-    return digest.hexdigest()

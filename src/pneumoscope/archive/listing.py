@@ -15,10 +15,14 @@ from typing import IO, Any, Self
 from pneumoscope.errors import ArchiveError
 
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
-DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
 _MAX_RATIO = 200
 _SMALL = 1_000_000
 _ODD_NAME = "a name with control characters or stray bytes; rename it"
+
+
+class DamagedError(ArchiveError):
+    """A file's or a member's bytes cannot be read, or are not those that its CRC-32 was made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Member:
     @classmethod
     def of_file(cls, name: str, path: Path) -> Self:
         """A file on disk."""
-        return cls(name=name, read=path.read_bytes, head=partial(_head, path.open, "rb"))
+        return cls(name=name, read=path.read_bytes, head=partial(read_from, path.open, "rb"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,7 @@ def open_source(path: Path, *, max_bytes: int) -> Iterator[Listing]:
             f"{path} is neither a folder nor a readable ZIP archive ({failure}); if it should be one, fetch it again."
         ) from failure
     with archive:
-        yield _list_zip(archive, max_bytes)
+        yield list_zip(archive, max_bytes)
 
 
 def is_junk(name: str) -> bool:
@@ -132,7 +136,8 @@ def _unfit(path: Path, name: str, max_bytes: int) -> str | None:
     return _too_large(size, max_bytes) if size > max_bytes else None
 
 
-def _list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
+def list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
+    """What an open archive holds; see `open_source`."""
     members, problems, junk = [], [], 0
     seen: set[str] = set()
     for info in archive.infolist():
@@ -141,11 +146,11 @@ def _list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
         name = info.filename
         if is_junk(name):
             junk += 1
-        elif reason := unsafe(info, max_bytes, repeated=name in seen):
+        elif reason := _unsafe(info, max_bytes, repeated=name in seen):
             problems.append(Problem(name=printable(name), reason=reason))
         else:
-            head = partial(_head, archive.open, info)
-            members.append(Member(name=name, read=_reader(archive, info, max_bytes), head=head))
+            read, head = partial(_read_member, archive, info, max_bytes), partial(read_from, archive.open, info)
+            members.append(Member(name=name, read=read, head=head))
         seen.add(name)
     return _sorted(members, problems, junk)
 
@@ -158,7 +163,7 @@ def _sorted(members: list[Member], problems: list[Problem], junk: int) -> Listin
     )
 
 
-def unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | None:
+def _unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | None:
     """Why a ZIP member must not be read, or None."""
     path = PurePosixPath(info.orig_filename)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename or ":" in path.parts[0]:
@@ -178,26 +183,24 @@ def unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | No
     return None
 
 
-def _head(opener: Callable[[Any], IO[bytes]], what: Any, count: int) -> bytes:
+def read_from(opener: Callable[[Any], IO[bytes]], what: Any, count: int, *, said: str = "cannot be read") -> bytes:
+    """At most `count` bytes of what `opener` opens.
+
+    Raises:
+        DamagedError: they cannot be read; `said` begins the sentence.
+    """
     try:
         with opener(what) as stream:
             return stream.read(count)
-    except DAMAGE as failure:
-        raise ArchiveError(f"cannot be read ({failure})") from failure
+    except _DAMAGE as failure:
+        raise DamagedError(f"{said} ({failure})") from failure
 
 
-def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            with archive.open(info) as stream:
-                data = stream.read(max_bytes + 1)
-        except DAMAGE as failure:
-            raise ArchiveError(f"damaged in the archive ({failure})") from failure
-        if len(data) > max_bytes:
-            raise ArchiveError(_too_large(len(data), max_bytes))
-        return data
-
-    return read
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
+    data = read_from(archive.open, info, max_bytes + 1, said="damaged in the archive")
+    if len(data) > max_bytes:
+        raise ArchiveError(_too_large(len(data), max_bytes))
+    return data
 
 
 def _too_large(size: int, max_bytes: int) -> str:

@@ -1,6 +1,7 @@
 """Bytes from an address, by range requests that outlive broken connections.
 
-HTTP semantics after RFC 9110: range requests (section 14), `Retry-After` (10.2.3), status codes (15).
+HTTP semantics after RFC 9110: range requests (section 14), `Retry-After` (10.2.3), status codes (15). Why no
+library does this: see `fetch`.
 """
 
 import io
@@ -8,14 +9,16 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import httpx2
 from typing_extensions import Buffer, override
 
 from pneumoscope.errors import ArchiveError, UsageError
+
+Result = TypeVar("Result")
 
 _BUSY = frozenset({408, 425, 429})
 _LENGTH = re.compile(r"\d{1,18}", re.ASCII)
@@ -43,7 +46,7 @@ PATIENT = Patience()
 class Interrupted(Exception):  # noqa: N818  # it is no error yet: the request is made again
     """A request failed in a way that may pass."""
 
-    def __init__(self, why: str, *, wait: float | None = None) -> None:
+    def __init__(self, why: str, *, wait: float = 0.0) -> None:
         super().__init__(why)
         self.wait = wait
 
@@ -89,33 +92,29 @@ class Remote:
         """
         headers = {} if start == 0 and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
         try:
-            request = self.client.build_request("GET", self.url, headers=headers)
-            response = self.client.send(request, stream=True)
+            with closing(self._send(headers)) as response:
+                yield self._read_head(response, start)
+        except httpx2.TransportError as failure:
+            raise Interrupted(str(failure) or type(failure).__name__) from failure
+
+    def _send(self, headers: dict[str, str]) -> httpx2.Response:
+        try:
+            return self.client.send(self.client.build_request("GET", self.url, headers=headers), stream=True)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as failure:
             raise UsageError(
                 f"{self.url!r} is not an address that can be fetched, or leads to none ({failure})."
             ) from failure
         except httpx2.TooManyRedirects as failure:
             raise ArchiveError(f"{self.url} redirects in a circle; pass --url with another address.") from failure
-        except httpx2.TransportError as failure:
-            raise Interrupted(str(failure) or type(failure).__name__) from failure
-        try:
-            yield self._read_head(response, start)
-        except httpx2.TransportError as failure:
-            raise Interrupted(str(failure) or type(failure).__name__) from failure
-        finally:
-            response.close()
 
     def size(self) -> int | None:
         """The file's size in bytes, as far as the server tells."""
-        found: list[int | None] = []
 
-        def attempt() -> None:
+        def attempt() -> int | None:
             with self.ask(0, 1) as answer:
-                found.append(answer.total)
+                return answer.total
 
-        self.insist(attempt, reached=lambda: 0)
-        return found[0]
+        return self.insist(attempt, reached=lambda: 0)
 
     def read(self, start: int, length: int) -> bytes:
         """Exactly these bytes of the file.
@@ -139,8 +138,8 @@ class Remote:
         self.insist(attempt, reached=lambda: len(held))
         return bytes(held[:length])
 
-    def insist(self, attempt: Callable[[], None], *, reached: Callable[[], int]) -> None:
-        """Call `attempt` until it ends well; wait longer after every failure without progress.
+    def insist(self, attempt: Callable[[], Result], *, reached: Callable[[], int]) -> Result:
+        """The result of `attempt`, called until it ends well; wait longer after every failure without progress.
 
         Args:
             attempt: raises Interrupted when it should be called again.
@@ -153,7 +152,7 @@ class Remote:
         furthest = begun
         while True:
             try:
-                attempt()
+                return attempt()
             except Interrupted as failure:
                 failures = 0 if reached() > furthest else failures + 1
                 furthest = max(furthest, reached())
@@ -165,14 +164,11 @@ class Remote:
                         f"{hint} Run the same command again to go on, or pass --url with a mirror's address."
                     ) from failure
                 self._wait(failure, failures)
-            else:
-                return
 
     def _wait(self, failure: Interrupted, failures: int) -> None:
         patience = self.patience
-        seconds = min(patience.longest_wait, patience.first_wait * 2 ** max(0, failures - 1))
-        if failure.wait is not None:
-            seconds = min(max(seconds, failure.wait), patience.longest_wait)
+        longer = patience.first_wait * 2 ** max(0, failures - 1)
+        seconds = min(max(longer, failure.wait), patience.longest_wait)
         self.say(f"connection lost ({failure}); trying again in {seconds:.0f} s")
         time.sleep(seconds * random.uniform(0.75, 1.0))  # noqa: S311  # jitter, no secret
 
@@ -180,7 +176,7 @@ class Remote:
         status = response.status_code
         said = f"it answers {status} {response.reason_phrase}".strip()
         if status >= 500 or status in _BUSY:
-            raise Interrupted(said, wait=_seconds(response.headers.get("Retry-After")))
+            raise Interrupted(said, wait=_seconds(response.headers.get("Retry-After", "")))
         place = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
         if status == 416:  # nothing from there on; a server should say how much there is, and need not
             total = start if place is None or place[3] == "*" else int(place[3])
@@ -226,10 +222,6 @@ class RangeFile(io.RawIOBase):
         return self.position
 
     @override
-    def tell(self) -> int:
-        return self.position
-
-    @override
     def readinto(self, buffer: Buffer, /) -> int:
         view = memoryview(buffer)
         length = max(0, min(len(view), self.size - self.position))
@@ -239,6 +231,6 @@ class RangeFile(io.RawIOBase):
         return length
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def _seconds(retry_after: str) -> float:
     """`Retry-After` in seconds; its form as a date is not used by the servers we meet."""
-    return float(retry_after) if retry_after is not None and _LENGTH.fullmatch(retry_after) else None
+    return float(retry_after) if _LENGTH.fullmatch(retry_after) else 0.0
