@@ -2,6 +2,9 @@
 
 h11 and not httptools, which takes a request that offers an upgrade (`Upgrade: h2c`, as some clients do by default)
 for the end of HTTP and loses its body; RFC 9110 section 7.8 lets a server ignore the offer.
+
+A subclass, because uvicorn 0.54 has a setting for neither (`timeout_keep_alive` begins after an answer). Hypercorn 0.18
+and granian 2.8 limit heads, but not readers; Linux's TCP_USER_TIMEOUT spares a reader that takes a byte now and then.
 """
 
 import asyncio
@@ -21,49 +24,35 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect_head()
+        self._await_head()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._idle:
-            self._expect_head()
-        else:
-            self._stop_head()
+        self._await_head()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reader = asyncio.get_running_loop().call_later(READER_SECONDS, self.transport.abort)
+        self._reader = self.loop.call_later(READER_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_reader()
+        _cancel(self._reader)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head()
-        self._stop_reader()
+        _cancel(self._head)
+        _cancel(self._reader)
         super().connection_lost(exc)
 
-    def _expect_head(self) -> None:
-        if self._head is None and not self.transport.is_closing():
-            self._head = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._close)
-
-    def _close(self) -> None:
-        self._head = None
-        if self._idle and not self.transport.is_closing():
-            self.transport.close()
-
-    @property
-    def _idle(self) -> bool:
-        """Whether no request is under way."""
+    def _await_head(self) -> None:
+        """Go on waiting if no request is under way, else wait no more."""
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation leaves the None out
-        return cycle is None or cycle.response_complete
-
-    def _stop_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
+        if cycle is not None and not cycle.response_complete:
+            _cancel(self._head)
             self._head = None
+        elif self._head is None:
+            self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
-    def _stop_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
