@@ -1,16 +1,10 @@
 """What an operator may watch (Prometheus): counts, times and the drift of what comes in, nothing of any one film."""
 
 import os
+from functools import partial
 from pathlib import Path
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from pneumoscope import __version__
@@ -27,50 +21,33 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "pneumoscope_requests", "Requests answered.", ["method", "route", "status"], registry=registry
+        counter, seconds, shares, gauge = (
+            partial(Counter, registry=registry),
+            partial(Histogram, registry=registry, buckets=_SECONDS),
+            partial(Histogram, registry=registry, buckets=_SHARES),
+            partial(Gauge, registry=registry, multiprocess_mode="livesum"),
         )
-        self.request_seconds = Histogram(
-            "pneumoscope_request_seconds",
-            "From the request's head to the answer's end.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.requests = counter("pneumoscope_requests", "Requests answered.", ["method", "route", "status"])
+        self.request_seconds = seconds(
+            "pneumoscope_request_seconds", "From the request's head to the answer's end.", ["route"]
         )
-        self.predictions = Counter(
-            "pneumoscope_predictions", "Films decided on.", ["status", "label"], registry=registry
+        self.predictions = counter("pneumoscope_predictions", "Films decided on.", ["status", "label"])
+        self.reasons = counter("pneumoscope_reasons", "Reasons given, by code.", ["code"])
+        self.stage_seconds = seconds(
+            "pneumoscope_stage_seconds", "Of a film: read, queue, decode, model, draw.", ["stage"]
         )
-        self.reasons = Counter("pneumoscope_reasons", "Reasons given, by code.", ["code"], registry=registry)
-        self.stage_seconds = Histogram(
-            "pneumoscope_stage_seconds",
-            "Of a film: read, queue, decode, model, draw.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.score = shares("pneumoscope_largest_probability", "Of films that were read: drifts with what comes in.")
+        self.probability = shares("pneumoscope_probability", "By class.", ["label"])
+        self.brightness = shares(
+            "pneumoscope_input_brightness", "Mean of the model's input, 0 black to 1 white: drifts with what comes in."
         )
-        self.score = Histogram(
-            "pneumoscope_largest_probability",
-            "Of films that were read: drifts with what comes in.",
-            buckets=_SHARES,
-            registry=registry,
-        )
-        self.probability = Histogram(
-            "pneumoscope_probability", "By class.", ["label"], buckets=_SHARES, registry=registry
-        )
-        self.brightness = Histogram(
-            "pneumoscope_input_brightness",
-            "Mean of the model's input, 0 black to 1 white: drifts with what comes in.",
-            buckets=_SHARES,
-            registry=registry,
-        )
-        self.waiting = self._gauge("pneumoscope_queue_films", "Films that wait or are worked on.")
-        self.buffered = self._gauge("pneumoscope_buffered_bytes", "Request bodies in memory.")
-        self.ready = self._gauge("pneumoscope_ready", "Workers that passed verification.")
-        self.information = Gauge(
+        self.waiting = gauge("pneumoscope_queue_films", "Films that wait or are worked on.")
+        self.buffered = gauge("pneumoscope_buffered_bytes", "Request bodies in memory.")
+        self.ready = gauge("pneumoscope_ready", "Workers that passed verification.")
+        self.information = gauge(
             "pneumoscope_model",
             "1, labelled with what is running.",
             ["version", "name", "model_version", "sha256"],
-            registry=registry,
             multiprocess_mode="max",
         )
         if MULTIPROCESS not in os.environ:
@@ -103,9 +80,6 @@ class Telemetry:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
-
-    def _gauge(self, name: str, what: str) -> Gauge:
-        return Gauge(name, what, registry=self.registry, multiprocess_mode="livesum")
 
 
 def _forget_the_dead() -> None:
