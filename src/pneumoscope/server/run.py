@@ -1,11 +1,11 @@
 """Start the service, keep it running, and stop it without losing a request."""
 
-import json
 import os
 import signal
 import socket
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -21,7 +21,6 @@ from pneumoscope.server.protocol import Protocol
 from pneumoscope.server.telemetry import MULTIPROCESS
 from pneumoscope.settings.serve import ServeConfig
 
-_CONFIG = "PNEUMOSCOPE_SERVE"  # how a worker process is given its configuration
 _BACKLOG = 2048
 
 
@@ -77,10 +76,8 @@ def _serve_in_workers(config: ServeConfig, listener: socket.socket, log_level: s
     verify(config.bundle, engine=Engine.load(config.bundle, provider=config.provider))
     with ExitStack() as stack:
         os.environ[MULTIPROCESS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="pneumoscope-"))
-        os.environ[_CONFIG] = _as_text(config)
         stack.callback(os.environ.pop, MULTIPROCESS)
-        stack.callback(os.environ.pop, _CONFIG)
-        options = _uvicorn(config, f"{__name__}:worker", log_level, factory=True, workers=config.workers)
+        options = _uvicorn(config, partial(worker, config), log_level, factory=True, workers=config.workers)
         supervisor = _Supervisor(options, sockets=[listener])
         supervisor.run()
     if supervisor.interrupted:
@@ -97,15 +94,9 @@ class _Supervisor(Multiprocess):
         super().handle_int()
 
 
-def worker() -> FastAPI:
+def worker(config: ServeConfig) -> FastAPI:
     """The application of one worker process."""
-    config = ServeConfig.model_validate_json(os.environ[_CONFIG])
     return create_app(config, on_failure=lambda _: signal.raise_signal(signal.SIGTERM))
-
-
-def _as_text(config: ServeConfig) -> str:
-    token = None if config.token is None else config.token.get_secret_value()
-    return json.dumps(config.model_dump(mode="json") | {"token": token})
 
 
 def _uvicorn(config: ServeConfig, app: Any, log_level: str, **more: Any) -> uvicorn.Config:
@@ -125,10 +116,6 @@ def _uvicorn(config: ServeConfig, app: Any, log_level: str, **more: Any) -> uvic
 
 
 def _logging(level: str) -> dict[str, Any]:
-    quiet = {
-        "uvicorn.error": {"level": "WARNING"},
-        "python_multipart": {"level": "CRITICAL", "propagate": False},  # quotes what was uploaded
-    }
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -137,6 +124,7 @@ def _logging(level: str) -> dict[str, Any]:
         "loggers": {
             "pneumoscope": {"handlers": ["stderr"], "level": level.upper(), "propagate": False},
             "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-            **quiet,
+            "uvicorn.error": {"level": "WARNING"},
+            "python_multipart": {"level": "CRITICAL", "propagate": False},  # quotes what was uploaded
         },
     }
