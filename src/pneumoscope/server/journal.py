@@ -11,6 +11,7 @@ from pneumoscope.engine import Prediction
 from pneumoscope.errors import UsageError
 
 _MODE = 0o600
+_KEPT = {"status", "index", "label", "probabilities", "prediction_set", "reason_codes", "model"}
 
 
 class Journal:
@@ -40,13 +41,7 @@ class Journal:
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": request_id,
             "sha256": hashlib.sha256(data).hexdigest(),
-            "status": prediction.status,
-            "class": prediction.class_index,
-            "label": prediction.label,
-            "probabilities": {label: round(value, 6) for label, value in prediction.probabilities.items()},
-            "prediction_set": list(prediction.prediction_set),
-            "reason_codes": list(prediction.reason_codes),
-            "model": prediction.model,
+            **prediction.document().model_dump(mode="json", by_alias=True, include=_KEPT),
         }
         line = json.dumps(document, allow_nan=False).encode() + b"\n"
         with self._lock:
