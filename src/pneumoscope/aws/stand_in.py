@@ -7,10 +7,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from pneumoscope.aws.limits import REALTIME
-from pneumoscope.server.problems import Problem, text_of
-from pneumoscope.server.routes import decide, service_of
+from pneumoscope.server.problems import respond
+from pneumoscope.server.routes import Held, decide, service_of
 
 VARIANT = "AllTraffic"
 _NO_ACCOUNT = "000000000000"
@@ -20,7 +21,7 @@ router = APIRouter(include_in_schema=False)  # documented by AWS
 
 
 @router.post("/endpoints/{name}/invocations")
-async def invoke_endpoint(request: Request, name: str) -> JSONResponse:
+async def invoke_endpoint(request: Request, name: str, room: Held) -> JSONResponse:
     """InvokeEndpoint of the one endpoint that is served here."""
     config = service_of(request).config
     if name != config.as_endpoint:
@@ -30,15 +31,16 @@ async def invoke_endpoint(request: Request, name: str) -> JSONResponse:
         sentence = f"HTTP content length exceeded {REALTIME} bytes."
         return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "413", sentence)
     try:
-        response = await decide(request)
-    except Problem as problem:
+        response = await decide(request, room)
+    except HTTPException as problem:
         return _model_error(problem, name, str(request.state.request_id))
     response.headers["x-Amzn-Invoked-Production-Variant"] = VARIANT
     return response
 
 
-def _model_error(problem: Problem, name: str, request_id: str) -> JSONResponse:
-    status, said = problem.status.value, text_of(problem.status, problem.detail, request_id)
+def _model_error(problem: HTTPException, name: str, request_id: str) -> JSONResponse:
+    status = problem.status_code
+    said = bytes(respond(HTTPStatus(status), problem.detail, request_id).body).decode()
     return _error(
         HTTPStatus.FAILED_DEPENDENCY,
         "ModelError",

@@ -7,8 +7,9 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from typing_extensions import override
 
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER
@@ -38,19 +39,20 @@ def create_app(
         UsageError: the log of decisions cannot be written.
     """
     service = Service(config, on_failure=on_failure)
-    app = FastAPI(
+    app = _Application(
         title="Pneumoscope",
         version=__version__,
         summary="A chest film in, a decision out, with reasons.",
         description=DISCLAIMER,
         docs_url=None,
         redoc_url=None,
-        lifespan=partial(_lifespan, service, ready_first),
+        lifespan=partial(_lifespan, service=service, ready_first=ready_first),
+        exception_handlers=problems.HANDLERS,
     )
     app.state.service = service
-    problems.install(app)
     app.include_router(routes.router)
-    app.include_router(routes.guarded)
+    guards = [] if config.token is None else [Depends(routes.require_token)]
+    app.include_router(routes.guarded, dependencies=guards)
     for path in config.routers:
         app.include_router(resolve_name(path))
     page.install(app)
@@ -63,12 +65,21 @@ def create_app(
             expose_headers=["Retry-After", "X-Request-Id"],
         )
     app.add_middleware(Boundary, telemetry=service.telemetry)
-    _describe(app, guarded=config.token is not None)
     return app
 
 
+class _Application(FastAPI):
+    """Its OpenAPI document holds the problem document, too, which is no route's model."""
+
+    @override
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document["components"]["schemas"][ProblemDocument.__name__] = ProblemDocument.model_json_schema()
+        return document
+
+
 @asynccontextmanager
-async def _lifespan(service: Service, ready_first: bool, _: FastAPI) -> AsyncIterator[None]:  # noqa: FBT001
+async def _lifespan(_: FastAPI, *, service: Service, ready_first: bool) -> AsyncIterator[None]:
     starting = asyncio.create_task(service.start())
     try:
         if ready_first:
@@ -79,21 +90,3 @@ async def _lifespan(service: Service, ready_first: bool, _: FastAPI) -> AsyncIte
         with suppress(asyncio.CancelledError, PneumoscopeError):  # whoever waits has heard of it
             await starting
         await asyncio.to_thread(service.stop)
-
-
-def _describe(app: FastAPI, *, guarded: bool) -> None:
-    """Make the OpenAPI document true: the problem document is no route's model, a token may not be asked for."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas[ProblemDocument.__name__] = ProblemDocument.model_json_schema()
-        if not guarded:
-            document["components"].pop("securitySchemes", None)
-            for path in document["paths"].values():
-                for operation in path.values():
-                    operation.pop("security", None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it

@@ -9,7 +9,7 @@ import uuid
 from contextlib import suppress
 from http import HTTPStatus
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,8 +52,6 @@ class Boundary:
         except Exception as failure:  # noqa: BLE001 (the last place before the client)
             await exchange.fail(failure)
         finally:
-            if "room" in scope["state"]:
-                scope["state"]["room"].close()
             self._count(scope, exchange)
 
     def _count(self, scope: Scope, exchange: "_Exchange") -> None:
@@ -102,9 +100,7 @@ class _Exchange:
             return
         body = message.get("body", b"")
         last = max(0, len(body) - 1) // _PART * _PART
-        for start in range(
-            0, last, _PART
-        ):  # so that a slow reader holds us up here, and not megabytes in the transport
+        for start in range(0, last, _PART):  # a slow reader holds us up here, and not megabytes in the transport
             await self._send({"type": "http.response.body", "body": body[start : start + _PART], "more_body": True})
         body = body[last:]
         if self.status >= HTTPStatus.BAD_REQUEST and not message.get("more_body", False) and not self._all_read:
@@ -119,7 +115,7 @@ class _Exchange:
         Most clients send all of it before they look for an answer; closed at once, they would see a broken
         connection in its place (RFC 9112 section 9.6). One that expects `100 Continue` does not send it.
         """
-        if self.status == HTTPStatus.REQUEST_TIMEOUT or any(name == b"expect" for name, _ in self._scope["headers"]):
+        if self.status == HTTPStatus.REQUEST_TIMEOUT or "expect" in Headers(scope=self._scope):
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_SECONDS):
@@ -148,7 +144,5 @@ def _route(scope: Scope) -> str:
 
 def _request_id(scope: Scope) -> str:
     """The sender's X-Request-Id if it is a UUID, else a new one: any other text could tell of a patient."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _UUID.fullmatch(value.decode("latin-1").lower()):
-            return str(value.decode("latin-1").lower())
-    return str(uuid.uuid4())
+    given = Headers(scope=scope).get("x-request-id", "").lower()
+    return given if _UUID.fullmatch(given) else str(uuid.uuid4())

@@ -8,10 +8,10 @@ from http import HTTPStatus
 
 from fastapi import Request
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pneumoscope.server.problems import Problem
-from pneumoscope.server.service import Buffer, Service
+from pneumoscope.server.service import Room, Service
 from pneumoscope.settings.serve import MOST_FILMS
 
 FORM = "multipart/form-data"
@@ -26,16 +26,16 @@ class Posted:
     data: bytes
 
 
-async def read_films(request: Request, service: Service, room: Buffer) -> list[Posted]:
+async def read_films(request: Request, service: Service, room: Room) -> list[Posted]:
     """The films of a request, in order; one if the body is not a form.
 
     Raises:
-        Problem: 400, 408, 413 or 415, or 503 if there is no room.
+        HTTPException: 400, 408, 413 or 415, or 503 if there is no room.
         starlette.requests.ClientDisconnect: the client went away.
     """
     kind = media_type(request)
     if "content-encoding" in request.headers:
-        raise Problem(
+        raise HTTPException(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "the body is encoded (Content-Encoding); send the film's file as it is.",
             headers={"Accept-Encoding": "identity"},
@@ -48,13 +48,15 @@ async def read_films(request: Request, service: Service, room: Buffer) -> list[P
             body = _limited(request, service, room)
             films = await _form(request, body, service) if kind == FORM else [await _whole(body)]
     except TimeoutError:
-        raise Problem(
+        raise HTTPException(
             HTTPStatus.REQUEST_TIMEOUT,
             f"the body did not arrive within {service.config.read_seconds:g} s; send it again.",
             headers={"Connection": "close"},
         ) from None
     if not any(film.data for film in films):
-        raise Problem(HTTPStatus.BAD_REQUEST, "the request holds no film; send the bytes of a film's file as its body.")
+        raise HTTPException(
+            HTTPStatus.BAD_REQUEST, "the request holds no film; send the bytes of a film's file as its body."
+        )
     return films
 
 
@@ -62,13 +64,13 @@ def media_type(request: Request) -> str:
     """The content type without its parameters, checked.
 
     Raises:
-        Problem: 415, not one that is accepted.
+        HTTPException: 415, not one that is accepted.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == FORM or kind in RAW or (kind.startswith("image/") and len(kind) > len("image/")):
         return kind
     accepted = ", ".join((*RAW, FORM))
-    raise Problem(
+    raise HTTPException(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         f"the content type is {kind[:60] or 'missing'}; accepted are {accepted}. "
         "With curl: -H 'Content-Type: application/octet-stream'.",
@@ -76,14 +78,17 @@ def media_type(request: Request) -> str:
     )
 
 
-async def _limited(request: Request, service: Service, room: Buffer) -> AsyncGenerator[bytes, None]:
-    """The body's parts, as long as they are few enough; what it says of its length is not believed."""
+async def _limited(request: Request, service: Service, room: Room) -> AsyncGenerator[bytes, None]:
+    """The body's parts, as long as they are few enough; what it says of its length is not believed.
+
+    Not Starlette's `max_body_size`, which answers in plain text.
+    """
     count = 0
     async for part in request.stream():
         count += len(part)
         if count > service.config.max_bytes:
             raise _too_large(service)
-        room.take(len(part))
+        room(len(part))
         yield part
 
 
@@ -99,7 +104,7 @@ async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Se
     try:
         form = await parser.parse()
     except MultiPartException as failure:
-        raise Problem(
+        raise HTTPException(
             HTTPStatus.BAD_REQUEST, f"the form cannot be read: {failure.message} Send up to {MOST_FILMS} files."
         ) from failure
     films = []
@@ -110,8 +115,8 @@ async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Se
     return films
 
 
-def _too_large(service: Service) -> Problem:
-    return Problem(
+def _too_large(service: Service) -> HTTPException:
+    return HTTPException(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         f"the body has more than {service.config.max_bytes:,} bytes, the most that is accepted; "
         "send fewer films at a time, or compressed ones.",

@@ -1,12 +1,12 @@
 """What goes wrong, as problem documents (RFC 9457)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -25,17 +25,7 @@ class ProblemDocument(BaseModel):
     request_id: str
 
 
-class Problem(Exception):  # noqa: N818 (the standard's word)
-    """A request that is answered with a problem document."""
-
-    def __init__(self, status: HTTPStatus, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = dict(headers or {})
-
-
-class Busy(Problem):
+class Busy(HTTPException):
     """No room now; `after` is in how many seconds there may be."""
 
     def __init__(self, detail: str, *, after: int) -> None:
@@ -44,51 +34,29 @@ class Busy(Problem):
 
 def respond(status: HTTPStatus, detail: str, request_id: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The problem document as a response."""
-    document = _document(status, detail, request_id)
+    document = ProblemDocument(
+        type="about:blank", title=status.phrase, status=status.value, detail=detail, request_id=request_id
+    )
     return JSONResponse(document.model_dump(), status.value, headers=headers, media_type=MEDIA_TYPE)
 
 
-def text_of(status: HTTPStatus, detail: str, request_id: str) -> str:
-    """The problem document as text."""
-    return _document(status, detail, request_id).model_dump_json()
-
-
-def _document(status: HTTPStatus, detail: str, request_id: str) -> ProblemDocument:
-    return ProblemDocument(
-        type="about:blank", title=status.phrase, status=status.value, detail=detail, request_id=request_id
-    )
-
-
-def install(app: FastAPI) -> None:
-    """The one table from exceptions to statuses."""
-
-    def request_id(request: Request) -> str:
-        return str(request.state.request_id)
-
-    async def problem(request: Request, failure: Exception) -> JSONResponse:
-        assert isinstance(failure, Problem)
-        return respond(failure.status, failure.detail, request_id(request), failure.headers)
-
-    async def usage(request: Request, failure: Exception) -> JSONResponse:
-        return respond(HTTPStatus.BAD_REQUEST, str(failure), request_id(request))
-
-    async def validation(request: Request, failure: Exception) -> JSONResponse:
-        assert isinstance(failure, RequestValidationError)
+async def _answer(request: Request, failure: Exception) -> JSONResponse:
+    status, detail, headers = HTTPStatus.BAD_REQUEST, str(failure), None
+    if isinstance(failure, HTTPException):
+        status, headers = HTTPStatus(failure.status_code), failure.headers
+        detail = _WORDS.get(status, failure.detail)
+    elif isinstance(failure, RequestValidationError):
         first = failure.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return respond(HTTPStatus.BAD_REQUEST, f"{where}: {first['msg']}.", request_id(request))
+        detail = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}."
+    return respond(status, detail, str(request.state.request_id), headers)
 
-    async def http(request: Request, failure: Exception) -> JSONResponse:
-        assert isinstance(failure, HTTPException)
-        status = HTTPStatus(failure.status_code)
-        detail = _WORDS.get(status, str(failure.detail))
-        return respond(status, detail, request_id(request), failure.headers)
 
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(UsageError, usage)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(HTTPException, http)
-
+#: The one table of exceptions that are answered with a problem document; for an application.
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    HTTPException: _answer,
+    RequestValidationError: _answer,
+    UsageError: _answer,
+}
 
 _WORDS = {
     HTTPStatus.NOT_FOUND: "there is nothing at this address; /docs lists what there is.",
@@ -116,3 +84,5 @@ _MEANINGS = {
     HTTPStatus.UNPROCESSABLE_ENTITY: "No film of the request can be decoded.",
     HTTPStatus.SERVICE_UNAVAILABLE: "Not ready yet, or the queue is full: try again after Retry-After seconds.",
 }
+
+POSTING = documented(*_MEANINGS)  # whatever takes films may answer with any of them

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
@@ -21,8 +22,8 @@ from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.settings.serve import ServeConfig
 
 State: TypeAlias = Literal["starting", "ready", "failed", "stopping"]
+Room: TypeAlias = Callable[[int], None]  # takes so many more bytes; raises Busy if all requests would hold too many
 Result = TypeVar("Result")
-Other = TypeVar("Other")
 
 _LOG = logging.getLogger(__name__)
 _USUAL_SECONDS = 0.05  # of a film, until some have been seen
@@ -112,22 +113,18 @@ class Service:
         self.require_room()
         engine, batcher, asked = self.engine, self._batcher, time.perf_counter()
         assert batcher is not None
+        encoded, loop = Encoded(name=name, read=lambda: data), asyncio.get_running_loop()
         self._count_films(1)
         try:
-            decode = partial(
-                engine.decode, Encoded(name=name, read=lambda: data), level=level, picture_side=picture_side
-            )
-            decoded = await self._in_thread(self._pool, decode)
+            decode = partial(engine.decode, encoded, level=level, picture_side=picture_side)
+            decoded = await loop.run_in_executor(self._pool, decode)
             prediction = await batcher.decide(decoded)
             worked = sum(prediction.stages.values()) / 1000
             self.telemetry.film(prediction, waited=max(0.0, time.perf_counter() - asked - worked))
             self._learn(prediction)
-            return await self._in_thread(self._finishing, partial(finish, prediction))
+            return await loop.run_in_executor(self._finishing, finish, prediction)
         finally:
             self._count_films(-1)
-
-    async def _in_thread(self, pool: ThreadPoolExecutor, work: Callable[[], Other]) -> Other:
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def _count_films(self, change: int) -> None:
         self._films += change
@@ -139,19 +136,25 @@ class Service:
         seconds = (stages["decode"] / self._threads + stages.get("model", 0.0)) / 1000
         self._seconds += _WEIGHT * (seconds - self._seconds)
 
-    def take(self, count: int) -> None:
-        """Count so many more bytes in memory; `give` takes them off again.
+    @contextmanager
+    def room(self) -> Iterator[Room]:
+        """Memory for the bytes of one request, which is given back when the block ends."""
+        taken = 0
 
-        Raises:
-            Busy: that would be too many.
-        """
-        if self._buffered + count > self.config.buffered_bytes:
-            raise Busy("too many bytes of requests and answers are in memory; try again in 1 s.", after=1)
-        self.give(-count)
+        def take(count: int) -> None:
+            nonlocal taken
+            if self._buffered + count > self.config.buffered_bytes:
+                raise Busy("too many bytes of requests and answers are in memory; try again in 1 s.", after=1)
+            taken += count
+            self._count_bytes(count)
 
-    def give(self, count: int) -> None:
-        """Count so many fewer."""
-        self._buffered -= count
+        try:
+            yield take
+        finally:
+            self._count_bytes(-taken)
+
+    def _count_bytes(self, change: int) -> None:
+        self._buffered += change
         self.telemetry.buffered.set(self._buffered)
 
     def _load(self) -> Engine:
@@ -160,28 +163,6 @@ class Service:
         engine = Engine.load(config.bundle, limits=limits, threads=self._threads, provider=config.provider)
         verify(config.bundle, engine=engine)
         return engine
-
-
-class Buffer:
-    """Bytes held in memory for one request, until its answer has gone out."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._taken = 0
-
-    def take(self, count: int) -> None:
-        """Hold so many more.
-
-        Raises:
-            Busy: all requests together hold too many.
-        """
-        self._service.take(count)
-        self._taken += count
-
-    def close(self) -> None:
-        """Give all of it back."""
-        self._service.give(self._taken)
-        self._taken = 0
 
 
 async def while_connected(gone: Awaitable[object], work: Awaitable[Result]) -> Result:
