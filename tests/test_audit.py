@@ -22,6 +22,7 @@ from pneumoscope.audit.features import RULE, jpeg_quality, measure
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import ArchiveError, DatasetError, UsageError
 from pneumoscope.imaging import read_luma, read_radiograph, to_input
+from pneumoscope.imaging.bounded import BoundedBytes
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, population
 from samples import REAL, as_version3, encode, make_zip, small_films, stored_anew
 
@@ -65,6 +66,26 @@ def leaks(path: Path, out: Path | None = None) -> Audit:
 
 def films_of(found: Audit, code: str) -> set[str]:
     return {name for each in found.findings if each.code == code for name in each.films}
+
+
+def test_preparing_and_auditing_open_every_film_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bytes] = []
+
+    class Counting(BoundedBytes):
+        def __init__(self, data: bytes) -> None:
+            opened.append(data)
+            super().__init__(data)
+
+    monkeypatch.setattr("pneumoscope.imaging.raster.BoundedBytes", Counting)
+    monkeypatch.setattr("pneumoscope.imaging.dicom.dataset.BoundedBytes", Counting)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 60, 60), dtype=np.uint8)
+    films = {f"ill/{number}": dicom(each, PatientID=str(number)) for number, each in enumerate(pixels)}
+    films |= {f"well/{number}.png": encode(Image.fromarray(255 - each)) for number, each in enumerate(pixels)}
+    prepare([make_zip(tmp_path / "a.zip", films)], tmp_path / "data", PrepareConfig())
+    assert sorted(opened) == sorted(films.values())
+    opened.clear()
+    leaks(tmp_path / "data")
+    assert sorted(opened) == sorted(films.values())
 
 
 def test_a_clean_data_set_has_no_error(clean: Path, tmp_path: Path) -> None:

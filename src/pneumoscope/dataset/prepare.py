@@ -149,10 +149,11 @@ def _refuse_output_in_source(out: Path, sources: Sequence[Path]) -> None:
 def _divide(union: Union, config: PrepareConfig) -> Division:
     """Give every film its split and patient; leave out train films of test patients."""
     entries, refused = union.entries, union.refused
-    splits: list[str | None] = ["test" if config.test_only else "train"] * len(entries)
     try:
         _require_two_classes({entry.label for entry in entries})
-        if not (config.test_only or config.train_only):
+        if config.test_only or config.train_only:
+            splits: list[str | None] = ["test" if config.test_only else "train"] * len(entries)
+        else:
             left_out = [entry for entry in entries if union.groups[entry.pixels] in union.tested and not entry.tested]
             reason = "its patient, or an identical or nearly identical film, is also in a test part"
             refused += tuple(each for entry in left_out for each in entry.refusals(reason))
