@@ -21,7 +21,8 @@ from pneumoscope.audit import Audit, audit
 from pneumoscope.audit.features import RULE, jpeg_quality, measure
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import ArchiveError, DatasetError, UsageError
-from pneumoscope.imaging import describe, read_luma, to_input
+from pneumoscope.imaging import read_luma, read_radiograph, to_input
+from pneumoscope.imaging.bounded import BoundedBytes
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, population
 from samples import REAL, as_version3, encode, make_zip, small_films, stored_anew
 
@@ -65,6 +66,26 @@ def leaks(path: Path, out: Path | None = None) -> Audit:
 
 def films_of(found: Audit, code: str) -> set[str]:
     return {name for each in found.findings if each.code == code for name in each.films}
+
+
+def test_preparing_and_auditing_open_every_film_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bytes] = []
+
+    class Counting(BoundedBytes):
+        def __init__(self, data: bytes) -> None:
+            opened.append(data)
+            super().__init__(data)
+
+    monkeypatch.setattr("pneumoscope.imaging.raster.BoundedBytes", Counting)
+    monkeypatch.setattr("pneumoscope.imaging.dicom.dataset.BoundedBytes", Counting)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 60, 60), dtype=np.uint8)
+    films = {f"ill/{number}": dicom(each, PatientID=str(number)) for number, each in enumerate(pixels)}
+    films |= {f"well/{number}.png": encode(Image.fromarray(255 - each)) for number, each in enumerate(pixels)}
+    prepare([make_zip(tmp_path / "a.zip", films)], tmp_path / "data", PrepareConfig())
+    assert sorted(opened) == sorted(films.values())
+    opened.clear()
+    leaks(tmp_path / "data")
+    assert sorted(opened) == sorted(films.values())
 
 
 def test_a_clean_data_set_has_no_error(clean: Path, tmp_path: Path) -> None:
@@ -457,23 +478,23 @@ def test_fail_on_warning_and_wrong_usage(clean: Path, command: Callable[..., Sim
 def test_jpeg_quality_is_read_from_the_tables() -> None:
     luma = film("normal", patient=1, size=(80, 80))
     for quality in (10, 50, 75, 85, 96, 100):
-        quantiser = describe(encode_jpeg(luma, quality=quality)).quantiser
+        quantiser = read_radiograph(encode_jpeg(luma, quality=quality)).facts.quantiser
         assert quantiser is not None
         assert jpeg_quality(quantiser) == quality
-    assert describe(encode(Image.fromarray(luma))).quantiser is None
+    assert read_radiograph(encode(Image.fromarray(luma))).facts.quantiser is None
 
 
 def test_header_facts_of_every_format() -> None:
     luma = Image.fromarray(film("normal", patient=1, size=(80, 80)))
     tags = Image.Exif()
     tags[274] = 3
-    jpeg = describe(encode(luma, "JPEG", exif=tags, icc_profile=b"profile", progressive=True))
+    jpeg = read_radiograph(encode(luma, "JPEG", exif=tags, icc_profile=b"profile", progressive=True)).facts
     assert (jpeg.exif, jpeg.icc, jpeg.progressive, jpeg.orientation, jpeg.bits) == (True, True, True, 3, 8)
-    deep = describe(encode(Image.fromarray(np.asarray(luma, np.uint16) * 9)))
+    deep = read_radiograph(encode(Image.fromarray(np.asarray(luma, np.uint16) * 9))).facts
     assert (deep.bits, deep.exif, deep.icc, deep.progressive) == (16, False, False, False)
     directory = ImageFileDirectory_v2()
     directory[274] = 8
-    tiff = describe(encode(luma, "TIFF", tiffinfo=directory))
+    tiff = read_radiograph(encode(luma, "TIFF", tiffinfo=directory)).facts
     assert (tiff.format, tiff.bits, tiff.orientation, tiff.exif) == ("TIFF", 8, 8, False)
 
 
@@ -481,7 +502,7 @@ def test_features_change_with_what_they_are_of() -> None:
     luma = film("normal", patient=1, size=(300, 320))
 
     def vectors(changed: Any, content: bytes) -> Any:
-        return measure(describe(content), len(content), to_input(changed, RULE)[0])
+        return measure(read_radiograph(content).facts, len(content), to_input(changed, RULE)[0])
 
     content = encode_jpeg(luma)
     plain = vectors(luma, content)

@@ -24,7 +24,7 @@ import dicoms
 from dicoms import EXACT, EXPLICIT, JPEG, JPEG_12, JPEG_LS_NEAR, dicom, header, one_of_each, written
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, describe, load_input, read_luma, read_radiograph
+from pneumoscope.imaging import Limits, load_input, read_luma, read_radiograph
 from pneumoscope.imaging.dicom import dataset as source
 from pneumoscope.imaging.dicom import pixels
 from samples import encode, ramp
@@ -495,7 +495,7 @@ def test_age(said: dict[str, Any], years: float | None) -> None:
 
 
 def test_described() -> None:
-    facts = describe(dicom(DEEP, BitsStored=12))
+    facts = read_radiograph(dicom(DEEP, BitsStored=12)).facts
     assert (facts.format, facts.mode, facts.width, facts.height, facts.bits) == ("DICOM", "MONOCHROME2", 60, 40, 12)
     assert (facts.orientation, facts.exif, facts.icc, facts.progressive, facts.quantiser) == (
         1,

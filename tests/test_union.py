@@ -21,7 +21,7 @@ from pneumoscope.dataset.likeness import NEAR_DISTANCE, near_pairs, perceptual_h
 from pneumoscope.dataset.manifest import DatasetCard
 from pneumoscope.dataset.prepare import PrepareSummary
 from pneumoscope.dataset.split import join
-from pneumoscope.imaging import describe, read_luma
+from pneumoscope.imaging import read_luma, read_radiograph
 from pneumoscope.phantom import encode_jpeg, film
 from samples import REAL, as_version3, encode, make_zip, small_films, stored_anew
 
@@ -340,13 +340,13 @@ def test_the_stress_split_is_validation_stored_alike_for_every_class(tmp_path: P
             assert not image.getexif()
             assert image.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
             tables.add(tuple(image.quantization[0]))  # type: ignore[attr-defined]
-        facts = describe(data)
+        facts = read_radiograph(data).facts
         assert (facts.format, facts.mode) == ("JPEG", "L")
         assert (facts.width, facts.height) == (stress[0].width, stress[0].height)
         assert min(facts.width, facts.height) == 128
         assert each.path.startswith(f"stress/{each.label}/")
     assert len(tables) == 1
-    assert {describe(out.read(each)).format for each in val} == {"JPEG", "PNG"}
+    assert {read_radiograph(out.read(each)).facts.format for each in val} == {"JPEG", "PNG"}
 
 
 def test_odd_films_do_not_stop_the_stress_split(tmp_path: Path) -> None:

@@ -62,13 +62,15 @@ def _read(path: Path) -> str:
 
 
 def map_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, ahead: int | None = None
 ) -> Iterator[Result]:
-    """Apply `function` to `items` in `workers` threads; yield results in order.
+    """Apply `function` to `items` in `workers` threads, by default one per core; yield results in order.
 
-    At most `ahead` items are in flight or waiting to be taken, so memory stays flat
-    however long `items` is. An exception of `function` or of `items` is raised at its place.
+    At most `ahead` items, by default 4 per worker, are in flight or waiting to be taken, so memory stays
+    flat however long `items` is. An exception of `function` or of `items` is raised at its place.
     """
+    workers = workers or available_cores()
+    ahead = ahead or 4 * workers
     failure: Exception | None = None
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pneumoscope") as pool:

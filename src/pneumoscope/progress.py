@@ -1,7 +1,10 @@
 """How long work tells what it is doing, without deciding where that is shown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 class Listener:
@@ -15,6 +18,13 @@ class Listener:
             yield
         finally:
             self.end()
+
+    def track(self, task: str, results: Iterable[Result], total: int, unit: str = "images") -> Iterator[Result]:
+        """A task that ends with `results`: each of them, as it is taken and done with, is a unit of `total`."""
+        with self.progress(task, total, unit):
+            for result in results:
+                yield result
+                self.advance(1)
 
     def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
         """A task of `total` units (None: not known) has begun; `done` of them were done before.

@@ -15,8 +15,8 @@ _QUANTITIES: dict[str, tuple[str, Callable[[Examined], float | None]]] = {
     "width": ("px", lambda film: film.facts.width),
     "height": ("px", lambda film: film.facts.height),
     "aspect": ("", lambda film: film.facts.width / film.facts.height),
-    "file size": ("kB", lambda film: film.size / 1000),
-    "bytes a pixel": ("", lambda film: film.size / (film.facts.width * film.facts.height)),
+    "file size": ("kB", lambda film: film.content.bytes / 1000),
+    "bytes a pixel": ("", lambda film: film.content.bytes / (film.facts.width * film.facts.height)),
     "brightness": ("of 255", lambda film: film.brightness),
     "sharpness": ("grey levels", lambda film: film.sharpness),
     "JPEG quality": (

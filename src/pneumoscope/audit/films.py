@@ -1,6 +1,5 @@
 """Reading what is to be audited: every file there is, whatever a manifest says of it."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from pneumoscope.archive import Listing, Member, is_junk, open_source, printable
 from pneumoscope.audit.features import RULE, Measures, brightness, measure, sharpness
 from pneumoscope.dataset import SPLITS, Dataset, Film, load_dataset
+from pneumoscope.dataset.content import Content, content_of, open_film
 from pneumoscope.dataset.grammar import (
     KERMANY_CLASSES,
     KERMANY_GROUPS,
@@ -19,12 +19,10 @@ from pneumoscope.dataset.grammar import (
     version2,
     version3,
 )
-from pneumoscope.dataset.likeness import perceptual_hash
 from pneumoscope.dataset.manifest import MANIFEST_FILE, SOURCE_SEPARATOR, STRESS, RefusedFile
 from pneumoscope.dataset.sources import list_films
-from pneumoscope.errors import ArchiveError, ImageError
-from pneumoscope.imaging import SUFFIXES, ImageFacts, Limits, Luma, describe, luma_sha256, read_luma, to_input
-from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.imaging import SUFFIXES, ImageFacts, Limits, Luma, to_input
+from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import Listener
 
 #: The split of films in a source without parts.
@@ -33,7 +31,6 @@ NO_CLASS = "(no class folder)"
 #: Version 2's `personN` without the class: a rule that is often used, and joins different children.
 NAIVE = "version 2 numbers without the class"
 _HEADERS = "DICOM headers"
-_AHEAD = 4  # films in flight for each core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +52,14 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """A film that was read. Sizes are in pixels as stored; `size` is of the file, in bytes."""
+    """A film that was read. Sizes are in pixels as stored."""
 
     claim: Claim
     facts: ImageFacts
-    size: int
-    file_sha256: str
-    pixels: str
-    phash: str
+    content: Content
     brightness: float
     sharpness: float
     measures: Measures
-    small: Luma | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +72,7 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is audited. `unlisted` are files in the split folders that the manifest does not name.
+    """What is audited.
 
     `groups` are classes reported together; `fingerprint` is a prepared data set's, else empty.
     """
@@ -88,8 +81,7 @@ class Subject:
     fingerprint: str
     groups: dict[str, tuple[str, ...]]
     claims: list[Claim]
-    unlisted: list[str]
-    refused: list[RefusedFile]
+    refused: tuple[RefusedFile, ...]
     limits: Limits
 
 
@@ -108,13 +100,10 @@ def open_subject(path: Path) -> Iterator[Subject]:
         yield _raw(path, listing, limits)
 
 
-def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[Examined | Unreadable]:
-    """Read every film once, in order; `small`, the film at 224×224, is for the taker to use and drop."""
-    cores = available_cores()
-    with listener.progress("reading films", len(claims), "images"):
-        for result in map_ordered(partial(_examine, limits=limits), claims, workers=cores, ahead=_AHEAD * cores):
-            yield result
-            listener.advance(1)
+def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[tuple[Examined, Luma] | Unreadable]:
+    """Read every film once, in order; with each comes its `uint8 [224, 224]`, for the taker to use and drop."""
+    results = map_ordered(partial(_examine, limits=limits), claims)
+    return listener.track("reading films", results, len(claims))
 
 
 def name_by_header(films: list[Examined]) -> list[Examined]:
@@ -133,20 +122,17 @@ def _prepared(dataset: Dataset) -> Subject:
     archive = follows_archive(film.source for film in dataset.films)
     claims = [_listed(dataset, film, archive=archive) for film in dataset.films]
     named = {film.path for film in dataset.films}
-    unlisted = []
     for split in (*SPLITS, STRESS):
         for path in sorted((dataset.root / split).rglob("*")):
             name = path.relative_to(dataset.root).as_posix()
             if name not in named and path.suffix.lower() in SUFFIXES and path.is_file() and not is_junk(name):
                 claims.append(_unlisted(path, printable(name), split, archive=archive))
-                unlisted.append(claims[-1].name)
     return Subject(
         name=dataset.root.resolve().name,
         fingerprint=dataset.fingerprint,
         groups=dataset.groups,
         claims=claims,
-        unlisted=unlisted,
-        refused=[],
+        refused=(),
         limits=dataset.limits,
     )
 
@@ -181,17 +167,17 @@ def _unlisted(path: Path, name: str, split: str, *, archive: bool) -> Claim:
 def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
     name = path.resolve().name
     films = list_films(listing, name, level="innermost")
-    parts = any(each.split for each in films.candidates)
+    parts = any(each.place.split for each in films.files)
     claims = [
         Claim(
             name=each.member.name,
-            label=each.label,
-            split=(each.split or "train") if parts else UNSPLIT,
-            patients=_by_name(each.member.name) if each.naming is not Naming.NONE else {},
+            label=each.identity.label,
+            split=(each.place.split or "train") if parts else UNSPLIT,
+            patients=_by_name(each.member.name) if each.identity.naming is not Naming.NONE else {},
             file_sha256=None,
             member=each.member,
         )
-        for each in films.candidates
+        for each in films.files
     ]
     labels = {claim.label for claim in claims}
     return Subject(
@@ -199,7 +185,6 @@ def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
         fingerprint="",
         groups={group: members for group, members in KERMANY_GROUPS.items() if labels == set(KERMANY_CLASSES)},
         claims=claims,
-        unlisted=[],
         refused=films.refused,
         limits=limits,
     )
@@ -215,25 +200,18 @@ def _by_name(name: str) -> dict[str, str]:
     return patients
 
 
-def _examine(claim: Claim, *, limits: Limits) -> Examined | Unreadable:
-    try:
-        data = claim.member.read()
-        facts = describe(data, limits=limits)
-        luma = read_luma(data, limits=limits)
-    except (ImageError, ArchiveError) as failure:
-        return Unreadable(claim=claim, reason=str(failure))
-    except OSError as failure:
-        return Unreadable(claim=claim, reason=f"cannot be read ({failure.strerror})")
-    small = to_input(luma, RULE)[0]
-    return Examined(
+def _examine(claim: Claim, *, limits: Limits) -> tuple[Examined, Luma] | Unreadable:
+    opened = open_film(claim.member, limits)
+    if isinstance(opened, str):
+        return Unreadable(claim=claim, reason=opened)
+    data, radiograph = opened
+    small = to_input(radiograph.luma, RULE)[0]
+    film = Examined(
         claim=claim,
-        facts=facts,
-        size=len(data),
-        file_sha256=hashlib.sha256(data).hexdigest(),
-        pixels=luma_sha256(luma),
-        phash=perceptual_hash(luma),
+        facts=radiograph.facts,
+        content=content_of(data, radiograph),
         brightness=brightness(small),
         sharpness=sharpness(small),
-        measures=measure(facts, len(data), small),
-        small=small,
+        measures=measure(radiograph.facts, len(data), small),
     )
+    return film, small

@@ -14,7 +14,7 @@ def identical(films: Iterable[Examined]) -> list[list[Examined]]:
     """Groups of two or more films whose upright pixels are equal."""
     groups: defaultdict[str, list[Examined]] = defaultdict(list)
     for film in films:
-        groups[film.pixels].append(film)
+        groups[film.content.luma_sha256].append(film)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -22,11 +22,11 @@ def nearly_identical(films: Sequence[Examined]) -> list[Alike]:
     """Pairs of films that are re-encodings of each other; of identical films all are named."""
     holders: defaultdict[str, list[Examined]] = defaultdict(list)
     for film in films:
-        holders[film.pixels].append(film)
+        holders[film.content.luma_sha256].append(film)
     distinct = list(holders.values())
     return [
         alike([*distinct[pair.first], *distinct[pair.second]], distance=pair.distance)
-        for pair in near_pairs([group[0].phash for group in distinct])
+        for pair in near_pairs([group[0].content.phash for group in distinct])
     ]
 
 
@@ -68,7 +68,10 @@ def shared_patients(films: Iterable[Examined]) -> list[SharedPatient]:
 def group_films(films: Sequence[Examined], naive: str) -> list[str]:
     """A name of each film's group: films of one patient by any rule but `naive`, or of equal pixels."""
     links = [
-        [f"pixels {film.pixels}", *(f"{rule} {who}" for rule, who in film.claim.patients.items() if rule != naive)]
+        [
+            f"pixels {film.content.luma_sha256}",
+            *(f"{rule} {who}" for rule, who in film.claim.patients.items() if rule != naive),
+        ]
         for film in films
     ]
     leader = join(links)

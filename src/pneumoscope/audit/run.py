@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +87,9 @@ def _read(subject: Subject, listener: Listener) -> _Read:
             kind = "unreadable" if each.claim.listed else UNLISTED_UNREADABLE
             unreadable.append(Odd(film=each.claim.name, kind=kind, what=each.reason))
             continue
-        assert each.small is not None
-        sums[each.claim.split, each.claim.label] += each.small
-        films.append(replace(each, small=None))
+        film, small = each
+        sums[film.claim.split, film.claim.label] += small
+        films.append(film)
     counts = {(split, label): len(cell) for split, label, cell in distributions.by_split_and_class(films)}
     means = {cell: np.rint(sums[cell] / count).astype(np.uint8) for cell, count in counts.items()}
     return _Read(films=name_by_header(films), unreadable=unreadable, means=means)
@@ -104,7 +104,8 @@ def _document(subject: Subject, read: _Read, started: float, listener: Listener,
     same, near = [alike(group) for group in identical(films)], nearly_identical(films)
     conflicts = [each for each in same if len(set(each.labels)) > 1]
     patients, odd = shared_patients(films), oddities(films)
-    changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.file_sha256)]
+    changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.content.file_sha256)]
+    unlisted = [claim.name for claim in subject.claims if not claim.listed]
     pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups).only(listed)
     told = measure_shortcuts(pool, listener) if shortcuts else NOT_ASKED
 
@@ -114,7 +115,7 @@ def _document(subject: Subject, read: _Read, started: float, listener: Listener,
 
     def found() -> Iterator[Finding]:
         yield from findings.of_leaks(same, near, conflicts, patients)
-        yield from findings.of_files(unreadable, odd, changed, subject.unlisted, subject.refused)
+        yield from findings.of_files(unreadable, odd, changed, unlisted, subject.refused)
         yield from findings.of_encoding(spreads, shares)
         yield from findings.of_shortcuts(told.baselines, told.shifts)
 

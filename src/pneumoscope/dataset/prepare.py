@@ -1,15 +1,15 @@
-"""From sources to a prepared data set, in one pass over the files and all or nothing."""
+"""From sources to a prepared data set, all or nothing: read every film once, match, split, write."""
 
 import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from pneumoscope.contract import check_classes
-from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS, Naming
+from pneumoscope.dataset.grammar import KERMANY_CLASSES, KERMANY_GROUPS
 from pneumoscope.dataset.manifest import (
     CARD_FILE,
     MANIFEST_FILE,
@@ -22,16 +22,10 @@ from pneumoscope.dataset.manifest import (
     RefusedFile,
     format_manifest,
 )
-from pneumoscope.dataset.sources import Harvest, SourceSummary, Taken, read_sources
+from pneumoscope.dataset.sources import Source, read_sources
 from pneumoscope.dataset.split import Labelled, cut_patients
 from pneumoscope.dataset.stress import write_stress
-from pneumoscope.dataset.union import (
-    Entry,
-    United,
-    group_patients,
-    name_patients,
-    unite,
-)
+from pneumoscope.dataset.union import Entry, Union, name_patients, unite
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.files import whole_directory, write_text
 from pneumoscope.imaging import Limits
@@ -39,6 +33,24 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.data import PrepareConfig
 
 _INCOMING = ".incoming"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSummary:
+    """What one source gave.
+
+    `films` were read; `matched` of them are films of an earlier source; `added` are in the data set.
+    """
+
+    name: str
+    films: int
+    refused: int
+    junk: int
+    other_files: int
+    copies: int
+    matched: int
+    added: int
+    patients_named: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +64,23 @@ class PrepareSummary:
     duplicates: tuple[DuplicateFilms, ...]
     near_duplicates: tuple[NearFilms, ...]
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assigned:
+    """A film of the data set with its split and patient."""
+
+    entry: Entry
+    split: str
+    patient: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """The films of the data set, and every file refused: on reading, on matching and here."""
+
+    films: tuple[Assigned, ...]
+    refused: tuple[RefusedFile, ...]
 
 
 def prepare(
@@ -83,7 +112,7 @@ def prepare(
         raise UsageError(f"the stress split is made of validation films, and {only} makes none; drop one of them.")
     with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
         limits = Limits(max_pixels=config.max_pixels)
-        harvest = read_sources(
+        read = read_sources(
             sources,
             folder / _INCOMING,
             pattern=pattern,
@@ -92,19 +121,18 @@ def prepare(
             limits=limits,
             listener=listener,
         )
-        kept = _drop_copies(harvest.taken)
-        united = unite(kept, config, harvest.refused)
-        films = _split_or_explain(united, config, harvest)
-        card = _card(films, config, harvest, united)
-        named = _settle(films, folder)
+        union = unite(read, config)
+        division = _divide(union, config)
+        card = _card(read, union, division, config)
+        films = _write_films(division.films, folder)
         if config.stress:
-            named += write_stress(named, folder, seed=config.seed, limits=limits, listener=listener)
-        write_text(folder / MANIFEST_FILE, format_manifest(named))
+            films += write_stress(films, folder, seed=config.seed, limits=limits, listener=listener)
+        write_text(folder / MANIFEST_FILE, format_manifest(films))
         write_text(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
     return PrepareSummary(
         classes=card.classes,
-        counts=_counts(named, card.classes),
-        sources=_summaries(harvest, kept, united, films),
+        counts=_counts(films, card.classes),
+        sources=_summaries(read, union, division),
         refused=card.refused,
         duplicates=card.duplicates,
         near_duplicates=card.near_duplicates,
@@ -118,135 +146,93 @@ def _refuse_output_in_source(out: Path, sources: Sequence[Path]) -> None:
             raise UsageError(f"--out {out} lies inside the source {source}; choose a folder beside it.")
 
 
-def _drop_copies(taken: list[Taken]) -> list[Taken]:
-    """Keep one of the files of a source that share name, label and bytes; one of a test part if any."""
-    kept: dict[tuple[object, ...], Taken] = {}
-    for each in taken:
-        patient = each.film.patient if each.candidate.naming else None  # two named patients are two witnesses
-        key = (each.candidate.number, each.film.path, each.film.label, patient, each.film.file_sha256)
-        if key not in kept or (each.candidate.part == "test" and kept[key].candidate.part != "test"):
-            kept[key] = each
-    return list(kept.values())
-
-
-def _split_or_explain(united: United, config: PrepareConfig, harvest: Harvest) -> list[tuple[Film, Path]]:
-    """Films with their splits; a failure names what was refused, which is often why."""
-    lost = {(each.naming, each.patient) for each in harvest.lost if each.part == "test"}
+def _divide(union: Union, config: PrepareConfig) -> Division:
+    """Give every film its split and patient; leave out train films of test patients."""
+    entries, refused = union.entries, union.refused
     try:
-        films = _assign_splits(united, config, harvest.refused, lost)
-    except DatasetError as failure:
-        raise DatasetError(f"{failure}{_listing(harvest.refused)}") from failure
-    if config.strict and harvest.refused:
-        raise DatasetError(f"--strict: nothing was made.{_listing(harvest.refused)}")
-    return films
+        _require_two_classes({entry.label for entry in entries})
+        if config.test_only or config.train_only:
+            splits: list[str | None] = ["test" if config.test_only else "train"] * len(entries)
+        else:
+            left_out = [entry for entry in entries if union.groups[entry.pixels] in union.tested and not entry.tested]
+            reason = "its patient, or an identical or nearly identical film, is also in a test part"
+            refused += tuple(each for entry in left_out for each in entry.refusals(reason))
+            splits = _cut(union, config)
+    except DatasetError as failure:  # what was refused by then is often why
+        raise DatasetError(f"{failure}{_listing(refused)}") from failure
+    if config.strict and refused:
+        raise DatasetError(f"--strict: nothing was made.{_listing(refused)}")
+    films = [
+        Assigned(entry=entry, split=split, patient=patient)
+        for entry, split, patient in zip(entries, splits, name_patients(entries), strict=True)
+        if split is not None
+    ]
+    return Division(films=tuple(films), refused=refused)
 
 
-def _assign_splits(
-    united: United, config: PrepareConfig, refused: list[RefusedFile], lost: set[tuple[Naming, str]]
-) -> list[tuple[Film, Path]]:
-    """Give every film its split; leave out train films of test patients.
-
-    Patients that share a film are cut as one, and so are patients of nearly identical films. A patient
-    of a test part stays one when its film there is not used, or is `lost`: not readable.
-    """
-    entries, labels = united.entries, {entry.film.label for entry in united.entries}
-    _require_classes(entries, labels)
-    if config.test_only or config.train_only:
-        return _all_in(entries, "test" if config.test_only else "train")
-    of_known = group_patients(united.known, united.likeness)
-    group = {id(entry): name for entry, name in zip(united.known, of_known, strict=True)}
-    tested = {group[id(entry)] for entry in united.known if entry.tested or entry.patients & lost}
-    split = []
-    for entry in entries:
-        split.append("test" if entry.tested else "left out" if group[id(entry)] in tested else "train")
-        if split[-1] == "left out":
-            refused += entry.refusals("its patient, or an identical or nearly identical film, is also in a test part")
-    _require_classes([entry for entry, part in zip(entries, split, strict=True) if part == "train"], labels)
-    groups = [group[id(entry)] for entry in entries]
-    if "test" not in split:
-        _cut(entries, groups, split, "test", config.test_fraction, config.seed)
-    _cut(entries, groups, split, "val", config.val_fraction, config.seed)
-    patients = name_patients(entries, group_patients(entries))
+def _cut(union: Union, config: PrepareConfig) -> list[str | None]:
+    """The split of each entry, or None for a train film of a test patient; what is not tested is cut by groups."""
+    groups = [union.groups[entry.pixels] for entry in union.entries]
+    train = [
+        Labelled(label=entry.label, patient=group)
+        for entry, group in zip(union.entries, groups, strict=True)
+        if group not in union.tested
+    ]
+    if missing := {entry.label for entry in union.entries} - {film.label for film in train}:
+        raise DatasetError(
+            f"class {', '.join(sorted(missing))} has films in the test part only; add train films, or pass --test-only."
+        )
+    parts: dict[str, str] = {}
+    if not any(entry.tested for entry in union.entries):
+        parts |= dict.fromkeys(cut_patients(train, fraction=config.test_fraction, seed=config.seed), "test")
+        train = [film for film in train if film.patient not in parts]
+    parts |= dict.fromkeys(cut_patients(train, fraction=config.val_fraction, seed=config.seed), "val")
     return [
-        (replace(entry.film, split=part, patient=patient), entry.kept.incoming)
-        for entry, part, patient in zip(entries, split, patients, strict=True)
-        if part in SPLITS
+        "test" if entry.tested else None if group in union.tested else parts.get(group, "train")
+        for entry, group in zip(union.entries, groups, strict=True)
     ]
 
 
-def _all_in(entries: list[Entry], split: str) -> list[tuple[Film, Path]]:
-    patients = name_patients(entries, group_patients(entries))
-    return [
-        (replace(entry.film, split=split, patient=patient), entry.kept.incoming)
-        for entry, patient in zip(entries, patients, strict=True)
-    ]
-
-
-def _cut(entries: list[Entry], groups: list[str], split: list[str], part: str, fraction: float, seed: int) -> None:
-    """Move a share of the train films to `part`, group by group."""
-    pool = [place for place, held in enumerate(split) if held == "train"]
-    films = [Labelled(label=entries[place].film.label, patient=groups[place]) for place in pool]
-    chosen = cut_patients(films, fraction=fraction, seed=seed)
-    for place in pool:
-        if groups[place] in chosen:
-            split[place] = part
-
-
-def _require_classes(pool: list[Entry], labels: set[str]) -> None:
-    """At least two classes, and films of each to train on."""
+def _require_two_classes(labels: set[str]) -> None:
     if not labels:
         raise DatasetError(
             "no usable image found; give the archive as downloaded, or a folder with one folder of images a class."
         )
     if len(labels) < 2:
         raise DatasetError(f"only one class found ({min(labels)}); at least 2 class folders are needed.")
-    if missing := labels - {entry.film.label for entry in pool}:
-        raise DatasetError(
-            f"class {', '.join(sorted(missing))} has films in the test part only; add train films, or pass --test-only."
-        )
 
 
-def _card(films: list[tuple[Film, Path]], config: PrepareConfig, harvest: Harvest, united: United) -> DatasetCard:
-    classes = tuple(sorted({film.label for film, _ in films}))
-    return DatasetCard(
-        schema_version=2,
-        classes=classes,
-        groups=_groups(classes, config),
-        sources=tuple(summary.name for summary in harvest.summaries),
-        config=config,
-        refused=tuple(harvest.refused),
-        duplicates=united.duplicates,
-        near_duplicates=united.near_duplicates,
-    )
+def _listing(refused: Sequence[RefusedFile], most: int = 20) -> str:
+    """What was refused, one a line, to end an error message with."""
+    lines = [f"\n  {each.source}:{each.name}: {each.reason}" for each in refused[:most]]
+    more = f"\n  and {len(refused) - most} more" if len(refused) > most else ""
+    return f" {len(refused)} inputs were refused:{''.join(lines)}{more}" if refused else ""
 
 
-def _summaries(
-    harvest: Harvest, kept: list[Taken], united: United, films: list[tuple[Film, Path]]
-) -> list[SourceSummary]:
-    """What each source gave; a film is added by the first source that has it."""
-    copies = Counter(each.candidate.source for each in harvest.taken)
-    copies.subtract(each.candidate.source for each in kept)
-    added = Counter(incoming.parent.name for _, incoming in films)  # named by the source's number
-    return [
-        replace(summary, copies=copies[summary.name], matched=united.matched[summary.name], added=added[str(number)])
-        for number, summary in enumerate(harvest.summaries)
-    ]
-
-
-def _settle(films: list[tuple[Film, Path]], folder: Path) -> list[Film]:
-    """Move every film from the incoming folder to `{split}/{label}/{name}`."""
+def _write_films(films: Sequence[Assigned], folder: Path) -> list[Film]:
+    """Move every film from the incoming folder to `{split}/{label}/{name}`, and return the rows."""
     for split in SPLITS:
-        for label in {film.label for film, _ in films}:
+        for label in {film.entry.label for film in films}:
             (folder / split / label).mkdir(parents=True, exist_ok=True)
-    settled, used = [], set()
-    for film, incoming in films:
-        wished = f"{film.split}/{film.label}/{film.path}"
-        path = next(name for name in _names(wished, film.file_sha256) if name.lower() not in used)
+    rows, used = [], set()
+    for film in films:
+        kept = film.entry.kept
+        wished = f"{film.split}/{kept.label}/{kept.file_name}"
+        path = next(name for name in _names(wished, kept.content.file_sha256) if name.lower() not in used)
         used.add(path.lower())
-        incoming.rename(folder / path)
-        settled.append(replace(film, path=path))
+        kept.copy.rename(folder / path)
+        rows.append(
+            Film(
+                path=path,
+                label=kept.label,
+                split=film.split,
+                patient=film.patient,
+                source=film.entry.name,
+                **asdict(kept.content),
+            )
+        )
     shutil.rmtree(folder / _INCOMING)
-    return settled
+    return rows
 
 
 def _names(path: str, sha256: str) -> Iterator[str]:
@@ -257,6 +243,20 @@ def _names(path: str, sha256: str) -> Iterator[str]:
     while True:
         yield str(wished.with_name(f"{wished.stem[:60]}~{count:08x}{wished.suffix}"))
         count = (count + 1) % 2**32
+
+
+def _card(read: Sequence[Source], union: Union, division: Division, config: PrepareConfig) -> DatasetCard:
+    classes = tuple(sorted({film.entry.label for film in division.films}))
+    return DatasetCard(
+        schema_version=2,
+        classes=classes,
+        groups=_groups(classes, config),
+        sources=tuple(source.name for source in read),
+        config=config,
+        refused=division.refused,
+        duplicates=union.duplicates,
+        near_duplicates=union.near_duplicates,
+    )
 
 
 def _groups(classes: tuple[str, ...], config: PrepareConfig) -> dict[str, tuple[str, ...]]:
@@ -276,6 +276,25 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"--patient-pattern {pattern!r} is not a regular expression ({failure}).") from failure
 
 
+def _summaries(read: Sequence[Source], union: Union, division: Division) -> list[SourceSummary]:
+    """What each source gave; a film is added by the first source that has it."""
+    added = Counter(film.entry.kept.number for film in division.films)
+    return [
+        SourceSummary(
+            name=source.name,
+            films=len(source.films) + source.copies,
+            refused=len(source.refused),
+            junk=source.junk,
+            other_files=source.other_files,
+            copies=source.copies,
+            matched=union.matched[number],
+            added=added[number],
+            patients_named=all(film.naming for film in source.films),
+        )
+        for number, source in enumerate(read)
+    ]
+
+
 def _counts(films: list[Film], classes: tuple[str, ...]) -> dict[str, dict[str, tuple[int, int]]]:
     counts: dict[str, dict[str, tuple[int, int]]] = {}
     for split in (*SPLITS, *sorted({STRESS} & {film.split for film in films})):
@@ -284,10 +303,3 @@ def _counts(films: list[Film], classes: tuple[str, ...]) -> dict[str, dict[str, 
             chosen = [film for film in films if film.split == split and film.label == label]
             counts[split][label] = len(chosen), len({film.patient for film in chosen})
     return counts
-
-
-def _listing(refused: list[RefusedFile], most: int = 20) -> str:
-    """What was refused, one a line, to end an error message with."""
-    lines = [f"\n  {each.source}:{each.name}: {each.reason}" for each in refused[:most]]
-    more = f"\n  and {len(refused) - most} more" if len(refused) > most else ""
-    return f" {len(refused)} inputs were refused:{''.join(lines)}{more}" if refused else ""

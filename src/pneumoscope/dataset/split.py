@@ -48,21 +48,17 @@ def cut_patients(films: Sequence[Labelled], *, fraction: float, seed: int) -> se
     Raises:
         DatasetError: a class has only one patient.
     """
-    patients: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for film in films:
-        patients[film.patient][film.label] += 1
+    patients = _by_patient(films, seed)
     totals = Counter(film.label for film in films)
     _require_two_patients(patients, totals)
     targets = {label: fraction * total for label, total in totals.items()}
-    order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
     chosen: set[str] = set()
     reached: Counter[str] = Counter()
-    for patient in order:
-        if _gain(patients[patient], reached, targets) > 0:
+    for patient, counts in patients.items():
+        if _gain(counts, reached, targets) > 0:
             chosen.add(patient)
-            reached += patients[patient]
-    _give_every_class_both(chosen, order, patients, totals)
-    return chosen
+            reached += counts
+    return _on_both_sides(chosen, patients, totals)
 
 
 def deal_patients(films: Sequence[Labelled], *, folds: int, seed: int) -> list[int]:
@@ -74,23 +70,27 @@ def deal_patients(films: Sequence[Labelled], *, folds: int, seed: int) -> list[i
     Raises:
         DatasetError: a class has fewer patients than folds.
     """
-    patients: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for film in films:
-        patients[film.patient][film.label] += 1
+    patients = _by_patient(films, seed)
     totals = Counter(film.label for film in films)
     for label in sorted(totals):
         if (count := sum(1 for counts in patients.values() if counts[label])) < folds:
             raise DatasetError(f"class {label!r} has {count} patients, too few for {folds} folds; ask for fewer.")
     targets = {label: total / folds for label, total in totals.items()}
-    order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
-    order.sort(key=lambda patient: -patients[patient].total())
     reached = [Counter[str]() for _ in range(folds)]
     dealt = {}
-    for patient in order:
-        fold = max(range(folds), key=lambda each: (_gain(patients[patient], reached[each], targets), -each))
-        dealt[patient] = fold
-        reached[fold] += patients[patient]
+    for patient, counts in sorted(patients.items(), key=lambda item: -item[1].total()):
+        gains = [_gain(counts, each, targets) for each in reached]
+        dealt[patient] = gains.index(max(gains))
+        reached[dealt[patient]] += counts
     return [dealt[film.patient] for film in films]
+
+
+def _by_patient(films: Sequence[Labelled], seed: int) -> dict[str, Counter[str]]:
+    """How many films of every label each patient has; in an order set by a hash of `seed` and their names."""
+    patients: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for film in films:
+        patients[film.patient][film.label] += 1
+    return dict(sorted(patients.items(), key=lambda item: hashlib.sha256(f"{seed}:{item[0]}".encode()).digest()))
 
 
 def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float]) -> float:
@@ -104,16 +104,13 @@ def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float])
     )
 
 
-def _give_every_class_both(
-    chosen: set[str], order: list[str], patients: dict[str, Counter[str]], totals: Counter[str]
-) -> None:
-    """With few patients a class may be on one side only; move its smallest patient across.
+def _on_both_sides(chosen: set[str], patients: dict[str, Counter[str]], totals: Counter[str]) -> set[str]:
+    """The chosen patients, with every class on both sides: of one on one side only, the smallest patient is moved.
 
     A move that would take another class off one side is not made.
     """
-    holders = {
-        label: sorted((p for p in order if patients[p][label]), key=lambda p: patients[p].total()) for label in totals
-    }
+    smallest = sorted(patients, key=lambda patient: patients[patient].total())
+    holders = {label: [patient for patient in smallest if patients[patient][label]] for label in totals}
 
     def both(label: str, taken: set[str]) -> bool:
         return 0 < len(taken.intersection(holders[label])) < len(holders[label])
@@ -122,10 +119,11 @@ def _give_every_class_both(
         for patient in [] if both(label, chosen) else holders[label]:
             moved = chosen ^ {patient}
             if all(both(each, moved) or not both(each, chosen) for each in patients[patient] if each != label):
-                chosen ^= {patient}
+                chosen = moved
                 break
     if stuck := [label for label in sorted(totals) if not both(label, chosen)]:
         raise DatasetError(f"class {stuck[0]!r} cannot be on both sides of a cut by patient; add patients of it.")
+    return chosen
 
 
 def _require_two_patients(patients: dict[str, Counter[str]], totals: Counter[str]) -> None:

@@ -8,7 +8,7 @@ that leans on them does well on validation and worse here.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -17,11 +17,11 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageFilter
 
-from pneumoscope.dataset.likeness import perceptual_hash
+from pneumoscope.dataset.content import content_of
 from pneumoscope.dataset.manifest import STRESS, Film
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, Luma, luma_sha256, read_luma
-from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.imaging import Limits, Luma, Radiograph, read_luma, read_radiograph
+from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import Listener
 
 QUALITY = 75
@@ -43,19 +43,16 @@ def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limi
     """
     chosen = [film for film in films if film.split == "val"]
     names = _distinct([str(PurePosixPath(STRESS, *PurePosixPath(film.path).parts[1:])) for film in chosen])
-    jobs = list(zip(chosen, names, strict=True))
     for label in {film.label for film in chosen}:
         (folder / STRESS / label).mkdir(parents=True, exist_ok=True)
     made = []
-    with listener.progress("writing the stress split", len(jobs), "images"):
-        cores = available_cores()
-        work = partial(_write, folder=folder, size=common_size(chosen), seed=seed, limits=limits)
-        for (film, _), written in zip(jobs, map_ordered(work, jobs, workers=cores, ahead=4 * cores), strict=True):
-            if written is None:
-                listener.say(f"{film.path} has no stress film: framed anew, it is blank")
-            else:
-                made.append(written)
-            listener.advance(1)
+    work = partial(_write, folder=folder, size=common_size(chosen), seed=seed, limits=limits)
+    results = map_ordered(work, zip(chosen, names, strict=True))
+    for film, written in zip(chosen, listener.track("writing the stress split", results, len(chosen)), strict=True):
+        if written is None:
+            listener.say(f"{film.path} has no stress film: framed anew, it is blank")
+        else:
+            made.append(written)
     return made
 
 
@@ -128,8 +125,8 @@ def _distinct(names: list[str]) -> list[str]:
     return [wish if used[wish.lower()] == 1 else f"{name}.jpeg" for name, wish in zip(names, wished, strict=True)]
 
 
-def stress_film(film: Film, original: Luma, *, size: Size, seed: int) -> tuple[bytes, Luma] | None:
-    """One film's stress file, and the luma read back from it, or None if it would be blank.
+def stress_film(film: Film, original: Luma, *, size: Size, seed: int) -> tuple[bytes, Radiograph] | None:
+    """One film's stress file, and the radiograph read back from it, or None if it would be blank.
 
     Args:
         film: its row; the path and the file's hash set what is drawn.
@@ -142,7 +139,7 @@ def stress_film(film: Film, original: Luma, *, size: Size, seed: int) -> tuple[b
     for _ in range(_DRAWS):
         data = stressed(original, size=size, random=random)
         try:
-            return data, read_luma(data)
+            return data, read_radiograph(data)
         except ImageError:
             continue
     return None
@@ -155,17 +152,6 @@ def _write(job: tuple[Film, str], *, folder: Path, size: Size, seed: int, limits
     made = stress_film(film, original, size=size, seed=seed)
     if made is None:
         return None
-    data, luma = made
+    data, radiograph = made
     (folder / name).write_bytes(data)
-    return replace(
-        film,
-        path=name,
-        split=STRESS,
-        file_sha256=hashlib.sha256(data).hexdigest(),
-        luma_sha256=luma_sha256(luma),
-        phash=perceptual_hash(luma),
-        width=luma.shape[1],
-        height=luma.shape[0],
-        bytes=len(data),
-        mode="L",
-    )
+    return replace(film, path=name, split=STRESS, **asdict(content_of(data, radiograph)))

@@ -17,7 +17,7 @@ from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging import raster
 from pneumoscope.imaging.dicom import read as dicom
-from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph
+from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, Limits, Luma, Radiograph
 
 ACCEPTED = "JPEG, PNG (1 to 16 bit), TIFF and DICOM"
 SUFFIXES = frozenset({".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff"})
@@ -50,16 +50,6 @@ def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     return data
 
 
-def describe(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> ImageFacts:
-    """Read an image's header.
-
-    Raises:
-        ImageError: not an accepted image, or over a limit.
-    """
-    _require_accepted(data, limits)
-    return dicom.describe(data, limits) if dicom.is_dicom(data) else raster.describe(data, limits)
-
-
 def read_radiograph(
     data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS
 ) -> Radiograph:
@@ -83,10 +73,8 @@ def read_radiograph(
             says that it is no frontal chest radiograph.
     """
     _require_accepted(data, limits)
-    if dicom.is_dicom(data):  # first: a DICOM's preamble may make it a TIFF as well (PS3.10 section 7.1)
-        film = dicom.read(data, limits)
-    else:
-        film = Radiograph(luma=raster.read(data, target, margin, limits), notes=(), age_years=None)
+    # A DICOM first: its preamble may make it a TIFF as well (PS3.10 section 7.1).
+    film = dicom.read(data, limits) if dicom.is_dicom(data) else raster.read(data, target, margin, limits)
     if film.luma.min() == film.luma.max():
         raise UnsuitableError("the image is blank: every pixel has the same value.", code="blank")
     return film

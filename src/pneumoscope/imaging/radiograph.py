@@ -31,7 +31,8 @@ class ImageFacts:
     `width` and `height` are as stored, before orientation; `orientation` is the EXIF or TIFF tag, 1 to
     8, 1 is upright. `bits` are of one sample. `quantiser` is the mean of a JPEG's luma quantisation
     table (ITU-T T.81 section B.2.4.1), None for other formats. `patient` is a name made of a DICOM's
-    patient identifier, equal for equal ones and not to be read back by eye; None without one.
+    patient identifier, equal for equal ones and not to be read back by eye; None without one. The
+    defaults are of a format that has no such tags.
     """
 
     format: str
@@ -39,11 +40,11 @@ class ImageFacts:
     width: int
     height: int
     bits: int
-    orientation: int
-    exif: bool
-    icc: bool
-    progressive: bool
-    quantiser: float | None
+    orientation: int = 1
+    exif: bool = False
+    icc: bool = False
+    progressive: bool = False
+    quantiser: float | None = None
     patient: str | None = None
 
 
@@ -56,8 +57,9 @@ class Radiograph:
     """
 
     luma: Luma
-    notes: tuple[str, ...]
-    age_years: float | None
+    facts: ImageFacts
+    notes: tuple[str, ...] = ()
+    age_years: float | None = None
 
 
 def check_sides(width: int, height: int, limits: Limits) -> None:

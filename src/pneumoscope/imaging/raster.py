@@ -13,7 +13,7 @@ from PIL.ImageFile import ImageFile
 
 from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging.bounded import BoundedBytes
-from pneumoscope.imaging.radiograph import ImageFacts, Limits, Luma, check_sides, full_range
+from pneumoscope.imaging.radiograph import ImageFacts, Limits, Luma, Radiograph, check_sides, full_range
 
 # The plugins are called directly: Pillow's own opening would consult a process-wide pixel limit.
 _FORMATS: tuple[tuple[bytes, Callable[[IO[bytes]], ImageFile]], ...] = (
@@ -52,41 +52,44 @@ def is_raster(data: bytes) -> bool:
     return any(data.startswith(signature) for signature, _ in _FORMATS)
 
 
-def describe(data: bytes, limits: Limits) -> ImageFacts:
-    """Read an image's header."""
-    with _open(data, limits) as image:
-        quantisers = image.quantization.get(0) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
-        return ImageFacts(
-            format=image.format or "",
-            mode=image.mode,
-            width=image.width,
-            height=image.height,
-            bits=_bits(image, data),
-            orientation=_orientation(image),
-            exif=_has_exif(image),
-            icc="icc_profile" in image.info,
-            progressive="progressive" in image.info,
-            quantiser=sum(quantisers) / len(quantisers) if quantisers else None,
-        )
-
-
-def read(data: bytes, target: int | None, margin: float, limits: Limits) -> Luma:
-    """Decode to an upright 8-bit luma image: see `film.read_radiograph`."""
+def read(data: bytes, target: int | None, margin: float, limits: Limits) -> Radiograph:
+    """Decode to an upright 8-bit luma radiograph: see `film.read_radiograph`."""
     image = _open(data, limits)
     with image:
         try:
+            if isinstance(image, PngImagePlugin.PngImageFile):  # first, as its tags may follow its pixels
+                image.load()
+                _require_all_rows(data)
+            facts = _facts(image, data)
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 least = math.ceil(target * margin) if target else None
                 image.draft("L", (least, least) if least else image.size)
             image.load()
-            if isinstance(image, PngImagePlugin.PngImageFile):
-                _require_all_rows(data)
+            orientation = facts.orientation
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 _require_all_strips(image)
-            luma = _orient(_luma(image, _bits(image, data)), _orientation(image))
+                orientation = 1  # Pillow has turned it upright
+            luma = _orient(_luma(image, facts.bits), orientation)
         except _DAMAGE as failure:
             raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
-    return luma
+    return Radiograph(luma=luma, facts=facts)
+
+
+def _facts(image: ImageFile, data: bytes) -> ImageFacts:
+    """What the header says, before a JPEG is drafted, which gives it another mode."""
+    quantisers = image.quantization.get(0) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+    return ImageFacts(
+        format=image.format or "",
+        mode=image.mode,
+        width=image.width,
+        height=image.height,
+        bits=_bits(image, data),
+        orientation=_orientation(image),
+        exif=_has_exif(image),
+        icc="icc_profile" in image.info,
+        progressive="progressive" in image.info,
+        quantiser=sum(quantisers) / len(quantisers) if quantisers else None,
+    )
 
 
 def _open(data: bytes, limits: Limits) -> ImageFile:
@@ -222,6 +225,8 @@ def _orientation(image: ImageFile) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow would turn it by what it could read
+            raise
         return 1
     return value if value in range(1, 9) else 1
 

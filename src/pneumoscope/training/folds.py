@@ -31,7 +31,7 @@ from pneumoscope.errors import RunError, UsageError
 from pneumoscope.files import refuse_existing, whole_directory, whole_file, write_json, write_text
 from pneumoscope.imaging import Luma, read_luma, to_input
 from pneumoscope.metrics import softmax, summarise
-from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.config import check_compiler
@@ -130,8 +130,7 @@ def stress_inputs(
     images = np.zeros((len(films), 1, rule.size, rule.size), np.uint8)
     usable = np.zeros(len(films), bool)
     work = partial(_stress_input, dataset=dataset, rule=rule, size=common_size(films), seed=seed)
-    cores = available_cores()
-    for place, image in enumerate(map_ordered(work, films, workers=cores, ahead=8 * cores)):
+    for place, image in enumerate(map_ordered(work, films)):
         if image is not None:
             images[place], usable[place] = image, True
     return images, usable
@@ -247,4 +246,4 @@ def _read_outputs(path: Path) -> dict[str, NDArray[Any]]:
 
 def _stress_input(film: Film, *, dataset: Dataset, rule: InputRule, size: tuple[int, int], seed: int) -> Luma | None:
     made = stress_film(film, read_luma(dataset.read(film), limits=dataset.limits), size=size, seed=seed)
-    return None if made is None else to_input(made[1], rule)
+    return None if made is None else to_input(made[1].luma, rule)

@@ -20,41 +20,20 @@ if TYPE_CHECKING:
 is_dicom = source.is_dicom
 
 
-def describe(data: bytes, limits: Limits) -> ImageFacts:
-    """Read a DICOM's header.
+def read(data: bytes, limits: Limits) -> Radiograph:
+    """Decode to an upright 8-bit luma radiograph, with what the header says.
 
     Raises:
         ImageError: not a frontal chest radiograph by its header, damaged, or over a limit.
     """
     with source.quiet():
-        dataset, layout, _ = _open(data, limits)
-        name = patient.name(dataset)
-    return ImageFacts(
-        format="DICOM",
-        mode=layout.photometric,
-        width=layout.columns,
-        height=layout.rows,
-        bits=layout.stored,
-        orientation=1,
-        exif=False,
-        icc=False,
-        progressive=False,
-        quantiser=None,
-        patient=name,
-    )
-
-
-def read(data: bytes, limits: Limits) -> Radiograph:
-    """Decode to an upright 8-bit luma radiograph, with notes and the patient's age.
-
-    Raises:
-        ImageError: as `describe`, or the pixel data are damaged.
-    """
-    with source.quiet():
         dataset, layout, notes = _open(data, limits)
         luma, more = _luma(dataset, layout)
         return Radiograph(
-            luma=patient.upright(luma, dataset), notes=(*notes, *more), age_years=patient.age_years(dataset)
+            luma=patient.upright(luma, dataset),
+            facts=_facts(dataset, layout),
+            notes=(*notes, *more),
+            age_years=patient.age_years(dataset),
         )
 
 
@@ -67,6 +46,17 @@ def _open(data: bytes, limits: Limits) -> tuple["Dataset", pixels.Layout, list[s
         raise ImageError(
             f"cannot read this DICOM's header ({type(failure).__name__}); the file is damaged."
         ) from failure
+
+
+def _facts(dataset: "Dataset", layout: pixels.Layout) -> ImageFacts:
+    return ImageFacts(
+        format="DICOM",
+        mode=layout.photometric,
+        width=layout.columns,
+        height=layout.rows,
+        bits=layout.stored,
+        patient=patient.name(dataset),
+    )
 
 
 def _luma(dataset: "Dataset", layout: pixels.Layout) -> tuple[Luma, list[str]]:
