@@ -27,7 +27,7 @@ from pneumoscope.aws.client.package import pinned, requirements, training_archiv
 from pneumoscope.aws.client.train import describe_request, follow, look, role_arn, start
 from pneumoscope.aws.client.upload import listed, upload
 from pneumoscope.aws.functions import on_upload, shared
-from pneumoscope.aws.session import Cloud, in_words, parse_location
+from pneumoscope.aws.session import Cloud, in_words
 from pneumoscope.aws.unpack import extract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import (
@@ -37,6 +37,7 @@ from pneumoscope.errors import (
     UsageError,
 )
 from pneumoscope.models import SHIPPED
+from pneumoscope.settings.names import parse_location
 from samples import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("aws")
@@ -295,7 +296,7 @@ def test_no_archive_holds_the_shipped_bundle(tiny_bundle: Path) -> None:
 
 
 def test_own_image_and_test_channel_and_key_are_in_the_request() -> None:
-    wanted = request(own_image=True, image="1.dkr.ecr/x", test="s3://films-bucket/other", kms_key="key-1", instances=3)
+    wanted = request(image="1.dkr.ecr/x", test="s3://films-bucket/other", kms_key="key-1", instances=3)
     told = describe_request(wanted, "arn:role", REGION, None)
     assert not [name for name in told["HyperParameters"] if name.startswith("sagemaker")]
     assert [each["ChannelName"] for each in told["InputDataConfig"]] == ["train", "test"]
@@ -324,7 +325,7 @@ def test_types_with_disks_of_their_own_are_known(instance_type: str, *, disks: b
 
 @pytest.mark.parametrize("family", ["c6g", "c7gd", "c7gn", "m6gd", "r7g", "t4g", "g5g", "p6e-gb200"])
 def test_arm_is_refused_where_the_images_cannot_run(family: str) -> None:
-    for make in (request, wanted):
+    for make in (request, partial(wanted, "bundle")):
         with pytest.raises(ValidationError, match="has ARM processors, and the images are for x86"):
             make(instance_type=f"ml.{family}.xlarge")
 
@@ -470,7 +471,7 @@ def test_the_documented_user_can_do_all_that_the_commands_do(
         upload(somebody, dataset, PLACE)
         start(somebody, request())
         follow(somebody, "capstone-1", pause=lambda _: None)
-        deploy(somebody, wanted(role="trainer-endpoint"), tiny_bundle)
+        deploy(somebody, wanted(tiny_bundle, role="trainer-endpoint"))
         assert limits_of(somebody, "films")[0] == "realtime"
         assert {each["name"] for each in status(somebody)} == {"films", "capstone-1"}
         for each in list(belongings(somebody, "films")):

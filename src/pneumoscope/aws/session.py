@@ -1,10 +1,8 @@
 """Clients of AWS, and its refusals in words."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,42 +44,6 @@ _BAD_KEYS = {
 _NO_BUCKET = {"NoSuchBucket"}
 _RUNTIME = "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"
 _SERVE = "see that `pneumoscope serve --bundle BUNDLE --as-endpoint NAME` runs there"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Location:
-    """`s3://bucket/key`; the key may be empty, and never begins with a slash."""
-
-    bucket: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
-
-    @property
-    def folder(self) -> "Location":
-        """What it lies in."""
-        return Location(bucket=self.bucket, key=self.key.rpartition("/")[0])
-
-    def __truediv__(self, name: str) -> "Location":
-        return Location(bucket=self.bucket, key=f"{self.key.rstrip('/')}/{name}" if self.key else name)
-
-
-def parse_location(text: str) -> Location:
-    """Take an S3 address apart.
-
-    >>> parse_location("s3://films/2026/a.png").key
-    '2026/a.png'
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/+(.*))?", text)
-    if found is None:
-        raise UsageError(
-            f"{text!r} is no address in S3; write s3://BUCKET/PREFIX, the bucket with 3 to 63 small letters and digits."
-        )
-    return Location(bucket=found[1], key=(found[2] or "").rstrip("/"))
 
 
 class Cloud:

@@ -4,8 +4,9 @@ from typing import Any
 
 from botocore import exceptions
 
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.aws.session import Cloud, code_of, in_words
 from pneumoscope.errors import CloudError, UsageError
+from pneumoscope.settings.names import Location
 
 _EVERYBODY = (
     "http://acs.amazonaws.com/groups/global/AllUsers",

@@ -1,9 +1,6 @@
 """AWS's types of instance, and its own container images, by region."""
 
 import re
-from typing import Annotated, TypeAlias
-
-from pydantic import AfterValidator
 
 from pneumoscope.errors import UsageError
 
@@ -39,20 +36,6 @@ _COMMON_REGIONS = {
 }
 #: "Amazon EC2 instance store volumes": families with a d after their number, and those with GPUs or Trainium.
 _WITH_DISKS = re.compile(r"[a-z]+\d+[a-z]*d[a-z]*|gr?[5-9]\w*|p[4-9].*|dl\d\w*|trn\d\w*")
-_ARM = re.compile(r"[a-z]+\d+g[a-z]*|.*-gb\d+")
-
-
-def _on_x86(instance_type: str) -> str:
-    found = re.fullmatch(r"ml\.([a-z0-9-]+)\.[a-z0-9-]+", instance_type)
-    if found is None:
-        raise ValueError(f"{instance_type!r} is no type of instance; an example is ml.c6i.large")
-    if _ARM.fullmatch(found[1]):
-        raise ValueError(f"{instance_type} has ARM processors, and the images are for x86; an example is ml.c6i.large")
-    return instance_type
-
-
-#: A type of instance that the images run on.
-InstanceType: TypeAlias = Annotated[str, AfterValidator(_on_x86)]
 
 
 def family(instance_type: str) -> str:

@@ -11,10 +11,11 @@ from botocore import exceptions
 from pneumoscope.aws.client.stack import Found, await_stack, delete_stack, find_stack, list_stacks
 from pneumoscope.aws.client.train import TAG
 from pneumoscope.aws.client.upload import listed
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
+from pneumoscope.aws.session import Cloud, code_of, in_words
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.errors import CloudError
 from pneumoscope.settings.aws import Variant
+from pneumoscope.settings.names import Location, parse_location
 
 ARCHIVE = "model.tar.gz"
 _PRODUCT = "Pneumoscope"  # with which the descriptions of our templates begin

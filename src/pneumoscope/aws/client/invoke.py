@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from pneumoscope.aws.client.inventory import limits_of
 from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location, stand_in
+from pneumoscope.aws.session import Cloud, code_of, in_words, stand_in
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.engine import rejection
 from pneumoscope.errors import (
@@ -29,6 +29,7 @@ from pneumoscope.errors import (
 )
 from pneumoscope.imaging import shrink
 from pneumoscope.settings.aws import Variant
+from pneumoscope.settings.names import Location, parse_location
 
 _LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
 

@@ -12,12 +12,13 @@ from pneumoscope.aws.client.bucket import check_bucket, encryption
 from pneumoscope.aws.client.inventory import ARCHIVE, remove_file
 from pneumoscope.aws.client.package import write_model_archive
 from pneumoscope.aws.client.train import TAG
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.aws.session import Cloud, code_of, in_words
 from pneumoscope.aws.unpack import unpacked
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.engine import verify
 from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.settings.names import Location
 
 
 def put_model(

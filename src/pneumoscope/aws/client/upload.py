@@ -10,11 +10,12 @@ from typing import Any
 from botocore import exceptions
 
 from pneumoscope.aws.client.bucket import check_bucket, encryption
-from pneumoscope.aws.session import TRANSFERS, Cloud, Location, code_of, in_words
+from pneumoscope.aws.session import TRANSFERS, Cloud, code_of, in_words
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.settings.names import Location
 
 
 @dataclass(frozen=True, kw_only=True)

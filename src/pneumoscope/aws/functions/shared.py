@@ -25,9 +25,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pneumoscope.aws.endpoint import Endpoint
 from pneumoscope.aws.limits import REALTIME
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
+from pneumoscope.aws.session import Cloud, code_of, in_words
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
+from pneumoscope.settings.names import Location, Place
 
 if TYPE_CHECKING:  # these load the model's libraries, which an endpoint's caller rarely needs
     from pneumoscope.engine import Engine
@@ -54,7 +55,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     endpoint: str = Field(default="", description="SageMaker endpoint to ask; empty: classify in this process.")
-    model: Location = Field(description="The model.tar.gz; contract.json lies beside it.")
+    model: Place = Field(description="The model.tar.gz; contract.json lies beside it.")
     bucket: str = Field(min_length=3, description="Of films and results.")
     films_prefix: str = Field(default="films/", pattern=r"^[^/].*/$")
     results_prefix: str = Field(default="results/", pattern=r"^[^/].*/$")
@@ -77,16 +78,12 @@ class Settings(BaseModel):
         except ValidationError as failure:
             raise UsageError(_explained(failure)) from None
 
-    @field_validator("model", mode="before")
+    @field_validator("model")
     @classmethod
-    def _located(cls, given: str) -> Location:
-        try:
-            location = parse_location(given)
-        except UsageError as failure:
-            raise ValueError(str(failure)) from None
-        if not location.key.endswith(".tar.gz"):
+    def _archive(cls, given: Location) -> Location:
+        if not given.key.endswith(".tar.gz"):
             raise ValueError("it names no model.tar.gz")
-        return location
+        return given
 
     @field_validator("cors_origins", mode="before")
     @classmethod
