@@ -15,8 +15,8 @@ import pytest
 from typing_extensions import override
 
 from local_cloud import LocalCloud
+from pneumoscope.aws.client.bucket import list_files
 from pneumoscope.aws.client.inventory import belongings
-from pneumoscope.aws.client.upload import listed
 from pneumoscope.aws.session import Cloud
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.progress import Listener
@@ -130,7 +130,7 @@ def wanted(source: object, **changes: Any) -> Deploy:
 
 
 def keys(aws: Cloud, prefix: str) -> list[str]:
-    return [each["Key"] for each in listed(aws.client("s3"), parse_location(f"s3://{PLACE.bucket}/{prefix}"))]
+    return [each["Key"] for each in list_files(aws, parse_location(f"s3://{PLACE.bucket}/{prefix}"))]
 
 
 def names(aws: Cloud, **options: Any) -> list[str]:

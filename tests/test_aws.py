@@ -19,13 +19,13 @@ from pydantic import ValidationError
 
 from account import PLACE, REGION, TRUST, Heard, become_nobody, heads, request, run, scripted, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws.client.bucket import check_bucket
+from pneumoscope.aws.client.bucket import check_bucket, list_files
 from pneumoscope.aws.client.deploy import deploy
 from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
 from pneumoscope.aws.client.package import pinned, requirements, training_archive, write_model_archive
 from pneumoscope.aws.client.train import describe_request, follow, look, role_arn, start
-from pneumoscope.aws.client.upload import listed, upload
+from pneumoscope.aws.client.upload import upload
 from pneumoscope.aws.functions import on_upload, shared
 from pneumoscope.aws.session import Cloud, in_words
 from pneumoscope.aws.unpack import extract
@@ -53,7 +53,7 @@ def test_a_data_set_is_uploaded_once_encrypted_and_readable_again(aws: Cloud, da
     assert heads(aws, "films/manifest.csv")["ServerSideEncryption"] == "AES256"
     again = upload(aws, dataset, PLACE)
     assert (again.sent, again.sent_bytes, again.there) == (0, 0, len(dataset.films) + 2)
-    for each in listed(aws.client("s3"), PLACE):
+    for each in list_files(aws, PLACE):
         target = tmp_path / each["Key"]
         target.parent.mkdir(parents=True, exist_ok=True)
         aws.client("s3").download_file(PLACE.bucket, each["Key"], str(target))
@@ -88,13 +88,13 @@ def test_a_broken_upload_leaves_no_manifest_and_goes_on(aws: Cloud, dataset: Dat
     (copy.root / last.path).write_bytes(b"another")
     with pytest.raises(DatasetError, match="not the file the manifest names"):
         upload(aws, copy, PLACE)
-    keys = {each["Key"] for each in listed(aws.client("s3"), PLACE)}
+    keys = {each["Key"] for each in list_files(aws, PLACE)}
     assert keys
     assert "films/manifest.csv" not in keys
     (copy.root / last.path).write_bytes(dataset.read(dataset.films[-1]))
     done = upload(aws, copy, PLACE)
     assert done.there == len(keys)
-    assert "films/manifest.csv" in {each["Key"] for each in listed(aws.client("s3"), PLACE)}
+    assert "films/manifest.csv" in {each["Key"] for each in list_files(aws, PLACE)}
 
 
 def test_a_broken_upload_over_another_data_set_leaves_no_manifest(

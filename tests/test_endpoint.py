@@ -28,6 +28,7 @@ from pneumoscope.errors import (
     CloudError,
     UsageError,
 )
+from pneumoscope.settings.aws import PutModel
 from pneumoscope.settings.names import parse_location
 from samples import REPOSITORY
 from stacks import UNMADE, long_form
@@ -260,7 +261,7 @@ def test_half_a_model_is_not_left_behind(aws: Cloud, tiny_bundle: Path, monkeypa
 
     monkeypatch.setattr(aws.client("s3"), "put_object", refused)
     with pytest.raises(CloudError, match="the disk is full"):
-        put_model(aws, tiny_bundle, parse_location("s3://films-bucket/models/one"))
+        put_model(aws, PutModel(source=tiny_bundle, folder="s3://films-bucket/models/one"))
     assert keys(aws, "models") == []
 
 

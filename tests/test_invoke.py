@@ -258,9 +258,7 @@ def test_the_contract_beside_the_model_says_how_to_shrink(
     large = big_film()
     found = client.classify(large)
     assert found.shrunk
-    assert (
-        found.answer.prediction["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
-    )
+    assert found.prediction["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
 
 
 def queue_answers(url: str, answers: dict[str, Any]) -> None:
@@ -289,7 +287,7 @@ def test_an_asynchronous_endpoint_is_asked_through_s3(aws: Cloud, shared_cloud: 
     )
     client = Client(aws, "films", pause=lambda _: None)
     assert client.variant == "async"
-    assert client.classify(FILM).answer.prediction == prediction
+    assert client.classify(FILM).prediction == prediction
     with pytest.raises(ImageError, match="the file is empty"):
         client.classify(FILM)
     with pytest.raises(CloudError, match="could not get a response"):

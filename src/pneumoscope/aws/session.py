@@ -13,19 +13,26 @@ from botocore.config import Config
 from pneumoscope.errors import BusyError, CloudError, UsageError
 
 TRANSFERS = 16  # at once; they wait for the network, not for a core
-_ATTEMPTS = 6
+_ATTEMPTS = 6  # botocore's own three are over after two seconds of throttling
 _ANSWER_SECONDS = 70.0  # SageMaker gives a model a minute
 _LONGEST = 300  # characters of what AWS says
-_THROTTLED = {
-    "ModelNotReadyException",
+#: Beginnings of AWS's codes. Its sentences say what was refused; what to do about these, none of them says.
+_BUSY = (
+    "ModelNotReady",
     "RequestLimitExceeded",
     "ServiceUnavailable",
     "SlowDown",
     "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
-}
-_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "Forbidden"}
+    "TooManyRequests",
+)
+_DENIED = ("AccessDenied", "UnauthorizedOperation", "403", "Forbidden")
+_KEYS = (
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClient",
+)
 #: What IAM calls an operation where it has another name.
 _ALLOWED_BY = {
     "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
@@ -33,15 +40,6 @@ _ALLOWED_BY = {
     "HeadObject": "GetObject",
     "ListObjectsV2": "ListBucket",
 }
-_BAD_KEYS = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-}
-_NO_BUCKET = {"NoSuchBucket"}
 _RUNTIME = "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"
 _SERVE = "see that `pneumoscope serve --bundle BUNDLE --as-endpoint NAME` runs there"
 
@@ -144,25 +142,9 @@ def in_words(what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except exceptions.ClientError as failure:
-        raise _refusal(failure, what) from failure
-    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as failure:
-        raise CloudError(
-            f"{_begin(what)}there are no AWS credentials; run `aws configure`, or set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY."
-        ) from failure
-    except exceptions.ReadTimeoutError as failure:
-        url = str(failure.kwargs.get("endpoint_url") or "AWS")
-        raise BusyError(f"{_begin(what)}{url} gave no answer in time; try again later.") from failure
-    except (exceptions.HTTPClientError, exceptions.ConnectionError) as failure:
-        url = str(failure.kwargs.get("endpoint_url") or "AWS")
-        runtime = os.environ.get(_RUNTIME, "")
-        advice = _SERVE if runtime and url.startswith(runtime) and is_here(url) else "check the network and the region"
-        raise BusyError(f"{_begin(what)}{url} cannot be reached; {advice}.") from failure
-    except Boto3Error as failure:  # a file's transfer that broke off again and again
-        raise BusyError(f"{_begin(what)}{_shortened(str(failure))}; try again later.") from failure
-    except exceptions.BotoCoreError as failure:
-        raise CloudError(f"{_begin(what)}{_shortened(str(failure))}.") from failure
+    except (exceptions.BotoCoreError, exceptions.ClientError, Boto3Error) as failure:
+        kind, sentence = _refusal(failure) if isinstance(failure, exceptions.ClientError) else _trouble(failure)
+        raise kind(f"{what}: {sentence}" if what else sentence) from failure
 
 
 def code_of(failure: exceptions.ClientError) -> str:
@@ -170,25 +152,43 @@ def code_of(failure: exceptions.ClientError) -> str:
     return str(failure.response.get("Error", {}).get("Code", "Unknown"))
 
 
-def _refusal(failure: exceptions.ClientError, what: str) -> CloudError:
+def _refusal(failure: exceptions.ClientError) -> tuple[type[CloudError], str]:
+    """An answer of AWS's."""
     code = code_of(failure)
     said = _shortened(str(failure.response.get("Error", {}).get("Message", ""))) or code
     status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    begin = _begin(what)
-    if code in _THROTTLED or status in (429, 500, 502, 503, 504):
-        return BusyError(f"{begin}AWS is busy or throttles ({code}); try again later.")
-    if code in _DENIED:
+    if code.startswith(_BUSY) or status in (429, 500, 502, 503, 504):
+        return BusyError, f"AWS is busy or throttles ({code}); try again later."
+    if code.startswith(_DENIED):
         action = _ALLOWED_BY.get(failure.operation_name, failure.operation_name)
-        return CloudError(f"{begin}AWS denies it ({said}); let {action} be allowed to the user or role that you are.")
-    if code in _BAD_KEYS:
-        return CloudError(f"{begin}AWS does not accept the credentials ({code}); renew them, or choose AWS_PROFILE.")
-    if code in _NO_BUCKET:
-        return CloudError(f"{begin}there is no such bucket; create it, or check its name.")
-    return CloudError(f"{begin}{said} ({code}).")
+        return CloudError, f"AWS denies it ({said}); let {action} be allowed to the user or role that you are."
+    if code.startswith(_KEYS):
+        return CloudError, f"AWS does not accept the credentials ({code}); renew them, or choose AWS_PROFILE."
+    if code == "NoSuchBucket":
+        return CloudError, "there is no such bucket; create it, or check its name."
+    return CloudError, f"{said} ({code})."
 
 
-def _begin(what: str) -> str:
-    return f"{what}: " if what else ""
+def _trouble(failure: exceptions.BotoCoreError | Boto3Error) -> tuple[type[CloudError], str]:
+    """What kept AWS from answering, or from being asked."""
+    match failure:
+        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
+            way_out = "run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            return CloudError, f"there are no AWS credentials; {way_out}."
+        case exceptions.ReadTimeoutError():
+            return BusyError, f"{_address(failure)} gave no answer in time; try again later."
+        case exceptions.HTTPClientError() | exceptions.ConnectionError():
+            url, runtime = _address(failure), os.environ.get(_RUNTIME, "")
+            stands_in = runtime and url.startswith(runtime) and is_here(url)
+            advice = _SERVE if stands_in else "check the network and the region"
+            return BusyError, f"{url} cannot be reached; {advice}."
+        case Boto3Error():  # a file's transfer that broke off again and again
+            return BusyError, f"{_shortened(str(failure))}; try again later."
+    return CloudError, f"{_shortened(str(failure))}."
+
+
+def _address(failure: exceptions.BotoCoreError) -> str:
+    return str(failure.kwargs.get("endpoint_url") or "AWS")
 
 
 def _shortened(text: str) -> str:

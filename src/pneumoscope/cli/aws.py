@@ -29,18 +29,17 @@ def upload_command(settings: "Upload") -> None:
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
 
-    target = settings.place
+    target, found, listener = settings.place, load_dataset(settings.dataset), make_listener(quiet=settings.quiet)
     done = upload(
         _cloud(settings.region),
-        load_dataset(settings.dataset),
+        found,
         target,
         kms_key=settings.kms_key,
         allow_public=settings.allow_public,
-        listener=make_listener(quiet=settings.quiet),
+        listener=listener,
     )
     typer.echo(f"{target}: {done.sent:,} files sent ({done.sent_bytes / 1e6:,.1f} MB), {done.there:,} there already.")
-    if not settings.quiet:
-        typer.echo(f"next: pneumoscope aws train --data {target} --out s3://{target.bucket}/runs --role ROLE", err=True)
+    listener.say(f"next: pneumoscope aws train --data {target} --out s3://{target.bucket}/runs --role ROLE")
 
 
 @command(app, "train", "aws.Train")
@@ -52,22 +51,21 @@ def train_command(settings: "Train") -> None:
     from pneumoscope.aws.client.train import follow, start
     from pneumoscope.cli.show import make_listener
 
-    cloud, name = _cloud(settings.region), settings.name
+    cloud, name, listener = _cloud(settings.region), settings.name, make_listener(quiet=settings.quiet)
     start(cloud, settings)
     typer.echo(f"training job {name} started in {cloud.region}.")
     if not settings.wait:
         typer.echo("next: pneumoscope aws status", err=True)
         return
     try:
-        job = follow(cloud, name, listener=make_listener(quiet=settings.quiet))
+        job = follow(cloud, name, listener=listener)
     except KeyboardInterrupt:
         typer.echo(f"no longer followed; training job {name} goes on, see `pneumoscope aws status`.", err=True)
         raise
     for metric, value in job.metrics.items():
         typer.echo(f"{metric}: {value:.4f}")
     typer.echo(f"model: {job.model}")
-    if not settings.quiet:
-        typer.echo(f"next: pneumoscope aws deploy {job.model} --name NAME --to S3://… --image IMAGE", err=True)
+    listener.say(f"next: pneumoscope aws deploy {job.model} --name NAME --to S3://… --image IMAGE")
 
 
 @command(app, "put-model", "aws.PutModel")
@@ -79,14 +77,7 @@ def put_model_command(settings: "PutModel") -> None:
     from pneumoscope.aws.client.model import put_model
     from pneumoscope.cli.show import make_listener
 
-    put_model(
-        _cloud(settings.region),
-        settings.source,
-        settings.folder,
-        for_ray=settings.serving == "ray",
-        kms_key=settings.kms_key,
-        listener=make_listener(quiet=settings.quiet),
-    )
+    put_model(_cloud(settings.region), settings, listener=make_listener(quiet=settings.quiet))
     typer.echo(f"model in {settings.folder}.")
 
 
@@ -99,9 +90,9 @@ def deploy_command(settings: "Deploy") -> None:
     from pneumoscope.aws.client.deploy import deploy, name_of
     from pneumoscope.cli.show import make_listener
 
-    name = name_of(settings)
+    name, listener = name_of(settings), make_listener(quiet=settings.quiet)
     try:
-        deploy(_cloud(settings.region), settings, listener=make_listener(quiet=settings.quiet))
+        deploy(_cloud(settings.region), settings, listener=listener)
     except KeyboardInterrupt:
         typer.echo(f"endpoint {name} may be made all the same; `pneumoscope aws teardown {name}` removes it.", err=True)
         raise
@@ -109,8 +100,7 @@ def deploy_command(settings: "Deploy") -> None:
         typer.echo(f"endpoint {name} is being made; see `pneumoscope aws status`.")
         return
     typer.echo(f"endpoint {name} is in service. It costs until `pneumoscope aws teardown {name}`.")
-    if not settings.quiet:
-        typer.echo(f"next: pneumoscope aws invoke {name} FILM", err=True)
+    listener.say(f"next: pneumoscope aws invoke {name} FILM")
 
 
 @command(app, "invoke", "aws.Invoke")

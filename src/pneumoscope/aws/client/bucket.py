@@ -1,6 +1,8 @@
-"""A bucket before anything is put into it: where it is, and who may read it."""
+"""A bucket: where it is and who may read it, before anything is put into it; its files."""
 
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
 
 from botocore import exceptions
 
@@ -57,15 +59,56 @@ def region_of(cloud: Cloud, place: Location) -> str:
     with in_words(f"bucket {place.bucket}"):
         try:
             head = cloud.client("s3").head_bucket(Bucket=place.bucket)
-            headers = head["ResponseMetadata"]["HTTPHeaders"]
         except exceptions.ClientError as failure:
-            headers = failure.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            head = failure.response
             if code_of(failure) == "404":
                 sentence = f"bucket {place.bucket} does not exist; make it with: aws s3 mb s3://{place.bucket}"
                 raise CloudError(f"{sentence} --region {cloud.region}") from failure
             if code_of(failure) != "301":  # "moved": it is in another region
                 raise
-    return str(headers.get("x-amz-bucket-region") or cloud.region)
+    return str(head["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region") or cloud.region)
+
+
+def list_files(cloud: Cloud, place: Location) -> Iterator[dict[str, Any]]:
+    """What lies under a prefix: `Key`, `Size` and what else S3 lists.
+
+    Raises:
+        CloudError: the bucket may not be listed.
+    """
+    prefix = f"{place.key}/" if place.key else ""
+    with in_words(f"listing {place}"):
+        for page in cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix):
+            yield from page.get("Contents", [])
+
+
+def write_file(cloud: Cloud, file: Location, content: bytes | IO[bytes], **options: str) -> None:
+    """Put an object into S3; `options` are `put_object`'s, such as `encryption` gives.
+
+    Raises:
+        CloudError: AWS refuses.
+    """
+    with in_words(f"writing {file}"):
+        cloud.client("s3").put_object(Bucket=file.bucket, Key=file.key, Body=content, **options)
+
+
+def fetch_file(cloud: Cloud, file: Location, path: Path) -> None:
+    """Copy an object of S3 to a path.
+
+    Raises:
+        CloudError: it is not there, or AWS refuses.
+    """
+    with in_words(f"reading {file}"):
+        cloud.client("s3").download_file(file.bucket, file.key, str(path))
+
+
+def remove_file(cloud: Cloud, file: Location) -> None:
+    """Remove an object from S3, if it is there.
+
+    Raises:
+        CloudError: AWS refuses.
+    """
+    with in_words(f"removing {file}"):
+        cloud.client("s3").delete_object(Bucket=file.bucket, Key=file.key)
 
 
 def _public(s3: Any, bucket: str) -> str | None:

@@ -6,9 +6,9 @@ from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
-from pneumoscope.aws.client.bucket import check_bucket
+from pneumoscope.aws.client.bucket import check_bucket, remove_file
 from pneumoscope.aws.client.images import RAY_SERVE, aws_image, has_disks
-from pneumoscope.aws.client.inventory import described, remove_file, stack_of
+from pneumoscope.aws.client.inventory import described, stack_of
 from pneumoscope.aws.client.model import files_of, send_model, verified
 from pneumoscope.aws.client.stack import await_stack, find_stack, put_stack
 from pneumoscope.aws.client.train import TAG, role_arn

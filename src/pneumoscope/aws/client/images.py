@@ -7,6 +7,7 @@ from pneumoscope.errors import UsageError
 TRAINING_CPU, TRAINING_GPU = "pytorch:2.13-cpu-amzn2023-sagemaker", "pytorch:2.13-cu133-amzn2023-sagemaker"
 RAY_SERVE = "ray:serve-ml-sagemaker-cpu-v1"
 #: "AWS Deep Learning Containers, region availability": the registry's account where it is not the common one.
+#: No call of AWS's tells it: its own SDK (sagemaker) ships such a table, with much that is not needed here.
 _COMMON = "763104351884"
 _ACCOUNTS = {
     "af-south-1": "626614931356",

@@ -8,9 +8,9 @@ from typing import Any
 
 from botocore import exceptions
 
+from pneumoscope.aws.client.bucket import list_files, remove_file
 from pneumoscope.aws.client.stack import Found, await_stack, delete_stack, find_stack, list_stacks
 from pneumoscope.aws.client.train import TAG
-from pneumoscope.aws.client.upload import listed
 from pneumoscope.aws.session import Cloud, code_of, in_words
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.errors import CloudError
@@ -75,16 +75,6 @@ def captured(cloud: Cloud, name: str) -> str | None:
     return f"s3://{stack.parameters['CaptureBucketName']}/{stack.parameters['CapturePrefix']}"
 
 
-def remove_file(cloud: Cloud, file: Location) -> None:
-    """Remove an object from S3.
-
-    Raises:
-        CloudError: AWS refuses.
-    """
-    with in_words(f"removing {file}"):
-        cloud.client("s3").delete_object(Bucket=file.bucket, Key=file.key)
-
-
 def status(cloud: Cloud) -> list[dict[str, str]]:
     """Our stacks and training jobs in this region: kind, name, state, when it was made.
 
@@ -100,18 +90,27 @@ def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
     Raises:
         CloudError: there is no such endpoint, or it may not be looked at.
     """
-    endpoint = described(cloud, "endpoint", name)
-    if endpoint is None:
-        raise CloudError(
-            f"there is no endpoint {name} in {cloud.region}; `pneumoscope aws status` lists those made here."
-        )
-    config = described(cloud, "endpoint_config", endpoint["EndpointConfigName"]) or {}
+    config = config_of(cloud, name)
     production: dict[str, Any] = next(iter(config.get("ProductionVariants", [])), {})
     folder = _folder_of(described(cloud, "model", production.get("ModelName", name)) or {})
     contract = None if folder is None else folder / CONTRACT_FILE
     if config.get("AsyncInferenceConfig"):
         return "async", contract
     return ("serverless" if "ServerlessConfig" in production else "realtime"), contract
+
+
+def config_of(cloud: Cloud, name: str) -> dict[str, Any]:
+    """AWS's description of an endpoint's configuration.
+
+    Raises:
+        CloudError: there is no such endpoint, or it may not be looked at.
+    """
+    endpoint = described(cloud, "endpoint", name)
+    if endpoint is None:
+        raise CloudError(
+            f"there is no endpoint {name} in {cloud.region}; `pneumoscope aws status` lists those made here."
+        )
+    return described(cloud, "endpoint_config", endpoint["EndpointConfigName"]) or {}
 
 
 def described(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | None:
@@ -143,7 +142,7 @@ def _models(stack: Found) -> Location:
 
 def _files(cloud: Cloud, name: str, folder: Location) -> Iterator[Belonging]:
     """The files of every model that was deployed under a name, by their tag."""
-    for each in list(listed(cloud.client("s3"), folder)):
+    for each in list(list_files(cloud, folder)):
         file = Location(bucket=folder.bucket, key=each["Key"])
         is_model = file.key.rpartition("/")[2] in (ARCHIVE, CONTRACT_FILE)
         if is_model and {"Key": TAG, "Value": name} in _tags(cloud, file):

@@ -93,6 +93,8 @@ def await_stack(
 ) -> None:
     """Wait until a stack, by id, is made, updated or deleted.
 
+    CloudFormation's own waiters report nothing while they wait, and when they give up, not why.
+
     Raises:
         CloudError: it is not going to be; the message has the reason.
     """

@@ -8,10 +8,9 @@ from typing import Any
 
 from botocore import exceptions
 
-from pneumoscope.aws.client.bucket import check_bucket, encryption
+from pneumoscope.aws.client.bucket import check_bucket, encryption, list_files, write_file
 from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.package import TRAIN_PROGRAM, training_archive
-from pneumoscope.aws.client.upload import listed
 from pneumoscope.aws.figures import METRICS
 from pneumoscope.aws.session import Cloud, code_of, in_words
 from pneumoscope.dataset.manifest import MANIFEST_FILE
@@ -55,10 +54,7 @@ def start(cloud: Cloud, wanted: Train) -> None:
     code = None if wanted.image else wanted.out / f"{wanted.name}/source/sourcedir.tar.gz"
     request = describe_request(wanted, role, cloud.region, code)
     if code is not None:
-        with in_words(f"writing {code}"):
-            cloud.client("s3").put_object(
-                Bucket=code.bucket, Key=code.key, Body=training_archive(), **encryption(wanted.kms_key)
-            )
+        write_file(cloud, code, training_archive(), **encryption(wanted.kms_key))
     with in_words(f"training job {wanted.name}"):
         cloud.client("sagemaker").create_training_job(**request)
 
@@ -75,7 +71,7 @@ def _check_recipe(wanted: Train) -> None:
 
 def _require_whole(cloud: Cloud, data: Location, *, unprepared: bool) -> None:
     """Refuse a prefix without a manifest: an upload that was broken off would be trained on as if it were all."""
-    keys = (each["Key"] for each in listed(cloud.client("s3"), data))
+    keys = (each["Key"] for each in list_files(cloud, data))
     if (first := next(keys, None)) is None:
         raise CloudError(f"nothing lies under {data}; put a data set there with `pneumoscope aws upload`.")
     if unprepared or (data / MANIFEST_FILE).key in itertools.chain((first,), keys):

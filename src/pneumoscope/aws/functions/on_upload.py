@@ -21,7 +21,6 @@ from functools import cache
 from typing import Any, Literal
 from urllib.parse import unquote_plus
 
-from aws_lambda_powertools.utilities.data_classes.s3_event import S3EventRecord
 from aws_lambda_powertools.utilities.idempotency import (
     DynamoDBPersistenceLayer,
     IdempotencyConfig,
@@ -56,9 +55,10 @@ from pneumoscope.aws.functions.shared import (
 from pneumoscope.aws.session import code_of
 from pneumoscope.errors import BusyError, CloudError, PneumoscopeError, UsageError
 
-_CREATED = "Object Created"
+_CREATED = ("Object Created", "ObjectCreated:")  # EventBridge's and S3's
 _SEQUENCER = "sequencer"  # in a result's metadata
 _CHANGED = {"PreconditionFailed", "ConditionalRequestConflict"}
+_IDENTITY = "[bucket, key, version || sequencer]"  # the same of every event that tells of an upload, and of no other
 _REMEMBERED = 2 * 24 * 3600  # seconds; EventBridge delivers for a day, Lambda keeps an event for six hours
 
 
@@ -70,11 +70,6 @@ class Upload:
     key: str
     version: str | None
     sequencer: str | None
-
-    @property
-    def identity(self) -> dict[str, str | None]:
-        """The same of every event that tells of this upload, and of no other."""
-        return {"bucket": self.bucket, "key": self.key, "put": self.version or self.sequencer}
 
     @property
     def mark(self) -> str:
@@ -112,7 +107,7 @@ def _take(event: Event, context: LambdaContext) -> dict[str, Any]:
     _remembering().register_lambda_context(context)  # so that a call that dies is not at work for ever
     done: Counter[str] = Counter(films=0, ignored=0)
     failures = list[PneumoscopeError]()
-    for each in records(event):
+    for each in records(event):  # Lambda takes partial answers about queues and streams only, not about such an event
         try:
             done[_settle(each, str(context.aws_request_id))] += 1
         except PneumoscopeError as failure:
@@ -132,7 +127,7 @@ def _settle(each: Event, request_id: str) -> Literal["films", "ignored"]:
         logger().info("ignored", extra={"reason": reason})
         return "ignored"
     try:
-        _once()(identity=upload.identity, upload=upload, request_id=request_id)
+        _once()(upload=upload, request_id=request_id)
     except IdempotencyAlreadyInProgressError:
         raise BusyError("another call decides on this film at the moment; try again later.") from None
     except IdempotencyPersistenceLayerError as failure:
@@ -193,41 +188,21 @@ def read_record(each: Event) -> Upload | None:
     Raises:
         UsageError: it is no record of S3.
     """
+    by_eventbridge = "detail-type" in each
     try:
-        return _from_eventbridge(each) if "detail-type" in each else _from_s3(S3EventRecord(each))
+        if not (each["detail-type"] if by_eventbridge else each["eventName"]).startswith(_CREATED):
+            return None
+        told = each["detail" if by_eventbridge else "s3"]
+        stored = told["object"]
+        version = stored.get("version-id" if by_eventbridge else "versionId")
+        return Upload(
+            bucket=told["bucket"]["name"],
+            key=stored["key"] if by_eventbridge else unquote_plus(stored["key"]),  # S3's own are as in an HTML form
+            version=None if version == "null" else version,  # every object's of a bucket without versions
+            sequencer=stored.get("sequencer"),
+        )
     except (KeyError, TypeError) as failure:
         raise UsageError(f"the event's record lacks {failure}; connect the function to S3 or EventBridge.") from None
-
-
-def _from_eventbridge(event: Event) -> Upload | None:
-    """Its keys are not encoded; powertools' class decodes them all the same, and a plus would become a space."""
-    if event["detail-type"] != _CREATED:
-        return None
-    stored = event["detail"]["object"]
-    return Upload(
-        bucket=event["detail"]["bucket"]["name"],
-        key=stored["key"],
-        version=_version(stored.get("version-id")),
-        sequencer=stored.get("sequencer"),
-    )
-
-
-def _from_s3(entry: S3EventRecord) -> Upload | None:
-    """Its keys are encoded as in an HTML form."""
-    if not entry.event_name.startswith("ObjectCreated:"):
-        return None
-    stored = entry.s3.get_object
-    return Upload(
-        bucket=entry.s3.bucket.name,
-        key=unquote_plus(stored["key"]),
-        version=_version(stored.version_id),
-        sequencer=stored.get("sequencer"),
-    )
-
-
-def _version(given: str | None) -> str | None:
-    """`null` is what S3 calls every object of a bucket without versions: it tells none from another."""
-    return None if given == "null" else given
 
 
 def refusal(upload: Upload) -> str | None:
@@ -243,7 +218,7 @@ def refusal(upload: Upload) -> str | None:
 
 @cache
 def _remembering() -> IdempotencyConfig:
-    return IdempotencyConfig(expires_after_seconds=_REMEMBERED, hash_function="sha256")
+    return IdempotencyConfig(event_key_jmespath=_IDENTITY, expires_after_seconds=_REMEMBERED, hash_function="sha256")
 
 
 @cache
@@ -251,12 +226,12 @@ def _once() -> Callable[..., dict[str, str]]:
     """`_decide`, but for an upload that is done already: its answer is then what it was."""
     table = DynamoDBPersistenceLayer(settings().table, boto3_client=cloud().client("dynamodb"))
     once: Callable[..., dict[str, str]] = idempotent_function(
-        _decide, data_keyword_argument="identity", persistence_store=table, config=_remembering()
+        _decide, data_keyword_argument="upload", persistence_store=table, config=_remembering()
     )
     return once
 
 
-def _decide(*, identity: dict[str, str], upload: Upload, request_id: str) -> dict[str, str]:  # noqa: ARG001 (remembered)
+def _decide(*, upload: Upload, request_id: str) -> dict[str, str]:
     found, decided = _decided(upload)
     if not _store(upload, found, decided, request_id):
         logger().info("outdated", extra={"film": upload.mark})

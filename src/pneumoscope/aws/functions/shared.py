@@ -52,7 +52,7 @@ _SECRET_BYTES = 32
 class Settings(BaseModel):
     """The functions' environment: a field's variable is its name in capitals after PNEUMOSCOPE_."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, alias_generator=lambda name: f"PNEUMOSCOPE_{name.upper()}")
 
     endpoint: str = Field(default="", description="SageMaker endpoint to ask; empty: classify in this process.")
     model: Place = Field(description="The model.tar.gz; contract.json lies beside it.")
@@ -72,9 +72,8 @@ class Settings(BaseModel):
         Raises:
             UsageError: one is missing or wrong.
         """
-        given = {name: value for name in cls.model_fields if (value := environment.get(_variable(name)))}
         try:
-            return cls.model_validate(given)
+            return cls.model_validate({name: value for name, value in environment.items() if value})
         except ValidationError as failure:
             raise UsageError(_explained(failure)) from None
 
@@ -96,8 +95,8 @@ class Settings(BaseModel):
         films, results = self.films_prefix, self.results_prefix
         if films.startswith(results) or results.startswith(films):
             raise ValueError(
-                f"{_variable('films_prefix')} {films!r} and {_variable('results_prefix')} {results!r} contain one "
-                "another; choose two that do not, such as films/ and results/"
+                f"PNEUMOSCOPE_FILMS_PREFIX {films!r} and PNEUMOSCOPE_RESULTS_PREFIX {results!r} contain one another; "
+                "choose two that do not, such as films/ and results/"
             )
         return self
 
@@ -107,16 +106,12 @@ class Settings(BaseModel):
         return self.model.folder / CONTRACT_FILE
 
 
-def _variable(field: str) -> str:
-    return f"PNEUMOSCOPE_{field.upper()}"
-
-
 def _explained(failure: ValidationError) -> str:
     problem = failure.errors()[0]
     words = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if not problem["loc"]:
         return f"{words}."
-    name = _variable(str(problem["loc"][0]))
+    name = problem["loc"][0]
     if problem["type"] == "missing":
         return f"the environment variable {name} is missing; set it on the function."
     return f"the environment variable {name} is {problem['input']!r:.100}: {words}; correct it on the function."
