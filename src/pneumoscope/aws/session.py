@@ -1,8 +1,10 @@
 """Clients of AWS, and its refusals in words."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ from botocore import UNSIGNED, exceptions
 from botocore.config import Config
 
 from pneumoscope.errors import BusyError, CloudError, UsageError
+from pneumoscope.settings.names import Location
 
 TRANSFERS = 16  # at once; they wait for the network, not for a core
 _ATTEMPTS = 6  # botocore's own three are over after two seconds of throttling
@@ -145,6 +148,38 @@ def in_words(what: str = "") -> Iterator[None]:
     except (exceptions.BotoCoreError, exceptions.ClientError, Boto3Error) as failure:
         kind, sentence = _refusal(failure) if isinstance(failure, exceptions.ClientError) else _trouble(failure)
         raise kind(f"{what}: {sentence}" if what else sentence) from failure
+
+
+def ask_for(what: str, call: Callable[..., Any], expected: str, /, **arguments: Any) -> dict[str, Any] | None:
+    """AWS's answer to a call, or None if it refuses as expected: what is asked for is not there, or not as thought.
+
+    Args:
+        what: names what is tried, as for `in_words`.
+        call: a method of a client.
+        expected: how code and sentence of such refusals begin, as a regular expression: `NoSuchKey|404`. Some services
+            have one code for everything.
+        arguments: of the call.
+
+    Raises:
+        CloudError: AWS refuses for another reason.
+    """
+    with in_words(what):
+        try:
+            return dict(call(**arguments))
+        except exceptions.ClientError as failure:
+            if re.match(expected, f"{code_of(failure)}: {failure.response.get('Error', {}).get('Message')}"):
+                return None
+            raise
+
+
+def fetch_file(cloud: Cloud, file: Location, path: Path) -> None:
+    """Copy an object of S3 to a path.
+
+    Raises:
+        CloudError: it is not there, or AWS refuses.
+    """
+    with in_words(f"reading {file}"):
+        cloud.client("s3").download_file(file.bucket, file.key, str(path))
 
 
 def code_of(failure: exceptions.ClientError) -> str:

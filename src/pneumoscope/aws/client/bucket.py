@@ -1,12 +1,11 @@
 """A bucket: where it is and who may read it, before anything is put into it; its files."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from botocore import exceptions
 
-from pneumoscope.aws.session import Cloud, code_of, in_words
+from pneumoscope.aws.session import Cloud, ask_for, code_of, in_words
 from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.settings.names import Location
 
@@ -14,7 +13,7 @@ _EVERYBODY = (
     "http://acs.amazonaws.com/groups/global/AllUsers",
     "http://acs.amazonaws.com/groups/global/AuthenticatedUsers",
 )
-_UNSET = {"NoSuchPublicAccessBlockConfiguration", "NoSuchBucketPolicy", "OwnershipControlsNotFoundError"}
+_UNSET = "NoSuchPublicAccessBlockConfiguration|NoSuchBucketPolicy|OwnershipControlsNotFoundError"
 _BLOCKED = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 
 
@@ -91,16 +90,6 @@ def write_file(cloud: Cloud, file: Location, content: bytes | IO[bytes], **optio
         cloud.client("s3").put_object(Bucket=file.bucket, Key=file.key, Body=content, **options)
 
 
-def fetch_file(cloud: Cloud, file: Location, path: Path) -> None:
-    """Copy an object of S3 to a path.
-
-    Raises:
-        CloudError: it is not there, or AWS refuses.
-    """
-    with in_words(f"reading {file}"):
-        cloud.client("s3").download_file(file.bucket, file.key, str(path))
-
-
 def remove_file(cloud: Cloud, file: Location) -> None:
     """Remove an object from S3, if it is there.
 
@@ -113,25 +102,19 @@ def remove_file(cloud: Cloud, file: Location) -> None:
 
 def _public(s3: Any, bucket: str) -> str | None:
     """Why the bucket is public, or None."""
-    block = _setting(s3.get_public_access_block, bucket).get("PublicAccessBlockConfiguration", {})
+
+    def read(setting: Callable[..., Any]) -> dict[str, Any]:
+        return ask_for(f"bucket {bucket}", setting, _UNSET, Bucket=bucket) or {}
+
+    block = read(s3.get_public_access_block).get("PublicAccessBlockConfiguration", {})
     if all(block.get(name) for name in _BLOCKED):
         return None
     if not block.get("RestrictPublicBuckets"):
-        status = _setting(s3.get_bucket_policy_status, bucket).get("PolicyStatus", {})
+        status = read(s3.get_bucket_policy_status).get("PolicyStatus", {})
         if status.get("IsPublic"):
             return "its policy says so"
     if not block.get("IgnorePublicAcls"):
-        grants = _setting(s3.get_bucket_acl, bucket).get("Grants", [])
+        grants = read(s3.get_bucket_acl).get("Grants", [])
         if any(grant["Grantee"].get("URI") in _EVERYBODY for grant in grants):
             return "its access control list says so"
     return None
-
-
-def _setting(read: Any, bucket: str) -> dict[str, Any]:
-    with in_words(f"bucket {bucket}"):
-        try:
-            return dict(read(Bucket=bucket))
-        except exceptions.ClientError as failure:
-            if code_of(failure) in _UNSET:
-                return {}
-            raise

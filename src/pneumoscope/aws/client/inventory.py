@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from botocore import exceptions
-
 from pneumoscope.aws.client.bucket import list_files, remove_file
 from pneumoscope.aws.client.stack import Found, await_stack, delete_stack, find_stack, list_stacks
 from pneumoscope.aws.client.train import TAG
-from pneumoscope.aws.session import Cloud, code_of, in_words
+from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.errors import CloudError
 from pneumoscope.settings.aws import Variant
@@ -119,14 +117,9 @@ def described(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | None:
     Raises:
         CloudError: it may not be looked at.
     """
-    client, stem = cloud.client("sagemaker"), "".join(part.capitalize() for part in kind.split("_"))
-    with in_words(f"{kind.replace('_', ' ')} {name}"):
-        try:
-            return dict(getattr(client, f"describe_{kind}")(**{f"{stem}Name": name}))
-        except exceptions.ClientError as failure:
-            if "Could not find" in str(failure):  # a ValidationException like any other
-                return None
-            raise
+    describe = getattr(cloud.client("sagemaker"), f"describe_{kind}")
+    argument = "".join(part.capitalize() for part in kind.split("_")) + "Name"
+    return ask_for(f"{kind.replace('_', ' ')} {name}", describe, ".*Could not find", **{argument: name})
 
 
 def _folder_of(model: dict[str, Any]) -> Location | None:
@@ -150,13 +143,9 @@ def _files(cloud: Cloud, name: str, folder: Location) -> Iterator[Belonging]:
 
 
 def _tags(cloud: Cloud, file: Location) -> list[dict[str, str]]:
-    with in_words(f"reading {file}"):
-        try:
-            return list(cloud.client("s3").get_object_tagging(Bucket=file.bucket, Key=file.key)["TagSet"])
-        except exceptions.ClientError as failure:
-            if code_of(failure) in ("NoSuchKey", "404"):  # gone since it was listed
-                return []
-            raise
+    read, gone = cloud.client("s3").get_object_tagging, "NoSuchKey|404"  # since it was listed
+    reply = ask_for(f"reading {file}", read, gone, Bucket=file.bucket, Key=file.key)
+    return [] if reply is None else list(reply["TagSet"])
 
 
 def _stack_row(stack: Found) -> dict[str, str]:

@@ -10,13 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from pneumoscope.aws.client.bucket import remove_file, write_file
 from pneumoscope.aws.client.inventory import config_of, limits_of
 from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
-from pneumoscope.aws.session import Cloud, code_of, in_words, stand_in
+from pneumoscope.aws.session import Cloud, ask_for, in_words, stand_in
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.engine import rejection
 from pneumoscope.errors import (
@@ -84,17 +82,11 @@ class Client:
         """
         if self._bundle is not None:
             return load_contract(self._bundle)
-        if self._place is None:
+        if self._place is None or (content := self._object(str(self._place))) is None:
             return None
-        with TemporaryDirectory(prefix="pneumoscope-") as folder, in_words(f"reading {self._place}"):
-            path = Path(folder) / CONTRACT_FILE
-            try:
-                self._cloud.client("s3").download_file(self._place.bucket, self._place.key, str(path))
-            except ClientError as failure:
-                if code_of(failure) == "404":
-                    return None
-                raise
-            return load_contract(path.parent)
+        with TemporaryDirectory(prefix="pneumoscope-") as folder:
+            (Path(folder) / CONTRACT_FILE).write_bytes(content)
+            return load_contract(Path(folder))
 
     def classify(self, film: bytes) -> Answer:
         """The endpoint's decision on a film's file, sent as it is unless it is too large for the endpoint.
@@ -165,12 +157,11 @@ class Client:
         raise BusyError(f"endpoint {self.name} gave no answer in {self._patience:g} s; it may come yet, in {output}.")
 
     def _object(self, address: str) -> bytes | None:
-        place, s3 = parse_location(address), self._cloud.client("s3")
+        """An object's bytes, if it is there."""
+        place, read = parse_location(address), self._cloud.client("s3").get_object
+        reply = ask_for(f"reading {address}", read, "NoSuchKey", Bucket=place.bucket, Key=place.key)
         with in_words(f"reading {address}"):
-            try:
-                return bytes(s3.get_object(Bucket=place.bucket, Key=place.key)["Body"].read())
-            except s3.exceptions.NoSuchKey:
-                return None
+            return None if reply is None else bytes(reply["Body"].read())
 
 
 def _failed(name: str, reason: str) -> ImageError | AnswerError:

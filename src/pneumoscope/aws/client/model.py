@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import IO
 
-from botocore import exceptions
-
-from pneumoscope.aws.client.bucket import check_bucket, encryption, fetch_file, remove_file, write_file
+from pneumoscope.aws.client.bucket import check_bucket, encryption, remove_file, write_file
 from pneumoscope.aws.client.inventory import ARCHIVE
 from pneumoscope.aws.client.package import write_model_archive
 from pneumoscope.aws.client.train import TAG
-from pneumoscope.aws.session import Cloud, code_of
+from pneumoscope.aws.session import Cloud, ask_for, fetch_file
 from pneumoscope.aws.unpack import unpacked
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.engine import verify
@@ -64,8 +61,9 @@ def send_model(
         write_model_archive(bundle, stream, for_ray=for_ray)
         stream.seek(0)
         listener.say(f"sending {archive}")
-        if not _put_new(cloud, archive, stream, options):
-            return False
+        put, place = cloud.client("s3").put_object, {"Bucket": archive.bucket, "Key": archive.key, "IfNoneMatch": "*"}
+        if ask_for(f"writing {archive}", put, "PreconditionFailed", Body=stream, **place, **options) is None:
+            return False  # an endpoint may use what is there
     try:
         write_file(cloud, contract, (bundle / CONTRACT_FILE).read_bytes(), **options)
     except CloudError:
@@ -98,15 +96,3 @@ def verified(cloud: Cloud, source: Path | Location, listener: Listener) -> Itera
         with unpacked(archive) as (bundle, _):
             listener.say(f"{source}: golden cases reproduced")
             yield bundle
-
-
-def _put_new(cloud: Cloud, target: Location, stream: IO[bytes], options: dict[str, str]) -> bool:
-    """Write an object where none is, for an endpoint may use what is there; whether it was written."""
-    try:
-        write_file(cloud, target, stream, **options, IfNoneMatch="*")
-    except CloudError as failure:
-        cause = failure.__cause__
-        if not isinstance(cause, exceptions.ClientError) or code_of(cause) != "PreconditionFailed":
-            raise
-        return False
-    return True

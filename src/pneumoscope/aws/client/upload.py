@@ -5,10 +5,8 @@ import hashlib
 from dataclasses import dataclass
 from mimetypes import guess_type
 
-from botocore import exceptions
-
 from pneumoscope.aws.client.bucket import check_bucket, encryption, list_files, remove_file, write_file
-from pneumoscope.aws.session import TRANSFERS, Cloud, code_of, in_words
+from pneumoscope.aws.session import TRANSFERS, Cloud, ask_for
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
 from pneumoscope.parallel import map_ordered
@@ -63,16 +61,18 @@ def upload(
         content = dataset.read(film)
         return len(content), _put(cloud, place / film.path, content, options, present)
 
-    count, sent_bytes = 0, 0
+    sizes = list[int]()  # of what was sent
     with listener.progress("uploading", sum(film.bytes for film in dataset.films), "B"):
         for size, sent in map_ordered(send, dataset.films, workers=TRANSFERS, ahead=2 * TRANSFERS):
             listener.advance(size)
-            count, sent_bytes = count + sent, sent_bytes + size * sent
+            if sent:
+                sizes.append(size)
     for name in (CARD_FILE, MANIFEST_FILE):
         content = (dataset.root / name).read_bytes()
-        sent = _put(cloud, place / name, content, options, present)
-        count, sent_bytes = count + sent, sent_bytes + len(content) * sent
-    return Uploaded(place=place, sent=count, sent_bytes=sent_bytes, there=len(dataset.films) + 2 - count)
+        if _put(cloud, place / name, content, options, present):
+            sizes.append(len(content))
+    there = len(dataset.films) + 2 - len(sizes)
+    return Uploaded(place=place, sent=len(sizes), sent_bytes=sum(sizes), there=there)
 
 
 def _disown(cloud: Cloud, manifest: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> None:
@@ -95,13 +95,10 @@ def _is_same(cloud: Cloud, target: Location, content: bytes, options: dict[str, 
     """Whether the same bytes are there, encrypted as they are to be."""
     if present.get(target.key) != len(content):
         return False
-    with in_words(f"reading {target}"):
-        try:
-            head = cloud.client("s3").head_object(Bucket=target.bucket, Key=target.key, ChecksumMode="ENABLED")
-        except exceptions.ClientError as failure:
-            if code_of(failure) == "404":  # gone since it was listed
-                return False
-            raise
+    read, place = cloud.client("s3").head_object, {"Bucket": target.bucket, "Key": target.key}
+    head = ask_for(f"reading {target}", read, "404", **place, ChecksumMode="ENABLED")
+    if head is None:  # gone since it was listed
+        return False
     same_key = str(head.get("SSEKMSKeyId", "")).endswith(options.get("SSEKMSKeyId", ""))  # told as an ARN
     same_bytes = head.get("ChecksumSHA256") == base64.b64encode(hashlib.sha256(content).digest()).decode()
     return same_bytes and same_key and head.get("ServerSideEncryption") == options["ServerSideEncryption"]

@@ -52,12 +52,12 @@ from pneumoscope.aws.functions.shared import (
     settings,
     told,
 )
-from pneumoscope.aws.session import code_of
+from pneumoscope.aws.session import ask_for
 from pneumoscope.errors import BusyError, CloudError, PneumoscopeError, UsageError
 
 _CREATED = ("Object Created", "ObjectCreated:")  # EventBridge's and S3's
 _SEQUENCER = "sequencer"  # in a result's metadata
-_CHANGED = {"PreconditionFailed", "ConditionalRequestConflict"}
+_CHANGED = "PreconditionFailed|ConditionalRequestConflict"
 _IDENTITY = "[bucket, key, version || sequencer]"  # the same of every event that tells of an upload, and of no other
 _REMEMBERED = 2 * 24 * 3600  # seconds; EventBridge delivers for a day, Lambda keeps an event for six hours
 
@@ -149,16 +149,9 @@ def _note(upload: Upload, failure: Exception) -> None:
 
 def _tries(place: dict[str, str]) -> int:
     """How often a film failed before."""
-    try:
-        reply = cloud().client("s3").get_object(**place)
-    except ClientError as failure:
-        if code_of(failure) in (
-            "NoSuchKey",
-            "AccessDenied",
-        ):  # without the right to list, S3 denies access to what is absent
-            return 0
-        raise
-    return int(json.loads(reply["Body"].read())["tries"])
+    # Without the right to list, S3 denies access to what is absent.
+    reply = ask_for("", cloud().client("s3").get_object, "NoSuchKey|AccessDenied", **place)
+    return 0 if reply is None else int(json.loads(reply["Body"].read())["tries"])
 
 
 def records(event: Event) -> list[Event]:
@@ -243,13 +236,12 @@ def _decided(upload: Upload) -> tuple[Found, Decision]:
     """Read a film, if it is there and not too large, and decide on it."""
     started = time.perf_counter()
     found = _read(upload)
-    if found.size is None:
-        reason = "the file cannot be read (the object is gone)."
-    elif found.data is None:
-        reason = f"the file has {found.size:,} bytes; at most {most_bytes():,} are accepted."
-    else:
+    if found.data is not None:
         return found, classify(found.data)
-    code = "unreadable" if found.size is None else "undecodable"
+    if found.size is None:
+        reason, code = "the file cannot be read (the object is gone).", "unreadable"
+    else:
+        reason, code = f"the file has {found.size:,} bytes; at most {most_bytes():,} are accepted.", "undecodable"
     return found, decision(refuse(reason, code), started=started)
 
 
@@ -292,33 +284,19 @@ def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> 
         sequencer, unchanged = _stored(place)
         if _is_later(sequencer, upload.sequencer):
             return False
-        stored = _replace(place, unchanged, content, upload.sequencer or "")
-    if not stored:
+        put, options = cloud().client("s3").put_object, place | unchanged | {"ContentType": "application/json"}
+        metadata = {_SEQUENCER: upload.sequencer or ""}
+        stored = ask_for("", put, _CHANGED, **options, Body=content, Metadata=metadata)
+    if stored is None:
         raise BusyError("another call stored a result of this film's key meanwhile; try again later.")
-    return True
-
-
-def _replace(place: dict[str, str], unchanged: dict[str, str], content: bytes, sequencer: str) -> bool:
-    """Write a result under a condition; whether it held."""
-    try:
-        cloud().client("s3").put_object(
-            **place, **unchanged, Body=content, ContentType="application/json", Metadata={_SEQUENCER: sequencer}
-        )
-    except ClientError as failure:
-        if code_of(failure) not in _CHANGED:
-            raise
-        return False
     return True
 
 
 def _stored(place: dict[str, str]) -> tuple[str, dict[str, str]]:
     """The sequencer of the upload whose result is there, and the condition that it is the same when it is replaced."""
-    try:
-        found = cloud().client("s3").head_object(**place)
-    except ClientError as failure:
-        if code_of(failure) in ("404", "403"):  # 403: there is none, and the role may not list
-            return "", {"IfNoneMatch": "*"}
-        raise
+    found = ask_for("", cloud().client("s3").head_object, "404|403", **place)
+    if found is None:  # 403: there is none, and the role may not list
+        return "", {"IfNoneMatch": "*"}
     return str(found["Metadata"].get(_SEQUENCER, "")), {"IfMatch": found["ETag"]}
 
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pneumoscope.aws.endpoint import Endpoint
 from pneumoscope.aws.limits import REALTIME
-from pneumoscope.aws.session import Cloud, code_of, in_words
+from pneumoscope.aws.session import Cloud, code_of, fetch_file, in_words
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
 from pneumoscope.settings.names import Location, Place
@@ -220,7 +220,7 @@ def _engine() -> "Engine":
 
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "model.tar.gz"
-        _download(settings().model, archive)
+        fetch_file(cloud(), settings().model, archive)
         with unpacked(archive) as (_, engine):
             return engine
 
@@ -247,13 +247,8 @@ def _contract() -> Contract:
     if not settings().endpoint:
         return _engine().contract
     with TemporaryDirectory() as folder:
-        _download(settings().contract, Path(folder) / CONTRACT_FILE)
+        fetch_file(cloud(), settings().contract, Path(folder) / CONTRACT_FILE)
         return load_contract(Path(folder))
-
-
-def _download(location: Location, path: Path) -> None:
-    with in_words(f"reading {location}"):
-        cloud().client("s3").download_file(location.bucket, location.key, str(path))
 
 
 @contextmanager
