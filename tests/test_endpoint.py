@@ -254,10 +254,10 @@ def test_a_model_is_put_once_and_verified(
 def test_half_a_model_is_not_left_behind(aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = aws.client("s3").put_object
 
-    def refused(**arguments: Any) -> None:
+    def refused(**arguments: Any) -> Any:
         if arguments["Key"].endswith("contract.json"):
             raise CloudError("the disk is full.")
-        write(**arguments)
+        return write(**arguments)
 
     monkeypatch.setattr(aws.client("s3"), "put_object", refused)
     with pytest.raises(CloudError, match="the disk is full"):
