@@ -15,14 +15,13 @@ import pytest
 from typing_extensions import override
 
 from local_cloud import LocalCloud
-from pneumoscope.aws.client.deploy import Deployment
-from pneumoscope.aws.client.images import training_image
+from pneumoscope.aws.client.bucket import list_files
 from pneumoscope.aws.client.inventory import belongings
-from pneumoscope.aws.client.train import TrainingRequest
-from pneumoscope.aws.client.upload import listed
-from pneumoscope.aws.session import Cloud, parse_location
+from pneumoscope.aws.session import Cloud
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.progress import Listener
+from pneumoscope.settings.aws import Deploy, Train
+from pneumoscope.settings.names import parse_location
 
 REGION = "eu-central-1"
 PLACE = parse_location("s3://films-bucket/films")
@@ -96,26 +95,14 @@ def become_nobody(shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
 
 
-def request(**changes: Any) -> TrainingRequest:
+def request(**changes: Any) -> Train:
     values: dict[str, Any] = {
         "name": "capstone-1",
         "role": "trainer",
         "data": "s3://films-bucket/films",
-        "unprepared": False,
-        "test": None,
-        "output": "s3://films-bucket/runs",
-        "image": training_image("ml.g5.xlarge", REGION),
-        "own_image": False,
-        "instance_type": "ml.g5.xlarge",
-        "instances": 1,
-        "volume_gb": 50,
-        "max_hours": 2.0,
-        "spot": False,
-        "fast_file": False,
-        "kms_key": None,
-        "hyperparameters": {"recipe": "quick"},
+        "out": "s3://films-bucket/runs",
     }
-    return TrainingRequest(**values | changes)
+    return Train(**values | changes)
 
 
 def run(*arguments: object, **environment: str) -> SimpleNamespace:
@@ -131,28 +118,19 @@ def run(*arguments: object, **environment: str) -> SimpleNamespace:
     return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
-def wanted(**changes: Any) -> Deployment:
+def wanted(source: object, **changes: Any) -> Deploy:
     values: dict[str, Any] = {
+        "source": source,
         "name": "films",
-        "role": None,
-        "place": "s3://films-bucket/models",
+        "to": "s3://films-bucket/models",
         "image": "111111111111.dkr.ecr.eu-central-1.amazonaws.com/pneumoscope:1",
-        "for_ray": False,
-        "variant": "realtime",
         "instance_type": "ml.c5.large",  # one that moto knows
-        "instances": 1,
-        "most_instances": 1,
-        "calls_per_minute": 600,
-        "memory_mb": 3072,
-        "concurrency": 4,
-        "capture": None,
-        "kms_key": None,
     }
-    return Deployment(**values | changes)
+    return Deploy(**values | changes)
 
 
 def keys(aws: Cloud, prefix: str) -> list[str]:
-    return [each["Key"] for each in listed(aws.client("s3"), parse_location(f"s3://{PLACE.bucket}/{prefix}"))]
+    return [each["Key"] for each in list_files(aws, parse_location(f"s3://{PLACE.bucket}/{prefix}"))]
 
 
 def names(aws: Cloud, **options: Any) -> list[str]:

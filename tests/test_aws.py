@@ -19,15 +19,15 @@ from pydantic import ValidationError
 
 from account import PLACE, REGION, TRUST, Heard, become_nobody, heads, request, run, scripted, wanted
 from local_cloud import LocalCloud
-from pneumoscope.aws.client.bucket import check_bucket
+from pneumoscope.aws.client.bucket import check_bucket, list_files
 from pneumoscope.aws.client.deploy import deploy
 from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
 from pneumoscope.aws.client.package import pinned, requirements, training_archive, write_model_archive
 from pneumoscope.aws.client.train import describe_request, follow, look, role_arn, start
-from pneumoscope.aws.client.upload import listed, upload
+from pneumoscope.aws.client.upload import upload
 from pneumoscope.aws.functions import on_upload, shared
-from pneumoscope.aws.session import Cloud, in_words, parse_location
+from pneumoscope.aws.session import Cloud, in_words
 from pneumoscope.aws.unpack import extract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import (
@@ -37,6 +37,7 @@ from pneumoscope.errors import (
     UsageError,
 )
 from pneumoscope.models import SHIPPED
+from pneumoscope.settings.names import parse_location
 from samples import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("aws")
@@ -52,7 +53,7 @@ def test_a_data_set_is_uploaded_once_encrypted_and_readable_again(aws: Cloud, da
     assert heads(aws, "films/manifest.csv")["ServerSideEncryption"] == "AES256"
     again = upload(aws, dataset, PLACE)
     assert (again.sent, again.sent_bytes, again.there) == (0, 0, len(dataset.films) + 2)
-    for each in listed(aws.client("s3"), PLACE):
+    for each in list_files(aws, PLACE):
         target = tmp_path / each["Key"]
         target.parent.mkdir(parents=True, exist_ok=True)
         aws.client("s3").download_file(PLACE.bucket, each["Key"], str(target))
@@ -87,13 +88,13 @@ def test_a_broken_upload_leaves_no_manifest_and_goes_on(aws: Cloud, dataset: Dat
     (copy.root / last.path).write_bytes(b"another")
     with pytest.raises(DatasetError, match="not the file the manifest names"):
         upload(aws, copy, PLACE)
-    keys = {each["Key"] for each in listed(aws.client("s3"), PLACE)}
+    keys = {each["Key"] for each in list_files(aws, PLACE)}
     assert keys
     assert "films/manifest.csv" not in keys
     (copy.root / last.path).write_bytes(dataset.read(dataset.films[-1]))
     done = upload(aws, copy, PLACE)
     assert done.there == len(keys)
-    assert "films/manifest.csv" in {each["Key"] for each in listed(aws.client("s3"), PLACE)}
+    assert "films/manifest.csv" in {each["Key"] for each in list_files(aws, PLACE)}
 
 
 def test_a_broken_upload_over_another_data_set_leaves_no_manifest(
@@ -295,7 +296,7 @@ def test_no_archive_holds_the_shipped_bundle(tiny_bundle: Path) -> None:
 
 
 def test_own_image_and_test_channel_and_key_are_in_the_request() -> None:
-    wanted = request(own_image=True, image="1.dkr.ecr/x", test="s3://films-bucket/other", kms_key="key-1", instances=3)
+    wanted = request(image="1.dkr.ecr/x", test="s3://films-bucket/other", kms_key="key-1", instances=3)
     told = describe_request(wanted, "arn:role", REGION, None)
     assert not [name for name in told["HyperParameters"] if name.startswith("sagemaker")]
     assert [each["ChannelName"] for each in told["InputDataConfig"]] == ["train", "test"]
@@ -324,7 +325,7 @@ def test_types_with_disks_of_their_own_are_known(instance_type: str, *, disks: b
 
 @pytest.mark.parametrize("family", ["c6g", "c7gd", "c7gn", "m6gd", "r7g", "t4g", "g5g", "p6e-gb200"])
 def test_arm_is_refused_where_the_images_cannot_run(family: str) -> None:
-    for make in (request, wanted):
+    for make in (request, partial(wanted, "bundle")):
         with pytest.raises(ValidationError, match="has ARM processors, and the images are for x86"):
             make(instance_type=f"ml.{family}.xlarge")
 
@@ -470,7 +471,7 @@ def test_the_documented_user_can_do_all_that_the_commands_do(
         upload(somebody, dataset, PLACE)
         start(somebody, request())
         follow(somebody, "capstone-1", pause=lambda _: None)
-        deploy(somebody, wanted(role="trainer-endpoint"), tiny_bundle)
+        deploy(somebody, wanted(tiny_bundle, role="trainer-endpoint"))
         assert limits_of(somebody, "films")[0] == "realtime"
         assert {each["name"] for each in status(somebody)} == {"films", "capstone-1"}
         for each in list(belongings(somebody, "films")):

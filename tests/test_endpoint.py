@@ -19,7 +19,7 @@ from pneumoscope.aws.client.inventory import belongings, limits_of, status
 from pneumoscope.aws.client.model import put_model
 from pneumoscope.aws.client.stack import find_stack
 from pneumoscope.aws.client.train import describe_request, role_arn
-from pneumoscope.aws.session import Cloud, parse_location
+from pneumoscope.aws.session import Cloud
 from pneumoscope.aws.unpack import extract, unpacked
 from pneumoscope.cli import main
 from pneumoscope.contract import load_contract
@@ -28,6 +28,8 @@ from pneumoscope.errors import (
     CloudError,
     UsageError,
 )
+from pneumoscope.settings.aws import PutModel
+from pneumoscope.settings.names import parse_location
 from samples import REPOSITORY
 from stacks import UNMADE, long_form
 
@@ -79,18 +81,18 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
 
 def test_an_endpoint_is_updated_in_place(aws: Cloud, tiny_bundle: Path) -> None:
     """With other options, and with the same once more."""
-    deploy(aws, wanted(), tiny_bundle)
-    deploy(aws, wanted(instances=2, most_instances=2), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle))
+    deploy(aws, wanted(tiny_bundle, instances=2, most_instances=2))
     stack = find_stack(aws, "pneumoscope-films")
     assert stack is not None
     assert (stack.status, stack.parameters["MinInstances"]) == ("UPDATE_COMPLETE", "2")
     assert len(keys(aws, "models")) == 2
-    deploy(aws, wanted(instances=2, most_instances=2), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle, instances=2, most_instances=2))
     assert len(names(aws)) == 3
 
 
 def test_a_teardown_that_was_broken_off_goes_on(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle))
     whole = names(aws)
     assert whole[-1] == "stack pneumoscope-films with endpoint films"
     assert [each.rpartition("/")[2] for each in whole[:2]] == ["contract.json", "model.tar.gz"]
@@ -100,7 +102,7 @@ def test_a_teardown_that_was_broken_off_goes_on(aws: Cloud, tiny_bundle: Path) -
 
 
 def test_a_model_that_something_else_reads_is_kept(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle))
     assert run("teardown", "films", "--yes", "--keep-model").out.count("removed: ") == 1
     assert len(keys(aws, "models")) == 2
     assert names(aws) == []
@@ -119,7 +121,7 @@ def test_an_endpoint_of_others_is_left_alone(aws: Cloud, shared_cloud: LocalClou
     sagemaker.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName="films", EndpointConfigName="theirs")
     with pytest.raises(CloudError, match="there is an endpoint films already that was not made by a stack"):
-        deploy(aws, wanted(), tiny_bundle)
+        deploy(aws, wanted(tiny_bundle))
     assert keys(aws, "models") == []
     assert names(aws) == []
     assert status(aws) == []
@@ -134,7 +136,7 @@ def test_what_was_sent_goes_again_if_the_stack_is_refused(
 
     monkeypatch.setattr(aws.client("cloudformation"), "create_stack", refused)
     with pytest.raises(CloudError, match="limit of stacks"):
-        deploy(aws, wanted(), tiny_bundle)
+        deploy(aws, wanted(tiny_bundle))
     assert keys(aws, "models") == []
 
 
@@ -159,7 +161,7 @@ def test_a_stack_that_fails_says_why_and_takes_its_model_along(
     monkeypatch.setattr(client, "describe_stacks", failing)
     monkeypatch.setattr(client, "get_paginator", lambda _: Events())
     with pytest.raises(CloudError, match=r"delete complete: Endpoint: The primary container did not pass the ping"):
-        deploy(aws, wanted(), tiny_bundle, pause=lambda _: None)
+        deploy(aws, wanted(tiny_bundle), pause=lambda _: None)
     assert keys(aws, "models") == []
 
 
@@ -168,16 +170,16 @@ def test_nothing_is_captured_where_the_public_can_read(aws: Cloud, tiny_bundle: 
     aws.client("s3").create_bucket(Bucket="open-bucket", CreateBucketConfiguration=here)
     aws.client("s3").put_bucket_acl(Bucket="open-bucket", ACL="public-read")
     with pytest.raises(UsageError, match="bucket open-bucket is open to the public") as failure:
-        deploy(aws, wanted(capture="s3://open-bucket/films"), tiny_bundle)
+        deploy(aws, wanted(tiny_bundle, capture="s3://open-bucket/films"))
     assert "--allow-public" not in str(failure.value), "there is no such option here"
     assert keys(aws, "models") == []
     for variant in ("serverless", "async"):
         with pytest.raises(ValidationError, match="captures nothing; leave out --capture"):
-            wanted(variant=variant, capture="s3://films-bucket/kept")
+            wanted(tiny_bundle, variant=variant, capture="s3://films-bucket/kept")
     with pytest.raises(ValidationError, match="a folder of their own"):
-        wanted(capture="s3://films-bucket")
+        wanted(tiny_bundle, capture="s3://films-bucket")
     with pytest.raises(ValidationError, match="a serverless endpoint has no instances"):
-        wanted(variant="serverless", most_instances=2)
+        wanted(tiny_bundle, variant="serverless", most_instances=2)
 
 
 def test_ctrl_c_while_waiting_says_that_the_endpoint_goes_on(
@@ -221,10 +223,10 @@ def test_training_jobs_are_listed_without_a_call_for_each(aws: Cloud, shared_clo
 
 
 def test_teardown_says_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(capture="s3://films-bucket/captures"), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle, capture="s3://films-bucket/captures"))
     removed = run("teardown", "films", "--yes")
     assert (removed.code, "captured stay in s3://films-bucket/captures" in removed.err) == (0, True), removed
-    deploy(aws, wanted(), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle))
     assert "captured" not in run("teardown", "films", "--yes").err
 
 
@@ -252,21 +254,21 @@ def test_a_model_is_put_once_and_verified(
 def test_half_a_model_is_not_left_behind(aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = aws.client("s3").put_object
 
-    def refused(**arguments: Any) -> None:
+    def refused(**arguments: Any) -> Any:
         if arguments["Key"].endswith("contract.json"):
             raise CloudError("the disk is full.")
-        write(**arguments)
+        return write(**arguments)
 
     monkeypatch.setattr(aws.client("s3"), "put_object", refused)
     with pytest.raises(CloudError, match="the disk is full"):
-        put_model(aws, tiny_bundle, parse_location("s3://films-bucket/models/one"))
+        put_model(aws, PutModel(source=tiny_bundle, folder="s3://films-bucket/models/one"))
     assert keys(aws, "models") == []
 
 
 def test_a_bundle_that_does_not_verify_is_not_deployed(aws: Cloud, own_bundle: Path) -> None:
     (own_bundle / "model.onnx").write_bytes(b"other")
     with pytest.raises(BundleError, match=r"model.onnx was changed"):
-        deploy(aws, wanted(), own_bundle)
+        deploy(aws, wanted(own_bundle))
     assert keys(aws, "models") == []
 
 
@@ -277,16 +279,16 @@ def test_a_training_jobs_archive_is_deployed_from_s3(aws: Cloud, tiny_bundle: Pa
     aws.client("s3").upload_file(str(archive), PLACE.bucket, "runs/mine/output/model.tar.gz")
     heard = Heard()
     source = parse_location("s3://films-bucket/runs/mine/output/model.tar.gz")
-    deploy(aws, wanted(variant="serverless"), source, listener=heard)
+    deploy(aws, wanted(source, variant="serverless"), listener=heard)
     assert heard.lines[-1] == "stack pneumoscope-films: create complete"
     variant, contract = limits_of(aws, "films")
     digest = load_contract(tiny_bundle).files["model.onnx"][:12]
     assert (variant, str(contract)) == ("serverless", f"s3://films-bucket/models/films/{digest}/contract.json")
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="junk/model.tar.gz", Body=b"no archive")
     with pytest.raises(BundleError, match="cannot be unpacked"):
-        deploy(aws, wanted(name="other"), parse_location("s3://films-bucket/junk/model.tar.gz"))
+        deploy(aws, wanted(parse_location("s3://films-bucket/junk/model.tar.gz"), name="other"))
     with pytest.raises(CloudError, match=r"reading s3://films-bucket/none.tar.gz"):
-        deploy(aws, wanted(name="other"), parse_location("s3://films-bucket/none.tar.gz"))
+        deploy(aws, wanted(parse_location("s3://films-bucket/none.tar.gz"), name="other"))
 
 
 def test_options_are_parameters_of_the_template(aws: Cloud, shared_cloud: LocalCloud) -> None:
@@ -297,18 +299,19 @@ def test_options_are_parameters_of_the_template(aws: Cloud, shared_cloud: LocalC
         {},
         {"variant": "serverless", "memory_mb": 2048},
         {"variant": "async", "most_instances": 4, "concurrency": 8},
-        {"for_ray": True, "image": aws_image(RAY_SERVE, REGION)},
+        {"serving": "ray", "image": None},
         {"capture": "s3://films-bucket/kept", "kms_key": key["KeyId"], "role": "trainer"},
         {"instance_type": "ml.g5.xlarge", "kms_key": key["Arn"]},
     ):
-        asked = wanted(**{"image": IMAGE} | changes)
+        asked = wanted("bundle", **{"image": IMAGE} | changes)
         role = None if asked.role is None else role_arn(aws, asked.role)
-        given = describe(aws, asked, folder, role)
+        given = describe(aws, asked, "films", folder, role)
         assert given.keys() <= template.keys()
         for name, value in given.items():
             pattern, values = template[name].get("AllowedPattern"), template[name].get("AllowedValues")
             assert pattern is None or re.fullmatch(pattern, value), name
             assert values is None or value in map(str, values), name
+        assert given["ImageUri"] == (asked.image or aws_image(RAY_SERVE, REGION))
         assert given["KmsKeyArn"] in ("", key["Arn"])
         assert given["InstanceDisks"] == ("true" if "g5" in asked.instance_type else "false")
         assert given["AsyncPrefix"] == ("models/films" if asked.variant == "async" else "")

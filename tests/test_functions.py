@@ -423,7 +423,7 @@ def test_one_bad_record_does_not_lose_the_others(local: LocalCloud, asking: Func
     for outcome in outcomes:
         assert outcome.error is not None
         assert "lacks 's3'" in outcome.error["errorMessage"]
-        assert "AttributeError at _from_s3:" in outcome.error["errorMessage"]
+        assert "AttributeError at read_record:" in outcome.error["errorMessage"]
     assert sorted(bucket.results()) == ["b.json", "d.json"]
     assert dead_letters(local) == [event]
 

@@ -251,16 +251,14 @@ def test_a_large_film_is_shrunk_by_the_contracts_rule(tiny_bundle: Path, tmp_pat
 def test_the_contract_beside_the_model_says_how_to_shrink(
     aws: Cloud, standing_in: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deploy(aws, wanted(variant="serverless"), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle, variant="serverless"))
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", standing_in)
     client = Client(Cloud(region=REGION), "films")
     assert (client.variant, client.limit) == ("serverless", SERVERLESS)
     large = big_film()
     found = client.classify(large)
     assert found.shrunk
-    assert (
-        found.answer.prediction["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
-    )
+    assert found.prediction["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
 
 
 def queue_answers(url: str, answers: dict[str, Any]) -> None:
@@ -272,7 +270,7 @@ def queue_answers(url: str, answers: dict[str, Any]) -> None:
 
 
 def test_an_asynchronous_endpoint_is_asked_through_s3(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(variant="async"), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle, variant="async"))
     prediction = Engine.load(tiny_bundle).predict(FILM).as_json()
     refused = 'Received client error (422) from primary with message "{"detail": "the file is empty."}". See logs.'
     queue_answers(
@@ -289,7 +287,7 @@ def test_an_asynchronous_endpoint_is_asked_through_s3(aws: Cloud, shared_cloud: 
     )
     client = Client(aws, "films", pause=lambda _: None)
     assert client.variant == "async"
-    assert client.classify(FILM).answer.prediction == prediction
+    assert client.classify(FILM).prediction == prediction
     with pytest.raises(ImageError, match="the file is empty"):
         client.classify(FILM)
     with pytest.raises(CloudError, match="could not get a response"):
@@ -300,7 +298,7 @@ def test_an_asynchronous_endpoint_is_asked_through_s3(aws: Cloud, shared_cloud: 
 
 
 def test_a_film_that_nobody_waits_for_any_more_stays_for_the_endpoint(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(variant="async"), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle, variant="async"))
     client = Client(aws, "films", patience=0.0, pause=lambda _: None)
 
     def nothing_yet(address: str) -> None:
@@ -347,7 +345,7 @@ def test_a_download_that_breaks_off_again_and_again_is_said_in_words() -> None:
 
 
 def test_a_model_without_a_contract_beside_it_is_asked_for_its_bundle(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(), tiny_bundle)
+    deploy(aws, wanted(tiny_bundle))
     contract = limits_of(aws, "films")[1]
     assert contract is not None
     aws.client("s3").delete_object(Bucket=contract.bucket, Key=contract.key)

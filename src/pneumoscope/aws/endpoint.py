@@ -20,18 +20,21 @@ _UNKNOWN = "ValidationError"
 _NO_ENDPOINT = {"404", "405", "501"}  # an HTTP server's answers, not SageMaker's
 _NO_FILM = {400, 415, 422}  # the service's answers to bytes that are no film
 _LATER = {0, 408, 429, 500, 502, 503, 504}
-_TRIES = 5
+_TRIES = 5  # ours: botocore repeats what AWS throttles, but not what a busy model behind an endpoint answers
 _FIRST_PAUSE = 0.25  # seconds; doubled each time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An endpoint's decision: `prediction` is the documented document, `milliseconds` the whole call's."""
+    """An endpoint's decision: `prediction` is the documented document, `milliseconds` the whole call's.
+
+    `shrunk` says that the film was sent as the model reads it instead of as it is.
+    """
 
     prediction: dict[str, Any]
     milliseconds: float
-    variant: str | None
     tries: int
+    shrunk: bool = False
 
 
 class Endpoint:
@@ -79,7 +82,7 @@ class Endpoint:
         started = time.perf_counter()
         for tried in range(1, _TRIES + 1):
             try:
-                prediction, variant = self._ask(film)
+                prediction = self._ask(film)
             except BusyError:
                 pause = _FIRST_PAUSE * 2 ** (tried - 1)
                 if tried == _TRIES or time.perf_counter() - started + pause > self._patience:
@@ -87,21 +90,20 @@ class Endpoint:
                 self._pause(pause)
             else:
                 milliseconds = (time.perf_counter() - started) * 1000
-                return Answer(prediction=prediction, milliseconds=milliseconds, variant=variant, tries=tried)
+                return Answer(prediction=prediction, milliseconds=milliseconds, tries=tried)
         raise AssertionError("the last try returns or raises")
 
-    def _ask(self, film: bytes) -> tuple[dict[str, Any], str | None]:
+    def _ask(self, film: bytes) -> dict[str, Any]:
         with in_words(f"endpoint {self.name}"):
             try:
-                reply = self._runtime.invoke_endpoint(
+                body = self._runtime.invoke_endpoint(
                     EndpointName=self.name, Body=film, ContentType=CONTENT_TYPE, Accept="application/json"
-                )
-                body = reply["Body"].read()
+                )["Body"].read()
             except exceptions.ClientError as failure:
                 if (explained := self._explained(failure)) is None:
                     raise
                 raise explained from failure
-        return read_prediction(body, self.name), reply.get("InvokedProductionVariant")
+        return read_prediction(body, self.name)
 
     def _explained(self, failure: exceptions.ClientError) -> PneumoscopeError | None:
         """The error in our words, or None if it is not of this operation alone."""

@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,21 +13,29 @@ from botocore import UNSIGNED, exceptions
 from botocore.config import Config
 
 from pneumoscope.errors import BusyError, CloudError, UsageError
+from pneumoscope.settings.names import Location
 
 TRANSFERS = 16  # at once; they wait for the network, not for a core
-_ATTEMPTS = 6
+_ATTEMPTS = 6  # botocore's own three are over after two seconds of throttling
 _ANSWER_SECONDS = 70.0  # SageMaker gives a model a minute
 _LONGEST = 300  # characters of what AWS says
-_THROTTLED = {
-    "ModelNotReadyException",
+#: Beginnings of AWS's codes. Its sentences say what was refused; what to do about these, none of them says.
+_BUSY = (
+    "ModelNotReady",
     "RequestLimitExceeded",
     "ServiceUnavailable",
     "SlowDown",
     "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
-}
-_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "Forbidden"}
+    "TooManyRequests",
+)
+_DENIED = ("AccessDenied", "UnauthorizedOperation", "403", "Forbidden")
+_KEYS = (
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClient",
+)
 #: What IAM calls an operation where it has another name.
 _ALLOWED_BY = {
     "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
@@ -35,53 +43,8 @@ _ALLOWED_BY = {
     "HeadObject": "GetObject",
     "ListObjectsV2": "ListBucket",
 }
-_BAD_KEYS = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-}
-_NO_BUCKET = {"NoSuchBucket"}
 _RUNTIME = "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"
 _SERVE = "see that `pneumoscope serve --bundle BUNDLE --as-endpoint NAME` runs there"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Location:
-    """`s3://bucket/key`; the key may be empty, and never begins with a slash."""
-
-    bucket: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
-
-    @property
-    def folder(self) -> "Location":
-        """What it lies in."""
-        return Location(bucket=self.bucket, key=self.key.rpartition("/")[0])
-
-    def __truediv__(self, name: str) -> "Location":
-        return Location(bucket=self.bucket, key=f"{self.key.rstrip('/')}/{name}" if self.key else name)
-
-
-def parse_location(text: str) -> Location:
-    """Take an S3 address apart.
-
-    >>> parse_location("s3://films/2026/a.png").key
-    '2026/a.png'
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/+(.*))?", text)
-    if found is None:
-        raise UsageError(
-            f"{text!r} is no address in S3; write s3://BUCKET/PREFIX, the bucket with 3 to 63 small letters and digits."
-        )
-    return Location(bucket=found[1], key=(found[2] or "").rstrip("/"))
 
 
 class Cloud:
@@ -182,25 +145,41 @@ def in_words(what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except exceptions.ClientError as failure:
-        raise _refusal(failure, what) from failure
-    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as failure:
-        raise CloudError(
-            f"{_begin(what)}there are no AWS credentials; run `aws configure`, or set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY."
-        ) from failure
-    except exceptions.ReadTimeoutError as failure:
-        url = str(failure.kwargs.get("endpoint_url") or "AWS")
-        raise BusyError(f"{_begin(what)}{url} gave no answer in time; try again later.") from failure
-    except (exceptions.HTTPClientError, exceptions.ConnectionError) as failure:
-        url = str(failure.kwargs.get("endpoint_url") or "AWS")
-        runtime = os.environ.get(_RUNTIME, "")
-        advice = _SERVE if runtime and url.startswith(runtime) and is_here(url) else "check the network and the region"
-        raise BusyError(f"{_begin(what)}{url} cannot be reached; {advice}.") from failure
-    except Boto3Error as failure:  # a file's transfer that broke off again and again
-        raise BusyError(f"{_begin(what)}{_shortened(str(failure))}; try again later.") from failure
-    except exceptions.BotoCoreError as failure:
-        raise CloudError(f"{_begin(what)}{_shortened(str(failure))}.") from failure
+    except (exceptions.BotoCoreError, exceptions.ClientError, Boto3Error) as failure:
+        kind, sentence = _refusal(failure) if isinstance(failure, exceptions.ClientError) else _trouble(failure)
+        raise kind(f"{what}: {sentence}" if what else sentence) from failure
+
+
+def ask_for(what: str, call: Callable[..., Any], expected: str, /, **arguments: Any) -> dict[str, Any] | None:
+    """AWS's answer to a call, or None if it refuses as expected: what is asked for is not there, or not as thought.
+
+    Args:
+        what: names what is tried, as for `in_words`.
+        call: a method of a client.
+        expected: how code and sentence of such refusals begin, as a regular expression: `NoSuchKey|404`. Some services
+            have one code for everything.
+        arguments: of the call.
+
+    Raises:
+        CloudError: AWS refuses for another reason.
+    """
+    with in_words(what):
+        try:
+            return dict(call(**arguments))
+        except exceptions.ClientError as failure:
+            if re.match(expected, f"{code_of(failure)}: {failure.response.get('Error', {}).get('Message')}"):
+                return None
+            raise
+
+
+def fetch_file(cloud: Cloud, file: Location, path: Path) -> None:
+    """Copy an object of S3 to a path.
+
+    Raises:
+        CloudError: it is not there, or AWS refuses.
+    """
+    with in_words(f"reading {file}"):
+        cloud.client("s3").download_file(file.bucket, file.key, str(path))
 
 
 def code_of(failure: exceptions.ClientError) -> str:
@@ -208,25 +187,43 @@ def code_of(failure: exceptions.ClientError) -> str:
     return str(failure.response.get("Error", {}).get("Code", "Unknown"))
 
 
-def _refusal(failure: exceptions.ClientError, what: str) -> CloudError:
+def _refusal(failure: exceptions.ClientError) -> tuple[type[CloudError], str]:
+    """An answer of AWS's."""
     code = code_of(failure)
     said = _shortened(str(failure.response.get("Error", {}).get("Message", ""))) or code
     status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    begin = _begin(what)
-    if code in _THROTTLED or status in (429, 500, 502, 503, 504):
-        return BusyError(f"{begin}AWS is busy or throttles ({code}); try again later.")
-    if code in _DENIED:
+    if code.startswith(_BUSY) or status in (429, 500, 502, 503, 504):
+        return BusyError, f"AWS is busy or throttles ({code}); try again later."
+    if code.startswith(_DENIED):
         action = _ALLOWED_BY.get(failure.operation_name, failure.operation_name)
-        return CloudError(f"{begin}AWS denies it ({said}); let {action} be allowed to the user or role that you are.")
-    if code in _BAD_KEYS:
-        return CloudError(f"{begin}AWS does not accept the credentials ({code}); renew them, or choose AWS_PROFILE.")
-    if code in _NO_BUCKET:
-        return CloudError(f"{begin}there is no such bucket; create it, or check its name.")
-    return CloudError(f"{begin}{said} ({code}).")
+        return CloudError, f"AWS denies it ({said}); let {action} be allowed to the user or role that you are."
+    if code.startswith(_KEYS):
+        return CloudError, f"AWS does not accept the credentials ({code}); renew them, or choose AWS_PROFILE."
+    if code == "NoSuchBucket":
+        return CloudError, "there is no such bucket; create it, or check its name."
+    return CloudError, f"{said} ({code})."
 
 
-def _begin(what: str) -> str:
-    return f"{what}: " if what else ""
+def _trouble(failure: exceptions.BotoCoreError | Boto3Error) -> tuple[type[CloudError], str]:
+    """What kept AWS from answering, or from being asked."""
+    match failure:
+        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
+            way_out = "run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            return CloudError, f"there are no AWS credentials; {way_out}."
+        case exceptions.ReadTimeoutError():
+            return BusyError, f"{_address(failure)} gave no answer in time; try again later."
+        case exceptions.HTTPClientError() | exceptions.ConnectionError():
+            url, runtime = _address(failure), os.environ.get(_RUNTIME, "")
+            stands_in = runtime and url.startswith(runtime) and is_here(url)
+            advice = _SERVE if stands_in else "check the network and the region"
+            return BusyError, f"{url} cannot be reached; {advice}."
+        case Boto3Error():  # a file's transfer that broke off again and again
+            return BusyError, f"{_shortened(str(failure))}; try again later."
+    return CloudError, f"{_shortened(str(failure))}."
+
+
+def _address(failure: exceptions.BotoCoreError) -> str:
+    return str(failure.kwargs.get("endpoint_url") or "AWS")
 
 
 def _shortened(text: str) -> str:

@@ -1,9 +1,7 @@
 """`pneumoscope aws …`: the cloud half."""
 
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,9 +9,7 @@ from pneumoscope.cli.command import command
 from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from pneumoscope.aws.client.deploy import Deployment
-    from pneumoscope.aws.client.train import TrainingRequest
-    from pneumoscope.aws.session import Cloud, Location
+    from pneumoscope.aws.session import Cloud
     from pneumoscope.settings.aws import Deploy, Invoke, PutModel, Status, Teardown, Train, Upload
 
 app = typer.Typer(
@@ -30,22 +26,20 @@ def upload_command(settings: "Upload") -> None:
     The bucket must be in the region of the work to come. The manifest is sent last.
     """
     from pneumoscope.aws.client.upload import upload
-    from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
 
-    target, found = parse_location(settings.place), load_dataset(settings.dataset)
+    target, found, listener = settings.place, load_dataset(settings.dataset), make_listener(quiet=settings.quiet)
     done = upload(
         _cloud(settings.region),
         found,
         target,
         kms_key=settings.kms_key,
         allow_public=settings.allow_public,
-        listener=make_listener(quiet=settings.quiet),
+        listener=listener,
     )
     typer.echo(f"{target}: {done.sent:,} files sent ({done.sent_bytes / 1e6:,.1f} MB), {done.there:,} there already.")
-    if not settings.quiet:
-        typer.echo(f"next: pneumoscope aws train --data {target} --out s3://{target.bucket}/runs --role ROLE", err=True)
+    listener.say(f"next: pneumoscope aws train --data {target} --out s3://{target.bucket}/runs --role ROLE")
 
 
 @command(app, "train", "aws.Train")
@@ -57,55 +51,21 @@ def train_command(settings: "Train") -> None:
     from pneumoscope.aws.client.train import follow, start
     from pneumoscope.cli.show import make_listener
 
-    cloud = _cloud(settings.region)
-    request = _training_request(settings, cloud.region)
-    start(cloud, request)
-    typer.echo(f"training job {request.name} started in {cloud.region}.")
+    cloud, name, listener = _cloud(settings.region), settings.name, make_listener(quiet=settings.quiet)
+    start(cloud, settings)
+    typer.echo(f"training job {name} started in {cloud.region}.")
     if not settings.wait:
         typer.echo("next: pneumoscope aws status", err=True)
         return
     try:
-        job = follow(cloud, request.name, listener=make_listener(quiet=settings.quiet))
+        job = follow(cloud, name, listener=listener)
     except KeyboardInterrupt:
-        typer.echo(f"no longer followed; training job {request.name} goes on, see `pneumoscope aws status`.", err=True)
+        typer.echo(f"no longer followed; training job {name} goes on, see `pneumoscope aws status`.", err=True)
         raise
     for metric, value in job.metrics.items():
         typer.echo(f"{metric}: {value:.4f}")
     typer.echo(f"model: {job.model}")
-    if not settings.quiet:
-        typer.echo(f"next: pneumoscope aws deploy {job.model} --name NAME --to S3://… --image IMAGE", err=True)
-
-
-def _training_request(settings: "Train", region: str) -> "TrainingRequest":
-    from pneumoscope.aws.client.images import training_image
-    from pneumoscope.aws.client.train import TrainingRequest
-    from pneumoscope.aws.session import parse_location
-    from pneumoscope.settings.aws import JobOptions
-    from pneumoscope.training.config import load_recipe, make_config, recipe_names
-
-    recipe, values = settings.recipe, dict(settings.changes)
-    if recipe not in recipe_names():
-        raise UsageError(
-            f"{recipe!r} is no shipped recipe, and a job has no other; there are {', '.join(recipe_names())}."
-        )
-    config = make_config(load_recipe(recipe), dict(values))
-    if config.weights not in ("imagenet", "none"):
-        raise UsageError(f"weights {config.weights!r} are a file, which a job does not have; take imagenet or none.")
-    if settings.export_precision is not None:
-        values["export_precision"] = settings.export_precision
-    request: TrainingRequest = _checked(
-        TrainingRequest,
-        name=settings.name or f"{recipe}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
-        role=settings.role,
-        data=str(parse_location(settings.data)),
-        test=None if settings.test is None else str(parse_location(settings.test)),
-        output=str(parse_location(settings.out)),
-        image=settings.image or training_image(settings.instance_type, region),
-        own_image=settings.image is not None,
-        hyperparameters={"recipe": recipe, **values},
-        **_shared(settings, JobOptions),
-    )
-    return request
+    listener.say(f"next: pneumoscope aws deploy {job.model} --name NAME --to S3://… --image IMAGE")
 
 
 @command(app, "put-model", "aws.PutModel")
@@ -115,13 +75,10 @@ def put_model_command(settings: "PutModel") -> None:
     A new model takes a new folder, for nothing notices a file that is overwritten.
     """
     from pneumoscope.aws.client.model import put_model
-    from pneumoscope.aws.session import parse_location
     from pneumoscope.cli.show import make_listener
 
-    place, listener = parse_location(settings.folder), make_listener(quiet=settings.quiet)
-    for_ray, key = settings.serving == "ray", settings.kms_key
-    put_model(_cloud(settings.region), _source(settings.source), place, for_ray=for_ray, kms_key=key, listener=listener)
-    typer.echo(f"model in {place}.")
+    put_model(_cloud(settings.region), settings, listener=make_listener(quiet=settings.quiet))
+    typer.echo(f"model in {settings.folder}.")
 
 
 @command(app, "deploy", "aws.Deploy")
@@ -130,14 +87,12 @@ def deploy_command(settings: "Deploy") -> None:
 
     It is a stack of CloudFormation, pneumoscope-NAME, which `aws status` lists and `aws teardown` deletes.
     """
-    from pneumoscope.aws.client.deploy import deploy
+    from pneumoscope.aws.client.deploy import deploy, name_of
     from pneumoscope.cli.show import make_listener
 
-    cloud = _cloud(settings.region)
-    wanted, listener = _deployment(settings, cloud.region), make_listener(quiet=settings.quiet)
-    name = wanted.name
+    name, listener = name_of(settings), make_listener(quiet=settings.quiet)
     try:
-        deploy(cloud, wanted, _source(settings.source), wait=settings.wait, listener=listener)
+        deploy(_cloud(settings.region), settings, listener=listener)
     except KeyboardInterrupt:
         typer.echo(f"endpoint {name} may be made all the same; `pneumoscope aws teardown {name}` removes it.", err=True)
         raise
@@ -145,38 +100,7 @@ def deploy_command(settings: "Deploy") -> None:
         typer.echo(f"endpoint {name} is being made; see `pneumoscope aws status`.")
         return
     typer.echo(f"endpoint {name} is in service. It costs until `pneumoscope aws teardown {name}`.")
-    if not settings.quiet:
-        typer.echo(f"next: pneumoscope aws invoke {name} FILM", err=True)
-
-
-def _deployment(settings: "Deploy", region: str) -> "Deployment":
-    from pneumoscope.aws.client.deploy import Deployment
-    from pneumoscope.aws.client.images import RAY_SERVE, aws_image
-    from pneumoscope.aws.session import parse_location
-    from pneumoscope.contract import load_contract
-    from pneumoscope.settings.aws import EndpointOptions
-
-    name, origin, for_ray = settings.name, _source(settings.source), settings.serving == "ray"
-    if isinstance(origin, Path):
-        contract = load_contract(origin)
-        name = name or contract.name
-    elif name is None:
-        raise UsageError("--name is missing; a model in S3 does not tell its name before it is fetched.")
-    if settings.image is None and not for_ray:
-        raise UsageError("--image is missing; build ours and push it to ECR (docs/aws.md), or pass --serving ray.")
-    shared = _shared(settings, EndpointOptions) | {
-        "most_instances": max(settings.instances, settings.most_instances),
-        "capture": None if settings.capture is None else str(parse_location(settings.capture)),
-    }
-    deployment: Deployment = _checked(
-        Deployment,
-        name=name,
-        place=str(parse_location(settings.to)),
-        image=settings.image or aws_image(RAY_SERVE, region),
-        for_ray=for_ray,
-        **shared,
-    )
-    return deployment
+    listener.say(f"next: pneumoscope aws invoke {name} FILM")
 
 
 @command(app, "invoke", "aws.Invoke")
@@ -240,30 +164,7 @@ def teardown_command(settings: "Teardown") -> None:
         typer.echo(f"note: the films and answers that were captured stay in {films}, until you delete them.", err=True)
 
 
-def _source(text: str) -> "Path | Location":
-    """A bundle on this machine, or an archive in S3."""
-    from pneumoscope.aws.session import parse_location
-
-    return parse_location(text) if text.startswith("s3://") else Path(text)
-
-
 def _cloud(region: str | None) -> "Cloud":
     from pneumoscope.aws.session import Cloud
 
     return Cloud(region=region)
-
-
-def _shared(settings: Any, part: Any) -> dict[str, Any]:
-    """The fields that a command's settings have of a model that it shares with a request."""
-    return {name: getattr(settings, name) for name in part.model_fields}
-
-
-def _checked(kind: Any, **values: Any) -> Any:
-    from pydantic import ValidationError
-
-    from pneumoscope.documents import first_problem
-
-    try:
-        return kind(**values)
-    except ValidationError as failure:
-        raise UsageError(f"{first_problem(failure)}; see `--help`.") from None

@@ -145,7 +145,7 @@ def _spelling(field: "FieldInfo") -> "Spelling":
 def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Parameter:
     spelling = _spelling(field)
     kind = _plain(spelling.kind or field.annotation)
-    default = None if unset else field.default
+    default = None if unset or field.default_factory else field.default
     if default in ((), {}):
         default = None
     bounds = {edge: value for limit in field.metadata for edge, value in _edges(limit)}

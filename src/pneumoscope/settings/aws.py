@@ -1,12 +1,13 @@
 """Settings of `pneumoscope aws …`."""
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pneumoscope.documents import Document
-from pneumoscope.settings.names import EndpointName
+from pneumoscope.settings.names import EndpointName, InstanceType, Location, Place, parse_location
 from pneumoscope.settings.option import Images, Precision, Quiet, Spelling
 
 Variant: TypeAlias = Literal["realtime", "serverless", "async"]
@@ -32,14 +33,24 @@ def _parse_changes(given: Any) -> Any:
     return changes
 
 
-_S3 = Spelling(metavar="S3://…")
+def _source(given: Any) -> Any:
+    """A bundle on this machine, or an archive in S3."""
+    if not isinstance(given, str):
+        return given
+    return parse_location(given) if given.startswith("s3://") else Path(given)
+
+
+_S3 = Spelling(metavar="S3://…", kind=str)
 Region = Annotated[str | None, Field(description="AWS region; by default your environment's or profile's.")]
 Key = Annotated[
     Annotated[str, AfterValidator(_no_alias)] | None,
     Field(description="Id or ARN of a KMS key to encrypt with; by default S3's own keys."),
 ]
 Source = Annotated[
-    str, Spelling(argument=True), Field(description="A bundle, or a training job's s3://…/model.tar.gz.")
+    Path | Location,
+    BeforeValidator(_source),
+    Spelling(argument=True, kind=str),
+    Field(description="A bundle, or a training job's s3://…/model.tar.gz."),
 ]
 Endpoint = Annotated[EndpointName, Spelling(argument=True), Field(description="The endpoint's name.")]
 Form = Annotated[Literal["table", "json"], Spelling(names=("--format",)), Field(description="How to print.")]
@@ -51,37 +62,34 @@ class Upload(Document):
     dataset: Annotated[Path, Spelling(argument=True, path="existing folder")] = Field(
         description="A data set made by `data prepare`."
     )
-    place: Annotated[str, Spelling(argument=True, metavar="S3://BUCKET/PREFIX")] = Field(description="Where to put it.")
+    place: Annotated[Place, Spelling(argument=True, metavar="S3://BUCKET/PREFIX", kind=str)] = Field(
+        description="Where to put it."
+    )
     region: Region = None
     kms_key: Key = None
     allow_public: bool = Field(default=False, description="Into a bucket that the public can read, too.")
     quiet: Quiet = False
 
 
-class JobOptions(Document):
-    """What the command line and the request of a training job share."""
+class Train(Document):
+    """Of `aws train`."""
 
     unprepared: bool = Field(
         default=False, description="--data has folders of films and no manifest; the job prepares it."
     )
-    instance_type: str = Field(default="ml.g5.xlarge", description="Type of instance.")
+    instance_type: InstanceType = Field(default="ml.g5.xlarge", description="Type of instance.")
     instances: int = Field(default=1, ge=1, le=64, description="Hosts to train on.")
     volume_gb: int = Field(default=50, ge=10, le=16_000, description="Disk of each host.")
     max_hours: float = Field(default=12.0, gt=0, le=28 * 24, description="Stopped after so long.")
     spot: bool = Field(default=False, description="Spare capacity: cheaper, resumed if interrupted.")
     fast_file: bool = Field(default=False, description="Stream the films instead of copying first.")
     kms_key: Key = None
-
-
-class Train(JobOptions):
-    """Of `aws train`."""
-
-    data: Annotated[str, _S3] = Field(description="A data set, as `aws upload` puts it there.")
-    out: Annotated[str, _S3] = Field(description="Where model, reports and checkpoints go.")
+    data: Annotated[Place, _S3] = Field(description="A data set, as `aws upload` puts it there.")
+    out: Annotated[Place, _S3] = Field(description="Where model, reports and checkpoints go.")
     role: Annotated[str, Spelling(variable="PNEUMOSCOPE_ROLE")] = Field(
         min_length=1, description="Name or ARN of the role that SageMaker takes on (docs/aws.md)."
     )
-    test: Annotated[str | None, _S3] = Field(
+    test: Annotated[Place | None, _S3] = Field(
         default=None, description="A data set whose test split is evaluated at the end."
     )
     recipe: str = Field(default="quick", description="A shipped recipe's name (see `train --help`).")
@@ -91,7 +99,10 @@ class Train(JobOptions):
     export_precision: Precision | None = Field(
         default=None, description="Of the bundle, fp32 or int8; by default fp32."
     )
-    name: str | None = Field(default=None, description="The job's name; by default the recipe's and the time.")
+    name: EndpointName = Field(
+        default_factory=lambda given: f"{given['recipe']}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
+        description="The job's name; by default the recipe's and the time.",
+    )
     image: str | None = Field(
         default=None, description="Our own training image in ECR; by default AWS's PyTorch image and this code."
     )
@@ -104,7 +115,7 @@ class PutModel(Document):
     """Of `aws put-model`."""
 
     source: Source
-    folder: Annotated[str, Spelling(argument=True, metavar="S3://BUCKET/FOLDER")] = Field(
+    folder: Annotated[Place, Spelling(argument=True, metavar="S3://BUCKET/FOLDER", kind=str)] = Field(
         description="A folder without a model."
     )
     serving: Serving = Field(default="own", description="Packed for our image, or for AWS's Ray Serve.")
@@ -113,14 +124,14 @@ class PutModel(Document):
     quiet: Quiet = False
 
 
-class EndpointOptions(Document):
-    """What the command line and the request of an endpoint share."""
+class Deploy(Document):
+    """Of `aws deploy`. The endpoint's stack has its name after `pneumoscope-`."""
 
     role: Annotated[str | None, Spelling(variable="PNEUMOSCOPE_ENDPOINT_ROLE")] = Field(
         default=None, description="Role that it takes on; by default the stack makes one."
     )
     variant: Variant = Field(default="realtime", description="How it answers.")
-    instance_type: str = Field(default="ml.c6i.large", description="Type of instance.")
+    instance_type: InstanceType = Field(default="ml.c6i.large", description="Type of instance.")
     instances: int = Field(default=1, ge=1, le=100, description="Instances to begin with.")
     most_instances: int = Field(default=1, ge=1, le=100, description="Scale by load up to so many, unless serverless.")
     calls_per_minute: int = Field(
@@ -130,23 +141,30 @@ class EndpointOptions(Document):
         default=3072, description="Of a serverless endpoint, 1024 to 6144."
     )
     concurrency: int = Field(default=4, ge=1, le=200, description="Calls at a time, if serverless or async.")
-    capture: Annotated[str | None, _S3] = Field(
+    capture: Annotated[Place | None, _S3] = Field(
         default=None, description="Keep every film and answer there. Off unless given."
     )
     kms_key: Key = None
-
-
-class Deploy(EndpointOptions):
-    """Of `aws deploy`."""
-
     source: Source
-    to: Annotated[str, _S3] = Field(description="Where models go; a folder NAME is made there.")
-    name: str | None = Field(default=None, description="The endpoint's name; by default the model's.")
+    to: Annotated[Place, _S3] = Field(description="Where models go; a folder NAME is made there.")
+    name: EndpointName | None = Field(default=None, description="The endpoint's name; by default the model's.")
     serving: Serving = Field(default="own", description="Our image (give --image), or AWS's for Ray Serve.")
     image: str | None = Field(default=None, description="Our service's image in ECR (docs/aws.md).")
     wait: bool = Field(default=True, description="Wait until it answers.")
     region: Region = None
     quiet: Quiet = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.capture is not None and self.variant != "realtime":
+            raise ValueError(f"an endpoint of variant {self.variant} captures nothing; leave out --capture")
+        if self.capture is not None and not self.capture.key:
+            raise ValueError("captures need a folder of their own, such as s3://BUCKET/captures")
+        if self.variant == "serverless" and max(self.instances, self.most_instances) > 1:
+            raise ValueError("a serverless endpoint has no instances; leave out --instances and --most-instances")
+        if not self.image and self.serving != "ray":
+            raise ValueError("--image is missing; build ours and push it to ECR (docs/aws.md), or pass --serving ray")
+        return self
 
 
 class Invoke(Document):

@@ -1,17 +1,19 @@
-"""A bucket before anything is put into it: where it is, and who may read it."""
+"""A bucket: where it is and who may read it, before anything is put into it; its files."""
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from botocore import exceptions
 
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.aws.session import Cloud, ask_for, code_of, in_words
 from pneumoscope.errors import CloudError, UsageError
+from pneumoscope.settings.names import Location
 
 _EVERYBODY = (
     "http://acs.amazonaws.com/groups/global/AllUsers",
     "http://acs.amazonaws.com/groups/global/AuthenticatedUsers",
 )
-_UNSET = {"NoSuchPublicAccessBlockConfiguration", "NoSuchBucketPolicy", "OwnershipControlsNotFoundError"}
+_UNSET = "NoSuchPublicAccessBlockConfiguration|NoSuchBucketPolicy|OwnershipControlsNotFoundError"
 _BLOCKED = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 
 
@@ -56,38 +58,63 @@ def region_of(cloud: Cloud, place: Location) -> str:
     with in_words(f"bucket {place.bucket}"):
         try:
             head = cloud.client("s3").head_bucket(Bucket=place.bucket)
-            headers = head["ResponseMetadata"]["HTTPHeaders"]
         except exceptions.ClientError as failure:
-            headers = failure.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            head = failure.response
             if code_of(failure) == "404":
                 sentence = f"bucket {place.bucket} does not exist; make it with: aws s3 mb s3://{place.bucket}"
                 raise CloudError(f"{sentence} --region {cloud.region}") from failure
             if code_of(failure) != "301":  # "moved": it is in another region
                 raise
-    return str(headers.get("x-amz-bucket-region") or cloud.region)
+    return str(head["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region") or cloud.region)
+
+
+def list_files(cloud: Cloud, place: Location) -> Iterator[dict[str, Any]]:
+    """What lies under a prefix: `Key`, `Size` and what else S3 lists.
+
+    Raises:
+        CloudError: the bucket may not be listed.
+    """
+    prefix = f"{place.key}/" if place.key else ""
+    with in_words(f"listing {place}"):
+        for page in cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix):
+            yield from page.get("Contents", [])
+
+
+def write_file(cloud: Cloud, file: Location, content: bytes | IO[bytes], **options: str) -> None:
+    """Put an object into S3; `options` are `put_object`'s, such as `encryption` gives.
+
+    Raises:
+        CloudError: AWS refuses.
+    """
+    with in_words(f"writing {file}"):
+        cloud.client("s3").put_object(Bucket=file.bucket, Key=file.key, Body=content, **options)
+
+
+def remove_file(cloud: Cloud, file: Location) -> None:
+    """Remove an object from S3, if it is there.
+
+    Raises:
+        CloudError: AWS refuses.
+    """
+    with in_words(f"removing {file}"):
+        cloud.client("s3").delete_object(Bucket=file.bucket, Key=file.key)
 
 
 def _public(s3: Any, bucket: str) -> str | None:
     """Why the bucket is public, or None."""
-    block = _setting(s3.get_public_access_block, bucket).get("PublicAccessBlockConfiguration", {})
+
+    def read(setting: Callable[..., Any]) -> dict[str, Any]:
+        return ask_for(f"bucket {bucket}", setting, _UNSET, Bucket=bucket) or {}
+
+    block = read(s3.get_public_access_block).get("PublicAccessBlockConfiguration", {})
     if all(block.get(name) for name in _BLOCKED):
         return None
     if not block.get("RestrictPublicBuckets"):
-        status = _setting(s3.get_bucket_policy_status, bucket).get("PolicyStatus", {})
+        status = read(s3.get_bucket_policy_status).get("PolicyStatus", {})
         if status.get("IsPublic"):
             return "its policy says so"
     if not block.get("IgnorePublicAcls"):
-        grants = _setting(s3.get_bucket_acl, bucket).get("Grants", [])
+        grants = read(s3.get_bucket_acl).get("Grants", [])
         if any(grant["Grantee"].get("URI") in _EVERYBODY for grant in grants):
             return "its access control list says so"
     return None
-
-
-def _setting(read: Any, bucket: str) -> dict[str, Any]:
-    with in_words(f"bucket {bucket}"):
-        try:
-            return dict(read(Bucket=bucket))
-        except exceptions.ClientError as failure:
-            if code_of(failure) in _UNSET:
-                return {}
-            raise

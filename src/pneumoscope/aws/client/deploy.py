@@ -5,58 +5,46 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
-
-from pneumoscope.aws.client.bucket import check_bucket
-from pneumoscope.aws.client.images import InstanceType, has_disks
-from pneumoscope.aws.client.inventory import described, remove_file, stack_of
+from pneumoscope.aws.client.bucket import check_bucket, remove_file
+from pneumoscope.aws.client.images import RAY_SERVE, aws_image, has_disks
+from pneumoscope.aws.client.inventory import described, stack_of
 from pneumoscope.aws.client.model import files_of, send_model, verified
 from pneumoscope.aws.client.stack import await_stack, find_stack, put_stack
 from pneumoscope.aws.client.train import TAG, role_arn
-from pneumoscope.aws.session import Cloud, Location, in_words, parse_location
+from pneumoscope.aws.session import Cloud, in_words
 from pneumoscope.contract import load_contract
 from pneumoscope.engine import MODEL_FILE
-from pneumoscope.errors import BusyError, CloudError
+from pneumoscope.errors import BusyError, CloudError, UsageError
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.settings.aws import EndpointOptions
-from pneumoscope.settings.names import EndpointName
+from pneumoscope.settings.aws import Deploy
+from pneumoscope.settings.names import Location, checked_name
 
 _DIGITS = 12  # of a model's SHA-256, for its folder
 
 
-class Deployment(EndpointOptions):
-    """What an endpoint is to be. Its stack's name is its own after `pneumoscope-`. Places are in S3."""
+def name_of(wanted: Deploy) -> str:
+    """An endpoint's name: as asked for, or that of the bundle, which is looked at in any case.
 
-    name: EndpointName
-    place: str = Field(description="Where its models go, and an asynchronous endpoint's results.")
-    image: str = Field(min_length=1)
-    for_ray: bool = Field(description="The image is AWS's for Ray Serve; else ours.")
-    instance_type: InstanceType
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.capture is not None and self.variant != "realtime":
-            raise ValueError(f"an endpoint of variant {self.variant} captures nothing; leave out --capture")
-        if self.capture is not None and not parse_location(self.capture).key:
-            raise ValueError("captures need a folder of their own, such as s3://BUCKET/captures")
-        if self.variant == "serverless" and self.most_instances > 1:
-            raise ValueError("a serverless endpoint has no instances; leave out --instances and --most-instances")
-        return self
-
-    @property
-    def folder(self) -> Location:
-        """The prefix of everything that is put into S3 for it."""
-        return parse_location(self.place) / self.name
+    Raises:
+        BundleError: the bundle's contract is damaged.
+        UsageError: there is no name, or it is none for SageMaker.
+    """
+    if isinstance(wanted.source, Path):
+        contract = load_contract(wanted.source)
+        try:
+            return wanted.name or checked_name(contract.name)
+        except ValueError as failure:
+            raise UsageError(f"{failure}; pass --name.") from None
+    if wanted.name is None:
+        raise UsageError("--name is missing; a model in S3 does not tell its name before it is fetched.")
+    return wanted.name
 
 
 def deploy(
     cloud: Cloud,
-    wanted: Deployment,
-    source: Path | Location,
+    wanted: Deploy,
     *,
-    wait: bool = True,
     listener: Listener = SILENT,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -64,9 +52,7 @@ def deploy(
 
     Args:
         cloud: of the endpoint's region.
-        wanted: see there.
-        source: a bundle, or a training job's `model.tar.gz` in S3; verified before anything is made.
-        wait: until the endpoint is in service.
+        wanted: its source, a bundle or a training job's `model.tar.gz` in S3, is verified before anything is made.
         listener: hears of progress.
         pause: waits so many seconds.
 
@@ -74,26 +60,19 @@ def deploy(
         BundleError: the bundle does not verify.
         CloudError: bucket or role are missing, the name is another's, AWS refuses, or the endpoint does not start.
     """
+    name, for_ray = name_of(wanted), wanted.serving == "ray"
     if wanted.capture is not None:
-        check_bucket(cloud, parse_location(wanted.capture))
+        check_bucket(cloud, wanted.capture)
     role = None if wanted.role is None else role_arn(cloud, wanted.role)
-    _require_ours(cloud, wanted.name)
-    with verified(cloud, source, listener) as bundle:
+    _require_ours(cloud, name)
+    with verified(cloud, wanted.source, listener) as bundle:
         digest = load_contract(bundle).files[MODEL_FILE][:_DIGITS]
-        folder = wanted.folder / (f"{digest}-ray" if wanted.for_ray else digest)
-        is_new = send_model(
-            cloud,
-            bundle,
-            folder,
-            tag=wanted.name,
-            for_ray=wanted.for_ray,
-            kms_key=wanted.kms_key,
-            listener=listener,
-        )
+        folder = wanted.to / name / (f"{digest}-ray" if for_ray else digest)
+        parameters = describe(cloud, wanted, name, folder, role)
+        is_new = send_model(cloud, bundle, folder, tag=name, for_ray=for_ray, kms_key=wanted.kms_key, listener=listener)
     try:
-        parameters = describe(cloud, wanted, folder, role)
-        stack = put_stack(cloud, stack_of(wanted.name), _template(), parameters, {TAG: wanted.name})
-        if wait:
+        stack = put_stack(cloud, stack_of(name), _template(), parameters, {TAG: name})
+        if wanted.wait:
             await_stack(cloud, stack, listener=listener, pause=pause)
     except BusyError:  # the stack may be made all the same
         raise
@@ -103,14 +82,19 @@ def deploy(
         raise
 
 
-def describe(cloud: Cloud, wanted: Deployment, folder: Location, role: str | None) -> dict[str, str]:
-    """The template's parameters for an endpoint whose model lies in a folder."""
-    capture = None if wanted.capture is None else parse_location(wanted.capture)
+def describe(cloud: Cloud, wanted: Deploy, name: str, folder: Location, role: str | None) -> dict[str, str]:
+    """The template's parameters for an endpoint whose model is to lie in a folder.
+
+    Raises:
+        UsageError: the region's registry of AWS's images is not known here.
+        CloudError: the account of a key given by its id cannot be asked for.
+    """
+    capture = wanted.capture
     return {
-        "EndpointName": wanted.name,
+        "EndpointName": name,
         "Serving": wanted.variant,
-        "ImageUri": wanted.image,
-        "ServedByRay": _truth(wanted.for_ray),
+        "ImageUri": wanted.image or aws_image(RAY_SERVE, cloud.region),
+        "ServedByRay": _truth(wanted.serving == "ray"),
         "ModelBucketName": folder.bucket,
         "ModelPrefix": folder.key,
         "RoleArn": role or "",
@@ -121,7 +105,7 @@ def describe(cloud: Cloud, wanted: Deployment, folder: Location, role: str | Non
         "InvocationsPerInstance": str(wanted.calls_per_minute),
         "ServerlessMemory": str(wanted.memory_mb),
         "Concurrency": str(wanted.concurrency),
-        "AsyncPrefix": wanted.folder.key if wanted.variant == "async" else "",
+        "AsyncPrefix": folder.folder.key if wanted.variant == "async" else "",
         "CaptureBucketName": "" if capture is None else capture.bucket,
         "CapturePrefix": "captures" if capture is None else capture.key,
         "KmsKeyArn": "" if wanted.kms_key is None else _key_arn(cloud, wanted.kms_key),

@@ -1,15 +1,13 @@
 """AWS's types of instance, and its own container images, by region."""
 
 import re
-from typing import Annotated, TypeAlias
-
-from pydantic import AfterValidator
 
 from pneumoscope.errors import UsageError
 
 TRAINING_CPU, TRAINING_GPU = "pytorch:2.13-cpu-amzn2023-sagemaker", "pytorch:2.13-cu133-amzn2023-sagemaker"
 RAY_SERVE = "ray:serve-ml-sagemaker-cpu-v1"
 #: "AWS Deep Learning Containers, region availability": the registry's account where it is not the common one.
+#: No call of AWS's tells it: its own SDK (sagemaker) ships such a table, with much that is not needed here.
 _COMMON = "763104351884"
 _ACCOUNTS = {
     "af-south-1": "626614931356",
@@ -39,20 +37,6 @@ _COMMON_REGIONS = {
 }
 #: "Amazon EC2 instance store volumes": families with a d after their number, and those with GPUs or Trainium.
 _WITH_DISKS = re.compile(r"[a-z]+\d+[a-z]*d[a-z]*|gr?[5-9]\w*|p[4-9].*|dl\d\w*|trn\d\w*")
-_ARM = re.compile(r"[a-z]+\d+g[a-z]*|.*-gb\d+")
-
-
-def _on_x86(instance_type: str) -> str:
-    found = re.fullmatch(r"ml\.([a-z0-9-]+)\.[a-z0-9-]+", instance_type)
-    if found is None:
-        raise ValueError(f"{instance_type!r} is no type of instance; an example is ml.c6i.large")
-    if _ARM.fullmatch(found[1]):
-        raise ValueError(f"{instance_type} has ARM processors, and the images are for x86; an example is ml.c6i.large")
-    return instance_type
-
-
-#: A type of instance that the images run on.
-InstanceType: TypeAlias = Annotated[str, AfterValidator(_on_x86)]
 
 
 def family(instance_type: str) -> str:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from botocore import exceptions
-
+from pneumoscope.aws.client.bucket import list_files, remove_file
 from pneumoscope.aws.client.stack import Found, await_stack, delete_stack, find_stack, list_stacks
 from pneumoscope.aws.client.train import TAG
-from pneumoscope.aws.client.upload import listed
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
+from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.errors import CloudError
 from pneumoscope.settings.aws import Variant
+from pneumoscope.settings.names import Location, parse_location
 
 ARCHIVE = "model.tar.gz"
 _PRODUCT = "Pneumoscope"  # with which the descriptions of our templates begin
@@ -74,16 +73,6 @@ def captured(cloud: Cloud, name: str) -> str | None:
     return f"s3://{stack.parameters['CaptureBucketName']}/{stack.parameters['CapturePrefix']}"
 
 
-def remove_file(cloud: Cloud, file: Location) -> None:
-    """Remove an object from S3.
-
-    Raises:
-        CloudError: AWS refuses.
-    """
-    with in_words(f"removing {file}"):
-        cloud.client("s3").delete_object(Bucket=file.bucket, Key=file.key)
-
-
 def status(cloud: Cloud) -> list[dict[str, str]]:
     """Our stacks and training jobs in this region: kind, name, state, when it was made.
 
@@ -99,12 +88,7 @@ def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
     Raises:
         CloudError: there is no such endpoint, or it may not be looked at.
     """
-    endpoint = described(cloud, "endpoint", name)
-    if endpoint is None:
-        raise CloudError(
-            f"there is no endpoint {name} in {cloud.region}; `pneumoscope aws status` lists those made here."
-        )
-    config = described(cloud, "endpoint_config", endpoint["EndpointConfigName"]) or {}
+    config = config_of(cloud, name)
     production: dict[str, Any] = next(iter(config.get("ProductionVariants", [])), {})
     folder = _folder_of(described(cloud, "model", production.get("ModelName", name)) or {})
     contract = None if folder is None else folder / CONTRACT_FILE
@@ -113,20 +97,29 @@ def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
     return ("serverless" if "ServerlessConfig" in production else "realtime"), contract
 
 
+def config_of(cloud: Cloud, name: str) -> dict[str, Any]:
+    """AWS's description of an endpoint's configuration.
+
+    Raises:
+        CloudError: there is no such endpoint, or it may not be looked at.
+    """
+    endpoint = described(cloud, "endpoint", name)
+    if endpoint is None:
+        raise CloudError(
+            f"there is no endpoint {name} in {cloud.region}; `pneumoscope aws status` lists those made here."
+        )
+    return described(cloud, "endpoint_config", endpoint["EndpointConfigName"]) or {}
+
+
 def described(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | None:
     """AWS's description of an endpoint, configuration or model, or None if there is none.
 
     Raises:
         CloudError: it may not be looked at.
     """
-    client, stem = cloud.client("sagemaker"), "".join(part.capitalize() for part in kind.split("_"))
-    with in_words(f"{kind.replace('_', ' ')} {name}"):
-        try:
-            return dict(getattr(client, f"describe_{kind}")(**{f"{stem}Name": name}))
-        except exceptions.ClientError as failure:
-            if "Could not find" in str(failure):  # a ValidationException like any other
-                return None
-            raise
+    describe = getattr(cloud.client("sagemaker"), f"describe_{kind}")
+    argument = "".join(part.capitalize() for part in kind.split("_")) + "Name"
+    return ask_for(f"{kind.replace('_', ' ')} {name}", describe, ".*Could not find", **{argument: name})
 
 
 def _folder_of(model: dict[str, Any]) -> Location | None:
@@ -142,7 +135,7 @@ def _models(stack: Found) -> Location:
 
 def _files(cloud: Cloud, name: str, folder: Location) -> Iterator[Belonging]:
     """The files of every model that was deployed under a name, by their tag."""
-    for each in list(listed(cloud.client("s3"), folder)):
+    for each in list(list_files(cloud, folder)):
         file = Location(bucket=folder.bucket, key=each["Key"])
         is_model = file.key.rpartition("/")[2] in (ARCHIVE, CONTRACT_FILE)
         if is_model and {"Key": TAG, "Value": name} in _tags(cloud, file):
@@ -150,13 +143,9 @@ def _files(cloud: Cloud, name: str, folder: Location) -> Iterator[Belonging]:
 
 
 def _tags(cloud: Cloud, file: Location) -> list[dict[str, str]]:
-    with in_words(f"reading {file}"):
-        try:
-            return list(cloud.client("s3").get_object_tagging(Bucket=file.bucket, Key=file.key)["TagSet"])
-        except exceptions.ClientError as failure:
-            if code_of(failure) in ("NoSuchKey", "404"):  # gone since it was listed
-                return []
-            raise
+    read, gone = cloud.client("s3").get_object_tagging, "NoSuchKey|404"  # since it was listed
+    reply = ask_for(f"reading {file}", read, gone, Bucket=file.bucket, Key=file.key)
+    return [] if reply is None else list(reply["TagSet"])
 
 
 def _stack_row(stack: Found) -> dict[str, str]:

@@ -4,18 +4,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from botocore.exceptions import ClientError
-
-from pneumoscope.aws.client.inventory import limits_of
+from pneumoscope.aws.client.bucket import remove_file, write_file
+from pneumoscope.aws.client.inventory import config_of, limits_of
 from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, read_prediction, said_by_model
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location, stand_in
+from pneumoscope.aws.session import Cloud, ask_for, in_words, stand_in
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.engine import rejection
 from pneumoscope.errors import (
@@ -29,16 +28,9 @@ from pneumoscope.errors import (
 )
 from pneumoscope.imaging import shrink
 from pneumoscope.settings.aws import Variant
+from pneumoscope.settings.names import Location, parse_location
 
 _LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classified:
-    """One film's answer, and whether it was sent as the model reads it instead of as it is."""
-
-    answer: Answer
-    shrunk: bool
 
 
 class Client:
@@ -90,19 +82,13 @@ class Client:
         """
         if self._bundle is not None:
             return load_contract(self._bundle)
-        if self._place is None:
+        if self._place is None or (content := self._object(str(self._place))) is None:
             return None
-        with TemporaryDirectory(prefix="pneumoscope-") as folder, in_words(f"reading {self._place}"):
-            path = Path(folder) / CONTRACT_FILE
-            try:
-                self._cloud.client("s3").download_file(self._place.bucket, self._place.key, str(path))
-            except ClientError as failure:
-                if code_of(failure) == "404":
-                    return None
-                raise
-            return load_contract(path.parent)
+        with TemporaryDirectory(prefix="pneumoscope-") as folder:
+            (Path(folder) / CONTRACT_FILE).write_bytes(content)
+            return load_contract(Path(folder))
 
-    def classify(self, film: bytes) -> Classified:
+    def classify(self, film: bytes) -> Answer:
         """The endpoint's decision on a film's file, sent as it is unless it is too large for the endpoint.
 
         Raises:
@@ -112,14 +98,14 @@ class Client:
             CloudError: AWS refuses.
         """
         if len(film) <= self.limit:
-            return Classified(answer=self._asked(film), shrunk=False)
+            return self._asked(film)
         if self.contract is None:
             raise UnsuitableError(
                 f"the film has {len(film):,} bytes, and the endpoint takes {self.limit:,}; name the endpoint's bundle "
                 "with --bundle to shrink it by the model's own rule, or deploy with --variant async.",
                 code="too-large",
             )
-        return Classified(answer=self._asked(shrink(film, self.contract.input)), shrunk=True)
+        return replace(self._asked(shrink(film, self.contract.input)), shrunk=True)
 
     def _asked(self, content: bytes) -> Answer:
         if self.variant == "async":
@@ -135,12 +121,11 @@ class Client:
 
         A film stays that nobody waits for any more: the endpoint may come to it yet.
         """
-        s3, started = self._cloud.client("s3"), time.perf_counter()
+        started = time.perf_counter()
         film = self._inbox / str(uuid.uuid4())
-        with in_words(f"writing {film}"):
-            s3.put_object(Bucket=film.bucket, Key=film.key, Body=content)  # encrypted as the bucket says
+        write_file(self._cloud, film, content)  # encrypted as the bucket says
         with ExitStack() as left:
-            left.callback(self._remove, film)
+            left.callback(remove_file, self._cloud, film)
             with in_words(f"endpoint {self.name}"):
                 accepted = self._cloud.client("sagemaker-runtime").invoke_endpoint_async(
                     EndpointName=self.name, InputLocation=str(film), ContentType=CONTENT_TYPE, Accept="application/json"
@@ -152,22 +137,15 @@ class Client:
                 raise
         milliseconds = (time.perf_counter() - started) * 1000
         prediction = read_prediction(body, self.name)
-        return Answer(prediction=prediction, milliseconds=milliseconds, variant=None, tries=1)
-
-    def _remove(self, film: Location) -> None:
-        with in_words(f"removing {film}"):
-            self._cloud.client("s3").delete_object(Bucket=film.bucket, Key=film.key)
+        return Answer(prediction=prediction, milliseconds=milliseconds, tries=1)
 
     @cached_property
     def _inbox(self) -> Location:
         """Beside the endpoint's answers, where its role may read."""
-        with in_words(f"endpoint {self.name}"):
-            client = self._cloud.client("sagemaker")
-            config = client.describe_endpoint(EndpointName=self.name)["EndpointConfigName"]
-            told = client.describe_endpoint_config(EndpointConfigName=config)
-        if "AsyncInferenceConfig" not in told:
+        config = config_of(self._cloud, self.name)
+        if "AsyncInferenceConfig" not in config:
             raise CloudError(f"endpoint {self.name} is not asynchronous; leave out --variant.")
-        return parse_location(told["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"]).folder / "films"
+        return parse_location(config["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"]).folder / "films"
 
     def _awaited(self, output: str, failure: str | None) -> bytes:
         for seconds in _longer_and_longer(self._patience):
@@ -179,12 +157,11 @@ class Client:
         raise BusyError(f"endpoint {self.name} gave no answer in {self._patience:g} s; it may come yet, in {output}.")
 
     def _object(self, address: str) -> bytes | None:
-        place, s3 = parse_location(address), self._cloud.client("s3")
+        """An object's bytes, if it is there."""
+        place, read = parse_location(address), self._cloud.client("s3").get_object
+        reply = ask_for(f"reading {address}", read, "NoSuchKey", Bucket=place.bucket, Key=place.key)
         with in_words(f"reading {address}"):
-            try:
-                return bytes(s3.get_object(Bucket=place.bucket, Key=place.key)["Body"].read())
-            except s3.exceptions.NoSuchKey:
-                return None
+            return None if reply is None else bytes(reply["Body"].read())
 
 
 def _failed(name: str, reason: str) -> ImageError | AnswerError:
@@ -203,11 +180,9 @@ def _longer_and_longer(total: float) -> Iterator[float]:
         waited, seconds = waited + seconds, min(10.0, seconds * 1.5)
 
 
-def as_document(name: str, client: Client, classified: Classified) -> dict[str, Any]:
+def as_document(name: str, client: Client, answer: Answer) -> dict[str, Any]:
     """A film's answer as one JSON document: the documented prediction, and what the call took."""
-    answer = classified.answer
-    call = _call(client, milliseconds=answer.milliseconds, tries=answer.tries, shrunk=classified.shrunk)
-    return answer.prediction | {"image": name, "endpoint": call}
+    return answer.prediction | {"image": name, "endpoint": _call(client, answer)}
 
 
 def as_refusal(name: str, client: Client, failure: ImageError | CloudError | OSError) -> dict[str, Any]:
@@ -216,7 +191,7 @@ def as_refusal(name: str, client: Client, failure: ImageError | CloudError | OSE
     with suppress(CloudError, BundleError):  # report the film's own failure, not this one
         contract = client.contract
     refused = rejection(contract, _code(failure), str(failure), image=name).as_json()
-    return refused | {"notice": DISCLAIMER, "endpoint": _call(client, milliseconds=0.0, tries=0, shrunk=False)}
+    return refused | {"notice": DISCLAIMER, "endpoint": _call(client, None)}
 
 
 def _code(failure: ImageError | CloudError | OSError) -> str:
@@ -225,11 +200,11 @@ def _code(failure: ImageError | CloudError | OSError) -> str:
     return "unanswered" if isinstance(failure, CloudError) else "unreadable"
 
 
-def _call(client: Client, *, milliseconds: float, tries: int, shrunk: bool) -> dict[str, Any]:
+def _call(client: Client, answer: Answer | None) -> dict[str, Any]:
     return {
         "name": client.name,
         "variant": client.variant,
-        "milliseconds": round(milliseconds, 1),
-        "tries": tries,
-        "shrunk": shrunk,
+        "milliseconds": round(answer.milliseconds, 1) if answer else 0.0,
+        "tries": answer.tries if answer else 0,
+        "shrunk": answer.shrunk if answer else False,
     }

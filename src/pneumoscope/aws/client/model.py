@@ -4,51 +4,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import IO, Any
 
-from botocore import exceptions
-
-from pneumoscope.aws.client.bucket import check_bucket, encryption
-from pneumoscope.aws.client.inventory import ARCHIVE, remove_file
+from pneumoscope.aws.client.bucket import check_bucket, encryption, remove_file, write_file
+from pneumoscope.aws.client.inventory import ARCHIVE
 from pneumoscope.aws.client.package import write_model_archive
 from pneumoscope.aws.client.train import TAG
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words
+from pneumoscope.aws.session import Cloud, ask_for, fetch_file
 from pneumoscope.aws.unpack import unpacked
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.engine import verify
 from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.settings.aws import PutModel
+from pneumoscope.settings.names import Location
 
 
-def put_model(
-    cloud: Cloud,
-    source: Path | Location,
-    folder: Location,
-    *,
-    for_ray: bool = False,
-    kms_key: str | None = None,
-    listener: Listener = SILENT,
-) -> None:
+def put_model(cloud: Cloud, wanted: PutModel, *, listener: Listener = SILENT) -> None:
     """Verify a bundle, and put it where no model is yet; see `send_model`.
-
-    Args:
-        cloud: of the endpoint's region.
-        source: a bundle, or a training job's `model.tar.gz` in S3.
-        folder: where it goes; a new model takes a new folder.
-        for_ray: pack it for AWS's Ray Serve image, with our code.
-        kms_key: key id or ARN to encrypt with; by default S3's own keys.
-        listener: hears of progress.
 
     Raises:
         BundleError: the bundle does not verify.
         UsageError: the folder is the bucket itself, or the bucket is public.
         CloudError: there is a model already, or AWS refuses.
     """
+    folder, for_ray = wanted.folder, wanted.serving == "ray"
     if not folder.key:
         raise UsageError(f"{folder} is a whole bucket; name a folder in it, such as s3://{folder.bucket}/models/one.")
     tag = folder.key.rpartition("/")[2]
-    with verified(cloud, source, listener) as bundle:
-        if not send_model(cloud, bundle, folder, tag=tag, for_ray=for_ray, kms_key=kms_key, listener=listener):
+    with verified(cloud, wanted.source, listener) as bundle:
+        if not send_model(cloud, bundle, folder, tag=tag, for_ray=for_ray, kms_key=wanted.kms_key, listener=listener):
             raise CloudError(f"there is {folder / ARCHIVE} already; choose another folder, or remove it.")
 
 
@@ -71,16 +55,17 @@ def send_model(
         CloudError: AWS refuses.
     """
     check_bucket(cloud, folder)
-    options, s3 = encryption(kms_key) | {"Tagging": f"{TAG}={tag}"}, cloud.client("s3")
+    options = encryption(kms_key) | {"Tagging": f"{TAG}={tag}"}
     archive, contract = files_of(folder)
     with TemporaryFile() as stream:
         write_model_archive(bundle, stream, for_ray=for_ray)
         stream.seek(0)
         listener.say(f"sending {archive}")
-        if not _put_new(s3, archive, stream, options):
-            return False
+        put, place = cloud.client("s3").put_object, {"Bucket": archive.bucket, "Key": archive.key, "IfNoneMatch": "*"}
+        if ask_for(f"writing {archive}", put, "PreconditionFailed", Body=stream, **place, **options) is None:
+            return False  # an endpoint may use what is there
     try:
-        _put(s3, contract, (bundle / CONTRACT_FILE).read_bytes(), options)
+        write_file(cloud, contract, (bundle / CONTRACT_FILE).read_bytes(), **options)
     except CloudError:
         with suppress(CloudError):  # what failed first is told
             remove_file(cloud, archive)
@@ -107,25 +92,7 @@ def verified(cloud: Cloud, source: Path | Location, listener: Listener) -> Itera
         return
     with TemporaryDirectory(prefix="pneumoscope-") as folder:
         archive = Path(folder) / ARCHIVE
-        with in_words(f"reading {source}"):
-            cloud.client("s3").download_file(source.bucket, source.key, str(archive))
+        fetch_file(cloud, source, archive)
         with unpacked(archive) as (bundle, _):
             listener.say(f"{source}: golden cases reproduced")
             yield bundle
-
-
-def _put(s3: Any, target: Location, content: bytes | IO[bytes], options: dict[str, str]) -> None:
-    with in_words(f"writing {target}"):
-        s3.put_object(Bucket=target.bucket, Key=target.key, Body=content, **options)
-
-
-def _put_new(s3: Any, target: Location, stream: IO[bytes], options: dict[str, str]) -> bool:
-    """Write an object where none is, for an endpoint may use what is there; whether it was written."""
-    try:
-        _put(s3, target, stream, options | {"IfNoneMatch": "*"})
-    except CloudError as failure:
-        cause = failure.__cause__
-        if not isinstance(cause, exceptions.ClientError) or code_of(cause) != "PreconditionFailed":
-            raise
-        return False
-    return True

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from botocore import exceptions
-
-from pneumoscope.aws.session import Cloud, in_words
+from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
 
@@ -34,14 +32,9 @@ def find_stack(cloud: Cloud, name: str) -> Found | None:
     Raises:
         CloudError: it may not be looked at.
     """
-    with in_words(f"stack {name}"):
-        try:
-            reply = cloud.client("cloudformation").describe_stacks(StackName=name)
-        except exceptions.ClientError as failure:
-            if "does not exist" in str(failure):  # a ValidationError like any other
-                return None
-            raise
-    return _found(reply["Stacks"][0]) if reply["Stacks"] else None
+    describe = cloud.client("cloudformation").describe_stacks
+    reply = ask_for(f"stack {name}", describe, ".*does not exist", StackName=name)
+    return _found(reply["Stacks"][0]) if reply and reply["Stacks"] else None
 
 
 def list_stacks(cloud: Cloud) -> Iterator[Found]:
@@ -72,14 +65,10 @@ def put_stack(cloud: Cloud, name: str, template: str, parameters: dict[str, str]
         "Capabilities": ["CAPABILITY_IAM"],
         "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
     }
-    with in_words(f"stack {name}"):
-        if there is None:
+    if there is None:
+        with in_words(f"stack {name}"):
             return str(client.create_stack(**arguments, OnFailure="DELETE")["StackId"])
-        try:
-            client.update_stack(**arguments)
-        except exceptions.ClientError as failure:
-            if "No updates" not in str(failure):
-                raise
+    ask_for(f"stack {name}", client.update_stack, ".*No updates", **arguments)
     return there.id
 
 
@@ -92,6 +81,8 @@ def await_stack(
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
     """Wait until a stack, by id, is made, updated or deleted.
+
+    CloudFormation's own waiters report nothing while they wait, and when they give up, not why.
 
     Raises:
         CloudError: it is not going to be; the message has the reason.

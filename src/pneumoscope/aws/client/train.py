@@ -7,38 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from botocore import exceptions
-from pydantic import Field
 
-from pneumoscope.aws.client.bucket import check_bucket, encryption
-from pneumoscope.aws.client.images import InstanceType, has_disks
+from pneumoscope.aws.client.bucket import check_bucket, encryption, list_files, write_file
+from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.package import TRAIN_PROGRAM, training_archive
-from pneumoscope.aws.client.upload import listed
 from pneumoscope.aws.figures import METRICS
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
+from pneumoscope.aws.session import Cloud, code_of, in_words
 from pneumoscope.dataset.manifest import MANIFEST_FILE
-from pneumoscope.errors import CloudError
+from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.settings.aws import JobOptions
-from pneumoscope.settings.names import EndpointName
+from pneumoscope.settings.aws import Train
+from pneumoscope.settings.names import Location
+from pneumoscope.training.config import load_recipe, make_config, recipe_names
 
 TAG = "pneumoscope"
 _LOGS = "/aws/sagemaker/TrainingJobs"
 _CHECKPOINTS = "/opt/ml/checkpoints"
 _ENDED = {"Completed", "Failed", "Stopped"}
-
-
-class TrainingRequest(JobOptions):
-    """What a training job is to be. Places are in S3."""
-
-    name: EndpointName
-    role: str = Field(min_length=1, description="Name or ARN of the role that the job takes on.")
-    data: str = Field(description="A prepared data set, as `aws upload` puts it there.")
-    test: str | None = Field(description="Another one, whose test split is evaluated at the end.")
-    output: str = Field(description="Where model, reports and checkpoints go.")
-    image: str = Field(min_length=1)
-    own_image: bool = Field(description="The image is ours, with the code in it; else AWS's for script mode.")
-    instance_type: InstanceType
-    hyperparameters: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,32 +38,40 @@ class TrainingJob:
     metrics: dict[str, float]
 
 
-def start(cloud: Cloud, request: TrainingRequest) -> None:
-    """Start a training job, after the places and the role were looked at.
+def start(cloud: Cloud, wanted: Train) -> None:
+    """Start a training job, after its recipe, its places and its role were looked at.
 
     Raises:
+        UsageError: the recipe, or a change to it, is none that a job can have, or the output's bucket is public.
         CloudError: a bucket or the role is missing or elsewhere, or AWS refuses.
     """
-    for data in filter(None, (request.data, request.test)):
-        check_bucket(cloud, parse_location(data), allow_public=True)
-        _require_whole(cloud, parse_location(data), unprepared=request.unprepared and data == request.data)
-    output = parse_location(request.output)
-    check_bucket(cloud, output)
-    role = role_arn(cloud, request.role)
-    code = None
-    if not request.own_image:
-        code = output / f"{request.name}/source/sourcedir.tar.gz"
-        with in_words(f"writing {code}"):
-            cloud.client("s3").put_object(
-                Bucket=code.bucket, Key=code.key, Body=training_archive(), **encryption(request.kms_key)
-            )
-    with in_words(f"training job {request.name}"):
-        cloud.client("sagemaker").create_training_job(**describe_request(request, role, cloud.region, code))
+    _check_recipe(wanted)
+    for data in filter(None, (wanted.data, wanted.test)):
+        check_bucket(cloud, data, allow_public=True)
+        _require_whole(cloud, data, unprepared=wanted.unprepared and data == wanted.data)
+    check_bucket(cloud, wanted.out)
+    role = role_arn(cloud, wanted.role)
+    code = None if wanted.image else wanted.out / f"{wanted.name}/source/sourcedir.tar.gz"
+    request = describe_request(wanted, role, cloud.region, code)
+    if code is not None:
+        write_file(cloud, code, training_archive(), **encryption(wanted.kms_key))
+    with in_words(f"training job {wanted.name}"):
+        cloud.client("sagemaker").create_training_job(**request)
+
+
+def _check_recipe(wanted: Train) -> None:
+    if wanted.recipe not in recipe_names():
+        raise UsageError(
+            f"{wanted.recipe!r} is no shipped recipe, and a job has no other; there are {', '.join(recipe_names())}."
+        )
+    weights = make_config(load_recipe(wanted.recipe), dict(wanted.changes)).weights
+    if weights not in ("imagenet", "none"):
+        raise UsageError(f"weights {weights!r} are a file, which a job does not have; take imagenet or none.")
 
 
 def _require_whole(cloud: Cloud, data: Location, *, unprepared: bool) -> None:
     """Refuse a prefix without a manifest: an upload that was broken off would be trained on as if it were all."""
-    keys = (each["Key"] for each in listed(cloud.client("s3"), data))
+    keys = (each["Key"] for each in list_files(cloud, data))
     if (first := next(keys, None)) is None:
         raise CloudError(f"nothing lies under {data}; put a data set there with `pneumoscope aws upload`.")
     if unprepared or (data / MANIFEST_FILE).key in itertools.chain((first,), keys):
@@ -89,49 +82,51 @@ def _require_whole(cloud: Cloud, data: Location, *, unprepared: bool) -> None:
     )
 
 
-def describe_request(request: TrainingRequest, role: str, region: str, code: Location | None) -> dict[str, Any]:
-    """The arguments of `create_training_job`."""
-    channels = [_channel("train", request.data, fast=request.fast_file)]
-    if request.test is not None:
-        channels.append(_channel("test", request.test, fast=request.fast_file))
-    seconds = int(request.max_hours * 3600)
-    stopping = {"MaxRuntimeInSeconds": seconds} | ({"MaxWaitTimeInSeconds": 2 * seconds} if request.spot else {})
+def describe_request(wanted: Train, role: str, region: str, code: Location | None) -> dict[str, Any]:
+    """The arguments of `create_training_job`; `code` is where our code lies for AWS's image, None for an image of ours.
+
+    Raises:
+        UsageError: the region's registry of AWS's images is not known here.
+    """
+    channels = {"train": wanted.data} | ({} if wanted.test is None else {"test": wanted.test})
+    seconds = int(wanted.max_hours * 3600)
+    stopping = {"MaxRuntimeInSeconds": seconds} | ({"MaxWaitTimeInSeconds": 2 * seconds} if wanted.spot else {})
     output, volume = {}, {}
-    if request.kms_key is not None:
-        output = {"KmsKeyId": request.kms_key}
-        volume = {} if has_disks(request.instance_type) else {"VolumeKmsKeyId": request.kms_key}
-    arguments: dict[str, Any] = {
-        "TrainingJobName": request.name,
+    if wanted.kms_key is not None:
+        output = {"KmsKeyId": wanted.kms_key}
+        volume = {} if has_disks(wanted.instance_type) else {"VolumeKmsKeyId": wanted.kms_key}
+    request: dict[str, Any] = {
+        "TrainingJobName": wanted.name,
         "RoleArn": role,
         "AlgorithmSpecification": {
-            "TrainingImage": request.image,
+            "TrainingImage": wanted.image or training_image(wanted.instance_type, region),
             "TrainingInputMode": "File",
             "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRICS],
             "EnableSageMakerMetricsTimeSeries": True,
         },
-        "HyperParameters": request.hyperparameters | _script_mode(request, region, code),
-        "InputDataConfig": channels,
-        "OutputDataConfig": {"S3OutputPath": request.output, **output},
+        "HyperParameters": _hyperparameters(wanted, region, code),
+        "InputDataConfig": [_channel(name, place, fast=wanted.fast_file) for name, place in channels.items()],
+        "OutputDataConfig": {"S3OutputPath": str(wanted.out), **output},
         "ResourceConfig": {
-            "InstanceType": request.instance_type,
-            "InstanceCount": request.instances,
-            "VolumeSizeInGB": request.volume_gb,
+            "InstanceType": wanted.instance_type,
+            "InstanceCount": wanted.instances,
+            "VolumeSizeInGB": wanted.volume_gb,
             **volume,
         },
         "StoppingCondition": stopping,
-        "EnableInterContainerTrafficEncryption": request.instances > 1,
-        "EnableManagedSpotTraining": request.spot,
-        "Tags": [{"Key": TAG, "Value": request.name}],
+        "EnableInterContainerTrafficEncryption": wanted.instances > 1,
+        "EnableManagedSpotTraining": wanted.spot,
+        "Tags": [{"Key": TAG, "Value": wanted.name}],
     }
-    if request.spot:
-        where = f"{request.output.rstrip('/')}/{request.name}/checkpoints"
-        arguments["CheckpointConfig"] = {"S3Uri": where, "LocalPath": _CHECKPOINTS}
-    return arguments
+    if wanted.spot:
+        kept = wanted.out / f"{wanted.name}/checkpoints"
+        request["CheckpointConfig"] = {"S3Uri": str(kept), "LocalPath": _CHECKPOINTS}
+    return request
 
 
-def _channel(name: str, place: str, *, fast: bool) -> dict[str, Any]:
+def _channel(name: str, place: Location, *, fast: bool) -> dict[str, Any]:
     # With more hosts, each needs all films: how they are shared out is decided epoch by epoch.
-    source = {"S3DataType": "S3Prefix", "S3Uri": f"{place.rstrip('/')}/", "S3DataDistributionType": "FullyReplicated"}
+    source = {"S3DataType": "S3Prefix", "S3Uri": str(place / ""), "S3DataDistributionType": "FullyReplicated"}
     return {
         "ChannelName": name,
         "DataSource": {"S3DataSource": source},
@@ -139,16 +134,19 @@ def _channel(name: str, place: str, *, fast: bool) -> dict[str, Any]:
     }
 
 
-def _script_mode(request: TrainingRequest, region: str, code: Location | None) -> dict[str, str]:
-    if code is None:
-        return {}
-    return {
-        "sagemaker_program": TRAIN_PROGRAM,
-        "sagemaker_submit_directory": str(code),
-        "sagemaker_container_log_level": "20",
-        "sagemaker_job_name": request.name,
-        "sagemaker_region": region,
-    }
+def _hyperparameters(wanted: Train, region: str, code: Location | None) -> dict[str, str]:
+    values = {"recipe": wanted.recipe, **wanted.changes}
+    if wanted.export_precision is not None:
+        values["export_precision"] = wanted.export_precision
+    if code is not None:  # what script mode wants
+        values |= {
+            "sagemaker_program": TRAIN_PROGRAM,
+            "sagemaker_submit_directory": str(code),
+            "sagemaker_container_log_level": "20",
+            "sagemaker_job_name": wanted.name,
+            "sagemaker_region": region,
+        }
+    return values
 
 
 def role_arn(cloud: Cloud, role: str) -> str:

@@ -14,6 +14,7 @@ import json
 import secrets
 import time
 import uuid
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from http import HTTPStatus
@@ -61,22 +62,14 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _REQUEST_ID = "X-Request-Id"
 
 
+@dataclass(eq=False)
 class Problem(Exception):  # noqa: N818 (the standard's word)
     """A request that is answered with a problem document (RFC 9457)."""
 
-    def __init__(
-        self,
-        status: HTTPStatus,
-        detail: str,
-        *,
-        headers: dict[str, str] | None = None,
-        more: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = headers or {}
-        self.more = more or {}
+    status: HTTPStatus
+    detail: str
+    headers: dict[str, str] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from functools import cache
 from typing import Any, Literal
 from urllib.parse import unquote_plus
 
-from aws_lambda_powertools.utilities.data_classes.s3_event import S3EventRecord
 from aws_lambda_powertools.utilities.idempotency import (
     DynamoDBPersistenceLayer,
     IdempotencyConfig,
@@ -53,12 +52,13 @@ from pneumoscope.aws.functions.shared import (
     settings,
     told,
 )
-from pneumoscope.aws.session import code_of
+from pneumoscope.aws.session import ask_for
 from pneumoscope.errors import BusyError, CloudError, PneumoscopeError, UsageError
 
-_CREATED = "Object Created"
+_CREATED = ("Object Created", "ObjectCreated:")  # EventBridge's and S3's
 _SEQUENCER = "sequencer"  # in a result's metadata
-_CHANGED = {"PreconditionFailed", "ConditionalRequestConflict"}
+_CHANGED = "PreconditionFailed|ConditionalRequestConflict"
+_IDENTITY = "[bucket, key, version || sequencer]"  # the same of every event that tells of an upload, and of no other
 _REMEMBERED = 2 * 24 * 3600  # seconds; EventBridge delivers for a day, Lambda keeps an event for six hours
 
 
@@ -70,11 +70,6 @@ class Upload:
     key: str
     version: str | None
     sequencer: str | None
-
-    @property
-    def identity(self) -> dict[str, str | None]:
-        """The same of every event that tells of this upload, and of no other."""
-        return {"bucket": self.bucket, "key": self.key, "put": self.version or self.sequencer}
 
     @property
     def mark(self) -> str:
@@ -112,7 +107,7 @@ def _take(event: Event, context: LambdaContext) -> dict[str, Any]:
     _remembering().register_lambda_context(context)  # so that a call that dies is not at work for ever
     done: Counter[str] = Counter(films=0, ignored=0)
     failures = list[PneumoscopeError]()
-    for each in records(event):
+    for each in records(event):  # Lambda takes partial answers about queues and streams only, not about such an event
         try:
             done[_settle(each, str(context.aws_request_id))] += 1
         except PneumoscopeError as failure:
@@ -132,7 +127,7 @@ def _settle(each: Event, request_id: str) -> Literal["films", "ignored"]:
         logger().info("ignored", extra={"reason": reason})
         return "ignored"
     try:
-        _once()(identity=upload.identity, upload=upload, request_id=request_id)
+        _once()(upload=upload, request_id=request_id)
     except IdempotencyAlreadyInProgressError:
         raise BusyError("another call decides on this film at the moment; try again later.") from None
     except IdempotencyPersistenceLayerError as failure:
@@ -154,16 +149,9 @@ def _note(upload: Upload, failure: Exception) -> None:
 
 def _tries(place: dict[str, str]) -> int:
     """How often a film failed before."""
-    try:
-        reply = cloud().client("s3").get_object(**place)
-    except ClientError as failure:
-        if code_of(failure) in (
-            "NoSuchKey",
-            "AccessDenied",
-        ):  # without the right to list, S3 denies access to what is absent
-            return 0
-        raise
-    return int(json.loads(reply["Body"].read())["tries"])
+    # Without the right to list, S3 denies access to what is absent.
+    reply = ask_for("", cloud().client("s3").get_object, "NoSuchKey|AccessDenied", **place)
+    return 0 if reply is None else int(json.loads(reply["Body"].read())["tries"])
 
 
 def records(event: Event) -> list[Event]:
@@ -193,41 +181,21 @@ def read_record(each: Event) -> Upload | None:
     Raises:
         UsageError: it is no record of S3.
     """
+    by_eventbridge = "detail-type" in each
     try:
-        return _from_eventbridge(each) if "detail-type" in each else _from_s3(S3EventRecord(each))
+        if not (each["detail-type"] if by_eventbridge else each["eventName"]).startswith(_CREATED):
+            return None
+        told = each["detail" if by_eventbridge else "s3"]
+        stored = told["object"]
+        version = stored.get("version-id" if by_eventbridge else "versionId")
+        return Upload(
+            bucket=told["bucket"]["name"],
+            key=stored["key"] if by_eventbridge else unquote_plus(stored["key"]),  # S3's own are as in an HTML form
+            version=None if version == "null" else version,  # every object's of a bucket without versions
+            sequencer=stored.get("sequencer"),
+        )
     except (KeyError, TypeError) as failure:
         raise UsageError(f"the event's record lacks {failure}; connect the function to S3 or EventBridge.") from None
-
-
-def _from_eventbridge(event: Event) -> Upload | None:
-    """Its keys are not encoded; powertools' class decodes them all the same, and a plus would become a space."""
-    if event["detail-type"] != _CREATED:
-        return None
-    stored = event["detail"]["object"]
-    return Upload(
-        bucket=event["detail"]["bucket"]["name"],
-        key=stored["key"],
-        version=_version(stored.get("version-id")),
-        sequencer=stored.get("sequencer"),
-    )
-
-
-def _from_s3(entry: S3EventRecord) -> Upload | None:
-    """Its keys are encoded as in an HTML form."""
-    if not entry.event_name.startswith("ObjectCreated:"):
-        return None
-    stored = entry.s3.get_object
-    return Upload(
-        bucket=entry.s3.bucket.name,
-        key=unquote_plus(stored["key"]),
-        version=_version(stored.version_id),
-        sequencer=stored.get("sequencer"),
-    )
-
-
-def _version(given: str | None) -> str | None:
-    """`null` is what S3 calls every object of a bucket without versions: it tells none from another."""
-    return None if given == "null" else given
 
 
 def refusal(upload: Upload) -> str | None:
@@ -243,7 +211,7 @@ def refusal(upload: Upload) -> str | None:
 
 @cache
 def _remembering() -> IdempotencyConfig:
-    return IdempotencyConfig(expires_after_seconds=_REMEMBERED, hash_function="sha256")
+    return IdempotencyConfig(event_key_jmespath=_IDENTITY, expires_after_seconds=_REMEMBERED, hash_function="sha256")
 
 
 @cache
@@ -251,12 +219,12 @@ def _once() -> Callable[..., dict[str, str]]:
     """`_decide`, but for an upload that is done already: its answer is then what it was."""
     table = DynamoDBPersistenceLayer(settings().table, boto3_client=cloud().client("dynamodb"))
     once: Callable[..., dict[str, str]] = idempotent_function(
-        _decide, data_keyword_argument="identity", persistence_store=table, config=_remembering()
+        _decide, data_keyword_argument="upload", persistence_store=table, config=_remembering()
     )
     return once
 
 
-def _decide(*, identity: dict[str, str], upload: Upload, request_id: str) -> dict[str, str]:  # noqa: ARG001 (remembered)
+def _decide(*, upload: Upload, request_id: str) -> dict[str, str]:
     found, decided = _decided(upload)
     if not _store(upload, found, decided, request_id):
         logger().info("outdated", extra={"film": upload.mark})
@@ -268,13 +236,12 @@ def _decided(upload: Upload) -> tuple[Found, Decision]:
     """Read a film, if it is there and not too large, and decide on it."""
     started = time.perf_counter()
     found = _read(upload)
-    if found.size is None:
-        reason = "the file cannot be read (the object is gone)."
-    elif found.data is None:
-        reason = f"the file has {found.size:,} bytes; at most {most_bytes():,} are accepted."
-    else:
+    if found.data is not None:
         return found, classify(found.data)
-    code = "unreadable" if found.size is None else "undecodable"
+    if found.size is None:
+        reason, code = "the file cannot be read (the object is gone).", "unreadable"
+    else:
+        reason, code = f"the file has {found.size:,} bytes; at most {most_bytes():,} are accepted.", "undecodable"
     return found, decision(refuse(reason, code), started=started)
 
 
@@ -317,33 +284,19 @@ def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> 
         sequencer, unchanged = _stored(place)
         if _is_later(sequencer, upload.sequencer):
             return False
-        stored = _replace(place, unchanged, content, upload.sequencer or "")
-    if not stored:
+        put, options = cloud().client("s3").put_object, place | unchanged | {"ContentType": "application/json"}
+        metadata = {_SEQUENCER: upload.sequencer or ""}
+        stored = ask_for("", put, _CHANGED, **options, Body=content, Metadata=metadata)
+    if stored is None:
         raise BusyError("another call stored a result of this film's key meanwhile; try again later.")
-    return True
-
-
-def _replace(place: dict[str, str], unchanged: dict[str, str], content: bytes, sequencer: str) -> bool:
-    """Write a result under a condition; whether it held."""
-    try:
-        cloud().client("s3").put_object(
-            **place, **unchanged, Body=content, ContentType="application/json", Metadata={_SEQUENCER: sequencer}
-        )
-    except ClientError as failure:
-        if code_of(failure) not in _CHANGED:
-            raise
-        return False
     return True
 
 
 def _stored(place: dict[str, str]) -> tuple[str, dict[str, str]]:
     """The sequencer of the upload whose result is there, and the condition that it is the same when it is replaced."""
-    try:
-        found = cloud().client("s3").head_object(**place)
-    except ClientError as failure:
-        if code_of(failure) in ("404", "403"):  # 403: there is none, and the role may not list
-            return "", {"IfNoneMatch": "*"}
-        raise
+    found = ask_for("", cloud().client("s3").head_object, "404|403", **place)
+    if found is None:  # 403: there is none, and the role may not list
+        return "", {"IfNoneMatch": "*"}
     return str(found["Metadata"].get(_SEQUENCER, "")), {"IfMatch": found["ETag"]}
 
 

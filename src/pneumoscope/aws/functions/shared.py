@@ -25,9 +25,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pneumoscope.aws.endpoint import Endpoint
 from pneumoscope.aws.limits import REALTIME
-from pneumoscope.aws.session import Cloud, Location, code_of, in_words, parse_location
+from pneumoscope.aws.session import Cloud, code_of, fetch_file, in_words
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
+from pneumoscope.settings.names import Location, Place
 
 if TYPE_CHECKING:  # these load the model's libraries, which an endpoint's caller rarely needs
     from pneumoscope.engine import Engine
@@ -51,10 +52,10 @@ _SECRET_BYTES = 32
 class Settings(BaseModel):
     """The functions' environment: a field's variable is its name in capitals after PNEUMOSCOPE_."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, alias_generator=lambda name: f"PNEUMOSCOPE_{name.upper()}")
 
     endpoint: str = Field(default="", description="SageMaker endpoint to ask; empty: classify in this process.")
-    model: Location = Field(description="The model.tar.gz; contract.json lies beside it.")
+    model: Place = Field(description="The model.tar.gz; contract.json lies beside it.")
     bucket: str = Field(min_length=3, description="Of films and results.")
     films_prefix: str = Field(default="films/", pattern=r"^[^/].*/$")
     results_prefix: str = Field(default="results/", pattern=r"^[^/].*/$")
@@ -71,22 +72,17 @@ class Settings(BaseModel):
         Raises:
             UsageError: one is missing or wrong.
         """
-        given = {name: value for name in cls.model_fields if (value := environment.get(_variable(name)))}
         try:
-            return cls.model_validate(given)
+            return cls.model_validate({name: value for name, value in environment.items() if value})
         except ValidationError as failure:
             raise UsageError(_explained(failure)) from None
 
-    @field_validator("model", mode="before")
+    @field_validator("model")
     @classmethod
-    def _located(cls, given: str) -> Location:
-        try:
-            location = parse_location(given)
-        except UsageError as failure:
-            raise ValueError(str(failure)) from None
-        if not location.key.endswith(".tar.gz"):
+    def _archive(cls, given: Location) -> Location:
+        if not given.key.endswith(".tar.gz"):
             raise ValueError("it names no model.tar.gz")
-        return location
+        return given
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -99,8 +95,8 @@ class Settings(BaseModel):
         films, results = self.films_prefix, self.results_prefix
         if films.startswith(results) or results.startswith(films):
             raise ValueError(
-                f"{_variable('films_prefix')} {films!r} and {_variable('results_prefix')} {results!r} contain one "
-                "another; choose two that do not, such as films/ and results/"
+                f"PNEUMOSCOPE_FILMS_PREFIX {films!r} and PNEUMOSCOPE_RESULTS_PREFIX {results!r} contain one another; "
+                "choose two that do not, such as films/ and results/"
             )
         return self
 
@@ -110,16 +106,12 @@ class Settings(BaseModel):
         return self.model.folder / CONTRACT_FILE
 
 
-def _variable(field: str) -> str:
-    return f"PNEUMOSCOPE_{field.upper()}"
-
-
 def _explained(failure: ValidationError) -> str:
     problem = failure.errors()[0]
     words = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if not problem["loc"]:
         return f"{words}."
-    name = _variable(str(problem["loc"][0]))
+    name = problem["loc"][0]
     if problem["type"] == "missing":
         return f"the environment variable {name} is missing; set it on the function."
     return f"the environment variable {name} is {problem['input']!r:.100}: {words}; correct it on the function."
@@ -228,7 +220,7 @@ def _engine() -> "Engine":
 
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "model.tar.gz"
-        _download(settings().model, archive)
+        fetch_file(cloud(), settings().model, archive)
         with unpacked(archive) as (_, engine):
             return engine
 
@@ -255,13 +247,8 @@ def _contract() -> Contract:
     if not settings().endpoint:
         return _engine().contract
     with TemporaryDirectory() as folder:
-        _download(settings().contract, Path(folder) / CONTRACT_FILE)
+        fetch_file(cloud(), settings().contract, Path(folder) / CONTRACT_FILE)
         return load_contract(Path(folder))
-
-
-def _download(location: Location, path: Path) -> None:
-    with in_words(f"reading {location}"):
-        cloud().client("s3").download_file(location.bucket, location.key, str(path))
 
 
 @contextmanager

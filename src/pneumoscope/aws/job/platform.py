@@ -24,7 +24,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 
@@ -84,7 +86,25 @@ def read_job(environment: Mapping[str, str] = os.environ) -> Job:
     Raises:
         UsageError: it has no channel `train`, or what the platform says cannot be understood.
     """
-    job = _of_variables(environment) if "SM_MODEL_DIR" in environment else _of_files(environment)
+    base, given = _base(environment), environment.get
+    resources = _read(base / _RESOURCES) if (base / _RESOURCES).is_file() else {}
+    hosts = _hosts(environment["SM_HOSTS"]) if "SM_HOSTS" in environment else resources.get("hosts", ["localhost"])
+    scripted = "SM_MODEL_DIR" in environment
+    stored = {} if scripted else _read(base / _HYPERPARAMETERS)
+    job = Job(
+        name=given("TRAINING_JOB_NAME", "pneumoscope"),
+        train=Path(given("SM_CHANNEL_TRAIN", base / "input/data/train")),
+        test=Path(test) if (test := given("SM_CHANNEL_TEST")) else _folder(base / "input/data/test"),
+        model=Path(given("SM_MODEL_DIR", base / "model")),
+        output=Path(given("SM_OUTPUT_DATA_DIR", base / "output/data")),
+        failure=failure_file(environment),
+        checkpoints=_folder(base / "checkpoints"),
+        hosts=tuple(map(str, hosts)),
+        host=given("SM_CURRENT_HOST", str(resources.get("current_host", hosts[0]))),
+        gpus=int(given("SM_NUM_GPUS") or 0) if scripted else _count_gpus(),
+        interface=given("SM_NETWORK_INTERFACE_NAME", resources.get("network_interface_name")),
+        hyperparameters={name: str(value) for name, value in stored.items()},
+    )
     if job.host not in job.hosts:
         raise UsageError(f"this host, {job.host!r}, is none of the job's hosts: {', '.join(job.hosts)}.")
     if not job.train.is_dir():
@@ -131,57 +151,15 @@ def _base(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 
 
-def _of_variables(environment: Mapping[str, str]) -> Job:
-    base = _base(environment)
-    test = environment.get("SM_CHANNEL_TEST")
-    hosts = _list(environment.get("SM_HOSTS", '["localhost"]'))
-    return Job(
-        name=environment.get("TRAINING_JOB_NAME", "pneumoscope"),
-        train=Path(environment.get("SM_CHANNEL_TRAIN", base / "input/data/train")),
-        test=None if test is None else Path(test),
-        model=Path(environment["SM_MODEL_DIR"]),
-        output=Path(environment.get("SM_OUTPUT_DATA_DIR", base / "output/data")),
-        failure=failure_file(environment),
-        checkpoints=_folder(base / "checkpoints"),
-        hosts=hosts,
-        host=environment.get("SM_CURRENT_HOST", hosts[0]),
-        gpus=int(environment.get("SM_NUM_GPUS") or 0),
-        interface=environment.get("SM_NETWORK_INTERFACE_NAME"),
-    )
-
-
-def _of_files(environment: Mapping[str, str]) -> Job:
-    base = _base(environment)
-    resources = _read(base / _RESOURCES) if (base / _RESOURCES).is_file() else {}
-    hosts = tuple(map(str, resources.get("hosts", ["localhost"])))
-    return Job(
-        name=environment["TRAINING_JOB_NAME"],
-        train=base / "input/data/train",
-        test=_folder(base / "input/data/test"),
-        model=base / "model",
-        output=base / "output/data",
-        failure=failure_file(environment),
-        checkpoints=_folder(base / "checkpoints"),
-        hosts=hosts,
-        host=str(resources.get("current_host", hosts[0])),
-        gpus=_count_gpus(),
-        interface=resources.get("network_interface_name"),
-        hyperparameters={name: str(value) for name, value in _read(base / _HYPERPARAMETERS).items()},
-    )
-
-
 def _folder(path: Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _list(text: str) -> tuple[str, ...]:
+def _hosts(text: str) -> tuple[str, ...]:
     try:
-        names = json.loads(text)
-    except ValueError as failure:
-        raise UsageError(f"SM_HOSTS is not a list in JSON: {text!r}.") from failure
-    if not isinstance(names, list) or not names:
-        raise UsageError(f"SM_HOSTS is not a list of at least one host: {text!r}.")
-    return tuple(map(str, names))
+        return TypeAdapter(Annotated[tuple[str, ...], Field(min_length=1)]).validate_json(text)
+    except ValidationError:
+        raise UsageError(f"SM_HOSTS is not a list of at least one host in JSON: {text!r}.") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
