@@ -17,13 +17,16 @@ PARALLEL := OMP_NUM_THREADS=1
 # A fifth faster again; the weights then differ slightly from those of an uncompiled run.
 COMPILED := $(if $(shell command -v g++),--compiled)
 
-.PHONY: demo test check docs lock clean browser model
+.PHONY: demo test quick check docs lock clean browser model
 
 demo: $(READY)  ## the whole flow on synthetic radiographs
 	$(BIN)/pneumoscope demo --out $(DEMO) --overwrite
 
 test: check browser  ## everything CI runs
 	$(PARALLEL) $(BIN)/pytest --numprocesses auto --dist worksteal --durations 20
+
+quick: $(READY)  ## the tests that neither train nor start processes, within a minute
+	$(PARALLEL) $(BIN)/pytest --quick --numprocesses auto
 
 check: $(READY)
 	$(BIN)/ruff check

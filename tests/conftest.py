@@ -21,6 +21,28 @@ if TYPE_CHECKING:
     from local_cloud import LocalCloud
     from pneumoscope.aws.session import Cloud
 
+# Modules that train, start processes or speak to a local cloud. With `--quick` they are not even imported.
+_SLOW = """audit aws backbone benchmarks container endpoint export faults fetch fit folds functions hostile invoke job
+models page readme server stack template training weights"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out what trains, starts processes or is marked slow")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    slow = {f"test_{name}" for name in _SLOW.split()}
+    return True if config.option.quick and collection_path.stem in slow else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.quick:
+        items[:] = [
+            item
+            for item in items
+            if not item.get_closest_marker("slow") and "tiny_run" not in getattr(item, "fixturenames", ())
+        ]
+
 
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

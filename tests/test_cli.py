@@ -293,6 +293,7 @@ def test_prepare_tells_counts_and_speed(command: Command, tmp_path: Path) -> Non
     assert "next: pneumoscope train --data" in done.err
 
 
+@pytest.mark.slow
 def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
     """Train, resume, export, verify and evaluate, as a user types them."""
     archive = make_zip(tmp_path / "a.zip", small_films())
@@ -343,6 +344,7 @@ def test_train_bad_input(command: Command, dataset: Dataset, tmp_path: Path) -> 
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_cross_validation_and_training_from_what_it_leaves(command: Command, tmp_path: Path) -> None:
     """As a user types them; what cannot be is one sentence and leaves nothing."""
     data, out, recipe = tmp_path / "DS", tmp_path / "cv", tmp_path / "tiny.toml"
@@ -402,6 +404,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, dataset: Dataset) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
     """Run under a pseudo-terminal, as at a desk."""
     import pty
@@ -425,6 +428,7 @@ def test_a_terminal_sees_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
     assert "━" in shown.decode()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_training_says_how_to_go_on(dataset: Dataset, tmp_path: Path) -> None:
     recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
     recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in {**TINY, "epochs": 5000}.items()))
@@ -508,6 +512,7 @@ def test_names_that_the_terminal_cannot_write_are_escaped(form: str, tiny_bundle
     assert b"\\u80f8\\u90e8.jpeg" in done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_training_began_promises_no_resume(dataset: Dataset, tmp_path: Path) -> None:
     """The interrupt comes while torch loads."""
     code = (

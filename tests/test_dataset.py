@@ -602,6 +602,7 @@ def test_bad_groups_and_patterns(tmp_path: Path, phantom_zip: Path) -> None:
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     """Stop the command while it reads, as a user does; the output must not be there."""
     members = {
@@ -649,6 +650,7 @@ def test_not_a_data_set(tmp_path: Path, dataset: Dataset) -> None:
         dataset.split("stress")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real films are not here ({REAL.name})")
 def test_the_practice_archive(tmp_path: Path) -> None:
     summary = prepare([REAL / "ChestXRay2017-224-practice.zip"], tmp_path / "out", PrepareConfig())

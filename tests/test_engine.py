@@ -425,6 +425,7 @@ def test_export_refuses_unfinished_and_foreign_runs(tiny_run: Path, dataset: Dat
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["engine", "report", "dataset", "imaging", "metrics", "contract", "archive", "phantom", "cli"]
 )
@@ -466,6 +467,7 @@ def test_rule_is_the_contracts(engine: Engine) -> None:
     assert engine.contract.input == InputRule.squash(int(TINY["size"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny_bundle", "drawn_bundle"])
 def test_a_rejection_past_the_engine_reads_like_its_own(request: pytest.FixtureRequest, name: str) -> None:
     engine = Engine.load(request.getfixturevalue(name))

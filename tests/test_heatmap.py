@@ -116,6 +116,7 @@ def test_grad_cam_changes_with_the_weights(tiny_run: Path) -> None:
     assert not np.allclose(np.stack(before), np.stack(after), rtol=0.2)
 
 
+@pytest.mark.slow
 def test_vgg_is_explained_before_its_last_pooling() -> None:
     from pneumoscope.backbone import build
 

@@ -250,6 +250,7 @@ def test_added_counts_what_is_in_the_data_set(tmp_path: Path) -> None:
     assert [each.added for each in summary.sources] == [36, 0]
 
 
+@pytest.mark.slow
 def test_very_many_look_alikes_stay_a_manageable_list() -> None:
     table = np.random.default_rng(0).integers(0, 2, 256).astype(np.uint8)
     hashes = []
@@ -383,6 +384,7 @@ def test_a_bundle_is_evaluated_on_the_stress_split(
     assert report["dataset"]["split"] == "stress"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PRACTICE.exists(), reason="the real practice archive is not on this machine")
 def test_the_real_union_is_5232_films_without_a_leak(tmp_path: Path) -> None:
     with zipfile.ZipFile(PRACTICE) as archive:
