@@ -48,11 +48,14 @@ pytestmark = pytest.mark.usefixtures("aws")
 def test_a_data_set_is_uploaded_once_encrypted_and_readable_again(aws: Cloud, dataset: Dataset, tmp_path: Path) -> None:
     heard = Heard()
     first = upload(aws, dataset, PLACE, listener=heard)
-    assert (first.sent, first.there) == (len(dataset.films) + 2, 0)
+    assert first.sent == len(dataset.films) + 2
+    assert first.there == 0
     assert heard.units == sum(each.bytes for each in dataset.films)
     assert heads(aws, "films/manifest.csv")["ServerSideEncryption"] == "AES256"
     again = upload(aws, dataset, PLACE)
-    assert (again.sent, again.sent_bytes, again.there) == (0, 0, len(dataset.films) + 2)
+    assert again.sent == 0
+    assert again.sent_bytes == 0
+    assert again.there == len(dataset.films) + 2
     for each in list_files(aws, PLACE):
         target = tmp_path / each["Key"]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +70,8 @@ def test_another_key_encrypts_what_is_there_already(aws: Cloud, shared_cloud: Lo
     key = shared_cloud.client("kms").create_key()["KeyMetadata"]["KeyId"]
     assert upload(aws, dataset, PLACE, kms_key=key).there == 0
     told = heads(aws, "films/manifest.csv")
-    assert (told["ServerSideEncryption"], told["SSEKMSKeyId"].endswith(key)) == ("aws:kms", True)
+    assert told["ServerSideEncryption"] == "aws:kms"
+    assert told["SSEKMSKeyId"].endswith(key)
     assert upload(aws, dataset, PLACE, kms_key=key).sent == 0
 
 
@@ -231,7 +235,8 @@ def test_a_training_job_is_started_as_asked_and_followed(
         *("--export-precision", "int8"),
         *("--instances", "2", "--spot", "--fast-file", "--wait"),
     )
-    assert (done.code, "training job mine started in eu-central-1" in done.out) == (0, True), done.err
+    assert done.code == 0, done.err
+    assert "training job mine started in eu-central-1" in done.out, done.err
     assert all(line in done.err for line in lines)
     told = shared_cloud.client("sagemaker").describe_training_job(TrainingJobName="mine")
     assert told["ResourceConfig"]["InstanceCount"] == 2
@@ -241,7 +246,8 @@ def test_a_training_job_is_started_as_asked_and_followed(
     assert told["HyperParameters"]["freeze"] == "true"
     assert told["HyperParameters"]["export_precision"] == "int8"
     (channel,) = told["InputDataConfig"]
-    assert (channel["ChannelName"], channel["InputMode"]) == ("train", "FastFile")
+    assert channel["ChannelName"] == "train"
+    assert channel["InputMode"] == "FastFile"
     assert channel["DataSource"]["S3DataSource"]["S3Uri"] == "s3://films-bucket/films/"
     source = parse_location(told["HyperParameters"]["sagemaker_submit_directory"])
     assert heads(aws, source.key)["ServerSideEncryption"] == "AES256"

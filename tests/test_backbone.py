@@ -27,7 +27,8 @@ def test_resnet50_has_the_capstones_head() -> None:
     network, account = build("resnet50", classes=3, size=64)
     last = network.body.get_classifier()
     assert isinstance(last, nn.Linear)
-    assert (last.in_features, last.out_features) == (2048, 3)
+    assert last.in_features == 2048
+    assert last.out_features == 3
     assert account is None
     assert len(network.second_head) == 0
     assert network.body.conv1.in_channels == 1
@@ -41,8 +42,10 @@ def vgg() -> Any:
 def test_vgg19_bn_has_the_capstones_head(vgg: Any) -> None:
     relu, dropout, linear = vgg.second_head
     assert isinstance(relu, nn.ReLU)
-    assert (type(dropout), dropout.p) == (nn.Dropout, 0.5)
-    assert (linear.in_features, linear.out_features) == (1000, 3)
+    assert type(dropout) is nn.Dropout
+    assert dropout.p == 0.5
+    assert linear.in_features == 1000
+    assert linear.out_features == 3
     assert vgg.body.get_classifier().out_features == 1000
     assert [module.p for module in vgg.body.modules() if isinstance(module, nn.Dropout)] == [0.5, 0.5]
     parameters = sum(parameter.numel() for parameter in vgg.parameters())

@@ -120,7 +120,8 @@ def test_without_a_bundle_the_shipped_one_answers_and_is_named(command: Command,
     shipped = load_contract(shipped_bundle())
     named = f"{SHIPPED} {shipped.version} (ships with the package)"
     done = command("predict", films)
-    assert (done.code, done.err.splitlines()[0]) == (0, f"model: {named}"), done.err
+    assert done.code == 0, done.err
+    assert done.err.splitlines()[0] == f"model: {named}", done.err
     for document in map(json.loads, command("predict", films, "--format", "json").out.splitlines()):
         assert document["model"]["sha256"] == shipped.files["model.onnx"]
     assert command("verify").out == f"{named}: 8 golden cases reproduced.\n"
@@ -209,11 +210,14 @@ def test_an_abstention_in_every_form(command: Command, own_bundle: Path, tmp_pat
     changed = {"decision": unsure, "groups": {"either": tuple(pair)}}
     save_contract(contract.model_copy(update=changed), own_bundle)
     document = json.loads(command("predict", "--bundle", own_bundle, film_file, "--format", "json").out)
-    assert (document["status"], document["class"]) == ("abstained", None)
-    assert (document["label"], document["prediction_set"]) == ("either, type undetermined", pair)
+    assert document["status"] == "abstained"
+    assert document["class"] is None
+    assert document["label"] == "either, type undetermined"
+    assert document["prediction_set"] == pair
     assert "abstained either? " in command("predict", "--bundle", own_bundle, film_file).out
     (row,) = csv.DictReader(io.StringIO(command("predict", "--bundle", own_bundle, film_file, "--format", "csv").out))
-    assert (row["label"], row["prediction_set"]) == (document["label"], "; ".join(pair))
+    assert row["label"] == document["label"]
+    assert row["prediction_set"] == "; ".join(pair)
 
 
 def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -222,7 +226,8 @@ def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: P
     done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "json")
     assert done.code == 1
     first, second = (json.loads(line) for line in done.out.splitlines())
-    assert (first["status"], second["status"]) == ("rejected", "answered")
+    assert first["status"] == "rejected"
+    assert second["status"] == "answered"
     assert "cannot be read" in first["reasons"][0]
 
 
@@ -323,7 +328,8 @@ def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
     done = command("data", "prepare", tmp_path / "DS", "--out", tmp_path / "all", "--test-only")
     assert f"next: pneumoscope evaluate {tmp_path / 'all'} --bundle BUNDLE --out REPORT" in done.err
     done = command("evaluate", tmp_path / "all", "--bundle", bundle, "--out", tmp_path / "external")
-    assert (done.code, json.loads((tmp_path / "external" / "report.json").read_text())["n"]) == (0, 36)
+    assert done.code == 0
+    assert json.loads((tmp_path / "external" / "report.json").read_text())["n"] == 36
     one_sentence(command("export", run, "--out", bundle), 2, "exists already")
     score = ("evaluate", tmp_path / "DS", "--bundle", bundle, "--out")
     one_sentence(command(*score, report), 2, "exists already")
@@ -366,7 +372,9 @@ def test_cross_validation_and_training_from_what_it_leaves(command: Command, tmp
     assert "fold 2 of 2" in done.err
     one_sentence(command(*ask, 2), 2, "exists already; go on with --resume")
     again = command(*ask, 2, "--resume", "--quiet")
-    assert (again.code, again.err, again.out) == (0, "", done.out)
+    assert again.code == 0
+    assert again.err == ""
+    assert again.out == done.out
 
     taught = ("train", "--data", data, "--out", tmp_path / "run", "--recipe", recipe, "--epochs", 1, "--teachers")
     one_sentence(command(*taught, recipe), 1, "is no evidence file", "pneumoscope cross-validate")
@@ -508,7 +516,8 @@ def test_names_that_the_terminal_cannot_write_are_escaped(form: str, tiny_bundle
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
         check=False,
     )
-    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr, done.stderr
     assert b"\\u80f8\\u90e8.jpeg" in done.stdout
 
 

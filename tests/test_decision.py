@@ -43,7 +43,9 @@ def test_probabilities_become_a_decision(
     possible: tuple[str, ...],
 ) -> None:
     verdict = decide(contract, np.array(probabilities), None)
-    assert (verdict.status, verdict.answer, verdict.label) == (status, answer, label)
+    assert verdict.status == status
+    assert verdict.answer == answer
+    assert verdict.label == label
     assert verdict.prediction_set == possible
     assert bool(verdict.reasons) == (status == "abstained")
 
@@ -66,7 +68,9 @@ def test_level_group_answers_with_groups(
 ) -> None:
     """Sums decide, even where another class is the most probable one."""
     verdict = decide(contract, np.array(probabilities), None, level="group")
-    assert (verdict.status, verdict.answer, verdict.label) == (status, answer, label)
+    assert verdict.status == status
+    assert verdict.answer == answer
+    assert verdict.label == label
     assert verdict.prediction_set == possible
     assert verdict.reason_codes == (("below-threshold",) if status == "abstained" else ())
 
@@ -86,12 +90,15 @@ def test_an_abstention_says_how_far_it_was(contract: Contract) -> None:
 
 def test_a_group_is_data_and_may_be_missing(contract: Contract) -> None:
     verdict = decide(contract.model_copy(update={"groups": {}}), np.array([0.5, 0.1, 0.4]), None)
-    assert (verdict.label, verdict.prediction_set) == (None, contract.classes)
+    assert verdict.label is None
+    assert verdict.prediction_set == contract.classes
 
 
 def test_a_rejection_has_a_reason_and_nothing_else(contract: Contract) -> None:
     verdict = reject(contract, Reason("undecodable", "the file is empty."))
-    assert (verdict.status, verdict.label, verdict.prediction_set) == ("rejected", None, ())
+    assert verdict.status == "rejected"
+    assert verdict.label is None
+    assert verdict.prediction_set == ()
     assert verdict.reasons == ("the file is empty.",)
 
 
@@ -141,7 +148,8 @@ def test_a_group_is_named_only_with_the_most_probable_class(
     decision = contract.decision.model_copy(update={"answer_from": 0.6 if label else 0.474})
     changed = contract.model_copy(update={"groups": groups, "decision": decision})
     verdict = decide(changed, np.array(probabilities), None)
-    assert (verdict.status, verdict.label) == ("abstained", label)
+    assert verdict.status == "abstained"
+    assert verdict.label == label
     assert contract.classes[int(np.argmax(probabilities))] in verdict.prediction_set
 
 

@@ -496,19 +496,22 @@ def test_age(said: dict[str, Any], years: float | None) -> None:
 
 def test_described() -> None:
     facts = read_radiograph(dicom(DEEP, BitsStored=12)).facts
-    assert (facts.format, facts.mode, facts.width, facts.height, facts.bits) == ("DICOM", "MONOCHROME2", 60, 40, 12)
-    assert (facts.orientation, facts.exif, facts.icc, facts.progressive, facts.quantiser) == (
-        1,
-        False,
-        False,
-        False,
-        None,
-    )
+    assert facts.format == "DICOM"
+    assert facts.mode == "MONOCHROME2"
+    assert facts.width == 60
+    assert facts.height == 40
+    assert facts.bits == 12
+    assert facts.orientation == 1
+    assert not facts.exif
+    assert not facts.icc
+    assert not facts.progressive
+    assert facts.quantiser is None
 
 
 def test_other_formats_have_no_notes_and_no_age() -> None:
     film = read_radiograph(encode(Image.fromarray(GREY)))
-    assert (film.notes, film.age_years) == ((), None)
+    assert film.notes == ()
+    assert film.age_years is None
 
 
 def test_a_tiff_in_the_preamble_does_not_hide_the_dicom() -> None:
@@ -649,7 +652,8 @@ def test_twelve_bit_jpeg_of_another_writer() -> None:
     path = str(get_testdata_file("JPGExtended.dcm", download=False))
     dataset, syntax = source.read_dataset(Path(path).read_bytes(), 10**8)
     found = pixels.stored_values(dataset, pixels.layout(dataset, syntax, Limits()))
-    assert (found.shape, int(found.max())) == ((1024, 256), 264)
+    assert found.shape == (1024, 256)
+    assert int(found.max()) == 264
 
 
 def test_a_file_of_a_million_attributes_is_soon_refused() -> None:

@@ -159,7 +159,8 @@ def test_progress_counts_every_byte_once(server: Server, tmp_path: Path) -> None
             self.task = ""
 
         def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
-            assert (total, unit) == (len(CONTENT), "B")
+            assert total == len(CONTENT)
+            assert unit == "B"
             self.task = task
             self.counted[task] = done
 
@@ -259,7 +260,8 @@ def test_the_chest_films_alone_come_by_ranges(version3_zip: Path, behaviour: str
         assert len(found.members) == 36
         assert all(member.read() == archive.read(member.name) for member in found.members)
     summary = prepare([tmp_path / "chest"], tmp_path / "data", PrepareConfig(val_fraction=0.25))
-    assert (summary.sources[0].films, summary.sources[0].refused) == (36, 0)
+    assert summary.sources[0].films == 36
+    assert summary.sources[0].refused == 0
 
 
 @pytest.mark.usefixtures("small_reads")
@@ -409,7 +411,8 @@ def test_the_command_tells_what_comes_next(
 ) -> None:
     arguments = ("data", "fetch", "--version", 2, "--out", tmp_path, "--url", server.url("good"), "--sha256", SHA256)
     done = command(*arguments)
-    assert (done.code, done.out) == (0, "")
+    assert done.code == 0
+    assert done.out == ""
     assert "fetching ChestXRay2017.zip: 300.0 kB in" in done.err
     assert f"next: pneumoscope data prepare {tmp_path / 'ChestXRay2017.zip'} --out DATASET" in done.err
     assert "already there" in command(*arguments).err

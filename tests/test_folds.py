@@ -106,7 +106,8 @@ def test_the_report_is_of_the_evidence(done: Done, dataset: Dataset) -> None:
     report = json.loads((done.out / "report.json").read_text())
     assert report == done.content.report == report_on(load_evidence(done.out / "evidence.npz"))
     films = [film for film in dataset.films if film.split != "test"]
-    assert (report["films"], report["patients"]) == (len(films), len({film.patient for film in films}))
+    assert report["films"] == len(films)
+    assert report["patients"] == len({film.patient for film in films})
     evidence = done.content.evidence
     accuracy = float((evidence.logits.argmax(axis=1) == evidence.label).mean())
     assert report["plain"]["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
@@ -184,7 +185,8 @@ def test_compiled_folds_without_a_compiler_leave_nothing(
 def test_a_stress_film_that_is_blank_is_left_out(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     films, rule = dataset.split("val")[:3], InputRule.squash(48)
     whole, usable = stress_inputs(dataset, films, rule, seed=0)
-    assert (whole.shape, usable.tolist()) == ((3, 1, 48, 48), [True] * 3)
+    assert whole.shape == (3, 1, 48, 48)
+    assert usable.tolist() == [True] * 3
     assert whole.dtype == np.uint8
     again, _ = stress_inputs(dataset, films, rule, seed=0)
     other, _ = stress_inputs(dataset, films, rule, seed=1)

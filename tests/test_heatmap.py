@@ -30,7 +30,8 @@ def drawn(activation: np.ndarray, luma: np.ndarray | None = None) -> np.ndarray:
     luma = film("virus", patient=2, size=(600, 700)) if luma is None else luma
     data = draw(Explained(luma=luma, activation=activation.astype(np.float32), label="virus", lines=("words",)))
     with Image.open(BytesIO(data)) as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
+        assert picture.format == "PNG"
+        assert picture.mode == "RGB"
         return np.asarray(picture)
 
 
@@ -40,7 +41,8 @@ def test_colour_lies_where_the_map_is_high_and_nowhere_else() -> None:
     picture = drawn(activation)[:600].astype(int)
     colour = picture.max(axis=2) - picture.min(axis=2)
     row, column = np.unravel_index(colour.argmax(), colour.shape)
-    assert (row * 7 // 600, column * 7 // 700) == (1, 5)
+    assert row * 7 // 600 == 1
+    assert column * 7 // 700 == 5
     assert colour[300:, :350].max() == 0  # the film itself, grey
     np.testing.assert_array_equal(picture[300:, :350, 0], film("virus", patient=2, size=(600, 700))[300:, :350])
 
@@ -210,7 +212,8 @@ def test_pictures_that_can_go_nowhere_are_refused_before_a_film_is_read(
     film = tmp_path / "film.jpeg"
     film.write_bytes(FILM)
     done = command("predict", "--bundle", tiny_bundle, film, "--heatmap", film / "maps")
-    assert (done.code, done.out) == (2, "")
+    assert done.code == 2
+    assert done.out == ""
     assert (
         done.err == f"error: pictures cannot go to {film / 'maps'}: it cannot be made or written to; choose another.\n"
     )
@@ -228,10 +231,12 @@ def test_explain_writes_pictures_and_json(
     assert done.code == 1
     assert "note.png: not an accepted image" in done.err
     (line,) = map(json.loads, done.out.splitlines())
-    assert (line["method"], line["attention"]["class"]) == ("grad-cam", "virus")
+    assert line["method"] == "grad-cam"
+    assert line["attention"]["class"] == "virus"
     assert Path(line["picture"]).read_bytes().startswith(b"\x89PNG")
     refused = command("explain", tiny_run, films / "film.jpeg", "--out", tmp_path / "maps", "--class", "cat")
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
 
 
 def test_a_model_without_maps_sends_to_explain(

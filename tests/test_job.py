@@ -186,7 +186,9 @@ def test_a_job_leaves_a_bundle_reports_and_its_run(trained: Container, dataset: 
         assert trained.report(split)["dataset"]["split"] == split
     assert content(trained.base / "output/data/run") == ["config.json", "curves.png", "metrics.csv", "run.json"]
     config = json.loads((trained.base / "output/data/run/config.json").read_text())
-    assert (config["batch_size"], config["freeze"], config["size"]) == (16, False, 32)
+    assert config["batch_size"] == 16
+    assert not config["freeze"]
+    assert config["size"] == 32
     assert not (trained.base / "output/failure").exists()
 
 
@@ -286,7 +288,8 @@ def test_two_hosts_make_one_model(two_hosts: tuple[Container, Container], comman
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path / "model", filter="data")
     done = command("verify", "--bundle", tmp_path / "model")
-    assert (done.code, "reproduced" in done.out) == (0, True)
+    assert done.code == 0
+    assert "reproduced" in done.out
 
 
 def test_two_hosts_go_on_and_speak_once(two_hosts: tuple[Container, Container]) -> None:
@@ -415,7 +418,8 @@ def test_what_the_platform_says_is_checked(told: dict[str, str], words: str) -> 
 
 def test_without_a_platform_a_run_needs_its_place(command: Command, dataset: Dataset) -> None:
     done = command("train", "--data", dataset.root)
-    assert (done.code, "Missing option '--out'" in done.err) == (2, True), done.err
+    assert done.code == 2, done.err
+    assert "Missing option '--out'" in done.err, done.err
 
 
 def test_hyperparameters_are_taken_as_platforms_spell_them() -> None:
@@ -433,8 +437,10 @@ def test_hyperparameters_are_taken_as_platforms_spell_them() -> None:
         assert {name: getattr(config, name) for name in meant} == meant
     stored = {"batch_size": "16", "recipe": '"quick"', "sagemaker_region": '"eu-central-1"'}
     config, options = read_hyperparameters(stored, ["--quiet", "True", "--export_precision", "int8"])
-    assert (config.batch_size, config.recipe) == (16, "quick")
-    assert (options.quiet, options.export_precision) == (True, "int8")
+    assert config.batch_size == 16
+    assert config.recipe == "quick"
+    assert options.quiet
+    assert options.export_precision == "int8"
     for wrong in ("--un_known 3", "--epochs", "3", "--resume true", "--teachers run"):
         with pytest.raises(UsageError):
             read_hyperparameters({}, wrong.split())
@@ -443,7 +449,8 @@ def test_hyperparameters_are_taken_as_platforms_spell_them() -> None:
 def test_outside_a_job_its_command_names_the_one_for_other_machines() -> None:
     container = [sys.executable, "-m", "pneumoscope.aws.job", "train"]
     done = subprocess.run(container, env=surroundings(), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.splitlines()[0][:6]) == (2, "error:")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0][:6] == "error:"
     assert "run `pneumoscope train`" in done.stderr
 
 

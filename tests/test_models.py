@@ -49,7 +49,8 @@ def test_its_card_says_what_a_reader_must_know() -> None:
 def test_its_graph_normalises_as_its_contract_says() -> None:
     contract = load_contract(shipped_bundle())
     check_normalisation(shipped_bundle() / "model.onnx", contract.normalisation)
-    assert (contract.normalisation.mean, contract.normalisation.std) == (0.5, 0.5)
+    assert contract.normalisation.mean == 0.5
+    assert contract.normalisation.std == 0.5
 
 
 def test_an_installation_without_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +71,8 @@ def test_importing_loads_nothing_heavy() -> None:
 def test_git_does_not_ignore_it() -> None:
     names = [f"src/pneumoscope/models/{SHIPPED}/{name}" for name in (*SHIPPED_FILES, "contract.json", "card.md")]
     done = subprocess.run(["git", "check-ignore", *names], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert done.returncode == 1
+    assert done.stdout == ""
 
 
 def test_wheel_and_source_distribution_hold_it(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ def test_other_content_types_are_415(service: Service, kind: str | None) -> None
 
 def test_an_encoded_body_is_415(service: Service) -> None:
     reply = service.post("/v1/predictions", FILM, **{"Content-Encoding": "gzip"})
-    assert (reply.status, reply.headers["accept-encoding"]) == (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "identity")
+    assert reply.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    assert reply.headers["accept-encoding"] == "identity"
 
 
 def problem(reply: Any) -> dict[str, Any]:
@@ -132,7 +133,8 @@ def test_bytes_that_are_no_image_are_422(service: Service) -> None:
         assert reply.status == HTTPStatus.UNPROCESSABLE_ENTITY
         assert re.search(r"not an accepted image|the file is damaged|cannot decode", problem(reply)["detail"])
     lenient = service.post("/v1/predictions", b"words", Prefer="respond-async, handling=lenient")
-    assert (lenient.status, lenient.json()["status"]) == (HTTPStatus.OK, "rejected")
+    assert lenient.status == HTTPStatus.OK
+    assert lenient.json()["status"] == "rejected"
 
 
 def test_what_is_no_frontal_chest_film_is_200_and_rejected(service: Service) -> None:
@@ -141,7 +143,8 @@ def test_what_is_no_frontal_chest_film_is_200_and_rejected(service: Service) -> 
     for body, code in ((lateral, "view"), (blank, "blank"), (dicoms.dicom(noise(), Modality="MR"), "modality")):
         reply = service.post("/v1/predictions", body, "application/octet-stream")
         assert reply.status == HTTPStatus.OK
-        assert (reply.json()["status"], reply.json()["reason_codes"]) == ("rejected", [code])
+        assert reply.json()["status"] == "rejected"
+        assert reply.json()["reason_codes"] == [code]
         documented(reply.json(), "notice")
 
 
@@ -171,7 +174,8 @@ def test_preview_is_the_film_as_it_was_read(service: Service) -> None:
     for photometric, rising in (("MONOCHROME2", True), ("MONOCHROME1", False)):
         body = dicoms.dicom(values, PhotometricInterpretation=photometric)
         shown = picture(service.post("/v1/predictions?preview=true", body, "application/dicom").json()["preview"])
-        assert (shown.mode, shown.size) == ("L", (80, 90))
+        assert shown.mode == "L"
+        assert shown.size == (80, 90)
         column = np.asarray(shown)[:, 0].astype(int)
         assert (column[-1] > column[0]) is np.bool_(rising)
 
@@ -190,7 +194,8 @@ def test_an_option_out_of_range_is_400(service: Service, query: str) -> None:
 def test_unknown_address_and_method(service: Service) -> None:
     assert "/docs" in problem(service.get("/v2/predictions"))["detail"]
     reply = service.get("/v1/predictions")
-    assert (reply.status, reply.headers["allow"]) == (HTTPStatus.METHOD_NOT_ALLOWED, "POST")
+    assert reply.status == HTTPStatus.METHOD_NOT_ALLOWED
+    assert reply.headers["allow"] == "POST"
     problem(reply)
 
 
@@ -227,7 +232,8 @@ def test_a_request_id_is_a_uuid_or_made_anew(service: Service) -> None:
 def test_health_and_sagemakers_contract(service: Service) -> None:
     assert service.get("/healthz").json() == {"status": "alive"}
     for path in ("/readyz", "/ping"):
-        assert (service.get(path).status, service.get(path).json()) == (HTTPStatus.OK, {"status": "ready"})
+        assert service.get(path).status == HTTPStatus.OK
+        assert service.get(path).json() == {"status": "ready"}
     wanted = without(service.post("/v1/predictions", FILM).json(), "milliseconds")
     for kind in ("application/x-image", "image/jpeg", "application/octet-stream"):
         assert without(service.post("/invocations", FILM, kind).json(), "milliseconds") == wanted
@@ -246,7 +252,8 @@ def test_the_model_is_described(service: Service, tiny_bundle: Path) -> None:
 def test_other_origins_may_ask_only_if_named(service: Service) -> None:
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     allowed = service.ask("OPTIONS", "/v1/predictions", headers={"Origin": ORIGIN} | asked)
-    assert (allowed.status, allowed.headers["access-control-allow-origin"]) == (HTTPStatus.OK, ORIGIN)
+    assert allowed.status == HTTPStatus.OK
+    assert allowed.headers["access-control-allow-origin"] == ORIGIN
     stranger = service.ask("OPTIONS", "/v1/predictions", headers={"Origin": "https://evil.example"} | asked)
     assert "access-control-allow-origin" not in stranger.headers
     assert service.post("/v1/predictions", FILM, Origin=ORIGIN).headers["access-control-allow-origin"] == ORIGIN
@@ -318,7 +325,8 @@ def test_a_token_is_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
             assert service.get(path).status == HTTPStatus.UNAUTHORIZED
         for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": f"Basic {TOKEN}"}):
             reply = service.post("/v1/predictions", FILM, **wrong)
-            assert (reply.status, reply.headers["www-authenticate"]) == (HTTPStatus.UNAUTHORIZED, "Bearer")
+            assert reply.status == HTTPStatus.UNAUTHORIZED
+            assert reply.headers["www-authenticate"] == "Bearer"
             problem(reply)
         right = {"Authorization": f"Bearer {TOKEN}"}
         assert service.post("/v1/predictions", FILM, **right).status == HTTPStatus.OK
@@ -397,7 +405,8 @@ def test_wrong_usage_is_one_sentence(
             assert "Traceback" not in done.err
             assert "ort\n" not in done.err
     done = command("serve", "--bundle", tmp_path, "--port", 0)
-    assert (done.code, "starting" in done.err) == (1, False)
+    assert done.code == 1
+    assert "starting" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -426,7 +435,8 @@ def test_a_bundle_must_be_named_where_others_are_served(
         check=False,
         timeout=60,
     )
-    assert (done.returncode, "starting" in done.stderr) == (2, False), done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "starting" not in done.stderr, done.stderr
     assert words in done.stderr
 
 
@@ -484,7 +494,8 @@ def await_workers(service: Service, count: int, **headers: str) -> None:
 def test_head_is_get_without_a_body(service: Service) -> None:
     for path in ("/", "/healthz", "/static/page.js"):
         reply = service.ask("HEAD", path)
-        assert (reply.status, reply.body) == (HTTPStatus.OK, b"")
+        assert reply.status == HTTPStatus.OK
+        assert reply.body == b""
         assert int(reply.headers["content-length"]) > 0
 
 

@@ -110,7 +110,8 @@ def listed(value: Any) -> list[str]:
 def test_cfn_lint_finds_nothing() -> None:
     command = [str(TOOLS / "cfn-lint"), "--include-checks", "I", "--", str(TEMPLATE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "")
+    assert done.returncode == 0
+    assert done.stdout == ""
 
 
 def test_sam_finds_nothing() -> None:
@@ -145,8 +146,10 @@ def test_every_parameter_and_output_is_described_bounded_and_grouped() -> None:
 def test_what_is_not_asked_for_is_closed() -> None:
     defaults = {name: each.get("Default") for name, each in source()["Parameters"].items()}
     assert {name for name, value in defaults.items() if value is None} == set(ALWAYS)
-    assert (defaults["ApiAuthorization"], defaults["CorsOrigins"]) == ("AWS_IAM", "")
-    assert (defaults["Serving"], defaults["CapturePercentage"]) == ("none", 0)
+    assert defaults["ApiAuthorization"] == "AWS_IAM"
+    assert defaults["CorsOrigins"] == ""
+    assert defaults["Serving"] == "none"
+    assert defaults["CapturePercentage"] == 0
 
 
 @given(st.data())
@@ -270,7 +273,9 @@ def test_the_bucket_is_closed(stack: Stack) -> None:
     assert bucket["OwnershipControls"] == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     (statement,) = stack["FilmBucketPolicy"]["PolicyDocument"]["Statement"]
-    assert (statement["Effect"], statement["Principal"], statement["Action"]) == ("Deny", "*", "s3:*")
+    assert statement["Effect"] == "Deny"
+    assert statement["Principal"] == "*"
+    assert statement["Action"] == "s3:*"
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": False}}
     arn = f"arn:aws:s3:::{stack.id('FilmBucket')}"
     assert statement["Resource"] == [arn, f"{arn}/*"]
@@ -292,7 +297,8 @@ def test_nothing_is_kept_for_ever(stack: Stack) -> None:
 def test_pages_of_other_origins_come_in_only_if_named(stacks: dict[str, Stack], name: str) -> None:
     bucket, api = (stacks[name][each].get("CorsConfiguration") for each in ("FilmBucket", "HttpApi"))
     if name == "plain":
-        assert (bucket, api) == (None, None)
+        assert bucket is None
+        assert api is None
         return
     origins = CASES[name]["CorsOrigins"].split(",")
     (rule,) = bucket["CorsRules"]
@@ -310,7 +316,8 @@ def test_functions_start_what_the_package_has(stack: Stack) -> None:
     functions = stack.of("Lambda::Function")
     assert len(functions) == 2
     for each in functions.values():
-        assert (each["PackageType"], each["Architectures"]) == ("Image", ["x86_64"])
+        assert each["PackageType"] == "Image"
+        assert each["Architectures"] == ["x86_64"]
         assert each["ImageConfig"]["EntryPoint"] == ["python", "-m", "awslambdaric"]
         (command,) = each["ImageConfig"]["Command"]
         assert re.fullmatch(r"pneumoscope\.aws\.functions\.\w+\.handler", command)
@@ -332,7 +339,8 @@ def test_the_environment_is_the_one_that_the_code_reads(stack: Stack) -> None:
         variables = found["Environment"]["Variables"]
         assert set(variables) == names
         read = Settings.read(variables)
-        assert (read.bucket, read.table) == (stack.id("FilmBucket"), stack.id("FilmTable"))
+        assert read.bucket == stack.id("FilmBucket")
+        assert read.table == stack.id("FilmTable")
         assert read.films_prefix == stack["FilmBucket"]["LifecycleConfiguration"]["Rules"][0]["Prefix"]
         assert str(read.model) == "s3://models-of-ours/models/one/model.tar.gz"
         assert read.endpoint_limit == (SERVERLESS if stack.name == "case-serverless" else REALTIME)
@@ -354,8 +362,10 @@ def test_what_fails_reaches_one_queue(stack: Stack) -> None:
     assert stack["DeadLetterQueue"]["SqsManagedSseEnabled"] is True
     allow, deny = stack["DeadLetterQueuePolicy"]["PolicyDocument"]["Statement"]
     assert allow["Condition"] == {"ArnEquals": {"aws:SourceArn": stack.arn("FilmUploaded")}}
-    assert (allow["Principal"], allow["Resource"]) == ({"Service": "events.amazonaws.com"}, queue)
-    assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": False}})
+    assert allow["Principal"] == {"Service": "events.amazonaws.com"}
+    assert allow["Resource"] == queue
+    assert deny["Effect"] == "Deny"
+    assert deny["Condition"] == {"Bool": {"aws:SecureTransport": False}}
 
 
 def test_only_films_come_to_the_function(aws: LocalCloud) -> None:
@@ -517,7 +527,8 @@ def test_the_api_is_for_those_who_are_named(stack: Stack) -> None:
 
 def test_the_api_calls_one_function_and_only_it_may(stack: Stack) -> None:
     integration = stack["HttpIntegration"]
-    assert (integration["IntegrationType"], integration["PayloadFormatVersion"]) == ("AWS_PROXY", "2.0")
+    assert integration["IntegrationType"] == "AWS_PROXY"
+    assert integration["PayloadFormatVersion"] == "2.0"
     assert integration["IntegrationUri"] == stack.arn("ApiFunction")
     permissions = {each["FunctionName"]: each for each in stack.of("Lambda::Permission").values()}
     assert {(each["Principal"], each["SourceArn"]) for each in permissions.values()} == {
@@ -529,7 +540,8 @@ def test_the_api_calls_one_function_and_only_it_may(stack: Stack) -> None:
 
 def test_the_api_is_throttled_and_logs_who_asks_but_not_from_where(stack: Stack) -> None:
     stage = stack["HttpStage"]
-    assert (stage["StageName"], stage["AutoDeploy"]) == ("$default", True)
+    assert stage["StageName"] == "$default"
+    assert stage["AutoDeploy"]
     assert stage["DefaultRouteSettings"] == {"ThrottlingBurstLimit": 20, "ThrottlingRateLimit": 10}
     written = json.loads(stage["AccessLogSettings"]["Format"])
     assert written["request"] == "$context.requestId"
@@ -569,7 +581,8 @@ def test_the_endpoint_serves_the_model(stacks: dict[str, Stack], name: str) -> N
         assert stack["EndpointConfig"].get("DataCaptureConfig") is None
         assert "EnableNetworkIsolation" not in stack["Model"]
     else:
-        assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.c5.large", 1)
+        assert variant["InstanceType"] == "ml.c5.large"
+        assert variant["InitialInstanceCount"] == 1
         assert config["DataCaptureConfig"]["InitialSamplingPercentage"] == 10
         assert config["DataCaptureConfig"]["DestinationS3Uri"] == f"s3://{stack.id('FilmBucket')}/captures"
         assert stack["Model"]["EnableNetworkIsolation"] is True
@@ -619,7 +632,8 @@ def test_the_documented_policy_lets_logs_use_a_key() -> None:
 def test_the_endpoint_grows_and_shrinks(stacks: dict[str, Stack], aws: LocalCloud) -> None:
     stack = stacks["realtime"]
     target, policy = stack["ScalableTarget"], stack["ScalingPolicy"]
-    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 2)
+    assert target["MinCapacity"] == 1
+    assert target["MaxCapacity"] == 2
     endpoint = stack.id("Endpoint").rpartition("/")[2]
     assert target["ResourceId"] == f"endpoint/{endpoint}/variant/AllTraffic"
     tracked = policy["TargetTrackingScalingPolicyConfiguration"]
@@ -627,7 +641,8 @@ def test_the_endpoint_grows_and_shrinks(stacks: dict[str, Stack], aws: LocalClou
     assert tracked["TargetValue"] == 600
     assert stack["Endpoint"]["RetainAllVariantProperties"] is True
     fixed = make(aws, "fixed", {"Serving": "realtime", "MinInstances": "2", "MaxInstances": "2"})
-    assert (fixed["ScalableTarget"], fixed["ScalingPolicy"]) == (None, None)
+    assert fixed["ScalableTarget"] is None
+    assert fixed["ScalingPolicy"] is None
     assert fixed["EndpointConfig"]["ProductionVariants"][0]["InitialInstanceCount"] == 2
 
 

@@ -323,7 +323,8 @@ def test_policies_keep_shape_and_dtype_and_the_global_random_state(name: str) ->
     state = torch.random.get_rng_state()
     for number in range(30):
         changed = apply_seeded(transform, image, number)
-        assert (changed.shape, changed.dtype) == (image.shape, image.dtype)
+        assert changed.shape == image.shape
+        assert changed.dtype == image.dtype
     assert torch.equal(torch.random.get_rng_state(), state)
     assert policy(augmenting("none", 40)) is None
 
@@ -367,15 +368,23 @@ def test_recipes_are_the_capstones() -> None:
     assert set(recipe_names()) == {*CAPSTONE, "quick", "pneumoscope-base"}
     for name, (arch, freeze, epochs) in CAPSTONE.items():
         config = make_config(load_recipe(name), {})
-        assert (config.recipe, config.arch, config.freeze, config.epochs) == (name, arch, freeze, epochs)
-        assert (config.weights, config.optimizer, config.augment, config.size) == ("imagenet", "sgd", "none", 224)
+        assert config.recipe == name
+        assert config.arch == arch
+        assert config.freeze == freeze
+        assert config.epochs == epochs
+        assert config.weights == "imagenet"
+        assert config.optimizer == "sgd"
+        assert config.augment == "none"
+        assert config.size == 224
 
 
 def test_recipes_from_files_and_wrong_ones(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('arch = "resnet18"\nepochs = 3\nlr = 0.1\n')
     config = make_config(load_recipe(str(path)), {"epochs": 5})
-    assert (config.recipe, config.arch, config.epochs) == ("mine", "resnet18", 5)
+    assert config.recipe == "mine"
+    assert config.arch == "resnet18"
+    assert config.epochs == 5
     path.write_text("arch = ")
     with pytest.raises(UsageError, match="not valid TOML"):
         load_recipe(str(path))

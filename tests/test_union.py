@@ -238,7 +238,8 @@ def test_photographs_of_the_retina_are_no_chest_films(tmp_path: Path) -> None:
     summary, out = make(tmp_path, three | eyes)
     assert out.classes == ("bacteria", "normal", "virus")
     assert len(out.films) == len(three)
-    assert (summary.sources[0].films, summary.sources[0].refused) == (36, 0)
+    assert summary.sources[0].films == 36
+    assert summary.sources[0].refused == 0
     assert summary.sources[0].other_files == len(eyes)
 
 
@@ -342,8 +343,10 @@ def test_the_stress_split_is_validation_stored_alike_for_every_class(tmp_path: P
             assert image.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
             tables.add(tuple(image.quantization[0]))  # type: ignore[attr-defined]
         facts = read_radiograph(data).facts
-        assert (facts.format, facts.mode) == ("JPEG", "L")
-        assert (facts.width, facts.height) == (stress[0].width, stress[0].height)
+        assert facts.format == "JPEG"
+        assert facts.mode == "L"
+        assert facts.width == stress[0].width
+        assert facts.height == stress[0].height
         assert min(facts.width, facts.height) == 128
         assert each.path.startswith(f"stress/{each.label}/")
     assert len(tables) == 1

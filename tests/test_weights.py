@@ -54,7 +54,9 @@ def colour() -> Colour:
     network = Colour(LITE)
     state, source = fetch_state(LITE, {})
     account = load_state(network, state, source=source)
-    assert (account.left_random, account.not_used, account.summed) == ((), (), ())
+    assert account.left_random == ()
+    assert account.not_used == ()
+    assert account.summed == ()
     return network.eval()
 
 
@@ -179,7 +181,8 @@ def test_names_of_efficientnet_pytorch_fit_with_squeeze_and_excitation(tmp_path:
     torch.save(as_efficientnet_pytorch(colour.body.state_dict()), tmp_path / "b0.pth")
     network, account = build("tf_efficientnet_b0", classes=1000, size=64, weights=str(tmp_path / "b0.pth"))
     assert account is not None
-    assert (account.left_random, account.not_used) == ((), ())
+    assert account.left_random == ()
+    assert account.not_used == ()
     assert account.summed == ("body.conv_stem.weight",)
     images = grey_batch()
     with torch.no_grad():
