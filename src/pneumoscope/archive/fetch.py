@@ -49,7 +49,7 @@ def fetch_file(wanted: Wanted, path: Path, *, patience: Patience = PATIENT, list
 
     Raises:
         ArchiveError: it cannot be fetched, or is not the file that was asked for.
-        UsageError: another file lies at `path`, the address is none, or another fetch is at work.
+        UsageError: another file lies at `path`, the URL is not valid, or another fetch is at work.
     """
     if path.exists():
         if path.is_file() and sha256_of(path) == wanted.sha256:
@@ -88,7 +88,7 @@ def fetch_films(
 
     Raises:
         ArchiveError: the archive cannot be read so, or a film arrives damaged again and again.
-        UsageError: something else lies at `folder`, the address is none, or another fetch is at work.
+        UsageError: something else lies at `folder`, the URL is not valid, or another fetch is at work.
     """
     with Remote(url, patience=patience, say=listener.say) as remote:
         if folder.exists():

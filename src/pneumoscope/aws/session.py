@@ -112,7 +112,7 @@ def stand_in() -> bool:
     """Whether `sagemaker-runtime` is played by a service on this machine, which knows no regions and no keys.
 
     Raises:
-        UsageError: the address of the service is none.
+        UsageError: the service's address does not begin with http:// or https://.
     """
     url = os.environ.get(_RUNTIME, "")
     if url and urlsplit(url).scheme not in ("http", "https"):

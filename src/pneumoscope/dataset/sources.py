@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """A source's files that say what they are, and what is said of the others."""
+    """A source's films, by what their paths say; the files refused, with the reason; and the number of all others."""
 
     files: tuple[Candidate, ...]
     refused: tuple[RefusedFile, ...]

@@ -64,7 +64,7 @@ def parse_location(text: str) -> Location:
     '2026/a.png'
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is no address in S3.
     """
     found = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/+(.*))?", text)
     if found is None:

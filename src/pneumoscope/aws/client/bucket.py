@@ -27,7 +27,7 @@ def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool | None = N
 
     Raises:
         UsageError: it is public, and that was not allowed.
-        CloudError: it is missing, in another region, or may not be read.
+        CloudError: it is missing, in another region, or access to it is denied.
     """
     region = region_of(cloud, place)
     if region != cloud.region:
@@ -53,7 +53,7 @@ def region_of(cloud: Cloud, place: Location) -> str:
     """The region a bucket is in.
 
     Raises:
-        CloudError: there is no such bucket, or it may not be read.
+        CloudError: there is no such bucket, or access to it is denied.
     """
     with in_words(f"bucket {place.bucket}"):
         try:
@@ -72,7 +72,7 @@ def list_files(cloud: Cloud, place: Location) -> Iterator[dict[str, Any]]:
     """What lies under a prefix: `Key`, `Size` and what else S3 lists.
 
     Raises:
-        CloudError: the bucket may not be listed.
+        CloudError: access to the bucket's list of files is denied.
     """
     prefix = f"{place.key}/" if place.key else ""
     with in_words(f"listing {place}"):

@@ -24,11 +24,11 @@ _DIGITS = 12  # of a model's SHA-256, for its folder
 
 
 def name_of(wanted: Deploy) -> str:
-    """An endpoint's name: as asked for, or that of the bundle, which is looked at in any case.
+    """An endpoint's name: the one asked for, or else the bundle's. A bundle's contract is checked either way.
 
     Raises:
         BundleError: the bundle's contract is damaged.
-        UsageError: there is no name, or it is none for SageMaker.
+        UsageError: no name is given, or SageMaker does not allow it.
     """
     if isinstance(wanted.source, Path):
         contract = load_contract(wanted.source)

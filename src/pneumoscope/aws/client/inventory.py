@@ -65,7 +65,7 @@ def captured(cloud: Cloud, name: str) -> str | None:
     """Where the films and answers that an endpoint has captured lie: they outlive it.
 
     Raises:
-        CloudError: it may not be looked at.
+        CloudError: access to it is denied.
     """
     stack = find_stack(cloud, stack_of(name))
     if stack is None or not stack.parameters.get("CaptureBucketName"):
@@ -86,7 +86,7 @@ def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
     """An endpoint's variant, and where its model's contract lies, as far as AWS tells.
 
     Raises:
-        CloudError: there is no such endpoint, or it may not be looked at.
+        CloudError: there is no such endpoint, or access to it is denied.
     """
     config = config_of(cloud, name)
     production: dict[str, Any] = next(iter(config.get("ProductionVariants", [])), {})
@@ -101,7 +101,7 @@ def config_of(cloud: Cloud, name: str) -> dict[str, Any]:
     """AWS's description of an endpoint's configuration.
 
     Raises:
-        CloudError: there is no such endpoint, or it may not be looked at.
+        CloudError: there is no such endpoint, or access to it is denied.
     """
     endpoint = described(cloud, "endpoint", name)
     if endpoint is None:
@@ -115,7 +115,7 @@ def described(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | None:
     """AWS's description of an endpoint, configuration or model, or None if there is none.
 
     Raises:
-        CloudError: it may not be looked at.
+        CloudError: access to it is denied.
     """
     describe = getattr(cloud.client("sagemaker"), f"describe_{kind}")
     argument = "".join(part.capitalize() for part in kind.split("_")) + "Name"

@@ -30,7 +30,7 @@ def find_stack(cloud: Cloud, name: str) -> Found | None:
     """A stack by name (or id, by which deleted ones are found, too), or None if there is none.
 
     Raises:
-        CloudError: it may not be looked at.
+        CloudError: access to it is denied.
     """
     describe = cloud.client("cloudformation").describe_stacks
     reply = ask_for(f"stack {name}", describe, ".*does not exist", StackName=name)
@@ -41,7 +41,7 @@ def list_stacks(cloud: Cloud) -> Iterator[Found]:
     """Every stack of the region.
 
     Raises:
-        CloudError: they may not be looked at.
+        CloudError: access to them is denied.
     """
     with in_words("listing stacks"):
         pages = cloud.client("cloudformation").get_paginator("describe_stacks").paginate()

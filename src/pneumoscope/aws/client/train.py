@@ -42,7 +42,7 @@ def start(cloud: Cloud, wanted: Train) -> None:
     """Start a training job, after its recipe, its places and its role were looked at.
 
     Raises:
-        UsageError: the recipe, or a change to it, is none that a job can have, or the output's bucket is public.
+        UsageError: a job cannot use the recipe or a change to it, or the output's bucket is public.
         CloudError: a bucket or the role is missing or elsewhere, or AWS refuses.
     """
     _check_recipe(wanted)
@@ -173,7 +173,7 @@ def look(cloud: Cloud, name: str) -> TrainingJob:
     """How a job stands.
 
     Raises:
-        CloudError: there is none of this name.
+        CloudError: there is no job of this name.
     """
     with in_words(f"training job {name}"):
         told = cloud.client("sagemaker").describe_training_job(TrainingJobName=name)
