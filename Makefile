@@ -50,7 +50,7 @@ $(MODEL)/data/manifest.csv: | $(READY)
 
 $(MODEL)/folds/evidence.npz: | $(MODEL)/data/manifest.csv
 	$(FAST) $(BIN)/pneumoscope cross-validate --data $(MODEL)/data --out $(MODEL)/folds --recipe $(BASE) $(COMPILED) \
-		--epochs 8 $(if $(wildcard $(MODEL)/folds/folds.json),--resume)
+		$(if $(wildcard $(MODEL)/folds/folds.json),--resume)
 
 $(MODEL)/run/weights.safetensors: | $(MODEL)/folds/evidence.npz
 	$(FAST) $(BIN)/pneumoscope train --out $(MODEL)/run $(if $(wildcard $(MODEL)/run/run.json),--resume,\

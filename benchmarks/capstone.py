@@ -59,8 +59,7 @@ class Row:
 LITE0 = {"arch": "tf_efficientnet_lite0"}
 ROWS = (
     Row(name="pneumoscope-base", recipe="pneumoscope-base"),
-    # Epochs of the classifier alone protect what a network knows. A random one knows nothing, so it has none.
-    Row(name="pneumoscope-base-random", recipe="pneumoscope-base", changes={"weights": "none", "head_epochs": 0}),
+    Row(name="pneumoscope-base-random", recipe="pneumoscope-base", changes={"weights": "none"}),
     Row(name="lite0-frozen", recipe="capstone-vgg19-frozen", changes=LITE0),
     Row(name="lite0-full", recipe="capstone-vgg19", changes=LITE0),
     Row(name="lite0-full-random", recipe="capstone-vgg19", changes=LITE0 | {"weights": "none"}),
