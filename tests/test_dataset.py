@@ -22,12 +22,12 @@ from pneumoscope.dataset.grammar import (
     Naming,
     follows_archive,
     identify,
-    place,
     published,
     version2,
     version3,
 )
 from pneumoscope.dataset.manifest import Film, format_manifest, parse_manifest
+from pneumoscope.dataset.places import place
 from pneumoscope.dataset.split import Labelled, cut_patients
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film

@@ -163,7 +163,8 @@ def _films_of(archive: zipfile.ZipFile, published: Published, url: str) -> list[
     for problem in listing.problems:
         if among_films(problem.name):
             raise ArchiveError(f"{url}: {problem.name!r} is not fetched: {problem.reason}.")
-    films = [archive.getinfo(member.name) for member in listing.members if among_films(member.name)]
+    wanted = {member.name for member in listing.members if among_films(member.name)}
+    films = [info for info in archive.infolist() if info.filename in wanted]
     if not films:
         raise ArchiveError(f"{url} holds no folder {published.films_folder}; is it version 3's archive?")
     return sorted(films, key=lambda info: info.header_offset)

@@ -1,23 +1,23 @@
-"""Archives and folders as a list of members, read safely and never unpacked by their own names."""
+"""ZIP archives and folders as a list of members, read safely and never unpacked by their own names."""
 
 import lzma
 import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
+from pneumoscope.archive.names import decode_names, zip_name
 from pneumoscope.errors import ArchiveError
 
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
-_MAX_RATIO = 200
-_SMALL = 1_000_000
+MAX_RATIO = 200
+SMALL = 1_000_000
 _ODD_NAME = "a name with control characters or stray bytes; rename it"
 
 
@@ -49,37 +49,22 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a source holds: its members in name order, what was refused, how much was junk."""
+    """What a source holds: its members in name order, what was refused, how much was junk, or left out on request."""
 
     members: list[Member]
     problems: list[Problem]
     junk: int
+    excluded: int = 0
 
 
-@contextmanager
-def open_source(path: Path, *, max_bytes: int) -> Iterator[Listing]:
-    """List a ZIP archive or a folder; its members can be read until the block ends.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One file of an archive as it stands there; `fault` says why it must not be read, by the archive's own means."""
 
-    Operating-system junk (`__MACOSX/`, `._*`, `.DS_Store`, other hidden files, `Thumbs.db`) is
-    counted and left out. A ZIP member that is absolute, climbs out with `..`, is a link, is
-    encrypted, repeats a name, is over `max_bytes` or compresses more than 200 to 1 is a problem.
-
-    Raises:
-        ArchiveError: `path` is neither a folder nor a readable ZIP archive.
-    """
-    if path.is_dir():
-        yield _list_folder(path, max_bytes)
-        return
-    if not path.is_file():
-        raise ArchiveError(f"{path} does not exist; give a ZIP archive or a folder.")
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as failure:
-        raise ArchiveError(
-            f"{path} is neither a folder nor a readable ZIP archive ({failure}); if it should be one, fetch it again."
-        ) from failure
-    with archive:
-        yield list_zip(archive, max_bytes)
+    name: str
+    fault: str | None
+    read: Callable[[], bytes]
+    head: Callable[[int], bytes]
 
 
 def is_junk(name: str) -> bool:
@@ -94,7 +79,8 @@ def is_junk(name: str) -> bool:
     )
 
 
-def _list_folder(root: Path, max_bytes: int) -> Listing:
+def list_folder(root: Path, max_bytes: int) -> Listing:
+    """What a folder holds; see `open_source`."""
     members, problems, junk = [], [], 0
     closed: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=closed.append):
@@ -133,24 +119,39 @@ def _unfit(path: Path, name: str, max_bytes: int) -> str | None:
     if not path.is_file():
         return "not a regular file"
     size = path.stat().st_size
-    return _too_large(size, max_bytes) if size > max_bytes else None
+    return too_large(size, max_bytes) if size > max_bytes else None
 
 
-def list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
+def list_zip(archive: zipfile.ZipFile, max_bytes: int, *, name_encoding: str | None = None) -> Listing:
     """What an open archive holds; see `open_source`."""
+    infos = archive.infolist()
+    names = decode_names([zip_name(info) for info in infos], name_encoding, of=archive.filename or "the archive")
+    return listing_of(
+        Entry(
+            name=name,
+            fault=_unreadable(info, max_bytes),
+            read=partial(_read_member, archive, info, max_bytes),
+            head=partial(read_from, archive.open, info),
+        )
+        for info, name in zip(infos, names, strict=True)
+    )
+
+
+def listing_of(entries: Iterable[Entry]) -> Listing:
+    """The files of an archive by safe names; a backslash separates folders, as it does where some archives are made."""
     members, problems, junk = [], [], 0
     seen: set[str] = set()
-    for info in archive.infolist():
-        if info.filename.endswith("/"):  # is_dir() fails on an empty name
+    for entry in entries:
+        if entry.name.endswith(("/", "\\")):  # a folder
             continue
-        name = info.filename
+        path = PurePosixPath(entry.name.replace("\\", "/"))
+        name = str(path)
         if is_junk(name):
             junk += 1
-        elif reason := _unsafe(info, max_bytes, repeated=name in seen):
-            problems.append(Problem(name=printable(name), reason=reason))
+        elif reason := _unsafe(path) or entry.fault or ("the archive holds this name twice" if name in seen else None):
+            problems.append(Problem(name=printable(entry.name), reason=reason))
         else:
-            read, head = partial(_read_member, archive, info, max_bytes), partial(read_from, archive.open, info)
-            members.append(Member(name=name, read=read, head=head))
+            members.append(Member(name=name, read=entry.read, head=entry.head))
         seen.add(name)
     return _sorted(members, problems, junk)
 
@@ -163,22 +164,22 @@ def _sorted(members: list[Member], problems: list[Problem], junk: int) -> Listin
     )
 
 
-def _unsafe(info: zipfile.ZipInfo, max_bytes: int, *, repeated: bool) -> str | None:
-    """Why a ZIP member must not be read, or None."""
-    path = PurePosixPath(info.orig_filename)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in info.orig_filename or ":" in path.parts[0]:
+def _unsafe(path: PurePosixPath) -> str | None:
+    """Why a path in an archive must not be used, or None."""
+    if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         return "unsafe path in the archive"
-    if printable(info.filename) != info.filename:
-        return _ODD_NAME
+    return _ODD_NAME if printable(str(path)) != str(path) else None
+
+
+def _unreadable(info: zipfile.ZipInfo, max_bytes: int) -> str | None:
+    """Why a ZIP member must not be read, or None."""
     if stat.S_ISLNK(info.external_attr >> 16):
         return "a symbolic link"
     if info.flag_bits & 0x1:
         return "encrypted"
-    if repeated:
-        return "the archive holds this name twice"
     if info.file_size > max_bytes:
-        return _too_large(info.file_size, max_bytes)
-    if info.file_size > _SMALL and info.file_size > _MAX_RATIO * info.compress_size:
+        return too_large(info.file_size, max_bytes)
+    if info.file_size > SMALL and info.file_size > MAX_RATIO * info.compress_size:
         return f"decompression bomb ({info.compress_size:,} bytes unpack to {info.file_size:,})"
     return None
 
@@ -199,9 +200,10 @@ def read_from(opener: Callable[[Any], IO[bytes]], what: Any, count: int, *, said
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
     data = read_from(archive.open, info, max_bytes + 1, said="damaged in the archive")
     if len(data) > max_bytes:
-        raise ArchiveError(_too_large(len(data), max_bytes))
+        raise ArchiveError(too_large(len(data), max_bytes))
     return data
 
 
-def _too_large(size: int, max_bytes: int) -> str:
+def too_large(size: int, max_bytes: int) -> str:
+    """Why a file of this size is not taken."""
     return f"{size:,} bytes; at most {max_bytes:,} are accepted"

@@ -20,6 +20,7 @@ from pneumoscope.dataset.grammar import (
     version3,
 )
 from pneumoscope.dataset.manifest import MANIFEST_FILE, SOURCE_SEPARATOR, STRESS, RefusedFile
+from pneumoscope.dataset.places import FolderRules
 from pneumoscope.dataset.sources import list_films
 from pneumoscope.imaging import SUFFIXES, ImageFacts, Limits, Luma, to_input
 from pneumoscope.parallel import map_ordered
@@ -166,7 +167,7 @@ def _unlisted(path: Path, name: str, split: str, *, archive: bool) -> Claim:
 
 def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
     name = path.resolve().name
-    films = list_films(listing, name, level="innermost")
+    films = list_films(listing, name, rules=FolderRules(ask=False))
     parts = any(each.place.split for each in films.files)
     claims = [
         Claim(

@@ -23,12 +23,17 @@ def show_prepared(summary: "PrepareSummary") -> None:
         cells = [f"{films:,} ({patients:,})" for films, patients in row.values()]
         table.add_row(split, *cells, f"{sum(films for films, _ in row.values()):,}")
     stdout().print(table)
+    if summary.labels is not None:
+        print_line(summary.labels)
+    if summary.without_file:
+        print_line(f"{summary.without_file:,} images of the label files are in no source")
     for source in summary.sources:
         told = f"{source.name}: {source.films:,} films read"
         for count, what in (
             (source.matched, "of them films of an earlier source"),
             (source.copies, "repeated copies dropped"),
             (source.junk, "junk entries dropped"),
+            (source.excluded, "excluded"),
             (source.other_files, "other files ignored"),
             (source.refused, "refused"),
         ):

@@ -21,8 +21,7 @@ and of version 3, whose middle number is the hospital's patient number:
 ========================================  ========  =========================
 
 `personN` restarts for each class, so a version 2 patient is (class, N). In any other tree the class
-is the folder below `train`/`val`/`test`, or else the folder the file lies in, or the outermost one
-that is not common to all, if asked for.
+is a folder (`places`), or label files tell it (`labels`).
 """
 
 import re
@@ -30,46 +29,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import PurePosixPath
-from typing import Literal, TypeAlias
 
-from pneumoscope.errors import UsageError
-from pneumoscope.settings.data import FolderLevel
-
-Part: TypeAlias = Literal["train", "test"]
-PublishedSplit: TypeAlias = Literal["train", "val", "test"]
+from pneumoscope.dataset.places import place
 
 KERMANY_CLASSES = ("bacteria", "normal", "virus")
 KERMANY_AGES = (1.0, 5.0)  # years; Kermany et al. 2018
 KERMANY_GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
 
-_PARTS: dict[str, PublishedSplit] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-_FILMS_OF_A_FOLDER = 5  # of one patient there are mostly one or two, of a class many
 _ARCHIVE_FOLDERS = frozenset({"normal", "pneumonia", *KERMANY_CLASSES})
 _REPEATED = r"(?:~[0-9a-f]{8})?"  # what `data prepare` adds to a name used twice
 _PNEUMONIA = re.compile(rf"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?{_REPEATED}", re.IGNORECASE)
 _NORMAL = re.compile(rf"((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?{_REPEATED}", re.IGNORECASE)
 _VERSION3 = re.compile(rf"(BACTERIA|NORMAL|VIRUS)-(\d+)-\d+{_REPEATED}", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a file lies in its source: its split, if the tree has any, and its class folder."""
-
-    split: PublishedSplit | None
-    folder: str | None
-
-    @property
-    def part(self) -> Part | None:
-        """What is kept of the split: test stays test, train and validation are joined."""
-        return "train" if self.split == "val" else self.split
 
 
 class Naming(IntEnum):
@@ -79,7 +50,8 @@ class Naming(IntEnum):
     VERSION2 = 1
     VERSION3 = 2
     HEADER = 3
-    PATTERN = 4
+    TABLE = 4
+    PATTERN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +61,6 @@ class Identity:
     label: str
     patient: str | None
     naming: Naming = Naming.NONE
-
-
-def place(name: str) -> Place:
-    """Read the part and the class folder from a path.
-
-    >>> place("chest_xray/test/NORMAL/IM-0001-0001.jpeg")
-    Place(split='test', folder='NORMAL')
-    >>> place("films/cat/1.png")
-    Place(split=None, folder='cat')
-    """
-    folders = PurePosixPath(name).parts[:-1]
-    for index, folder in enumerate(folders):
-        if (split := _PARTS.get(folder.lower())) is not None:
-            return Place(split=split, folder=folders[index + 1] if index + 1 < len(folders) else None)
-    return Place(split=None, folder=folders[-1] if folders else None)
 
 
 def version2(stem: str) -> Identity | None:
@@ -148,53 +105,6 @@ def follows_archive(names: Iterable[str]) -> bool:
     return matched * 2 > images
 
 
-def class_folders(names: Sequence[str], level: FolderLevel | None) -> list[str | None]:
-    """The class folder of each path of a source that is no archive; None for a path in no folder.
-
-    Below `train`, `val` and `test` it is the next folder. Elsewhere it is the innermost one, unless
-    `level` is `outermost`: then the first of those that not all paths share.
-
-    >>> class_folders(["ill/p1/a.png", "ill/p2/b.png", "well/p3/c.png", "well/p4/d.png"], "outermost")
-    ['ill', 'ill', 'well', 'well']
-
-    Raises:
-        UsageError: `level` is not given, and the innermost of folders in folders may be patients.
-    """
-    places = [place(name) for name in names]
-    free = [at for at, found in enumerate(places) if found.split is None and found.folder is not None]
-    folders = [found.folder for found in places]
-    paths = [PurePosixPath(names[at]).parts[:-1] for at in free]
-    first = _outermost(paths)
-    if level is None:
-        _refuse_two_ways(paths, first)
-    outer = dict(zip(free, first, strict=True))
-    return [outer.get(at, folder) for at, folder in enumerate(folders)] if level == "outermost" else folders
-
-
-def _outermost(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The first folder of each path after those that all begin with."""
-    deep = 0
-    while paths and all(len(path) > deep + 1 and path[deep] == paths[0][deep] for path in paths):
-        deep += 1
-    return [path[deep] for path in paths]
-
-
-def _refuse_two_ways(paths: Sequence[tuple[str, ...]], outer: Sequence[str]) -> None:
-    """Raise UsageError if folders lie in folders and the innermost hold as few films as those of patients do.
-
-    No folder is named in it: it may be called after a patient.
-    """
-    if all(path[-1] == one for path, one in zip(paths, outer, strict=True)):
-        return
-    if len(paths) < _FILMS_OF_A_FOLDER * len(set(paths)):
-        inner, each = len({path[-1] for path in paths}), len(paths) / len(set(paths))
-        raise UsageError(
-            f"the class may be the outermost folder ({len(set(outer)):,} names) or the innermost one ({inner:,} names, "
-            f"about {each:.0f} films in each); tell `data prepare` which by --class-folder outermost or innermost, "
-            "and patients by --patient-pattern."
-        )
-
-
 def identify(
     name: str, folder: str | None, *, archive: bool, patient_pattern: re.Pattern[str] | None
 ) -> Identity | str:
@@ -210,11 +120,16 @@ def identify(
     if folder is None:
         return "unknown label: not inside a class folder"
     identity = _archive_identity(folder, PurePosixPath(name).stem) if archive else Identity(label=folder, patient=None)
-    if isinstance(identity, str) or patient_pattern is None:
+    return identity if isinstance(identity, str) else by_pattern(identity, name, patient_pattern)
+
+
+def by_pattern(identity: Identity, name: str, pattern: re.Pattern[str] | None) -> Identity | str:
+    """The identity with the patient that a pattern finds in a path, or the reason why it finds none."""
+    if pattern is None:
         return identity
-    if (match := patient_pattern.search(name)) is None:
-        return f"unknown patient: the path does not match {patient_pattern.pattern!r}"
-    number = match["patient"] if "patient" in patient_pattern.groupindex else match[1 if match.re.groups else 0]
+    if (match := pattern.search(name)) is None:
+        return f"unknown patient: the path does not match {pattern.pattern!r}"
+    number = match["patient"] if "patient" in pattern.groupindex else match[1 if match.re.groups else 0]
     return replace(identity, patient=number, naming=Naming.PATTERN)
 
 

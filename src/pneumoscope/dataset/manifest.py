@@ -6,9 +6,9 @@ import io
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pneumoscope.contract import check_classes
 from pneumoscope.documents import Document, Text, read_document
@@ -68,6 +68,21 @@ class NearFilms(Document):
     merged: bool
 
 
+#: Settings that cards of this schema version did not have at first.
+_LATER = (
+    *("split_folders", "exclude", "merge_classes", "name_encoding", "labels", "label_map", "several"),
+    *("image_column", "label_column", "patient_column", "split_column", "view_column"),
+)
+
+
+def _with_later(config: Any) -> Any:
+    """A stored configuration, with the defaults of settings that it does not have."""
+    if not isinstance(config, dict):
+        return config
+    fields = PrepareConfig.model_fields
+    return {name: fields[name].get_default() for name in _LATER} | config
+
+
 class DatasetCard(Document):
     """`dataset.json`: what the manifest's rows do not say."""
 
@@ -75,7 +90,7 @@ class DatasetCard(Document):
     classes: tuple[Text, ...] = Field(min_length=2)
     groups: dict[Text, tuple[Text, ...]]
     sources: tuple[Text, ...]
-    config: PrepareConfig
+    config: Annotated[PrepareConfig, BeforeValidator(_with_later)]
     refused: tuple[RefusedFile, ...]
     duplicates: tuple[DuplicateFilms, ...]
     near_duplicates: tuple[NearFilms, ...]

@@ -22,6 +22,7 @@ from pneumoscope.dataset.manifest import (
     RefusedFile,
     format_manifest,
 )
+from pneumoscope.dataset.places import TABLE_ADVICE
 from pneumoscope.dataset.sources import Source, read_sources
 from pneumoscope.dataset.split import Labelled, cut_patients
 from pneumoscope.dataset.stress import write_stress
@@ -46,6 +47,7 @@ class SourceSummary:
     films: int
     refused: int
     junk: int
+    excluded: int
     other_files: int
     copies: int
     matched: int
@@ -55,7 +57,10 @@ class SourceSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSummary:
-    """What `prepare` made. `counts[split][label]` is (films, patients)."""
+    """What `prepare` made. `counts[split][label]` is (films, patients).
+
+    `labels` is how label files were read, if there were any, and `without_file` how many of their images no source has.
+    """
 
     classes: tuple[str, ...]
     counts: dict[str, dict[str, tuple[int, int]]]
@@ -63,6 +68,8 @@ class PrepareSummary:
     refused: tuple[RefusedFile, ...]
     duplicates: tuple[DuplicateFilms, ...]
     near_duplicates: tuple[NearFilms, ...]
+    labels: str | None
+    without_file: int
     seconds: float
 
 
@@ -91,7 +98,7 @@ def prepare(
     overwrite: bool = False,
     listener: Listener = SILENT,
 ) -> PrepareSummary:
-    """Make the data set `out` from ZIP archives and folders.
+    """Make the data set `out` from archives and folders, of class folders or labelled by tables.
 
     A source's test part stays test; its train and validation parts are joined and validation is cut anew
     by patient. A film or patient of any source's test part is never in train or validation. Films of
@@ -116,14 +123,13 @@ def prepare(
             sources,
             folder / _INCOMING,
             pattern=pattern,
-            level=config.class_folder,
-            headers=config.dicom_patients,
+            config=config,
             limits=limits,
             listener=listener,
         )
-        union = unite(read, config)
+        union = unite(read.sources, config)
         division = _divide(union, config)
-        card = _card(read, union, division, config)
+        card = _card(read.sources, union, division, config)
         films = _write_films(division.films, folder)
         if config.stress:
             films += write_stress(films, folder, seed=config.seed, limits=limits, listener=listener)
@@ -132,10 +138,12 @@ def prepare(
     return PrepareSummary(
         classes=card.classes,
         counts=_counts(films, card.classes),
-        sources=_summaries(read, union, division),
+        sources=_summaries(read.sources, union, division),
         refused=card.refused,
         duplicates=card.duplicates,
         near_duplicates=card.near_duplicates,
+        labels=read.described,
+        without_file=read.without_file,
         seconds=time.monotonic() - started,
     )
 
@@ -196,10 +204,11 @@ def _cut(union: Union, config: PrepareConfig) -> list[str | None]:
 def _require_two_classes(labels: set[str]) -> None:
     if not labels:
         raise DatasetError(
-            "no usable image found; give the archive as downloaded, or a folder with one folder of images a class."
+            "no usable image found; give the archive as downloaded, or a folder with one folder of images per class. "
+            f"{TABLE_ADVICE}"
         )
     if len(labels) < 2:
-        raise DatasetError(f"only one class found ({min(labels)}); at least 2 class folders are needed.")
+        raise DatasetError(f"only one class found ({min(labels)}); at least 2 are needed. {TABLE_ADVICE}")
 
 
 def _listing(refused: Sequence[RefusedFile], most: int = 20) -> str:
@@ -285,6 +294,7 @@ def _summaries(read: Sequence[Source], union: Union, division: Division) -> list
             films=len(source.films) + source.copies,
             refused=len(source.refused),
             junk=source.junk,
+            excluded=source.excluded,
             other_files=source.other_files,
             copies=source.copies,
             matched=union.matched[number],

@@ -2,14 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from pneumoscope.documents import Document, Text
 from pneumoscope.settings.option import MaxPixels, Overwrite, Quiet, Spelling
 
 FolderLevel: TypeAlias = Literal["innermost", "outermost"]
+SplitFolder: TypeAlias = Literal["train", "val", "test", "none"]
+Several: TypeAlias = Literal["mapped", "skip", "whole"]
 
 
 def _parse_groups(given: Any) -> Any:
@@ -23,6 +25,35 @@ def _parse_groups(given: Any) -> Any:
             raise ValueError(f"{option!r} is not of the form NAME=CLASS,CLASS")
         groups[name] = tuple(members.split(","))
     return groups
+
+
+def _parse_splits(given: Any) -> Any:
+    """`["Set A=test"]`, as on the command line, → `{"Set A": "test"}`; anything else is left to validation."""
+    if not isinstance(given, list | tuple):
+        return given
+    splits = {}
+    for option in given:
+        name, _, split = str(option).rpartition("=")
+        if not name or split not in get_args(SplitFolder):
+            raise ValueError(f"{option!r} is not of the form NAME=train, =val, =test or =none")
+        splits[name] = split
+    return splits
+
+
+def _text_codec(given: str) -> str:
+    try:
+        "".encode(given)
+    except LookupError as failure:
+        raise ValueError(f"{given!r} is not one of Python's text codecs, such as gbk, shift_jis or cp437") from failure
+    return given
+
+
+def _names(paths: tuple[Path, ...]) -> tuple[str, ...]:
+    return tuple(path.name for path in paths)
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else path.name
 
 
 def _sha256(given: str) -> str:
@@ -45,7 +76,7 @@ class Fetch(Document):
 
 
 class PrepareConfig(Document):
-    """How `data prepare` reads and cuts; saved in `dataset.json`."""
+    """How `data prepare` reads and cuts; saved in `dataset.json`, files by their names alone."""
 
     val_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="Share of the train films cut as validation, by patient."
@@ -63,6 +94,41 @@ class PrepareConfig(Document):
     class_folder: FolderLevel | None = Field(
         default=None,
         description="Which folder names the class where folders lie in folders: innermost if not ambiguous.",
+    )
+    split_folders: Annotated[
+        dict[Text, SplitFolder], BeforeValidator(_parse_splits), Spelling(names=("--split-folder",), kind=list[str])
+    ] = Field(
+        default={},
+        description='What a folder is, or a value of --split-column, e.g. "Set A=test" or "eval=none". Repeatable.',
+    )
+    exclude: tuple[Text, ...] = Field(
+        default=(), description="Leave out files by a pattern of their path or of a folder, e.g. masks. Repeatable."
+    )
+    merge_classes: bool = Field(
+        default=False, description="Merge classes that differ in case, spaces, _ or - only, such as Normal and NORMAL."
+    )
+    name_encoding: Annotated[str, AfterValidator(_text_codec)] | None = Field(
+        default=None, description="Codec of an archive's names, or of a label file, that is not UTF-8, e.g. gbk."
+    )
+    labels: Annotated[tuple[Path, ...], Spelling(path="existing file"), PlainSerializer(_names)] = Field(
+        default=(),
+        description="A table of labels: CSV, TSV, or a published set's text file. Repeatable: tables are joined.",
+    )
+    label_map: Annotated[Path | None, Spelling(path="existing file"), PlainSerializer(_name)] = Field(
+        default=None,
+        description="TOML file that says what is in the table: its columns, and the findings of each class.",
+    )
+    image_column: Text | None = Field(default=None, description="The table's column that names images.")
+    label_column: tuple[Text, ...] = Field(
+        default=(), description="The column of labels; given several times, columns that each say yes or no to one."
+    )
+    patient_column: Text | None = Field(default=None, description="The column that names patients.")
+    split_column: Text | None = Field(default=None, description="The column of train, validation and test.")
+    view_column: Text | None = Field(default=None, description="The column of views; only frontal ones are kept.")
+    several: Several | None = Field(
+        default=None,
+        description="A film with several labels: mapped takes the one class that they are of, skip leaves it out, "
+        "whole takes the cell's text as one label.",
     )
     groups: Annotated[
         dict[Text, tuple[Text, ...]] | None,
@@ -87,7 +153,7 @@ class Prepare(Document):
     """Of `data prepare`."""
 
     sources: Annotated[tuple[Path, ...], Spelling(argument=True, path="existing")] = Field(
-        description="ZIP archives as downloaded, or folders with one folder of images per class."
+        description="ZIP or tar archives as downloaded, or folders; with one folder of images per class, or --labels."
     )
     out: Path = Field(description="The data set to make.")
     config: PrepareConfig

@@ -1,0 +1,82 @@
+"""Names in archives as text, whatever program wrote them."""
+
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+
+from pneumoscope.errors import UsageError
+
+_UTF8_FLAG = 0x800
+_UNICODE_PATH = 0x7075
+# Lines and blocks of code page 437: what other encodings look like to a program that took them for it.
+_DRAWN = re.compile("[\u2500-\u259f]")
+_LIKELY = ("gbk", "shift_jis", "euc_kr", "cp1251", "cp437")
+
+
+def zip_name(info: zipfile.ZipInfo) -> str | bytes:
+    """A ZIP member's name, or its bytes where the archive does not say how they are encoded.
+
+    APPNOTE.TXT 4.4.4 (bit 11: UTF-8) and 4.6.9 (Info-ZIP's Unicode path, valid while its CRC-32 is that of the name).
+    """
+    name = info.orig_filename
+    if name.isascii() and not info.extra:
+        return name
+    flagged = bool(info.flag_bits & _UTF8_FLAG)
+    raw = name.encode("utf-8" if flagged else "cp437", "surrogatepass")
+    for kind, content in _extra_fields(info.extra):
+        if kind == _UNICODE_PATH and content[:1] == b"\x01" and content[1:5] == struct.pack("<I", zlib.crc32(raw)):
+            return _decoded(content[5:], "utf-8") or name
+    if flagged and _DRAWN.search(name) is not None:  # written anew by a program that misread it
+        return _as_code_page(name) or name
+    return name if flagged or name.isascii() else raw
+
+
+def decode_names(names: Sequence[str | bytes], encoding: str | None, *, of: str) -> list[str]:
+    """All names of an archive as text: bytes are UTF-8, or else in the given encoding.
+
+    Args:
+        names: text where the encoding is known, or else bytes.
+        encoding: any of Python's text codecs; None asks for one unless all bytes are UTF-8.
+        of: the archive, to name it.
+
+    Raises:
+        UsageError: the encoding is not known, or is not the one given.
+    """
+    unknown = [name for name in names if isinstance(name, bytes)]
+    codec = encoding or "utf-8"
+    odd = [name for name in unknown if _decoded(name, codec) is None]
+    if not odd:
+        return [name if isinstance(name, str) else name.decode(codec) for name in names]
+    if encoding is not None:
+        raise UsageError(
+            f"--name-encoding {encoding}: {len(odd):,} of the names in {of} cannot be read so; give another codec."
+        )
+    readings = {each: _decoded(odd[0], each) for each in _LIKELY}
+    shown = "; ".join(f"{each}: {name}" for each, name in readings.items() if name and name.isprintable())
+    raise UsageError(
+        f"{of} does not say how its names are encoded, and {len(odd):,} of them are not UTF-8; pass --name-encoding "
+        f"with the codec in which the first one reads right, one of these or any other of Python's ({shown})."
+    )
+
+
+def _decoded(name: bytes, codec: str) -> str | None:
+    try:
+        return name.decode(codec)
+    except UnicodeDecodeError:
+        return None
+
+
+def _as_code_page(name: str) -> bytes | None:
+    try:
+        return name.encode("cp437")
+    except UnicodeEncodeError:
+        return None
+
+
+def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        yield kind, extra[4 : 4 + size]
+        extra = extra[4 + size :]

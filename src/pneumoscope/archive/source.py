@@ -1,0 +1,47 @@
+"""Opening what films come in: a folder, a ZIP archive or a tar archive."""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pneumoscope.archive.listing import Listing, list_folder, list_zip
+from pneumoscope.archive.tar import is_tar, open_tar
+from pneumoscope.errors import ArchiveError
+
+
+@contextmanager
+def open_source(path: Path, *, max_bytes: int, name_encoding: str | None = None) -> Iterator[Listing]:
+    """List a ZIP or tar archive or a folder; its members can be read until the block ends.
+
+    Operating-system junk (`__MACOSX/`, `._*`, `.DS_Store`, other hidden files, `Thumbs.db`) is
+    counted and left out. A member of an archive that is absolute, climbs out with `..`, is a link or a
+    device, is encrypted, repeats a name, is over `max_bytes` or compresses more than 200 to 1 is a problem.
+
+    Args:
+        path: the archive, or the folder.
+        max_bytes: the most of one member.
+        name_encoding: of an archive's names where it does not say how they are encoded.
+
+    Raises:
+        ArchiveError: `path` is neither a folder nor a readable archive.
+        UsageError: the encoding of an archive's names is not known; see `decode_names`.
+    """
+    if path.is_dir():
+        yield list_folder(path, max_bytes)
+        return
+    if not path.is_file():
+        raise ArchiveError(f"{path} does not exist; give a ZIP or tar archive or a folder.")
+    if is_tar(path):
+        with open_tar(path, max_bytes=max_bytes, name_encoding=name_encoding) as listing:
+            yield listing
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as failure:
+        raise ArchiveError(
+            f"{path} is neither a folder nor a readable ZIP or tar archive ({failure}); if it should be one, "
+            "fetch it again."
+        ) from failure
+    with archive:
+        yield list_zip(archive, max_bytes, name_encoding=name_encoding)

@@ -1,0 +1,175 @@
+"""tar archives, plain or compressed, listed by the rules that hold for ZIP archives."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import IO
+
+from pneumoscope.archive.listing import MAX_RATIO, SMALL, Entry, Listing, listing_of, too_large
+from pneumoscope.archive.names import decode_names
+from pneumoscope.errors import ArchiveError
+
+_COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+_DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError, RecursionError)
+_MOST_HEADER = 1_000_000
+_CHUNK = 1 << 20
+
+
+class _Headers(io.RawIOBase):
+    """What `tarfile` may read of an archive while it lists it: headers, at most a megabyte of them for a member.
+
+    It takes the lengths in them at their word: of long names, of maps of sparse files, negative ones.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__()
+        self._stream = stream
+        self.allowed = _MOST_HEADER
+
+    def read(self, size: int = -1, /) -> bytes:
+        self.allowed -= size
+        if size < 0 or self.allowed < 0:
+            raise tarfile.ReadError("a header is too large")
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file begins as a tar archive does, or is compressed in one of the ways tar archives are."""
+    head = _head(path)
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return _opener(head) is not None
+    return True
+
+
+@contextmanager
+def open_tar(path: Path, *, max_bytes: int, name_encoding: str | None) -> Iterator[Listing]:
+    """List a tar archive; its members can be read, from any thread, until the block ends.
+
+    A compressed one is first unpacked whole into an unnamed file in the folder for temporary files.
+
+    Raises:
+        ArchiveError: not a tar archive, cut or damaged, or it unpacks to more than 200 times its size.
+        UsageError: see `decode_names`.
+    """
+    opener = _opener(_head(path))
+    with path.open("rb") if opener is None else tempfile.TemporaryFile() as stream:
+        if opener is not None:
+            _unpack(path, opener, stream)
+        yield _list(stream, path, max_bytes, name_encoding)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(tarfile.BLOCKSIZE)
+
+
+def _opener(head: bytes) -> Callable[[Path], IO[bytes]] | None:
+    """What unpacks a file that begins so."""
+    return next((each for magic, each in _COMPRESSED.items() if head.startswith(magic)), None)
+
+
+def _unpack(path: Path, opener: Callable[[Path], IO[bytes]], unpacked: IO[bytes]) -> None:
+    most = max(SMALL, MAX_RATIO * path.stat().st_size)
+    try:
+        with opener(path) as stream:
+            while chunk := stream.read(_CHUNK):
+                unpacked.write(chunk)
+                if unpacked.tell() > most:
+                    raise ArchiveError(f"{path} is a decompression bomb: it unpacks to more than {most:,} bytes.")
+    except _DAMAGE as failure:
+        raise ArchiveError(
+            f"{path} cannot be unpacked into {tempfile.gettempdir()} ({failure}); "
+            "fetch it again, or set TMPDIR to a folder with more room."
+        ) from failure
+
+
+def _list(stream: IO[bytes], path: Path, max_bytes: int, encoding: str | None) -> Listing:
+    try:
+        infos = [info for info in _headers(stream) if not info.isdir()]
+    except _DAMAGE as failure:
+        raise ArchiveError(
+            f"{path} is neither a folder nor a readable ZIP or tar archive ({failure}); if it should be one, "
+            "fetch it again."
+        ) from failure
+    stored = [info.name if info.name.isprintable() else _bytes_of(info.name) for info in infos]
+    names, lock = decode_names(stored, encoding, of=str(path)), Lock()
+    return listing_of(
+        Entry(
+            name=name,
+            fault=_unfit(info, max_bytes),
+            read=partial(_read, stream, lock, info.offset_data, info.size),
+            head=partial(_read_head, stream, lock, info.offset_data, info.size),
+        )
+        for info, name in zip(infos, names, strict=True)
+    )
+
+
+def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """Every member's header.
+
+    `tarfile` ends in silence where a header is damaged, and goes in circles where a size is negative.
+    """
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    headers = _Headers(stream)
+    with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+        end = -1
+        while (info := archive.next()) is not None:
+            if info.size < 0 or archive.offset <= end or info.offset_data + info.size > size:
+                raise tarfile.ReadError("a member goes on beyond the end: the archive was cut or damaged")
+            end, headers.allowed = archive.offset, _MOST_HEADER
+            yield info
+        stream.seek(archive.offset)
+        if any(stream.read(tarfile.BLOCKSIZE)):
+            raise tarfile.ReadError("no header where one must be: the archive was cut or damaged")
+
+
+def _bytes_of(name: str) -> str | bytes:
+    """The bytes of a name that is not UTF-8; any other name as it is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape")
+    return name
+
+
+def _unfit(info: tarfile.TarInfo, max_bytes: int) -> str | None:
+    """Why a member is not taken, or None."""
+    if info.issym():
+        return "a symbolic link"
+    if info.islnk():
+        return "a hard link"
+    if not info.isreg() or info.issparse():
+        return "not a regular file"
+    return too_large(info.size, max_bytes) if info.size > max_bytes else None
+
+
+def _read(stream: IO[bytes], lock: Lock, start: int, size: int) -> bytes:
+    with lock:
+        stream.seek(start)
+        return stream.read(size)
+
+
+def _read_head(stream: IO[bytes], lock: Lock, start: int, size: int, count: int) -> bytes:
+    return _read(stream, lock, start, min(size, count))

@@ -1,0 +1,314 @@
+"""Labels from tables: what all rows of an image say, put together, and the class that follows."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from pneumoscope.dataset.places import PublishedSplit, place, split_by_name
+from pneumoscope.dataset.rules import ANY, TableRule, choose_rule, folder_name
+from pneumoscope.dataset.tables import FILE_SPLIT, LabelFile, Table, fold, join_tables, open_label_file
+from pneumoscope.errors import UsageError
+from pneumoscope.settings.data import PrepareConfig, SplitFolder
+
+NO_ROW = "no row of the label files names it"
+_NO_LABEL = "its row in the label files has no label"
+_NO_CLASS = "its label is of no class"
+_SEVERAL = "its labels are of several classes"
+_SKIPPED = "it has several labels (--several skip)"
+_DISAGREED = "no label is that of most of its readers"
+_NOT_FRONTAL = "its view in the label files is not frontal"
+_NO_VIEW = "its view is not in the label files"
+
+_LITERAL = "[]"
+_MOST_CLASSES = 20
+_TRUE = frozenset({"1", "1.0", "true", "yes"})
+_FALSE = frozenset({"", "0", "0.0", "-1", "-1.0", "false", "no", "nan"})  # -1 is uncertain
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+
+
+@dataclass(kw_only=True, slots=True)
+class TableFilm:
+    """What the rows of one image say: a class, or else the `reason` why it is left out."""
+
+    image: str
+    label: str = ""
+    reason: str | None = None
+    patient: str | None = None
+    split: PublishedSplit | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """What all label files say: the images that they name, and how they were read, in a line."""
+
+    films: tuple[TableFilm, ...]
+    described: str
+
+
+@dataclass(kw_only=True, slots=True)
+class _Rows:
+    """The rows of one image, put together. `readings` are the findings by each reader."""
+
+    readings: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    patients: set[str] = field(default_factory=set)
+    splits: set[PublishedSplit] = field(default_factory=set)
+    views: set[str] = field(default_factory=set)
+
+
+def read_labels(config: PrepareConfig) -> Labelling | None:
+    """Read the label files of `data prepare`; None if there are none.
+
+    Raises:
+        UsageError: a file that cannot be read, or a question that no option answers.
+    """
+    if not config.labels:
+        _refuse_alone(config)
+        return None
+    files = [open_label_file(path, encoding=config.name_encoding) for path in config.labels]
+    tables = [file for file in files if not file.is_list]
+    if not tables:
+        raise UsageError("--labels: lists of images hold no labels; give the table that does by another --labels.")
+    rule = choose_rule({column for file in tables for column in file.columns}, config)
+    wanted = [rule.image, *rule.labels, rule.patient, rule.split, rule.view, rule.reader]
+    table = join_tables(tables, image=fold(rule.image or ""), wanted={fold(column) for column in wanted if column})
+    rows = _collect(table, rule, {name.casefold(): split for name, split in config.split_folders.items()})
+    _add_lists(rows, [file for file in files if file.is_list])
+    films = tuple(_judge(rows, rule))
+    _refuse_unused(rule, rows)
+    names = ", ".join(file.name for file in files)
+    return Labelling(films=films, described=f"labels of {rule.name} ({names}): {_describe(rule, films)}")
+
+
+def _refuse_alone(config: PrepareConfig) -> None:
+    """Raise UsageError if there are settings of label files, and no label files."""
+    given = {
+        "--label-map": config.label_map,
+        "--image-column": config.image_column,
+        "--label-column": config.label_column,
+        "--patient-column": config.patient_column,
+        "--split-column": config.split_column,
+        "--view-column": config.view_column,
+        "--several": config.several,
+    }
+    if names := [name for name, value in given.items() if value]:
+        raise UsageError(f"{names[0]} is about label files; give them by --labels FILE.")
+
+
+def _collect(table: Table, rule: TableRule, named: Mapping[str, SplitFolder]) -> dict[str, _Rows]:
+    """The rows of each image; `named` are values of the split column, in lower case, that are none's name."""
+    columns = {column: at for at, column in enumerate(table.columns)}
+
+    def find(column: str | None) -> int | None:
+        return columns.get(fold(column or ""))
+
+    image, patient, split, view, reader = map(find, (rule.image, rule.patient, rule.split, rule.view, rule.reader))
+    assert image is not None, "its column was looked for"
+    file_split = find(FILE_SPLIT)
+    pattern = None if rule.patient_pattern is None else _compiled(rule.patient_pattern)
+    labels = [(columns[fold(column)], column) for column in rule.labels]
+    films: dict[str, _Rows] = {}
+    for row in table.rows:
+        if not (name := row[image].replace("\\", "/")):
+            continue
+        film = films.setdefault(name, _Rows())
+        findings = _of_cell(row[labels[0][0]], rule) if len(labels) == 1 else _of_indicators(row, labels)
+        film.readings["" if reader is None else row[reader]].update(findings)
+        if patient is not None and row[patient]:
+            film.patients.add(row[patient])
+        elif pattern is not None and (found := pattern.search(name)) is not None:
+            film.patients.add(found[0])
+        if view is not None:
+            film.views.add(row[view])
+        said = None if split is None else _split_of_value(row[split], named)
+        said = said or (place(name).split if "/" in name else None)
+        said = said or (None if file_split is None else _split_of_value(row[file_split], named))
+        if said is not None:
+            film.splits.add(said)
+    if not films:
+        raise UsageError(f"the column {rule.image!r} of the label files is empty.")
+    return films
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as failure:
+        raise UsageError(f"patient_pattern {pattern!r} is not a regular expression ({failure}).") from failure
+
+
+def _split_of_value(value: str, named: Mapping[str, SplitFolder]) -> PublishedSplit | None:
+    """The split that a value of the split column says.
+
+    Raises:
+        UsageError: it says none.
+    """
+    split = named.get(value.casefold()) or split_by_name(value)
+    if split in ("train", "val", "test"):
+        return split
+    if split == "none" or not value:
+        return None
+    raise UsageError(
+        f'the split column holds {value!r}; say what it is: --split-folder "{value}=train", or =val, =test or =none.'
+    )
+
+
+def _of_cell(cell: str, rule: TableRule) -> Iterable[str]:
+    """The labels in a cell."""
+    if fold(cell) in ("", "nan"):
+        return ()
+    if rule.separator == _LITERAL:
+        return [text for one, other in _QUOTED.findall(cell) if (text := (one or other).strip())]
+    if rule.several == "whole" or fold(cell) in rule.class_of:
+        return (cell,)
+    separator = rule.separator or next((each for each in "|;," if each in cell), None)
+    return (cell,) if separator is None else [text for each in cell.split(separator) if (text := each.strip())]
+
+
+def _of_indicators(row: Sequence[str], labels: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """The columns that say yes.
+
+    Raises:
+        UsageError: one says neither yes nor no.
+    """
+    for at, column in labels:
+        value = row[at]
+        if value in _FALSE:
+            continue
+        if (folded := fold(value)) in _TRUE:
+            yield column
+        elif folded not in _FALSE:
+            raise UsageError(
+                f"column {column!r} of the label files holds {value!r}; 1, true and yes say yes, and 0, -1, false, "
+                "no and nothing say no. If it is a column of labels, give it alone by --label-column."
+            )
+
+
+def _add_lists(rows: dict[str, _Rows], lists: Sequence[LabelFile]) -> None:
+    """Take the splits of images from lists of them; where there are lists, they alone decide.
+
+    Raises:
+        UsageError: a list's name says no split, or an image is in lists of two.
+    """
+    splits: defaultdict[str, set[PublishedSplit]] = defaultdict(set)
+    for file in lists:
+        if file.part is None:
+            raise UsageError(
+                f"{file.name} is a list of images, and its name says neither train, val nor test; rename it."
+            )
+        for (name,) in file.rows(file.columns):
+            splits[name.replace("\\", "/").rpartition("/")[2]].add(file.part)
+    if twice := [name for name, each in splits.items() if len(each) > 1]:
+        raise UsageError(f"{len(twice):,} images, such as {twice[0]!r}, are in lists of two splits.")
+    if splits:
+        for image, row in rows.items():
+            row.splits = set(splits.get(image.rpartition("/")[2], ()))
+
+
+def _judge(rows: Mapping[str, _Rows], rule: TableRule) -> Iterator[TableFilm]:
+    """Every image with its class, or the reason why it has none.
+
+    Raises:
+        UsageError: several labels, several patients or splits, or too many classes, of a table that is not known.
+    """
+    findings = {image: _agreed(row) for image, row in rows.items()}
+    if rule.several is None and (several := [len(each) for each in findings.values() if len(each) > 1]):
+        raise UsageError(
+            f"{len(several):,} images have several labels, up to {max(several)}; say by --several what holds of them: "
+            "mapped (the one class that --label-map gives their labels), skip (leave them out) or whole (the cell's "
+            "text is one label)."
+        )
+    _refuse_contradictions(rows)
+    if not rule.classes:
+        _refuse_names({each for found in findings.values() for each in found}, rule)
+    for image, row in rows.items():
+        found = findings[image]
+        labels = {_class_of(each, rule) for each in found} - {""}
+        reason = _why_left_out(row, found, labels, rule)
+        yield TableFilm(
+            image=image,
+            label=next(iter(labels)) if reason is None else "",
+            reason=reason,
+            patient=next(iter(row.patients), None),
+            split=next(iter(row.splits), None),
+        )
+
+
+def _class_of(finding: str, rule: TableRule) -> str:
+    """The class of a finding, or an empty text: it is of none."""
+    return rule.class_of.get(fold(finding), rule.class_of.get(ANY, "")) if rule.classes else finding
+
+
+def _agreed(row: _Rows) -> set[str]:
+    """The findings of an image: those of more than half of its readers."""
+    if len(row.readings) == 1:
+        return next(iter(row.readings.values()))
+    counts = Counter(finding for findings in row.readings.values() for finding in findings)
+    return {finding for finding, count in counts.items() if 2 * count > len(row.readings)}
+
+
+def _why_left_out(row: _Rows, findings: set[str], labels: set[str], rule: TableRule) -> str | None:
+    if "" in row.views:
+        return _NO_VIEW
+    if not all(map(_is_frontal, row.views)):
+        return _NOT_FRONTAL
+    if not findings:
+        return _DISAGREED if any(row.readings.values()) else _NO_LABEL
+    if rule.several == "skip" and len(findings) > 1:
+        return _SKIPPED
+    return _SEVERAL if len(labels) > 1 else None if labels else _NO_CLASS
+
+
+@lru_cache(maxsize=1000)
+def _is_frontal(view: str) -> bool:
+    """Whether a view's name is that of a frontal one: PA, AP, AP_horizontal, Frontal, postero-anterior."""
+    words = set(re.findall(r"[a-z]+", view.casefold()))
+    if "ll" in words or any(word.startswith("lat") for word in words):
+        return False
+    joined = "".join(sorted(words))
+    return bool(words & {"pa", "ap", "frontal"}) or ("anter" in joined and "poster" in joined)
+
+
+def _refuse_contradictions(rows: Mapping[str, _Rows]) -> None:
+    for what in ("patients", "splits"):
+        if several := [image for image, row in rows.items() if len(getattr(row, what)) > 1]:
+            raise UsageError(
+                f"{len(several):,} images, such as {several[0]!r}, have rows of different {what} in the label files."
+            )
+
+
+def _refuse_names(findings: set[str], rule: TableRule) -> None:
+    """Raise UsageError if labels are too many, or cannot be folders' names, to be a class each."""
+    if len(findings) > _MOST_CLASSES:
+        raise UsageError(
+            f"{len(findings):,} different labels in {', '.join(map(repr, rule.labels))} of the label files; say by "
+            "--label-map which of them make which class."
+        )
+    for finding in findings:
+        try:
+            folder_name(finding)
+        except ValueError as failure:
+            raise UsageError(f"{failure}; give it another name by --label-map.") from failure
+
+
+def _refuse_unused(rule: TableRule, rows: Mapping[str, _Rows]) -> None:
+    """Raise UsageError if no image has any finding of a class: a slip in the map, or another set."""
+    there = {fold(each) for row in rows.values() for findings in row.readings.values() for each in findings}
+    for name, findings in rule.classes.items():
+        if ANY not in findings and not there & {fold(each) for each in findings}:
+            raise UsageError(
+                f"{rule.name}: no image has {' or '.join(map(repr, findings))}, of which class {name!r} is made; "
+                f"the labels are: {', '.join(sorted(there)[:_MOST_CLASSES])}. --label-map says otherwise."
+            )
+
+
+def _describe(rule: TableRule, films: Sequence[TableFilm]) -> str:
+    if not rule.classes:
+        classes = sorted({film.label for film in films if film.reason is None})
+        return f"every label is a class ({', '.join(classes)})"
+    said = [
+        f"{name} = {' or '.join('any other label' if each == ANY else each for each in findings)}"
+        for name, findings in rule.classes.items()
+    ]
+    return "; ".join(said)

@@ -1,0 +1,284 @@
+"""Where a source's files lie: in which folder of a split, by its everyday names, and in which class folder.
+
+Below `train`, `val` and `test` the class is the next folder; elsewhere it is the innermost one. Where folders may as
+well be those of patients, of masks, or of a split under an unknown name, this is asked about, not guessed.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+from pneumoscope.errors import UsageError
+from pneumoscope.settings.data import FolderLevel, SplitFolder
+
+Part: TypeAlias = Literal["train", "test"]
+PublishedSplit: TypeAlias = Literal["train", "val", "test"]
+
+TABLE_ADVICE = "If the labels are in a table, give it by --labels FILE."
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W_a-zA-Z]+")
+_SPLIT = "train(?:ing)?|val(?:id(?:at(?:ion|e|ing))?)?|test(?:ing)?|dev"
+_OTHER = "sets?|data|datasets?|images?|imgs?|films?|files?|folder|parts?|splits?|xrays?|cxrs?"
+_SPLIT_WORD = re.compile(rf"({_SPLIT})(?:{_OTHER})?")
+_OTHER_WORD = re.compile(_OTHER)
+_UNCLEAR = re.compile(rf"(?:{_SPLIT}){{2,}}|hold|holdout|heldout|eval|evaluation|development|unseen")
+_MASK_WORD = re.compile(
+    r"\w*masks?|seg|segs|segmentations?|labels?|labelmaps?|annotations?|gt|groundtruth|contours?|overlays?|heatmaps?"
+)
+_MASK_SUFFIX = re.compile(r"(?:[ _.-]+(?:\w*mask|seg|segmentation|label|annotation|gt))+$", re.IGNORECASE)
+_CONTENT_WORD = re.compile(
+    r"images?|imgs?|films?|pictures?|photos?|pngs?|jpe?gs?|dicoms?|dcms?|tiffs?|x|rays?|xrays?|cxrs?|radiographs?|raw|"
+    r"data|originals?|files?"
+)
+_FILMS_OF_A_FOLDER = 5  # of one patient there are mostly one or two, of a class many
+_MOST_CLASSES = 10
+_MOST_NAMES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a file lies in its source: its split, if the tree has any, and its class folder."""
+
+    split: PublishedSplit | None
+    folder: str | None
+
+    @property
+    def part(self) -> Part | None:
+        """What is kept of the split: test stays test, train and validation are joined."""
+        return "train" if self.split == "val" else self.split
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderRules:
+    """What is said of a source's folders: `splits` by their lower-case names. Without `ask` nothing is asked about."""
+
+    level: FolderLevel | None = None
+    splits: Mapping[str, SplitFolder] = field(default_factory=dict)
+    ask: bool = True
+
+
+_ASKING = FolderRules()
+
+
+@lru_cache(maxsize=100_000)
+def split_by_name(folder: str) -> PublishedSplit | Literal["unclear"] | None:
+    """The split that a folder's name says; "unclear" if it may say one.
+
+    >>> [split_by_name(name) for name in ("Training Set", "val_images", "TESTING", "test_A", "trainval", "normal")]
+    ['train', 'val', 'test', 'unclear', 'unclear', None]
+    """
+    words = words_of(folder)
+    said = {split_word(word) for word in words} - {None}
+    if not said:
+        unclear = any(_UNCLEAR.fullmatch(word) for word in [*words, "".join(words)])
+        return "unclear" if unclear else None
+    if len(said) > 1 or not all(split_word(word) or _OTHER_WORD.fullmatch(word) for word in words):
+        return "unclear"
+    return said.pop()
+
+
+def split_word(word: str) -> PublishedSplit | None:
+    """The split that a lower-case word says, such as `training` or `testset`."""
+    if (match := _SPLIT_WORD.fullmatch(word)) is None:
+        return None
+    return "train" if match[1].startswith("train") else "test" if match[1].startswith("test") else "val"
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a name in lower case; a capital within begins one.
+
+    >>> words_of("TrainingSet"), words_of("lung_masks-2")
+    (['training', 'set'], ['lung', 'masks', '2'])
+    """
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def place(name: str, splits: Mapping[str, SplitFolder] | None = None) -> Place:
+    """Read the part and the class folder from a path.
+
+    >>> place("chest_xray/test/NORMAL/IM-0001-0001.jpeg")
+    Place(split='test', folder='NORMAL')
+    >>> place("films/cat/1.png")
+    Place(split=None, folder='cat')
+    """
+    folders = name.split("/")[:-1]
+    split, at = _find_split(folders, splits or {})
+    if split is None:
+        return Place(split=None, folder=folders[-1] if folders else None)
+    return Place(split=split, folder=folders[at + 1] if at + 1 < len(folders) else None)
+
+
+def find_places(names: Sequence[str], rules: FolderRules = _ASKING) -> list[Place]:
+    """Where each path of a source lies that is no archive; a folder of None for a path in no folder.
+
+    Below a split's folder the class is the next folder, or with `innermost` the last one. Elsewhere it is the innermost
+    one, or with `outermost` the first of those that not all paths share. Where images lie in `train` and `test`
+    themselves, below at least two different folders, it is the folder above.
+
+    >>> names = ["ill/p1/a.png", "ill/p2/b.png", "well/p3/c.png", "well/p4/d.png"]
+    >>> [each.folder for each in find_places(names, FolderRules(level="outermost"))]
+    ['ill', 'ill', 'well', 'well']
+
+    Raises:
+        UsageError: what the folders are can be read in two ways, and `rules` do not say which is right.
+    """
+    folders = [name.split("/")[:-1] for name in names]
+    splits = [_find_split(each, rules.splits) for each in folders]
+    if rules.ask:
+        refuse_unclear([each for each, (split, _) in zip(folders, splits, strict=True) if split is None], rules.splits)
+    free = [at for at, (split, _) in enumerate(splits) if split is None and folders[at]]
+    below = [at for at, (split, index) in enumerate(splits) if split is not None and len(folders[at]) > index + 1]
+    chosen: dict[int, str] = dict(zip(free, _of_free([folders[at] for at in free], rules), strict=True))
+    inside = [folders[at][splits[at][1] + 1 :] for at in below]
+    chosen |= zip(below, _of_split(inside, rules), strict=True)
+    chosen |= _above(folders, splits)
+    places = [Place(split=split, folder=chosen.get(at)) for at, (split, _) in enumerate(splits)]
+    if rules.ask:
+        _refuse_masks(names, places, rules.level)
+    return places
+
+
+def refuse_unclear(paths: Sequence[Sequence[str]], splits: Mapping[str, SplitFolder]) -> None:
+    """Raise UsageError if a folder of these paths looks like a split's and it is not known which.
+
+    Args:
+        paths: the folders of each, where none is known to be a split's.
+        splits: what is said of folders, by their lower-case names.
+    """
+    names = {folder for path in paths for folder in path}
+    unclear = sorted(each for each in names if split_by_name(each) == "unclear" and each.casefold() not in splits)
+    if unclear:
+        raise UsageError(
+            f"{_listed(unclear)} may be the {'folder' if len(unclear) == 1 else 'folders'} of a split; say which: "
+            f'--split-folder "{unclear[0]}=test", or =train, =val, or =none if it is not a split.'
+        )
+
+
+def _find_split(folders: Sequence[str], named: Mapping[str, SplitFolder]) -> tuple[PublishedSplit | None, int]:
+    """The first folder that is a split's: which, and where."""
+    for at, folder in enumerate(folders):
+        split = named.get(folder.casefold()) or split_by_name(folder)
+        if split in ("train", "val", "test"):
+            return split, at
+    return None, -1
+
+
+def _above(folders: Sequence[Sequence[str]], splits: Sequence[tuple[PublishedSplit | None, int]]) -> dict[int, str]:
+    """The folder above of each path that lies in a split's folder itself, if there are at least two such folders."""
+    direct = [at for at, (split, index) in enumerate(splits) if split is not None and index == len(folders[at]) - 1]
+    above = {at: folders[at][-2] for at in direct if len(folders[at]) > 1}
+    return above if len(set(above.values())) > 1 else {}
+
+
+def _of_free(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
+    """The class folders of paths without a split."""
+    outer = _outermost(paths)
+    if rules.level is None and rules.ask:
+        _refuse_repeated(paths, outer)
+        _refuse_two_ways(paths, outer, "outermost folder", whole=False)
+    return outer if rules.level == "outermost" else [path[-1] for path in paths]
+
+
+def _of_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
+    """The class folders of paths below a split's folder."""
+    outer = [path[0] for path in paths]
+    if rules.level is None and rules.ask:
+        _refuse_two_ways(paths, outer, "folder below the split's", whole=len(set(outer)) == 1)
+    return [path[-1] for path in paths] if rules.level == "innermost" else outer
+
+
+def _outermost(paths: Sequence[Sequence[str]]) -> list[str]:
+    """The first folder of each path after those that all begin with."""
+    deep = 0
+    while paths and all(len(path) > deep + 1 and path[deep] == paths[0][deep] for path in paths):
+        deep += 1
+    return [path[deep] for path in paths]
+
+
+def _refuse_two_ways(paths: Sequence[Sequence[str]], outer: Sequence[str], where: str, *, whole: bool) -> None:
+    """Raise UsageError if folders may be those of patients: they hold as few films, or there is but one outer one.
+
+    No folder is named in it: it may be called after a patient.
+    """
+    kinds = len({tuple(path) for path in paths})
+    flat = all(path[-1] == one for path, one in zip(paths, outer, strict=True))
+    few = len(paths) < _FILMS_OF_A_FOLDER * kinds
+    names = len(set(outer))
+    if flat and few and names > _MOST_CLASSES:
+        raise UsageError(
+            f"{names:,} folders hold about {len(paths) / names:.0f} films each, as those of patients do, and would be "
+            f"{names:,} classes. {TABLE_ADVICE} If they are classes indeed, pass --class-folder innermost."
+        )
+    if not flat and (few or whole):
+        inner, each = len({path[-1] for path in paths}), len(paths) / kinds
+        raise UsageError(
+            f"the class may be the {where} ({names:,} names) or the innermost one ({inner:,} names, "
+            f"about {each:.0f} films in each); tell `data prepare` which by --class-folder outermost or innermost, "
+            f"and patients by --patient-pattern. {TABLE_ADVICE}"
+        )
+
+
+def _refuse_repeated(paths: Sequence[Sequence[str]], outer: Sequence[str]) -> None:
+    """Raise UsageError if folders such as `images` would be classes although they lie in several folders."""
+    above: dict[str, set[str]] = {}
+    for path, one in zip(paths, outer, strict=True):
+        if path[-1] != one and (is_mask_name(path[-1]) or _is_content(path[-1])):
+            above.setdefault(path[-1], set()).add(one)
+    repeated = sorted(name for name, folders in above.items() if len(folders) > 1)
+    if repeated:
+        raise UsageError(
+            f"folders called {_listed(repeated)} lie in {len(set(outer)):,} different folders: are these the classes? "
+            "Then pass --class-folder outermost, and leave out masks by --exclude; if the inner ones are the classes, "
+            f"--class-folder innermost. {TABLE_ADVICE}"
+        )
+
+
+@lru_cache(maxsize=100_000)
+def is_mask_name(folder: str) -> bool:
+    """Whether a folder's name says masks or labels, not films.
+
+    >>> [is_mask_name(name) for name in ("lung masks", "leftMask", "Ground Truth", "normal")]
+    [True, True, True, False]
+    """
+    words = words_of(folder)
+    return any(_MASK_WORD.fullmatch(word) for word in [*words, "".join(words)])
+
+
+def _is_content(folder: str) -> bool:
+    """Whether a folder's name says only that there are images in it."""
+    words = words_of(folder)
+    return bool(words) and all(_CONTENT_WORD.fullmatch(word) for word in words)
+
+
+def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLevel | None) -> None:
+    """Raise UsageError if files called masks or labels have the names of other files.
+
+    A class folder that is called so is accepted if the level of class folders is given.
+    """
+    films: set[str] = set()
+    masks: list[tuple[str, str, str]] = []
+    for name, at in zip(names, places, strict=True):
+        *folders, file = name.split("/")
+        stem = file.rpartition(".")[0] or file
+        core = _MASK_SUFFIX.sub("", stem)
+        folder = next((each for each in folders if is_mask_name(each)), None)
+        if folder is None and core == stem:
+            films.add(stem)
+        elif level is None or folder is None or at.folder != folder:
+            masks.append((core, folder or f"*{stem[len(core) :]}.*", name))
+    found = Counter(pattern for core, pattern, _ in masks if core in films)
+    if found:
+        patterns = [pattern for pattern, _ in found.most_common(_MOST_NAMES)]
+        advice = " ".join(f'--exclude "{each}"' for each in patterns)
+        raise UsageError(
+            f"{sum(found.values()):,} files seem to be masks or labels of other files: they are called so, and have "
+            f"their names. Leave them out by {advice}; if their folder is a class, pass --class-folder innermost."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(f"'{name}'" for name in names[:_MOST_NAMES]) + more

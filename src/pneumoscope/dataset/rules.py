@@ -1,0 +1,140 @@
+"""What a table of labels means: of a public set, which is known by its columns, or as a user says."""
+
+import tomllib
+from collections import Counter
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from pneumoscope.dataset.tables import fold
+from pneumoscope.documents import Document, Text, first_problem
+from pneumoscope.errors import UsageError
+from pneumoscope.settings.data import PrepareConfig, Several
+
+ANY = "*"
+_LONGEST_NAME = 100
+
+
+def folder_name(name: str) -> str:
+    """The name of a class, which is to be that of a folder on any system.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    if name != name.strip() or name.startswith(".") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
+        raise ValueError(f"{name!r} cannot be a class: it is to be a folder's name")
+    if not 0 < len(name) <= _LONGEST_NAME:
+        raise ValueError(f"a class has a name of 1 to {_LONGEST_NAME} characters")
+    return name
+
+
+ClassName = Annotated[str, AfterValidator(folder_name)]
+
+
+def _once(classes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    counts = Counter(fold(finding) for findings in classes.values() for finding in findings)
+    if several := [finding for finding, count in counts.items() if count > 1]:
+        raise ValueError(f"{several[0]!r} is a finding of two classes")
+    return classes
+
+
+class TableRule(Document):
+    """What a table says: a public set's in `known_sets.toml`, a user's by --label-map.
+
+    Columns are named without regard to case. `labels` is one column of labels, or several that each say yes or no to
+    the finding they are called after. `patient_pattern` finds the patient in the image's path. `reader` is the column
+    of a film's readers: what most of them say holds. `separator` is between the labels of a cell; `[]` is a list as
+    Python writes it. `classes` are the findings of each class, "*" any other; without it every label is a class.
+    """
+
+    name: Text = "the table"
+    columns: tuple[Text, ...] = ()
+    image: Text | None = None
+    labels: tuple[Text, ...] = ()
+    patient: Text | None = None
+    patient_pattern: Text | None = None
+    split: Text | None = None
+    view: Text | None = None
+    reader: Text | None = None
+    separator: Literal["|", ";", ",", "[]"] | None = None
+    several: Several | None = None
+    classes: Annotated[dict[ClassName, tuple[Text, ...]], AfterValidator(_once)] = Field(default={})
+
+    @cached_property
+    def class_of(self) -> dict[str, str]:
+        """The class of each folded finding."""
+        return {fold(finding): name for name, findings in self.classes.items() for finding in findings}
+
+
+class _KnownSets(Document):
+    set: tuple[TableRule, ...]
+
+
+def known_sets() -> tuple[TableRule, ...]:
+    """The public sets whose tables are known."""
+    text = (resources.files("pneumoscope") / "dataset" / "known_sets.toml").read_text(encoding="utf-8")
+    return _KnownSets.model_validate(tomllib.loads(text)).set
+
+
+def choose_rule(columns: set[str], config: PrepareConfig) -> TableRule:
+    """What the columns mean: by the known set that they are of, changed by the user's map and options.
+
+    Args:
+        columns: the folded names of all label files' columns.
+        config: with the user's map and options.
+
+    Raises:
+        UsageError: the set is not known and the options leave something open, or a column is missing.
+    """
+    fitting = [rule for rule in known_sets() if {fold(column) for column in rule.columns} <= columns]
+    rule = max(fitting, key=lambda rule: len(rule.columns), default=TableRule())
+    own = {} if config.label_map is None else _read_map(config.label_map)
+    if config.label_column:
+        own = {"classes": {}, "several": None, "separator": None} | own | {"labels": config.label_column}
+    options = {
+        "image": config.image_column,
+        "patient": config.patient_column,
+        "split": config.split_column,
+        "view": config.view_column,
+        "several": config.several,
+    }
+    own |= {name: value for name, value in options.items() if value is not None}
+    changed = TableRule.model_validate(rule.model_dump() | own)
+    labels = changed.labels or tuple(each for each in changed.class_of if each != ANY)
+    given = {fold(each) for each in (*config.label_column, config.split_column or "")}
+    _refuse_missing(changed, labels, columns, given=given)
+    return changed.model_copy(update={"labels": tuple(each for each in labels if fold(each) in columns)})
+
+
+def _read_map(path: Path) -> dict[str, Any]:
+    """What a user's --label-map says."""
+    try:
+        rule = TableRule.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as failure:
+        raise UsageError(f"--label-map {path}: {first_problem(failure)}.") from failure
+    except (OSError, ValueError) as failure:
+        raise UsageError(f"--label-map {path} is not a TOML file ({failure}).") from failure
+    return {name: getattr(rule, name) for name in rule.model_fields_set}
+
+
+def _refuse_missing(rule: TableRule, labels: tuple[str, ...], columns: set[str], *, given: set[str]) -> None:
+    """Raise UsageError if it is not known which columns name images and labels, or one that is needed is not there."""
+    there = ", ".join(sorted(filter(None, columns)))
+    if rule.image is None or not labels:
+        what = [name for name, value in (("--image-column", rule.image), ("--label-column", labels)) if not value]
+        raise UsageError(
+            f"the label files are of no set that is known ({', '.join(each.name for each in known_sets())}); say by "
+            f"{' and '.join(what)} which of their columns is which: {there}."
+        )
+    needed = [rule.image, rule.patient, rule.view]
+    needed += [each for each in labels if len(labels) == 1 or fold(each) in rule.class_of or fold(each) in given]
+    needed += [rule.split] if fold(rule.split or "") in given else []
+    for column in needed:
+        if column is not None and fold(column) not in columns:
+            raise UsageError(
+                f"{rule.name}: no column {column!r} in the label files; if another file has it, give that by another "
+                f"--labels. The columns are: {there}."
+            )
