@@ -12,17 +12,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import IO
+from typing import IO, TypeAlias
 
 from pneumoscope.archive.listing import MAX_RATIO, SMALL, Entry, Listing, listing_of, too_large
 from pneumoscope.archive.names import decode_names
 from pneumoscope.errors import ArchiveError
 
-_COMPRESSED: dict[bytes, Callable[[Path], IO[bytes]]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
+_Opener: TypeAlias = Callable[[Path], io.BufferedIOBase]
+_COMPRESSED: dict[bytes, _Opener] = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\x00": lzma.LZMAFile}
 _DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError, RecursionError)
 _MOST_HEADER = 1_000_000
 _CHUNK = 1 << 20
@@ -84,12 +81,12 @@ def _head(path: Path) -> bytes:
         return stream.read(tarfile.BLOCKSIZE)
 
 
-def _opener(head: bytes) -> Callable[[Path], IO[bytes]] | None:
+def _opener(head: bytes) -> _Opener | None:
     """What unpacks a file that begins so."""
     return next((each for magic, each in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
-def _unpack(path: Path, opener: Callable[[Path], IO[bytes]], unpacked: IO[bytes]) -> None:
+def _unpack(path: Path, opener: _Opener, unpacked: IO[bytes]) -> None:
     most = max(SMALL, MAX_RATIO * path.stat().st_size)
     try:
         with opener(path) as stream:

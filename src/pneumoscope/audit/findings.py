@@ -1,7 +1,7 @@
 """What the measurements mean, in sentences a reader without statistics understands, gravest first."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pneumoscope.audit.distributions import ABSENT, PRESENT
 from pneumoscope.audit.document import (
@@ -21,6 +21,7 @@ from pneumoscope.audit.features import FEATURES
 from pneumoscope.audit.films import NAIVE
 from pneumoscope.audit.shortcuts import CLASSES_TASK, HELD_OUT, TEST
 from pneumoscope.dataset.manifest import RefusedFile
+from pneumoscope.dataset.spelling import alike
 
 _TELLING = 0.10  # accuracy above chance, at the interval's lower end, from which a shortcut is worth a warning
 _RANKING = 0.8  # or AUROC, at its lower end: with one frequent class, accuracy cannot rise far above chance
@@ -85,6 +86,19 @@ def of_leaks(
         "nearly identical to another of the same split",
         "Re-encoded or resized copies of one film, or two shots that look the same.",
     )
+
+
+def of_classes(films: Mapping[str, int]) -> Iterator[Finding]:
+    """Classes that are one by all but their spelling; `films` counts those of each."""
+    for labels in alike(films):
+        if len(labels) > 1:
+            yield Finding(
+                code="class-spellings",
+                severity="warning",
+                title=f"{len(labels)} classes differ in spelling only: {', '.join(map(repr, labels))}",
+                meaning="They are mostly one: data prepare --merge-classes makes one of them.",
+                films=(),
+            )
 
 
 def of_files(

@@ -1,7 +1,7 @@
 """One audit: read every film once, measure, and say what it means."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +115,7 @@ def _document(subject: Subject, read: _Read, started: float, listener: Listener,
 
     def found() -> Iterator[Finding]:
         yield from findings.of_leaks(same, near, conflicts, patients)
+        yield from findings.of_classes(Counter(film.claim.label for film in films))
         yield from findings.of_files(unreadable, odd, changed, unlisted, subject.refused)
         yield from findings.of_encoding(spreads, shares)
         yield from findings.of_shortcuts(told.baselines, told.shifts)

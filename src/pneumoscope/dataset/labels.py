@@ -1,7 +1,7 @@
 """Labels from tables: what all rows of an image say, put together, and the class that follows."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -47,14 +47,18 @@ class Labelling:
     described: str
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(slots=True)
 class _Rows:
-    """The rows of one image, put together. `readings` are the findings by each reader."""
+    """The rows of one image, put together: `readings` are the findings by each reader; `unfit` is about the view.
 
-    readings: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    patients: set[str] = field(default_factory=set)
-    splits: set[PublishedSplit] = field(default_factory=set)
-    views: set[str] = field(default_factory=set)
+    A patient or a split that differs between rows is kept in `differs`.
+    """
+
+    readings: dict[str, set[str]] = field(default_factory=dict)
+    patient: str = ""
+    split: PublishedSplit | None = None
+    unfit: str | None = None
+    differs: str | None = None
 
 
 def read_labels(config: PrepareConfig) -> Labelling | None:
@@ -114,21 +118,31 @@ def _collect(table: Table, rule: TableRule, named: Mapping[str, SplitFolder]) ->
             continue
         film = films.setdefault(name, _Rows())
         findings = _of_cell(row[labels[0][0]], rule) if len(labels) == 1 else _of_indicators(row, labels)
-        film.readings["" if reader is None else row[reader]].update(findings)
-        if patient is not None and row[patient]:
-            film.patients.add(row[patient])
+        film.readings.setdefault("" if reader is None else row[reader], set()).update(findings)
+        if patient is not None:
+            _add_patient(film, row[patient])
         elif pattern is not None and (found := pattern.search(name)) is not None:
-            film.patients.add(found[0])
-        if view is not None:
-            film.views.add(row[view])
+            _add_patient(film, found[0])
+        if view is not None and not _is_frontal(row[view]):
+            film.unfit = _NOT_FRONTAL if row[view] else _NO_VIEW
         said = None if split is None else _split_of_value(row[split], named)
         said = said or (place(name).split if "/" in name else None)
-        said = said or (None if file_split is None else _split_of_value(row[file_split], named))
-        if said is not None:
-            film.splits.add(said)
+        _add_split(film, said or (None if file_split is None else _split_of_value(row[file_split], named)))
     if not films:
         raise UsageError(f"the column {rule.image!r} of the label files is empty.")
     return films
+
+
+def _add_patient(film: _Rows, patient: str) -> None:
+    if patient and film.patient not in ("", patient):
+        film.differs = "patients"
+    film.patient = patient or film.patient
+
+
+def _add_split(film: _Rows, split: PublishedSplit | None) -> None:
+    if split is not None and film.split is not None and (film.split == "test") != (split == "test"):
+        film.differs = "splits"
+    film.split = split or film.split
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -162,7 +176,7 @@ def _of_cell(cell: str, rule: TableRule) -> Iterable[str]:
         return [text for one, other in _QUOTED.findall(cell) if (text := (one or other).strip())]
     if rule.several == "whole" or fold(cell) in rule.class_of:
         return (cell,)
-    separator = rule.separator or next((each for each in "|;," if each in cell), None)
+    separator: str | None = rule.separator or next((each for each in "|;," if each in cell), None)
     return (cell,) if separator is None else [text for each in cell.split(separator) if (text := each.strip())]
 
 
@@ -191,19 +205,19 @@ def _add_lists(rows: dict[str, _Rows], lists: Sequence[LabelFile]) -> None:
     Raises:
         UsageError: a list's name says no split, or an image is in lists of two.
     """
-    splits: defaultdict[str, set[PublishedSplit]] = defaultdict(set)
+    splits: dict[str, PublishedSplit] = {}
     for file in lists:
         if file.part is None:
             raise UsageError(
                 f"{file.name} is a list of images, and its name says neither train, val nor test; rename it."
             )
         for (name,) in file.rows(file.columns):
-            splits[name.replace("\\", "/").rpartition("/")[2]].add(file.part)
-    if twice := [name for name, each in splits.items() if len(each) > 1]:
-        raise UsageError(f"{len(twice):,} images, such as {twice[0]!r}, are in lists of two splits.")
+            image = name.replace("\\", "/").rpartition("/")[2]
+            if splits.setdefault(image, file.part) != file.part:
+                raise UsageError(f"{image!r} is in lists of two splits; give each image one.")
     if splits:
         for image, row in rows.items():
-            row.splits = set(splits.get(image.rpartition("/")[2], ()))
+            row.split = splits.get(image.rpartition("/")[2])
 
 
 def _judge(rows: Mapping[str, _Rows], rule: TableRule) -> Iterator[TableFilm]:
@@ -230,8 +244,8 @@ def _judge(rows: Mapping[str, _Rows], rule: TableRule) -> Iterator[TableFilm]:
             image=image,
             label=next(iter(labels)) if reason is None else "",
             reason=reason,
-            patient=next(iter(row.patients), None),
-            split=next(iter(row.splits), None),
+            patient=row.patient or None,
+            split=row.split,
         )
 
 
@@ -249,10 +263,8 @@ def _agreed(row: _Rows) -> set[str]:
 
 
 def _why_left_out(row: _Rows, findings: set[str], labels: set[str], rule: TableRule) -> str | None:
-    if "" in row.views:
-        return _NO_VIEW
-    if not all(map(_is_frontal, row.views)):
-        return _NOT_FRONTAL
+    if row.unfit is not None:
+        return row.unfit
     if not findings:
         return _DISAGREED if any(row.readings.values()) else _NO_LABEL
     if rule.several == "skip" and len(findings) > 1:
@@ -271,11 +283,12 @@ def _is_frontal(view: str) -> bool:
 
 
 def _refuse_contradictions(rows: Mapping[str, _Rows]) -> None:
-    for what in ("patients", "splits"):
-        if several := [image for image, row in rows.items() if len(getattr(row, what)) > 1]:
-            raise UsageError(
-                f"{len(several):,} images, such as {several[0]!r}, have rows of different {what} in the label files."
-            )
+    """Raise UsageError if rows of one image name different patients or splits."""
+    if several := [(image, row.differs) for image, row in rows.items() if row.differs]:
+        image, what = several[0]
+        raise UsageError(
+            f"{len(several):,} images, such as {image!r}, have rows of different {what} in the label files."
+        )
 
 
 def _refuse_names(findings: set[str], rule: TableRule) -> None:

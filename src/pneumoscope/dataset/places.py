@@ -21,7 +21,7 @@ TABLE_ADVICE = "If the labels are in a table, give it by --labels FILE."
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W_a-zA-Z]+")
 _SPLIT = "train(?:ing)?|val(?:id(?:at(?:ion|e|ing))?)?|test(?:ing)?|dev"
-_OTHER = "sets?|data|datasets?|images?|imgs?|films?|files?|folder|parts?|splits?|xrays?|cxrs?"
+_OTHER = r"sets?|data|datasets?|images?|imgs?|films?|files?|folder|parts?|splits?|xrays?|cxrs?|stage|\d+"
 _SPLIT_WORD = re.compile(rf"({_SPLIT})(?:{_OTHER})?")
 _OTHER_WORD = re.compile(_OTHER)
 _UNCLEAR = re.compile(rf"(?:{_SPLIT}){{2,}}|hold|holdout|heldout|eval|evaluation|development|unseen")
@@ -67,7 +67,7 @@ _ASKING = FolderRules()
 def split_by_name(folder: str) -> PublishedSplit | Literal["unclear"] | None:
     """The split that a folder's name says; "unclear" if it may say one.
 
-    >>> [split_by_name(name) for name in ("Training Set", "val_images", "TESTING", "test_A", "trainval", "normal")]
+    >>> [split_by_name(name) for name in ("Training Set", "stage_2_val", "TESTING", "test_A", "trainval", "normal")]
     ['train', 'val', 'test', 'unclear', 'unclear', None]
     """
     words = words_of(folder)
@@ -215,7 +215,7 @@ def _refuse_two_ways(paths: Sequence[Sequence[str]], outer: Sequence[str], where
     if not flat and (few or whole):
         inner, each = len({path[-1] for path in paths}), len(paths) / kinds
         raise UsageError(
-            f"the class may be the {where} ({names:,} names) or the innermost one ({inner:,} names, "
+            f"the class may be the {where} ({_counted(names)}) or the innermost one ({_counted(inner)}, "
             f"about {each:.0f} films in each); tell `data prepare` which by --class-folder outermost or innermost, "
             f"and patients by --patient-pattern. {TABLE_ADVICE}"
         )
@@ -277,6 +277,10 @@ def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLe
             f"{sum(found.values()):,} files seem to be masks or labels of other files: they are called so, and have "
             f"their names. Leave them out by {advice}; if their folder is a class, pass --class-folder innermost."
         )
+
+
+def _counted(names: int) -> str:
+    return f"{names:,} name{'' if names == 1 else 's'}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -158,7 +158,7 @@ def _divide(union: Union, config: PrepareConfig) -> Division:
     """Give every film its split and patient; leave out train films of test patients."""
     entries, refused = union.entries, union.refused
     try:
-        _require_two_classes({entry.label for entry in entries})
+        _require_two_classes({entry.label for entry in entries}, "" if config.labels else f" {TABLE_ADVICE}")
         if config.test_only or config.train_only:
             splits: list[str | None] = ["test" if config.test_only else "train"] * len(entries)
         else:
@@ -201,14 +201,14 @@ def _cut(union: Union, config: PrepareConfig) -> list[str | None]:
     ]
 
 
-def _require_two_classes(labels: set[str]) -> None:
+def _require_two_classes(labels: set[str], advice: str) -> None:
     if not labels:
         raise DatasetError(
-            "no usable image found; give the archive as downloaded, or a folder with one folder of images per class. "
-            f"{TABLE_ADVICE}"
+            "no usable image found; give the archive as downloaded, or a folder with one folder of images per class."
+            f"{advice}"
         )
     if len(labels) < 2:
-        raise DatasetError(f"only one class found ({min(labels)}); at least 2 are needed. {TABLE_ADVICE}")
+        raise DatasetError(f"only one class found ({min(labels)}); at least 2 are needed.{advice}")
 
 
 def _listing(refused: Sequence[RefusedFile], most: int = 20) -> str:

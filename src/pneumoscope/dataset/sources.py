@@ -355,9 +355,12 @@ def _is_excluded(name: str, patterns: Iterable[str]) -> bool:
 
 def _refuse_idle_patterns(listings: Sequence[Listing], patterns: Sequence[str]) -> None:
     """Raise UsageError if a pattern leaves nothing out."""
+    if not patterns:
+        return
+    names = [each.name for listing in listings for each in listing.members]
+    names += [each.name for listing in listings for each in listing.problems]
     for pattern in patterns:
-        files = (each for listing in listings for each in (*listing.members, *listing.problems))
-        if not any(_is_excluded(each.name, [pattern]) for each in files):
+        if not any(_is_excluded(name, [pattern]) for name in names):
             raise UsageError(f"--exclude {pattern!r} fits no file; give a folder's name, or a pattern of a path.")
 
 

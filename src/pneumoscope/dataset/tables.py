@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,6 +31,7 @@ _LIST_LINE = re.compile(rf"[^,;\t]*(?:{_SUFFIX})\s*", re.IGNORECASE)
 Row: TypeAlias = list[str]
 
 
+@lru_cache(maxsize=100_000)
 def fold(text: str) -> str:
     """A column's name or a finding without regard to case and spaces.
 
@@ -220,7 +222,7 @@ def _stack(files: Sequence[LabelFile], wanted: set[str]) -> Table:
     told = len(files) > 1 or files[0].delimiter is None
     rows: list[Row] = []
     for file in files:
-        part = [file.part or ""] if told and parts != {None} else []
+        part: Row = [file.part or ""] if told and parts != {None} else []
         rows += [values + part for values in file.rows(columns)]
     names = tuple(file.name for file in files)
     return Table(files=names, columns=(*columns, *([FILE_SPLIT] if told and parts != {None} else [])), rows=rows)
