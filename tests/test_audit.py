@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from dicoms import dicom
 from pneumoscope.audit import Audit, audit
 from pneumoscope.audit.features import RULE, jpeg_quality, measure
+from pneumoscope.audit.findings import of_classes
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import ArchiveError, DatasetError, UsageError
 from pneumoscope.imaging import read_luma, read_radiograph, to_input
@@ -66,6 +67,12 @@ def leaks(path: Path, out: Path | None = None) -> Audit:
 
 def films_of(found: Audit, code: str) -> set[str]:
     return {name for each in found.findings if each.code == code for name in each.films}
+
+
+def test_classes_spelled_in_two_ways_are_named() -> None:
+    (found,) = of_classes({"Normal": 3, "NORMAL ": 2, "ill": 4})
+    assert found.code == "class-spellings"
+    assert found.title == "2 classes differ in spelling only: 'Normal', 'NORMAL '"
 
 
 def test_preparing_and_auditing_open_every_film_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,16 @@ def test_folders_of_patients_are_asked_about(pattern: str, tmp_path: Path) -> No
     assert "patient0" not in said
 
 
+@pytest.mark.parametrize("form", ["patient{}", "train/Case_{}", "train/p{}/study1", "{}"])
+def test_names_of_patients_are_asked_about_however_many_films_they_have(form: str, tmp_path: Path) -> None:
+    said = refused(tmp_path, films(*(form.format(number) for number in range(12))))
+    assert "would be 12 classes, and may be those of patients" in said
+
+
+def test_grades_are_no_patients(tmp_path: Path) -> None:
+    assert len(make(tmp_path, films("grade 0", "grade 1", "grade 2"))[1].classes) == 3
+
+
 def test_classes_of_patients_below_a_split_by_option(tmp_path: Path) -> None:
     names = [f"train/{label}/p{n}/{n}{s}.png" for label in ("ill", "well") for n in EIGHT for s in "ab"]
     outer = make(tmp_path, names, class_folder="outermost", patient_pattern=r"p\d")[1]
@@ -131,7 +141,7 @@ def test_classes_of_patients_below_a_split_by_option(tmp_path: Path) -> None:
 
 def test_many_small_classes_are_accepted_when_said(tmp_path: Path) -> None:
     names = films(*(f"k{n}" for n in range(11)), each=4)
-    assert "11 folders hold about 4 films each" in refused(tmp_path, names)
+    assert "11 folders, with about 4 films each, would be 11 classes" in refused(tmp_path, names)
     assert len(make(tmp_path, names, class_folder="innermost")[1].classes) == 11
     assert len(make(tmp_path / "ten", films(*(f"k{n}" for n in range(10)), each=4))[1].classes) == 10
 

@@ -12,7 +12,7 @@ _UTF8_FLAG = 0x800
 _UNICODE_PATH = 0x7075
 # Lines and blocks of code page 437: what other encodings look like to a program that took them for it.
 _DRAWN = re.compile("[\u2500-\u259f]")
-_LIKELY = ("gbk", "shift_jis", "euc_kr", "cp1251", "cp437")
+_LIKELY = ("gbk", "big5", "shift_jis", "euc_kr", "cp866", "cp437")
 
 
 def zip_name(info: zipfile.ZipInfo) -> str | bytes:

@@ -32,16 +32,16 @@ def open_source(path: Path, *, max_bytes: int, name_encoding: str | None = None)
         return
     if not path.is_file():
         raise ArchiveError(f"{path} does not exist; give a ZIP or tar archive or a folder.")
-    if is_tar(path):
-        with open_tar(path, max_bytes=max_bytes, name_encoding=name_encoding) as listing:
-            yield listing
-        return
     try:
-        archive = zipfile.ZipFile(path)
+        archive = None if is_tar(path) else zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as failure:
         raise ArchiveError(
             f"{path} is neither a folder nor a readable ZIP or tar archive ({failure}); if it should be one, "
             "fetch it again."
         ) from failure
+    if archive is None:
+        with open_tar(path, max_bytes=max_bytes, name_encoding=name_encoding) as listing:
+            yield listing
+        return
     with archive:
         yield list_zip(archive, max_bytes, name_encoding=name_encoding)

@@ -87,8 +87,12 @@ class Subject:
 
 
 @contextmanager
-def open_subject(path: Path) -> Iterator[Subject]:
+def open_subject(path: Path, *, name_encoding: str | None = None) -> Iterator[Subject]:
     """Open a prepared data set, or else an archive or folder of class folders as it was published.
+
+    Args:
+        path: of one of these.
+        name_encoding: see `open_source`.
 
     Raises:
         ArchiveError, DatasetError: it is neither.
@@ -97,7 +101,7 @@ def open_subject(path: Path) -> Iterator[Subject]:
         yield _prepared(load_dataset(path))
         return
     limits = Limits()
-    with open_source(path, max_bytes=limits.max_bytes) as listing:
+    with open_source(path, max_bytes=limits.max_bytes, name_encoding=name_encoding) as listing:
         yield _raw(path, listing, limits)
 
 

@@ -4,6 +4,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,29 +45,32 @@ def audit(
     *,
     shortcuts: bool = True,
     overwrite: bool = False,
+    name_encoding: str | None = None,
     listener: Listener = SILENT,
 ) -> Audit:
     """Audit a prepared data set, or an archive or folder as published.
 
     Args:
-        path: the data set, ZIP archive or folder.
+        path: the data set, archive or folder.
         out: a folder to make, with `audit.json` and `audit.html`.
         shortcuts: also measure the shortcut baselines and shifts, which takes most of the time.
         overwrite: replace an earlier audit at `out`.
+        name_encoding: of an archive's names that are not UTF-8.
         listener: hears of progress.
 
     Raises:
         ArchiveError, DatasetError, UsageError: nothing can be audited, or `out` exists.
     """
+    audit_into = partial(_audit, path, listener=listener, shortcuts=shortcuts, name_encoding=name_encoding)
     if out is None:
-        return _audit(path, None, listener, shortcuts=shortcuts)
+        return audit_into(None)
     with whole_directory(out, overwrite=overwrite, holding=AUDIT_FILE) as folder:
-        return _audit(path, folder, listener, shortcuts=shortcuts)
+        return audit_into(folder)
 
 
-def _audit(path: Path, folder: Path | None, listener: Listener, *, shortcuts: bool) -> Audit:
+def _audit(path: Path, folder: Path | None, *, listener: Listener, shortcuts: bool, name_encoding: str | None) -> Audit:
     started = time.monotonic()
-    with open_subject(path) as subject:
+    with open_subject(path, name_encoding=name_encoding) as subject:
         read = _read(subject, listener)
         if not read.films:
             raise DatasetError(f"{path} holds no readable film; give a data set, an archive or class folders.")

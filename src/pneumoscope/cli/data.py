@@ -56,8 +56,9 @@ def prepare_command(settings: "Prepare") -> None:
 
     A source's test part stays test; train and validation parts are joined and validation is cut anew
     by patient. Films of several sources are matched by their pixels, so that each enters once, and
-    none of a test part, nor of its patients, is ever in train. Exit code 1 if any input was refused
-    (the data set is there all the same, unless --strict).
+    none of a test part, nor of its patients, is ever in train. The class is a folder's name, or --labels
+    says it, for published sets without further options. Exit code 1 if any input was refused (the data
+    set is there all the same, unless --strict).
     """
     from pneumoscope.cli.show import make_listener
     from pneumoscope.cli.show_data import show_prepared
@@ -87,7 +88,14 @@ def audit_command(settings: "Audit") -> None:
     from pneumoscope.cli.show_data import show_audit
 
     out, listener = settings.out, make_listener(quiet=settings.quiet)
-    found = audit(settings.subject, out, shortcuts=settings.shortcuts, overwrite=settings.overwrite, listener=listener)
+    found = audit(
+        settings.subject,
+        out,
+        shortcuts=settings.shortcuts,
+        overwrite=settings.overwrite,
+        name_encoding=settings.name_encoding,
+        listener=listener,
+    )
     if settings.form == "json":
         typer.echo(found.model_dump_json(indent=2))
     else:

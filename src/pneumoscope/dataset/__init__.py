@@ -1,4 +1,4 @@
-"""Prepared data sets: file-name grammars, manifest, patient-grouped splits."""
+"""Prepared data sets: names, folders and tables that label films, manifest, patient-grouped splits."""
 
 from pneumoscope.dataset.manifest import SPLITS, Dataset, Film, load_dataset
 from pneumoscope.dataset.prepare import PrepareSummary, prepare

@@ -21,7 +21,7 @@ TABLE_ADVICE = "If the labels are in a table, give it by --labels FILE."
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W_a-zA-Z]+")
 _SPLIT = "train(?:ing)?|val(?:id(?:at(?:ion|e|ing))?)?|test(?:ing)?|dev"
-_OTHER = r"sets?|data|datasets?|images?|imgs?|films?|files?|folder|parts?|splits?|xrays?|cxrs?|stage|\d+"
+_OTHER = r"sets?|data|datasets?|images?|imgs?|films?|files?|folder|parts?|splits?|chest|x|rays?|xrays?|cxrs?|stage|\d+"
 _SPLIT_WORD = re.compile(rf"({_SPLIT})(?:{_OTHER})?")
 _OTHER_WORD = re.compile(_OTHER)
 _UNCLEAR = re.compile(rf"(?:{_SPLIT}){{2,}}|hold|holdout|heldout|eval|evaluation|development|unseen")
@@ -33,6 +33,12 @@ _CONTENT_WORD = re.compile(
     r"images?|imgs?|films?|pictures?|photos?|pngs?|jpe?gs?|dicoms?|dcms?|tiffs?|x|rays?|xrays?|cxrs?|radiographs?|raw|"
     r"data|originals?|files?"
 )
+_PATIENT = re.compile(
+    r"(?:patients?|pat|pt|p|subjects?|subj|sub|cases?|persons?|study|studies|series|visit|session|accession|id)"
+    r"[ _.#-]*[0-9]+",
+    re.IGNORECASE,
+)
+_DIGITS = re.compile(r"[0-9]+")
 _FILMS_OF_A_FOLDER = 5  # of one patient there are mostly one or two, of a class many
 _MOST_CLASSES = 10
 _MOST_NAMES = 5
@@ -175,11 +181,12 @@ def _above(folders: Sequence[Sequence[str]], splits: Sequence[tuple[PublishedSpl
 
 def _of_free(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
     """The class folders of paths without a split."""
-    outer = _outermost(paths)
+    outer, inner = _outermost(paths), [path[-1] for path in paths]
     if rules.level is None and rules.ask:
         _refuse_repeated(paths, outer)
         _refuse_two_ways(paths, outer, "outermost folder", whole=False)
-    return outer if rules.level == "outermost" else [path[-1] for path in paths]
+        _refuse_patients(inner, "innermost")
+    return outer if rules.level == "outermost" else inner
 
 
 def _of_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
@@ -187,6 +194,7 @@ def _of_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
     outer = [path[0] for path in paths]
     if rules.level is None and rules.ask:
         _refuse_two_ways(paths, outer, "folder below the split's", whole=len(set(outer)) == 1)
+        _refuse_patients(outer, "outermost")
     return [path[-1] for path in paths] if rules.level == "innermost" else outer
 
 
@@ -203,21 +211,33 @@ def _refuse_two_ways(paths: Sequence[Sequence[str]], outer: Sequence[str], where
 
     No folder is named in it: it may be called after a patient.
     """
+    if all(path[-1] == one for path, one in zip(paths, outer, strict=True)):
+        return
     kinds = len({tuple(path) for path in paths})
-    flat = all(path[-1] == one for path, one in zip(paths, outer, strict=True))
-    few = len(paths) < _FILMS_OF_A_FOLDER * kinds
-    names = len(set(outer))
-    if flat and few and names > _MOST_CLASSES:
-        raise UsageError(
-            f"{names:,} folders hold about {len(paths) / names:.0f} films each, as those of patients do, and would be "
-            f"{names:,} classes. {TABLE_ADVICE} If they are classes indeed, pass --class-folder innermost."
-        )
-    if not flat and (few or whole):
+    if whole or len(paths) < _FILMS_OF_A_FOLDER * kinds:
         inner, each = len({path[-1] for path in paths}), len(paths) / kinds
         raise UsageError(
-            f"the class may be the {where} ({_counted(names)}) or the innermost one ({_counted(inner)}, "
+            f"the class may be the {where} ({_counted(len(set(outer)))}) or the innermost one ({_counted(inner)}, "
             f"about {each:.0f} films in each); tell `data prepare` which by --class-folder outermost or innermost, "
             f"and patients by --patient-pattern. {TABLE_ADVICE}"
+        )
+
+
+def _refuse_patients(folders: Sequence[str], level: FolderLevel) -> None:
+    """Raise UsageError if what would be classes may be patients: so many hold so few films, or are called like that.
+
+    Args:
+        folders: the class folder of each film.
+        level: what chooses these folders, without a question.
+    """
+    names = set(folders)
+    few = len(folders) < _FILMS_OF_A_FOLDER * len(names)
+    numbered = len({_DIGITS.sub("", name) for name in names}) == 1
+    many = len(names) > _MOST_CLASSES and (few or numbered)
+    if many or (len(names) > 1 and all(map(_PATIENT.fullmatch, names))):
+        raise UsageError(
+            f"{len(names):,} folders, with about {len(folders) / len(names):.0f} films each, would be {len(names):,} "
+            f"classes, and may be those of patients. {TABLE_ADVICE} If they are classes, pass --class-folder {level}."
         )
 
 

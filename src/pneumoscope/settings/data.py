@@ -62,6 +62,9 @@ def _sha256(given: str) -> str:
     return given
 
 
+Codec = Annotated[str, AfterValidator(_text_codec)]
+
+
 class Fetch(Document):
     """Of `data fetch`."""
 
@@ -107,7 +110,7 @@ class PrepareConfig(Document):
     merge_classes: bool = Field(
         default=False, description="Merge classes that differ in case, spaces, _ or - only, such as Normal and NORMAL."
     )
-    name_encoding: Annotated[str, AfterValidator(_text_codec)] | None = Field(
+    name_encoding: Codec | None = Field(
         default=None, description="Codec of an archive's names, or of a label file, that is not UTF-8, e.g. gbk."
     )
     labels: Annotated[tuple[Path, ...], Spelling(path="existing file"), PlainSerializer(_names)] = Field(
@@ -174,6 +177,7 @@ class Audit(Document):
     fail_on: Literal["error", "warning", "never"] = Field(
         default="never", description="Exit with 1 if there is a finding of this severity or a graver one."
     )
+    name_encoding: Codec | None = Field(default=None, description="Codec of an archive's names that are not UTF-8.")
     shortcuts: bool = Field(default=True, description="Also measure shortcuts and shifts: most of the time.")
     overwrite: Overwrite = False
     quiet: Quiet = False
