@@ -200,6 +200,8 @@ def test_names_that_were_misread_and_written_anew_are_read_right(tmp_path: Path)
     with pytest.raises(UsageError, match=r"gbk: 正常/1\.png"):
         names_of(path)
     assert names_of(path, "gbk") == ["正常/1.png"]
+    others = [name.encode("gbk").decode("cp437") for name in ("正常/1.png", "鎴/2.png")]  # of the second no line shows
+    assert names_of(make_zip(tmp_path / "c.zip", dict.fromkeys(others, b"film")), "gbk") == ["正常/1.png", "鎴/2.png"]
     assert names_of(make_zip(tmp_path / "b.zip", {"é/1.png".encode().decode("cp437"): b"film"})) == ["é/1.png"]
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
-from pneumoscope.archive.names import decode_names, zip_name
+from pneumoscope.archive.names import decode_names, zip_names
 from pneumoscope.errors import ArchiveError
 
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
@@ -125,7 +125,7 @@ def _unfit(path: Path, name: str, max_bytes: int) -> str | None:
 def list_zip(archive: zipfile.ZipFile, max_bytes: int, *, name_encoding: str | None = None) -> Listing:
     """What an open archive holds; see `open_source`."""
     infos = archive.infolist()
-    names = decode_names([zip_name(info) for info in infos], name_encoding, of=archive.filename or "the archive")
+    names = decode_names(zip_names(infos), name_encoding, of=archive.filename or "the archive")
     return listing_of(
         Entry(
             name=name,

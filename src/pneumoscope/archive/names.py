@@ -15,8 +15,20 @@ _DRAWN = re.compile("[\u2500-\u259f]")
 _LIKELY = ("gbk", "big5", "shift_jis", "euc_kr", "cp866", "cp437")
 
 
-def zip_name(info: zipfile.ZipInfo) -> str | bytes:
-    """A ZIP member's name, or its bytes where the archive does not say how they are encoded.
+def zip_names(infos: Sequence[zipfile.ZipInfo]) -> list[str | bytes]:
+    """The names of a ZIP archive's members, or their bytes where the archive does not say how they are encoded.
+
+    An archive whose UTF-8 names show the lines of a code page was written anew by a program that misread them: they are
+    taken back to their bytes.
+    """
+    names = [_zip_name(info) for info in infos]
+    if any(isinstance(name, str) and not name.isascii() and _DRAWN.search(name) for name in names):
+        return [name if isinstance(name, bytes) or name.isascii() else _as_code_page(name) or name for name in names]
+    return names
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str | bytes:
+    """A member's name, or its bytes.
 
     APPNOTE.TXT 4.4.4 (bit 11: UTF-8) and 4.6.9 (Info-ZIP's Unicode path, valid while its CRC-32 is that of the name).
     """
@@ -28,8 +40,6 @@ def zip_name(info: zipfile.ZipInfo) -> str | bytes:
     for kind, content in _extra_fields(info.extra):
         if kind == _UNICODE_PATH and content[:1] == b"\x01" and content[1:5] == struct.pack("<I", zlib.crc32(raw)):
             return _decoded(content[5:], "utf-8") or name
-    if flagged and _DRAWN.search(name) is not None:  # written anew by a program that misread it
-        return _as_code_page(name) or name
     return name if flagged or name.isascii() else raw
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from pneumoscope.dataset.places import PublishedSplit, place, split_by_name
+from pneumoscope.dataset.places import PublishedSplit, place, refuse_unclear, split_by_name
 from pneumoscope.dataset.rules import ANY, TableRule, choose_rule, folder_name
 from pneumoscope.dataset.tables import FILE_SPLIT, LabelFile, Table, fold, join_tables, open_label_file
 from pneumoscope.errors import UsageError
@@ -113,6 +113,7 @@ def _collect(table: Table, rule: TableRule, named: Mapping[str, SplitFolder]) ->
     pattern = None if rule.patient_pattern is None else _compiled(rule.patient_pattern)
     labels = [(columns[fold(column)], column) for column in rule.labels]
     films: dict[str, _Rows] = {}
+    unsaid: set[str] = set()
     for row in table.rows:
         if not (name := row[image].replace("\\", "/")):
             continue
@@ -126,8 +127,12 @@ def _collect(table: Table, rule: TableRule, named: Mapping[str, SplitFolder]) ->
         if view is not None and not _is_frontal(row[view]):
             film.unfit = _NOT_FRONTAL if row[view] else _NO_VIEW
         said = None if split is None else _split_of_value(row[split], named)
-        said = said or (place(name).split if "/" in name else None)
-        _add_split(film, said or (None if file_split is None else _split_of_value(row[file_split], named)))
+        said = said or (place(name, named).split if "/" in name else None)
+        said = said or (None if file_split is None else _split_of_value(row[file_split], named))
+        _add_split(film, said)
+        if said is None:
+            unsaid.add(name.rpartition("/")[0])
+    refuse_unclear([folders.split("/") for folders in unsaid], named)
     if not films:
         raise UsageError(f"the column {rule.image!r} of the label files is empty.")
     return films

@@ -279,7 +279,7 @@ def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLe
     A class folder that is called so is accepted if the level of class folders is given.
     """
     films: set[str] = set()
-    masks: list[tuple[str, str, str]] = []
+    masks: list[tuple[str, str]] = []
     for name, at in zip(names, places, strict=True):
         *folders, file = name.split("/")
         stem = file.rpartition(".")[0] or file
@@ -288,8 +288,8 @@ def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLe
         if folder is None and core == stem:
             films.add(stem)
         elif level is None or folder is None or at.folder != folder:
-            masks.append((core, folder or f"*{stem[len(core) :]}.*", name))
-    found = Counter(pattern for core, pattern, _ in masks if core in films)
+            masks.append((core, folder or f"*{stem[len(core) :]}.*"))
+    found = Counter(pattern for core, pattern in masks if core in films)
     if found:
         patterns = [pattern for pattern, _ in found.most_common(_MOST_NAMES)]
         advice = " ".join(f'--exclude "{each}"' for each in patterns)
