@@ -408,7 +408,7 @@ def test_names_that_only_look_like_the_archives_say_nothing_of_patients(tmp_path
     prepare(
         [make_zip(tmp_path / "a.zip", members)],
         tmp_path / "data",
-        PrepareConfig(patient_pattern=r"[a-z]+/s\d+", val_fraction=0.3),
+        PrepareConfig(class_folder="outermost", patient_pattern=r"[a-z]+/s\d+", val_fraction=0.3),
     )
     assert not codes(leaks(tmp_path / "data"), "error")
 

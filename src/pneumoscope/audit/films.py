@@ -9,6 +9,7 @@ from pathlib import Path
 from pneumoscope.archive import Listing, Member, is_junk, open_source, printable
 from pneumoscope.audit.features import RULE, Measures, brightness, measure, sharpness
 from pneumoscope.dataset import SPLITS, Dataset, Film, load_dataset
+from pneumoscope.dataset.candidates import list_films
 from pneumoscope.dataset.content import Content, content_of, open_film
 from pneumoscope.dataset.grammar import (
     KERMANY_CLASSES,
@@ -21,7 +22,6 @@ from pneumoscope.dataset.grammar import (
 )
 from pneumoscope.dataset.manifest import MANIFEST_FILE, SOURCE_SEPARATOR, STRESS, RefusedFile
 from pneumoscope.dataset.places import FolderRules
-from pneumoscope.dataset.sources import list_films
 from pneumoscope.imaging import SUFFIXES, ImageFacts, Limits, Luma, to_input
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import Listener
