@@ -126,6 +126,31 @@ def test_names_of_patients_are_asked_about_however_many_films_they_have(form: st
     assert "would be 12 classes, and may be those of patients" in said
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("ill/2019", "ill/2020", "well/2019", "well/2020"),
+        ("NORMAL/frontal", "PNEUMONIA/frontal"),
+        ("train/north/NORMAL", "train/north/PNEUMONIA", "train/south/NORMAL", "train/south/PNEUMONIA"),
+    ],
+)
+def test_one_name_in_several_folders_is_asked_about(folders: tuple[str, ...], tmp_path: Path) -> None:
+    said = refused(tmp_path, films(*folders))
+    assert "which are the classes? Pass --class-folder outermost or innermost" in said
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("north/ill", "north/well", "south/ill", "south/well"),
+        ("train/NORMAL/north", "train/NORMAL/south", "train/PNEUMONIA/north", "train/PNEUMONIA/south"),
+        ("train/cat/images", "train/dog/images"),
+    ],
+)
+def test_names_of_diagnoses_need_no_question(folders: tuple[str, ...], tmp_path: Path) -> None:
+    assert len(make(tmp_path, films(*folders))[1].classes) == 2
+
+
 def test_grades_are_no_patients(tmp_path: Path) -> None:
     assert len(make(tmp_path, films("grade 0", "grade 1", "grade 2"))[1].classes) == 3
 

@@ -33,6 +33,13 @@ _CONTENT_WORD = re.compile(
     r"images?|imgs?|films?|pictures?|photos?|pngs?|jpe?gs?|dicoms?|dcms?|tiffs?|x|rays?|xrays?|cxrs?|radiographs?|raw|"
     r"data|originals?|files?"
 )
+# Words of diagnoses, so that `site/ill`, `site/well` needs no question and `ill/2019`, `well/2019` does.
+_CLASS_WORD = re.compile(
+    r"ab(?:normal|sent)|normals?|healthy|well|ill|sick|diseased?s?|control|infected|positive|negative|pos|neg|yes|no|"
+    r"findings?|\w*pneumonia\w*|bacteria\w*|vir(?:us|al)|covid|sars|mers|ards|tb|tuberculosis|opacity|effusion|"
+    r"cardiomegaly|atelectasis|consolidation|edema|emphysema|fibrosis|hernia|infiltrat\w+|mass|nodules?|pneumothorax|"
+    r"pleural\w*|cancer|tumou?r|benign|malignant|bronchi\w+|influenza|fractures?|present"
+)
 _PATIENT = re.compile(
     r"(?:patients?|pat|pt|p|subjects?|subj|sub|cases?|persons?|study|studies|series|visit|session|accession|id)"
     r"[ _.#-]*[0-9]+",
@@ -183,7 +190,7 @@ def _of_free(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
     """The class folders of paths without a split."""
     outer, inner = _outermost(paths), [path[-1] for path in paths]
     if rules.level is None and rules.ask:
-        _refuse_repeated(paths, outer)
+        _refuse_repeated(paths, outer, "innermost")
         _refuse_two_ways(paths, outer, "outermost folder", whole=False)
         _refuse_patients(inner, "innermost")
     return outer if rules.level == "outermost" else inner
@@ -195,6 +202,7 @@ def _of_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
     if rules.level is None and rules.ask:
         _refuse_two_ways(paths, outer, "folder below the split's", whole=len(set(outer)) == 1)
         _refuse_patients(outer, "outermost")
+        _refuse_repeated(paths, outer, "outermost")
     return [path[-1] for path in paths] if rules.level == "innermost" else outer
 
 
@@ -241,19 +249,31 @@ def _refuse_patients(folders: Sequence[str], level: FolderLevel) -> None:
         )
 
 
-def _refuse_repeated(paths: Sequence[Sequence[str]], outer: Sequence[str]) -> None:
-    """Raise UsageError if folders such as `images` would be classes although they lie in several folders."""
+def _refuse_repeated(paths: Sequence[Sequence[str]], outer: Sequence[str], level: FolderLevel) -> None:
+    """Raise UsageError if inner folders of one name, such as `images` or `2019`, lie in several outer ones.
+
+    Args:
+        paths: the folders of each film.
+        outer: the outermost of them that may be the class.
+        level: what would be the class; it is, where names of diagnoses say so.
+    """
     above: dict[str, set[str]] = {}
     for path, one in zip(paths, outer, strict=True):
-        if path[-1] != one and (is_mask_name(path[-1]) or _is_content(path[-1])):
+        if path[-1] != one and not (level == "outermost" and _is_content(path[-1])):
             above.setdefault(path[-1], set()).add(one)
     repeated = sorted(name for name, folders in above.items() if len(folders) > 1)
-    if repeated:
+    if repeated and not all(map(_says_class, repeated if level == "innermost" else set(outer))):
         raise UsageError(
-            f"folders called {_listed(repeated)} lie in {len(set(outer)):,} different folders: are these the classes? "
-            "Then pass --class-folder outermost, and leave out masks by --exclude; if the inner ones are the classes, "
-            f"--class-folder innermost. {TABLE_ADVICE}"
+            f"folders called {_listed(repeated)} lie in several of {len(set(outer)):,} folders: which are the classes? "
+            "Pass --class-folder outermost or innermost, and leave out folders of masks by --exclude. "
+            f"{TABLE_ADVICE}"
         )
+
+
+@lru_cache(maxsize=100_000)
+def _says_class(folder: str) -> bool:
+    """Whether a folder's name says a diagnosis, or that there is none."""
+    return any(_CLASS_WORD.fullmatch(word) for word in words_of(folder))
 
 
 @lru_cache(maxsize=100_000)
