@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from glob import escape
 from typing import Literal, TypeAlias
 
 from pneumoscope.errors import UsageError
@@ -308,7 +309,7 @@ def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLe
         if folder is None and core == stem:
             films.add(stem)
         elif level is None or folder is None or at.folder != folder:
-            masks.append((core, folder or f"*{stem[len(core) :]}.*"))
+            masks.append((core, f"*{stem[len(core) :]}.*" if folder is None else escape(folder)))
     found = Counter(pattern for core, pattern in masks if core in films)
     if found:
         patterns = [pattern for pattern, _ in found.most_common(_MOST_NAMES)]
