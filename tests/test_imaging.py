@@ -15,7 +15,7 @@ from PIL import Image
 
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_luma, shrink, to_input
+from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_for, read_luma, shrink, to_input
 from pneumoscope.phantom import encode_jpeg, film
 from samples import encode, ramp
 
@@ -327,7 +327,7 @@ def test_limits_are_configurable_and_checked_before_decoding() -> None:
 
 def test_reduced_scale_decode_covers_the_target() -> None:
     data = encode_jpeg(film("normal", patient=1, size=(1300, 1600)))
-    reduced = read_luma(data, target=224, margin=1.5)
+    reduced = read_for(data, InputRule.squash(224)).luma
     assert min(reduced.shape) >= 336
     assert reduced.shape == (1300 // 2, 1600 // 2) or max(reduced.shape) < 900
     full = to_input(read_luma(data), InputRule.squash(224))

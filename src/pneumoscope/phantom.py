@@ -7,7 +7,6 @@ the idea of a finding (a lobe filled in, a net over both lungs); it is no simula
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 from pneumoscope.errors import UsageError
 from pneumoscope.files import whole_directory
-from pneumoscope.imaging import Luma
+from pneumoscope.imaging import Luma, encode
 
 Finding: TypeAlias = Literal["bacteria", "normal", "virus"]
 Field: TypeAlias = NDArray[np.floating[Any]]
@@ -131,9 +130,7 @@ def write_archive_zip(out: Path, *, count: int, seed: int = 0, test_fraction: fl
 
 def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False, comment: bytes = b"") -> bytes:
     """A grey JPEG of a luma image."""
-    stream = BytesIO()
-    Image.fromarray(luma).save(stream, "JPEG", quality=quality, progressive=progressive, comment=comment)
-    return stream.getvalue()
+    return encode(luma, "JPEG", quality=quality, progressive=progressive, comment=comment)
 
 
 def is_phantom(data: bytes) -> bool:

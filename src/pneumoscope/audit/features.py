@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pneumoscope.contract import InputRule
-from pneumoscope.imaging import ImageFacts, Luma
-from pneumoscope.phantom import encode_jpeg
+from pneumoscope.imaging import ImageFacts, Luma, encode
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -85,7 +84,7 @@ def jpeg_quality(quantiser: float) -> int:
 def _table_means() -> NDArray[np.float64]:
     """Means of libjpeg's luma tables at quality 1 to 100, read from a tiny file of each."""
     tiny = np.zeros((1, 1), np.uint8)
-    files = [JpegImageFile(BytesIO(encode_jpeg(tiny, quality=quality))) for quality in range(1, 101)]
+    files = [JpegImageFile(BytesIO(encode(tiny, "JPEG", quality=quality))) for quality in range(1, 101)]
     return np.array([np.mean(file.quantization[0]) for file in files])
 
 

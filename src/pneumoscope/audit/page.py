@@ -14,8 +14,7 @@ from pneumoscope.audit.shortcuts import CLASSES_TASK
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset.split import grouped
 from pneumoscope.errors import ArchiveError, ImageError
-from pneumoscope.imaging import Limits, Luma, load_input
-from pneumoscope.phantom import encode_jpeg
+from pneumoscope.imaging import Limits, Luma, encode, load_input
 
 _SIDE = 160
 _MOST_GROUPS, _MOST_ODD, _MOST_NAMES = 24, 48, 400
@@ -90,4 +89,4 @@ def _ordered(rows: Sequence[Shares]) -> list[str]:
 
 
 def _data_uri(luma: Luma) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(luma, quality=80)).decode('ascii')}"
+    return f"data:image/jpeg;base64,{base64.b64encode(encode(luma, 'JPEG', quality=80)).decode('ascii')}"

@@ -6,6 +6,7 @@ from pneumoscope.imaging.film import (
     DECODER_VERSION,
     SUFFIXES,
     UNREAD_SUFFIXES,
+    encode,
     enlarge,
     fit,
     load_input,
@@ -14,7 +15,6 @@ from pneumoscope.imaging.film import (
     read_for,
     read_luma,
     read_radiograph,
-    resize,
     shrink,
     to_input,
 )
@@ -32,6 +32,7 @@ __all__ = [
     "Limits",
     "Luma",
     "Radiograph",
+    "encode",
     "enlarge",
     "fit",
     "is_dicom",
@@ -41,7 +42,6 @@ __all__ = [
     "read_for",
     "read_luma",
     "read_radiograph",
-    "resize",
     "shrink",
     "to_input",
 ]

@@ -8,6 +8,7 @@ import hashlib
 import io
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,7 @@ def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     return data
 
 
-def read_radiograph(
-    data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS
-) -> Radiograph:
+def read_radiograph(data: bytes, *, rule: InputRule | None = None, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
     """Decode to an upright 8-bit luma radiograph, with what the file says about it.
 
     Colours become ITU-R BT.601 luma (a JPEG's own Y channel). Transparent pixels are laid over
@@ -63,9 +62,8 @@ def read_radiograph(
 
     Args:
         data: a whole JPEG, PNG, TIFF or DICOM file.
-        target: a side in pixels that the caller will shrink to. A JPEG may then be decoded at the
-            smallest DCT scale whose sides are still at least `target * margin`.
-        margin: see `target`.
+        rule: the contract's rule by which the caller will shrink the film. A JPEG may then be decoded at the
+            smallest DCT scale whose sides are still at least its size times its margin.
         limits: what to refuse before decoding.
 
     Raises:
@@ -74,19 +72,19 @@ def read_radiograph(
     """
     _require_accepted(data, limits)
     # A DICOM first: its preamble may make it a TIFF as well (PS3.10 section 7.1).
-    film = dicom.read(data, limits) if dicom.is_dicom(data) else raster.read(data, target, margin, limits)
+    film = dicom.read(data, limits) if dicom.is_dicom(data) else raster.read(data, rule, limits)
     if film.luma.min() == film.luma.max():
         raise UnsuitableError("the image is blank: every pixel has the same value.", code="blank")
     return film
 
 
-def read_luma(data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS) -> Luma:
+def read_luma(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Luma:
     """The pixels of `read_radiograph`: `uint8 [height, width]`, 0 is black.
 
     Raises:
         ImageError: see `read_radiograph`.
     """
-    return read_radiograph(data, target=target, margin=margin, limits=limits).luma
+    return read_radiograph(data, limits=limits).luma
 
 
 def resize(luma: Luma, height: int, width: int) -> Luma:
@@ -119,7 +117,7 @@ def read_for(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -
     Raises:
         ImageError: see `read_radiograph`.
     """
-    return read_radiograph(data, target=rule.size, margin=rule.decode_margin, limits=limits)
+    return read_radiograph(data, rule=rule, limits=limits)
 
 
 def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Luma:
@@ -131,7 +129,7 @@ def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS)
     return to_input(read_for(data, rule, limits=limits).luma, rule)
 
 
-def shrink(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+def shrink(data: bytes, rule: InputRule) -> bytes:
     """A film as the model reads it, as the bytes of a PNG: the rule leaves that as it is, so it is decided on alike.
 
     What else a DICOM's header says, such as the age, is not in it.
@@ -139,8 +137,13 @@ def shrink(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> 
     Raises:
         ImageError: see `read_radiograph`.
     """
+    return encode(load_input(data, rule)[0], "PNG")
+
+
+def encode(luma: Luma, kind: str, **options: Any) -> bytes:
+    """A luma image (`uint8 [H, W]`) as a file of a kind that Pillow writes, with its options of that kind."""
     stream = io.BytesIO()
-    Image.fromarray(load_input(data, rule, limits=limits)[0]).save(stream, "PNG")
+    Image.fromarray(luma).save(stream, kind, **options)
     return stream.getvalue()
 
 

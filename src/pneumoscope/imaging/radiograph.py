@@ -1,6 +1,8 @@
 """What a file becomes: an upright 8-bit luma radiograph, and what is refused on the way."""
 
 import math
+import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,6 +12,12 @@ from numpy.typing import NDArray
 from pneumoscope.errors import ImageError, UnsuitableError
 
 Luma: TypeAlias = NDArray[np.uint8]
+
+#: What Pillow, pydicom and the codecs raise on damaged input.
+DAMAGE: tuple[type[Exception], ...] = (
+    *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError),
+    *(struct.error, zlib.error),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +95,14 @@ def full_range(values: NDArray[Any], *, inverted: bool) -> Luma:
     if values.dtype == np.uint16:  # a table is quicker, and spares eight bytes a pixel
         return np.asarray(scale(np.arange(65536).clip(low, high))[values])
     return np.concatenate([scale(rows) for rows in np.array_split(values, max(1, len(values) // 64))])
+
+
+def orient(luma: Luma, orientation: int) -> Luma:
+    """Undo an EXIF orientation (EXIF 2.32, tag 0x0112)."""
+    if orientation >= 5:
+        luma = luma.T
+    if orientation in (2, 3, 6, 7):
+        luma = luma[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        luma = luma[::-1]
+    return np.ascontiguousarray(luma)

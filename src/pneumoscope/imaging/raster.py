@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
+from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging.bounded import BoundedBytes
-from pneumoscope.imaging.radiograph import ImageFacts, Limits, Luma, Radiograph, check_sides, full_range
+from pneumoscope.imaging.radiograph import DAMAGE, ImageFacts, Limits, Luma, Radiograph, check_sides, full_range, orient
 
 # The plugins are called directly: Pillow's own opening would consult a process-wide pixel limit.
 _FORMATS: tuple[tuple[bytes, Callable[[IO[bytes]], ImageFile]], ...] = (
@@ -21,19 +22,6 @@ _FORMATS: tuple[tuple[bytes, Callable[[IO[bytes]], ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"II*\x00", TiffImagePlugin.TiffImageFile),
     (b"MM\x00*", TiffImagePlugin.TiffImageFile),
-)
-# What Pillow's decoders raise on damaged input.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    MemoryError,
 )
 # PNG specification, third edition: channels by colour type (11.2.1), and the seven interlacing passes (8.1).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -52,31 +40,30 @@ def is_raster(data: bytes) -> bool:
     return any(data.startswith(signature) for signature, _ in _FORMATS)
 
 
-def read(data: bytes, target: int | None, margin: float, limits: Limits) -> Radiograph:
+def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
     """Decode to an upright 8-bit luma radiograph: see `film.read_radiograph`."""
-    image = _open(data, limits)
-    with image:
+    with _open(data, limits) as image:
         try:
             if isinstance(image, PngImagePlugin.PngImageFile):  # first, as its tags may follow its pixels
                 image.load()
                 _require_all_rows(data)
             facts = _facts(image, data)
             if isinstance(image, JpegImagePlugin.JpegImageFile):
-                least = math.ceil(target * margin) if target else None
-                image.draft("L", (least, least) if least else image.size)
+                image.draft("L", (math.ceil(rule.size * rule.decode_margin),) * 2 if rule else image.size)
             image.load()
             orientation = facts.orientation
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 _require_all_strips(image)
                 orientation = 1  # Pillow has turned it upright
-            luma = _orient(_luma(image, facts.bits), orientation)
-        except _DAMAGE as failure:
+            luma = orient(_luma(image, facts.bits), orientation)
+        except DAMAGE as failure:
             raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
     return Radiograph(luma=luma, facts=facts)
 
 
 def _facts(image: ImageFile, data: bytes) -> ImageFacts:
     """What the header says, before a JPEG is drafted, which gives it another mode."""
+    exif, orientation = _exif(image)
     quantisers = image.quantization.get(0) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
     return ImageFacts(
         format=image.format or "",
@@ -84,8 +71,8 @@ def _facts(image: ImageFile, data: bytes) -> ImageFacts:
         width=image.width,
         height=image.height,
         bits=_bits(image, data),
-        orientation=_orientation(image),
-        exif=_has_exif(image),
+        orientation=orientation,
+        exif=exif,
         icc="icc_profile" in image.info,
         progressive="progressive" in image.info,
         quantiser=sum(quantisers) / len(quantisers) if quantisers else None,
@@ -97,7 +84,7 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
     try:
         image = plugin(BoundedBytes(data))
         _check_header(image, data, limits)
-    except _DAMAGE as failure:
+    except DAMAGE as failure:
         raise ImageError(f"cannot read the image's header: {_words(failure)}; the file is damaged.") from failure
     return image
 
@@ -150,15 +137,6 @@ def _bits(image: ImageFile, data: bytes) -> int:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(max(image.tag_v2.get(_TIFF_BITS, (1,))))
     return 8
-
-
-def _has_exif(image: ImageFile) -> bool:
-    """Whether there is an EXIF block; a TIFF's own tags are none."""
-    try:
-        tags = image.getexif()
-    except _DAMAGE:
-        return "exif" in image.info
-    return _EXIF_IFD in tags if isinstance(image, TiffImagePlugin.TiffImageFile) else len(tags) > 0
 
 
 def _is_deep_colour(image: ImageFile, data: bytes) -> bool:
@@ -220,26 +198,17 @@ def _luma(image: ImageFile, bits: int) -> Luma:
     return np.asarray(image.convert("RGB").convert("L"))
 
 
-def _orientation(image: ImageFile) -> int:
-    """EXIF orientation, 1 to 8; 1 when there is none or the EXIF block is unreadable."""
+def _exif(image: ImageFile) -> tuple[bool, int]:
+    """Whether there is an EXIF block, as a TIFF's own tags are none; the orientation, 1 to 8, 1 if nothing says it."""
+    is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE:
-        if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow would turn it by what it could read
+        tags = image.getexif()
+        value = tags.get(_ORIENTATION, 1)
+    except DAMAGE:
+        if is_tiff:  # Pillow would turn it by what it could read
             raise
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _orient(luma: Luma, orientation: int) -> Luma:
-    """Undo an EXIF orientation (EXIF 2.32, tag 0x0112)."""
-    if orientation >= 5:
-        luma = luma.T
-    if orientation in (2, 3, 6, 7):
-        luma = luma[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        luma = luma[::-1]
-    return np.ascontiguousarray(luma)
+        return "exif" in image.info, 1
+    return (_EXIF_IFD in tags if is_tiff else len(tags) > 0), value if value in range(1, 9) else 1
 
 
 def _words(failure: BaseException) -> str:

@@ -13,6 +13,8 @@ _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOS = 0xDA
 #: The markers of frame headers that are read (ITU-T T.81 table B.1, T.87 section C.1.1).
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
+#: Of JPEG 2000, SOC (ITU-T T.800 table A.2).
+JPEG_2000 = 0x4F
 _FRAMES = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}
 # What may come before the first scan besides: tables, restart interval, JPEG-LS parameters, APPn and COM.
 _TABLES = frozenset({0xC4, 0xDB, 0xDD, 0xF8})
@@ -118,7 +120,7 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
     if any(_tables(columns, rows, style) > most for style in _coding_styles(frame)):
         raise ValueError("the compressed image is cut into absurdly small pieces")
     return FrameHeader(
-        marker=_J2K_START[1],
+        marker=JPEG_2000,
         rows=rows,
         columns=columns,
         precision=(components[0] & 0x7F) + 1,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging.bounded import BoundedBytes
+from pneumoscope.imaging.radiograph import DAMAGE
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -57,10 +58,8 @@ def read_dataset(data: bytes, max_bytes: int) -> tuple["Dataset", str]:
     syntax, start = _meta_information(data)
     if syntax == _DEFLATED:
         data = _inflated(data[start:], max_bytes)
-    try:
+    with undamaged("read this DICOM"):
         return dcmread(BoundedBytes(data), specific_tags=list(_KEYWORDS)), syntax
-    except damage() as failure:
-        raise ImageError(f"cannot read this DICOM ({type(failure).__name__}); the file is damaged.") from failure
 
 
 @cache
@@ -68,17 +67,16 @@ def damage() -> tuple[type[Exception], ...]:
     """What pydicom and the codecs raise on damaged input, for an `except` where pydicom is there."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    lookups = (LookupError, TypeError, AttributeError, AssertionError, ValueError, ArithmeticError, struct.error)
-    return (
-        *lookups,
-        OSError,
-        EOFError,
-        RuntimeError,
-        MemoryError,
-        SyntaxError,
-        InvalidDicomError,
-        BytesLengthException,
-    )
+    return (*DAMAGE, AttributeError, AssertionError, RuntimeError, InvalidDicomError, BytesLengthException)
+
+
+@contextmanager
+def undamaged(work: str) -> Iterator[None]:
+    """Raise ImageError, which names the work, where the block finds the file damaged."""
+    try:
+        yield
+    except damage() as failure:
+        raise ImageError(f"cannot {work} ({type(failure).__name__}); the file is damaged.") from failure
 
 
 def text(dataset: "Dataset", keyword: str) -> str:

@@ -14,75 +14,38 @@ from pneumoscope.imaging.dicom.patient import directions
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+
+def _table(text: str) -> dict[str, str]:
+    """What each code means, from `code: meaning; code: meaning`."""
+    return dict(each.split(": ") for each in text.split("; "))
+
+
 # PS3.3 section C.7.3.1.1.1.
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG"})
 _UNSPECIFIC = frozenset({"", "OT", "SC", "HC"})
-_MODALITIES = {
-    "AU": "audio",
-    "BI": "biomagnetic imaging",
-    "BMD": "bone densitometry",
-    "CT": "computed tomography",
-    "DOC": "document",
-    "DG": "diaphanography",
-    "ECG": "electrocardiography",
-    "ES": "endoscopy",
-    "GM": "general microscopy",
-    "IO": "intra-oral radiography",
-    "IVUS": "intravascular ultrasound",
-    "KO": "key object selection",
-    "MG": "mammography",
-    "MR": "magnetic resonance",
-    "NM": "nuclear medicine",
-    "OP": "ophthalmic photography",
-    "OPT": "ophthalmic tomography",
-    "PR": "presentation state",
-    "PT": "positron emission tomography",
-    "PX": "panoramic X-ray",
-    "RF": "radio fluoroscopy",
-    "RTDOSE": "radiotherapy dose",
-    "RTIMAGE": "radiotherapy image",
-    "RTPLAN": "radiotherapy plan",
-    "RTSTRUCT": "radiotherapy structure set",
-    "SEG": "segmentation",
-    "SM": "slide microscopy",
-    "SR": "structured report",
-    "TG": "thermography",
-    "US": "ultrasound",
-    "XA": "X-ray angiography",
-    "XC": "external-camera photography",
-}
+_MODALITIES = _table(
+    "AU: audio; BI: biomagnetic imaging; BMD: bone densitometry; CT: computed tomography; DOC: document; "
+    "DG: diaphanography; ECG: electrocardiography; ES: endoscopy; GM: general microscopy; "
+    "IO: intra-oral radiography; IVUS: intravascular ultrasound; KO: key object selection; MG: mammography; "
+    "MR: magnetic resonance; NM: nuclear medicine; OP: ophthalmic photography; OPT: ophthalmic tomography; "
+    "PR: presentation state; PT: positron emission tomography; PX: panoramic X-ray; RF: radio fluoroscopy; "
+    "RTDOSE: radiotherapy dose; RTIMAGE: radiotherapy image; RTPLAN: radiotherapy plan; "
+    "RTSTRUCT: radiotherapy structure set; SEG: segmentation; SM: slide microscopy; SR: structured report; "
+    "TG: thermography; US: ultrasound; XA: X-ray angiography; XC: external-camera photography"
+)
 # PS3.4 section B.5: computed radiography, digital X-ray for presentation and for processing, secondary capture.
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _FOR_PROCESSING = _STORAGE + "1.1.1"
 _RADIOGRAPH_STORAGE = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1", "7", "7.1", "7.2", "7.3", "7.4"))
 # PS3.3 sections C.8.1.2 and C.8.11.5, and what X-ray rooms write as well.
-_VIEWS = {
-    "LL": "left lateral",
-    "RL": "right lateral",
-    "LLD": "left lateral decubitus",
-    "RLD": "right lateral decubitus",
-    "LLO": "left lateral oblique",
-    "RLO": "right lateral oblique",
-    "LAO": "left anterior oblique",
-    "RAO": "right anterior oblique",
-    "LPO": "left posterior oblique",
-    "RPO": "right posterior oblique",
-    "LAT": "lateral",
-    "LLAT": "left lateral",
-    "RLAT": "right lateral",
-    "LATERAL": "lateral",
-    "LEFT LATERAL": "left lateral",
-    "RIGHT LATERAL": "right lateral",
-    "LATERALDECUBITUS": "lateral decubitus",
-    "ML": "medio-lateral",
-    "LM": "latero-medial",
-    "DECUB": "decubitus",
-    "DECUBITUS": "decubitus",
-    "OBL": "oblique",
-    "OBLIQUE": "oblique",
-    "XTABLE LATERAL": "cross-table lateral",
-    "SWIMMERS": "swimmer's",
-}
+_VIEWS = _table(
+    "LL: left lateral; RL: right lateral; LLD: left lateral decubitus; RLD: right lateral decubitus; "
+    "LLO: left lateral oblique; RLO: right lateral oblique; LAO: left anterior oblique; RAO: right anterior oblique; "
+    "LPO: left posterior oblique; RPO: right posterior oblique; LAT: lateral; LLAT: left lateral; "
+    "RLAT: right lateral; LATERAL: lateral; LEFT LATERAL: left lateral; RIGHT LATERAL: right lateral; "
+    "LATERALDECUBITUS: lateral decubitus; ML: medio-lateral; LM: latero-medial; DECUB: decubitus; "
+    "DECUBITUS: decubitus; OBL: oblique; OBLIQUE: oblique; XTABLE LATERAL: cross-table lateral; SWIMMERS: swimmer's"
+)
 # Words like those, as rooms write them: LATL, LLATERAL, RTLAT, LLDECUB, SEITLICH; not INHALATION, LATE or BEIDSEITS.
 _VIEW_LIKE = re.compile(
     r"""
@@ -93,6 +56,7 @@ _VIEW_LIKE = re.compile(
     re.VERBOSE,
 )
 _FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
+_FRONTAL_ONLY = "frontal (PA or AP) "
 # Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
 _VIEW_CODES = {
     **dict.fromkeys(("399067008", "R-102CD"), "lateral"),
@@ -153,9 +117,7 @@ def _modality(dataset: "Dataset") -> str | None:
     modality = text(dataset, "Modality")
     if modality not in _RADIOGRAPHS | _UNSPECIFIC:
         name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else "none that is known here"
-        raise UnsuitableError(
-            f"the DICOM's modality is {name}; accepted are CR, DX and RG radiographs of the chest.", code="modality"
-        )
+        raise _refused(f"'s modality is {name}", "modality", "CR, DX and RG ")
     _require_radiograph_storage(dataset)
     if modality in _RADIOGRAPHS:
         return None
@@ -168,9 +130,7 @@ def _require_radiograph_storage(dataset: "Dataset") -> None:
 
     kind = UID(text(dataset, "SOPClassUID"))
     if kind.type and kind not in _RADIOGRAPH_STORAGE:  # an UID that the standard does not know has no type
-        raise UnsuitableError(
-            f"the DICOM is of the kind {kind.name}; accepted are radiographs of the chest.", code="modality"
-        )
+        raise _refused(f" is of the kind {kind.name}", "modality")
 
 
 def _body_part(dataset: "Dataset") -> str | None:
@@ -182,9 +142,7 @@ def _body_part(dataset: "Dataset") -> str | None:
         return None
     clear = [word for word in words if word not in _AMBIGUOUS]
     if other := next((word for word in (part, *clear) if _OTHER_PART.fullmatch(word)), None):
-        raise UnsuitableError(
-            f"the DICOM's body part is {other}; accepted are radiographs of the chest.", code="body-part"
-        )
+        raise _refused(f"'s body part is {other}", "body-part")
     return "the DICOM's body part is no standard term; it is taken for the chest." if part else None
 
 
@@ -204,15 +162,10 @@ def _view(dataset: "Dataset") -> str | None:
     if not frontal:
         view = view or _coded_view(dataset)
     if view:
-        raise UnsuitableError(
-            f"the DICOM's view is {view}; accepted are frontal (PA or AP) radiographs of the chest.", code="view"
-        )
+        raise _refused(f"'s view is {view}", "view", _FRONTAL_ONLY)
     if not frontal and directions(dataset)[0] in ("A", "P"):
-        raise UnsuitableError(
-            "the DICOM's rows run between front and back (Patient Orientation), so it is a lateral view; "
-            "accepted are frontal (PA or AP) radiographs of the chest.",
-            code="view",
-        )
+        sideways = "'s rows run between front and back (Patient Orientation), so it is a lateral view"
+        raise _refused(sideways, "view", _FRONTAL_ONLY)
     return "the DICOM's view is no standard term; it is taken for a frontal one." if words and not frontal else None
 
 
@@ -233,3 +186,7 @@ def _coded_view(dataset: "Dataset") -> str | None:
         return None
     found = _VIEW_WORDS.search(meaning.lower())
     return _VIEW_CODES.get(code.strip().upper()) or (found[1] if found else None)
+
+
+def _refused(said: str, code: str, kind: str = "") -> UnsuitableError:
+    return UnsuitableError(f"the DICOM{said}; accepted are {kind}radiographs of the chest.", code=code)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 _COLOURS = ("RGB", *_YBR, "YBR_ICT", "YBR_RCT")
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", BIG_ENDIAN)
 _JPEG = "1.2.840.10008.1.2.4."
 
 
@@ -90,7 +90,11 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
     try:
         data = dataset["PixelData"].value
         _require_one_frame(data, layout)
-        return _READERS[layout.syntax](data, layout)
+        values, precision = _coded(data, layout) if layout.syntax in _CODECS else _native(data, layout)
+        if layout.samples == 1:
+            return _significant(values, layout, precision)
+        # The first of three samples may be the luma already (PS3.3 section C.7.6.3.1.2), and a JPEG's is read alone.
+        return np.ascontiguousarray(values[:, :, 0] if values.ndim == 3 and layout.photometric in _YBR else values)
     except ImportError as missing:
         raise ImageError(
             "this DICOM's pixel data need a codec that is not installed; run `pip install 'pneumoscope[dicom]'`."
@@ -130,7 +134,7 @@ def _whole(dataset: "Dataset", keyword: str, default: int | None = None) -> int:
 
 
 def _require_readable(found: Layout) -> None:
-    if found.syntax not in _READERS:
+    if found.syntax not in (*_NATIVE, _RLE, *_CODECS):
         raise ImageError(
             "the DICOM's transfer syntax is not accepted; save it uncompressed or as JPEG, JPEG-LS, JPEG 2000 or RLE."
         )
@@ -152,7 +156,7 @@ def _require_readable(found: Layout) -> None:
         )
 
 
-def _native(data: bytes, layout: Layout) -> NDArray[Any]:
+def _native(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
     """Uncompressed and RLE pixels, PS3.5 sections 8.1, 8.2 and annex G."""
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -173,40 +177,37 @@ def _native(data: bytes, layout: Layout) -> NDArray[Any]:
     values, _ = get_decoder(layout.syntax).as_array(
         data, index=0, raw=True, decoding_plugin="pydicom" if layout.syntax == _RLE else "", **options
     )
-    return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, layout.allocated)
+    return values, layout.allocated
 
 
-def _jpeg(data: bytes, layout: Layout) -> NDArray[Any]:
+def _coded(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
+    """The one frame of encapsulated pixel data (PS3.5 section A.4) by its codec, and the bits of its samples."""
+    from pydicom.encaps import get_frame
+
+    frame = codestream.without_jp2(get_frame(data, 0, number_of_frames=1))
+    markers, decode = _CODECS[layout.syntax]
+    header = codestream.jpeg2000_header(frame) if codestream.JPEG_2000 in markers else codestream.jpeg_header(frame)
+    _require_agreement(header, layout, markers)
+    return decode(frame, header, layout), header.precision
+
+
+def _jpeg(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     """JPEG with loss: 8 bits by Pillow, 12 bits by GDCM."""
-    frame = _frame(data)
-    header = codestream.jpeg_header(frame)
-    _require_agreement(header, layout, (codestream.BASELINE, codestream.EXTENDED))
     if header.precision != 8:  # 12: baseline and extended JPEG have no other (T.81 section B.2.2)
-        return _significant(_gdcm(frame, header, layout), layout, header.precision)
+        return _gdcm(frame, header, layout)
     image = JpegImagePlugin.JpegImageFile(BytesIO(frame))
     if _is_untransformed(image, header, layout):
         image.draft("YCbCr", image.size)  # keeps libjpeg from transforming what was never transformed
         image.load()
         return np.asarray(Image.frombytes("RGB", image.size, image.tobytes()))
     image.draft("L", image.size)
-    image.load()
-    if layout.samples == 3:
-        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    return _significant(np.asarray(image), layout, 8)
+    return np.asarray(image)
 
 
 def _is_untransformed(image: JpegImagePlugin.JpegImageFile, header: FrameHeader, layout: Layout) -> bool:
     """Whether only the DICOM says that a JPEG's components are RGB: no JFIF or Adobe marker, no such identifiers."""
     told = "jfif" in image.info or "adobe_transform" in image.info or bytes(header.components).upper() == b"RGB"
     return layout.photometric == "RGB" and not told
-
-
-def _lossless_jpeg(data: bytes, layout: Layout) -> NDArray[Any]:
-    frame = _frame(data)
-    header = codestream.jpeg_header(frame)
-    _require_agreement(header, layout, (codestream.LOSSLESS,))
-    values = _gdcm(frame, header, layout)
-    return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, header.precision)
 
 
 def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
@@ -236,44 +237,28 @@ def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     return _shaped(decoded.encode("utf-8", "surrogateescape"), container, layout)  # GDCM gives char* as str
 
 
-def _jpeg_ls(data: bytes, layout: Layout) -> NDArray[Any]:
+def _jpeg_ls(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     import jpeg_ls
 
-    frame = _frame(data).rstrip(b"\x00")
-    header = codestream.jpeg_header(frame)
-    _require_agreement(header, layout, (codestream.JPEG_LS,))
-    decoded, facts = jpeg_ls.decode_pixel_data(frame)
-    values = _shaped(decoded, 8 if header.precision <= 8 else 16, layout, planes=facts["interleave_mode"] == 0)
-    return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, header.precision)
+    decoded, facts = jpeg_ls.decode_pixel_data(frame.rstrip(b"\x00"))
+    return _shaped(decoded, 8 if header.precision <= 8 else 16, layout, planes=facts["interleave_mode"] == 0)
 
 
-def _jpeg_2000(data: bytes, layout: Layout) -> NDArray[Any]:
+def _jpeg_2000(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     from openjpeg.utils import decode_pixel_data
 
-    frame = codestream.without_jp2(_frame(data))
-    header = codestream.jpeg2000_header(frame)
-    _require_agreement(header, layout, (header.marker,))
     if header.signed and not layout.signed:
         raise ValueError("the compressed image's samples are signed, the DICOM's are not")
-    decoded = decode_pixel_data(frame, version=2)
-    values = _shaped(decoded, 8 if header.precision <= 8 else 16, layout)
-    return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, header.precision)
+    return _shaped(decode_pixel_data(frame, version=2), 8 if header.precision <= 8 else 16, layout)
 
 
-_READERS: dict[str, Callable[[bytes, Layout], NDArray[Any]]] = {
-    **dict.fromkeys((*_NATIVE, _RLE), _native),
-    **dict.fromkeys((_JPEG + "50", _JPEG + "51"), _jpeg),
-    **dict.fromkeys((_JPEG + "57", _JPEG + "70"), _lossless_jpeg),
-    **dict.fromkeys((_JPEG + "80", _JPEG + "81"), _jpeg_ls),
-    **dict.fromkeys((_JPEG + "90", _JPEG + "91"), _jpeg_2000),
+#: By transfer syntax, the markers that a frame may begin with, and what decodes it.
+_CODECS: dict[str, tuple[tuple[int, ...], Callable[[bytes, FrameHeader, Layout], NDArray[Any]]]] = {
+    **dict.fromkeys((_JPEG + "50", _JPEG + "51"), ((codestream.BASELINE, codestream.EXTENDED), _jpeg)),
+    **dict.fromkeys((_JPEG + "57", _JPEG + "70"), ((codestream.LOSSLESS,), _gdcm)),
+    **dict.fromkeys((_JPEG + "80", _JPEG + "81"), ((codestream.JPEG_LS,), _jpeg_ls)),
+    **dict.fromkeys((_JPEG + "90", _JPEG + "91"), ((codestream.JPEG_2000,), _jpeg_2000)),
 }
-
-
-def _frame(data: bytes) -> bytes:
-    """The one frame of encapsulated pixel data, PS3.5 section A.4."""
-    from pydicom.encaps import get_frame
-
-    return get_frame(data, 0, number_of_frames=1)
 
 
 def _require_agreement(header: FrameHeader, layout: Layout, markers: tuple[int, ...]) -> None:
@@ -296,11 +281,6 @@ def _shaped(
     if planes:
         return np.moveaxis(values.reshape(layout.samples, layout.rows, layout.columns), 0, 2)
     return values.reshape(layout.rows, layout.columns, layout.samples)
-
-
-def _luma_of(values: NDArray[Any], layout: Layout) -> NDArray[Any]:
-    """Three samples as RGB, or as luma where the first of them is it (PS3.3 section C.7.6.3.1.2)."""
-    return np.ascontiguousarray(values[:, :, 0] if layout.photometric in _YBR else values)
 
 
 def _significant(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]:
