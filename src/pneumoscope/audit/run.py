@@ -29,12 +29,7 @@ AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"
 
 
 def audit(
-    path: Path,
-    out: Path | None = None,
-    *,
-    shortcuts: bool = True,
-    overwrite: bool = False,
-    listener: Listener = SILENT,
+    path: Path, out: Path | None = None, *, shortcuts: bool = True, overwrite: bool = False, listener: Listener = SILENT
 ) -> Audit:
     """Audit a prepared data set, or an archive or folder as published.
 

@@ -20,22 +20,9 @@ _ATTEMPTS = 6  # botocore's own three are over after two seconds of throttling
 _ANSWER_SECONDS = 70.0  # SageMaker gives a model a minute
 _LONGEST = 300  # characters of what AWS says
 #: Beginnings of AWS's codes. Its sentences say what was refused; what to do about these, none of them says.
-_BUSY = (
-    "ModelNotReady",
-    "RequestLimitExceeded",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttling",
-    "TooManyRequests",
-)
+_BUSY = ("ModelNotReady", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests")
 _DENIED = ("AccessDenied", "UnauthorizedOperation", "403", "Forbidden")
-_KEYS = (
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClient",
-)
+_KEYS = ("ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClient")
 #: What IAM calls an operation where it has another name.
 _ALLOWED_BY = {
     "GetPublicAccessBlock": "GetBucketPublicAccessBlock",

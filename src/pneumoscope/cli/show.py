@@ -226,8 +226,7 @@ def _json_lines(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["P
 
 def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:
     writer = csv.writer(out, lineterminator="\n")
-    header: list[str] = []
-    for prediction in predictions:
+    for number, prediction in enumerate(predictions):
         document = prediction.as_json()
         flat = {
             "image": document["image"],
@@ -239,28 +238,23 @@ def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Pre
             "prediction_set": "; ".join(document["prediction_set"]),
             "reasons": "; ".join(document["reasons"]),
             "reason_codes": "; ".join(document["reason_codes"]),
-            "map_class": (document["attention"] or {}).get("class"),
-            "map_border": (document["attention"] or {}).get("border"),
-            "map_corners": (document["attention"] or {}).get("corners"),
+            **{f"map_{part}": (document["attention"] or {}).get(part) for part in ("class", "border", "corners")},
             "model": f"{document['model']['name']} {document['model']['version']} {document['model']['sha256'][:12]}",
             "milliseconds": document["milliseconds"],
         }
-        if not header:
-            header = list(flat)
-            writer.writerow(header)
-        writer.writerow([flat[name] for name in header])
+        if number == 0:
+            writer.writerow(flat.keys())
+        writer.writerow(flat.values())
         out.flush()
         yield prediction
 
 
 def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:
     """Fixed-width lines, so that a long folder streams and memory stays flat."""
-    header = False
-    for prediction in predictions:
-        if not header:
+    for number, prediction in enumerate(predictions):
+        if number == 0:
             titles = "".join(f"{_fitted(label, 10):>11}" for label in (*prediction.classes, *prediction.group_names))
             print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image", file=out)
-            header = True
         shares = prediction.probabilities | prediction.groups
         values = "".join(
             f"{shares[name]:>11.3f}" if shares else f"{'-':>11}"

@@ -60,8 +60,7 @@ class Serve(ServeOptions):
 
     bundle: Bundle = None
     token_file: Annotated[Path | None, Spelling(path="existing file")] = Field(
-        default=None,
-        description=f"File with a bearer token that clients must send; or set {TOKEN_VARIABLE}.",
+        default=None, description=f"File with a bearer token that clients must send; or set {TOKEN_VARIABLE}."
     )
     quiet: bool = Field(default=False, description="Log warnings and errors only.")
 

@@ -42,11 +42,7 @@ def name_of(wanted: Deploy) -> str:
 
 
 def deploy(
-    cloud: Cloud,
-    wanted: Deploy,
-    *,
-    listener: Listener = SILENT,
-    pause: Callable[[float], None] = time.sleep,
+    cloud: Cloud, wanted: Deploy, *, listener: Listener = SILENT, pause: Callable[[float], None] = time.sleep
 ) -> None:
     """Make an endpoint's stack, or update the one that is there; what was made is removed again if that fails.
 
