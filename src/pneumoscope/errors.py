@@ -56,3 +56,7 @@ class AnswerError(CloudError):
 
 class BusyError(CloudError):
     """What failed now may work later: throttled, overloaded, not ready, out of reach."""
+
+
+#: Codes of what no image can be read from.
+UNREAD = frozenset({ImageError.code, "unreadable"})

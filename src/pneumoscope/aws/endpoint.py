@@ -137,19 +137,21 @@ def read_prediction(body: bytes, name: str) -> dict[str, Any]:
     Raises:
         CloudError: it is none; another kind of model answers there.
     """
-    try:
-        document = json.loads(body)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict) or "status" not in document or "probabilities" not in document:
+    document = _document(body)
+    if "status" not in document or "probabilities" not in document:
         raise CloudError(f"endpoint {name} does not answer like this product's service; is it another model's?")
     return document
 
 
 def said_by_model(message: str) -> str:
     """The sentence in a service's problem document (RFC 9457), or the message as it is."""
+    return str(_document(message).get("detail", message[:300]))
+
+
+def _document(text: str | bytes) -> dict[str, Any]:
+    """A JSON object; empty if the text is none."""
     try:
-        document = json.loads(message)
+        document = json.loads(text)
     except ValueError:
-        return message[:300]
-    return str(document.get("detail", message[:300])) if isinstance(document, dict) else message[:300]
+        return {}
+    return document if isinstance(document, dict) else {}

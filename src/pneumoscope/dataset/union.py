@@ -111,7 +111,7 @@ def find_likeness(films: Iterable[SourceFilm]) -> Likeness:
     """Nearly identical films among those that are not identical."""
     distinct = {film.content.luma_sha256: film.content.phash for film in films}
     names = list(distinct)
-    return [(names[pair.first], names[pair.second], pair.distance) for pair in near_pairs(list(distinct.values()))]
+    return [(names[one], names[other], distance) for distance, one, other in near_pairs(list(distinct.values()))]
 
 
 def match(films: Sequence[SourceFilm]) -> list[Entry]:

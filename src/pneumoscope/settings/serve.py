@@ -13,6 +13,18 @@ from pneumoscope.settings.option import Bundle, Provider, Spelling
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
 SHORTEST_TOKEN = 16
 MOST_FILMS = 32  # in one request
+#: Content types of one film as the body.
+RAW = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")
+
+
+def film_type(header: str | None) -> tuple[str, bool]:
+    """A Content-Type without its parameters, and whether it is one of `RAW`.
+
+    >>> film_type("image/png; q=1"), film_type(None)
+    (('image/png', True), ('', False))
+    """
+    kind = (header or "").partition(";")[0].strip().lower()
+    return kind, kind in RAW or (kind.startswith("image/") and len(kind) > len("image/"))
 
 
 class ServeOptions(Document):

@@ -58,23 +58,15 @@ _VIEW_LIKE = re.compile(
 _FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
 _FRONTAL_ONLY = "frontal (PA or AP) "
 # Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
-_VIEW_CODES = {
-    **dict.fromkeys(("399067008", "R-102CD"), "lateral"),
-    **dict.fromkeys(("399173006", "R-10236"), "left lateral"),
-    **dict.fromkeys(("399198007", "R-10232"), "right lateral"),
-    **dict.fromkeys(("399352003", "R-10228"), "lateral-medial"),
-    **dict.fromkeys(("399260004", "R-10224"), "medial-lateral"),
-    **dict.fromkeys(("399182000", "R-102C1"), "oblique"),
-    **dict.fromkeys(("399184004", "R-10238"), "left oblique"),
-    **dict.fromkeys(("399236003", "R-10234"), "right oblique"),
-    **dict.fromkeys(("399135007", "R-10220"), "left anterior oblique"),
-    **dict.fromkeys(("399356000", "R-40985"), "right anterior oblique"),
-    **dict.fromkeys(("399006002", "R-10212"), "left posterior oblique"),
-    **dict.fromkeys(("399038007", "R-10210"), "right posterior oblique"),
-    **dict.fromkeys(("399061009", "R-10241"), "axial"),
-    **dict.fromkeys(("30730003", "G-A145"), "sagittal"),
-    **dict.fromkeys(("399110001", "R-102C2"), "tangential"),
-}
+_CODED_VIEWS = _table(
+    "399067008 R-102CD: lateral; 399173006 R-10236: left lateral; 399198007 R-10232: right lateral; "
+    "399352003 R-10228: lateral-medial; 399260004 R-10224: medial-lateral; 399182000 R-102C1: oblique; "
+    "399184004 R-10238: left oblique; 399236003 R-10234: right oblique; 399135007 R-10220: left anterior oblique; "
+    "399356000 R-40985: right anterior oblique; 399006002 R-10212: left posterior oblique; "
+    "399038007 R-10210: right posterior oblique; 399061009 R-10241: axial; 30730003 G-A145: sagittal; "
+    "399110001 R-102C2: tangential"
+)
+_VIEW_CODES = {code: view for codes, view in _CODED_VIEWS.items() for code in codes.split()}
 # In a View Code's meaning.
 _VIEW_WORDS = re.compile(r"\b(decubitus|oblique|lateral|swimmer|sagittal|tangential)")
 # PS3.16 Annex L.

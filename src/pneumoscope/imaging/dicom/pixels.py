@@ -234,14 +234,14 @@ def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     decoded = image.GetBuffer()
     if decoded is None:
         raise ValueError("the codec gave no image")
-    return _shaped(decoded.encode("utf-8", "surrogateescape"), container, layout)  # GDCM gives char* as str
+    return _shaped(decoded.encode("utf-8", "surrogateescape"), header.precision, layout)  # GDCM gives char* as str
 
 
 def _jpeg_ls(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     import jpeg_ls
 
     decoded, facts = jpeg_ls.decode_pixel_data(frame.rstrip(b"\x00"))
-    return _shaped(decoded, 8 if header.precision <= 8 else 16, layout, planes=facts["interleave_mode"] == 0)
+    return _shaped(decoded, header.precision, layout, planes=facts["interleave_mode"] == 0)
 
 
 def _jpeg_2000(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
@@ -249,7 +249,7 @@ def _jpeg_2000(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any
 
     if header.signed and not layout.signed:
         raise ValueError("the compressed image's samples are signed, the DICOM's are not")
-    return _shaped(decode_pixel_data(frame, version=2), 8 if header.precision <= 8 else 16, layout)
+    return _shaped(decode_pixel_data(frame, version=2), header.precision, layout)
 
 
 #: By transfer syntax, the markers that a frame may begin with, and what decodes it.
@@ -273,9 +273,9 @@ def _require_agreement(header: FrameHeader, layout: Layout, markers: tuple[int, 
 
 
 def _shaped(
-    decoded: bytes | bytearray | NDArray[Any], container: int, layout: Layout, *, planes: bool = False
+    decoded: bytes | bytearray | NDArray[Any], precision: int, layout: Layout, *, planes: bool = False
 ) -> NDArray[Any]:
-    values = np.frombuffer(decoded, np.dtype(f"<u{container // 8}"))
+    values = np.frombuffer(decoded, np.uint8 if precision <= 8 else "<u2")
     if layout.samples == 1:
         return values.reshape(layout.rows, layout.columns)
     if planes:
