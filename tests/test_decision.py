@@ -154,7 +154,9 @@ def test_a_group_is_named_only_with_the_most_probable_class(
 
 
 def test_notes_of_the_film_are_passed_on(contract: Contract) -> None:
-    assert decide(contract, np.array([0.1, 0.2, 0.7]), None, notes=("a note",)).reasons == ("a note",)
+    told = decide(contract, np.array([0.1, 0.2, 0.7]), None, notes=(Reason("greys", "a note"),))
+    assert told.reasons == ("a note",)
+    assert told.reason_codes == ("greys",)
 
 
 def maps_of(grid: np.ndarray) -> np.ndarray:

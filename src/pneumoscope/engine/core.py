@@ -44,7 +44,7 @@ class Decoded:
     level: Level
     image: Luma | Reason
     luma: Luma | None
-    notes: tuple[str, ...]
+    notes: tuple[Reason, ...]
     age_years: float | None
     milliseconds: float
 

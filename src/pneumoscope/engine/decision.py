@@ -1,7 +1,6 @@
 """The one place where probabilities become a decision: answer, abstain or reject."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +10,10 @@ from pneumoscope.engine.attention import rim_shares
 from pneumoscope.engine.document import Status
 from pneumoscope.engine.prediction import Attention, Level
 from pneumoscope.errors import UsageError
+from pneumoscope.imaging import Reason
 
 _MORE_THAN_HALF = 0.5
 _OLDEST_TOLD = 90
-
-
-class Reason(NamedTuple):
-    """Why, in a word for programs and in a sentence for people."""
-
-    code: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +50,7 @@ def decide(
     maps: NDArray[np.float32] | None,
     *,
     level: Level = "class",
-    notes: tuple[str, ...] = (),
+    notes: tuple[Reason, ...] = (),
     age_years: float | None = None,
 ) -> Verdict:
     """Decide on a film that could be read.
@@ -82,7 +75,7 @@ def decide(
     attention = _attention(contract, explained, None if maps is None else maps[contract.classes.index(explained)])
     told = (
         *_origin_reasons(contract),
-        *(Reason("note", note) for note in notes),
+        *notes,
         *_age_reasons(contract, age_years),
         *_attention_reasons(contract, attention),
     )

@@ -18,7 +18,7 @@ from pneumoscope.imaging.film import (
     shrink,
     to_input,
 )
-from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph
+from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph, Reason
 
 __all__ = [
     "ACCEPTED",
@@ -32,6 +32,7 @@ __all__ = [
     "Limits",
     "Luma",
     "Radiograph",
+    "Reason",
     "encode",
     "enlarge",
     "fit",

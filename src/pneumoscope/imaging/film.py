@@ -1,7 +1,7 @@
 """From the bytes of an image file to the model's input: the only place that does this.
 
 Order of processing: size and signature checks, header, pixel limit, decode to 8-bit luma,
-orientation, blank check; then, by the contract's rule, resize.
+orientation, what is left of the greys; then, by the contract's rule, resize.
 """
 
 import hashlib
@@ -15,23 +15,44 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.contract import InputRule
-from pneumoscope.errors import ImageError, UnsuitableError
+from pneumoscope.errors import ImageError
 from pneumoscope.imaging import raster
 from pneumoscope.imaging.dicom import read as dicom
 from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, Limits, Luma, Radiograph
 
-ACCEPTED = "JPEG, PNG (1 to 16 bit), TIFF and DICOM"
-SUFFIXES = frozenset({".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff"})
-UNREAD_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".jp2", ".pgm", ".webp"})
+ACCEPTED = "JPEG, PNG (1 to 16 bit), TIFF, WebP, BMP, GIF and DICOM"
+SUFFIXES = frozenset(
+    {".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
+)
+UNREAD_SUFFIXES = frozenset(
+    {".avif", ".heic", ".heif", ".j2k", ".jls", ".jp2", ".jxl", ".jxr", ".mha", ".nii", ".pgm", ".psd", ".svg"}
+)
 #: Part of every cache's key: raise it when the same bytes would give another input.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 
 _KNOWN_BUT_REFUSED = (
-    (0, b"GIF8", "a GIF"),
-    (0, b"BM", "a BMP"),
     (0, b"%PDF", "a PDF"),
     (0, b"PK\x03\x04", "a ZIP archive"),
-    (8, b"WEBP", "a WebP"),
+    (0, b"\x1f\x8b", "compressed by gzip"),
+    (0, b"II+\x00", "a BigTIFF"),
+    (0, b"MM\x00+", "a BigTIFF"),
+    (0, b"II\xbc", "a JPEG XR"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 codestream"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL"),
+    (0, b"\xff\x0a", "a JPEG XL"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"\x00\x00\x01\x00", "an icon"),
+    (0, b"P5", "a PGM"),
+    (0, b"P6", "a PPM"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"<?xml", "an XML document"),
+    (4, b"ftypavif", "an AVIF"),
+    (4, b"ftypavis", "an AVIF"),
+    *((4, b"ftyp" + brand, "a HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
+    (4, b"ftyp", "a film or picture in an MP4 container"),
 )
 
 
@@ -61,21 +82,18 @@ def read_radiograph(data: bytes, *, rule: InputRule | None = None, limits: Limit
     A DICOM's own grey transformations come before all this: see `dicom.greys`.
 
     Args:
-        data: a whole JPEG, PNG, TIFF or DICOM file.
+        data: a whole file of a format in `ACCEPTED`.
         rule: the contract's rule by which the caller will shrink the film. A JPEG may then be decoded at the
             smallest DCT scale whose sides are still at least its size times its margin.
         limits: what to refuse before decoding.
 
     Raises:
-        ImageError: not an accepted image, truncated, animated, blank, over a limit, or a DICOM that
-            says that it is no frontal chest radiograph.
+        ImageError: not an accepted image, truncated, damaged, animated, blank or nearly so, over a limit, or a
+            DICOM that says that it is no frontal chest radiograph.
     """
     _require_accepted(data, limits)
     # A DICOM first: its preamble may make it a TIFF as well (PS3.10 section 7.1).
-    film = dicom.read(data, limits) if dicom.is_dicom(data) else raster.read(data, rule, limits)
-    if film.luma.min() == film.luma.max():
-        raise UnsuitableError("the image is blank: every pixel has the same value.", code="blank")
-    return film
+    return dicom.read(data, limits) if dicom.is_dicom(data) else raster.read(data, rule, limits)
 
 
 def read_luma(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Luma:

@@ -4,7 +4,7 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,17 +56,24 @@ class ImageFacts:
     patient: str | None = None
 
 
+class Reason(NamedTuple):
+    """What is to be said of a film: in a word for programs, and in a sentence for people."""
+
+    code: str
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Radiograph:
     """A radiograph with what its file says about it.
 
-    `luma` is `uint8 [height, width]`, upright, 0 is black. `notes` are sentences worth telling with an
-    answer, without anything that identifies a patient. `age_years` is None where the file does not say.
+    `luma` is `uint8 [height, width]`, upright, 0 is black. `notes` are worth telling with an answer,
+    without anything that identifies a patient. `age_years` is None where the file does not say.
     """
 
     luma: Luma
     facts: ImageFacts
-    notes: tuple[str, ...] = ()
+    notes: tuple[Reason, ...] = ()
     age_years: float | None = None
 
 

@@ -5,6 +5,7 @@ repeated, for it may be anything.
 """
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING
 
 from pneumoscope.errors import UnsuitableError
@@ -36,7 +37,8 @@ _MODALITIES = _table(
 # PS3.4 section B.5: computed radiography, digital X-ray for presentation and for processing, secondary capture.
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _FOR_PROCESSING = _STORAGE + "1.1.1"
-_RADIOGRAPH_STORAGE = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1", "7", "7.1", "7.2", "7.3", "7.4"))
+_FILM_STORAGE = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1"))
+_RADIOGRAPH_STORAGE = _FILM_STORAGE | {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}
 # PS3.3 sections C.8.1.2 and C.8.11.5, and what X-ray rooms write as well.
 _VIEWS = _table(
     "LL: left lateral; RL: right lateral; LLD: left lateral decubitus; RLD: right lateral decubitus; "
@@ -56,6 +58,11 @@ _VIEW_LIKE = re.compile(
     re.VERBOSE,
 )
 _FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
+_DESCRIPTIONS = {
+    "SeriesDescription": "series description",
+    "ProtocolName": "protocol",
+    "StudyDescription": "study description",
+}
 _FRONTAL_ONLY = "frontal (PA or AP) "
 # Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
 _CODED_VIEWS = _table(
@@ -107,8 +114,13 @@ def require_chest_film(dataset: "Dataset") -> list[str]:
 def _modality(dataset: "Dataset") -> str | None:
     """Modality (0008,0060) and SOP Class (0008,0016)."""
     modality = text(dataset, "Modality")
+    if modality not in _RADIOGRAPHS | _UNSPECIFIC | _MODALITIES.keys() and _is_stored_as_chest_film(dataset):
+        return (
+            "the DICOM's modality is no standard term, but it is stored as a radiograph of the chest and read as one."
+        )
     if modality not in _RADIOGRAPHS | _UNSPECIFIC:
-        name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else "none that is known here"
+        term = f"{modality}, no standard term" if re.fullmatch(r"[A-Z]{1,4}", modality) else "no standard term"
+        name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else term
         raise _refused(f"'s modality is {name}", "modality", "CR, DX and RG ")
     _require_radiograph_storage(dataset)
     if modality in _RADIOGRAPHS:
@@ -123,6 +135,11 @@ def _require_radiograph_storage(dataset: "Dataset") -> None:
     kind = UID(text(dataset, "SOPClassUID"))
     if kind.type and kind not in _RADIOGRAPH_STORAGE:  # an UID that the standard does not know has no type
         raise _refused(f" is of the kind {kind.name}", "modality")
+
+
+def _is_stored_as_chest_film(dataset: "Dataset") -> bool:
+    part = re.sub(r"[\s_-]", "", text(dataset, "BodyPartExamined"))
+    return text(dataset, "SOPClassUID") in _FILM_STORAGE and _CHEST_PART.fullmatch(part) is not None
 
 
 def _body_part(dataset: "Dataset") -> str | None:
@@ -158,7 +175,40 @@ def _view(dataset: "Dataset") -> str | None:
     if not frontal and directions(dataset)[0] in ("A", "P"):
         sideways = "'s rows run between front and back (Patient Orientation), so it is a lateral view"
         raise _refused(sideways, "view", _FRONTAL_ONLY)
-    return "the DICOM's view is no standard term; it is taken for a frontal one." if words and not frontal else None
+    if frontal:
+        return None
+    return _described_view(dataset) or (
+        "the DICOM's view is no standard term; it is taken for a frontal one." if words else None
+    )
+
+
+def _described_view(dataset: "Dataset") -> str | None:
+    """What the descriptions of series, protocol and study say of a film whose view nothing else says.
+
+    Those of the series and the protocol are of this film; the study's may be of others as well.
+
+    Raises:
+        UnsuitableError: the series or the protocol is of another view alone.
+    """
+    for keyword in _DESCRIPTIONS:
+        words = [word for word in re.split(r"[^A-Z]+", _unaccented(text(dataset, keyword))) if word]
+        view = next((found.lastgroup for found in map(_VIEW_LIKE.fullmatch, words) if found), None)
+        if view is None:
+            continue
+        if not _FRONTAL.intersection(words) and keyword != "StudyDescription":
+            raise UnsuitableError(
+                f"the DICOM's {_DESCRIPTIONS[keyword]} says that its view is {view}; accepted are frontal (PA or AP) "
+                "radiographs of the chest.",
+                code="view",
+            )
+        return (
+            f"the DICOM's {_DESCRIPTIONS[keyword]} speaks of a {view} view; look whether this film is the frontal one."
+        )
+    return None
+
+
+def _unaccented(words: str) -> str:
+    return unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
 
 
 def _named_view(words: list[str]) -> str | None:

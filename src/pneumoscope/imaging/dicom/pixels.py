@@ -1,6 +1,6 @@
 """From a DICOM data set to its stored pixel values, by PS3.3 section C.7.6.3 and PS3.5 section 8.
 
-One codec for each transfer syntax: Pillow for 8-bit JPEG, GDCM for 12-bit and lossless JPEG, CharLS for
+One codec for each transfer syntax: libjpeg-turbo for 8-bit JPEG, GDCM for 12-bit and lossless JPEG, CharLS for
 JPEG-LS, OpenJPEG for JPEG 2000, pydicom for RLE and what is not compressed.
 """
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from pneumoscope.errors import ImageError, UnsuitableError
+from pneumoscope.imaging import jpeg
 from pneumoscope.imaging.dicom import codestream
 from pneumoscope.imaging.dicom.codestream import FrameHeader
 from pneumoscope.imaging.dicom.dataset import damage, number, text
@@ -88,9 +89,8 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
         UnsuitableError: they hold several frames, whatever the header says.
     """
     try:
-        data = dataset["PixelData"].value
-        _require_one_frame(data, layout)
-        values, precision = _coded(data, layout) if layout.syntax in _CODECS else _native(data, layout)
+        data = _one_frame(dataset["PixelData"].value, layout)
+        values, precision = (_coded if layout.syntax in _CODECS else _native)(data, layout)
         if layout.samples == 1:
             return _significant(values, layout, precision)
         # The first of three samples may be the luma already (PS3.3 section C.7.6.3.1.2), and a JPEG's is read alone.
@@ -103,18 +103,18 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
         raise ImageError(f"cannot decode this DICOM's pixel data: {_words(failure)}; the file is damaged.") from failure
 
 
-def _require_one_frame(data: bytes, layout: Layout) -> None:
-    from pydicom.encaps import generate_fragments, parse_basic_offsets
-
+def _one_frame(data: bytes, layout: Layout) -> bytes:
+    """The bytes of the one frame, whatever surrounds or pads it."""
     if layout.syntax in _NATIVE:
-        frames = len(data) * 8 // (layout.rows * layout.columns * layout.samples * layout.allocated)
+        size = layout.rows * layout.columns * layout.samples * layout.allocated // 8
+        frames = len(data) // size if data[size:].strip(b"\x00") else 1
     else:
-        stream = BytesIO(data)
-        offsets = len(parse_basic_offsets(stream))
+        offsets, fragments = codestream.fragments(data)
         begins = codestream.begins_rle if layout.syntax == _RLE else codestream.begins
-        frames = max(offsets, sum(begins(fragment) for fragment in generate_fragments(stream)))
+        frames, data = max(offsets, sum(map(begins, fragments))), b"".join(fragments)
     if frames > 1:
         raise UnsuitableError(f"the DICOM holds {frames} frames; give one radiograph a file.", code="frames")
+    return data
 
 
 def _without_pixels(dataset: "Dataset") -> str:
@@ -158,6 +158,7 @@ def _require_readable(found: Layout) -> None:
 
 def _native(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
     """Uncompressed and RLE pixels, PS3.5 sections 8.1, 8.2 and annex G."""
+    from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
 
     options: Any = {  # pydicom's own annotation of them is wrong
@@ -174,19 +175,26 @@ def _native(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
         "bits_stored": layout.stored,
         "pixel_representation": 0,
     }
+    is_rle = layout.syntax == _RLE
     values, _ = get_decoder(layout.syntax).as_array(
-        data, index=0, raw=True, decoding_plugin="pydicom" if layout.syntax == _RLE else "", **options
+        encapsulate([data]) if is_rle else data,
+        index=0,
+        raw=True,
+        decoding_plugin="pydicom" if is_rle else "",
+        **options,
     )
     return values, layout.allocated
 
 
-def _coded(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
-    """The one frame of encapsulated pixel data (PS3.5 section A.4) by its codec, and the bits of its samples."""
-    from pydicom.encaps import get_frame
-
-    frame = codestream.without_jp2(get_frame(data, 0, number_of_frames=1))
+def _coded(frame: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
+    """A compressed frame by its codec, and the bits of its samples."""
     markers, decode = _CODECS[layout.syntax]
-    header = codestream.jpeg2000_header(frame) if codestream.JPEG_2000 in markers else codestream.jpeg_header(frame)
+    if codestream.JPEG_2000 in markers:
+        frame = codestream.tidied_jpeg2000(frame)
+        header = codestream.jpeg2000_header(frame)
+    else:
+        frame = codestream.tidied(frame)
+        header = codestream.jpeg_header(frame)
     _require_agreement(header, layout, markers)
     return decode(frame, header, layout), header.precision
 
@@ -199,9 +207,10 @@ def _jpeg(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     if _is_untransformed(image, header, layout):
         image.draft("YCbCr", image.size)  # keeps libjpeg from transforming what was never transformed
         image.load()
+        jpeg.listen(frame)
         return np.asarray(Image.frombytes("RGB", image.size, image.tobytes()))
-    image.draft("L", image.size)
-    return np.asarray(image)
+    heard = jpeg.luma(frame, image)
+    return np.asarray(image) if heard is None else heard
 
 
 def _is_untransformed(image: JpegImagePlugin.JpegImageFile, header: FrameHeader, layout: Layout) -> bool:
@@ -240,7 +249,13 @@ def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
 def _jpeg_ls(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     import jpeg_ls
 
-    decoded, facts = jpeg_ls.decode_pixel_data(frame.rstrip(b"\x00"))
+    try:
+        decoded, facts = jpeg_ls.decode_pixel_data(frame)
+    except RuntimeError:  # GDCM reads on, but it also reads what is damaged within without a word
+        if (data := frame.removesuffix(codestream.END)).endswith(b"\x00"):
+            decoded, facts = jpeg_ls.decode_pixel_data(data.rstrip(b"\x00") + codestream.END)
+        else:
+            raise
     return _shaped(decoded, header.precision, layout, planes=facts["interleave_mode"] == 0)
 
 

@@ -7,9 +7,10 @@ stored values, grey transformations, orientation.
 import numpy as np
 from PIL import Image
 
+from pneumoscope.imaging import levels
 from pneumoscope.imaging.dicom import dataset as source
 from pneumoscope.imaging.dicom import gate, greys, patient, pixels
-from pneumoscope.imaging.radiograph import ImageFacts, Limits, Radiograph
+from pneumoscope.imaging.radiograph import ImageFacts, Limits, Radiograph, Reason
 
 is_dicom = source.is_dicom
 
@@ -23,14 +24,15 @@ def read(data: bytes, limits: Limits) -> Radiograph:
     with source.quiet():
         dataset, syntax = source.read_dataset(data, limits.max_bytes)
         with source.undamaged("read this DICOM's header"):
-            notes = gate.require_chest_film(dataset)
+            said = gate.require_chest_film(dataset)
             layout = pixels.layout(dataset, syntax, limits)
         values = pixels.stored_values(dataset, layout)
         if layout.samples == 1:
             with source.undamaged("apply this DICOM's grey transformations"):
-                luma, more = greys.to_luma(values, dataset, layout)
+                luma, notes = greys.to_luma(values, dataset, layout)
         else:
-            luma, more = np.asarray(Image.fromarray(values).convert("L")), []
+            luma = np.asarray(Image.fromarray(values).convert("L"))
+            notes = levels.told(levels.loss(levels.histogram(luma)))
         facts = ImageFacts(
             format="DICOM",
             mode=layout.photometric,
@@ -42,6 +44,6 @@ def read(data: bytes, limits: Limits) -> Radiograph:
         return Radiograph(
             luma=patient.upright(luma, dataset),
             facts=facts,
-            notes=(*notes, *more),
+            notes=(*(Reason("note", each) for each in said), *notes),
             age_years=patient.age_years(dataset),
         )
