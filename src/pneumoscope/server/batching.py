@@ -41,9 +41,11 @@ class Batcher:
             except Exception as failure:  # noqa: BLE001 (each of those who wait must hear of it)
                 results = [failure for _ in batch]
             for (_, answer), result in zip(batch, results, strict=True):
-                if not answer.done() and isinstance(result, Exception):
+                if answer.done():
+                    continue
+                if isinstance(result, Exception):
                     answer.set_exception(result)
-                elif not answer.done():
+                else:
                     answer.set_result(result)
 
     def _decide(self, films: list[Decoded]) -> list[Prediction]:
