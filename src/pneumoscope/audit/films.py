@@ -52,14 +52,6 @@ class Examined:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """A file that is no usable film, and why."""
-
-    claim: Claim
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Subject:
     """What is audited.
 
@@ -89,8 +81,11 @@ def open_subject(path: Path) -> Iterator[Subject]:
         yield _raw(path, listing, limits)
 
 
-def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[tuple[Examined, Luma] | Unreadable]:
-    """Read every film once, in order; with each comes its `uint8 [224, 224]`, for the taker to use and drop."""
+def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[tuple[Examined, Luma] | str]:
+    """Read every film once, in order, or say why one cannot be.
+
+    With each comes its `uint8 [224, 224]`, for the taker to use and drop.
+    """
     results = map_ordered(partial(_examine, limits=limits), claims)
     return listener.track("reading films", results, len(claims))
 
@@ -185,10 +180,10 @@ def _by_name(name: str) -> dict[str, str]:
     return patients
 
 
-def _examine(claim: Claim, *, limits: Limits) -> tuple[Examined, Luma] | Unreadable:
+def _examine(claim: Claim, *, limits: Limits) -> tuple[Examined, Luma] | str:
     opened = open_film(claim.member, limits)
     if isinstance(opened, str):
-        return Unreadable(claim=claim, reason=opened)
+        return opened
     data, radiograph = opened
     small = to_input(radiograph.luma, RULE)[0]
     film = Examined(

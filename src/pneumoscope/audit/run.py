@@ -12,7 +12,7 @@ from pneumoscope import __version__
 from pneumoscope.audit import distributions, findings
 from pneumoscope.audit.document import Audit, Odd
 from pneumoscope.audit.features import SIDE
-from pneumoscope.audit.films import Examined, Subject, Unreadable, examine, name_by_header, open_subject
+from pneumoscope.audit.films import Examined, Subject, examine, name_by_header, open_subject
 from pneumoscope.audit.leaks import group_films, identical, nearly_identical, shared_patients
 from pneumoscope.audit.oddities import oddities
 from pneumoscope.audit.page import Pictures, draw_page
@@ -63,14 +63,14 @@ def _read(subject: Subject, listener: Listener) -> tuple[list[Examined], list[Od
     films: list[Examined] = []
     unreadable: list[Odd] = []
     sums = defaultdict[tuple[str, str], Floats](lambda: np.zeros((SIDE, SIDE)))
-    for each in examine(subject.claims, subject.limits, listener):
-        if isinstance(each, Unreadable):
-            kind = "unreadable" if each.claim.listed else findings.UNLISTED_UNREADABLE
-            unreadable.append(Odd(film=each.claim.name, kind=kind, what=each.reason))
-            continue
-        film, small = each
-        sums[film.claim.split, film.claim.label] += small
-        films.append(film)
+    for claim, each in zip(subject.claims, examine(subject.claims, subject.limits, listener), strict=True):
+        if isinstance(each, str):
+            kind = "unreadable" if claim.listed else findings.UNLISTED_UNREADABLE
+            unreadable.append(Odd(film=claim.name, kind=kind, what=each))
+        else:
+            film, small = each
+            sums[claim.split, claim.label] += small
+            films.append(film)
     counts = {(split, label): len(cell) for split, label, cell in distributions.by_split_and_class(films)}
     means = {cell: np.rint(sums[cell] / count).astype(np.uint8) for cell, count in counts.items()}
     return name_by_header(films), unreadable, means

@@ -14,6 +14,7 @@ from botocore.config import Config
 
 from pneumoscope.errors import BusyError, CloudError, UsageError
 from pneumoscope.settings.names import Location
+from pneumoscope.settings.serve import is_loopback
 
 TRANSFERS = 16  # at once; they wait for the network, not for a core
 _ATTEMPTS = 6  # botocore's own three are over after two seconds of throttling
@@ -109,8 +110,7 @@ def stand_in() -> bool:
 
 def is_here(url: str) -> bool:
     """Whether an address is on this machine."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def attempts() -> int:

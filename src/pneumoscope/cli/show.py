@@ -168,10 +168,8 @@ def show_report(report: dict[str, Any]) -> None:
     confusion = Table("true class", *(escape(f"called {label}") for label in report["classes"]))
     for label, counts in zip(report["classes"], report["confusion"], strict=True):
         confusion.add_row(escape(label), *map(str, counts))
-    console = stdout()
-    console.print(table)
-    console.print(per_class)
-    console.print(confusion)
+    for each in (table, per_class, confusion):
+        stdout().print(each)
     if report["dataset"]["fingerprint"] != report["dataset"]["trained_on"]:
         print_line(
             "note: the model was trained on another data set; whether it has seen some of these films is not known."
@@ -182,9 +180,7 @@ def show_report(report: dict[str, Any]) -> None:
 def show_cross_validation(report: dict[str, Any]) -> None:
     """Print out-of-fold figures with their intervals, plain beside stress."""
     title = f"{report['films']:,} films of {report['patients']:,} patients, each by a network that has not seen them"
-    table = Table(title=title, title_justify="left")
-    for name in ("figure", "as they are", "95 %", "stress", "95 %"):
-        table.add_column(name)
+    table = Table("figure", "as they are", "95 %", "stress", "95 %", title=title, title_justify="left")
     for name, plain in report["plain"].items():
         stress = report["stress"][name]
         table.add_row(name, _number(plain), _interval(plain), _number(stress), _interval(stress))

@@ -27,6 +27,11 @@ def film_type(header: str | None) -> tuple[str, bool]:
     return kind, kind in RAW or (kind.startswith("image/") and len(kind) > len("image/"))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 class ServeOptions(Document):
     """What the command line and the service share. Sizes are in bytes, times in seconds."""
 

@@ -6,6 +6,7 @@ JPEG-LS, OpenJPEG for JPEG 2000, pydicom for RLE and what is not compressed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +189,8 @@ def _native(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
 
 def _coded(frame: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
     """A compressed frame by its codec, and the bits of its samples."""
-    markers, decode = _CODECS[layout.syntax]
+    module, markers, decode = _CODECS[layout.syntax]
+    import_module(module)  # what is not installed is missed before the frame is looked at
     if codestream.JPEG_2000 in markers:
         frame = codestream.tidied_jpeg2000(frame)
         header = codestream.jpeg2000_header(frame)
@@ -267,12 +269,12 @@ def _jpeg_2000(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any
     return _shaped(decode_pixel_data(frame, version=2), header.precision, layout)
 
 
-#: By transfer syntax, the markers that a frame may begin with, and what decodes it.
-_CODECS: dict[str, tuple[tuple[int, ...], Callable[[bytes, FrameHeader, Layout], NDArray[Any]]]] = {
-    **dict.fromkeys((_JPEG + "50", _JPEG + "51"), ((codestream.BASELINE, codestream.EXTENDED), _jpeg)),
-    **dict.fromkeys((_JPEG + "57", _JPEG + "70"), ((codestream.LOSSLESS,), _gdcm)),
-    **dict.fromkeys((_JPEG + "80", _JPEG + "81"), ((codestream.JPEG_LS,), _jpeg_ls)),
-    **dict.fromkeys((_JPEG + "90", _JPEG + "91"), ((codestream.JPEG_2000,), _jpeg_2000)),
+#: By transfer syntax, the codec's module, the markers that a frame may begin with, and what decodes it.
+_CODECS: dict[str, tuple[str, tuple[int, ...], Callable[[bytes, FrameHeader, Layout], NDArray[Any]]]] = {
+    **dict.fromkeys((_JPEG + "50", _JPEG + "51"), ("PIL", (codestream.BASELINE, codestream.EXTENDED), _jpeg)),
+    **dict.fromkeys((_JPEG + "57", _JPEG + "70"), ("gdcm", (codestream.LOSSLESS,), _gdcm)),
+    **dict.fromkeys((_JPEG + "80", _JPEG + "81"), ("jpeg_ls", (codestream.JPEG_LS,), _jpeg_ls)),
+    **dict.fromkeys((_JPEG + "90", _JPEG + "91"), ("openjpeg", (codestream.JPEG_2000,), _jpeg_2000)),
 }
 
 
