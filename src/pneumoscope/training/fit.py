@@ -279,11 +279,9 @@ def _loaders(
         return images, labels_of(dataset, split)
 
     seed, size = config.seed, config.size
-    learned = CachedFilms(
-        *cached("train", config.read_size or size), seed=seed, augment=policy(config), teacher=teacher
-    )
+    films = CachedFilms(*cached("train", config.read_size or size), seed=seed, augment=policy(config), teacher=teacher)
     val = CachedFilms(*cached("val", size), seed=seed) if dataset.has("val") else None
-    return make_loaders(learned, val, batch_size=config.batch_size, workers=config.workers, seed=seed, world=world)
+    return make_loaders(films, val, batch_size=config.batch_size, workers=config.workers, seed=seed, world=world)
 
 
 def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World) -> list[Record]:

@@ -131,7 +131,7 @@ def stress_inputs(
 
 def report_on(evidence: Evidence) -> dict[str, Any]:
     """Figures of out-of-fold predictions with 95 % intervals over patients, plain and stress side by side."""
-    by_fold = [evidence.figures(evidence.logits, evidence.fold == fold) for fold in range(evidence.about.folds)]
+    of_fold = [np.asarray(evidence.fold == fold) for fold in range(evidence.about.folds)]
     return {
         "schema_version": 1,
         "films": len(evidence.label),
@@ -139,7 +139,7 @@ def report_on(evidence: Evidence) -> dict[str, Any]:
         "prior": evidence.about.config.prior,
         "plain": evidence.figures(evidence.logits),
         "stress": evidence.figures(evidence.stress, ~np.isnan(evidence.stress).any(axis=1)),
-        "folds": [{"plain": figures} for figures in by_fold],
+        "folds": [{"plain": evidence.figures(evidence.logits, rows)} for rows in of_fold],
     }
 
 

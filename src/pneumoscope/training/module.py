@@ -36,14 +36,16 @@ class Classifier(pl.LightningModule):
         self.objective = objective
         self.kept = FIGURES if validates else TRAIN_FIGURES
         self.val_loss = nn.CrossEntropyLoss()
-        figures = {
-            "train_loss": MeanMetric(),
-            "train_accuracy": MulticlassAccuracy(classes, average="micro"),
-            "val_loss": MeanMetric(),
-            "val_accuracy": MulticlassAccuracy(classes, average="micro"),
-            "val_macro_f1": MulticlassF1Score(classes, average="macro"),
-        }
-        self.figures = MetricCollection(figures, compute_groups=False)
+        self.figures = MetricCollection(
+            {
+                "train_loss": MeanMetric(),
+                "train_accuracy": MulticlassAccuracy(classes, average="micro"),
+                "val_loss": MeanMetric(),
+                "val_accuracy": MulticlassAccuracy(classes, average="micro"),
+                "val_macro_f1": MulticlassF1Score(classes, average="macro"),
+            },
+            compute_groups=False,
+        )
         # Bound once and not a submodule, so that checkpoints name the network's tensors and nothing else.
         self.__dict__["forward_pass"] = torch.compile(network, dynamic=False) if config.compiled else network
 
