@@ -138,7 +138,7 @@ def report_on(evidence: Evidence) -> dict[str, Any]:
         "patients": len(np.unique(evidence.patient)),
         "prior": evidence.about.config.prior,
         "plain": evidence.figures(evidence.logits),
-        "stress": evidence.figures(evidence.stress, ~np.isnan(evidence.stress).any(axis=1)),
+        "stress": evidence.figures(evidence.stress, np.asarray(~np.isnan(evidence.stress).any(axis=1))),
         "folds": [{"plain": evidence.figures(evidence.logits, rows)} for rows in of_fold],
     }
 
