@@ -44,7 +44,7 @@ def test_probabilities_become_a_decision(
 ) -> None:
     verdict = decide(contract, np.array(probabilities), None)
     assert verdict.status == status
-    assert verdict.answer == answer
+    assert verdict.class_index == answer
     assert verdict.label == label
     assert verdict.prediction_set == possible
     assert bool(verdict.reasons) == (status == "abstained")
@@ -69,7 +69,7 @@ def test_level_group_answers_with_groups(
     """Sums decide, even where another class is the most probable one."""
     verdict = decide(contract, np.array(probabilities), None, level="group")
     assert verdict.status == status
-    assert verdict.answer == answer
+    assert verdict.class_index == answer
     assert verdict.label == label
     assert verdict.prediction_set == possible
     assert verdict.reason_codes == (("below-threshold",) if status == "abstained" else ())
