@@ -1,4 +1,4 @@
-"""How much of ordinary films is black or white, and how many levels of grey they have: what `imaging.levels` compares with.
+"""How much of ordinary films is black or white, and how many levels of grey they have: for `imaging.levels`.
 
     python benchmarks/greys.py ARCHIVE...
 
@@ -17,6 +17,7 @@ from pneumoscope.imaging import DEFAULT_LIMITS, SUFFIXES, levels, read_radiograp
 
 
 def main() -> None:
+    """Parse the arguments, read every film, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archives", nargs="+", type=Path)
     for path in parser.parse_args().archives:

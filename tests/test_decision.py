@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from pneumoscope.contract import ActivationMap, Contract, Decision, Population, load_contract
 from pneumoscope.engine.attention import rim_shares
-from pneumoscope.engine.decision import Reason, decide, reject
+from pneumoscope.engine.decision import decide, reject
 from pneumoscope.errors import UsageError
+from pneumoscope.imaging import Reason
 
 RULE = ActivationMap.of_grid(7, 7)
 

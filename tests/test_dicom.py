@@ -18,7 +18,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
 import dicoms
@@ -669,7 +669,7 @@ def pydicoms_luma(path: Path, stored: int) -> NDArray[np.float64] | None:
         if stored <= 8 and "WindowWidth" not in dataset:
             low, high = apply_modality_lut(np.asarray([0, 2**stored - 1]), dataset)
     shares = np.clip((shown[:-2].reshape(values.shape) - low) / (high - low), 0, 1)
-    return np.rint(255 * (1 - shares if dataset.PhotometricInterpretation == "MONOCHROME1" else shares))
+    return np.asarray(np.rint(255 * (1 - shares if dataset.PhotometricInterpretation == "MONOCHROME1" else shares)))
 
 
 @pytest.mark.usefixtures("any_greys")
@@ -770,10 +770,13 @@ def test_a_table_that_was_never_filled_is_none(keyword: str) -> None:
     empty = Dataset()
     empty.add_new("LUTDescriptor", "US", None)
     empty.add_new("LUTData", "OW", b"")
-    whole = read_luma(dicom(GREY, **{keyword: lut([256, 0, 8], list(range(256)))}))
-    np.testing.assert_array_equal(read_luma(dicom(GREY, **{keyword: Sequence([empty])})), read_luma(dicom(GREY)))
-    filled = Sequence([empty, lut([256, 0, 8], list(range(256)))[0]])
-    np.testing.assert_array_equal(read_luma(dicom(GREY, **{keyword: filled})), whole)
+
+    def read(table: Sequence) -> NDArray[np.uint8]:
+        return read_luma(dicom(GREY, EXPLICIT, frame=None, **{keyword: table}))
+
+    identity = lut([256, 0, 8], list(range(256)))
+    np.testing.assert_array_equal(read(Sequence([empty])), read_luma(dicom(GREY)))
+    np.testing.assert_array_equal(read(Sequence([empty, identity[0]])), read(identity))
 
 
 def test_an_unknown_modality_of_a_chest_film_is_read_and_told() -> None:
@@ -782,7 +785,7 @@ def test_an_unknown_modality_of_a_chest_film_is_read_and_told() -> None:
         assert "modality is no standard term" in note.text
     for said in ({"Modality": "DR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, {"Modality": "CT"}):
         with pytest.raises(ImageError, match="modality is"):
-            read_luma(dicom(GREY, BodyPartExamined="CHEST", **said))
+            read_luma(dicom(GREY, EXPLICIT, frame=None, BodyPartExamined="CHEST", **said))
 
 
 @pytest.mark.parametrize(
@@ -800,7 +803,7 @@ def test_an_unknown_modality_of_a_chest_film_is_read_and_told() -> None:
     ],
 )
 def test_a_lateral_that_only_a_description_tells(said: dict[str, str], outcome: str) -> None:
-    data = dicom(GREY, **{"ViewPosition": None, **said})
+    data = dicom(GREY, EXPLICIT, frame=None, **{"ViewPosition": None, **said})
     if outcome == "refused":
         with pytest.raises(ImageError, match="says that its view is") as refusal:
             read_luma(data)

@@ -13,11 +13,11 @@ import onnxruntime as ort
 
 from pneumoscope.contract import Contract, load_contract
 from pneumoscope.engine.bundle import CPU, MAPS, Outputs, check_files, model_name, open_model
-from pneumoscope.engine.decision import Reason, Verdict, decide, reject
+from pneumoscope.engine.decision import Verdict, decide, reject
 from pneumoscope.engine.document import Level
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, fit, read_for, to_input
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for, to_input
 from pneumoscope.metrics import softmax
 from pneumoscope.parallel import available_cores, map_ordered
 

@@ -2,8 +2,9 @@
 
 from pneumoscope.contract import Contract
 from pneumoscope.engine.bundle import model_name
-from pneumoscope.engine.decision import Reason, Verdict, reject
+from pneumoscope.engine.decision import Verdict, reject
 from pneumoscope.engine.prediction import Prediction
+from pneumoscope.imaging import Reason
 
 _UNKNOWN = {"name": "", "version": "", "sha256": ""}
 

@@ -206,7 +206,7 @@ def _deep_greys(data: bytes) -> NDArray[np.uint16]:
                 raise ImageError("16-bit colour is accepted only of a grey film; save it as 16-bit grey or as 8 bit.")
             opaque = opaque and all(each.getextrema() == (255, 255) for each in alpha)
             halves.append(np.asarray(first, np.uint16))
-        greys = halves[0] << 8 | halves[1]
+        greys = (halves[0] << 8 | halves[1]).astype(np.uint16)
     if not opaque:
         raise ImageError("16-bit transparency is not accepted; save it as 16-bit grey or as 8 bit.")
     return greys
