@@ -5,7 +5,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -95,23 +95,16 @@ def is_junk(name: str) -> bool:
 
 
 def _list_folder(root: Path, max_bytes: int) -> Listing:
-    members, problems, junk = [], [], 0
     closed: list[OSError] = []
-    for folder, folders, files in os.walk(root, onerror=closed.append):
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        for file in [*files, *links]:
-            path = Path(folder, file)
-            name = path.relative_to(root).as_posix()
-            if is_junk(name):
-                junk += 1
-            elif reason := _unfit(path, name, max_bytes):
-                problems.append(Problem(name=printable(name), reason=reason))
-            else:
-                members.append(Member.of_file(name, path))
-    problems += [
-        Problem(name=printable(str(each.filename)), reason=f"cannot be read ({each.strerror})") for each in closed
-    ]
-    return _sorted(members, problems, junk)
+
+    def found() -> Iterator[tuple[str | None, Member]]:
+        for folder, folders, files in os.walk(root, onerror=closed.append):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for path in (Path(folder, file) for file in [*files, *links]):
+                name = path.relative_to(root).as_posix()
+                yield _unfit(path, name, max_bytes), Member.of_file(name, path)
+
+    return _listed(found(), closed)
 
 
 def printable(name: str) -> str:
@@ -138,24 +131,32 @@ def _unfit(path: Path, name: str, max_bytes: int) -> str | None:
 
 def list_zip(archive: zipfile.ZipFile, max_bytes: int) -> Listing:
     """What an open archive holds; see `open_source`."""
+
+    def found() -> Iterator[tuple[str | None, Member]]:
+        seen: set[str] = set()
+        for info in archive.infolist():
+            name = info.filename
+            if not name.endswith("/"):  # is_dir() fails on an empty name
+                read, head = partial(_read_member, archive, info, max_bytes), partial(read_from, archive.open, info)
+                yield _unsafe(info, max_bytes, repeated=name in seen), Member(name=name, read=read, head=head)
+                seen.add(name)
+
+    return _listed(found())
+
+
+def _listed(found: Iterable[tuple[str | None, Member]], closed: Iterable[OSError] = ()) -> Listing:
+    """Sort members, each with the reason not to take it if there is one; then folders that turned out to be closed."""
     members, problems, junk = [], [], 0
-    seen: set[str] = set()
-    for info in archive.infolist():
-        if info.filename.endswith("/"):  # is_dir() fails on an empty name
-            continue
-        name = info.filename
-        if is_junk(name):
+    for reason, member in found:
+        if is_junk(member.name):
             junk += 1
-        elif reason := _unsafe(info, max_bytes, repeated=name in seen):
-            problems.append(Problem(name=printable(name), reason=reason))
+        elif reason:
+            problems.append(Problem(name=printable(member.name), reason=reason))
         else:
-            read, head = partial(_read_member, archive, info, max_bytes), partial(read_from, archive.open, info)
-            members.append(Member(name=name, read=read, head=head))
-        seen.add(name)
-    return _sorted(members, problems, junk)
-
-
-def _sorted(members: list[Member], problems: list[Problem], junk: int) -> Listing:
+            members.append(member)
+    problems += [
+        Problem(name=printable(str(each.filename)), reason=f"cannot be read ({each.strerror})") for each in closed
+    ]
     return Listing(
         members=sorted(members, key=lambda member: member.name),
         problems=sorted(problems, key=lambda problem: problem.name),

@@ -43,13 +43,9 @@ KERMANY_AGES = (1.0, 5.0)  # years; Kermany et al. 2018
 KERMANY_GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
 
 _PARTS: dict[str, PublishedSplit] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 _FILMS_OF_A_FOLDER = 5  # of one patient there are mostly one or two, of a class many
 _ARCHIVE_FOLDERS = frozenset({"normal", "pneumonia", *KERMANY_CLASSES})

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import Self
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract, load_contract
-from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, open_model
-from pneumoscope.engine.decision import Reason, Verdict, decide, reject
-from pneumoscope.engine.prediction import Level, Prediction
+from pneumoscope.engine.bundle import CPU, MAPS, Outputs, check_files, model_name, open_model
+from pneumoscope.engine.decision import Verdict, decide, reject
+from pneumoscope.engine.document import Level
+from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, fit, read_for, to_input
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for, to_input
 from pneumoscope.metrics import softmax
 from pneumoscope.parallel import available_cores, map_ordered
 
@@ -44,7 +44,7 @@ class Decoded:
     level: Level
     image: Luma | Reason
     luma: Luma | None
-    notes: tuple[str, ...]
+    notes: tuple[Reason, ...]
     age_years: float | None
     milliseconds: float
 
@@ -57,7 +57,7 @@ class Engine:
         self.limits = limits
         self._session = session
         self._wanted = ["logits", "embedding", *([MAPS] if contract.activation_map else [])]
-        self.model = {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]}
+        self.model = model_name(contract)
 
     @classmethod
     def load(
@@ -176,54 +176,38 @@ class Engine:
         started = time.perf_counter()
         outputs = self.run(np.stack(images)) if images else None
         share = _since(started) / max(1, len(images))
-        row = 0
+        rows = iter(range(len(images)))
         for film in batch:
             if isinstance(film.image, Reason):
-                yield self._prediction(
-                    film, reject(self.contract, film.image), None, None, {"decode": film.milliseconds}
-                )
+                yield self._prediction(film, reject(self.contract, film.image))
                 continue
             assert outputs is not None
+            row = next(rows)
             probabilities, maps = outputs.probabilities[row], None if outputs.maps is None else outputs.maps[row]
             verdict = decide(
                 self.contract, probabilities, maps, level=film.level, notes=film.notes, age_years=film.age_years
             )
-            stages = {"decode": film.milliseconds, "model": share}
-            yield self._prediction(film, verdict, probabilities, maps, stages)
-            row += 1
+            shares = dict(zip(self.contract.classes, map(float, probabilities), strict=True))
+            groups = self.contract.groups.items()
+            yield replace(
+                self._prediction(film, verdict),
+                probabilities=shares,
+                groups={group: sum(shares[member] for member in members) for group, members in groups},
+                maps=maps,
+                brightness=float(film.image.mean()) / _WHITE,
+                stages={"decode": film.milliseconds, "model": share},
+            )
 
-    def _prediction(
-        self,
-        film: Decoded,
-        verdict: Verdict,
-        row: NDArray[np.float64] | None,
-        maps: NDArray[np.float32] | None,
-        stages: dict[str, float],
-    ) -> Prediction:
-        classes = self.contract.classes
-        probabilities = {} if row is None else dict(zip(classes, map(float, row), strict=True))
+    def _prediction(self, film: Decoded, verdict: Verdict) -> Prediction:
+        """What there is to say of a film without the model's numbers."""
         return Prediction(
+            **vars(verdict),
             image=film.name,
-            classes=classes,
+            classes=self.contract.classes,
             group_names=tuple(self.contract.groups),
-            status=verdict.status,
-            label=verdict.label,
-            class_index=verdict.answer,
-            probabilities=probabilities,
-            groups={
-                group: sum(probabilities[member] for member in members)
-                for group, members in self.contract.groups.items()
-                if probabilities
-            },
-            prediction_set=verdict.prediction_set,
-            reasons=verdict.reasons,
-            reason_codes=verdict.reason_codes,
-            attention=verdict.attention,
-            maps=maps,
             luma=film.luma,
             model=self.model,
-            brightness=None if isinstance(film.image, Reason) else float(film.image.mean()) / _WHITE,
-            stages=stages,
+            stages={"decode": film.milliseconds},
         )
 
 
