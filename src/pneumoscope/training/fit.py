@@ -100,8 +100,7 @@ def train(
         UsageError, DatasetError, RunError, WeightsError.
     """
     world = World.of()
-    if not world.leads:
-        listener = SILENT
+    listener = listener if world.leads else SILENT
     with together(world):
         begun = world.share(lambda: _check_begin(run, config, dataset, resume=resume))
         _require_one_data_set(dataset, world)
