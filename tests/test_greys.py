@@ -72,6 +72,16 @@ def test_a_table_of_fewer_bits_than_it_says_is_read_as_of_its_own() -> None:
     deep = chest(VOILUTSequence=table(0, 16, np.arange(4096) // 64))
     assert np.abs(deep.luma.astype(int) - shallow.luma).max() <= 4
     assert "so the DICOM's VOI LUT as one of 6 bits was used" in notes(deep)[0]
+    for bits in (8, 10, 12, 14):
+        of_its_bits = chest(VOILUTSequence=table(0, 16, np.arange(4096) * 2**bits // 4096))
+        assert np.abs(of_its_bits.luma.astype(int) - shallow.luma).max() <= 1, bits
+        assert f"as one of {bits} bits was used" in notes(of_its_bits)[0]
+
+
+def test_a_film_that_is_nearly_all_padding_is_none() -> None:
+    few = np.where(np.quantile(CHEST, 0.95) > CHEST, 7, CHEST)
+    with pytest.raises(ImageError, match=r"the DICOM's padding leaves 9\d% of the film black"):
+        read_radiograph(dicom(few, BitsStored=12, PixelPaddingValue=7))
 
 
 def test_what_was_asked_of_polarity_twice_is_told() -> None:
@@ -139,5 +149,5 @@ def test_no_film_beyond_a_limit_is_read_without_a_word(
     ends, levels = counts[0] + counts[255], int((counts > 1e-4).sum())
     assert ends <= 0.9
     assert levels >= 8
-    if ends > 0.5 or levels < 32:
+    if ends > 0.5 or levels < 80:
         assert "greys" in [reason.code for reason in read.notes]

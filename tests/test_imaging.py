@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+import dicoms
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_for, read_luma, shrink, to_input
@@ -100,6 +101,19 @@ def test_what_follows_or_pads_a_jpeg_does_not_count() -> None:
         np.testing.assert_array_equal(read_luma(jpeg[:-2] + padding + jpeg[-2:]), whole)
         np.testing.assert_array_equal(read_luma(jpeg + padding), whole)
     np.testing.assert_array_equal(read_luma(jpeg + jpeg), whole)
+
+
+def test_a_lossless_jpeg_is_not_scaled() -> None:
+    """simplejpeg makes room for a scaled picture, and libjpeg-turbo writes a lossless one whole: past the end of it."""
+    jpeg = dicoms.encoded(ramp(300, 400), dicoms.LOSSLESS, 8)
+    assert listen(jpeg) is None
+    whole = listen(jpeg, size=(400, 300), lossless=True)
+    assert whole is not None
+    np.testing.assert_array_equal(whole, ramp(300, 400))
+    with suppress(ImageError):  # Pillow may or may not know it
+        read_for(jpeg, RULE)
+    hidden = jpeg[:2] + b"\xff\x01\0junk\xff\xff\xe1\0\x06\xff\xda\xff\xc0" + jpeg[2:]
+    assert listen(hidden) is None
 
 
 def test_a_jpeg_by_libjpeg_turbo_is_what_pillow_makes_of_it() -> None:

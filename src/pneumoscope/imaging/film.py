@@ -39,9 +39,18 @@ _KNOWN_BUT_REFUSED = (
     (0, b"II\xbc", "a JPEG XR"),
     (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 codestream"),
+    (0, b"\xff\xd8\xff\xf7", "a JPEG-LS"),
+    (0, b"\xff\xd8\xff\xe8", "a JPEG-LS"),
     (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL"),
     (0, b"\xff\x0a", "a JPEG XL"),
     (0, b"8BPS", "a Photoshop document"),
+    (0, b"NRRD0", "an NRRD volume"),
+    (0, b"ObjectType", "a MetaImage"),
+    (0, b"\x5c\x01\x00\x00", "a NIfTI volume"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"Rar!", "a RAR archive"),
+    (0, b"7z\xbc\xaf", "a 7z archive"),
     (0, b"\x00\x00\x01\x00", "an icon"),
     (0, b"P5", "a PGM"),
     (0, b"P6", "a PPM"),
@@ -177,12 +186,9 @@ def _require_accepted(data: bytes, limits: Limits) -> None:
         raise ImageError("the file is empty.")
     if len(data) > limits.max_bytes:
         raise ImageError(f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted.")
-    if not (raster.is_raster(data) or dicom.is_dicom(data)):
-        raise ImageError(f"not an accepted image ({_looks_like(data)}); accepted are {ACCEPTED}.")
-
-
-def _looks_like(data: bytes) -> str:
-    for offset, signature, name in _KNOWN_BUT_REFUSED:
-        if data[offset : offset + len(signature)] == signature:
-            return f"it is {name}"
-    return f"it begins with {data[:8]!r}"
+    if dicom.is_dicom(data):
+        return
+    names = (name for at, signature, name in _KNOWN_BUT_REFUSED if data.startswith(signature, at))
+    if (name := next(names, None)) or not raster.is_raster(data):
+        what = f"it is {name}" if name else f"it begins with {data[:8]!r}"
+        raise ImageError(f"not an accepted image ({what}); accepted are {ACCEPTED}.")

@@ -14,6 +14,10 @@ from pneumoscope.imaging.radiograph import Luma
 # Of libjpeg's warnings (jerror.h) those about entropy-coded data. The others are of headers that encoders write oddly.
 _DAMAGE = re.compile(r"Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)")
 _CUT = "Premature end of JPEG file"
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_LONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment (T.81 table B.1)
+_FRAMES, _SCALABLE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}, frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_START_OF_SCAN = 0xDA
 
 
 def luma(data: bytes, image: JpegImageFile, rule: InputRule | None = None) -> Luma | None:
@@ -38,12 +42,18 @@ def luma(data: bytes, image: JpegImageFile, rule: InputRule | None = None) -> Lu
     return listen(data, size=image.size)
 
 
-def listen(data: bytes, *, size: tuple[int, int] = (1, 1), colours: str = "GRAY") -> Luma | None:
+def listen(
+    data: bytes, *, size: tuple[int, int] = (1, 1), colours: str = "GRAY", lossless: bool = False
+) -> Luma | None:
     """Decode at the smallest scale that has at least this width and height; None as `luma` says.
+
+    A `lossless` JPEG has but one scale: its whole size must be asked for, as simplejpeg makes no larger room for it.
 
     Raises:
         DamagedImageError: libjpeg warns that the image is damaged within.
     """
+    if not (lossless or _is_scalable(data)):
+        return None
     width, height = size
 
     def decode(*, strict: bool) -> Luma:
@@ -60,3 +70,17 @@ def listen(data: bytes, *, size: tuple[int, int] = (1, 1), colours: str = "GRAY"
         return None if said == _CUT else decode(strict=False)
     except ValueError:
         return None
+
+
+def _is_scalable(data: bytes) -> bool:
+    """Whether a JPEG is of a DCT, by every frame header before its first scan, found as libjpeg finds them."""
+    position = 2
+    while found := _MARKER.search(data, position):
+        marker, position = found[0][-1], found.end()
+        if marker in _FRAMES - _SCALABLE:
+            return False
+        if marker == _START_OF_SCAN:
+            return True
+        if marker not in _LONE:
+            position += int.from_bytes(data[position : position + 2], "big")
+    return False

@@ -11,7 +11,7 @@ from pneumoscope.imaging.radiograph import Luma, Reason
 # Of 5,232 films at 224 px and 160 full-size ones, black and white together are at most a third of a film, and no film
 # has fewer than 104 levels (benchmarks/greys.py). Tight collimation leaves more of a film black than that.
 _SOFT_SHARE, _HARD_SHARE = 0.5, 0.9
-_SOFT_LEVELS, _HARD_LEVELS = 32, 8
+_SOFT_LEVELS, _HARD_LEVELS = 80, 8
 #: A level that fewer pixels have than this share is none.
 RARE = 1e-4
 _SHOWN = 0.005

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pneumoscope.errors import ImageError, UnsuitableError
 
@@ -16,7 +17,7 @@ Luma: TypeAlias = NDArray[np.uint8]
 #: What Pillow, pydicom and the codecs raise on damaged input.
 DAMAGE: tuple[type[Exception], ...] = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError),
-    *(struct.error, zlib.error),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 

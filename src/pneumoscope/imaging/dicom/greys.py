@@ -86,12 +86,16 @@ def to_luma(codes: NDArray[Any], dataset: "Dataset", layout: Layout) -> tuple[Lu
         results.append((table, way, lost))
         if lost is None:
             break
-    table, way, lost = results[-1] if results[-1][2] is None else results[0]
+    table, way, lost = min(results, key=lambda result: 0 if result[2] is None else 1 + result[2].hard)
     if way is not results[0][1] and (first := results[0][2]) is not None:
         notes.append(f"{first.words}, so {way.name} was used.")
     table[padding] = 0
+    luma = table[codes]
+    padded = levels.loss(levels.histogram(luma), "the DICOM's padding") if padding.any() else None
+    if padded and (lost is None or padded.hard > lost.hard):
+        lost = padded
     notes += [*more, *way.notes]
-    return table[codes], (*(Reason("note", note) for note in notes), *levels.told(lost))
+    return luma, (*(Reason("note", note) for note in notes), *levels.told(lost))
 
 
 def _meanings(layout: Layout) -> NDArray[np.int64]:

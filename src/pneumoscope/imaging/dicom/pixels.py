@@ -29,6 +29,7 @@ _YBR = ("YBR_FULL", "YBR_FULL_422")
 _COLOURS = ("RGB", *_YBR, "YBR_ICT", "YBR_RCT")
 BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", BIG_ENDIAN)
+_HEARD_BITS = 8  # of a sample, for libjpeg-turbo to tell of damage
 _JPEG = "1.2.840.10008.1.2.4."
 
 
@@ -112,7 +113,7 @@ def _one_frame(data: bytes, layout: Layout) -> bytes:
     else:
         offsets, fragments = codestream.fragments(data)
         begins = codestream.begins_rle if layout.syntax == _RLE else codestream.begins
-        frames, data = max(offsets, sum(map(begins, fragments))), b"".join(fragments)
+        frames, data = sum(map(begins, fragments)) or offsets, b"".join(fragments)
     if frames > 1:
         raise UnsuitableError(f"the DICOM holds {frames} frames; give one radiograph a file.", code="frames")
     return data
@@ -225,6 +226,8 @@ def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     """Decode as pydicom's own plugin for GDCM does, by the frame's precision; that one refuses 12-bit JPEG."""
     import gdcm
 
+    if header.precision == _HEARD_BITS:
+        jpeg.listen(frame, size=(layout.columns, layout.rows), lossless=True)  # GDCM keeps damage to itself
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
     fragment = gdcm.Fragment()
@@ -315,4 +318,6 @@ def _significant(values: NDArray[Any], layout: Layout, precision: int) -> NDArra
 
 
 def _words(failure: BaseException) -> str:
-    return str(failure) if type(failure) is ValueError else type(failure).__name__
+    """What a codec says, in its last line; of other failures their kind, for their words may quote the file."""
+    said = str(failure).strip().splitlines() if type(failure) in (ValueError, RuntimeError) else []
+    return said[-1].strip().rstrip(".") if said else type(failure).__name__
