@@ -69,7 +69,8 @@ class Engine:
         self.contract = contract
         self.limits = limits
         self._session = session
-        self._open_alone, self._alone, self._opening = open_alone, None, Lock()
+        self._open_alone, self._opening = open_alone, Lock()
+        self._alone: ort.InferenceSession | None = None
         self._wanted = ["logits", "embedding", *([MAPS] if contract.activation_map else [])]
         self.model = model_name(contract)
 
