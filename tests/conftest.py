@@ -14,6 +14,7 @@ import pytest
 
 from pneumoscope.contract import Population, load_contract, save_contract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
+from pneumoscope.imaging import levels
 from pneumoscope.phantom import write_archive_folder, write_archive_zip
 from samples import TINY
 
@@ -42,6 +43,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items
             if not item.get_closest_marker("slow") and "tiny_run" not in getattr(item, "fixturenames", ())
         ]
+
+
+@pytest.fixture
+def any_greys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films are read however little is left of their greys: for tests of the exact values at the ends."""
+    monkeypatch.setattr(levels, "_HARD_SHARE", 1)
+    monkeypatch.setattr(levels, "_HARD_LEVELS", 0)
 
 
 @pytest.fixture(scope="session")

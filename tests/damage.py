@@ -69,7 +69,7 @@ def classify(engine: Engine, data: bytes, case: str) -> tuple[str, float]:
 
 
 def rasters() -> dict[str, bytes]:
-    """A small phantom in every way a JPEG, PNG or TIFF may hold it."""
+    """A small phantom in every way a file other than a DICOM may hold it."""
     luma = film("virus", patient=2, size=(120, 140))
     grey = Image.fromarray(luma)
     deep = Image.fromarray(luma.astype(np.uint16) * 257)
@@ -83,6 +83,10 @@ def rasters() -> dict[str, bytes]:
         "png 1 bit": encode(grey.convert("1")),
         "png palette": encode(grey.convert("RGB").quantize(64)),
         "png alpha": encode(grey.convert("RGBA")),
+        "webp": encode(grey, "WEBP"),
+        "webp lossless": encode(grey, "WEBP", lossless=True),
+        "bmp": encode(grey, "BMP"),
+        "gif": encode(grey, "GIF"),
         "tiff": encode(deep, "TIFF"),
         "tiff lzw": encode(grey, "TIFF", compression="tiff_lzw"),
         "tiff jpeg": encode(grey, "TIFF", compression="jpeg"),

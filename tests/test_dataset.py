@@ -507,12 +507,12 @@ def test_existing_output_is_kept_unless_told_and_ours(tmp_path: Path, phantom_zi
 
 def test_a_stray_image_does_not_change_how_an_archive_is_read(tmp_path: Path) -> None:
     logo = encode(Image.fromarray(ramp()))
-    members = small_films() | {"chest_xray/logo.png": logo, "chest_xray/train/x/1.bmp": b"BM"}
+    members = small_films() | {"chest_xray/logo.png": logo, "chest_xray/train/x/1.pgm": b"P5"}
     summary = prepare([make_zip(tmp_path / "a.zip", members)], tmp_path / "out", QUARTER)
     assert summary.classes == ("bacteria", "normal", "virus")
     reasons = {each.name: each.reason for each in summary.refused}
     assert "chest_xray is not one of the archive's class folders" in reasons["chest_xray/logo.png"]
-    assert "accepted are JPEG" in reasons["chest_xray/train/x/1.bmp"]
+    assert "accepted are JPEG" in reasons["chest_xray/train/x/1.pgm"]
 
 
 def test_identical_films_under_two_patients_stay_in_one_split(tmp_path: Path) -> None:

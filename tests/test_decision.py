@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from pneumoscope.contract import ActivationMap, Contract, Decision, Population, load_contract
 from pneumoscope.engine.attention import rim_shares
-from pneumoscope.engine.decision import Reason, decide, reject
+from pneumoscope.engine.decision import decide, reject
 from pneumoscope.errors import UsageError
+from pneumoscope.imaging import Reason
 
 RULE = ActivationMap.of_grid(7, 7)
 
@@ -44,7 +45,7 @@ def test_probabilities_become_a_decision(
 ) -> None:
     verdict = decide(contract, np.array(probabilities), None)
     assert verdict.status == status
-    assert verdict.answer == answer
+    assert verdict.class_index == answer
     assert verdict.label == label
     assert verdict.prediction_set == possible
     assert bool(verdict.reasons) == (status == "abstained")
@@ -69,7 +70,7 @@ def test_level_group_answers_with_groups(
     """Sums decide, even where another class is the most probable one."""
     verdict = decide(contract, np.array(probabilities), None, level="group")
     assert verdict.status == status
-    assert verdict.answer == answer
+    assert verdict.class_index == answer
     assert verdict.label == label
     assert verdict.prediction_set == possible
     assert verdict.reason_codes == (("below-threshold",) if status == "abstained" else ())
@@ -154,7 +155,9 @@ def test_a_group_is_named_only_with_the_most_probable_class(
 
 
 def test_notes_of_the_film_are_passed_on(contract: Contract) -> None:
-    assert decide(contract, np.array([0.1, 0.2, 0.7]), None, notes=("a note",)).reasons == ("a note",)
+    told = decide(contract, np.array([0.1, 0.2, 0.7]), None, notes=(Reason("greys", "a note"),))
+    assert told.reasons == ("a note",)
+    assert told.reason_codes == ("greys",)
 
 
 def maps_of(grid: np.ndarray) -> np.ndarray:

@@ -18,15 +18,16 @@ from pydicom.data import get_testdata_file
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
 import dicoms
 from dicoms import EXACT, EXPLICIT, JPEG, JPEG_12, JPEG_LS_NEAR, dicom, header, one_of_each, written
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, load_input, read_luma, read_radiograph
+from pneumoscope.imaging import Limits, Reason, is_dicom, load_input, read_luma, read_radiograph
 from pneumoscope.imaging.dicom import dataset as source
-from pneumoscope.imaging.dicom import pixels
+from pneumoscope.imaging.dicom import greys, pixels
 from samples import encode, ramp
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -159,6 +160,7 @@ def test_windows_follow_their_formulas() -> None:
         np.testing.assert_array_equal(read_luma(data), rounded(shares))
 
 
+@pytest.mark.usefixtures("any_greys")
 def test_the_narrowest_window_is_a_threshold() -> None:
     luma = read_luma(dicom(GREY, WindowCenter=100, WindowWidth=1))
     np.testing.assert_array_equal(luma, np.where(GREY > 99.5, 255, 0))
@@ -168,7 +170,7 @@ def test_the_narrowest_window_is_a_threshold() -> None:
 def test_a_degenerate_window_is_left_out_and_told(width: float) -> None:
     film = read_radiograph(dicom(GREY, WindowCenter=100, WindowWidth=width))
     np.testing.assert_array_equal(film.luma, GREY)
-    assert film.notes == ("the DICOM's window is unusable and was left out.",)
+    assert film.notes == (Reason("note", "the DICOM's window is unusable and was left out."),)
 
 
 def test_an_unknown_window_function_and_an_unusable_rescale_are_told() -> None:
@@ -181,6 +183,7 @@ def test_a_negative_slope_inverts_eight_bits_too() -> None:
     np.testing.assert_array_equal(read_luma(dicom(GREY, RescaleSlope=-1, RescaleIntercept=255)), 255 - GREY)
 
 
+@pytest.mark.usefixtures("any_greys")
 @pytest.mark.parametrize("as_bytes", [False, True])
 def test_lookup_tables(as_bytes: bool) -> None:  # noqa: FBT001  # a parameter of the test
     """C.11.1.1.1 and C.11.2.1.1: entry by entry, the first and last for what lies outside."""
@@ -223,7 +226,7 @@ def test_a_broken_lookup_table_is_refused(keyword: str) -> None:
 def test_a_window_stands_in_for_a_broken_voi_lut() -> None:
     film = read_radiograph(dicom(GREY, VOILUTSequence=lut([3], [1]), WindowCenter=128, WindowWidth=256))
     assert np.abs(film.luma.astype(int) - GREY).max() <= 1
-    assert film.notes == ("the DICOM's VOI LUT is damaged; its window was used.",)
+    assert film.notes == (Reason("note", "the DICOM's VOI LUT is damaged; its window was used."),)
 
 
 def test_a_lookup_table_of_bytes_in_words() -> None:
@@ -309,7 +312,8 @@ def test_turned_to_the_standard_display(orientation: Any, turned: NDArray[np.uin
         ({"Modality": "CT"}, r"CT \(computed tomography\)"),
         ({"Modality": "MR"}, r"MR \(magnetic resonance\)"),
         ({"Modality": "PX"}, r"PX \(panoramic"),
-        ({"Modality": "WINTERGREEN"}, "none that is known here"),
+        ({"Modality": "WINTERGREEN", "BodyPartExamined": None}, "modality is no standard term"),
+        ({"Modality": "DR", "BodyPartExamined": None}, "modality is DR, no standard term"),
         ({"Modality": None, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "CT Image Storage"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2"}, "Mammography"),
         ({"BodyPartExamined": "HAND"}, "body part is HAND"),
@@ -463,7 +467,7 @@ def test_notes(said: dict[str, Any], notes: tuple[str, ...]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the writer, about a body part in no code string's letters
         data = dicom(GREY, **said)
-    assert read_radiograph(data).notes == notes
+    assert read_radiograph(data).notes == tuple(Reason("note", note) for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -547,7 +551,7 @@ def test_a_frame_that_contradicts_the_header_reaches_no_codec() -> None:
             read_luma(dicom(GREY, syntax, frame=frame[:40]))
     for syntax in (dicoms.LOSSLESS, dicoms.JPEG_LS, JPEG):
         frame = dicoms.encoded(GREY, syntax, 8)
-        with pytest.raises(ImageError, match="no beginning or no end"):
+        with pytest.raises(ImageError, match="has no end"):
             read_luma(dicom(GREY, syntax, frame=frame[:-20]))
 
 
@@ -585,9 +589,10 @@ def test_pydicom_is_imported_only_for_dicom_and_missed_by_name() -> None:
 
 
 def test_a_missing_codec_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = dicoms.encoded(GREY, dicoms.JPEG_LS, 8)
     monkeypatch.setitem(sys.modules, "jpeg_ls", None)
     with pytest.raises(ImageError, match=r"codec that is not installed; run `pip install 'pneumoscope\[dicom\]'`"):
-        read_luma(dicom(GREY, dicoms.JPEG_LS, frame=b"\xff\xd8"))
+        read_luma(dicom(GREY, dicoms.JPEG_LS, frame=frame))
 
 
 def test_pydicom_neither_warns_nor_logs(caplog: pytest.LogCaptureFixture) -> None:
@@ -646,6 +651,167 @@ def test_stored_values_are_pydicoms(name: str) -> None:
         found = pixels.stored_values(dataset, layout)
         theirs = pydicom.dcmread(path).pixel_array
     np.testing.assert_array_equal(found, theirs if found.ndim == 3 else theirs.astype(int) & ((1 << layout.stored) - 1))
+
+
+def pydicoms_luma(path: Path, stored: int) -> NDArray[np.float64] | None:
+    """A grey film of one frame by pydicom's own functions, 0 to 255; None if it is no such film, or pydicom cannot."""
+    with source.quiet():
+        dataset = pydicom.dcmread(path, force=True)
+        try:
+            values = dataset.pixel_array
+        except (AttributeError, NotImplementedError, RuntimeError, ValueError):
+            return None
+        if dataset.SamplesPerPixel != 1 or values.ndim != 2:
+            return None
+        rescaled = apply_modality_lut(values, dataset)
+        shown = apply_voi_lut(np.append(rescaled, [-1e9, 1e9]), dataset)
+        low, high = shown[-2:] if "WindowWidth" in dataset else (rescaled.min(), rescaled.max())
+        if stored <= 8 and "WindowWidth" not in dataset:
+            low, high = apply_modality_lut(np.asarray([0, 2**stored - 1]), dataset)
+    shares = np.clip((shown[:-2].reshape(values.shape) - low) / (high - low), 0, 1)
+    return np.asarray(np.rint(255 * (1 - shares if dataset.PhotometricInterpretation == "MONOCHROME1" else shares)))
+
+
+@pytest.mark.usefixtures("any_greys")
+def test_greys_are_pydicoms() -> None:
+    """On every grey film of one frame that pydicom installs, whatever it is of; the others are refused on purpose."""
+    refused, agreed = set[str](), 0
+    for path in sorted(path for path in SHIPPED.rglob("*") if path.is_file() and is_dicom(path.read_bytes())):
+        try:
+            with source.quiet():
+                dataset, syntax = source.read_dataset(path.read_bytes(), 10**8)
+                layout = pixels.layout(dataset, syntax, Limits(min_side=1))
+                if layout.samples != 1 or (theirs := pydicoms_luma(path, layout.stored)) is None:
+                    continue
+                ours, _ = greys.to_luma(pixels.stored_values(dataset, layout), dataset, layout)
+        except ImageError as refusal:
+            refused.add(str(refusal).partition(";")[0])
+            continue
+        assert np.abs(ours - theirs).max() <= 1, path.name
+        agreed += 1
+    assert agreed >= 30, agreed
+    deliberate = (
+        "bits",
+        "frames",
+        "palette",
+        "pixel data",
+        "floating-point",
+        "transfer syntax",
+        "at least 16",
+        "a number",
+        "damaged",
+    )
+    assert [reason for reason in refused if not any(word in reason for word in deliberate)] == []
+
+
+#: What is read however it is closed: the frames of the codecs that have an end.
+CODED = (JPEG, dicoms.LOSSLESS, dicoms.JPEG_LS, dicoms.JPEG_2000)
+END = b"\xff\xd9"
+
+
+@pytest.mark.parametrize("syntax", CODED)
+def test_what_lies_around_a_frame_is_not_the_image(syntax: str) -> None:
+    padded = dicoms.encoded(GREY, syntax, 8)
+    frame = padded[: padded.rindex(END)]
+    whole = read_luma(dicom(GREY, syntax, frame=padded))
+    remark = b"\xff\xfe\0\x06abcd"
+    for between in (b"\0", b"\0" * 401, b"\xff" * 5, remark, b"\0\0" + remark):
+        np.testing.assert_array_equal(read_luma(dicom(GREY, syntax, frame=frame + between + END)), whole)
+    for after in (b"\0", b"\0" * 1000, b"\xff" * 6, b"junk" * 9, remark):
+        np.testing.assert_array_equal(read_luma(dicom(GREY, syntax, frame=frame + END + after)), whole)
+
+
+@pytest.mark.parametrize("syntax", [*CODED, dicoms.RLE])
+def test_delimiters_with_wrong_lengths_and_none(syntax: str) -> None:
+    data = dicom(GREY, syntax, frame=dicoms.encoded(GREY, syntax, 8))
+    whole, delimiter = read_luma(data), b"\xfe\xff\xdd\xe0"
+    end = data.rindex(delimiter)
+    item_end = b"\xfe\xff\x0d\xe0" + bytes(4)
+    for odd in (
+        data[: end + 4] + b"\xff" * 4,
+        data[: end + 4] + b"\7\0\0\0abcdefg",
+        data[:end],
+        data[:end] + item_end + data[end:],
+        data + delimiter + b"\xff" * 4,
+    ):
+        np.testing.assert_array_equal(read_luma(odd), whole)
+    with pytest.raises(ImageError, match=r"cut off|cannot decode"):
+        read_luma(data[: end - 40])
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, dicoms.IMPLICIT, JPEG, dicoms.RLE])
+def test_bytes_behind_the_image_are_not_read(syntax: str) -> None:
+    frame = None if syntax in dicoms.NATIVE else dicoms.encoded(GREY, syntax, 8)
+    data = dicom(GREY, syntax, frame=frame)
+    for behind in (b"\0" * 2_400_000, b"\xff" * 100_000, bytes(range(256)) * 999, b"\0" * 3):
+        np.testing.assert_array_equal(read_luma(data + behind), read_luma(data))
+
+
+@pytest.mark.parametrize("syntax", [dicoms.IMPLICIT, EXPLICIT, dicoms.BIG_ENDIAN])
+def test_a_data_set_without_its_files_header_is_read(syntax: str) -> None:
+    data = dicom(GREY, syntax)
+    length = int.from_bytes(data[140:144], "little")  # of the file meta information
+    for bare in (data[144 + length :], data[132:]):
+        np.testing.assert_array_equal(read_luma(bare), GREY)
+    for other in (b"\x08\0\x16\0" + bytes(200), b"\x08\0 and more text than a header has", bytes(300)):
+        with pytest.raises(ImageError, match="not an accepted image"):
+            read_luma(other)
+
+
+def test_a_damaged_jpeg_in_a_dicom_is_no_film() -> None:
+    frame = dicoms.encoded(GREY.repeat(6, 0).repeat(6, 1), JPEG, 8)
+    middle = (frame.index(b"\xff\xda") + len(frame)) // 2
+    with pytest.raises(ImageError, match="damaged within") as refusal:
+        read_luma(dicom(GREY.repeat(6, 0).repeat(6, 1), JPEG, frame=frame[:middle] + END))
+    assert refusal.value.code == "damaged"
+
+
+@pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_a_table_that_was_never_filled_is_none(keyword: str) -> None:
+    empty = Dataset()
+    empty.add_new("LUTDescriptor", "US", None)
+    empty.add_new("LUTData", "OW", b"")
+
+    def read(table: Sequence) -> NDArray[np.uint8]:
+        return read_luma(dicom(GREY, EXPLICIT, frame=None, **{keyword: table}))
+
+    identity = lut([256, 0, 8], list(range(256)))
+    np.testing.assert_array_equal(read(Sequence([empty])), read_luma(dicom(GREY)))
+    np.testing.assert_array_equal(read(Sequence([empty, identity[0]])), read(identity))
+
+
+def test_an_unknown_modality_of_a_chest_film_is_read_and_told() -> None:
+    for term in ("DR", "XRAY", "RADIOGRAPHIE"):
+        (note,) = read_radiograph(dicom(GREY, Modality=term, BodyPartExamined="CHEST")).notes
+        assert "modality is no standard term" in note.text
+    for said in ({"Modality": "DR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, {"Modality": "CT"}):
+        with pytest.raises(ImageError, match="modality is"):
+            read_luma(dicom(GREY, EXPLICIT, frame=None, BodyPartExamined="CHEST", **said))
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ({"SeriesDescription": "Thorax lat"}, "refused"),
+        ({"SeriesDescription": "THORAX SEITLICH"}, "refused"),
+        ({"ProtocolName": "Tórax LATERAL izq."}, "refused"),
+        ({"StudyDescription": "XR CHEST LATERAL"}, "told"),
+        ({"StudyDescription": "XR CHEST PA AND LAT"}, "told"),
+        ({"SeriesDescription": "Chest PA/LAT"}, "told"),
+        ({"SeriesDescription": "Thorax PA", "StudyDescription": "Thorax in 2 Ebenen"}, "read"),
+        ({"SeriesDescription": "THORAX BILATERAL INHALATION"}, "read"),
+        ({"SeriesDescription": "Thorax lat", "ViewPosition": "PA"}, "read"),
+    ],
+)
+def test_a_lateral_that_only_a_description_tells(said: dict[str, str], outcome: str) -> None:
+    data = dicom(GREY, EXPLICIT, frame=None, **{"ViewPosition": None, **said})
+    if outcome == "refused":
+        with pytest.raises(ImageError, match="says that its view is") as refusal:
+            read_luma(data)
+        assert refusal.value.code == "view"
+        return
+    notes = [note.text for note in read_radiograph(data).notes]
+    assert any("speaks of a lateral view" in note for note in notes) is (outcome == "told")
 
 
 def test_twelve_bit_jpeg_of_another_writer() -> None:

@@ -381,7 +381,10 @@ def test_kills_of_a_version_3_fetch_are_outlived(version3_zip: Path, tmp_path: P
 
 
 def test_the_published_archives_are_the_documented_ones() -> None:
-    assert {each.version: each.file for each in PUBLISHED.values()} == {2: "ChestXRay2017.zip", 3: "ZhangLabData.zip"}
+    assert {version: each.file for version, each in PUBLISHED.items()} == {
+        2: "ChestXRay2017.zip",
+        3: "ZhangLabData.zip",
+    }
     for each in PUBLISHED.values():
         assert each.url.startswith("https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/")
         assert len(each.sha256) == 64

@@ -5,6 +5,7 @@ import zlib
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
+import dicoms
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_luma, shrink, to_input
+from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_for, read_luma, shrink, to_input
+from pneumoscope.imaging.jpeg import listen
 from pneumoscope.phantom import encode_jpeg, film
 from samples import encode, ramp
 
 RULE = InputRule.squash(64)
+DEEP = ramp().astype(np.uint16) * 200 + 77
 
 
 def png_header(width: int, height: int, depth: int = 8) -> bytes:
@@ -34,15 +39,93 @@ def png_header(width: int, height: int, depth: int = 8) -> bytes:
     )
 
 
-def deep_rgb_png() -> bytes:
-    """A 16-bit RGB PNG, which Pillow cannot write."""
+def deep_png(values: NDArray[np.uint16]) -> bytes:
+    """A PNG of 16 bits and 2 to 4 channels (`[H, W, C]`), which Pillow cannot write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = b"".join(b"\0" + bytes(20 * 6) for _ in range(20))
-    header = struct.pack(">IIBBBBB", 20, 20, 16, 2, 0, 0, 0)
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_a_deep_png_with_equal_channels_is_its_grey_film(channels: int) -> None:
+    grey = read_luma(encode(Image.fromarray(DEEP), "PNG"))
+    film = np.stack([DEEP] * channels, 2)
+    if channels != 3:
+        film[:, :, -1] = 65535
+    np.testing.assert_array_equal(read_luma(deep_png(film)), grey)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "WEBP"])
+def test_stills_of_other_programs_are_read(kind: str) -> None:
+    said = {"lossless": True} if kind == "WEBP" else {}
+    np.testing.assert_array_equal(read_luma(encode(Image.fromarray(ramp()), kind, **said)), ramp())
+    with pytest.raises(ImageError, match="cannot"):
+        read_luma(encode(Image.fromarray(ramp(200, 200)), kind)[:-60])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_moving_pictures_are_refused(kind: str) -> None:
+    first, second = Image.fromarray(ramp()), Image.fromarray(255 - ramp())
+    with pytest.raises(ImageError, match="several frames"):
+        read_luma(encode(first, kind, save_all=True, append_images=[second]))
+
+
+def damaged(jpeg: bytes, *, closed: bool) -> bytes:
+    """A JPEG that is cut and closed with an end, or whose coded data are overwritten in the middle."""
+    middle = (jpeg.index(b"\xff\xda") + len(jpeg)) // 2
+    return jpeg[:middle] + b"\xff\xd9" if closed else jpeg[:middle] + b"\xff\xd0" * 40 + jpeg[middle + 80 :]
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("said", [{}, {"progressive": True}, {"mode": "RGB"}, {"mode": "CMYK"}], ids=str)
+def test_a_jpeg_that_is_damaged_within_is_no_film(said: dict[str, Any], closed: bool) -> None:  # noqa: FBT001
+    picture = Image.fromarray(ramp(300, 400)).convert(said.pop("mode", "L"))
+    jpeg = encode(picture, "JPEG", quality=90, **said)
+    read_for(jpeg, RULE)
+    for read in (read_luma, lambda data: read_for(data, RULE)):
+        with pytest.raises(ImageError, match="the JPEG is damaged within") as refusal:
+            read(damaged(jpeg, closed=closed))
+        assert refusal.value.code == "damaged"
+
+
+def test_what_follows_or_pads_a_jpeg_does_not_count() -> None:
+    jpeg = encode(Image.fromarray(ramp(300, 400)), "JPEG", quality=90)
+    whole = read_luma(jpeg)
+    remark = b"\xff\xfe\0\x06abcd"
+    for padding in (b"\0", b"\0" * 500, b"\xff" * 9, b"ab", remark, remark + b"\0\0"):
+        np.testing.assert_array_equal(read_luma(jpeg[:-2] + padding + jpeg[-2:]), whole)
+        np.testing.assert_array_equal(read_luma(jpeg + padding), whole)
+    np.testing.assert_array_equal(read_luma(jpeg + jpeg), whole)
+
+
+def test_a_lossless_jpeg_is_not_scaled() -> None:
+    """simplejpeg makes room for a scaled picture, and libjpeg-turbo writes a lossless one whole: past the end of it."""
+    jpeg = dicoms.encoded(ramp(300, 400), dicoms.LOSSLESS, 8)
+    assert listen(jpeg) is None
+    whole = listen(jpeg, size=(400, 300), lossless=True)
+    assert whole is not None
+    np.testing.assert_array_equal(whole, ramp(300, 400))
+    with suppress(ImageError):  # Pillow may or may not know it
+        read_for(jpeg, RULE)
+    hidden = jpeg[:2] + b"\xff\x01\0junk\xff\xff\xe1\0\x06\xff\xda\xff\xc0" + jpeg[2:]
+    assert listen(hidden) is None
+
+
+def test_a_jpeg_by_libjpeg_turbo_is_what_pillow_makes_of_it() -> None:
+    picture = Image.fromarray(np.stack([ramp(301, 403), 255 - ramp(301, 403), ramp(301, 403)[::-1]], 2))
+    for said in ({}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}, {"keep_rgb": True}):
+        jpeg = encode(picture, "JPEG", quality=85, **said)
+        for size in (403, 200, 100, 50):
+            image = JpegImageFile(BytesIO(jpeg))
+            image.draft("L", (size, size * 301 // 403))
+            heard = listen(jpeg, size=image.size)
+            assert heard is not None
+            np.testing.assert_array_equal(heard, np.asarray(image))
 
 
 def test_lossless_greys_come_back_exactly() -> None:
@@ -123,6 +206,7 @@ def test_float_tiff_and_its_infinities() -> None:
         read_luma(encode(Image.fromarray(values), "TIFF"))
 
 
+@pytest.mark.usefixtures("any_greys")
 def test_one_bit_palette_and_alpha() -> None:
     grey = Image.fromarray(ramp())
     one_bit = read_luma(encode(grey.point(lambda value: 255 * (value > 120)).convert("1")))
@@ -142,7 +226,13 @@ def test_one_bit_palette_and_alpha() -> None:
     [
         (b"", "empty"),
         (b"hello, I am a text file", "not an accepted image"),
-        (encode(Image.fromarray(ramp()), "GIF"), "it is a GIF"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "it is a HEIC"),
+        (b"\0\0\0\x1cftypavif" + bytes(99), "it is an AVIF"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "it is a JPEG 2000"),
+        (b"\xff\x4f\xff\x51" + bytes(99), "it is a JPEG 2000 codestream"),
+        (b"\xff\x0a" + bytes(99), "it is a JPEG XL"),
+        (b"MM\0+\0\x08\0\0" + bytes(99), "it is a BigTIFF"),
+        (b"RIFF\0\0\0\0WAVE" + bytes(99), "it begins with"),
         (b"\0" * 128 + b"DICM" + b"\0" * 100, "names no transfer syntax"),
         (encode(Image.fromarray(ramp(200, 200)), "JPEG")[:-600], "cannot decode this JPEG"),
         (encode(Image.fromarray(ramp()), "PNG")[:-60], "cannot decode this PNG"),
@@ -152,7 +242,9 @@ def test_one_bit_palette_and_alpha() -> None:
         (png_header(0, 10), "header"),
         (png_header(8, 4000), "at least 16"),
         (encode(Image.fromarray(np.full((40, 40), 90, np.uint8))), "blank"),
-        (deep_rgb_png(), "16-bit colour"),
+        (deep_png(np.stack([DEEP, DEEP, DEEP + 1], 2)), "16-bit colour is accepted only of a grey film"),
+        (deep_png(np.stack([DEEP, DEEP, DEEP, DEEP], 2)), "16-bit transparency is not accepted"),
+        (deep_png(np.stack([DEEP, DEEP], 2)), "16-bit transparency is not accepted"),
     ],
 )
 def test_refused_with_a_reason(data: bytes, words: str) -> None:
@@ -213,7 +305,7 @@ def test_a_png_is_inflated_no_further_than_its_rows(monkeypatch: pytest.MonkeyPa
 
 def test_jpegs_of_endless_scans_or_pieces_are_refused() -> None:
     values = np.full((64, 64), 128, np.uint8)
-    values[:8, :8] = 0
+    values[:40] = ramp(40, 64)
     jpeg = encode(Image.fromarray(values), "JPEG", progressive=True, quality=50)
     read_luma(jpeg)
     last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
@@ -269,6 +361,7 @@ def test_a_cmyk_jpeg_that_does_not_say_whether_it_is_inverted_is_refused() -> No
         read_luma(jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4]) :])
 
 
+@pytest.mark.usefixtures("any_greys")
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_a_transparent_grey_of_few_bits_is_black(bits: int) -> None:
     most = 2**bits - 1
@@ -327,7 +420,7 @@ def test_limits_are_configurable_and_checked_before_decoding() -> None:
 
 def test_reduced_scale_decode_covers_the_target() -> None:
     data = encode_jpeg(film("normal", patient=1, size=(1300, 1600)))
-    reduced = read_luma(data, target=224, margin=1.5)
+    reduced = read_for(data, InputRule.squash(224)).luma
     assert min(reduced.shape) >= 336
     assert reduced.shape == (1300 // 2, 1600 // 2) or max(reduced.shape) < 900
     full = to_input(read_luma(data), InputRule.squash(224))

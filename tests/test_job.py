@@ -29,7 +29,7 @@ from pneumoscope.dataset import Dataset
 from pneumoscope.engine import verify
 from pneumoscope.errors import PneumoscopeError, RunError, UsageError
 from pneumoscope.imaging import SUFFIXES
-from pneumoscope.training.data import CachedFilms, EpochOrder, FilmsModule
+from pneumoscope.training.data import CachedFilms, EpochOrder, make_loaders
 from pneumoscope.training.world import World
 from samples import REPOSITORY, TINY
 
@@ -490,10 +490,10 @@ def test_every_validation_film_is_in_one_share_and_a_batch_of_one_is_left_out() 
     shares, steps = [], []
     for rank in range(3):
         world = World(rank=rank, size=3, local_rank=rank, local_size=3)
-        module = FilmsModule(films, films, batch_size=2, workers=0, seed=0, world=world)
-        shares.append([int(label) for batch in module.val_dataloader() for label in batch.labels])
-        steps.append([len(batch.labels) for batch in module.train_dataloader()])
+        train, (val,) = make_loaders(films, films, batch_size=2, workers=0, seed=0, world=world)
+        shares.append([int(label) for batch in val for label in batch.labels])
+        steps.append([len(batch.labels) for batch in train])
     assert sorted(label for share in shares for label in share) == list(range(11))
     assert steps == [[2]] * 3  # of three films a rank
     with pytest.raises(UsageError, match="too few for 6 processes"):
-        FilmsModule(films, films, batch_size=2, workers=0, seed=0, world=World(size=6))
+        make_loaders(films, films, batch_size=2, workers=0, seed=0, world=World(size=6))

@@ -94,7 +94,8 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
 #: Who may call what changes an image's size, and why. Everything else goes through `imaging`.
 RESIZERS = {
     "imaging/film.py": "the one preprocessing",
-    "imaging/raster.py": "decodes a JPEG at a smaller scale",
+    "imaging/raster.py": "opens images",
+    "imaging/jpeg.py": "decodes a JPEG at a smaller scale",
     "imaging/dicom/pixels.py": "decodes a DICOM's JPEG to luma alone, at full scale",
     "phantom.py": "draws films",
     "dataset/stress.py": "writes changed films",

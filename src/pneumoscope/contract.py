@@ -8,9 +8,8 @@ date, each version by one function.
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, model_validator
 
@@ -45,18 +44,9 @@ class InputRule(Document):
     @classmethod
     def squash(cls, size: int) -> Self:
         """The one rule of this version, at the given size."""
-        return cls(
-            size=size,
-            channels=1,
-            resize="squash",
-            filter="bilinear-antialiased",
-            decode_margin=1.5,
-            colours="bt601",
-            transparency="over-black",
-            orientation="upright",
-            deep_greys="min-max",
-            dicom="voi",
-        )
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        only = {name: get_args(kind)[0] for name, kind in kinds.items() if get_origin(kind) is Literal}
+        return cls(size=size, decode_margin=1.5, **only)
 
     def fingerprint(self) -> str:
         """SHA-256 over the rule, to key caches of prepared inputs."""
@@ -232,8 +222,8 @@ def _up_to_date(content: bytes) -> dict[str, Any]:
     version = document.get("schema_version", SCHEMA_VERSION)
     if not isinstance(version, int):
         raise ValueError("field 'schema_version' is not a number")  # noqa: TRY004 (as above)
-    if version in _MIGRATIONS:
-        return _MIGRATIONS[version](document)
+    if version == 1:
+        return _from_version_1(document)
     if version > SCHEMA_VERSION:
         raise _TooNewError(
             f"schema version {version} is newer than {SCHEMA_VERSION}, the last that this program reads; upgrade it"
@@ -277,4 +267,3 @@ def _extended(part: Any, more: dict[str, Any]) -> Any:
 
 
 _SINCE_VERSION_2 = frozenset({"population", "activation_map", "precision", "quantisation"})
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}

@@ -1,13 +1,12 @@
 """Drawings through the shipped bundle, then the whole flow on phantoms, each stage as the command line runs it."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
+from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.engine import Encoded, Engine, Prediction
 from pneumoscope.files import refuse_existing, write_text
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, write_archive_folder
@@ -71,10 +70,6 @@ def demo(out: Path, *, listener: Listener = SILENT) -> DemoResult:
     listener.say("5/5 evaluating on the test split")
     engine = Engine.load(bundle)
     figures = evaluate(engine, dataset, "test", report, listener=listener)
-    return DemoResult(bundle=bundle, report=figures, predictions=list(engine.predict_many(_one_of_each(dataset))))
-
-
-def _one_of_each(dataset: Dataset) -> Iterator[Encoded]:
-    """A test film of each class."""
-    for chosen in {each.label: each for each in dataset.split("test")}.values():
-        yield Encoded(name=str(dataset.root / chosen.path), read=partial(dataset.read, chosen))
+    one_of_each = {each.label: each for each in dataset.split("test")}.values()
+    films = (Encoded(name=str(data / each.path), read=partial(dataset.read, each)) for each in one_of_each)
+    return DemoResult(bundle=bundle, report=figures, predictions=list(engine.predict_many(films)))

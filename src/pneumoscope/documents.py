@@ -1,8 +1,11 @@
 """Strict, frozen models: of stored documents, of settings, of decisions; `read_document` wants every field."""
 
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pneumoscope.files import write_text
 
 Text = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -15,6 +18,11 @@ class Document(BaseModel):
 
 
 Stored = TypeVar("Stored", bound=Document)
+
+
+def write_document(document: Document, path: Path) -> None:
+    """Store a document as indented JSON, whole or not at all."""
+    write_text(path, document.model_dump_json(indent=2) + "\n")
 
 
 def read_document(kind: type[Stored], content: bytes, *, strict: bool = False) -> Stored:

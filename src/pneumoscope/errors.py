@@ -26,6 +26,12 @@ class UnsuitableError(ImageError):
         self.code = code
 
 
+class DamagedImageError(ImageError):
+    """An image that seems whole and is not: part of its coded data is changed or missing."""
+
+    code = "damaged"
+
+
 class ArchiveError(PneumoscopeError):
     """An archive or folder, or a member of one, that cannot be read safely."""
 
@@ -56,3 +62,7 @@ class AnswerError(CloudError):
 
 class BusyError(CloudError):
     """What failed now may work later: throttled, overloaded, not ready, out of reach."""
+
+
+#: Codes of what no image can be read from.
+UNREAD = frozenset({ImageError.code, DamagedImageError.code, "unreadable"})

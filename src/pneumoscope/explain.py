@@ -17,7 +17,6 @@ from torch import nn
 from pneumoscope.backbone import Network
 from pneumoscope.contract import ActivationMap, InputRule
 from pneumoscope.engine import Attention
-from pneumoscope.engine.attention import rim_shares
 from pneumoscope.errors import UsageError
 from pneumoscope.export import load_network
 from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for, to_input
@@ -76,20 +75,16 @@ class Explainer:
             row = self.network(image).double().softmax(dim=1)[0].tolist()
         probabilities = dict(zip(self.classes, row, strict=True))
         chosen = label or max(probabilities, key=probabilities.__getitem__)
-        activation = self._map(image, self.classes.index(chosen))
-        border, corners = rim_shares(activation, ActivationMap.of_grid(*activation.shape)) or (None, None)
+        mapped = self._method.attribute(image, target=self.classes.index(chosen), relu_attributions=True)
+        activation = np.asarray(mapped.detach()[0, 0], np.float32)
         return Explanation(
             image=name,
             label=chosen,
             probabilities=probabilities,
             activation=activation,
-            attention=Attention(label=chosen, border=border, corners=corners),
+            attention=Attention.of_map(chosen, activation, ActivationMap.of_grid(*activation.shape)),
             luma=luma,
         )
-
-    def _map(self, image: torch.Tensor, index: int) -> NDArray[np.float32]:
-        activation = self._method.attribute(image, target=index, relu_attributions=True)
-        return np.asarray(activation.detach()[0, 0], np.float32)
 
 
 def last_features(network: Network, size: int) -> nn.Module:

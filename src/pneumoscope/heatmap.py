@@ -109,9 +109,8 @@ def _legend(canvas: Image.Image, top: int, label: str) -> None:
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(_FONT_SIZE)
     pen.text((_PAD, top), "0", "white", font=font)
     left = _PAD + 14
-    for step in range(_SCALE_BAR):
-        red, green, blue = map(int, palette()[step * 255 // (_SCALE_BAR - 1)])
-        pen.line([(left + step, top + 3), (left + step, top + 14)], fill=(red, green, blue))
+    colours = palette()[np.arange(_SCALE_BAR) * 255 // (_SCALE_BAR - 1)]
+    canvas.paste(Image.fromarray(np.repeat(colours[np.newaxis], 12, axis=0)), (left, top + 3))
     pen.text((left + _SCALE_BAR + 6, top), f"most   what speaks for {label}", "white", font=font)
 
 

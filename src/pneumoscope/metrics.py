@@ -2,7 +2,8 @@
 
 Shapes and types: `truth` and `predicted` are integer class indices `[N]`; `probabilities` are
 floats `[N, C]` whose rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns
-prediction. Definitions agree with scikit-learn's where that has them.
+prediction, or several of them are numbers `[..., C, C]`. Definitions agree with scikit-learn's where
+that has them.
 """
 
 import math
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 Indices: TypeAlias = NDArray[np.integer[Any]]
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Counts: TypeAlias = NDArray[np.int64]
+Matrices: TypeAlias = NDArray[np.int64 | np.float64]
 
 _CELLS = 2_000_000  # of an array of resamplings
 
@@ -33,49 +35,49 @@ def confusion_matrix(truth: Indices, predicted: Indices, classes: int) -> Counts
     return flat.reshape(classes, classes).astype(np.int64)
 
 
-def accuracy(confusion: Counts) -> float:
-    """Share of films on the diagonal.
+def accuracy(confusion: Matrices) -> Floats:
+    """Share of films on the diagonal, `float [...]`.
 
-    >>> accuracy(np.array([[1, 1], [0, 2]]))
+    >>> float(accuracy(np.array([[1, 1], [0, 2]])))
     0.75
     """
-    return _ratio(np.trace(confusion), confusion.sum())
+    return _ratio(_right(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
-def sensitivity(confusion: Counts) -> Floats:
-    """Per class: share of its films that are called it (recall), `float [C]`.
+def sensitivity(confusion: Matrices) -> Floats:
+    """Per class: share of its films that are called it (recall), `float [..., C]`.
 
     >>> sensitivity(np.array([[1, 1], [0, 2]])).tolist()
     [0.5, 1.0]
     """
-    return _ratios(np.diag(confusion), confusion.sum(axis=1))
+    return _ratio(_right(confusion), confusion.sum(axis=-1))
 
 
-def specificity(confusion: Counts) -> Floats:
-    """Per class: share of the other classes' films that are not called it, `float [C]`.
+def specificity(confusion: Matrices) -> Floats:
+    """Per class: share of the other classes' films that are not called it, `float [..., C]`.
 
     >>> specificity(np.array([[1, 1], [0, 2]])).tolist()
     [1.0, 0.5]
     """
-    false_positives = confusion.sum(axis=0) - np.diag(confusion)
-    negatives = confusion.sum() - confusion.sum(axis=1)
-    return _ratios(negatives - false_positives, negatives)
+    false_positives = confusion.sum(axis=-2) - _right(confusion)
+    negatives = confusion.sum(axis=(-2, -1))[..., np.newaxis] - confusion.sum(axis=-1)
+    return _ratio(negatives - false_positives, negatives)
 
 
-def precision(confusion: Counts) -> Floats:
-    """Per class: share of the films called it that are it (positive predictive value), `float [C]`."""
-    return _ratios(np.diag(confusion), confusion.sum(axis=0))
+def precision(confusion: Matrices) -> Floats:
+    """Per class: share of the films called it that are it (positive predictive value), `float [..., C]`."""
+    return _ratio(_right(confusion), confusion.sum(axis=-2))
 
 
-def f1(confusion: Counts) -> Floats:
-    """Per class: harmonic mean of precision and sensitivity, `float [C]`."""
-    return _ratios(2 * np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1))
+def f1(confusion: Matrices) -> Floats:
+    """Per class: harmonic mean of precision and sensitivity, `float [..., C]`."""
+    return _ratio(2 * _right(confusion), confusion.sum(axis=-2) + confusion.sum(axis=-1))
 
 
-def macro_f1(confusion: Counts) -> float:
-    """Unweighted mean of `f1` over the classes that were seen or predicted.
+def macro_f1(confusion: Matrices) -> Floats:
+    """Unweighted mean of `f1` over the classes that were seen or predicted, `float [...]`.
 
-    >>> round(macro_f1(np.array([[1, 1], [0, 2]])), 4)
+    >>> round(float(macro_f1(np.array([[1, 1], [0, 2]]))), 4)
     0.7333
     """
     return _mean(f1(confusion))
@@ -100,12 +102,7 @@ def auroc(positive: NDArray[np.bool_], scores: Floats) -> float:
     >>> auroc(np.array([False, True, True]), np.array([0.2, 0.2, 0.9]))
     0.75
     """
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    if positives == 0 or negatives == 0:
-        return float("nan")
-    ranks = _mid_ranks(scores)
-    area = ranks[positive].sum() - positives * (positives + 1) / 2
-    return float(area / (positives * negatives))
+    return float(weighted_aurocs(positive, scores, np.ones((1, len(scores)), np.int64))[0])
 
 
 def class_aurocs(truth: Indices, probabilities: Floats) -> Floats:
@@ -115,7 +112,7 @@ def class_aurocs(truth: Indices, probabilities: Floats) -> Floats:
 
 def macro_auroc(truth: Indices, probabilities: Floats) -> float:
     """Unweighted mean of the one-versus-rest AUROCs that are defined."""
-    return _mean(class_aurocs(truth, probabilities))
+    return float(_mean(class_aurocs(truth, probabilities)))
 
 
 def cross_entropy(truth: Indices, probabilities: Floats) -> float:
@@ -131,17 +128,17 @@ def cross_entropy(truth: Indices, probabilities: Floats) -> float:
     return float(-np.log(np.clip(chosen, 1e-12, None)).mean())
 
 
-def group_accuracy(confusion: Counts, members: list[int]) -> float:
-    """Share of films whose predicted class lies on the right side of a group of classes.
+def group_accuracy(confusion: Matrices, members: list[int]) -> Floats:
+    """Share of films whose predicted class lies on the right side of a group of classes, `float [...]`.
 
     With bacteria 0, normal 1, virus 2 and `members` [0, 2] this is normal-versus-pneumonia accuracy.
 
-    >>> group_accuracy(np.array([[1, 0, 1], [0, 3, 0], [0, 1, 2]]), [0, 2])
+    >>> float(group_accuracy(np.array([[1, 0, 1], [0, 3, 0], [0, 1, 2]]), [0, 2]))
     0.875
     """
-    inside = np.isin(np.arange(len(confusion)), members)
-    right = confusion[np.ix_(inside, inside)].sum() + confusion[np.ix_(~inside, ~inside)].sum()
-    return _ratio(right, confusion.sum())
+    inside = np.isin(np.arange(confusion.shape[-1]), members)
+    same_side = inside[:, np.newaxis] == inside
+    return _ratio((confusion * same_side).sum(axis=(-2, -1)), confusion.sum(axis=(-2, -1)))
 
 
 def weighted_aurocs(positive: NDArray[np.bool_], scores: Floats, weights: Counts) -> Floats:
@@ -159,9 +156,7 @@ def weighted_aurocs(positive: NDArray[np.bool_], scores: Floats, weights: Counts
     negatives = np.add.reduceat(ordered * ~inside, ties, axis=1)
     below = np.cumsum(negatives, axis=1) - negatives
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    areas = np.full(len(weights), np.nan)
-    np.divide((positives * (below + negatives / 2)).sum(axis=1), pairs, out=areas, where=pairs > 0)
-    return areas
+    return _ratio((positives * (below + negatives / 2)).sum(axis=1), pairs)
 
 
 def bootstrap_weights(groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Iterator[Counts]:
@@ -202,7 +197,6 @@ def summarise(
     classes: tuple[str, ...],
     groups: dict[str, tuple[str, ...]],
     draws: int = 2000,
-    seed: int = 0,
 ) -> dict[str, dict[str, float | None]]:
     """Figures of predictions with 95 % intervals by the patient-clustered bootstrap.
 
@@ -213,7 +207,6 @@ def summarise(
         classes: their names, in the order of the indices.
         groups: classes reported together; each gives `group_accuracy.NAME` and `group_auroc.NAME`.
         draws: resamplings.
-        seed: of the resamplings.
 
     Returns:
         Per figure `value`, and `low` and `high`, between which the middle 95 % of the resamplings lie. What is
@@ -224,12 +217,12 @@ def summarise(
     values = _weighted_figures(truth, probabilities, once, classes, members)
     parts = [
         _weighted_figures(truth, probabilities, weights, classes, members)
-        for weights in bootstrap_weights(patients, draws=draws, seed=seed)
+        for weights in bootstrap_weights(patients, draws=draws)
     ]
     summary = {}
     for name, value in values.items():
         low, high = percentile_interval(np.concatenate([part[name] for part in parts]))
-        summary[name] = {"value": _finite(value[0]), "low": _finite(low), "high": _finite(high)}
+        summary[name] = {"value": finite(value[0]), "low": finite(low), "high": finite(high)}
     return summary
 
 
@@ -240,21 +233,15 @@ def _weighted_figures(
     count = len(classes)
     cells = np.eye(count * count)[truth * count + probabilities.argmax(axis=1)]
     confusion = (weights.astype(np.float64) @ cells).reshape(-1, count, count)
-    right, rows, columns = np.einsum("bii->bi", confusion), confusion.sum(axis=2), confusion.sum(axis=1)
-    total = rows.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = 2 * right / (rows + columns)
-        figures = {"accuracy": right.sum(axis=1) / total}
-        for index, label in enumerate(classes):
-            figures[f"sensitivity.{label}"] = right[:, index] / rows[:, index]
-            negatives = total - rows[:, index]
-            figures[f"specificity.{label}"] = 1 - (columns[:, index] - right[:, index]) / negatives
-        figures["balanced_accuracy"] = (right / rows).mean(axis=1)
-        for name, indices in members.items():
-            inside = np.isin(np.arange(count), indices)
-            same = inside[:, None] == inside[None, :]
-            figures[f"group_accuracy.{name}"] = (confusion * same).sum(axis=(1, 2)) / total
-    figures["macro_f1"] = np.nanmean(np.where(rows + columns > 0, scores, np.nan), axis=1)
+    sensitivities, specificities = sensitivity(confusion), specificity(confusion)
+    figures = {"accuracy": accuracy(confusion)}
+    for index, label in enumerate(classes):
+        figures[f"sensitivity.{label}"] = sensitivities[:, index]
+        figures[f"specificity.{label}"] = specificities[:, index]
+    figures["balanced_accuracy"] = sensitivities.mean(axis=1)
+    for name, indices in members.items():
+        figures[f"group_accuracy.{name}"] = group_accuracy(confusion, indices)
+    figures["macro_f1"] = macro_f1(confusion)
     areas = [weighted_aurocs(truth == index, probabilities[:, index], weights) for index in range(count)]
     figures["macro_auroc"] = np.mean(areas, axis=0)
     for name, indices in members.items():
@@ -263,7 +250,8 @@ def _weighted_figures(
     return figures
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float | Floats) -> float | None:
+    """A number to 6 decimals as JSON has it; None if it is not defined."""
     return round(float(value), 6) if math.isfinite(value) else None
 
 
@@ -320,28 +308,23 @@ def fit_temperature(logits: Floats, truth: Indices, weights: Floats | None = Non
     return round(float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x)), 4)
 
 
-def _mid_ranks(values: Floats) -> Floats:
-    """Ranks from 1; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[inverse])
-
-
 def _check_indices(values: Indices, classes: int) -> None:
     if values.ndim != 1 or (len(values) and not 0 <= values.min() <= values.max() < classes):
         raise ValueError(f"expected class indices [N] from 0 to {classes - 1}, got shape {values.shape}")
 
 
-def _ratio(part: np.integer[Any], whole: np.integer[Any]) -> float:
-    return float(part / whole) if whole else float("nan")
+def _right(confusion: Matrices) -> Matrices:
+    """The diagonal: per class, the films that are called what they are."""
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
-def _ratios(parts: Counts, wholes: Counts) -> Floats:
-    ratios = np.full(len(parts), np.nan)
-    np.divide(parts, wholes, out=ratios, where=wholes > 0)
-    return ratios
+def _ratio(parts: Matrices, wholes: Matrices) -> Floats:
+    """Shares of wholes; NaN of nothing."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(parts / wholes)
 
 
-def _mean(values: Floats) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
+def _mean(values: Floats) -> Floats:
+    """Means over the last axis of what is defined; NaN if nothing is."""
+    defined = ~np.isnan(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))

@@ -30,15 +30,11 @@ def _quota(root: Path) -> float:
     quotas = [math.inf]
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
-        mount = root / "sys/fs/cgroup"
         if controllers and "cpu" not in controllers.split(","):
             continue
-        top = mount / "cpu" if controllers else mount
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         inside = top / group.lstrip("/")
-        for folder in (inside, *inside.parents):
-            if not folder.is_relative_to(top):
-                break
-            quotas.append(_quota_in(folder))
+        quotas += [_quota_in(folder) for folder in (inside, *inside.parents) if folder.is_relative_to(top)]
     return min(quotas)
 
 
@@ -70,27 +66,28 @@ def map_ordered(
     flat however long `items` is. An exception of `function` or of `items` is raised at its place.
     """
     workers = workers or available_cores()
-    ahead = ahead or 4 * workers
-    failure: Exception | None = None
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pneumoscope") as pool:
         try:
-            source = iter(items)
-            while True:
-                try:
-                    item = next(source)
-                except StopIteration:
-                    break
-                except Exception as trouble:  # noqa: BLE001 (raised below, after what came before it)
-                    failure = trouble
-                    break
-                pending.append(pool.submit(function, item))
-                if len(pending) >= ahead:
+            for future in _submitted(pool, function, items):
+                pending.append(future)
+                if len(pending) >= (ahead or 4 * workers):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-            if failure is not None:
-                raise failure
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _submitted(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Future[Result]]:
+    """The work on each item; an error of `items` itself is the last one's result, after what came before it."""
+    try:
+        for item in items:
+            yield pool.submit(function, item)
+    except Exception as trouble:  # noqa: BLE001 (raised at its place)
+        failed = Future[Result]()
+        failed.set_exception(trouble)
+        yield failed

@@ -7,7 +7,6 @@ the idea of a finding (a lobe filled in, a net over both lungs); it is no simula
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 from pneumoscope.errors import UsageError
 from pneumoscope.files import whole_directory
-from pneumoscope.imaging import Luma
+from pneumoscope.imaging import Luma, encode
 
 Finding: TypeAlias = Literal["bacteria", "normal", "virus"]
 Field: TypeAlias = NDArray[np.floating[Any]]
@@ -26,6 +25,7 @@ FINDINGS: tuple[Finding, ...] = get_args(Finding)
 _WORK = 288  # anatomy is drawn with this many rows, then enlarged; noise is added at full size
 _DRAWN = b"Drawn by pneumoscope: a synthetic radiograph, of no patient."
 _HEAD = 4096  # bytes of a file in which the words are looked for
+_TEST_SHARE = 0.2
 _ENCODINGS = ((75, False), (85, False), (92, False), (92, True))  # quality, progressive
 
 
@@ -104,7 +104,7 @@ def population(count: int, *, seed: int = 0) -> Iterator[Phantom]:
             )
 
 
-def write_archive_folder(out: Path, *, count: int, seed: int = 0, test_fraction: float = 0.2, overwrite: bool) -> None:
+def write_archive_folder(out: Path, *, count: int, seed: int = 0, overwrite: bool) -> None:
     """Write phantoms as an extracted version 2 archive, `chest_xray/{train,test}/{NORMAL,PNEUMONIA}/`.
 
     Patients go to one part whole. Encodings vary independently of the class. Each file says in a comment
@@ -116,24 +116,22 @@ def write_archive_folder(out: Path, *, count: int, seed: int = 0, test_fraction:
     if count < 30:
         raise UsageError(f"--count is {count}; at least 30 phantoms are needed for three classes in three splits.")
     with whole_directory(out, overwrite=overwrite, holding="chest_xray") as folder:
-        for name, data in _archive_members(count, seed, test_fraction):
+        for name, data in _archive_members(count, seed):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
 
 
-def write_archive_zip(out: Path, *, count: int, seed: int = 0, test_fraction: float = 0.2) -> None:
+def write_archive_zip(out: Path, *, count: int, seed: int = 0) -> None:
     """Write the same phantoms as one ZIP, shaped like the version 2 download."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in _archive_members(count, seed, test_fraction):
+        for name, data in _archive_members(count, seed):
             archive.writestr(zipfile.ZipInfo(name), data)
 
 
 def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False, comment: bytes = b"") -> bytes:
     """A grey JPEG of a luma image."""
-    stream = BytesIO()
-    Image.fromarray(luma).save(stream, "JPEG", quality=quality, progressive=progressive, comment=comment)
-    return stream.getvalue()
+    return encode(luma, "JPEG", quality=quality, progressive=progressive, comment=comment)
 
 
 def is_phantom(data: bytes) -> bool:
@@ -145,12 +143,12 @@ def is_phantom(data: bytes) -> bool:
     return segment in data[:_HEAD]
 
 
-def _archive_members(count: int, seed: int, test_fraction: float) -> Iterator[tuple[str, bytes]]:
+def _archive_members(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     tested = dict.fromkeys(FINDINGS, 0)
     part_of: dict[int, str] = {}
     for index, phantom in enumerate(population(count, seed=seed)):
         if phantom.patient not in part_of:
-            wanted = tested[phantom.finding] < test_fraction * (index / len(FINDINGS))
+            wanted = tested[phantom.finding] < _TEST_SHARE * (index / len(FINDINGS))
             part_of[phantom.patient] = "test" if wanted else "train"
         part = part_of[phantom.patient]
         tested[phantom.finding] += part == "test"

@@ -2,9 +2,7 @@
 
 import csv
 import io
-import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,8 @@ from numpy.typing import NDArray
 from pneumoscope import metrics
 from pneumoscope.contract import DISCLAIMER, Contract
 from pneumoscope.dataset import Dataset, Film
-from pneumoscope.engine import MODEL_FILE, Encoded, Engine, Prediction
+from pneumoscope.engine import Encoded, Engine
+from pneumoscope.engine.bundle import model_name
 from pneumoscope.errors import DatasetError
 from pneumoscope.files import whole_directory, write_json, write_text
 from pneumoscope.progress import SILENT, Listener
@@ -46,11 +45,12 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
             f"the bundle knows {', '.join(classes)}, the data set {', '.join(dataset.classes)}; they must be the same."
         )
     films = dataset.split(split)
+    encoded = (Encoded(name=film.path, read=partial(dataset.read, film)) for film in films)
     predictions = []
-    with listener.progress(f"evaluating {split}", len(films), "images"):
-        for prediction in engine.predict_many(_encoded(dataset, films)):
-            predictions.append(_usable(prediction))
-            listener.advance(1)
+    for prediction in listener.track(f"evaluating {split}", engine.predict_many(encoded), len(films)):
+        if prediction.status == "rejected":
+            raise DatasetError(f"{prediction.image} cannot be evaluated: {'; '.join(prediction.reasons)}")
+        predictions.append(prediction)
     return Scored(
         films=films,
         statuses=[prediction.status for prediction in predictions],
@@ -103,7 +103,7 @@ def summarise(scored: Scored, contract: Contract, dataset: Dataset, split: str) 
             },
         },
         "per_class": _per_class(scored, confusion, contract.classes),
-        "model": {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]},
+        "model": model_name(contract),
         "dataset": {
             "split": split,
             "patients": len({film.patient for film in scored.films}),
@@ -113,9 +113,7 @@ def summarise(scored: Scored, contract: Contract, dataset: Dataset, split: str) 
     }
 
 
-def _per_class(
-    scored: Scored, confusion: metrics.Counts, classes: tuple[str, ...]
-) -> dict[str, dict[str, dict[str, float | None]]]:
+def _per_class(scored: Scored, confusion: metrics.Counts, classes: tuple[str, ...]) -> dict[str, Any]:
     columns = {
         "sensitivity": metrics.sensitivity(confusion),
         "specificity": metrics.specificity(confusion),
@@ -124,24 +122,12 @@ def _per_class(
         "auroc": metrics.class_aurocs(scored.truth, scored.probabilities),
     }
     return {
-        label: {name: _metric(float(values[index])) for name, values in columns.items()}
-        for index, label in enumerate(classes)
+        label: {name: _metric(values[index]) for name, values in columns.items()} for index, label in enumerate(classes)
     }
 
 
-def _metric(value: float) -> dict[str, float | None]:
-    return {"value": round(value, 6) if math.isfinite(value) else None}
-
-
-def _encoded(dataset: Dataset, films: list[Film]) -> Iterator[Encoded]:
-    for film in films:
-        yield Encoded(name=film.path, read=partial(dataset.read, film))
-
-
-def _usable(prediction: Prediction) -> Prediction:
-    if prediction.status == "rejected":
-        raise DatasetError(f"{prediction.image} cannot be evaluated: {'; '.join(prediction.reasons)}")
-    return prediction
+def _metric(value: float | metrics.Floats) -> dict[str, float | None]:
+    return {"value": metrics.finite(value)}
 
 
 def _predictions(scored: Scored, classes: tuple[str, ...]) -> str:

@@ -5,8 +5,8 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
@@ -57,16 +57,6 @@ class Listing:
     excluded: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One file of an archive as it stands there; `fault` says why it must not be read, by the archive's own means."""
-
-    name: str
-    fault: str | None
-    read: Callable[[], bytes]
-    head: Callable[[int], bytes]
-
-
 def is_junk(name: str) -> bool:
     """Whether a path is operating-system litter.
 
@@ -81,23 +71,16 @@ def is_junk(name: str) -> bool:
 
 def list_folder(root: Path, max_bytes: int) -> Listing:
     """What a folder holds; see `open_source`."""
-    members, problems, junk = [], [], 0
     closed: list[OSError] = []
-    for folder, folders, files in os.walk(root, onerror=closed.append):
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        for file in [*files, *links]:
-            path = Path(folder, file)
-            name = path.relative_to(root).as_posix()
-            if is_junk(name):
-                junk += 1
-            elif reason := _unfit(path, name, max_bytes):
-                problems.append(Problem(name=printable(name), reason=reason))
-            else:
-                members.append(Member.of_file(name, path))
-    problems += [
-        Problem(name=printable(str(each.filename)), reason=f"cannot be read ({each.strerror})") for each in closed
-    ]
-    return _sorted(members, problems, junk)
+
+    def found() -> Iterator[tuple[str | None, Member]]:
+        for folder, folders, files in os.walk(root, onerror=closed.append):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for path in (Path(folder, file) for file in [*files, *links]):
+                name = path.relative_to(root).as_posix()
+                yield _unfit(path, name, max_bytes), Member.of_file(name, path)
+
+    return _listed(found(), closed)
 
 
 def printable(name: str) -> str:
@@ -126,37 +109,53 @@ def list_zip(archive: zipfile.ZipFile, max_bytes: int, *, name_encoding: str | N
     """What an open archive holds; see `open_source`."""
     infos = archive.infolist()
     names = decode_names(zip_names(infos), name_encoding, of=archive.filename or "the archive")
-    return listing_of(
-        Entry(
-            name=name,
-            fault=_unreadable(info, max_bytes),
-            read=partial(_read_member, archive, info, max_bytes),
-            head=partial(read_from, archive.open, info),
+    return list_archive(
+        (
+            _unreadable(info, max_bytes),
+            Member(
+                name=name,
+                read=partial(_read_member, archive, info, max_bytes),
+                head=partial(read_from, archive.open, info),
+            ),
         )
         for info, name in zip(infos, names, strict=True)
     )
 
 
-def listing_of(entries: Iterable[Entry]) -> Listing:
-    """The files of an archive by safe names; a backslash separates folders, as it does where some archives are made."""
+def list_archive(stored: Iterable[tuple[str | None, Member]]) -> Listing:
+    """The files of an archive under safe names; a backslash separates folders, as it does where some archives are made.
+
+    Args:
+        stored: each under the name that it has there, with the reason not to read it if there is one.
+    """
+
+    def found() -> Iterator[tuple[str | None, Member]]:
+        seen: set[str] = set()
+        for fault, member in stored:
+            if member.name.endswith(("/", "\\")):  # a folder
+                continue
+            path = PurePosixPath(member.name.replace("\\", "/"))
+            name, unsafe = str(path), _unsafe(path)
+            repeated = "the archive holds this name twice" if name in seen else None
+            yield unsafe or fault or repeated, member if unsafe else replace(member, name=name)
+            seen.add(name)
+
+    return _listed(found())
+
+
+def _listed(found: Iterable[tuple[str | None, Member]], closed: Iterable[OSError] = ()) -> Listing:
+    """Sort members, each with the reason not to take it if there is one; then folders that turned out to be closed."""
     members, problems, junk = [], [], 0
-    seen: set[str] = set()
-    for entry in entries:
-        if entry.name.endswith(("/", "\\")):  # a folder
-            continue
-        path = PurePosixPath(entry.name.replace("\\", "/"))
-        name = str(path)
-        if is_junk(name):
+    for reason, member in found:
+        if is_junk(member.name):
             junk += 1
-        elif reason := _unsafe(path) or entry.fault or ("the archive holds this name twice" if name in seen else None):
-            problems.append(Problem(name=printable(entry.name), reason=reason))
+        elif reason:
+            problems.append(Problem(name=printable(member.name), reason=reason))
         else:
-            members.append(Member(name=name, read=entry.read, head=entry.head))
-        seen.add(name)
-    return _sorted(members, problems, junk)
-
-
-def _sorted(members: list[Member], problems: list[Problem], junk: int) -> Listing:
+            members.append(member)
+    problems += [
+        Problem(name=printable(str(each.filename)), reason=f"cannot be read ({each.strerror})") for each in closed
+    ]
     return Listing(
         members=sorted(members, key=lambda member: member.name),
         problems=sorted(problems, key=lambda problem: problem.name),

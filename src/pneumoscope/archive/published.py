@@ -9,29 +9,24 @@ _FILES = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files"
 class Published:
     """One version as published. `films_folder` holds its chest films where it holds other images, too."""
 
-    version: int
     file: str
     url: str
     sha256: str
-    size: int | None
-    films_folder: str | None
+    size: int | None = None
+    films_folder: str | None = None
 
 
 PUBLISHED = {
     2: Published(
-        version=2,
         file="ChestXRay2017.zip",
         url=f"{_FILES}/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
         sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
         size=1_235_512_464,
-        films_folder=None,
     ),
     3: Published(
-        version=3,
         file="ZhangLabData.zip",
         url=f"{_FILES}/810b2ce2-11c3-4424-996e-3bef36600907/file_downloaded",
         sha256="acbc42869440eec719361942d0ba560f132742230262f22e78bfb93eb5ea4563",
-        size=None,  # about 8.44 GB; the server's word is taken, and the hash decides
-        films_folder="chest_xray",
+        films_folder="chest_xray",  # about 8.44 GB in all; the server's word is taken, and the hash decides
     ),
 }

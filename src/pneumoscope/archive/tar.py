@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, TypeAlias
 
-from pneumoscope.archive.listing import MAX_RATIO, SMALL, Entry, Listing, listing_of, too_large
+from pneumoscope.archive.listing import MAX_RATIO, SMALL, Listing, Member, list_archive, too_large
 from pneumoscope.archive.names import decode_names
 from pneumoscope.errors import ArchiveError
 
@@ -111,12 +111,14 @@ def _list(stream: IO[bytes], path: Path, max_bytes: int, encoding: str | None) -
         ) from failure
     stored = [info.name if info.name.isprintable() else _bytes_of(info.name) for info in infos]
     names, lock = decode_names(stored, encoding, of=str(path)), Lock()
-    return listing_of(
-        Entry(
-            name=name,
-            fault=_unfit(info, max_bytes),
-            read=partial(_read, stream, lock, info.offset_data, info.size),
-            head=partial(_read_head, stream, lock, info.offset_data, info.size),
+    return list_archive(
+        (
+            _unfit(info, max_bytes),
+            Member(
+                name=name,
+                read=partial(_read, stream, lock, info.offset_data, info.size),
+                head=partial(_read_head, stream, lock, info.offset_data, info.size),
+            ),
         )
         for info, name in zip(infos, names, strict=True)
     )

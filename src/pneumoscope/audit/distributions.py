@@ -1,6 +1,6 @@
 """How films differ in everything but the finding: counts, spreads and shares by class and split."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,8 +8,9 @@ import numpy as np
 from pneumoscope.audit.document import Count, Shares, Spread
 from pneumoscope.audit.features import jpeg_quality
 from pneumoscope.audit.films import Examined
+from pneumoscope.dataset.split import grouped
 
-PRESENT, ABSENT = "yes", "no"
+ABSENT, PRESENT = _IS_THERE = "no", "yes"
 
 _QUANTITIES: dict[str, tuple[str, Callable[[Examined], float | None]]] = {
     "width": ("px", lambda film: film.facts.width),
@@ -17,87 +18,60 @@ _QUANTITIES: dict[str, tuple[str, Callable[[Examined], float | None]]] = {
     "aspect": ("", lambda film: film.facts.width / film.facts.height),
     "file size": ("kB", lambda film: film.content.bytes / 1000),
     "bytes a pixel": ("", lambda film: film.content.bytes / (film.facts.width * film.facts.height)),
-    "brightness": ("of 255", lambda film: film.brightness),
-    "sharpness": ("grey levels", lambda film: film.sharpness),
-    "JPEG quality": (
-        "of 100",
-        lambda film: None if film.facts.quantiser is None else jpeg_quality(film.facts.quantiser),
-    ),
+    "brightness": ("of 255", lambda film: film.measures.brightness),
+    "sharpness": ("grey levels", lambda film: film.measures.sharpness),
+    "JPEG quality": ("of 100", lambda film: film.facts.quantiser and jpeg_quality(film.facts.quantiser)),
 }
 _PROPERTIES: dict[str, Callable[[Examined], str]] = {
     "format": lambda film: film.facts.format,
     "colour mode": lambda film: film.facts.mode,
     "bits a sample": lambda film: str(film.facts.bits),
-    "EXIF": lambda film: _yes(film.facts.exif),
-    "ICC profile": lambda film: _yes(film.facts.icc),
-    "progressive": lambda film: _yes(film.facts.progressive),
+    "EXIF": lambda film: _IS_THERE[film.facts.exif],
+    "ICC profile": lambda film: _IS_THERE[film.facts.icc],
+    "progressive": lambda film: _IS_THERE[film.facts.progressive],
     "EXIF orientation": lambda film: str(film.facts.orientation),
 }
 
 
 def by_split_and_class(films: Sequence[Examined]) -> Iterator[tuple[str, str, list[Examined]]]:
     """The films of every class in every split that has any; splits in the order of training."""
-    cells: defaultdict[tuple[str, str], list[Examined]] = defaultdict(list)
-    for film in films:
-        cells[film.claim.split, film.claim.label].append(film)
+    cells = grouped(films, lambda film: (film.claim.split, film.claim.label))
     order = {"train": 0, "val": 1, "test": 2}
     for split, label in sorted(cells, key=lambda cell: (order.get(cell[0], 3), cell)):
         yield split, label, cells[split, label]
 
 
-def counts(films: Sequence[Examined], groups: Sequence[str]) -> list[Count]:
+def counts(films: Sequence[Examined], groups: Sequence[str]) -> Iterator[Count]:
     """Films, patients and films a patient; `groups` names each film's patient."""
-    patient_of = {id(film): group for film, group in zip(films, groups, strict=True)}
-    rows = []
+    patients = dict(zip(map(id, films), groups, strict=True))
     for split, label, cell in by_split_and_class(films):
-        sizes = np.array(list(Counter(patient_of[id(film)] for film in cell).values()))
-        rows.append(
-            Count(
-                split=split,
-                label=label,
-                films=len(cell),
-                patients=len(sizes),
-                mean=round(float(sizes.mean()), 2),
-                median=float(np.median(sizes)),
-                most=int(sizes.max()),
-            )
+        sizes = np.array(list(Counter(patients[id(film)] for film in cell).values()))
+        yield Count(
+            split=split,
+            label=label,
+            films=len(cell),
+            patients=len(sizes),
+            mean=round(float(sizes.mean()), 2),
+            median=float(np.median(sizes)),
+            most=int(sizes.max()),
         )
-    return rows
 
 
-def spreads(films: Sequence[Examined]) -> list[Spread]:
+def spreads(films: Sequence[Examined]) -> Iterator[Spread]:
     """5th percentile, median and 95th percentile of every quantity."""
-    rows = []
     for quantity, (unit, measure) in _QUANTITIES.items():
         for split, label, cell in by_split_and_class(films):
             values = [value for film in cell if (value := measure(film)) is not None]
             if values:
                 low, median, high = (round(float(each), 4) for each in np.percentile(values, (5, 50, 95)))
-                rows.append(
-                    Spread(
-                        quantity=quantity,
-                        unit=unit,
-                        split=split,
-                        label=label,
-                        n=len(values),
-                        low=low,
-                        median=median,
-                        high=high,
-                    )
-                )
-    return rows
+                place = {"quantity": quantity, "unit": unit, "split": split, "label": label}
+                yield Spread(**place, n=len(values), low=low, median=median, high=high)
 
 
-def shares(films: Sequence[Examined]) -> list[Shares]:
+def shares(films: Sequence[Examined]) -> Iterator[Shares]:
     """How often each value of every property occurs, most frequent first."""
-    rows = []
     for quantity, read in _PROPERTIES.items():
         for split, label, cell in by_split_and_class(films):
             found = Counter(read(film) for film in cell)
             there = {value: round(count / len(cell), 4) for value, count in found.most_common()}
-            rows.append(Shares(quantity=quantity, split=split, label=label, n=len(cell), shares=there))
-    return rows
-
-
-def _yes(there: bool) -> str:  # noqa: FBT001  # the one thing it is about
-    return PRESENT if there else ABSENT
+            yield Shares(quantity=quantity, split=split, label=label, n=len(cell), shares=there)

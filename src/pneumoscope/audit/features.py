@@ -4,13 +4,16 @@ All pixel measures are of the film squashed to 224×224 by the contract's own ru
 """
 
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
 
 from pneumoscope.contract import InputRule
-from pneumoscope.imaging import ImageFacts, Luma
+from pneumoscope.imaging import ImageFacts, Luma, encode
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -20,30 +23,21 @@ THUMB = 16
 _STRIP, _CORNER = 16, 32
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
-# ITU-T T.81, table K.1: the luma quantisation table that the quality scale of the Independent JPEG Group
-# multiplies.
-_LUMA_TABLE = np.array(
-    [
-        [16, 11, 10, 16, 24, 40, 51, 61],
-        [12, 12, 14, 19, 26, 58, 60, 55],
-        [14, 13, 16, 24, 40, 57, 69, 56],
-        [14, 17, 22, 29, 51, 87, 80, 62],
-        [18, 22, 37, 56, 68, 109, 103, 77],
-        [24, 35, 55, 64, 81, 104, 113, 92],
-        [49, 64, 78, 87, 103, 121, 120, 101],
-        [72, 92, 95, 98, 112, 100, 103, 99],
-    ]
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """One film's vectors. `thumb` is `uint8 [16, 16]`, the others `float32`."""
+    """One film's vectors. `thumb` is `uint8 [16, 16]`, the others `float32`.
+
+    `brightness` is the mean of all pixels, 0 to 255; `sharpness` the standard deviation of the discrete Laplacian, in
+    grey levels.
+    """
 
     metadata: Vector
     intensity: Vector
     border: Vector
     thumb: Luma
+    brightness: float
+    sharpness: float
 
     def of(self, features: str) -> Vector:
         """The vector of one of `FEATURES`."""
@@ -72,29 +66,26 @@ def measure(facts: ImageFacts, size: int, small: Luma) -> Measures:
         intensity=_intensity(small),
         border=_border(small),
         thumb=np.rint(_blocks(small, SIDE // THUMB)).astype(np.uint8),
+        brightness=float(small.mean()),
+        sharpness=float(_laplacian(small.astype(np.float32)).std()),
     )
 
 
-def brightness(small: Luma) -> float:
-    """Mean of all pixels, 0 to 255."""
-    return float(small.mean())
-
-
-def sharpness(small: Luma) -> float:
-    """Standard deviation of the discrete Laplacian, in grey levels."""
-    return float(_laplacian(small.astype(np.float32)).std())
-
-
 def jpeg_quality(quantiser: float) -> int:
-    """The IJG quality, 1 to 100, whose luma table has the nearest mean.
+    """The quality, 1 to 100, whose luma quantisation table has the nearest mean, by libjpeg's scale (the IJG's).
 
     >>> jpeg_quality(29.0)
     75
     """
-    qualities = np.arange(1, 101)
-    scales = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)
-    tables = np.clip((_LUMA_TABLE.ravel() * scales[:, None] + 50) // 100, 1, 255)
-    return int(qualities[np.abs(tables.mean(axis=1) - quantiser).argmin()])
+    return int(np.abs(_table_means() - quantiser).argmin()) + 1
+
+
+@cache
+def _table_means() -> NDArray[np.float64]:
+    """Means of libjpeg's luma tables at quality 1 to 100, read from a tiny file of each."""
+    tiny = np.zeros((1, 1), np.uint8)
+    files = [JpegImageFile(BytesIO(encode(tiny, "JPEG", quality=quality))) for quality in range(1, 101)]
+    return np.array([np.mean(file.quantization[0]) for file in files])
 
 
 def _metadata(facts: ImageFacts, size: int) -> Vector:

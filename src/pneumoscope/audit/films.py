@@ -7,19 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from pneumoscope.archive import Listing, Member, is_junk, open_source, printable
-from pneumoscope.audit.features import RULE, Measures, brightness, measure, sharpness
-from pneumoscope.dataset import SPLITS, Dataset, Film, load_dataset
+from pneumoscope.audit.features import RULE, Measures, measure
+from pneumoscope.dataset import SPLITS, Dataset, Film, grammar, load_dataset
 from pneumoscope.dataset.candidates import list_films
 from pneumoscope.dataset.content import Content, content_of, open_film
-from pneumoscope.dataset.grammar import (
-    KERMANY_CLASSES,
-    KERMANY_GROUPS,
-    Naming,
-    follows_archive,
-    names_patients,
-    version2,
-    version3,
-)
 from pneumoscope.dataset.manifest import MANIFEST_FILE, SOURCE_SEPARATOR, STRESS, RefusedFile
 from pneumoscope.dataset.places import FolderRules
 from pneumoscope.imaging import SUFFIXES, ImageFacts, Limits, Luma, to_input
@@ -46,8 +37,8 @@ class Claim:
     label: str
     split: str
     patients: dict[str, str]
-    file_sha256: str | None
     member: Member
+    file_sha256: str | None = None
     listed: bool = True
 
 
@@ -58,17 +49,7 @@ class Examined:
     claim: Claim
     facts: ImageFacts
     content: Content
-    brightness: float
-    sharpness: float
     measures: Measures
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """A file that is no usable film, and why."""
-
-    claim: Claim
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +60,11 @@ class Subject:
     """
 
     name: str
-    fingerprint: str
     groups: dict[str, tuple[str, ...]]
     claims: list[Claim]
-    refused: tuple[RefusedFile, ...]
     limits: Limits
+    fingerprint: str = ""
+    refused: tuple[RefusedFile, ...] = ()
 
 
 @contextmanager
@@ -105,15 +86,18 @@ def open_subject(path: Path, *, name_encoding: str | None = None) -> Iterator[Su
         yield _raw(path, listing, limits)
 
 
-def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[tuple[Examined, Luma] | Unreadable]:
-    """Read every film once, in order; with each comes its `uint8 [224, 224]`, for the taker to use and drop."""
+def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[tuple[Examined, Luma] | str]:
+    """Read every film once, in order, or say why one cannot be.
+
+    With each comes its `uint8 [224, 224]`, for the taker to use and drop.
+    """
     results = map_ordered(partial(_examine, limits=limits), claims)
     return listener.track("reading films", results, len(claims))
 
 
 def name_by_header(films: list[Examined]) -> list[Examined]:
     """The films with their patients by DICOM headers, too, if these tell films apart."""
-    if not names_patients([film.facts.patient for film in films]):
+    if not grammar.names_patients([film.facts.patient for film in films]):
         return films
     return [
         replace(film, claim=replace(film.claim, patients=film.claim.patients | {_HEADERS: film.facts.patient}))
@@ -124,7 +108,7 @@ def name_by_header(films: list[Examined]) -> list[Examined]:
 
 
 def _prepared(dataset: Dataset) -> Subject:
-    archive = follows_archive(film.source for film in dataset.films)
+    archive = grammar.follows_archive(film.source for film in dataset.films)
     claims = [_listed(dataset, film, archive=archive) for film in dataset.films]
     named = {film.path for film in dataset.films}
     for split in (*SPLITS, STRESS):
@@ -137,7 +121,6 @@ def _prepared(dataset: Dataset) -> Subject:
         fingerprint=dataset.fingerprint,
         groups=dataset.groups,
         claims=claims,
-        refused=(),
         limits=dataset.limits,
     )
 
@@ -163,7 +146,6 @@ def _unlisted(path: Path, name: str, split: str, *, archive: bool) -> Claim:
         label=Path(name).parts[1] if len(Path(name).parts) > 2 else NO_CLASS,
         split=split,
         patients=_by_name(name) if archive else {},
-        file_sha256=None,
         member=Member.of_file(name, path),
         listed=False,
     )
@@ -178,8 +160,7 @@ def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
             name=each.member.name,
             label=each.identity.label,
             split=(each.place.split or "train") if parts else UNSPLIT,
-            patients=_by_name(each.member.name) if each.identity.naming is not Naming.NONE else {},
-            file_sha256=None,
+            patients=_by_name(each.member.name) if each.identity.naming is not grammar.Naming.NONE else {},
             member=each.member,
         )
         for each in films.files
@@ -187,8 +168,7 @@ def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
     labels = {claim.label for claim in claims}
     return Subject(
         name=name,
-        fingerprint="",
-        groups={group: members for group, members in KERMANY_GROUPS.items() if labels == set(KERMANY_CLASSES)},
+        groups=grammar.KERMANY_GROUPS if labels == set(grammar.KERMANY_CLASSES) else {},
         claims=claims,
         refused=films.refused,
         limits=limits,
@@ -198,25 +178,23 @@ def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
 def _by_name(name: str) -> dict[str, str]:
     """A film's patient by each published naming that its name follows."""
     stem = Path(name).stem
-    rules = {"version 2 names": version2(stem), "version 3 names": version3(stem)}
-    patients = {rule: found.patient for rule, found in rules.items() if found is not None and found.patient is not None}
+    rules = {"version 2 names": grammar.version2(stem), "version 3 names": grammar.version3(stem)}
+    patients = {rule: found.patient for rule, found in rules.items() if found and found.patient}
     if "version 2 names" in patients:
         patients[NAIVE] = patients["version 2 names"].partition("/")[2]
     return patients
 
 
-def _examine(claim: Claim, *, limits: Limits) -> tuple[Examined, Luma] | Unreadable:
+def _examine(claim: Claim, *, limits: Limits) -> tuple[Examined, Luma] | str:
     opened = open_film(claim.member, limits)
     if isinstance(opened, str):
-        return Unreadable(claim=claim, reason=opened)
+        return opened
     data, radiograph = opened
     small = to_input(radiograph.luma, RULE)[0]
     film = Examined(
         claim=claim,
         facts=radiograph.facts,
         content=content_of(data, radiograph),
-        brightness=brightness(small),
-        sharpness=sharpness(small),
         measures=measure(radiograph.facts, len(data), small),
     )
     return film, small

@@ -74,7 +74,7 @@ def _flattest_share(thumb: NDArray[np.uint8]) -> float:
     return float(np.convolve(histogram, np.ones(8, np.int64), "valid").max() / thumb.size)
 
 
-def _beside_the_mean(thumbs: NDArray[np.uint8]) -> list[tuple[str, str] | None]:
+def _beside_the_mean(thumbs: NDArray[np.uint8]) -> Iterator[tuple[str, str] | None]:
     """Which films (`uint8 [N, 16, 16]`) fit the mean film only when turned or inverted."""
     flat = _standardised(thumbs)
     typical = np.median(flat, axis=0)
@@ -83,16 +83,14 @@ def _beside_the_mean(thumbs: NDArray[np.uint8]) -> list[tuple[str, str] | None]:
     side = thumbs.shape[1]
     turned = np.stack([flat @ np.rot90(typical.reshape(side, side), turn).ravel() for turn in range(4)], axis=1)
     best = turned[:, 1:].argmax(axis=1) + 1
-    said: list[tuple[str, str] | None] = []
     for at, fit in enumerate(upright):
         turn = int(best[at])
         if turned[at, turn] > _FITS and turned[at, turn] - fit > _TURNED_BY[turn]:
-            said.append(("turned", f"looks like {_TURNS[turn]}"))
+            yield "turned", f"looks like {_TURNS[turn]}"
         elif fit < _INVERTED:
-            said.append(("inverted", "looks like a negative: dark where the others are bright"))
+            yield "inverted", "looks like a negative: dark where the others are bright"
         else:
-            said.append(None)
-    return said
+            yield None
 
 
 def _standardised(thumbs: NDArray[np.uint8]) -> Floats:

@@ -4,19 +4,17 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from io import BytesIO
-from itertools import groupby
 
 from jinja2 import Environment, StrictUndefined
-from PIL import Image
 
 from pneumoscope.archive import Member
 from pneumoscope.audit.document import Audit, Odd, Shares, Shortcut, Spread
 from pneumoscope.audit.features import FEATURES
 from pneumoscope.audit.shortcuts import CLASSES_TASK
 from pneumoscope.contract import InputRule
+from pneumoscope.dataset.split import grouped
 from pneumoscope.errors import ArchiveError, ImageError
-from pneumoscope.imaging import Limits, Luma, load_input
+from pneumoscope.imaging import Limits, Luma, encode, load_input
 
 _SIDE = 160
 _MOST_GROUPS, _MOST_ODD, _MOST_NAMES = 24, 48, 400
@@ -46,22 +44,21 @@ def draw_page(audit: Audit, pictures: Pictures) -> str:
     """The page as HTML text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
-    crossing = [each for each in (*audit.identical, *audit.near) if each.crosses]
-    within = [each for each in (*audit.identical, *audit.near) if not each.crosses]
+    alike = grouped((*audit.identical, *audit.near), lambda each: each.crosses)
     return template.render(
         audit=audit,
         pictures=pictures,
         features=FEATURES,
         tasks=_tasks(audit),
         alike=[
-            ("In several splits", crossing[:_MOST_GROUPS], len(crossing)),
-            ("Within one split", within[:_MOST_GROUPS], len(within)),
+            (title, alike.get(crosses, [])[:_MOST_GROUPS], len(alike.get(crosses, [])))
+            for crosses, title in ((True, "In several splits"), (False, "Within one split"))
         ],
         odd=_odd(audit.odd),
         most_names=_MOST_NAMES,
         cells=list(pictures.means),
-        spreads=[(name, list(rows)) for name, rows in groupby(audit.spreads, key=lambda row: row.quantity)],
-        shares=[(name, list(rows)) for name, rows in groupby(audit.shares, key=lambda row: row.quantity)],
+        spreads=grouped(audit.spreads, lambda row: row.quantity).items(),
+        shares=grouped(audit.shares, lambda row: row.quantity).items(),
         span=_span,
         ordered=_ordered,
     )
@@ -69,19 +66,15 @@ def draw_page(audit: Audit, pictures: Pictures) -> str:
 
 def _tasks(audit: Audit) -> list[tuple[str, list[Shortcut]]]:
     """Baselines by task, with a title."""
-    names = dict.fromkeys(each.task for each in audit.shortcuts)
     told = {CLASSES_TASK: f"All {len(audit.classes)} classes"}
-    return [
-        (told.get(name, f"{name.capitalize()} or not"), [each for each in audit.shortcuts if each.task == name])
-        for name in names
-    ]
+    tasks = grouped(audit.shortcuts, lambda each: each.task)
+    return [(told.get(name, f"{name.capitalize()} or not"), rows) for name, rows in tasks.items()]
 
 
 def _odd(odd: Sequence[Odd]) -> list[tuple[str, list[Odd], int]]:
     """Odd films by kind, the first few of each."""
-    kinds = dict.fromkeys(each.kind for each in odd)
-    groups = [(kind, [each for each in odd if each.kind == kind]) for kind in kinds]
-    return [(kind, rows[: max(4, _MOST_ODD // len(groups))], len(rows)) for kind, rows in groups]
+    kinds = grouped(odd, lambda each: each.kind)
+    return [(kind, rows[: max(4, _MOST_ODD // len(kinds))], len(rows)) for kind, rows in kinds.items()]
 
 
 def _span(rows: Sequence[Spread]) -> tuple[float, float]:
@@ -96,6 +89,4 @@ def _ordered(rows: Sequence[Shares]) -> list[str]:
 
 
 def _data_uri(luma: Luma) -> str:
-    stream = BytesIO()
-    Image.fromarray(luma).save(stream, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    return f"data:image/jpeg;base64,{base64.b64encode(encode(luma, 'JPEG', quality=80)).decode('ascii')}"

@@ -1,20 +1,19 @@
 """One audit: read every film once, measure, and say what it means."""
 
+import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from pneumoscope import __version__
 from pneumoscope.audit import distributions, findings
-from pneumoscope.audit.document import Audit, Finding, Odd
+from pneumoscope.audit.document import Audit, Odd
 from pneumoscope.audit.features import SIDE
-from pneumoscope.audit.films import NAIVE, Examined, Subject, Unreadable, examine, name_by_header, open_subject
-from pneumoscope.audit.leaks import alike, group_films, identical, nearly_identical, shared_patients
+from pneumoscope.audit.films import Examined, Subject, examine, name_by_header, open_subject
+from pneumoscope.audit.leaks import group_films, identical, nearly_identical, shared_patients
 from pneumoscope.audit.oddities import oddities
 from pneumoscope.audit.page import Pictures, draw_page
 from pneumoscope.audit.shortcuts import NOT_ASKED, Pool, measure_shortcuts
@@ -26,17 +25,7 @@ from pneumoscope.imaging import Luma
 from pneumoscope.metrics import Floats
 from pneumoscope.progress import SILENT, Listener
 
-UNLISTED_UNREADABLE = "unreadable, and not in the manifest"
 AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Read:
-    """All that reading gave. `means` are the mean films, `uint8 [224, 224]`, by split and class."""
-
-    films: list[Examined]
-    unreadable: list[Odd]
-    means: dict[tuple[str, str], Luma]
 
 
 def audit(
@@ -61,69 +50,61 @@ def audit(
     Raises:
         ArchiveError, DatasetError, UsageError: nothing can be audited, or `out` exists.
     """
-    audit_into = partial(_audit, path, listener=listener, shortcuts=shortcuts, name_encoding=name_encoding)
-    if out is None:
-        return audit_into(None)
-    with whole_directory(out, overwrite=overwrite, holding=AUDIT_FILE) as folder:
-        return audit_into(folder)
-
-
-def _audit(path: Path, folder: Path | None, *, listener: Listener, shortcuts: bool, name_encoding: str | None) -> Audit:
     started = time.monotonic()
-    with open_subject(path, name_encoding=name_encoding) as subject:
-        read = _read(subject, listener)
-        if not read.films:
+    made: AbstractContextManager[Path | None]
+    made = nullcontext() if out is None else whole_directory(out, overwrite=overwrite, holding=AUDIT_FILE)
+    with made as folder, open_subject(path, name_encoding=name_encoding) as subject:
+        films, lost, means = _read(subject, listener)
+        if not films:
             raise DatasetError(f"{path} holds no readable film; give a data set, an archive or class folders.")
-        document = _document(subject, read, started, listener, shortcuts=shortcuts)
+        document = _document(subject, films, lost, listener, shortcuts=shortcuts, started=started)
         if folder is not None:
             members = {claim.name: claim.member for claim in subject.claims}
             write_text(folder / AUDIT_FILE, document.model_dump_json(indent=2) + "\n")
-            write_text(folder / PAGE_FILE, draw_page(document, Pictures(members, read.means, subject.limits)))
+            write_text(folder / PAGE_FILE, draw_page(document, Pictures(members, means, subject.limits)))
     return document
 
 
-def _read(subject: Subject, listener: Listener) -> _Read:
+def _read(subject: Subject, listener: Listener) -> tuple[list[Examined], list[Odd], dict[tuple[str, str], Luma]]:
+    """The films, what cannot be read as one, and the mean films, `uint8 [224, 224]`, by split and class."""
     films: list[Examined] = []
     unreadable: list[Odd] = []
     sums = defaultdict[tuple[str, str], Floats](lambda: np.zeros((SIDE, SIDE)))
-    for each in examine(subject.claims, subject.limits, listener):
-        if isinstance(each, Unreadable):
-            kind = "unreadable" if each.claim.listed else UNLISTED_UNREADABLE
-            unreadable.append(Odd(film=each.claim.name, kind=kind, what=each.reason))
-            continue
-        film, small = each
-        sums[film.claim.split, film.claim.label] += small
-        films.append(film)
+    for claim, each in zip(subject.claims, examine(subject.claims, subject.limits, listener), strict=True):
+        if isinstance(each, str):
+            kind = "unreadable" if claim.listed else findings.UNLISTED_UNREADABLE
+            unreadable.append(Odd(film=claim.name, kind=kind, what=each))
+        else:
+            film, small = each
+            sums[claim.split, claim.label] += small
+            films.append(film)
     counts = {(split, label): len(cell) for split, label, cell in distributions.by_split_and_class(films)}
     means = {cell: np.rint(sums[cell] / count).astype(np.uint8) for cell, count in counts.items()}
-    return _Read(films=name_by_header(films), unreadable=unreadable, means=means)
+    return name_by_header(films), unreadable, means
 
 
-def _document(subject: Subject, read: _Read, started: float, listener: Listener, *, shortcuts: bool) -> Audit:
-    films = read.films
-    patients_of = group_films(films, NAIVE)
+def _document(
+    subject: Subject, films: list[Examined], lost: list[Odd], listener: Listener, *, shortcuts: bool, started: float
+) -> Audit:
+    patients_of = group_films(films)
     listed = np.array([film.claim.listed for film in films], bool)
     classes = tuple(sorted({film.claim.label for film in films if film.claim.listed}))
     groups = {name: members for name, members in subject.groups.items() if set(members) < set(classes)}
-    same, near = [alike(group) for group in identical(films)], nearly_identical(films)
+    same, near = identical(films), nearly_identical(films)
     conflicts = [each for each in same if len(set(each.labels)) > 1]
-    patients, odd = shared_patients(films), oddities(films)
+    patients, odd = shared_patients(films), [*lost, *oddities(films)]
     changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.content.file_sha256)]
     unlisted = [claim.name for claim in subject.claims if not claim.listed]
     pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups).only(listed)
     told = measure_shortcuts(pool, listener) if shortcuts else NOT_ASKED
-
-    spreads, shares = distributions.spreads(films), distributions.shares(films)
-
-    unreadable = [each for each in read.unreadable if each.kind != UNLISTED_UNREADABLE]
-
-    def found() -> Iterator[Finding]:
-        yield from findings.of_leaks(same, near, conflicts, patients)
-        yield from findings.of_classes(Counter(film.claim.label for film in films))
-        yield from findings.of_files(unreadable, odd, changed, unlisted, subject.refused)
-        yield from findings.of_encoding(spreads, shares)
-        yield from findings.of_shortcuts(told.baselines, told.shifts)
-
+    spreads, shares = tuple(distributions.spreads(films)), tuple(distributions.shares(films))
+    found = itertools.chain(
+        findings.of_leaks(same, near, conflicts, patients),
+        findings.of_classes(Counter(film.claim.label for film in films)),
+        findings.of_files(odd, changed, unlisted, subject.refused),
+        findings.of_encoding(spreads, shares),
+        findings.of_shortcuts(told.shortcuts, told.shifts),
+    )
     return Audit(
         schema_version=1,
         subject=subject.name,
@@ -131,19 +112,17 @@ def _document(subject: Subject, read: _Read, started: float, listener: Listener,
         films=len(films),
         classes=classes,
         groups=groups,
-        findings=findings.by_severity(found()),
+        findings=findings.by_severity(found),
         counts=tuple(distributions.counts(films, patients_of)),
         identical=tuple(same),
         near=tuple(near),
         near_distance=NEAR_DISTANCE,
         conflicts=tuple(conflicts),
         patients=tuple(patients),
-        odd=(*read.unreadable, *odd),
-        spreads=tuple(spreads),
-        shares=tuple(shares),
-        shortcuts=told.baselines,
-        shifts=told.shifts,
-        not_measured=told.missing,
+        odd=tuple(odd),
+        spreads=spreads,
+        shares=shares,
+        **vars(told),
         disclaimer=DISCLAIMER,
         version=__version__,
         seconds=round(time.monotonic() - started, 1),

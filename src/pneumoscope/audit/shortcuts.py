@@ -4,8 +4,9 @@ Gradient-boosted trees (scikit-learn's `HistGradientBoostingClassifier`) on feat
 diagnosis. What they reach is a floor: a network of that accuracy need not have seen a lung.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,31 +55,26 @@ class Pool:
     def only(self, chosen: NDArray[np.bool_]) -> "Pool":
         """The films where `chosen` (`bool [N]`) is true."""
         at = np.flatnonzero(chosen).tolist()
-        return Pool(
-            films=[self.films[each] for each in at],
-            groups=[self.groups[each] for each in at],
-            classes=self.classes,
-            class_groups=self.class_groups,
-        )
+        return replace(self, films=[self.films[each] for each in at], groups=[self.groups[each] for each in at])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What the data give away; `missing` says in words what could not be measured."""
+    """What the data give away, by the names of `Audit`; `not_measured` says in words what could not be measured."""
 
-    baselines: tuple[Shortcut, ...]
+    shortcuts: tuple[Shortcut, ...]
     shifts: tuple[Shift, ...]
-    missing: tuple[str, ...]
+    not_measured: tuple[str, ...]
 
 
-NOT_ASKED = Told(baselines=(), shifts=(), missing=("the shortcut baselines and shifts: not asked for",))
+NOT_ASKED = Told(shortcuts=(), shifts=(), not_measured=("the shortcut baselines and shifts: not asked for",))
 
 
 def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
     """Every feature set: in cross-validation, from train to test and to stress, and train against test per class."""
     stress, pool = pool.only(pool.of(STRESS)), pool.only(~pool.of(STRESS))
     train, test = pool.only(~pool.of(TEST)), pool.only(pool.of(TEST))
-    folds = _folds(train)
+    folds = _fold_count(train.truth, train.groups)
     baselines: list[Shortcut] = []
     shifts: list[Shift] = []
     missing: list[str] = []
@@ -97,15 +93,13 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
                 baselines += _tested(train, test, features, TEST)
                 shifts += _shifts(pool, features, listener)
             listener.advance(1)
-    return Told(baselines=tuple(baselines), shifts=tuple(shifts), missing=tuple(missing))
+    return Told(shortcuts=tuple(baselines), shifts=tuple(shifts), not_measured=tuple(missing))
 
 
 def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcut]:
-    inputs, truth = train.inputs(features), train.truth
-    probabilities = _out_of_fold(inputs, truth, train.groups, folds, len(train.classes))
-    yield from _baselines(
-        train, probabilities, features, trained_on=f"all but test, {folds}-fold by patient", tested_on=HELD_OUT
-    )
+    probabilities = _out_of_fold(train.inputs(features), train.truth, train.groups, folds, len(train.classes))
+    trained_on = f"all but test, {folds}-fold by patient"
+    yield from _baselines(train, probabilities, features, trained_on=trained_on, tested_on=HELD_OUT)
 
 
 def _tested(train: Pool, test: Pool, features: str, name: str) -> Iterator[Shortcut]:
@@ -179,10 +173,7 @@ def _estimates(
 
 def _defined_mean(areas: metrics.Floats) -> metrics.Floats:
     """Mean over the first axis of what is defined: a class may be missing from a part, or from a resampling."""
-    defined = ~np.isnan(areas)
-    means = np.full(areas.shape[1], np.nan)
-    np.divide(np.where(defined, areas, 0).sum(axis=0), defined.sum(axis=0), out=means, where=defined.any(axis=0))
-    return means
+    return np.asarray(np.ma.masked_invalid(areas).mean(axis=0).filled(np.nan))
 
 
 def _estimate(value: float, resampled: metrics.Floats) -> Estimate:
@@ -224,14 +215,8 @@ def _spread(trees: HistGradientBoostingClassifier, inputs: NDArray[np.float32], 
     return probabilities
 
 
-def _folds(train: Pool) -> int:
-    return _fold_count(train.truth, train.groups) if len(train.classes) > 1 else 0
-
-
 def _fold_count(truth: NDArray[np.int64], groups: Sequence[str]) -> int:
     """As many folds as every class has patients, at most five; 0 if that is fewer than two."""
-    patients = [
-        len({group for group, label in zip(groups, truth, strict=True) if label == wanted}) for wanted in set(truth)
-    ]
-    least = min(patients, default=0)
+    patients = Counter(label for label, _ in set(zip(truth.tolist(), groups, strict=True)))
+    least = min(patients.values(), default=0)
     return min(_FOLDS, least) if least >= 2 and len(patients) > 1 else 0

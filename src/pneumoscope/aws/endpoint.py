@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from botocore import exceptions
@@ -37,6 +37,7 @@ class Answer:
     shrunk: bool = False
 
 
+@dataclass(frozen=True)
 class Endpoint:
     """An endpoint by name.
 
@@ -48,20 +49,12 @@ class Endpoint:
         pause: waits so many seconds.
     """
 
-    def __init__(
-        self,
-        runtime: Any,
-        name: str,
-        *,
-        limit: int = REALTIME,
-        patience: float = 180.0,
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._runtime = runtime
-        self.name = name
-        self.limit = limit
-        self._patience = patience
-        self._pause = pause
+    runtime: Any
+    name: str
+    _: KW_ONLY
+    limit: int = REALTIME
+    patience: float = 180.0
+    pause: Callable[[float], None] = time.sleep
 
     def classify(self, film: bytes) -> Answer:
         """Send a film's file as it is, and give the endpoint's decision.
@@ -85,9 +78,9 @@ class Endpoint:
                 prediction = self._ask(film)
             except BusyError:
                 pause = _FIRST_PAUSE * 2 ** (tried - 1)
-                if tried == _TRIES or time.perf_counter() - started + pause > self._patience:
+                if tried == _TRIES or time.perf_counter() - started + pause > self.patience:
                     raise
-                self._pause(pause)
+                self.pause(pause)
             else:
                 milliseconds = (time.perf_counter() - started) * 1000
                 return Answer(prediction=prediction, milliseconds=milliseconds, tries=tried)
@@ -96,7 +89,7 @@ class Endpoint:
     def _ask(self, film: bytes) -> dict[str, Any]:
         with in_words(f"endpoint {self.name}"):
             try:
-                body = self._runtime.invoke_endpoint(
+                body = self.runtime.invoke_endpoint(
                     EndpointName=self.name, Body=film, ContentType=CONTENT_TYPE, Accept="application/json"
                 )["Body"].read()
             except exceptions.ClientError as failure:
@@ -107,7 +100,7 @@ class Endpoint:
 
     def _explained(self, failure: exceptions.ClientError) -> PneumoscopeError | None:
         """The error in our words, or None if it is not of this operation alone."""
-        address = self._runtime.meta.endpoint_url
+        address = self.runtime.meta.endpoint_url
         if code_of(failure) == _UNKNOWN:
             here = "its name is the one that `serve --as-endpoint` was given"
             advice = here if is_here(address) else "`pneumoscope aws status` lists the endpoints of this region"
@@ -137,19 +130,21 @@ def read_prediction(body: bytes, name: str) -> dict[str, Any]:
     Raises:
         CloudError: it is none; another kind of model answers there.
     """
-    try:
-        document = json.loads(body)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict) or "status" not in document or "probabilities" not in document:
+    document = _document(body)
+    if "status" not in document or "probabilities" not in document:
         raise CloudError(f"endpoint {name} does not answer like this product's service; is it another model's?")
     return document
 
 
 def said_by_model(message: str) -> str:
     """The sentence in a service's problem document (RFC 9457), or the message as it is."""
+    return str(_document(message).get("detail", message[:300]))
+
+
+def _document(text: str | bytes) -> dict[str, Any]:
+    """A JSON object; empty if the text is none."""
     try:
-        document = json.loads(message)
+        document = json.loads(text)
     except ValueError:
-        return message[:300]
-    return str(document.get("detail", message[:300])) if isinstance(document, dict) else message[:300]
+        return {}
+    return document if isinstance(document, dict) else {}

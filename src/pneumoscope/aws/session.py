@@ -14,28 +14,16 @@ from botocore.config import Config
 
 from pneumoscope.errors import BusyError, CloudError, UsageError
 from pneumoscope.settings.names import Location
+from pneumoscope.settings.serve import is_loopback
 
 TRANSFERS = 16  # at once; they wait for the network, not for a core
 _ATTEMPTS = 6  # botocore's own three are over after two seconds of throttling
 _ANSWER_SECONDS = 70.0  # SageMaker gives a model a minute
 _LONGEST = 300  # characters of what AWS says
 #: Beginnings of AWS's codes. Its sentences say what was refused; what to do about these, none of them says.
-_BUSY = (
-    "ModelNotReady",
-    "RequestLimitExceeded",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttling",
-    "TooManyRequests",
-)
+_BUSY = ("ModelNotReady", "RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests")
 _DENIED = ("AccessDenied", "UnauthorizedOperation", "403", "Forbidden")
-_KEYS = (
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClient",
-)
+_KEYS = ("ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClient")
 #: What IAM calls an operation where it has another name.
 _ALLOWED_BY = {
     "GetPublicAccessBlock": "GetBucketPublicAccessBlock",
@@ -122,8 +110,7 @@ def stand_in() -> bool:
 
 def is_here(url: str) -> bool:
     """Whether an address is on this machine."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def attempts() -> int:

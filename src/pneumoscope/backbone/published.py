@@ -54,7 +54,8 @@ def fetch_state(arch: str, options: dict[str, Any]) -> tuple[dict[str, Tensor], 
         network = timm.create_model(arch, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError, AssertionError) as failure:
         raise WeightsError(_how_to_get(arch)) from failure
-    return network.state_dict(), f"the hub's {_where(arch)}"
+    where = "weights" if published is None else published.hf_hub_id or published.url
+    return network.state_dict(), f"the hub's {where}"
 
 
 def packaged_file(arch: str) -> Path | None:
@@ -76,11 +77,6 @@ def _require_reachable(arch: str, repository: str) -> None:
         get_session().head(hf_hub_url(repository, _HUB_FILE), follow_redirects=True, timeout=10)
     except Exception as failure:
         raise WeightsError(_how_to_get(arch)) from failure
-
-
-def _where(arch: str) -> str:
-    published = timm.get_pretrained_cfg(arch)
-    return "weights" if published is None else str(published.hf_hub_id or published.url)
 
 
 def _how_to_get(arch: str) -> str:

@@ -1,7 +1,6 @@
 """Initial weights: read from a file or a state dict, renamed, fitted to a network, and accounted for."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +18,8 @@ _COUNTER = "num_batches_tracked"
 # efficientnet_pytorch's names → timm's: around the blocks, in a block that expands, and in one that does not.
 _AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _SQUEEZE = {"_depthwise_conv": "conv_dw", "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
-_EXPANDING = _SQUEEZE | {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
+_NORMS = {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
+_EXPANDING = _SQUEEZE | _NORMS | {"_expand_conv": "conv_pw", "_project_conv": "conv_pwl"}
 _PLAIN = _SQUEEZE | {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
@@ -177,6 +171,5 @@ def _fit(tensor: Tensor, wanted: Tensor) -> Tensor | None:
     return None
 
 
-def _few(names: Iterable[str], most: int = 3) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
+def _few(names: tuple[str, ...], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

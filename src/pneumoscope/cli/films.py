@@ -90,7 +90,7 @@ def find_films(paths: list[Path]) -> list[str]:
     """
     found = list[str]()
     for given in paths:
-        inside = list(map(str, _walk([given])))
+        inside = list(map(str, _walk(given)))
         if not inside and len(paths) > 1:
             complain(f"no image file in {given}.", word="note")
         found += inside
@@ -133,20 +133,19 @@ def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures,
     return refused
 
 
-def _walk(paths: list[Path]) -> Iterator[Path]:
-    """Files as given; of folders, in name order, the files that are named like images, accepted or not, and DICOMs.
+def _walk(path: Path) -> Iterator[Path]:
+    """A file as given; of a folder, in name order, the files that are named like images, accepted or not, and DICOMs.
 
     A folder that cannot be read is passed on itself, to be reported as any film that cannot.
     """
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        closed: list[OSError] = []
-        for folder, folders, files in os.walk(path, onerror=closed.append):
-            folders.sort()
-            yield from (Path(folder, file) for file in sorted(files) if _is_film(Path(folder, file)))
-        yield from (Path(str(failure.filename)) for failure in closed)
+    if not path.is_dir():
+        yield path
+        return
+    closed: list[OSError] = []
+    for folder, folders, files in os.walk(path, onerror=closed.append):
+        folders.sort()
+        yield from (Path(folder, file) for file in sorted(files) if _is_film(Path(folder, file)))
+    yield from (Path(str(failure.filename)) for failure in closed)
 
 
 def _is_film(path: Path) -> bool:

@@ -29,7 +29,7 @@ def serve_command(settings: "Serve") -> None:
     """
     from pneumoscope.contract import DISCLAIMER, load_contract
     from pneumoscope.server.run import listen, serve
-    from pneumoscope.settings.serve import TOKEN_VARIABLE
+    from pneumoscope.settings.serve import TOKEN_VARIABLE, is_loopback
 
     if settings.bundle is None and settings.as_endpoint is not None:
         raise UsageError("--bundle is missing; an endpoint names its bundle, also one that is stood in for.")
@@ -41,7 +41,7 @@ def serve_command(settings: "Serve") -> None:
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"starting {choice.named(contract)} at http://{shown}:{taken}/; Ctrl-C stops it.", err=True)
         typer.echo(DISCLAIMER, err=True)
-        if config.token is None and not _is_loopback(host):
+        if config.token is None and not is_loopback(host):
             typer.echo(
                 f"warning: anyone who reaches {host} can send requests; to prevent that, set {TOKEN_VARIABLE}.",
                 err=True,
@@ -77,7 +77,3 @@ def _token(file: Path | None) -> str | None:
             "digits and signs of ASCII, without spaces."
         )
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")

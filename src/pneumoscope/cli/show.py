@@ -168,10 +168,8 @@ def show_report(report: dict[str, Any]) -> None:
     confusion = Table("true class", *(escape(f"called {label}") for label in report["classes"]))
     for label, counts in zip(report["classes"], report["confusion"], strict=True):
         confusion.add_row(escape(label), *map(str, counts))
-    console = stdout()
-    console.print(table)
-    console.print(per_class)
-    console.print(confusion)
+    for each in (table, per_class, confusion):
+        stdout().print(each)
     if report["dataset"]["fingerprint"] != report["dataset"]["trained_on"]:
         print_line(
             "note: the model was trained on another data set; whether it has seen some of these films is not known."
@@ -182,9 +180,7 @@ def show_report(report: dict[str, Any]) -> None:
 def show_cross_validation(report: dict[str, Any]) -> None:
     """Print out-of-fold figures with their intervals, plain beside stress."""
     title = f"{report['films']:,} films of {report['patients']:,} patients, each by a network that has not seen them"
-    table = Table(title=title, title_justify="left")
-    for name in ("figure", "as they are", "95 %", "stress", "95 %"):
-        table.add_column(name)
+    table = Table("figure", "as they are", "95 %", "stress", "95 %", title=title, title_justify="left")
     for name, plain in report["plain"].items():
         stress = report["stress"][name]
         table.add_row(name, _number(plain), _interval(plain), _number(stress), _interval(stress))
@@ -226,8 +222,7 @@ def _json_lines(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["P
 
 def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:
     writer = csv.writer(out, lineterminator="\n")
-    header: list[str] = []
-    for prediction in predictions:
+    for number, prediction in enumerate(predictions):
         document = prediction.as_json()
         flat = {
             "image": document["image"],
@@ -239,28 +234,23 @@ def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Pre
             "prediction_set": "; ".join(document["prediction_set"]),
             "reasons": "; ".join(document["reasons"]),
             "reason_codes": "; ".join(document["reason_codes"]),
-            "map_class": (document["attention"] or {}).get("class"),
-            "map_border": (document["attention"] or {}).get("border"),
-            "map_corners": (document["attention"] or {}).get("corners"),
+            **{f"map_{part}": (document["attention"] or {}).get(part) for part in ("class", "border", "corners")},
             "model": f"{document['model']['name']} {document['model']['version']} {document['model']['sha256'][:12]}",
             "milliseconds": document["milliseconds"],
         }
-        if not header:
-            header = list(flat)
-            writer.writerow(header)
-        writer.writerow([flat[name] for name in header])
+        if number == 0:
+            writer.writerow(flat.keys())
+        writer.writerow(flat.values())
         out.flush()
         yield prediction
 
 
 def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:
     """Fixed-width lines, so that a long folder streams and memory stays flat."""
-    header = False
-    for prediction in predictions:
-        if not header:
+    for number, prediction in enumerate(predictions):
+        if number == 0:
             titles = "".join(f"{_fitted(label, 10):>11}" for label in (*prediction.classes, *prediction.group_names))
             print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image", file=out)
-            header = True
         shares = prediction.probabilities | prediction.groups
         values = "".join(
             f"{shares[name]:>11.3f}" if shares else f"{'-':>11}"

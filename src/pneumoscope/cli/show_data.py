@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pneumoscope.cli.show import print_line, stdout
+from pneumoscope.dataset.split import grouped
 
 if TYPE_CHECKING:
     from pneumoscope.audit.document import Audit, Estimate, Finding
@@ -71,10 +72,7 @@ def _show_refused(refused: "tuple[RefusedFile, ...]") -> None:
     if not refused:
         return
     print_line(f"{len(refused):,} refused (all are listed in dataset.json):")
-    by_reason: dict[str, list[RefusedFile]] = {}
-    for each in refused:
-        by_reason.setdefault(each.reason, []).append(each)
-    for reason, files in by_reason.items():
+    for reason, files in grouped(refused, lambda each: each.reason).items():
         shown = files if len(files) <= _MOST_REFUSED else files[:_FEW]
         for each in shown:
             print_line(f"  {each.source}:{each.name}: {reason}")

@@ -80,7 +80,7 @@ def cross_validate_command(settings: "CrossValidate") -> None:
 
     out, config = settings.out, make_config(load_recipe(settings.recipe), settings.changes)
     try:
-        done = cross_validate(
+        report = cross_validate(
             load_dataset(settings.data),
             config,
             out,
@@ -93,7 +93,7 @@ def cross_validate_command(settings: "CrossValidate") -> None:
     except KeyboardInterrupt:
         typer.echo(f"interrupted; go on with the same command and --resume: {out}", err=True)
         raise
-    show_cross_validation(done.report)
+    show_cross_validation(report)
     typer.echo(f"written: {out / REPORT_FILE}, {out / EVIDENCE_FILE}")
 
 

@@ -1,7 +1,7 @@
 """Which films are nearly the same: re-encoded, resized or lightly retouched copies of one film."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,12 @@ _PARTNERS = 32  # enough to tie any group together
 _RULE = InputRule.squash(_SIDE * _OVERSAMPLING)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NearPair:
+class NearPair(NamedTuple):
     """Two films by their numbers, `first` < `second`, and in how many bits their hashes differ."""
 
+    distance: int
     first: int
     second: int
-    distance: int
 
 
 def perceptual_hash(luma: Luma) -> str:
@@ -53,12 +52,11 @@ def near_pairs(hashes: list[str], *, distance: int = NEAR_DISTANCE) -> list[Near
         return []
     packed = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), -1)
     bits = np.unpackbits(packed, axis=1)
-    found: dict[tuple[int, int], int] = {}
+    found = set[NearPair]()
     for band in range(distance + 1):
         for rows in _sharing(bits[:, band :: distance + 1]):
-            found |= _close(packed, rows, distance)
-    pairs = [NearPair(first=first, second=second, distance=bits) for (first, second), bits in found.items()]
-    return sorted(pairs, key=lambda pair: (pair.distance, pair.first, pair.second))
+            found.update(_close(packed, rows, distance))
+    return sorted(found)
 
 
 def _sharing(bits: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
@@ -71,11 +69,9 @@ def _sharing(bits: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
             yield np.sort(rows)
 
 
-def _close(packed: NDArray[np.uint8], rows: NDArray[np.int64], distance: int) -> dict[tuple[int, int], int]:
-    found = {}
+def _close(packed: NDArray[np.uint8], rows: NDArray[np.int64], distance: int) -> Iterator[NearPair]:
     for place, row in enumerate(rows[:-1]):
         others = rows[place + 1 :]
         differing = np.bitwise_count(packed[others] ^ packed[row]).sum(axis=1, dtype=np.int64)
         for other in np.flatnonzero(differing <= distance)[:_PARTNERS]:
-            found[int(row), int(others[other])] = int(differing[other])
-    return found
+            yield NearPair(distance=int(differing[other]), first=int(row), second=int(others[other]))

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -70,7 +69,6 @@ class PrepareSummary:
     near_duplicates: tuple[NearFilms, ...]
     labels: str | None
     without_file: int
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +80,8 @@ class Assigned:
     patient: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Division:
-    """The films of the data set, and every file refused: on reading, on matching and here."""
-
-    films: tuple[Assigned, ...]
-    refused: tuple[RefusedFile, ...]
-
-
 def prepare(
-    sources: Sequence[Path],
-    out: Path,
-    config: PrepareConfig,
-    *,
-    overwrite: bool = False,
-    listener: Listener = SILENT,
+    sources: Sequence[Path], out: Path, config: PrepareConfig, *, overwrite: bool = False, listener: Listener = SILENT
 ) -> PrepareSummary:
     """Make the data set `out` from archives and folders, of class folders or labelled by tables.
 
@@ -109,14 +94,8 @@ def prepare(
     Raises:
         ArchiveError, DatasetError, UsageError: nothing is then left at `out`.
     """
-    started = time.monotonic()
     pattern = _compile(config.patient_pattern)
-    _refuse_output_in_source(out, sources)
-    if config.test_only and config.train_only:
-        raise UsageError("--test-only and --train-only contradict each other; drop one of them.")
-    if config.stress and (config.test_only or config.train_only):
-        only = "--test-only" if config.test_only else "--train-only"
-        raise UsageError(f"the stress split is made of validation films, and {only} makes none; drop one of them.")
+    _require_sense(config, out, sources)
     with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
         limits = Limits(max_pixels=config.max_pixels)
         read = read_sources(
@@ -128,9 +107,19 @@ def prepare(
             listener=listener,
         )
         union = unite(read.sources, config)
-        division = _divide(union, config)
-        card = _card(read.sources, union, division, config)
-        films = _write_films(division.films, folder)
+        assigned, refused = _divide(union, config)
+        classes = tuple(sorted({film.entry.label for film in assigned}))
+        card = DatasetCard(
+            schema_version=2,
+            classes=classes,
+            groups=_groups(classes, config),
+            sources=tuple(source.name for source in read.sources),
+            config=config,
+            refused=refused,
+            duplicates=union.duplicates,
+            near_duplicates=union.near_duplicates,
+        )
+        films = _write_films(assigned, folder)
         if config.stress:
             films += write_stress(films, folder, seed=config.seed, limits=limits, listener=listener)
         write_text(folder / MANIFEST_FILE, format_manifest(films))
@@ -138,24 +127,29 @@ def prepare(
     return PrepareSummary(
         classes=card.classes,
         counts=_counts(films, card.classes),
-        sources=_summaries(read.sources, union, division),
+        sources=_summaries(read.sources, union, assigned),
         refused=card.refused,
         duplicates=card.duplicates,
         near_duplicates=card.near_duplicates,
         labels=read.described,
         without_file=read.without_file,
-        seconds=time.monotonic() - started,
     )
 
 
-def _refuse_output_in_source(out: Path, sources: Sequence[Path]) -> None:
+def _require_sense(config: PrepareConfig, out: Path, sources: Sequence[Path]) -> None:
+    """Raise UsageError for a data set inside one of its sources, and for options that contradict each other."""
     for source in sources:
         if out.resolve().is_relative_to(source.resolve()):
             raise UsageError(f"--out {out} lies inside the source {source}; choose a folder beside it.")
+    if config.test_only and config.train_only:
+        raise UsageError("--test-only and --train-only contradict each other; drop one of them.")
+    only = "--test-only" if config.test_only else "--train-only" if config.train_only else None
+    if config.stress and only:
+        raise UsageError(f"the stress split is made of validation films, and {only} makes none; drop one of them.")
 
 
-def _divide(union: Union, config: PrepareConfig) -> Division:
-    """Give every film its split and patient; leave out train films of test patients."""
+def _divide(union: Union, config: PrepareConfig) -> tuple[list[Assigned], tuple[RefusedFile, ...]]:
+    """Give every film its split and patient; leave out train films of test patients. With all files refused by then."""
     entries, refused = union.entries, union.refused
     try:
         _require_two_classes({entry.label for entry in entries}, "" if config.labels else f" {TABLE_ADVICE}")
@@ -175,7 +169,7 @@ def _divide(union: Union, config: PrepareConfig) -> Division:
         for entry, split, patient in zip(entries, splits, name_patients(entries), strict=True)
         if split is not None
     ]
-    return Division(films=tuple(films), refused=refused)
+    return films, refused
 
 
 def _cut(union: Union, config: PrepareConfig) -> list[str | None]:
@@ -254,20 +248,6 @@ def _names(path: str, sha256: str) -> Iterator[str]:
         count = (count + 1) % 2**32
 
 
-def _card(read: Sequence[Source], union: Union, division: Division, config: PrepareConfig) -> DatasetCard:
-    classes = tuple(sorted({film.entry.label for film in division.films}))
-    return DatasetCard(
-        schema_version=2,
-        classes=classes,
-        groups=_groups(classes, config),
-        sources=tuple(source.name for source in read),
-        config=config,
-        refused=division.refused,
-        duplicates=union.duplicates,
-        near_duplicates=union.near_duplicates,
-    )
-
-
 def _groups(classes: tuple[str, ...], config: PrepareConfig) -> dict[str, tuple[str, ...]]:
     default = KERMANY_GROUPS if classes == KERMANY_CLASSES else {}
     groups = default if config.groups is None else config.groups
@@ -285,9 +265,9 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"--patient-pattern {pattern!r} is not a regular expression ({failure}).") from failure
 
 
-def _summaries(read: Sequence[Source], union: Union, division: Division) -> list[SourceSummary]:
+def _summaries(read: Sequence[Source], union: Union, films: Sequence[Assigned]) -> list[SourceSummary]:
     """What each source gave; a film is added by the first source that has it."""
-    added = Counter(film.entry.kept.number for film in division.films)
+    added = Counter(film.entry.kept.number for film in films)
     return [
         SourceSummary(
             name=source.name,

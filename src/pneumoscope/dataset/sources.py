@@ -81,12 +81,6 @@ class _Copied:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Unreadable:
-    candidate: Candidate
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reading:
     """All sources, read, with what was found of label files: see `Found`."""
 
@@ -149,11 +143,11 @@ def _read_source(
     work = map_ordered(partial(_copy, limits=limits), jobs)
     results = list(listener.track(f"reading {source}", work, len(jobs)))
     copied = [each for each in results if isinstance(each, _Copied)]
-    lost = [each for each in results if isinstance(each, _Unreadable)]
+    lost = [(each, result) for (each, _), result in zip(jobs, results, strict=True) if isinstance(result, str)]
     by_header = headers and names_patients([each.header for each in copied])
     films = _drop_copies(_film(each, source, number, by_header=by_header) for each in copied)
-    unread = (RefusedFile(source=source, name=each.candidate.member.name, reason=each.reason) for each in lost)
-    tested = [each.candidate.identity for each in lost if each.candidate.place.part == "test"]
+    unread = (RefusedFile(source=source, name=each.member.name, reason=reason) for each, reason in lost)
+    tested = [each.identity for each, _ in lost if each.place.part == "test"]
     return Source(
         name=source,
         films=films,
@@ -172,12 +166,12 @@ def _source_names(sources: Sequence[Path]) -> list[str]:
     return [f"{name}#{names[:at].count(name) + 1}" if name in names[:at] else name for at, name in enumerate(names)]
 
 
-def _copy(job: tuple[Candidate, Path], *, limits: Limits) -> _Copied | _Unreadable:
-    """Read, check and copy one file."""
+def _copy(job: tuple[Candidate, Path], *, limits: Limits) -> _Copied | str:
+    """Read, check and copy one file, or say why that cannot be done."""
     candidate, copy = job
     opened = open_film(candidate.member, limits)
     if isinstance(opened, str):
-        return _Unreadable(candidate=candidate, reason=opened)
+        return opened
     data, radiograph = opened
     copy.write_bytes(data)
     content, header = content_of(data, radiograph), radiograph.facts.patient

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -20,7 +19,7 @@ from PIL import Image, ImageFilter
 from pneumoscope.dataset.content import content_of
 from pneumoscope.dataset.manifest import STRESS, Film
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, Luma, Radiograph, read_luma, read_radiograph
+from pneumoscope.imaging import Limits, Luma, Radiograph, encode, read_luma, read_radiograph
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import Listener
 
@@ -68,9 +67,7 @@ def stressed(luma: Luma, *, size: Size, random: np.random.Generator) -> bytes:
         The bytes of a JPEG file.
     """
     framed = Image.fromarray(_frame(luma, size, random)).resize(size, Image.Resampling.BILINEAR)
-    stream = BytesIO()
-    Image.fromarray(_cover_corners(np.array(framed), random)).save(stream, "JPEG", quality=QUALITY)
-    return stream.getvalue()
+    return encode(_cover_corners(np.array(framed), random), "JPEG", quality=QUALITY)
 
 
 def common_size(films: Sequence[Film]) -> Size:

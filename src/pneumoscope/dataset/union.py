@@ -9,7 +9,7 @@ from pneumoscope.dataset.grammar import Naming
 from pneumoscope.dataset.likeness import near_pairs
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR, DuplicateFilms, NearFilms, RefusedFile
 from pneumoscope.dataset.sources import Source, SourceFilm
-from pneumoscope.dataset.split import join
+from pneumoscope.dataset.split import grouped, join
 from pneumoscope.settings.data import PrepareConfig
 
 #: Pairs of nearly identical films by the hashes of their pixels, and their distance; nearest first.
@@ -111,7 +111,7 @@ def find_likeness(films: Iterable[SourceFilm]) -> Likeness:
     """Nearly identical films among those that are not identical."""
     distinct = {film.content.luma_sha256: film.content.phash for film in films}
     names = list(distinct)
-    return [(names[pair.first], names[pair.second], pair.distance) for pair in near_pairs(list(distinct.values()))]
+    return [(names[one], names[other], distance) for distance, one, other in near_pairs(list(distinct.values()))]
 
 
 def match(films: Sequence[SourceFilm]) -> list[Entry]:
@@ -134,9 +134,7 @@ def match(films: Sequence[SourceFilm]) -> list[Entry]:
 
 def merge_near(entries: Sequence[Entry], likeness: Likeness) -> tuple[list[Entry], list[NearFilms]]:
     """Match what `match` left alone across sources, if nearly identical: one to one, nearest first."""
-    holding: defaultdict[str, list[int]] = defaultdict(list)
-    for index, entry in enumerate(entries):
-        holding[entry.pixels].append(index)
+    holding = grouped(range(len(entries)), lambda index: entries[index].pixels)
     current = dict(enumerate(entries))
     merged = []
     for first, second, distance in likeness:
@@ -195,11 +193,8 @@ def _mergeable(one: Entry, other: Entry) -> bool:
 
 def _identical(entries: Iterable[Entry]) -> list[DuplicateFilms]:
     """Entries of equal pixels, in groups of two or more."""
-    groups: defaultdict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[entry.pixels].append(entry)
-    same = [group for group in groups.values() if len(group) > 1]
-    return [DuplicateFilms(films=tuple(entry.name for entry in group)) for group in same]
+    same = grouped(entries, lambda entry: entry.pixels).values()
+    return [DuplicateFilms(films=tuple(entry.name for entry in group)) for group in same if len(group) > 1]
 
 
 def _unmerged(entries: Iterable[Entry], likeness: Likeness) -> Iterator[NearFilms]:

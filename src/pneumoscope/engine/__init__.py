@@ -4,12 +4,13 @@
 `attention` measures where the model looked, `golden` checks the whole way.
 """
 
+from pneumoscope.engine.attention import Attention
 from pneumoscope.engine.bundle import MODEL_FILE, Outputs
 from pneumoscope.engine.core import BATCH, Decoded, Encoded, Engine
 from pneumoscope.engine.decision import coarse
-from pneumoscope.engine.document import DecisionDocument, Status
+from pneumoscope.engine.document import DecisionDocument, Level, Status
 from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
-from pneumoscope.engine.prediction import Attention, Level, Prediction
+from pneumoscope.engine.prediction import Prediction
 from pneumoscope.engine.refusal import rejection
 
 __all__ = [

@@ -1,9 +1,36 @@
 """How much of a class-activation map lies at the rim of the film, where no lung is."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.contract import ActivationMap
+from pneumoscope.engine.document import AttentionDocument
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Where the model looked to favour one class: shares of its activation map's mass, 0 to 1.
+
+    Both are None for a map with no positive part.
+    """
+
+    label: str
+    border: float | None
+    corners: float | None
+
+    @classmethod
+    def of_map(cls, label: str, activation: NDArray[np.floating], rule: ActivationMap) -> "Attention":
+        """That of one class's map; see `rim_shares`."""
+        border, corners = rim_shares(activation, rule) or (None, None)
+        return cls(label=label, border=border, corners=corners)
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        document = AttentionDocument.model_validate(self, from_attributes=True)
+        return document.model_dump(mode="json", by_alias=True)
 
 
 def rim_shares(activation: NDArray[np.floating], rule: ActivationMap) -> tuple[float, float] | None:

@@ -30,6 +30,11 @@ class Outputs:
     maps: NDArray[np.float32] | None
 
 
+def model_name(contract: Contract) -> dict[str, str]:
+    """Which model a contract is of, as documents say it."""
+    return {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]}
+
+
 def check_files(contract: Contract, bundle: Path) -> None:
     """Compare every file with the contract's hash.
 

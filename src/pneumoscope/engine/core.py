@@ -2,26 +2,28 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Self
+from threading import Lock
+from typing import Self, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract, load_contract
-from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, open_model
-from pneumoscope.engine.decision import Reason, Verdict, decide, reject
-from pneumoscope.engine.prediction import Level, Prediction
+from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, model_name, open_model
+from pneumoscope.engine.decision import Verdict, decide, reject
+from pneumoscope.engine.document import Level
+from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, fit, read_for, to_input
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for, to_input
 from pneumoscope.metrics import softmax
 from pneumoscope.parallel import available_cores, map_ordered
 
 BATCH = 8
+_LARGEST_TWICE = 150_000_000  # bytes of a model that may be in memory a second time
 _WHITE = 255.0
 
 
@@ -44,20 +46,33 @@ class Decoded:
     level: Level
     image: Luma | Reason
     luma: Luma | None
-    notes: tuple[str, ...]
+    notes: tuple[Reason, ...]
     age_years: float | None
     milliseconds: float
+
+
+#: Films, and what was raised in place of one more.
+_Group: TypeAlias = tuple[list[Encoded], Exception | None]
 
 
 class Engine:
     """A loaded bundle. Safe to use from several threads; holds no state but the model."""
 
-    def __init__(self, contract: Contract, session: ort.InferenceSession, limits: Limits) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        session: ort.InferenceSession,
+        limits: Limits,
+        open_alone: Callable[[], ort.InferenceSession] | None = None,
+    ) -> None:
+        """Of a session that is there; `open_alone` opens one of a single thread, None if that is one, or must do."""
         self.contract = contract
         self.limits = limits
         self._session = session
+        self._open_alone, self._opening = open_alone, Lock()
+        self._alone: ort.InferenceSession | None = None
         self._wanted = ["logits", "embedding", *([MAPS] if contract.activation_map else [])]
-        self.model = {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]}
+        self.model = model_name(contract)
 
     @classmethod
     def load(
@@ -83,8 +98,11 @@ class Engine:
         bundle = Path(bundle)
         contract = load_contract(bundle)
         check_files(contract, bundle)
-        session = open_model(bundle, contract, provider=provider, threads=threads or available_cores())
-        return cls(contract, session, limits)
+        threads = threads or available_cores()
+        session = open_model(bundle, contract, provider=provider, threads=threads)
+        is_twice = threads > 1 and provider == CPU and (bundle / MODEL_FILE).stat().st_size < _LARGEST_TWICE
+        alone = partial(open_model, bundle, contract, provider=provider, threads=1)
+        return cls(contract, session, limits, alone if is_twice else None)
 
     def predict(self, data: bytes, *, name: str = "", level: Level = "class") -> Prediction:
         """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`.
@@ -100,7 +118,10 @@ class Engine:
     def predict_many(
         self, films: Iterable[Encoded], *, level: Level = "class", picture_side: int | None = None
     ) -> Iterator[Prediction]:
-        """Decide on films in order. Reading and decoding run ahead in threads, a bounded number of films.
+        """Decide on films in order, in a thread a core, which run ahead a bounded number of films.
+
+        Each thread decodes some films and runs the model on them, which keeps every core at work: one run on all cores
+        leaves some of them waiting between its operators.
 
         With `picture_side` a prediction brings the film as it was read, its longest side at most so many pixels, to
         draw on without decoding it again.
@@ -112,23 +133,35 @@ class Engine:
         Raises:
             UsageError: level `group` of a model that has none.
         """
-        decode = partial(self.decode, level=level, picture_side=picture_side)
-        decoded = map_ordered(decode, films, workers=available_cores(), ahead=3 * BATCH)
-        failure: Exception | None = None
-        while failure is None:
-            batch = list[Decoded]()
-            try:
-                batch.extend(islice(decoded, BATCH))  # keeps those that came before an error
-            except Exception as trouble:  # noqa: BLE001 (raised below, after their predictions)
-                failure = trouble
-            if not batch:
-                break
-            yield from self.decide(batch)
-        if failure is not None:
-            raise failure
+        answer = partial(self._answer, level=level, picture_side=picture_side)
+        cores = available_cores()
+        for predictions, failure in map_ordered(answer, _groups(films, cores), workers=cores, ahead=2 * cores):
+            yield from predictions
+            if failure is not None:
+                raise failure
 
-    def run(self, images: Luma) -> Outputs:
-        """The model's outputs for inputs `uint8 [N, 1, S, S]`.
+    def _answer(
+        self, group: _Group, *, level: Level, picture_side: int | None
+    ) -> tuple[list[Prediction], Exception | None]:
+        """The predictions on the films of a group up to the first that fails, and its error."""
+        films, failure = group
+        decoded = list[Decoded]()
+        try:
+            for film in films:
+                decoded.append(self.decode(film, level=level, picture_side=picture_side))
+        except Exception as trouble:  # noqa: BLE001 (raised after the predictions before it)
+            failure = trouble
+        return list(self.decide(decoded, alone=len(films) > 1)), failure
+
+    def _chosen(self, *, alone: bool) -> ort.InferenceSession:
+        if not alone or self._open_alone is None:
+            return self._session
+        with self._opening:
+            self._alone = self._alone or self._open_alone()
+        return self._alone
+
+    def run(self, images: Luma, *, alone: bool = False) -> Outputs:
+        """The model's outputs for inputs `uint8 [N, 1, S, S]`; `alone` in this thread alone, if others run it, too.
 
         Raises:
             ValueError: another dtype or shape.
@@ -136,7 +169,7 @@ class Engine:
         size = self.contract.input.size
         if images.dtype != np.uint8 or images.shape[1:] != (1, size, size):
             raise ValueError(f"expected uint8 [N, 1, {size}, {size}], got {images.dtype} {list(images.shape)}")
-        logits, embedding, *maps = map(np.asarray, self._session.run(self._wanted, {"image": images}))
+        logits, embedding, *maps = map(np.asarray, self._chosen(alone=alone).run(self._wanted, {"image": images}))
         return Outputs(
             probabilities=softmax(logits / self.contract.calibration.temperature),
             embedding=embedding,
@@ -166,65 +199,64 @@ class Engine:
             milliseconds=_since(started),
         )
 
-    def decide(self, batch: Sequence[Decoded]) -> Iterator[Prediction]:
-        """The second half of `predict`, for several films in one run of the model (`BATCH` of them are quickest).
+    def decide(self, batch: Sequence[Decoded], *, alone: bool = False) -> Iterator[Prediction]:
+        """The second half of `predict`, for several films in one `run` of the model (`BATCH` of them are quickest).
 
         Raises:
             UsageError: level `group` of a model that has none.
         """
         images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
-        outputs = self.run(np.stack(images)) if images else None
+        outputs = self.run(np.stack(images), alone=alone) if images else None
         share = _since(started) / max(1, len(images))
-        row = 0
+        rows = iter(range(len(images)))
         for film in batch:
             if isinstance(film.image, Reason):
-                yield self._prediction(
-                    film, reject(self.contract, film.image), None, None, {"decode": film.milliseconds}
-                )
+                yield self._prediction(film, reject(self.contract, film.image))
                 continue
             assert outputs is not None
+            row = next(rows)
             probabilities, maps = outputs.probabilities[row], None if outputs.maps is None else outputs.maps[row]
             verdict = decide(
                 self.contract, probabilities, maps, level=film.level, notes=film.notes, age_years=film.age_years
             )
-            stages = {"decode": film.milliseconds, "model": share}
-            yield self._prediction(film, verdict, probabilities, maps, stages)
-            row += 1
+            shares = dict(zip(self.contract.classes, map(float, probabilities), strict=True))
+            groups = self.contract.groups.items()
+            yield replace(
+                self._prediction(film, verdict),
+                probabilities=shares,
+                groups={group: sum(shares[member] for member in members) for group, members in groups},
+                maps=maps,
+                brightness=float(film.image.mean()) / _WHITE,
+                stages={"decode": film.milliseconds, "model": share},
+            )
 
-    def _prediction(
-        self,
-        film: Decoded,
-        verdict: Verdict,
-        row: NDArray[np.float64] | None,
-        maps: NDArray[np.float32] | None,
-        stages: dict[str, float],
-    ) -> Prediction:
-        classes = self.contract.classes
-        probabilities = {} if row is None else dict(zip(classes, map(float, row), strict=True))
+    def _prediction(self, film: Decoded, verdict: Verdict) -> Prediction:
+        """What there is to say of a film without the model's numbers."""
         return Prediction(
+            **vars(verdict),
             image=film.name,
-            classes=classes,
+            classes=self.contract.classes,
             group_names=tuple(self.contract.groups),
-            status=verdict.status,
-            label=verdict.label,
-            class_index=verdict.answer,
-            probabilities=probabilities,
-            groups={
-                group: sum(probabilities[member] for member in members)
-                for group, members in self.contract.groups.items()
-                if probabilities
-            },
-            prediction_set=verdict.prediction_set,
-            reasons=verdict.reasons,
-            reason_codes=verdict.reason_codes,
-            attention=verdict.attention,
-            maps=maps,
             luma=film.luma,
             model=self.model,
-            brightness=None if isinstance(film.image, Reason) else float(film.image.mean()) / _WHITE,
-            stages=stages,
+            stages={"decode": film.milliseconds},
         )
+
+
+def _groups(films: Iterable[Encoded], cores: int) -> Iterator[_Group]:
+    """Films in groups, the first ones small: few films, too, keep every core at work. And the error that ended them."""
+    films = iter(films)
+    for size in chain(*([size] * cores for size in (1, 2, 4)), repeat(BATCH)):
+        group, failure = list[Encoded](), None
+        try:
+            group.extend(islice(films, size))  # keeps those that came before an error
+        except Exception as trouble:  # noqa: BLE001 (raised after the predictions before it)
+            failure = trouble
+        if group or failure:
+            yield group, failure
+        if len(group) < size:
+            return
 
 
 def _since(started: float) -> float:

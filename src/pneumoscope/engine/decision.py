@@ -1,26 +1,19 @@
 """The one place where probabilities become a decision: answer, abstain or reject."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract
-from pneumoscope.engine.attention import rim_shares
-from pneumoscope.engine.document import Status
-from pneumoscope.engine.prediction import Attention, Level
+from pneumoscope.engine.attention import Attention
+from pneumoscope.engine.document import Level, Status
 from pneumoscope.errors import UsageError
+from pneumoscope.imaging import Reason
 
 _MORE_THAN_HALF = 0.5
 _OLDEST_TOLD = 90
-
-
-class Reason(NamedTuple):
-    """Why, in a word for programs and in a sentence for people."""
-
-    code: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +21,9 @@ class Verdict:
     """A decision: the class if answered, a label, the classes it may be, and why."""
 
     status: Status
-    answer: int | None
-    label: str | None
-    prediction_set: tuple[str, ...]
+    label: str | None = None
+    class_index: int | None = None
+    prediction_set: tuple[str, ...] = ()
     why: tuple[Reason, ...]
     attention: Attention | None = None
 
@@ -41,14 +34,13 @@ class Verdict:
 
     @property
     def reason_codes(self) -> tuple[str, ...]:
-        """The words."""
+        """The words: what each of `reasons` says in one."""
         return tuple(reason.code for reason in self.why)
 
 
 def reject(contract: Contract, why: Reason) -> Verdict:
     """What is no usable film."""
-    told = (why, *_origin_reasons(contract))
-    return Verdict(status="rejected", answer=None, label=None, prediction_set=(), why=told)
+    return Verdict(status="rejected", why=(why, *_remarks(contract)))
 
 
 def decide(
@@ -57,7 +49,7 @@ def decide(
     maps: NDArray[np.float32] | None,
     *,
     level: Level = "class",
-    notes: tuple[str, ...] = (),
+    notes: tuple[Reason, ...] = (),
     age_years: float | None = None,
 ) -> Verdict:
     """Decide on a film that could be read.
@@ -79,17 +71,15 @@ def decide(
     sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
     label = max(sums, key=sums.__getitem__)
     explained = max(choices[label], key=shares.__getitem__)
-    attention = _attention(contract, explained, None if maps is None else maps[contract.classes.index(explained)])
-    told = (
-        *_origin_reasons(contract),
-        *(Reason("note", note) for note in notes),
-        *_age_reasons(contract, age_years),
-        *_attention_reasons(contract, attention),
-    )
+    attention = None
+    if maps is not None and contract.activation_map is not None:
+        activation = maps[contract.classes.index(explained)]
+        attention = Attention.of_map(explained, activation, contract.activation_map)
+    told = tuple(_remarks(contract, notes, age_years, attention))
     if sums[label] >= least:
         return Verdict(
             status="answered",
-            answer=contract.classes.index(label) if label in contract.classes else None,
+            class_index=contract.classes.index(label) if label in contract.classes else None,
             label=label,
             prediction_set=choices[label],
             why=told,
@@ -100,12 +90,7 @@ def decide(
     why = Reason("below-threshold", f"the largest probability, {shown}")
     label_of_group, possible = _undetermined(contract, shares)
     return Verdict(
-        status="abstained",
-        answer=None,
-        label=label_of_group,
-        prediction_set=possible,
-        why=(why, *told),
-        attention=attention,
+        status="abstained", label=label_of_group, prediction_set=possible, why=(why, *told), attention=attention
     )
 
 
@@ -142,36 +127,28 @@ def _undetermined(contract: Contract, shares: dict[str, float]) -> tuple[str | N
     return f"{group}, type undetermined", contract.groups[group]
 
 
-def _attention(contract: Contract, label: str, activation: NDArray[np.float32] | None) -> Attention | None:
-    if contract.activation_map is None or activation is None:
-        return None
-    border, corners = rim_shares(activation, contract.activation_map) or (None, None)
-    return Attention(label=label, border=border, corners=corners)
-
-
-def _attention_reasons(contract: Contract, attention: Attention | None) -> tuple[Reason, ...]:
-    if contract.activation_map is None or attention is None or attention.border is None or attention.corners is None:
-        return ()
-    if max(attention.border, attention.corners) < contract.activation_map.warn_from:
-        return ()
-    shares = f"{attention.border:.0%} at the border, {attention.corners:.0%} in the corners"
-    sentence = f"the model looked mostly at the rim of the film: of the map for {attention.label}, {shares}"
-    return (Reason("looked-at-rim", sentence),)
-
-
-def _origin_reasons(contract: Contract) -> tuple[Reason, ...]:
-    if not contract.population.drawings:
-        return ()
-    sentence = "this model was trained on drawings, not on radiographs; its answer says nothing about a patient"
-    return (Reason("trained-on-drawings", sentence),)
-
-
-def _age_reasons(contract: Contract, age_years: float | None) -> tuple[Reason, ...]:
+def _remarks(
+    contract: Contract,
+    notes: tuple[Reason, ...] = (),
+    age_years: float | None = None,
+    attention: Attention | None = None,
+) -> Iterator[Reason]:
+    """What is worth telling beside the probabilities: of the model, the film, the patient, and where it looked."""
+    if contract.population.drawings:
+        sentence = "this model was trained on drawings, not on radiographs; its answer says nothing about a patient"
+        yield Reason("trained-on-drawings", sentence)
+    yield from notes
     ages = contract.population.age_years
-    if ages is None or age_years is None or ages[0] <= age_years < ages[1] + 1:
-        return ()
-    sentence = f"the patient is {_told(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}"
-    return (Reason("outside-ages", sentence),)
+    if ages is not None and age_years is not None and not ages[0] <= age_years < ages[1] + 1:
+        sentence = f"the patient is {_told(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}"
+        yield Reason("outside-ages", sentence)
+    rule = contract.activation_map
+    if rule is None or attention is None or attention.border is None or attention.corners is None:
+        return
+    if max(attention.border, attention.corners) >= rule.warn_from:
+        shares = f"{attention.border:.0%} at the border, {attention.corners:.0%} in the corners"
+        sentence = f"the model looked mostly at the rim of the film: of the map for {attention.label}, {shares}"
+        yield Reason("looked-at-rim", sentence)
 
 
 def _told(age_years: float) -> str:

@@ -3,13 +3,23 @@
 At once the JSON, the service's schema and its documentation. Every document has every key.
 """
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from pneumoscope.documents import Document
 
+Level: TypeAlias = Literal["class", "group"]
 Status: TypeAlias = Literal["answered", "abstained", "rejected"]
+
+
+def _rounded(digits: int) -> AfterValidator:
+    return AfterValidator(lambda value: round(value, digits))
+
+
+#: Numbers are rounded when a document is made.
+Probability = Annotated[float, _rounded(6)]
+Share = Annotated[float, Field(ge=0, le=1), _rounded(4)]
 
 
 class AttentionDocument(Document):
@@ -18,8 +28,8 @@ class AttentionDocument(Document):
     model_config = ConfigDict(populate_by_name=True)
 
     label: str = Field(alias="class")
-    border: float | None = Field(ge=0, le=1)
-    corners: float | None = Field(ge=0, le=1)
+    border: Share | None
+    corners: Share | None
 
 
 class ModelName(Document):
@@ -37,13 +47,13 @@ class DecisionDocument(Document):
 
     image: str = Field(description="The name the sender gave the file, if any.")
     status: Status
-    index: int | None = Field(alias="class", description="Of the answered class, in the contract's order.")
+    class_index: int | None = Field(alias="class", description="Of the answered class, in the contract's order.")
     label: str | None
-    probabilities: dict[str, float] = Field(description="By class, calibrated; empty if rejected.")
-    groups: dict[str, float]
+    probabilities: dict[str, Probability] = Field(description="By class, calibrated; empty if rejected.")
+    groups: dict[str, Probability]
     prediction_set: tuple[str, ...] = Field(description="The classes it may be.")
     reasons: tuple[str, ...]
     reason_codes: tuple[str, ...] = Field(description="What each reason says, in a word.")
     attention: AttentionDocument | None
     model: ModelName
-    milliseconds: float = Field(ge=0, description="Decoding and model, without waiting.")
+    milliseconds: Annotated[float, Field(ge=0, description="Decoding and model, without waiting."), _rounded(2)]

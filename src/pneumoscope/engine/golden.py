@@ -95,17 +95,6 @@ def _require_listed(file: str, bundle: Path, engine: Engine) -> None:
         raise BundleError(f"{bundle}: the contract does not list {name}; export the bundle again.")
 
 
-def golden_case(file: str, prediction: Prediction, *, needs: Literal["dicom"] | None) -> GoldenCase:
-    """One case, as the engine sees it here."""
-    return GoldenCase(
-        file=file,
-        needs=needs,
-        status=prediction.status,
-        label=prediction.label,
-        probabilities=prediction.probabilities,
-    )
-
-
 def _read(path: Path, engine: Engine) -> Golden:
     content = path.read_bytes() if path.is_file() else b""
     try:

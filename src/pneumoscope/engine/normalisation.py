@@ -1,5 +1,6 @@
 """The normalisation inside a graph, read back from its nodes: what the contract says must be what is computed."""
 
+import operator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from pneumoscope.contract import Normalisation
 from pneumoscope.errors import BundleError
 
 _TOLERANCE = 1e-5
+_WHITE = 255.0
 _LEAVES_ALONE = ("Cast", "Identity")
+_ARITHMETIC = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": operator.truediv}
 
 
 def can_read_graphs() -> bool:
@@ -27,9 +30,8 @@ def check_normalisation(path: Path, expected: Normalisation) -> None:
         BundleError: the graph computes something else.
     """
     scale, shift = _read_affine(path)
-    white = 255.0
-    wanted = (1 / (white * expected.std), -expected.mean / expected.std)
-    if abs(scale - wanted[0]) * white > _TOLERANCE or abs(shift - wanted[1]) > _TOLERANCE:
+    wanted = (1 / (_WHITE * expected.std), -expected.mean / expected.std)
+    if abs(scale - wanted[0]) * _WHITE > _TOLERANCE or abs(shift - wanted[1]) > _TOLERANCE:
         raise BundleError(
             f"{path} computes pixel × {scale:.6g} {shift:+.6g}, but its contract's mean {expected.mean:g} and "
             f"deviation {expected.std:g} are pixel × {wanted[0]:.6g} {wanted[1]:+.6g}; export the bundle again."
@@ -45,19 +47,13 @@ def _read_affine(path: Path) -> tuple[float, float]:
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
-    scale, shift, name = 1.0, 0.0, "image"
+    black, white, name = 0.0, _WHITE, "image"
     while (step := _next(graph, name, constants)) is not None:
         node, number, first = step
-        if node.op_type == "Mul":
-            scale, shift = scale * number, shift * number
-        elif node.op_type == "Div":
-            scale, shift = scale / number, shift / number
-        elif node.op_type == "Add":
-            shift += number
-        elif node.op_type == "Sub":
-            scale, shift = (scale, shift - number) if first else (-scale, number - shift)
+        if (apply := _ARITHMETIC.get(node.op_type)) is not None:
+            black, white = (apply(each, number) if first else apply(number, each) for each in (black, white))
         name = node.output[0]
-    return scale, shift
+    return (white - black) / _WHITE, black
 
 
 def _next(graph: Any, name: str, constants: dict[str, Any]) -> tuple[Any, float, bool] | None:
@@ -70,6 +66,6 @@ def _next(graph: Any, name: str, constants: dict[str, Any]) -> tuple[Any, float,
         return node, 0.0, True
     others = [constants[each] for each in node.input if each in constants]
     first = node.input[0] == name
-    if node.op_type not in ("Mul", "Div", "Add", "Sub") or len(others) != 1 or others[0].size != 1:
+    if node.op_type not in _ARITHMETIC or len(others) != 1 or others[0].size != 1:
         return None
     return (node, float(others[0].item()), first) if first or node.op_type != "Div" else None

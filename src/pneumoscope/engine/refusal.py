@@ -1,9 +1,10 @@
 """The decision on a film that never came to the engine: missing, too large for the way there, or without an answer."""
 
 from pneumoscope.contract import Contract
-from pneumoscope.engine.bundle import MODEL_FILE
-from pneumoscope.engine.decision import Reason, reject
+from pneumoscope.engine.bundle import model_name
+from pneumoscope.engine.decision import Verdict, reject
 from pneumoscope.engine.prediction import Prediction
+from pneumoscope.imaging import Reason
 
 _UNKNOWN = {"name": "", "version": "", "sha256": ""}
 
@@ -18,27 +19,13 @@ def rejection(contract: Contract | None, code: str, reason: str, *, image: str =
         image: the film's name.
     """
     why = Reason(code, reason)
-    reasons = (why,) if contract is None else reject(contract, why).why
+    if contract is None:
+        verdict = Verdict(status="rejected", why=(why,))
+        return Prediction(**vars(verdict), image=image, classes=(), group_names=(), model=_UNKNOWN)
     return Prediction(
+        **vars(reject(contract, why)),
         image=image,
-        classes=() if contract is None else contract.classes,
-        group_names=() if contract is None else tuple(contract.groups),
-        status="rejected",
-        label=None,
-        class_index=None,
-        probabilities={},
-        groups={},
-        prediction_set=(),
-        reasons=tuple(each.text for each in reasons),
-        reason_codes=tuple(each.code for each in reasons),
-        attention=None,
-        maps=None,
-        luma=None,
-        model=_UNKNOWN if contract is None else _model(contract),
-        brightness=None,
-        stages={},
+        classes=contract.classes,
+        group_names=tuple(contract.groups),
+        model=model_name(contract),
     )
-
-
-def _model(contract: Contract) -> dict[str, str]:
-    return {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]}

@@ -5,7 +5,6 @@ After Mitchell et al. 2019, "Model cards for model reporting", arXiv:1810.03993.
 
 from importlib import resources
 
-from pneumoscope import metrics
 from pneumoscope.contract import Contract
 from pneumoscope.training.evidence import Evidence
 
@@ -16,7 +15,6 @@ _KERMANY = (
     "*Identifying Medical Diagnoses and Treatable Diseases by Image-Based Deep Learning*, Cell 172:1122-1131. "
     "Paediatric antero-posterior films of one hospital (Guangzhou Women and Children's Medical Center)."
 )
-_DRAWS = 2000
 
 
 def write_card(contract: Contract, *, published: bool, films: int, evidence: Evidence | None) -> str:
@@ -62,16 +60,9 @@ def _figures(contract: Contract, evidence: Evidence | None) -> str:
     if evidence is None:
         return "None of unseen films are at hand: the bundle was exported without out-of-fold predictions."
     about = evidence.about
-    probabilities = metrics.softmax(evidence.logits / contract.calibration.temperature)
-    summary = metrics.summarise(
-        evidence.label.astype(int),
-        probabilities,
-        [str(each) for each in evidence.patient],
-        classes=about.classes,
-        groups=about.groups,
-        draws=_DRAWS,
-    )
-    rows = [f"| {name} | {_number(row['value'])} | {_interval(row)} |" for name, row in summary.items()]
+    summary = evidence.figures(evidence.logits / contract.calibration.temperature)
+    texts = {name: {key: _number(value) for key, value in row.items()} for name, row in summary.items()}
+    rows = [f"| {name} | {row['value']} | {row['low']} to {row['high']} |" for name, row in texts.items()]
     how = (
         f"Of {len(evidence.label):,} films, each by a network that has not seen its patient: {about.folds}-fold "
         f"cross-validation with the same recipe, {about.config.epochs} epochs a network. The network in this bundle "
@@ -102,7 +93,3 @@ def _notes(recipe: str) -> str:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
-
-
-def _interval(row: dict[str, float | None]) -> str:
-    return f"{_number(row['low'])} to {_number(row['high'])}"

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumoscope.documents import write_document
 from pneumoscope.engine import GOLDEN_FILE, GOLDEN_FOLDER, Engine
-from pneumoscope.engine.golden import TOLERANCES, Golden, golden_case
-from pneumoscope.files import write_text
+from pneumoscope.engine.golden import TOLERANCES, Golden, GoldenCase
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
 _UID = "1.2.826.0.1.3680043.8.498.1"  # of a phantom: no registered film has it
@@ -22,9 +22,18 @@ def write_golden(engine: Engine, folder: Path) -> None:
     cases = []
     for file, data in _films().items():
         (golden / file).write_bytes(data)
-        cases.append(golden_case(file, engine.predict(data), needs="dicom" if file.endswith(".dcm") else None))
+        said = engine.predict(data)
+        cases.append(
+            GoldenCase(
+                file=file,
+                needs="dicom" if file.endswith(".dcm") else None,
+                status=said.status,
+                label=said.label,
+                probabilities=said.probabilities,
+            )
+        )
     document = Golden(schema_version=2, tolerance=TOLERANCES[engine.contract.precision], cases=tuple(cases))
-    write_text(golden / GOLDEN_FILE, document.model_dump_json(indent=2) + "\n")
+    write_document(document, golden / GOLDEN_FILE)
 
 
 def _films() -> dict[str, bytes]:
@@ -59,10 +68,7 @@ def _dicom(values: NDArray[np.uint16]) -> bytes:
     film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID = DigitalXRayImageStorageForPresentation
     film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID = UID(_UID)
     film.Modality, film.BodyPartExamined, film.ViewPosition = "DX", "CHEST", "AP"
-    film.SamplesPerPixel, film.PhotometricInterpretation = 1, "MONOCHROME1"
-    film.Rows, film.Columns = values.shape
-    film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 16, 12, 11, 0
-    film.PixelData = values.astype("<u2").tobytes()
+    film.set_pixel_data(values, "MONOCHROME1", bits_stored=12, generate_instance_uid=False)
     stream = io.BytesIO()
     film.save_as(stream, enforce_file_format=True)
     return stream.getvalue()

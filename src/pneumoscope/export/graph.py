@@ -1,9 +1,5 @@
 """A network as an ONNX file, normalisation inside."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -12,6 +8,7 @@ from torch import Tensor, nn
 
 from pneumoscope.backbone import Network
 from pneumoscope.engine.bundle import MAPS
+from pneumoscope.training.quiet import quiet
 
 _OPSET = 18
 
@@ -39,7 +36,7 @@ def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | Non
     """
     network = network.eval()
     grid = network.exact_maps(size)
-    with _quiet(), torch.no_grad():
+    with quiet("torch.onnx"), torch.no_grad():  # the exporter warns of its own internals
         torch.onnx.export(
             _Outputs(network, maps=grid is not None).eval(),
             (torch.zeros(2, 1, size, size, dtype=torch.uint8),),
@@ -67,17 +64,3 @@ def _forget_its_making(path: Path) -> None:
         value.ClearField("metadata_props")
     model.ClearField("metadata_props")
     onnx.save(model, path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns and logs about its own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

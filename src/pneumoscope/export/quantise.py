@@ -7,12 +7,10 @@ films. If the model does not answer alike, what lies between its layers (sums, a
 in fp32, and then the layers that hurt most, measured one by one.
 """
 
-import logging
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,18 +29,23 @@ from pneumoscope.errors import BundleError
 from pneumoscope.imaging import Luma
 from pneumoscope.parallel import available_cores
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.training.quiet import quiet
 
 MIN_AGREEMENT = 0.99
 MAX_F1_LOSS = 0.005
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _PROBES = 12  # films on which a single layer's harm is measured
 _BATCH = 8
+_ADVISES = "root"  # the logger on which the quantiser gives advice
 _TIMINGS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What an int8 model is made and judged with; images are `uint8 [N, 1, S, S]`, labels `int64 [N]`."""
+    """What an int8 model is made and judged with; images are `uint8 [N, 1, S, S]`, labels `int64 [N]`.
+
+    There are no images for `calibration` if none is to be made.
+    """
 
     calibration: Luma
     validation: Luma
@@ -121,7 +124,7 @@ class _Recipe:
     def __init__(self, fp32: Path, folder: Path, evidence: Comparison) -> None:
         self.folder, self.evidence = folder, evidence
         self.ready = folder / "ready.onnx"
-        with _quiet():
+        with quiet(_ADVISES, advice=()):
             quant_pre_process(str(fp32), str(self.ready), skip_symbolic_shape=True)
         graph = onnx.load(self.ready).graph
         self.heads = [node.name for node in graph.node if {"logits", MAPS} & set(node.output)]
@@ -130,7 +133,7 @@ class _Recipe:
     def write(self, choice: _Choice, *, only: str | None = None) -> Path:
         """The int8 model of a choice, or of one layer alone."""
         out = self.folder / "int8.onnx"
-        with _quiet():
+        with quiet(_ADVISES, advice=()):
             quantize_static(
                 self.ready,
                 out,
@@ -162,11 +165,9 @@ class _Recipe:
         probes = self.evidence.calibration[spread(len(self.evidence.calibration), _PROBES)]
         reference = logits_of(self.ready, probes)
         harm = {}
-        with listener.progress("measuring layers", len(self.layers), "layers"):
-            for layer in self.layers:
-                moved = logits_of(self.write(EVERYTHING, only=layer), probes) - reference
-                harm[layer] = float(np.square(moved).mean())
-                listener.advance(1)
+        for layer in listener.track("measuring layers", self.layers, len(self.layers), "layers"):
+            moved = logits_of(self.write(EVERYTHING, only=layer), probes) - reference
+            harm[layer] = float(np.square(moved).mean())
         return sorted(harm, key=lambda layer: -harm[layer])
 
 
@@ -177,15 +178,15 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         self.images = iter(images)
 
     def get_next(self) -> dict[str, Any] | None:
-        image = next(self.images, None)
-        return None if image is None else {"image": image[np.newaxis]}
+        return next(({"image": image[np.newaxis]} for image in self.images), None)
 
 
 def _compare(
     reference: NDArray[np.float32], logits: NDArray[np.float32], evidence: Comparison, choice: _Choice
 ) -> Quantisation:
     def macro_f1(values: NDArray[np.float32]) -> float:
-        return metrics.macro_f1(metrics.confusion_matrix(evidence.labels, values.argmax(axis=1), evidence.classes))
+        confusion = metrics.confusion_matrix(evidence.labels, values.argmax(axis=1), evidence.classes)
+        return float(metrics.macro_f1(confusion))
 
     return Quantisation(
         calibration_films=len(evidence.calibration),
@@ -201,12 +202,8 @@ def _compare(
 def logits_of(model: Path, images: Luma) -> NDArray[np.float32]:
     """An ONNX model's logits `[N, C]` of inputs `uint8 [N, 1, S, S]`."""
     session = _session(model)
-    return np.concatenate(
-        [
-            np.asarray(session.run(["logits"], {"image": np.ascontiguousarray(images[start : start + _BATCH])})[0])
-            for start in range(0, len(images), _BATCH)
-        ]
-    )
+    batches = (np.ascontiguousarray(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH))
+    return np.concatenate([session.run(["logits"], {"image": batch})[0] for batch in batches])
 
 
 def _session(model: Path) -> ort.InferenceSession:
@@ -215,14 +212,3 @@ def _session(model: Path) -> ort.InferenceSession:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or it slows the session beside it
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser logs advice on the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -2,11 +2,9 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -43,17 +41,15 @@ from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
 from pneumoscope.files import sha256_of, whole_directory, write_text
 from pneumoscope.imaging import DEFAULT_LIMITS, Luma
-from pneumoscope.parallel import available_cores, map_ordered
+from pneumoscope.parallel import available_cores
 from pneumoscope.phantom import is_phantom
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.option import Precision
 from pneumoscope.settings.training import ExportConfig, TrainConfig
-from pneumoscope.training.data import CACHE_FOLDER, find_cached, read_input
+from pneumoscope.training.data import CACHE_FOLDER, find_cached, read_inputs
 from pneumoscope.training.evidence import Evidence
 from pneumoscope.training.predict import load_network
 from pneumoscope.training.run import RunCard, load_card, load_config
-
-Ages: TypeAlias = tuple[float, float]
 
 #: Largest difference of a probability between ONNX Runtime and PyTorch that is accepted.
 PARITY_TOLERANCE = 1e-4
@@ -61,7 +57,6 @@ PARITY_FILMS = 64
 #: Most train films that stand in for validation where all films of a data set train.
 STAND_IN_FILMS = 480
 CALIBRATION_FILMS = 96
-_FP32_FILE = "fp32.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +74,6 @@ class Exported:
     classes_told: int
     quantisation: Quantisation | None
     gain: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Films:
-    """Inputs to compare on, `uint8 [N, 1, S, S]`, their labels `int64 [N]`, and inputs to calibrate int8 with.
-
-    They are those of validation or, where all films train, train films: enough to compare two forms of one
-    network, and not to judge it.
-    """
-
-    validation: Luma
-    labels: NDArray[np.int64]
-    calibration: Luma | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +132,18 @@ def export(
     config = config or ExportConfig()
     subject = _subject(run, dataset, config)
     network = load_network(run)
-    films = _films(dataset, InputRule.squash(subject.config.size), config.precision, listener)
+    films = _comparison(dataset, InputRule.squash(subject.config.size), config.precision, listener)
     with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder:
         model = _write_model(network, subject, films, folder / MODEL_FILE, listener)
         calibration, probabilities = calibrate(subject.config.prior, subject.evidence, model.logits)
         decision = decide_from(probabilities)
         contract = _contract(subject, model, calibration, decision, folder)
-        _write_beside(contract, subject, len(dataset.split("train")), folder)
-        save_contract(_contract(subject, model, calibration, decision, folder), folder)
+        trained = len(dataset.split("train"))
+        text = write_card(contract, published=subject.published, films=trained, evidence=subject.evidence)
+        write_text(folder / CARD_FILE, text)
+        session = open_model(folder, contract, provider=CPU, threads=available_cores())
+        write_golden(Engine(contract, session, DEFAULT_LIMITS), folder)
+        save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
         verify(folder)
     return Exported(
         difference=model.difference,
@@ -191,39 +177,42 @@ def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
     )
 
 
-def _write_model(network: Network, subject: _Subject, films: _Films, path: Path, listener: Listener) -> _Model:
+def _write_model(network: Network, subject: _Subject, films: Comparison, path: Path, listener: Listener) -> _Model:
     """Write `model.onnx`, compare it with PyTorch, and make it int8 if films to calibrate with are given."""
     grid = write_onnx(network, subject.config.size, path)
     check_normalisation(path, subject.card.normalisation)
     logits = logits_of(path, films.validation)
     difference = _parity(network, films.validation, logits)
-    if films.calibration is None:
+    if not len(films.calibration):
         return _Model(grid=grid, difference=difference, quantisation=None, gain=None, logits=logits)
     with tempfile.TemporaryDirectory() as other:
-        fp32 = Path(shutil.move(path, Path(other) / _FP32_FILE))
-        comparison = Comparison(
-            calibration=films.calibration,
-            validation=films.validation,
-            labels=films.labels,
-            classes=len(subject.card.classes),
-        )
-        figures = quantise(fp32, path, comparison, listener=listener)
+        fp32 = Path(shutil.move(path, Path(other) / "fp32.onnx"))
+        figures = quantise(fp32, path, films, listener=listener)
         gain = speed_gain(fp32, path, films.validation[:1])
     logits = logits_of(path, films.validation)
     return _Model(grid=grid, difference=difference, quantisation=figures, gain=gain, logits=logits)
 
 
-def _films(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> _Films:
-    if dataset.has("val"):
-        chosen = dataset.split("val")
-        cached = find_cached(dataset, "val", rule, dataset.root / CACHE_FOLDER)
-    else:
-        every, cached = dataset.split("train"), None
-        chosen = [every[place] for place in spread(len(every), STAND_IN_FILMS)]
-    validation = _inputs(dataset, chosen, rule, listener) if cached is None else cached
-    calibration = None if precision == "fp32" else _inputs(dataset, calibration_films(dataset), rule, listener)
-    labels = np.array([dataset.classes.index(film.label) for film in chosen], np.int64)
-    return _Films(validation=validation, labels=labels, calibration=calibration)
+def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> Comparison:
+    """The films to compare on are those of validation or, where all films train, train films.
+
+    These are enough to compare two forms of one network, and not to judge it.
+    """
+    validates = dataset.has("val")
+    chosen = dataset.split("val" if validates else "train")
+    cached = find_cached(dataset, "val", rule, dataset.root / CACHE_FOLDER) if validates else None
+    if not validates:
+        chosen = [chosen[place] for place in spread(len(chosen), STAND_IN_FILMS)]
+
+    def inputs(films: list[Film]) -> Luma:
+        return np.stack(list(read_inputs(dataset, films, rule, listener)))
+
+    return Comparison(
+        validation=inputs(chosen) if cached is None else cached,
+        labels=np.array([dataset.classes.index(film.label) for film in chosen], np.int64),
+        classes=len(dataset.classes),
+        calibration=inputs(calibration_films(dataset)) if precision == "int8" else np.empty(0, np.uint8),
+    )
 
 
 def calibration_films(dataset: Dataset) -> list[Film]:
@@ -236,19 +225,7 @@ def calibration_films(dataset: Dataset) -> list[Film]:
     return chosen
 
 
-def _inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: Listener) -> Luma:
-    with listener.progress(f"decoding {films[0].split}", len(films), "images"):
-        images = np.empty((len(films), 1, rule.size, rule.size), np.uint8)
-        cores = available_cores()
-        for place, image in enumerate(
-            map_ordered(lambda film: read_input(dataset, film, rule), films, workers=cores, ahead=8 * cores)
-        ):
-            images[place] = image
-            listener.advance(1)
-    return images
-
-
-def _population(dataset: Dataset, given: Ages | None) -> Population:
+def _population(dataset: Dataset, given: tuple[float, float] | None) -> Population:
     """Of the ages given; else of those of the published archive if every film bears one of its names.
 
     Drawings have such names too, but no age. Their bytes tell them apart; reading stops at the first real film.
@@ -264,14 +241,6 @@ def _population(dataset: Dataset, given: Ages | None) -> Population:
 def _is_published(film: Film) -> bool:
     names = film.source.split(SOURCE_SEPARATOR)
     return any(published(PurePosixPath(name.rpartition(":")[2]).stem) for name in names)
-
-
-def _write_beside(contract: Contract, subject: _Subject, films: int, folder: Path) -> None:
-    """Write the card and the golden cases of the contract's model."""
-    text = write_card(contract, published=subject.published, films=films, evidence=subject.evidence)
-    write_text(folder / CARD_FILE, text)
-    session = open_model(folder, contract, provider=CPU, threads=available_cores())
-    write_golden(Engine(contract, session, DEFAULT_LIMITS), folder)
 
 
 def _contract(subject: _Subject, model: _Model, calibration: Calibration, decision: Decision, folder: Path) -> Contract:

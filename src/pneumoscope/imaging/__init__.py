@@ -6,6 +6,7 @@ from pneumoscope.imaging.film import (
     DECODER_VERSION,
     SUFFIXES,
     UNREAD_SUFFIXES,
+    encode,
     enlarge,
     fit,
     load_input,
@@ -14,11 +15,10 @@ from pneumoscope.imaging.film import (
     read_for,
     read_luma,
     read_radiograph,
-    resize,
     shrink,
     to_input,
 )
-from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph
+from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, ImageFacts, Limits, Luma, Radiograph, Reason
 
 __all__ = [
     "ACCEPTED",
@@ -32,6 +32,8 @@ __all__ = [
     "Limits",
     "Luma",
     "Radiograph",
+    "Reason",
+    "encode",
     "enlarge",
     "fit",
     "is_dicom",
@@ -41,7 +43,6 @@ __all__ = [
     "read_for",
     "read_luma",
     "read_radiograph",
-    "resize",
     "shrink",
     "to_input",
 ]

@@ -1,36 +1,67 @@
 """From the bytes of an image file to the model's input: the only place that does this.
 
 Order of processing: size and signature checks, header, pixel limit, decode to 8-bit luma,
-orientation, blank check; then, by the contract's rule, resize.
+orientation, what is left of the greys; then, by the contract's rule, resize.
 """
 
 import hashlib
 import io
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.contract import InputRule
-from pneumoscope.errors import ImageError, UnsuitableError
+from pneumoscope.errors import ImageError
 from pneumoscope.imaging import raster
 from pneumoscope.imaging.dicom import read as dicom
 from pneumoscope.imaging.radiograph import DEFAULT_LIMITS, Limits, Luma, Radiograph
 
-ACCEPTED = "JPEG, PNG (1 to 16 bit), TIFF and DICOM"
-SUFFIXES = frozenset({".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff"})
-UNREAD_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".jp2", ".pgm", ".webp"})
+ACCEPTED = "JPEG, PNG (1 to 16 bit), TIFF, WebP, BMP, GIF and DICOM"
+SUFFIXES = frozenset(
+    {".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
+)
+UNREAD_SUFFIXES = frozenset(
+    {".avif", ".heic", ".heif", ".j2k", ".jls", ".jp2", ".jxl", ".jxr", ".mha", ".nii", ".pgm", ".psd", ".svg"}
+)
 #: Part of every cache's key: raise it when the same bytes would give another input.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 
 _KNOWN_BUT_REFUSED = (
-    (0, b"GIF8", "a GIF"),
-    (0, b"BM", "a BMP"),
     (0, b"%PDF", "a PDF"),
     (0, b"PK\x03\x04", "a ZIP archive"),
-    (8, b"WEBP", "a WebP"),
+    (0, b"\x1f\x8b", "compressed by gzip"),
+    (0, b"II+\x00", "a BigTIFF"),
+    (0, b"MM\x00+", "a BigTIFF"),
+    (0, b"II\xbc", "a JPEG XR"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 codestream"),
+    (0, b"\xff\xd8\xff\xf7", "a JPEG-LS"),
+    (0, b"\xff\xd8\xff\xe8", "a JPEG-LS"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL"),
+    (0, b"\xff\x0a", "a JPEG XL"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"NRRD0", "an NRRD volume"),
+    (0, b"ObjectType", "a MetaImage"),
+    (0, b"\x5c\x01\x00\x00", "a NIfTI volume"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"Rar!", "a RAR archive"),
+    (0, b"7z\xbc\xaf", "a 7z archive"),
+    (0, b"\x00\x00\x01\x00", "an icon"),
+    (0, b"P5", "a PGM"),
+    (0, b"P6", "a PPM"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"<?xml", "an XML document"),
+    (4, b"ftypavif", "an AVIF"),
+    (4, b"ftypavis", "an AVIF"),
+    *((4, b"ftyp" + brand, "a HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
+    (4, b"ftyp", "a film or picture in an MP4 container"),
 )
 
 
@@ -50,9 +81,7 @@ def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     return data
 
 
-def read_radiograph(
-    data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS
-) -> Radiograph:
+def read_radiograph(data: bytes, *, rule: InputRule | None = None, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
     """Decode to an upright 8-bit luma radiograph, with what the file says about it.
 
     Colours become ITU-R BT.601 luma (a JPEG's own Y channel). Transparent pixels are laid over
@@ -62,31 +91,27 @@ def read_radiograph(
     A DICOM's own grey transformations come before all this: see `dicom.greys`.
 
     Args:
-        data: a whole JPEG, PNG, TIFF or DICOM file.
-        target: a side in pixels that the caller will shrink to. A JPEG may then be decoded at the
-            smallest DCT scale whose sides are still at least `target * margin`.
-        margin: see `target`.
+        data: a whole file of a format in `ACCEPTED`.
+        rule: the contract's rule by which the caller will shrink the film. A JPEG may then be decoded at the
+            smallest DCT scale whose sides are still at least its size times its margin.
         limits: what to refuse before decoding.
 
     Raises:
-        ImageError: not an accepted image, truncated, animated, blank, over a limit, or a DICOM that
-            says that it is no frontal chest radiograph.
+        ImageError: not an accepted image, truncated, damaged, animated, blank or nearly so, over a limit, or a
+            DICOM that says that it is no frontal chest radiograph.
     """
     _require_accepted(data, limits)
     # A DICOM first: its preamble may make it a TIFF as well (PS3.10 section 7.1).
-    film = dicom.read(data, limits) if dicom.is_dicom(data) else raster.read(data, target, margin, limits)
-    if film.luma.min() == film.luma.max():
-        raise UnsuitableError("the image is blank: every pixel has the same value.", code="blank")
-    return film
+    return dicom.read(data, limits) if dicom.is_dicom(data) else raster.read(data, rule, limits)
 
 
-def read_luma(data: bytes, *, target: int | None = None, margin: float = 1.0, limits: Limits = DEFAULT_LIMITS) -> Luma:
+def read_luma(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Luma:
     """The pixels of `read_radiograph`: `uint8 [height, width]`, 0 is black.
 
     Raises:
         ImageError: see `read_radiograph`.
     """
-    return read_radiograph(data, target=target, margin=margin, limits=limits).luma
+    return read_radiograph(data, limits=limits).luma
 
 
 def resize(luma: Luma, height: int, width: int) -> Luma:
@@ -119,7 +144,7 @@ def read_for(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -
     Raises:
         ImageError: see `read_radiograph`.
     """
-    return read_radiograph(data, target=rule.size, margin=rule.decode_margin, limits=limits)
+    return read_radiograph(data, rule=rule, limits=limits)
 
 
 def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Luma:
@@ -131,7 +156,7 @@ def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS)
     return to_input(read_for(data, rule, limits=limits).luma, rule)
 
 
-def shrink(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+def shrink(data: bytes, rule: InputRule) -> bytes:
     """A film as the model reads it, as the bytes of a PNG: the rule leaves that as it is, so it is decided on alike.
 
     What else a DICOM's header says, such as the age, is not in it.
@@ -139,8 +164,13 @@ def shrink(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> 
     Raises:
         ImageError: see `read_radiograph`.
     """
+    return encode(load_input(data, rule)[0], "PNG")
+
+
+def encode(luma: Luma, kind: str, **options: Any) -> bytes:
+    """A luma image (`uint8 [H, W]`) as a file of a kind that Pillow writes, with its options of that kind."""
     stream = io.BytesIO()
-    Image.fromarray(load_input(data, rule, limits=limits)[0]).save(stream, "PNG")
+    Image.fromarray(luma).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -156,12 +186,9 @@ def _require_accepted(data: bytes, limits: Limits) -> None:
         raise ImageError("the file is empty.")
     if len(data) > limits.max_bytes:
         raise ImageError(f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted.")
-    if not (raster.is_raster(data) or dicom.is_dicom(data)):
-        raise ImageError(f"not an accepted image ({_looks_like(data)}); accepted are {ACCEPTED}.")
-
-
-def _looks_like(data: bytes) -> str:
-    for offset, signature, name in _KNOWN_BUT_REFUSED:
-        if data[offset : offset + len(signature)] == signature:
-            return f"it is {name}"
-    return f"it begins with {data[:8]!r}"
+    if dicom.is_dicom(data):
+        return
+    names = (name for at, signature, name in _KNOWN_BUT_REFUSED if data.startswith(signature, at))
+    if (name := next(names, None)) or not raster.is_raster(data):
+        what = f"it is {name}" if name else f"it begins with {data[:8]!r}"
+        raise ImageError(f"not an accepted image ({what}); accepted are {ACCEPTED}.")

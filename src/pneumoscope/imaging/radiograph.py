@@ -1,15 +1,24 @@
 """What a file becomes: an upright 8-bit luma radiograph, and what is refused on the way."""
 
 import math
+import struct
+import zlib
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pneumoscope.errors import ImageError, UnsuitableError
 
 Luma: TypeAlias = NDArray[np.uint8]
+
+#: What Pillow, pydicom and the codecs raise on damaged input.
+DAMAGE: tuple[type[Exception], ...] = (
+    *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +57,24 @@ class ImageFacts:
     patient: str | None = None
 
 
+class Reason(NamedTuple):
+    """What is to be said of a film: in a word for programs, and in a sentence for people."""
+
+    code: str
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Radiograph:
     """A radiograph with what its file says about it.
 
-    `luma` is `uint8 [height, width]`, upright, 0 is black. `notes` are sentences worth telling with an
-    answer, without anything that identifies a patient. `age_years` is None where the file does not say.
+    `luma` is `uint8 [height, width]`, upright, 0 is black. `notes` are worth telling with an answer,
+    without anything that identifies a patient. `age_years` is None where the file does not say.
     """
 
     luma: Luma
     facts: ImageFacts
-    notes: tuple[str, ...] = ()
+    notes: tuple[Reason, ...] = ()
     age_years: float | None = None
 
 
@@ -87,3 +103,14 @@ def full_range(values: NDArray[Any], *, inverted: bool) -> Luma:
     if values.dtype == np.uint16:  # a table is quicker, and spares eight bytes a pixel
         return np.asarray(scale(np.arange(65536).clip(low, high))[values])
     return np.concatenate([scale(rows) for rows in np.array_split(values, max(1, len(values) // 64))])
+
+
+def orient(luma: Luma, orientation: int) -> Luma:
+    """Undo an EXIF orientation (EXIF 2.32, tag 0x0112)."""
+    if orientation >= 5:
+        luma = luma.T
+    if orientation in (2, 3, 6, 7):
+        luma = luma[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        luma = luma[::-1]
+    return np.ascontiguousarray(luma)

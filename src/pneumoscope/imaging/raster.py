@@ -1,6 +1,5 @@
-"""JPEG, PNG and TIFF, by Pillow: header, pixel limit, decode to 8-bit luma, orientation."""
+"""JPEG, PNG, TIFF, WebP, BMP and GIF, by Pillow: header, pixel limit, decode to 8-bit luma, orientation."""
 
-import math
 import re
 import struct
 import zlib
@@ -8,12 +7,15 @@ from collections.abc import Callable
 from typing import IO
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
+from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError, UnsuitableError
+from pneumoscope.imaging import jpeg, levels
 from pneumoscope.imaging.bounded import BoundedBytes
-from pneumoscope.imaging.radiograph import ImageFacts, Limits, Luma, Radiograph, check_sides, full_range
+from pneumoscope.imaging.radiograph import DAMAGE, ImageFacts, Limits, Luma, Radiograph, check_sides, full_range, orient
 
 # The plugins are called directly: Pillow's own opening would consult a process-wide pixel limit.
 _FORMATS: tuple[tuple[bytes, Callable[[IO[bytes]], ImageFile]], ...] = (
@@ -21,22 +23,14 @@ _FORMATS: tuple[tuple[bytes, Callable[[IO[bytes]], ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"II*\x00", TiffImagePlugin.TiffImageFile),
     (b"MM\x00*", TiffImagePlugin.TiffImageFile),
-)
-# What Pillow's decoders raise on damaged input.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    MemoryError,
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"GIF87a", GifImagePlugin.GifImageFile),
+    (b"GIF89a", GifImagePlugin.GifImageFile),
 )
 # PNG specification, third edition: channels by colour type (11.2.1), and the seven interlacing passes (8.1).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_COLOURS, _GREY_WITH_ALPHA = 2, 4  # colour types
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _EXIF_IFD = 258, 262, 274, 34665
 _IMAGE_LENGTH, _STRIPS, _ROWS_PER_STRIP, _SAMPLE_FORMAT = 257, 273, 278, 339
@@ -49,34 +43,37 @@ _MOST_SCANS = 30  # a progressive JPEG has about ten; each costs a pass over the
 
 def is_raster(data: bytes) -> bool:
     """Whether the bytes begin like one of the formats read here."""
-    return any(data.startswith(signature) for signature, _ in _FORMATS)
+    return any(data.startswith(signature) for signature, _ in _FORMATS) and (
+        data[:4] != b"RIFF" or data[8:12] == b"WEBP"
+    )
 
 
-def read(data: bytes, target: int | None, margin: float, limits: Limits) -> Radiograph:
+def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
     """Decode to an upright 8-bit luma radiograph: see `film.read_radiograph`."""
-    image = _open(data, limits)
-    with image:
+    with _open(data, limits) as image:
         try:
             if isinstance(image, PngImagePlugin.PngImageFile):  # first, as its tags may follow its pixels
                 image.load()
                 _require_all_rows(data)
             facts = _facts(image, data)
-            if isinstance(image, JpegImagePlugin.JpegImageFile):
-                least = math.ceil(target * margin) if target else None
-                image.draft("L", (least, least) if least else image.size)
-            image.load()
+            heard = jpeg.luma(data, image, rule) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
             orientation = facts.orientation
             if isinstance(image, TiffImagePlugin.TiffImageFile):
+                image.load()
                 _require_all_strips(image)
                 orientation = 1  # Pillow has turned it upright
-            luma = _orient(_luma(image, facts.bits), orientation)
-        except _DAMAGE as failure:
+            luma = orient(_luma(image, data, facts.bits) if heard is None else heard, orientation)
+        except DAMAGE as failure:
             raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
-    return Radiograph(luma=luma, facts=facts)
+    if luma.min() == luma.max():
+        what = "is transparent or has one value" if image.has_transparency_data else "has the same value"
+        raise UnsuitableError(f"the image is blank: every pixel {what}.", code="blank")
+    return Radiograph(luma=luma, facts=facts, notes=levels.told(levels.loss(levels.histogram(luma))))
 
 
 def _facts(image: ImageFile, data: bytes) -> ImageFacts:
     """What the header says, before a JPEG is drafted, which gives it another mode."""
+    exif, orientation = _exif(image)
     quantisers = image.quantization.get(0) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
     return ImageFacts(
         format=image.format or "",
@@ -84,8 +81,8 @@ def _facts(image: ImageFile, data: bytes) -> ImageFacts:
         width=image.width,
         height=image.height,
         bits=_bits(image, data),
-        orientation=_orientation(image),
-        exif=_has_exif(image),
+        orientation=orientation,
+        exif=exif,
         icc="icc_profile" in image.info,
         progressive="progressive" in image.info,
         quantiser=sum(quantisers) / len(quantisers) if quantisers else None,
@@ -97,7 +94,7 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
     try:
         image = plugin(BoundedBytes(data))
         _check_header(image, data, limits)
-    except _DAMAGE as failure:
+    except DAMAGE as failure:
         raise ImageError(f"cannot read the image's header: {_words(failure)}; the file is damaged.") from failure
     return image
 
@@ -108,7 +105,11 @@ def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
         raise UnsuitableError(
             f"the {image.format} holds several frames or pages; give one image a file.", code="frames"
         )
-    if _is_deep_colour(image, data):
+    if (
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and len(image.tag_v2.get(_TIFF_BITS, ())) > 1
+        and _bits(image, data) > 8
+    ):
         raise ImageError("16-bit colour is not accepted; save it as 16-bit grey or as 8 bit.")
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         if image.mode == "CMYK" and "adobe" not in image.info:
@@ -152,23 +153,6 @@ def _bits(image: ImageFile, data: bytes) -> int:
     return 8
 
 
-def _has_exif(image: ImageFile) -> bool:
-    """Whether there is an EXIF block; a TIFF's own tags are none."""
-    try:
-        tags = image.getexif()
-    except _DAMAGE:
-        return "exif" in image.info
-    return _EXIF_IFD in tags if isinstance(image, TiffImagePlugin.TiffImageFile) else len(tags) > 0
-
-
-def _is_deep_colour(image: ImageFile, data: bytes) -> bool:
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        return _bits(image, data) == 16 and data[25] != 0  # the colour type: not grey
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return len(image.tag_v2.get(_TIFF_BITS, (1,))) > 1 and _bits(image, data) > 8
-    return False
-
-
 def _require_all_rows(data: bytes) -> None:
     """Raise OSError if a PNG's pixel stream ends early; Pillow would leave the rest black."""
     width, height, depth, colour_type, interlaced = struct.unpack(">IIBB2xB", data[16:29])
@@ -197,7 +181,40 @@ def _require_all_strips(image: TiffImagePlugin.TiffImageFile) -> None:
         raise OSError(f"{len(strips):,} strips do not hold {rows:,} rows")
 
 
-def _luma(image: ImageFile, bits: int) -> Luma:
+def _deep_greys(data: bytes) -> NDArray[np.uint16]:
+    """The greys of a PNG with several channels of 16 bits, which Pillow unpacks to 8: once more for each half.
+
+    Raises:
+        ImageError: its colours differ, or not all of it is opaque.
+    """
+
+    def channels(mode: str, raw_mode: str) -> list[Image.Image]:
+        image = PngImagePlugin.PngImageFile(BoundedBytes(data))
+        image._mode = mode  # noqa: SLF001 - Pillow has no other way to ask for it
+        image.tile = [image.tile[0]._replace(args=raw_mode)]
+        return list(image.split())
+
+    if data[25] == _GREY_WITH_ALPHA:
+        both = np.asarray(channels("I", "I;32B")[0]).view(np.uint32)
+        greys, opaque = (both >> 16).astype(np.uint16), bool((both & 0xFFFF == 0xFFFF).all())
+    else:
+        mode = "RGB" if data[25] == _COLOURS else "RGBA"
+        halves, opaque = [], True
+        for end in "BL":  # the first byte of each sample, and, as if it were the first, the second
+            first, second, third, *alpha = channels(mode, f"{mode};16{end}")
+            if first != second or second != third:
+                raise ImageError("16-bit colour is accepted only of a grey film; save it as 16-bit grey or as 8 bit.")
+            opaque = opaque and all(each.getextrema() == (255, 255) for each in alpha)
+            halves.append(np.asarray(first, np.uint16))
+        greys = (halves[0] << 8 | halves[1]).astype(np.uint16)
+    if not opaque:
+        raise ImageError("16-bit transparency is not accepted; save it as 16-bit grey or as 8 bit.")
+    return greys
+
+
+def _luma(image: ImageFile, data: bytes, bits: int) -> Luma:
+    if bits == 16 and isinstance(image, PngImagePlugin.PngImageFile) and data[25] != 0:
+        return full_range(_deep_greys(data), inverted=False)
     if image.mode.startswith(("I", "F")):
         inverted = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == (
             _WHITE_IS_ZERO
@@ -220,26 +237,17 @@ def _luma(image: ImageFile, bits: int) -> Luma:
     return np.asarray(image.convert("RGB").convert("L"))
 
 
-def _orientation(image: ImageFile) -> int:
-    """EXIF orientation, 1 to 8; 1 when there is none or the EXIF block is unreadable."""
+def _exif(image: ImageFile) -> tuple[bool, int]:
+    """Whether there is an EXIF block, as a TIFF's own tags are none; the orientation, 1 to 8, 1 if nothing says it."""
+    is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE:
-        if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow would turn it by what it could read
+        tags = image.getexif()
+        value = tags.get(_ORIENTATION, 1)
+    except DAMAGE:
+        if is_tiff:  # Pillow would turn it by what it could read
             raise
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _orient(luma: Luma, orientation: int) -> Luma:
-    """Undo an EXIF orientation (EXIF 2.32, tag 0x0112)."""
-    if orientation >= 5:
-        luma = luma.T
-    if orientation in (2, 3, 6, 7):
-        luma = luma[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        luma = luma[::-1]
-    return np.ascontiguousarray(luma)
+        return "exif" in image.info, 1
+    return (_EXIF_IFD in tags if is_tiff else len(tags) > 0), value if value in range(1, 9) else 1
 
 
 def _words(failure: BaseException) -> str:

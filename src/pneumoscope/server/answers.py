@@ -1,17 +1,15 @@
 """A decision as the service's JSON: the same document as everywhere, and what was asked for beside it."""
 
 import base64
-from io import BytesIO
 from typing import Any, Literal, TypeAlias
 
-from PIL import Image
 from pydantic import BaseModel, Field
 
 from pneumoscope import heatmap
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Prediction
 from pneumoscope.engine.document import DecisionDocument
-from pneumoscope.imaging import Luma
+from pneumoscope.imaging import encode
 
 Heatmap: TypeAlias = Literal["none", "maps", "overlay"]
 _DIGITS = 4
@@ -48,7 +46,7 @@ def render(prediction: Prediction, *, wanted: Heatmap, preview: bool) -> dict[st
         document["overlay"] = None if drawn is None else _text(heatmap.draw(drawn))
     if preview:
         luma = prediction.luma
-        document["preview"] = None if luma is None else _text(_png(luma))
+        document["preview"] = None if luma is None else _text(encode(luma, "PNG", compress_level=1))
     return document
 
 
@@ -59,12 +57,6 @@ def _maps(prediction: Prediction) -> dict[str, list[list[float]]] | None:
         label: [[float(f"{value:.{_DIGITS}g}") for value in row] for row in rows]
         for label, rows in zip(prediction.classes, prediction.maps.tolist(), strict=True)
     }
-
-
-def _png(luma: Luma) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(luma).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
 
 
 def _text(content: bytes) -> str:

@@ -22,10 +22,7 @@ from pneumoscope.settings.serve import ServeConfig
 
 
 def create_app(
-    config: ServeConfig,
-    *,
-    on_failure: Callable[[PneumoscopeError], None] = lambda _: None,
-    ready_first: bool = False,
+    config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None, ready_first: bool = False
 ) -> FastAPI:
     """The service of one bundle. Loading and verifying begin with its lifespan, beside the first requests.
 

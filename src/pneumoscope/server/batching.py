@@ -35,20 +35,18 @@ class Batcher:
             wanted = [(film, answer) for film, answer in self._waiting if not answer.done()]
             batch, self._waiting = wanted[:BATCH], wanted[BATCH:]
             films = [film for film, _ in batch]
+            results: list[Prediction | Exception]
             try:
-                predictions = await asyncio.get_running_loop().run_in_executor(self._thread, self._decide, films)
+                results = [*await asyncio.get_running_loop().run_in_executor(self._thread, self._decide, films)]
             except Exception as failure:  # noqa: BLE001 (each of those who wait must hear of it)
-                _give(batch, failure)
-            else:
-                for (_, answer), prediction in zip(batch, predictions, strict=True):
-                    if not answer.done():
-                        answer.set_result(prediction)
+                results = [failure for _ in batch]
+            for (_, answer), result in zip(batch, results, strict=True):
+                if answer.done():
+                    continue
+                if isinstance(result, Exception):
+                    answer.set_exception(result)
+                else:
+                    answer.set_result(result)
 
     def _decide(self, films: list[Decoded]) -> list[Prediction]:
         return list(self._engine.decide(films))
-
-
-def _give(batch: list[tuple[Decoded, asyncio.Future[Prediction]]], failure: Exception) -> None:
-    for _, answer in batch:
-        if not answer.done():
-            answer.set_exception(failure)

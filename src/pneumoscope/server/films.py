@@ -12,10 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pneumoscope.server.service import Room, Service
-from pneumoscope.settings.serve import MOST_FILMS
+from pneumoscope.settings.serve import MOST_FILMS, RAW, film_type
 
 FORM = "multipart/form-data"
-RAW = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,8 @@ def media_type(request: Request) -> str:
     Raises:
         HTTPException: 415, not one that is accepted.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == FORM or kind in RAW or (kind.startswith("image/") and len(kind) > len("image/")):
+    kind, is_film = film_type(request.headers.get("content-type"))
+    if is_film or kind == FORM:
         return kind
     accepted = ", ".join((*RAW, FORM))
     raise HTTPException(

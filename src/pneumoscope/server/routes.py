@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Level, Prediction, coarse
+from pneumoscope.errors import UNREAD
 from pneumoscope.heatmap import LONGEST_SIDE
 from pneumoscope.imaging import ACCEPTED
 from pneumoscope.server.answers import Answer, Answers, Heatmap, render
@@ -27,7 +28,6 @@ from pneumoscope.server.service import Room, Service, while_connected
 from pneumoscope.server.telemetry import CONTENT_TYPE
 from pneumoscope.settings.serve import MOST_FILMS
 
-_UNREAD = {"undecodable", "unreadable"}
 _BEARER = HTTPBearer(auto_error=False, description="Only if the service was given a token.")
 _FILE = {"type": "string", "format": "binary"}
 _BINARY = {"schema": _FILE}
@@ -207,7 +207,7 @@ async def _decide(request: Request, room: Room, options: Options, *, as_form: bo
     ]
     decided = await while_connected(_gone(request), asyncio.gather(*tasks))
     predictions = [prediction for prediction, _ in decided]
-    unread = all(_UNREAD & set(prediction.reason_codes) for prediction in predictions)
+    unread = all(UNREAD & set(prediction.reason_codes) for prediction in predictions)
     if unread and "handling=lenient" not in request.headers.get("prefer", "").lower():
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, predictions[0].reasons[0])
     answers = [answer for _, answer in decided]

@@ -34,9 +34,7 @@ class Spelling:
 
 
 Images = Annotated[
-    tuple[Path, ...],
-    Spelling(argument=True, path="existing"),
-    Field(description="Image files, or folders of them."),
+    tuple[Path, ...], Spelling(argument=True, path="existing"), Field(description="Image files, or folders of them.")
 ]
 Bundle = Annotated[
     Path | None,

@@ -13,6 +13,23 @@ from pneumoscope.settings.option import Bundle, Provider, Spelling
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
 SHORTEST_TOKEN = 16
 MOST_FILMS = 32  # in one request
+#: Content types of one film as the body.
+RAW = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")
+
+
+def film_type(header: str | None) -> tuple[str, bool]:
+    """A Content-Type without its parameters, and whether it is one of `RAW`.
+
+    >>> film_type("image/png; q=1"), film_type(None)
+    (('image/png', True), ('', False))
+    """
+    kind = (header or "").partition(";")[0].strip().lower()
+    return kind, kind in RAW or (kind.startswith("image/") and len(kind) > len("image/"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 class ServeOptions(Document):
@@ -60,8 +77,7 @@ class Serve(ServeOptions):
 
     bundle: Bundle = None
     token_file: Annotated[Path | None, Spelling(path="existing file")] = Field(
-        default=None,
-        description=f"File with a bearer token that clients must send; or set {TOKEN_VARIABLE}.",
+        default=None, description=f"File with a bearer token that clients must send; or set {TOKEN_VARIABLE}."
     )
     quiet: bool = Field(default=False, description="Log warnings and errors only.")
 

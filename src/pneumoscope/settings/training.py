@@ -6,13 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pneumoscope.documents import Document, Text
-from pneumoscope.settings.option import (
-    Cache,
-    Overwrite,
-    Precision,
-    Quiet,
-    Spelling,
-)
+from pneumoscope.settings.option import Cache, Overwrite, Precision, Quiet, Spelling
 
 
 class TrainConfig(Document):
@@ -180,8 +174,7 @@ class ExportConfig(Document):
         default="fp32", description="int8 is smaller and several times faster; refused unless it answers like fp32."
     )
     ages: Annotated[tuple[float, float] | None, BeforeValidator(_parse_ages), Spelling(kind=str)] = Field(
-        default=None,
-        description="Patients' ages in whole years, e.g. 18-90; known for the published archives.",
+        default=None, description="Patients' ages in whole years, e.g. 18-90; known for the published archives."
     )
     evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,

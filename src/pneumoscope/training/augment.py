@@ -3,13 +3,14 @@
 import hashlib
 import math
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from pneumoscope.settings.training import TrainConfig
@@ -17,57 +18,32 @@ from pneumoscope.settings.training import TrainConfig
 Augment: TypeAlias = Callable[[Tensor], Tensor]
 
 
-class ResampleDownUp(nn.Module):
-    """Shrink to a random share of the side and enlarge again: another scanner's sharpness."""
-
-    def __init__(self, least: float) -> None:
-        super().__init__()
-        self.least = least
-
-    def forward(self, image: Tensor) -> Tensor:
-        side = image.shape[-1]
-        small = max(8, int(side * (self.least + (1 - self.least) * torch.rand(()).item())))
-        resampled: Tensor = v2.functional.resize(v2.functional.resize(image, [small, small]), [side, side])
-        return resampled
+def resample(image: Tensor, least: float) -> Tensor:
+    """Shrink to a random share of the side, at least `least`, and enlarge again: another scanner's sharpness."""
+    side = image.shape[-1]
+    small = max(8, int(side * (least + (1 - least) * torch.rand(()).item())))
+    resampled: Tensor = v2.functional.resize(v2.functional.resize(image, [small, small]), [side, side])
+    return resampled
 
 
-class Gamma(nn.Module):
+def expose(image: Tensor, most: float) -> Tensor:
     """A random exposure curve, `(pixel / 255) ** e^u` with `u` even between `-most` and `most`."""
-
-    def __init__(self, most: float) -> None:
-        super().__init__()
-        self.most = most
-
-    def forward(self, image: Tensor) -> Tensor:
-        gamma = math.exp(self.most * (2 * torch.rand(()).item() - 1))
-        exposed: Tensor = v2.functional.adjust_gamma(image, gamma)
-        return exposed
+    exposed: Tensor = v2.functional.adjust_gamma(image, math.exp(most * (2 * torch.rand(()).item() - 1)))
+    return exposed
 
 
-class Grain(nn.Module):
-    """Gaussian noise of a random strength, in grey levels of 255."""
-
-    def __init__(self, most: float) -> None:
-        super().__init__()
-        self.most = most
-
-    def forward(self, image: Tensor) -> Tensor:
-        noise = torch.randn(image.shape) * (self.most * torch.rand(()).item())
-        return (image + noise).round_().clamp_(0, 255).to(torch.uint8)
+def add_grain(image: Tensor, most: float) -> Tensor:
+    """Gaussian noise of a random strength up to `most`, in grey levels of 255."""
+    noise = torch.randn(image.shape) * (most * torch.rand(()).item())
+    return (image + noise).round_().clamp_(0, 255).to(torch.uint8)
 
 
-class JpegAgain(nn.Module):
+def store_as_jpeg(image: Tensor, low: int, high: int) -> Tensor:
     """Another JPEG generation of a random quality (torchvision's own is deprecated)."""
-
-    def __init__(self, low: int, high: int) -> None:
-        super().__init__()
-        self.low, self.high = low, high
-
-    def forward(self, image: Tensor) -> Tensor:
-        quality = int(torch.randint(self.low, self.high + 1, ()).item())
-        stream = BytesIO()
-        Image.fromarray(image[0].numpy()).save(stream, "JPEG", quality=quality)
-        return torch.from_numpy(np.array(Image.open(stream)))[None]
+    quality = int(torch.randint(low, high + 1, ()).item())
+    stream = BytesIO()
+    Image.fromarray(image[0].numpy()).save(stream, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(stream)))[None]
 
 
 def policy(config: TrainConfig) -> Augment | None:
@@ -78,7 +54,8 @@ def policy(config: TrainConfig) -> Augment | None:
     """
     if config.augment == "none":
         return None
-    transform: Augment = v2.Compose(_light() if config.augment == "light" else _robust(config))
+    light = [_place(degrees=5, shift=0.04, zoom=(0.93, 1.07)), v2.ColorJitter(brightness=0.1, contrast=0.1)]
+    transform: Augment = v2.Compose(light if config.augment == "light" else _robust(config))
     return transform
 
 
@@ -95,22 +72,18 @@ def derive_seed(*key: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _light() -> list[Any]:
-    return [_place(degrees=5, shift=0.04, zoom=(0.93, 1.07)), v2.ColorJitter(brightness=0.1, contrast=0.1)]
-
-
 def _robust(config: TrainConfig) -> list[Any]:
     jitter, ratio = config.jitter, (math.exp(-0.2), math.exp(0.2))
     return [
         v2.RandomResizedCrop(config.crop_size or config.size, scale=(config.crop, 1.0), ratio=ratio, antialias=True),
         *([v2.RandomHorizontalFlip()] if config.mirror else []),
         _place(degrees=10, shift=0.04, zoom=(0.9, 1.1)),
-        Gamma(0.35 * jitter),
+        partial(expose, most=0.35 * jitter),
         v2.ColorJitter(brightness=min(1.0, 0.15 * jitter), contrast=min(1.0, 0.3 * jitter)),
-        v2.RandomApply([ResampleDownUp(0.4)], p=0.3),
+        v2.RandomApply([partial(resample, least=0.4)], p=0.3),
         v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], p=0.2),
-        v2.RandomApply([Grain(12)], p=0.4),
-        v2.RandomApply([JpegAgain(25, 95)], p=0.4),
+        v2.RandomApply([partial(add_grain, most=12)], p=0.4),
+        v2.RandomApply([partial(store_as_jpeg, low=25, high=95)], p=0.4),
         v2.RandomErasing(p=0.3, scale=(0.02, 0.10), ratio=(0.2, 5)),
     ]
 

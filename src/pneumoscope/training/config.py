@@ -27,14 +27,14 @@ def load_recipe(recipe: str) -> dict[str, Any]:
     Raises:
         UsageError: no such recipe or file, or not TOML.
     """
-    if recipe in recipe_names():
-        text = (resources.files("pneumoscope") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
-    elif Path(recipe).is_file():
-        text = _read(Path(recipe))
-    else:
+    shipped = recipe in recipe_names()
+    if not shipped and not Path(recipe).is_file():
         raise UsageError(f"--recipe {recipe!r} is neither a file nor one of: {', '.join(recipe_names())}.")
+    path = resources.files("pneumoscope") / "recipes" / f"{recipe}.toml" if shipped else Path(recipe)
     try:
-        return {"recipe": Path(recipe).stem, **tomllib.loads(text)}
+        return {"recipe": Path(recipe).stem, **tomllib.loads(path.read_text(encoding="utf-8"))}
+    except UnicodeDecodeError as failure:
+        raise UsageError(f"--recipe {recipe} is not text in UTF-8; give a TOML file.") from failure
     except tomllib.TOMLDecodeError as failure:
         raise UsageError(f"--recipe {recipe} is not valid TOML: {failure}.") from failure
 
@@ -66,10 +66,3 @@ def check_compiler(config: TrainConfig, *, resume: bool = False) -> None:
         raise UsageError(
             f"compiled training needs a C++ compiler, and {compiler} is not found; install it{how}{otherwise}."
         )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as failure:
-        raise UsageError(f"--recipe {path} is not text in UTF-8; give a TOML file.") from failure

@@ -28,7 +28,7 @@ from pydantic import Field
 from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file
-from pneumoscope.metrics import fit_temperature
+from pneumoscope.metrics import Floats, fit_temperature, softmax, summarise
 from pneumoscope.settings.training import TrainConfig
 
 _TYPES = {
@@ -83,6 +83,16 @@ class Evidence:
             )
         return np.array([known[each] for each in hashes], np.int64)
 
+    def figures(self, logits: Floats, rows: NDArray[np.bool_] | slice = slice(None)) -> dict[str, Any]:
+        """Figures of some rows, with 95 % intervals over patients, by all films' logits `[N, C]`; see `summarise`."""
+        return summarise(
+            self.label[rows].astype(np.int64),
+            softmax(logits[rows]),
+            list(self.patient[rows].astype(str)),
+            classes=self.about.classes,
+            groups=self.about.groups,
+        )
+
     def temperature(self) -> float:
         """The temperature with the least cross-entropy at the declared prior."""
         truth = self.label.astype(np.int64)
@@ -135,20 +145,12 @@ def _read(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
 def _check(evidence: Evidence) -> None:
     """Raise ValueError unless every array has its type and shape, and labels and folds are in range."""
     rows, classes = evidence.label.size, len(evidence.about.classes)
-    wanted = {
-        "film": (rows, 32),
-        "patient": (rows,),
-        "label": (rows,),
-        "fold": (rows,),
-        "logits": (rows, classes),
-        "stress": (rows, classes),
-        "embedding": (rows, *evidence.embedding.shape[-1:]),
-    }
-    for name, shape in wanted.items():
-        array = getattr(evidence, name)
-        if array.shape != shape or array.dtype != _TYPES[name]:
-            kind = np.dtype(_TYPES[name])
-            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {kind} {list(shape)}")
+    width = {"film": (32,), "logits": (classes,), "stress": (classes,), "embedding": evidence.embedding.shape[-1:]}
+    for name, kind in _TYPES.items():
+        array, shape = getattr(evidence, name), (rows, *width.get(name, ()))
+        if array.shape != shape or array.dtype != kind:
+            expected = f"{np.dtype(kind)} {list(shape)}"
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {expected}")
     for name, numbers, count in (("label", evidence.label, classes), ("fold", evidence.fold, evidence.about.folds)):
         if not rows or not 0 <= numbers.min() <= numbers.max() < count:
             raise ValueError(f"{name} must be numbers from 0 to {count - 1}, one a film")

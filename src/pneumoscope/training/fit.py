@@ -1,13 +1,11 @@
 """Training from a data set to a run directory, and going on after an interruption."""
 
-import logging
 import pickle
 import shutil
 import signal
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,18 +24,22 @@ from typing_extensions import override
 from pneumoscope.backbone import NONE, Network, build, normalisation_of
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
+from pneumoscope.documents import write_document
 from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.files import refuse_existing, whole_directory, whole_file
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import policy
 from pneumoscope.training.config import check_compiler
-from pneumoscope.training.data import CACHE_FOLDER, CachedFilms, FilmsModule, cache_inputs, labels_of
+from pneumoscope.training.data import CACHE_FOLDER, CachedFilms, Loaders, cache_inputs, labels_of, make_loaders
 from pneumoscope.training.history import Record, best_epoch, ran_out
 from pneumoscope.training.loss import Objective
 from pneumoscope.training.module import Classifier
+from pneumoscope.training.quiet import quiet
 from pneumoscope.training.run import (
     BEST,
+    CARD_FILE,
+    CONFIG_FILE,
     LAST,
     TEACHER_FILE,
     WEIGHTS_FILE,
@@ -46,8 +48,6 @@ from pneumoscope.training.run import (
     library_versions,
     load_card,
     load_config,
-    save_card,
-    save_config,
     save_history,
     save_weights,
 )
@@ -56,6 +56,7 @@ from pneumoscope.training.world import World, peers_may_fail, together
 
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # Advice for other set-ups: our loader reads a memory map, and frozen layers are in eval mode on purpose.
+_LOGGERS = ("lightning.pytorch", "torch.utils.cpp_extension")
 _NOT_OURS = (
     r".*does not have many workers.*",
     r".*module\(s\) in eval mode.*",
@@ -99,8 +100,7 @@ def train(
         UsageError, DatasetError, RunError, WeightsError.
     """
     world = World.of()
-    if not world.leads:
-        listener = SILENT
+    listener = listener if world.leads else SILENT
     with together(world):
         begun = world.share(lambda: _check_begin(run, config, dataset, resume=resume))
         _require_one_data_set(dataset, world)
@@ -109,16 +109,18 @@ def train(
         listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {account}")
         teacher = world.share(lambda: _taught(run, dataset, teachers, folder, listener, resume=resume))
         with world.host_by_host():
-            films = _films(dataset, config, world, folder, listener, teacher)
+            loaders = _loaders(dataset, config, world, folder, listener, teacher)
         if world.leads and not resume:
             with whole_directory(run, holding="") as made:
-                save_config(made, config)
-                save_card(made, card)
+                write_document(config, made / CONFIG_FILE)
+                write_document(card, made / CARD_FILE)
                 if teacher is not None:
                     np.save(made / TEACHER_FILE, teacher)
         history = world.share(lambda: _saved_history(run / LAST))
         if not ran_out(history, config):
-            history = _fit(module, films, config, run, len(history), listener)
+            films = len(dataset.split("train"))
+            recorder = Recorder(run, config, listener, films=films, done=len(history), ranks=world.size)
+            history = _fit(module, loaders, recorder, world)
         elif world.leads:
             save_history(run, history)
         if world.leads and not (run / WEIGHTS_FILE).is_file():
@@ -127,17 +129,22 @@ def train(
     return history
 
 
-class Progress(pl.Callback):
-    """Tells a listener of every batch, and of every epoch's figures."""
+class Recorder(Checkpoint):
+    """Tells a listener of every batch; writes metrics, curves and a checkpoint, whole or not at all, after each epoch.
 
-    def __init__(self, listener: Listener, films: int, epochs: int, done: int, *, ranks: int = 1) -> None:
-        self.listener, self.films, self.epochs, self.done = listener, films, epochs, done
-        self.ranks = ranks
+    Lightning runs subclasses of Checkpoint after every other hook, so the epoch is complete.
+    """
+
+    def __init__(
+        self, run: Path, config: TrainConfig, listener: Listener, *, films: int, done: int, ranks: int
+    ) -> None:
+        self.run, self.config, self.listener = run, config, listener
+        self.films, self.done, self.ranks = films, done, ranks
         self.started = 0.0
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.listener.begin("training", self.films * self.epochs, "images", done=self.films * self.done)
+        self.listener.begin("training", self.films * self.config.epochs, "images", done=self.films * self.done)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -146,31 +153,6 @@ class Progress(pl.Callback):
     @override
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any) -> None:
         self.listener.advance(self.ranks * len(batch[1][1]))
-
-    def say(self, record: Record) -> None:
-        """Report one closed epoch."""
-        seconds = time.monotonic() - self.started
-        validated = (
-            f"  val loss {record['val_loss']:.4f} accuracy {record['val_accuracy']:.4f}"
-            f" macro-F1 {record['val_macro_f1']:.4f}"
-            if "val_loss" in record
-            else ""
-        )
-        self.listener.say(
-            f"epoch {int(record['epoch'])}/{self.epochs}"
-            f"  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}{validated}"
-            f"  {seconds:.1f} s, {self.films / seconds:.0f} images/s"
-        )
-
-
-class Recorder(Checkpoint):
-    """At the end of each epoch: metrics, curves, and a checkpoint that is there whole or not at all.
-
-    Lightning runs subclasses of Checkpoint after every other hook, so the epoch is complete.
-    """
-
-    def __init__(self, run: Path, config: TrainConfig, progress: Progress) -> None:
-        self.run, self.config, self.progress = run, config, progress
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -184,9 +166,21 @@ class Recorder(Checkpoint):
                     shutil.copyfile(partial, copy)
             partial.replace(self.run / LAST)
             save_history(self.run, history)
-        self.progress.say(history[-1])
+        self._say(history[-1])
         if ran_out(history, self.config):
             trainer.should_stop = True
+
+    def _say(self, record: Record) -> None:
+        seconds = time.monotonic() - self.started
+        words = [
+            f"epoch {int(record['epoch'])}/{self.config.epochs}",
+            f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}",
+            f"{seconds:.1f} s, {self.films / seconds:.0f} images/s",
+        ]
+        if "val_loss" in record:
+            loss, accuracy, macro_f1 = (record[f"val_{name}"] for name in ("loss", "accuracy", "macro_f1"))
+            words.insert(2, f"val loss {loss:.4f} accuracy {accuracy:.4f} macro-F1 {macro_f1:.4f}")
+        self.listener.say("  ".join(words))
 
 
 class OwnStop(pl.Callback):
@@ -271,43 +265,32 @@ def _taught(
     return kept
 
 
-def _films(
+def _loaders(
     dataset: Dataset,
     config: TrainConfig,
     world: World,
     folder: Path,
     listener: Listener,
     teacher: NDArray[np.float32] | None,
-) -> FilmsModule:
-    def cached(split: str, size: int) -> NDArray[np.uint8]:
-        return cache_inputs(dataset, split, InputRule.squash(size), folder, listener=listener)
+) -> Loaders:
+    def cached(split: str, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        images = cache_inputs(dataset, split, InputRule.squash(size), folder, listener=listener)
+        return images, labels_of(dataset, split)
 
-    train_films = CachedFilms(
-        cached("train", config.read_size or config.size),
-        labels_of(dataset, "train"),
-        augment=policy(config),
-        seed=config.seed,
-        teacher=teacher,
-    )
-    val = None
-    if dataset.has("val"):
-        val = CachedFilms(cached("val", config.size), labels_of(dataset, "val"), augment=None, seed=config.seed)
-    return FilmsModule(
-        train_films, val, batch_size=config.batch_size, workers=config.workers, seed=config.seed, world=world
-    )
+    seed, size = config.seed, config.size
+    films = CachedFilms(*cached("train", config.read_size or size), seed=seed, augment=policy(config), teacher=teacher)
+    val = CachedFilms(*cached("val", size), seed=seed) if dataset.has("val") else None
+    return make_loaders(films, val, batch_size=config.batch_size, workers=config.workers, seed=seed, world=world)
 
 
-def _fit(
-    module: Classifier, films: FilmsModule, config: TrainConfig, run: Path, done: int, listener: Listener
-) -> list[Record]:
-    world = films.world
-    progress = Progress(listener, len(films.train), config.epochs, done, ranks=world.size)
-    callbacks: list[pl.Callback] = [progress, Recorder(run, config, progress)]
+def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World) -> list[Record]:
+    config, run = recorder.config, recorder.run
+    callbacks: list[pl.Callback] = [recorder]
     if config.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     if world.size > 1:
         callbacks.append(OwnStop())
-    with _quiet(), _checkpoint(run, world) as checkpoint, peers_may_fail():
+    with quiet(*_LOGGERS, advice=_NOT_OURS), _checkpoint(run, world) as checkpoint, peers_may_fail():
         trainer = pl.Trainer(
             **_placement(world, head_first=config.head_epochs > 0),
             precision=_PRECISION[config.precision],
@@ -317,18 +300,18 @@ def _fit(
             logger=TensorBoardLogger(run, name="tensorboard", version=""),
             default_root_dir=run,
             num_sanity_val_steps=0,
-            limit_val_batches=0 if films.val is None else 1.0,
+            limit_val_batches=1.0 if loaders[1] else 0,
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=True,
             use_distributed_sampler=False,
         )
         try:
-            trainer.fit(module, datamodule=films, ckpt_path=checkpoint, weights_only=True)
+            trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise (KeyboardInterrupt if trainer.interrupted else stop) from stop
         finally:
-            listener.end()
+            recorder.listener.end()
     return module.history
 
 
@@ -399,20 +382,3 @@ def _check_resume(run: Path, config: TrainConfig, dataset: Dataset) -> None:
         raise UsageError(f"--resume keeps the configuration of {run}, but this differs: {', '.join(changed)}.")
     if card.dataset != dataset.fingerprint:
         raise RunError(f"--resume: {dataset.root} is not the data set that {run} was trained on ({card.data}).")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What Lightning and torch say of devices and other set-ups, off while we train."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "torch.utils.cpp_extension")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for message in _NOT_OURS:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

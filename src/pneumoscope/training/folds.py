@@ -12,8 +12,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -26,11 +25,10 @@ from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.split import Labelled, deal_patients
 from pneumoscope.dataset.stress import common_size, stress_film
-from pneumoscope.documents import Document, Sha256, read_document
+from pneumoscope.documents import Document, Sha256, read_document, write_document
 from pneumoscope.errors import RunError, UsageError
-from pneumoscope.files import refuse_existing, whole_directory, whole_file, write_json, write_text
+from pneumoscope.files import refuse_existing, whole_directory, whole_file, write_json
 from pneumoscope.imaging import Luma, read_luma, to_input
-from pneumoscope.metrics import softmax, summarise
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
@@ -40,7 +38,6 @@ from pneumoscope.training.evidence import About, Evidence, save_evidence
 from pneumoscope.training.run import WEIGHTS_FILE, code_commit, library_versions
 
 FOLDS_FILE, EVIDENCE_FILE, REPORT_FILE, OUTPUTS_FILE = "folds.json", "evidence.npz", "report.json", "outputs.npz"
-DRAWS = 2000
 
 
 class FoldsCard(Document):
@@ -53,14 +50,6 @@ class FoldsCard(Document):
     config: TrainConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class CrossValidated:
-    """What cross-validation made: the evidence's content and the report."""
-
-    evidence: Evidence
-    report: dict[str, Any]
-
-
 def cross_validate(
     dataset: Dataset,
     config: TrainConfig,
@@ -71,8 +60,8 @@ def cross_validate(
     resume: bool = False,
     cache: Path | None = None,
     listener: Listener = SILENT,
-) -> CrossValidated:
-    """Train one network a fold of the train and validation films, patient by patient, and gather what they say.
+) -> dict[str, Any]:
+    """Train one network a fold of the train and validation films, patient by patient; report on what they say.
 
     The data set's test and stress parts take no share. Every film is predicted as it is and framed,
     covered and stored anew (the stress film), by the network that has not seen its patient. With
@@ -99,7 +88,7 @@ def cross_validate(
     save_evidence(evidence, out / EVIDENCE_FILE)
     report = report_on(evidence)
     write_json(out / REPORT_FILE, report)
-    return CrossValidated(evidence=evidence, report=report)
+    return report
 
 
 def fold_datasets(dataset: Dataset, *, folds: int, seed: int) -> list[Dataset]:
@@ -127,10 +116,14 @@ def stress_inputs(
     dataset: Dataset, films: Sequence[Film], rule: InputRule, *, seed: int
 ) -> tuple[Luma, NDArray[np.bool_]]:
     """Stress inputs of films, `uint8 [N, 1, S, S]`, and which of them are not blank, `bool [N]`."""
-    images = np.zeros((len(films), 1, rule.size, rule.size), np.uint8)
-    usable = np.zeros(len(films), bool)
-    work = partial(_stress_input, dataset=dataset, rule=rule, size=common_size(films), seed=seed)
-    for place, image in enumerate(map_ordered(work, films)):
+    size = common_size(films)
+    images, usable = np.zeros((len(films), 1, rule.size, rule.size), np.uint8), np.zeros(len(films), bool)
+
+    def stress(film: Film) -> Luma | None:
+        made = stress_film(film, read_luma(dataset.read(film), limits=dataset.limits), size=size, seed=seed)
+        return None if made is None else to_input(made[1].luma, rule)
+
+    for place, image in enumerate(map_ordered(stress, films)):
         if image is not None:
             images[place], usable[place] = image, True
     return images, usable
@@ -138,31 +131,15 @@ def stress_inputs(
 
 def report_on(evidence: Evidence) -> dict[str, Any]:
     """Figures of out-of-fold predictions with 95 % intervals over patients, plain and stress side by side."""
-    usable = np.asarray(~np.isnan(evidence.stress).any(axis=1))
-    about = evidence.about
-    patients = evidence.patient.astype(str)
-
-    def figures(logits: NDArray[np.float32], rows: NDArray[np.bool_]) -> dict[str, Any]:
-        return summarise(
-            evidence.label[rows].astype(np.int64),
-            softmax(logits[rows]),
-            list(patients[rows]),
-            classes=about.classes,
-            groups=about.groups,
-            draws=DRAWS,
-        )
-
-    every = np.ones(len(evidence.label), bool)
+    of_fold = [np.asarray(evidence.fold == fold) for fold in range(evidence.about.folds)]
     return {
         "schema_version": 1,
         "films": len(evidence.label),
-        "patients": len(set(patients)),
-        "prior": about.config.prior,
-        "plain": figures(evidence.logits, every),
-        "stress": figures(evidence.stress, usable),
-        "folds": [
-            {"plain": figures(evidence.logits, np.asarray(evidence.fold == fold))} for fold in range(about.folds)
-        ],
+        "patients": len(np.unique(evidence.patient)),
+        "prior": evidence.about.config.prior,
+        "plain": evidence.figures(evidence.logits),
+        "stress": evidence.figures(evidence.stress, np.asarray(~np.isnan(evidence.stress).any(axis=1))),
+        "folds": [{"plain": evidence.figures(evidence.logits, rows)} for rows in of_fold],
     }
 
 
@@ -170,7 +147,7 @@ def _begin(out: Path, card: FoldsCard, *, resume: bool) -> None:
     if not resume:
         refuse_existing(out, overwrite=False, holding="", instead="go on with --resume, or choose another --out")
         with whole_directory(out, holding="") as folder:
-            write_text(folder / FOLDS_FILE, card.model_dump_json(indent=2) + "\n")
+            write_document(card, folder / FOLDS_FILE)
         return
     if not (out / FOLDS_FILE).is_file():
         raise RunError(f"{out} is no cross-validation (it has no {FOLDS_FILE}); leave --resume out to make one.")
@@ -242,8 +219,3 @@ def _read_outputs(path: Path) -> dict[str, NDArray[Any]]:
             return {name: stored[name] for name in ("logits", "stress", "embedding")}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as failure:
         raise RunError(f"{path} is damaged ({failure}); delete it, and go on with --resume.") from failure
-
-
-def _stress_input(film: Film, *, dataset: Dataset, rule: InputRule, size: tuple[int, int], seed: int) -> Luma | None:
-    made = stress_film(film, read_luma(dataset.read(film), limits=dataset.limits), size=size, seed=seed)
-    return None if made is None else to_input(made[1].luma, rule)

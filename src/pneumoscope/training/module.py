@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from typing_extensions import override
 
@@ -36,23 +36,18 @@ class Classifier(pl.LightningModule):
         self.objective = objective
         self.kept = FIGURES if validates else TRAIN_FIGURES
         self.val_loss = nn.CrossEntropyLoss()
-        self.figures = nn.ModuleDict(
+        self.figures = MetricCollection(
             {
                 "train_loss": MeanMetric(),
                 "train_accuracy": MulticlassAccuracy(classes, average="micro"),
                 "val_loss": MeanMetric(),
                 "val_accuracy": MulticlassAccuracy(classes, average="micro"),
                 "val_macro_f1": MulticlassF1Score(classes, average="macro"),
-            }
+            },
+            compute_groups=False,
         )
         # Bound once and not a submodule, so that checkpoints name the network's tensors and nothing else.
         self.__dict__["forward_pass"] = torch.compile(network, dynamic=False) if config.compiled else network
-
-    def figure(self, name: str) -> Metric:
-        """The running metric behind one of `FIGURES`."""
-        metric = self.figures[name]
-        assert isinstance(metric, Metric)
-        return metric
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -72,8 +67,8 @@ class Classifier(pl.LightningModule):
         images, targets = mix(batch, self.objective.targets(batch), self.config.mixup)
         logits = self.__dict__["forward_pass"](images).float()
         loss: Tensor = self.objective(logits, targets)
-        self.figure("train_loss").update(loss.detach(), len(batch.labels))
-        self.figure("train_accuracy").update(logits.detach(), batch.labels)
+        self.figures["train_loss"].update(loss.detach(), len(batch.labels))
+        self.figures["train_accuracy"].update(logits.detach(), batch.labels)
         return loss
 
     @override
@@ -89,19 +84,18 @@ class Classifier(pl.LightningModule):
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        images, labels = batch.images, batch.labels
-        logits = self.network(images).float()
-        self.figure("val_loss").update(self.val_loss(logits, labels), len(labels))
-        self.figure("val_accuracy").update(logits, labels)
-        self.figure("val_macro_f1").update(logits, labels)
+        logits, labels = self.network(batch.images).float(), batch.labels
+        self.figures["val_loss"].update(self.val_loss(logits, labels), len(labels))
+        self.figures["val_accuracy"].update(logits, labels)
+        self.figures["val_macro_f1"].update(logits, labels)
 
     @override
     def on_train_epoch_end(self) -> None:
         """Validation has run by now; close the epoch's record."""
         record: Record = {"epoch": self.current_epoch + 1}
         for name in self.kept:
-            record[name] = float(self.figure(name).compute())
-            self.figure(name).reset()
+            record[name] = float(self.figures[name].compute())
+            self.figures[name].reset()
         self.history.append(record)
         if self.logger is not None:
             self.logger.log_metrics(record, step=self.current_epoch + 1)
@@ -147,12 +141,11 @@ def rate_factor(schedule: str, steps: int, *, rise: float = 0.3, head: int = 0) 
         if step < head:
             return 1.0
         done = min(1.0, (step - head) / max(1, steps - head))
-        if schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
-        if schedule == "onecycle":
-            if done < rise:
-                return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / rise))
-            return 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
-        return 1.0
+        if schedule == "constant":
+            return 1.0
+        start = rise if schedule == "onecycle" else 0.0
+        if done < start:
+            return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / rise))
+        return 0.5 * (1 + math.cos(math.pi * (done - start) / (1 - start)))
 
     return factor

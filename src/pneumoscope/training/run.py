@@ -55,11 +55,6 @@ class RunCard(Document):
     versions: dict[str, str]
 
 
-def save_config(run: Path, config: TrainConfig) -> None:
-    """Write `config.json`."""
-    write_text(run / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
-
-
 def load_config(run: Path) -> TrainConfig:
     """Read `config.json`.
 
@@ -67,11 +62,6 @@ def load_config(run: Path) -> TrainConfig:
         RunError: not a run directory, or damaged.
     """
     return _load(run, CONFIG_FILE, TrainConfig)
-
-
-def save_card(run: Path, card: RunCard) -> None:
-    """Write `run.json`."""
-    write_text(run / CARD_FILE, card.model_dump_json(indent=2) + "\n")
 
 
 def load_card(run: Path) -> RunCard:

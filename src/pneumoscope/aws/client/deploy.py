@@ -42,11 +42,7 @@ def name_of(wanted: Deploy) -> str:
 
 
 def deploy(
-    cloud: Cloud,
-    wanted: Deploy,
-    *,
-    listener: Listener = SILENT,
-    pause: Callable[[float], None] = time.sleep,
+    cloud: Cloud, wanted: Deploy, *, listener: Listener = SILENT, pause: Callable[[float], None] = time.sleep
 ) -> None:
     """Make an endpoint's stack, or update the one that is there; what was made is removed again if that fails.
 
@@ -70,8 +66,9 @@ def deploy(
         folder = wanted.to / name / (f"{digest}-ray" if for_ray else digest)
         parameters = describe(cloud, wanted, name, folder, role)
         is_new = send_model(cloud, bundle, folder, tag=name, for_ray=for_ray, kms_key=wanted.kms_key, listener=listener)
+    template = resources.files("pneumoscope.aws.client").joinpath("endpoint.yaml").read_text(encoding="utf-8")
     try:
-        stack = put_stack(cloud, stack_of(name), _template(), parameters, {TAG: name})
+        stack = put_stack(cloud, stack_of(name), template, parameters, {TAG: name})
         if wanted.wait:
             await_stack(cloud, stack, listener=listener, pause=pause)
     except BusyError:  # the stack may be made all the same
@@ -94,12 +91,12 @@ def describe(cloud: Cloud, wanted: Deploy, name: str, folder: Location, role: st
         "EndpointName": name,
         "Serving": wanted.variant,
         "ImageUri": wanted.image or aws_image(RAY_SERVE, cloud.region),
-        "ServedByRay": _truth(wanted.serving == "ray"),
+        "ServedByRay": str(wanted.serving == "ray").lower(),
         "ModelBucketName": folder.bucket,
         "ModelPrefix": folder.key,
         "RoleArn": role or "",
         "InstanceType": wanted.instance_type,
-        "InstanceDisks": _truth(has_disks(wanted.instance_type)),
+        "InstanceDisks": str(has_disks(wanted.instance_type)).lower(),
         "MinInstances": str(wanted.instances),
         "MaxInstances": str(max(wanted.instances, wanted.most_instances)),
         "InvocationsPerInstance": str(wanted.calls_per_minute),
@@ -112,20 +109,12 @@ def describe(cloud: Cloud, wanted: Deploy, name: str, folder: Location, role: st
     }
 
 
-def _truth(value: bool) -> str:  # noqa: FBT001
-    return "true" if value else "false"
-
-
 def _key_arn(cloud: Cloud, key: str) -> str:
     if key.startswith("arn:"):
         return key
     with in_words("the account's number"):
         account = cloud.client("sts").get_caller_identity()["Account"]
     return f"arn:{cloud.partition}:kms:{cloud.region}:{account}:key/{key}"
-
-
-def _template() -> str:
-    return resources.files("pneumoscope.aws.client").joinpath("endpoint.yaml").read_text(encoding="utf-8")
 
 
 def _remove(cloud: Cloud, folder: Location) -> None:

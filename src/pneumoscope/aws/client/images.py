@@ -9,27 +9,14 @@ RAY_SERVE = "ray:serve-ml-sagemaker-cpu-v1"
 #: "AWS Deep Learning Containers, region availability": the registry's account where it is not the common one.
 #: No call of AWS's tells it: its own SDK (sagemaker) ships such a table, with much that is not needed here.
 _COMMON = "763104351884"
-_ACCOUNTS = {
-    "af-south-1": "626614931356",
-    "ap-east-1": "871362719292",
-    "ap-northeast-3": "364406365360",
-    "ap-south-2": "772153158452",
-    "ap-southeast-3": "907027046896",
-    "ap-southeast-4": "457447274322",
-    "ap-southeast-5": "550225433462",
-    "ap-southeast-7": "590183813437",
-    "ca-west-1": "204538143572",
-    "cn-north-1": "727897471807",
-    "cn-northwest-1": "727897471807",
-    "eu-central-2": "380420809688",
-    "eu-south-1": "692866216735",
-    "eu-south-2": "503227376785",
-    "il-central-1": "780543022126",
-    "me-central-1": "914824155844",
-    "me-south-1": "217643126080",
-    "mx-central-1": "637423239942",
-    "us-gov-west-1": "442386744353",
-}
+_OTHERS = (
+    "af-south-1 626614931356, ap-east-1 871362719292, ap-northeast-3 364406365360, ap-south-2 772153158452, "
+    "ap-southeast-3 907027046896, ap-southeast-4 457447274322, ap-southeast-5 550225433462, "
+    "ap-southeast-7 590183813437, ca-west-1 204538143572, cn-north-1 727897471807, cn-northwest-1 727897471807, "
+    "eu-central-2 380420809688, eu-south-1 692866216735, eu-south-2 503227376785, il-central-1 780543022126, "
+    "me-central-1 914824155844, me-south-1 217643126080, mx-central-1 637423239942, us-gov-west-1 442386744353"
+)
+_ACCOUNTS = dict(each.split() for each in _OTHERS.split(", "))
 _COMMON_REGIONS = {
     *("ap-northeast-1", "ap-northeast-2", "ap-south-1", "ap-southeast-1", "ap-southeast-2", "ca-central-1"),
     *("eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3", "sa-east-1"),

@@ -52,7 +52,8 @@ def belongings(
     if (stack := find_stack(cloud, stack_of(name))) is None:
         return
     if not keep_model:
-        yield from _files(cloud, name, _models(stack))
+        model = Location(bucket=stack.parameters["ModelBucketName"], key=stack.parameters["ModelPrefix"])
+        yield from _files(cloud, name, model.folder)  # in which each of the endpoint's models has one
 
     def delete() -> None:
         delete_stack(cloud, stack.name)
@@ -126,11 +127,6 @@ def _folder_of(model: dict[str, Any]) -> Location | None:
     """Where in S3 a model's archive lies, if that is where it lies; others' models have several, or none."""
     url = model.get("PrimaryContainer", {}).get("ModelDataUrl", "")
     return parse_location(url).folder if url.startswith("s3://") else None
-
-
-def _models(stack: Found) -> Location:
-    """The folder of the folders of an endpoint's models."""
-    return Location(bucket=stack.parameters["ModelBucketName"], key=stack.parameters["ModelPrefix"]).folder
 
 
 def _files(cloud: Cloud, name: str, folder: Location) -> Iterator[Belonging]:

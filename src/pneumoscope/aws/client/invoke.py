@@ -17,15 +17,7 @@ from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
 from pneumoscope.aws.session import Cloud, ask_for, in_words, stand_in
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.engine import rejection
-from pneumoscope.errors import (
-    AnswerError,
-    BundleError,
-    BusyError,
-    CloudError,
-    ImageError,
-    UnsuitableError,
-    UsageError,
-)
+from pneumoscope.errors import AnswerError, BundleError, BusyError, CloudError, ImageError, UnsuitableError, UsageError
 from pneumoscope.imaging import shrink
 from pneumoscope.settings.aws import Variant
 from pneumoscope.settings.names import Location, parse_location

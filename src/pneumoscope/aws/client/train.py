@@ -127,11 +127,7 @@ def describe_request(wanted: Train, role: str, region: str, code: Location | Non
 def _channel(name: str, place: Location, *, fast: bool) -> dict[str, Any]:
     # With more hosts, each needs all films: how they are shared out is decided epoch by epoch.
     source = {"S3DataType": "S3Prefix", "S3Uri": str(place / ""), "S3DataDistributionType": "FullyReplicated"}
-    return {
-        "ChannelName": name,
-        "DataSource": {"S3DataSource": source},
-        "InputMode": "FastFile" if fast else "File",
-    }
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": "FastFile" if fast else "File"}
 
 
 def _hyperparameters(wanted: Train, region: str, code: Location | None) -> dict[str, str]:

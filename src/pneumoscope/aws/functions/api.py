@@ -20,12 +20,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from aws_lambda_powertools.event_handler import (
-    APIGatewayHttpResolver,
-    APIGatewayRestResolver,
-    CORSConfig,
-    Response,
-)
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, APIGatewayRestResolver, CORSConfig, Response
 from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver, BaseRouter
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -49,6 +44,7 @@ from pneumoscope.aws.functions.shared import (
 )
 from pneumoscope.aws.limits import API_FILM
 from pneumoscope.errors import BusyError
+from pneumoscope.settings.serve import RAW, film_type
 
 _VERSION_2 = "2.0"
 _UPLOAD_SECONDS = 900
@@ -57,7 +53,6 @@ _STORED_AS = "application/octet-stream"  # what the bytes are is read from thems
 _AGAIN_SECONDS = 5  # when busy
 _POLL_SECONDS = 2
 _PREFLIGHT_SECONDS = 600
-_KINDS = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _REQUEST_ID = "X-Request-Id"
 
@@ -159,10 +154,11 @@ def _film() -> bytes:
         Problem: 400, 413 or 415.
     """
     request = BaseRouter.current_event
-    kind = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
-    if kind not in _KINDS and not (kind.startswith("image/") and len(kind) > len("image/")):
-        sentence = f"the content type is {kind[:60] or 'missing'}; accepted are {', '.join(_KINDS)}."
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence, headers={"Accept": ", ".join(_KINDS)})
+    kind, is_film = film_type(request.headers.get("content-type"))
+    if not is_film:
+        accepted = ", ".join(RAW)
+        sentence = f"the content type is {kind[:60] or 'missing'}; accepted are {accepted}."
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence, headers={"Accept": accepted})
     body = request.body or ""
     announced = request.headers.get("content-length") or ""
     if len(body) * 3 // 4 > API_FILM or (announced.isdecimal() and int(announced) > API_FILM):

@@ -15,17 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal
 from urllib.parse import unquote_plus
 
-from aws_lambda_powertools.utilities.idempotency import (
-    DynamoDBPersistenceLayer,
-    IdempotencyConfig,
-    idempotent_function,
-)
+from aws_lambda_powertools.utilities.idempotency import DynamoDBPersistenceLayer, IdempotencyConfig, idempotent_function
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
     IdempotencyPersistenceLayerError,
@@ -264,14 +260,7 @@ def _read(upload: Upload) -> Found:
 def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> bool:
     """Write the result, unless there is one of a later upload to the same key; whether it was written."""
     document = {
-        "film": {
-            "bucket": upload.bucket,
-            "key": upload.key,
-            "version": upload.version,
-            "sequencer": upload.sequencer,
-            "etag": found.etag,
-            "bytes": found.size,
-        },
+        "film": asdict(upload) | {"etag": found.etag, "bytes": found.size},
         "decision": decided.prediction,
         "how": decided.how,
         "shrunk": decided.shrunk,

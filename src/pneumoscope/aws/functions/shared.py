@@ -27,7 +27,7 @@ from pneumoscope.aws.endpoint import Endpoint
 from pneumoscope.aws.limits import REALTIME
 from pneumoscope.aws.session import Cloud, code_of, fetch_file, in_words
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
-from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
+from pneumoscope.errors import UNREAD, CloudError, ImageError, PneumoscopeError, UsageError
 from pneumoscope.settings.names import Location, Place
 
 if TYPE_CHECKING:  # these load the model's libraries, which an endpoint's caller rarely needs
@@ -37,8 +37,6 @@ Event: TypeAlias = dict[str, Any]
 Work: TypeAlias = Callable[[Event, LambdaContext], dict[str, Any]]
 How: TypeAlias = Literal["endpoint", "in-process"]
 
-#: Codes of what no image can be read from; the service answers 422 to these.
-UNREAD = frozenset({"undecodable", "unreadable"})
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
 _NAMESPACE, _SERVICE = "Pneumoscope", "pneumoscope"  # unless powertools' variables say otherwise
 _DIGITS = 16  # of a film's mark in the log
@@ -296,11 +294,8 @@ def record(decided: Decision, **more: Any) -> None:
     logger().info(
         "decision",
         extra=more
+        | {name: prediction[name] for name in ("status", "label", "probabilities", "reason_codes")}
         | {
-            "status": prediction["status"],
-            "label": prediction["label"],
-            "probabilities": prediction["probabilities"],
-            "reason_codes": prediction["reason_codes"],
             "model": prediction["model"]["sha256"],
             "how": decided.how,
             "shrunk": decided.shrunk,

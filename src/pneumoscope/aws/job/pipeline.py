@@ -173,11 +173,11 @@ def _deliver(
     bundle = work / "bundle"
     export(run, dataset, bundle, ExportConfig(name=job.name, precision=precision), listener=listener)
     _install(bundle, job.model)
-    engine = Engine.load(job.model, limits=dataset.limits)
-    reports = [evaluate(engine, dataset, "val", job.output / "report-val", overwrite=True, listener=listener)]
-    if test is not None:
-        engine = Engine.load(job.model, limits=test.limits)
-        reports.append(evaluate(engine, test, "test", job.output / "report-test", overwrite=True, listener=listener))
+    reports = []
+    for data, split in ((dataset, "val"), (test, "test")):
+        if data is not None:
+            engine, out = Engine.load(job.model, limits=data.limits), job.output / f"report-{split}"
+            reports.append(evaluate(engine, data, split, out, overwrite=True, listener=listener))
     return reports
 
 

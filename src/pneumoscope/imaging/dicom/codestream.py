@@ -5,18 +5,27 @@ write past its memory, a remark that it does not know made it end the process, a
 kept CharLS busy for seconds; so all three are caught here first.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_SOI, END = b"\xff\xd8", b"\xff\xd9"
 _SOS = 0xDA
 #: The markers of frame headers that are read (ITU-T T.81 table B.1, T.87 section C.1.1).
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
+#: Of JPEG 2000, SOC (ITU-T T.800 table A.2).
+JPEG_2000 = 0x4F
 _FRAMES = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}
+_MARKER, _LS_MARKER = (
+    re.compile(rb"\xff+[" + low + rb"-\xcf\xd8-\xfe]") for low in (rb"\x01", rb"\x80")
+)  # but restarts
 # What may come before the first scan besides: tables, restart interval, JPEG-LS parameters, APPn and COM.
 _TABLES = frozenset({0xC4, 0xDB, 0xDD, 0xF8})
 _REMARKS = frozenset({*range(0xE0, 0xF0), 0xFE})
+_ITEM, _ITEM_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0"
+#: What ends a sequence, or encapsulated pixel data.
+SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ITU-T T.800 section A.5.1
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 _MOST_TILES = 4096
@@ -38,6 +47,31 @@ class FrameHeader:
     signed: bool = False
 
 
+def fragments(data: bytes) -> tuple[int, list[bytes]]:
+    """How many frames the basic offset table names, and the fragments, of encapsulated pixel data (PS3.5 section A.4).
+
+    Ends of items, which belong there no more than their lengths, are passed over; what is no item ends the sequence.
+
+    Raises:
+        ValueError: the last fragment is cut off.
+    """
+    found, position = list[bytes](), 0
+    while data[position : position + 4] in (_ITEM, _ITEM_END) and position + 8 <= len(data):
+        is_item, length = (
+            data[position : position + 4] == _ITEM,
+            int.from_bytes(data[position + 4 : position + 8], "little"),
+        )
+        position += 8
+        if is_item:
+            if length > len(data) - position:
+                raise ValueError("the compressed image is cut off")
+            found.append(data[position : position + length])
+            position += length
+    if found and not (begins(found[0]) or begins_rle(found[0])):  # a table, which some leave out
+        return len(found[0]) // 4, found[1:]
+    return 0, found
+
+
 def begins(fragment: bytes) -> bool:
     """Whether a fragment is the first one of a frame: JPEG or JPEG-LS, JPEG 2000, JP2."""
     return fragment.startswith((_SOI, _J2K_START, _JP2_START))
@@ -48,14 +82,36 @@ def begins_rle(fragment: bytes) -> bool:
     return len(fragment) >= 64 and struct.unpack_from("<2I", fragment) in {(count, 64) for count in range(1, 16)}
 
 
+def tidied(frame: bytes) -> bytes:
+    """A JPEG or JPEG-LS without what lies around its image: segments behind the last scan, and bytes behind the end.
+
+    Codecs differ in what they take there. In the data of a scan a marker is 0xFF and a byte that is no stuffing, which
+    is 0 in JPEG (T.81 section B.1.1.5) and below 0x80 in JPEG-LS (T.87 section C.2.1).
+
+    Raises:
+        ValueError: not a sequence of the usual marker segments up to the first scan, or no end of image.
+    """
+    *headers, (_, _, position) = _segments(frame)
+    is_ls = any(marker == JPEG_LS for marker, _, _ in headers)
+    sought, last = _LS_MARKER if is_ls else _MARKER, len(frame)
+    while found := sought.search(frame, position):
+        marker, position = found[0][-1], found.end()
+        last = min(last, found.start())
+        if marker == END[1]:
+            return frame[:last] + END
+        if position + 2 > len(frame):
+            break
+        position += int.from_bytes(frame[position : position + 2], "big")
+        last = len(frame) if marker == _SOS else last
+    raise ValueError("the compressed image has no end")
+
+
 def jpeg_header(frame: bytes) -> FrameHeader:
     """Of JPEG and JPEG-LS: the one frame header before the first scan (ITU-T T.81 section B.2.2).
 
     Raises:
-        ValueError: not a sequence of the usual marker segments with one frame header, or no end of image.
+        ValueError: not a sequence of the usual marker segments with one frame header.
     """
-    if not frame.startswith(_SOI) or not frame.rstrip(b"\x00\xff").endswith(_EOI):
-        raise ValueError("the compressed image has no beginning or no end")
     headers = [_frame_header(marker, body) for marker, body, _ in _segments(frame) if marker in _FRAMES]
     if len(headers) != 1:
         raise ValueError(f"the compressed image has {len(headers)} frame headers")
@@ -72,6 +128,8 @@ def without_remarks(frame: bytes) -> bytes:
 
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Each marker up to the first scan's, its segment after the length, and where that ends."""
+    if not frame.startswith(_SOI):
+        raise ValueError("the compressed image has no beginning")
     marker, position = 0, len(_SOI)
     while marker != _SOS:
         while frame[position : position + 2] == b"\xff\xff":  # fill bytes, section B.1.1.2
@@ -91,9 +149,24 @@ def _frame_header(marker: int, segment: bytes) -> FrameHeader:
     return FrameHeader(marker=marker, rows=rows, columns=columns, precision=precision, components=tuple(segment[6::3]))
 
 
-def without_jp2(frame: bytes) -> bytes:
-    """The codestream alone, of those who put a JP2 file where PS3.5 section A.4.4 wants a codestream."""
-    return frame[max(0, frame.find(_J2K_START)) :] if frame.startswith(_JP2_START) else frame
+def tidied_jpeg2000(frame: bytes) -> bytes:
+    """The codestream without a JP2 file's boxes around it, and without bytes between its last tile-part and its end.
+
+    A codestream whose last tile-part does not say its length (ITU-T T.800 section A.4.2) is left as it is.
+    """
+    if frame.startswith(_JP2_START):
+        frame = frame[max(0, frame.find(_J2K_START)) :]
+    position, tile_parts = 2, 0
+    while position + 12 <= len(frame):
+        marker, length = struct.unpack_from(">HH", frame, position)
+        if marker == _SOT:
+            size = struct.unpack_from(">I", frame, position + 6)[0]
+            position, tile_parts = position + (size or len(frame)), tile_parts + 1
+        elif tile_parts:
+            break
+        else:
+            position += 2 + length
+    return frame[:position] + END if tile_parts and position <= len(frame) else frame
 
 
 def jpeg2000_header(frame: bytes) -> FrameHeader:
@@ -118,7 +191,7 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
     if any(_tables(columns, rows, style) > most for style in _coding_styles(frame)):
         raise ValueError("the compressed image is cut into absurdly small pieces")
     return FrameHeader(
-        marker=_J2K_START[1],
+        marker=JPEG_2000,
         rows=rows,
         columns=columns,
         precision=(components[0] & 0x7F) + 1,

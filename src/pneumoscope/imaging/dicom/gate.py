@@ -5,6 +5,7 @@ repeated, for it may be anything.
 """
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING
 
 from pneumoscope.errors import UnsuitableError
@@ -14,75 +15,39 @@ from pneumoscope.imaging.dicom.patient import directions
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+
+def _table(text: str) -> dict[str, str]:
+    """What each code means, from `code: meaning; code: meaning`."""
+    return dict(each.split(": ") for each in text.split("; "))
+
+
 # PS3.3 section C.7.3.1.1.1.
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG"})
 _UNSPECIFIC = frozenset({"", "OT", "SC", "HC"})
-_MODALITIES = {
-    "AU": "audio",
-    "BI": "biomagnetic imaging",
-    "BMD": "bone densitometry",
-    "CT": "computed tomography",
-    "DOC": "document",
-    "DG": "diaphanography",
-    "ECG": "electrocardiography",
-    "ES": "endoscopy",
-    "GM": "general microscopy",
-    "IO": "intra-oral radiography",
-    "IVUS": "intravascular ultrasound",
-    "KO": "key object selection",
-    "MG": "mammography",
-    "MR": "magnetic resonance",
-    "NM": "nuclear medicine",
-    "OP": "ophthalmic photography",
-    "OPT": "ophthalmic tomography",
-    "PR": "presentation state",
-    "PT": "positron emission tomography",
-    "PX": "panoramic X-ray",
-    "RF": "radio fluoroscopy",
-    "RTDOSE": "radiotherapy dose",
-    "RTIMAGE": "radiotherapy image",
-    "RTPLAN": "radiotherapy plan",
-    "RTSTRUCT": "radiotherapy structure set",
-    "SEG": "segmentation",
-    "SM": "slide microscopy",
-    "SR": "structured report",
-    "TG": "thermography",
-    "US": "ultrasound",
-    "XA": "X-ray angiography",
-    "XC": "external-camera photography",
-}
+_MODALITIES = _table(
+    "AU: audio; BI: biomagnetic imaging; BMD: bone densitometry; CT: computed tomography; DOC: document; "
+    "DG: diaphanography; ECG: electrocardiography; ES: endoscopy; GM: general microscopy; "
+    "IO: intra-oral radiography; IVUS: intravascular ultrasound; KO: key object selection; MG: mammography; "
+    "MR: magnetic resonance; NM: nuclear medicine; OP: ophthalmic photography; OPT: ophthalmic tomography; "
+    "PR: presentation state; PT: positron emission tomography; PX: panoramic X-ray; RF: radio fluoroscopy; "
+    "RTDOSE: radiotherapy dose; RTIMAGE: radiotherapy image; RTPLAN: radiotherapy plan; "
+    "RTSTRUCT: radiotherapy structure set; SEG: segmentation; SM: slide microscopy; SR: structured report; "
+    "TG: thermography; US: ultrasound; XA: X-ray angiography; XC: external-camera photography"
+)
 # PS3.4 section B.5: computed radiography, digital X-ray for presentation and for processing, secondary capture.
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _FOR_PROCESSING = _STORAGE + "1.1.1"
-_RADIOGRAPH_STORAGE = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1", "7", "7.1", "7.2", "7.3", "7.4"))
+_FILM_STORAGE = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1"))
+_RADIOGRAPH_STORAGE = _FILM_STORAGE | {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}
 # PS3.3 sections C.8.1.2 and C.8.11.5, and what X-ray rooms write as well.
-_VIEWS = {
-    "LL": "left lateral",
-    "RL": "right lateral",
-    "LLD": "left lateral decubitus",
-    "RLD": "right lateral decubitus",
-    "LLO": "left lateral oblique",
-    "RLO": "right lateral oblique",
-    "LAO": "left anterior oblique",
-    "RAO": "right anterior oblique",
-    "LPO": "left posterior oblique",
-    "RPO": "right posterior oblique",
-    "LAT": "lateral",
-    "LLAT": "left lateral",
-    "RLAT": "right lateral",
-    "LATERAL": "lateral",
-    "LEFT LATERAL": "left lateral",
-    "RIGHT LATERAL": "right lateral",
-    "LATERALDECUBITUS": "lateral decubitus",
-    "ML": "medio-lateral",
-    "LM": "latero-medial",
-    "DECUB": "decubitus",
-    "DECUBITUS": "decubitus",
-    "OBL": "oblique",
-    "OBLIQUE": "oblique",
-    "XTABLE LATERAL": "cross-table lateral",
-    "SWIMMERS": "swimmer's",
-}
+_VIEWS = _table(
+    "LL: left lateral; RL: right lateral; LLD: left lateral decubitus; RLD: right lateral decubitus; "
+    "LLO: left lateral oblique; RLO: right lateral oblique; LAO: left anterior oblique; RAO: right anterior oblique; "
+    "LPO: left posterior oblique; RPO: right posterior oblique; LAT: lateral; LLAT: left lateral; "
+    "RLAT: right lateral; LATERAL: lateral; LEFT LATERAL: left lateral; RIGHT LATERAL: right lateral; "
+    "LATERALDECUBITUS: lateral decubitus; ML: medio-lateral; LM: latero-medial; DECUB: decubitus; "
+    "DECUBITUS: decubitus; OBL: oblique; OBLIQUE: oblique; XTABLE LATERAL: cross-table lateral; SWIMMERS: swimmer's"
+)
 # Words like those, as rooms write them: LATL, LLATERAL, RTLAT, LLDECUB, SEITLICH; not INHALATION, LATE or BEIDSEITS.
 _VIEW_LIKE = re.compile(
     r"""
@@ -93,24 +58,22 @@ _VIEW_LIKE = re.compile(
     re.VERBOSE,
 )
 _FRONTAL = frozenset({"PA", "AP", "FRONTAL"})
-# Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
-_VIEW_CODES = {
-    **dict.fromkeys(("399067008", "R-102CD"), "lateral"),
-    **dict.fromkeys(("399173006", "R-10236"), "left lateral"),
-    **dict.fromkeys(("399198007", "R-10232"), "right lateral"),
-    **dict.fromkeys(("399352003", "R-10228"), "lateral-medial"),
-    **dict.fromkeys(("399260004", "R-10224"), "medial-lateral"),
-    **dict.fromkeys(("399182000", "R-102C1"), "oblique"),
-    **dict.fromkeys(("399184004", "R-10238"), "left oblique"),
-    **dict.fromkeys(("399236003", "R-10234"), "right oblique"),
-    **dict.fromkeys(("399135007", "R-10220"), "left anterior oblique"),
-    **dict.fromkeys(("399356000", "R-40985"), "right anterior oblique"),
-    **dict.fromkeys(("399006002", "R-10212"), "left posterior oblique"),
-    **dict.fromkeys(("399038007", "R-10210"), "right posterior oblique"),
-    **dict.fromkeys(("399061009", "R-10241"), "axial"),
-    **dict.fromkeys(("30730003", "G-A145"), "sagittal"),
-    **dict.fromkeys(("399110001", "R-102C2"), "tangential"),
+_DESCRIPTIONS = {
+    "SeriesDescription": "series description",
+    "ProtocolName": "protocol",
+    "StudyDescription": "study description",
 }
+_FRONTAL_ONLY = "frontal (PA or AP) "
+# Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
+_CODED_VIEWS = _table(
+    "399067008 R-102CD: lateral; 399173006 R-10236: left lateral; 399198007 R-10232: right lateral; "
+    "399352003 R-10228: lateral-medial; 399260004 R-10224: medial-lateral; 399182000 R-102C1: oblique; "
+    "399184004 R-10238: left oblique; 399236003 R-10234: right oblique; 399135007 R-10220: left anterior oblique; "
+    "399356000 R-40985: right anterior oblique; 399006002 R-10212: left posterior oblique; "
+    "399038007 R-10210: right posterior oblique; 399061009 R-10241: axial; 30730003 G-A145: sagittal; "
+    "399110001 R-102C2: tangential"
+)
+_VIEW_CODES = {code: view for codes, view in _CODED_VIEWS.items() for code in codes.split()}
 # In a View Code's meaning.
 _VIEW_WORDS = re.compile(r"\b(decubitus|oblique|lateral|swimmer|sagittal|tangential)")
 # PS3.16 Annex L.
@@ -151,11 +114,14 @@ def require_chest_film(dataset: "Dataset") -> list[str]:
 def _modality(dataset: "Dataset") -> str | None:
     """Modality (0008,0060) and SOP Class (0008,0016)."""
     modality = text(dataset, "Modality")
-    if modality not in _RADIOGRAPHS | _UNSPECIFIC:
-        name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else "none that is known here"
-        raise UnsuitableError(
-            f"the DICOM's modality is {name}; accepted are CR, DX and RG radiographs of the chest.", code="modality"
+    if modality not in _RADIOGRAPHS | _UNSPECIFIC | _MODALITIES.keys() and _is_stored_as_chest_film(dataset):
+        return (
+            "the DICOM's modality is no standard term, but it is stored as a radiograph of the chest and read as one."
         )
+    if modality not in _RADIOGRAPHS | _UNSPECIFIC:
+        term = f"{modality}, no standard term" if re.fullmatch(r"[A-Z]{1,4}", modality) else "no standard term"
+        name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else term
+        raise _refused(f"'s modality is {name}", "modality", "CR, DX and RG ")
     _require_radiograph_storage(dataset)
     if modality in _RADIOGRAPHS:
         return None
@@ -168,9 +134,12 @@ def _require_radiograph_storage(dataset: "Dataset") -> None:
 
     kind = UID(text(dataset, "SOPClassUID"))
     if kind.type and kind not in _RADIOGRAPH_STORAGE:  # an UID that the standard does not know has no type
-        raise UnsuitableError(
-            f"the DICOM is of the kind {kind.name}; accepted are radiographs of the chest.", code="modality"
-        )
+        raise _refused(f" is of the kind {kind.name}", "modality")
+
+
+def _is_stored_as_chest_film(dataset: "Dataset") -> bool:
+    part = re.sub(r"[\s_-]", "", text(dataset, "BodyPartExamined"))
+    return text(dataset, "SOPClassUID") in _FILM_STORAGE and _CHEST_PART.fullmatch(part) is not None
 
 
 def _body_part(dataset: "Dataset") -> str | None:
@@ -182,9 +151,7 @@ def _body_part(dataset: "Dataset") -> str | None:
         return None
     clear = [word for word in words if word not in _AMBIGUOUS]
     if other := next((word for word in (part, *clear) if _OTHER_PART.fullmatch(word)), None):
-        raise UnsuitableError(
-            f"the DICOM's body part is {other}; accepted are radiographs of the chest.", code="body-part"
-        )
+        raise _refused(f"'s body part is {other}", "body-part")
     return "the DICOM's body part is no standard term; it is taken for the chest." if part else None
 
 
@@ -204,16 +171,44 @@ def _view(dataset: "Dataset") -> str | None:
     if not frontal:
         view = view or _coded_view(dataset)
     if view:
-        raise UnsuitableError(
-            f"the DICOM's view is {view}; accepted are frontal (PA or AP) radiographs of the chest.", code="view"
-        )
+        raise _refused(f"'s view is {view}", "view", _FRONTAL_ONLY)
     if not frontal and directions(dataset)[0] in ("A", "P"):
-        raise UnsuitableError(
-            "the DICOM's rows run between front and back (Patient Orientation), so it is a lateral view; "
-            "accepted are frontal (PA or AP) radiographs of the chest.",
-            code="view",
+        sideways = "'s rows run between front and back (Patient Orientation), so it is a lateral view"
+        raise _refused(sideways, "view", _FRONTAL_ONLY)
+    if frontal:
+        return None
+    return _described_view(dataset) or (
+        "the DICOM's view is no standard term; it is taken for a frontal one." if words else None
+    )
+
+
+def _described_view(dataset: "Dataset") -> str | None:
+    """What the descriptions of series, protocol and study say of a film whose view nothing else says.
+
+    Those of the series and the protocol are of this film; the study's may be of others as well.
+
+    Raises:
+        UnsuitableError: the series or the protocol is of another view alone.
+    """
+    for keyword in _DESCRIPTIONS:
+        words = [word for word in re.split(r"[^A-Z]+", _unaccented(text(dataset, keyword))) if word]
+        view = next((found.lastgroup for found in map(_VIEW_LIKE.fullmatch, words) if found), None)
+        if view is None:
+            continue
+        if not _FRONTAL.intersection(words) and keyword != "StudyDescription":
+            raise UnsuitableError(
+                f"the DICOM's {_DESCRIPTIONS[keyword]} says that its view is {view}; accepted are frontal (PA or AP) "
+                "radiographs of the chest.",
+                code="view",
+            )
+        return (
+            f"the DICOM's {_DESCRIPTIONS[keyword]} speaks of a {view} view; look whether this film is the frontal one."
         )
-    return "the DICOM's view is no standard term; it is taken for a frontal one." if words and not frontal else None
+    return None
+
+
+def _unaccented(words: str) -> str:
+    return unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
 
 
 def _named_view(words: list[str]) -> str | None:
@@ -233,3 +228,7 @@ def _coded_view(dataset: "Dataset") -> str | None:
         return None
     found = _VIEW_WORDS.search(meaning.lower())
     return _VIEW_CODES.get(code.strip().upper()) or (found[1] if found else None)
+
+
+def _refused(said: str, code: str, kind: str = "") -> UnsuitableError:
+    return UnsuitableError(f"the DICOM{said}; accepted are {kind}radiographs of the chest.", code=code)

@@ -6,6 +6,7 @@ the pixels are looked up.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.errors import ImageError, UnsuitableError
-from pneumoscope.imaging.dicom.dataset import damage, first, number, text
+from pneumoscope.imaging import levels
+from pneumoscope.imaging.dicom.dataset import damage, first, number, numbers, text
 from pneumoscope.imaging.dicom.pixels import BIG_ENDIAN, Layout
-from pneumoscope.imaging.radiograph import Luma, full_range
+from pneumoscope.imaging.radiograph import Luma, Reason, full_range
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 Values = NDArray[np.float64]
+_SHAPES = frozenset({"IDENTITY", "INVERSE"})
+_LOOK = "that was followed, but look whether its lungs are dark."
 _LUTS = {"ModalityLUTSequence": "Modality", "VOILUTSequence": "VOI"}
 
 
@@ -31,6 +35,13 @@ class _Lut:
     start: int
     bits: int
     entries: Values
+    name: str
+
+    @property
+    def notes(self) -> list[str]:
+        """That it turns black and white around, if it does."""
+        falls = self.entries[0] > self.entries[-1]
+        return [f"the DICOM's {self.name} LUT falls; {_LOOK}"] if falls else []
 
     def __call__(self, values: Values) -> Values:
         """Look up; inputs outside get the first or last entry (C.11.1.1.1, C.11.2.1.1)."""
@@ -38,27 +49,53 @@ class _Lut:
         return np.asarray(self.entries[position.astype(np.intp)])
 
 
-def to_luma(codes: NDArray[Any], dataset: "Dataset", layout: Layout) -> tuple[Luma, list[str]]:
+@dataclass(frozen=True)
+class _Way:
+    """One way from values to greys: what it is called, shares of its output range or None, and what to tell of it."""
+
+    name: str
+    shares: Values | None
+    notes: list[str]
+
+
+def to_luma(codes: NDArray[Any], dataset: "Dataset", layout: Layout) -> tuple[Luma, tuple[Reason, ...]]:
     """Stored values (`uint16 [H, W]`, two's complement where signed) as luma (`uint8 [H, W]`), and notes.
 
+    The first transformation of the file's own that leaves enough of the greys is taken: see `_ways`.
+
     Raises:
-        UnsuitableError: every pixel is padding.
+        UnsuitableError: every pixel is padding or has the same value, or the transformations leave too little of them.
         ImageError: a Modality or VOI LUT is damaged: without it the film may come out as a negative.
     """
     stored = _meanings(layout)
     padding = _padding(stored, dataset, layout)
-    present = (np.bincount(codes.ravel(), minlength=len(stored)) > 0) & ~padding
-    if not present.any():
-        raise UnsuitableError("the image is blank: every pixel of the DICOM is padding.", code="blank")
+    counts = np.bincount(codes.ravel(), minlength=len(stored))
+    if np.count_nonzero(counts) == 1 or not counts[~padding].any():
+        what = "is padding" if padding[codes[0, 0]] else "has the same value"
+        raise UnsuitableError(f"the image is blank: every pixel of the DICOM {what}.", code="blank")
+    counts[padding] = 0
     values, notes = _modality(stored, dataset, layout)
-    inverted = layout.photometric == "MONOCHROME1" or text(dataset, "PresentationLUTShape") == "INVERSE"
-    shares, more = _of_interest(values, dataset, layout)
-    if shares is not None:
-        table = np.rint((1 - shares if inverted else shares) * 255).astype(np.uint8)
-    else:
-        table = _as_stored(values, present, layout, inverted=inverted)
+    inverted, more = _polarity(dataset, layout)
+    results = []
+    for way in _ways(values, dataset, layout):
+        if way.shares is None:
+            table = _as_stored(values, counts > 0, layout, inverted=inverted)
+        else:
+            table = np.rint((1 - way.shares if inverted else way.shares) * 255).astype(np.uint8)
+        lost = levels.loss(np.bincount(table, counts, 256).tolist(), way.name)
+        results.append((table, way, lost))
+        if lost is None:
+            break
+    table, way, lost = min(results, key=lambda result: 0 if result[2] is None else 1 + result[2].hard)
+    if way is not results[0][1] and (first := results[0][2]) is not None:
+        notes.append(f"{first.words}, so {way.name} was used.")
     table[padding] = 0
-    return table[codes], notes + more
+    luma = table[codes]
+    padded = levels.loss(levels.histogram(luma), "the DICOM's padding") if padding.any() else None
+    if padded and (lost is None or padded.hard > lost.hard):
+        lost = padded
+    notes += [*more, *way.notes]
+    return luma, (*(Reason("note", note) for note in notes), *levels.told(lost))
 
 
 def _meanings(layout: Layout) -> NDArray[np.int64]:
@@ -97,7 +134,7 @@ def _modality(stored: NDArray[np.int64], dataset: "Dataset", layout: Layout) -> 
     values = stored.astype(np.float64)
     lut = _lut(dataset, "ModalityLUTSequence", values, layout)
     if lut:
-        return lut(values), []
+        return lut(values), lut.notes
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if slope == 0 or not math.isfinite(slope * 2.0**17) or not math.isfinite(intercept):
@@ -105,26 +142,53 @@ def _modality(stored: NDArray[np.int64], dataset: "Dataset", layout: Layout) -> 
     return values * slope + intercept, []
 
 
-def _of_interest(values: Values, dataset: "Dataset", layout: Layout) -> tuple[Values | None, list[str]]:
-    """VOI LUT or window (C.11.2) as shares of its output range, 0 to 1; None where there is none."""
-    centre, width = number(dataset, "WindowCenter"), number(dataset, "WindowWidth")
+def _polarity(dataset: "Dataset", layout: Layout) -> tuple[bool, list[str]]:
+    """Whether low values are white (C.7.6.3.1.2, C.11.6), and what is unusual about it: makers differ."""
+    negative, shape = layout.photometric == "MONOCHROME1", text(dataset, "PresentationLUTShape")
     notes = []
+    if shape in _SHAPES and negative != (shape == "INVERSE"):
+        notes.append(f"the DICOM is {layout.photometric} with the Presentation LUT Shape {shape}; {_LOOK}")
+    if (number(dataset, "RescaleSlope") or 0) < 0:
+        notes.append(f"the DICOM's rescale slope is negative; {_LOOK}")
+    return negative or shape == "INVERSE", notes
+
+
+def _ways(values: Values, dataset: "Dataset", layout: Layout) -> Iterator[_Way]:
+    """The VOI LUT and the windows (C.11.2) of the file, in the order in which they are tried; or none of either.
+
+    Each may be used (C.11.2.1.2); a table that has fewer bits than it says is also read as of those that it has.
+    """
+    notes: list[str] = []
+    windows, unusable = _windows(dataset)
     try:
         lut = _lut(dataset, "VOILUTSequence", values, layout)
     except ImageError:
-        if centre is None or width is None:
+        if not windows:
             raise
         lut, notes = None, ["the DICOM's VOI LUT is damaged; its window was used."]
     if lut:
-        return np.clip(lut(values) / (2**lut.bits - 1), 0, 1), []
-    if centre is None and width is None:
-        return None, []
-    function = text(dataset, "VOILUTFunction") or "LINEAR"
-    least = 1 if function == "LINEAR" else 0
-    if centre is None or width is None or not math.isfinite(centre) or not (0 < width < math.inf) or width < least:
-        return None, [*notes, "the DICOM's window is unusable and was left out."]
-    shares, more = _windowed(values, centre, width, function)
-    return shares, notes + more
+        yield _Way("the DICOM's VOI LUT", np.clip(lut(values) / (2**lut.bits - 1), 0, 1), lut.notes)
+        used = int(lut.entries.max()).bit_length()
+        if 0 < used < lut.bits:
+            yield _Way(f"the DICOM's VOI LUT as one of {used} bits", lut(values) / (2**used - 1), lut.notes)
+    for at, (centre, width) in enumerate(windows):
+        shares, more = _windowed(values, centre, width, text(dataset, "VOILUTFunction") or "LINEAR")
+        yield _Way("the DICOM's window" if at == 0 else f"the DICOM's window number {at + 1}", shares, [*notes, *more])
+    if not (lut or windows):
+        told = ["the DICOM's window is unusable and was left out."] if unusable else []
+        yield _Way("the DICOM's Modality LUT" if first(dataset, "ModalityLUTSequence") else "", None, told)
+
+
+def _windows(dataset: "Dataset") -> tuple[list[tuple[float, float]], bool]:
+    """Centre and width of each window that can be used, and whether there are others only."""
+    least = 1 if (text(dataset, "VOILUTFunction") or "LINEAR") == "LINEAR" else 0
+    centres, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
+    usable = [
+        (centre, width)
+        for centre, width in zip(centres, widths, strict=False)
+        if math.isfinite(centre) and 0 < width < math.inf and width >= least
+    ]
+    return usable, not usable and bool(centres or widths)
 
 
 def _windowed(values: Values, centre: float, width: float, function: str) -> tuple[Values, list[str]]:
@@ -151,11 +215,12 @@ def _as_stored(values: Values, present: NDArray[np.bool_], layout: Layout, *, in
 
 
 def _lut(dataset: "Dataset", keyword: str, inputs: Values, layout: Layout) -> _Lut | None:
-    """The first item of a LUT sequence (C.11.1.1, C.11.2.1.1), None when there is none."""
-    item = first(dataset, keyword)
+    """The first item of a LUT sequence that is filled (C.11.1.1, C.11.2.1.1), None when there is none."""
     try:
-        if item is None or not ("LUTDescriptor" in item or "LUTData" in item):
+        items = [item for item in dataset.get(keyword) or () if item.get("LUTDescriptor") or item.get("LUTData")]
+        if not items:
             return None
+        item = items[0]
         count, start, bits = (int(value) for value in item["LUTDescriptor"].value)
         entries = _entries(item["LUTData"].value, count or 65536, bits, big=layout.syntax == BIG_ENDIAN)
     except damage() as failure:
@@ -164,7 +229,7 @@ def _lut(dataset: "Dataset", keyword: str, inputs: Values, layout: Layout) -> _L
         raise ImageError(f"the DICOM's {_LUTS[keyword]} LUT is damaged; export the film again.")
     if start >= 1 << 15 and inputs.min() < 0:
         start -= 1 << 16  # stored without its sign
-    return _Lut(start=start, bits=bits, entries=entries)
+    return _Lut(start=start, bits=bits, entries=entries, name=_LUTS[keyword])
 
 
 def _entries(data: Any, count: int, bits: int, *, big: bool) -> Values:

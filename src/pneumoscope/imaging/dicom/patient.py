@@ -5,17 +5,16 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pneumoscope.imaging.dicom.dataset import damage, text
+from pneumoscope.imaging.radiograph import Luma, orient
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from pneumoscope.imaging.radiograph import Luma
-
 _DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 _OLDEST = 150.0
+#: As EXIF numbers them.
+_ORIENTATIONS = {"LF": 1, "RF": 2, "RH": 3, "LH": 4, "FL": 5, "FR": 6, "HR": 7, "HL": 8}
 
 
 def name(dataset: "Dataset") -> str | None:
@@ -40,19 +39,13 @@ def age_years(dataset: "Dataset") -> float | None:
     return _plausible(_years(born, taken)) if born and taken else None
 
 
-def upright(luma: "Luma", dataset: "Dataset") -> "Luma":
+def upright(luma: Luma, dataset: "Dataset") -> Luma:
     r"""Turn and flip to the standard display L\F by Patient Orientation (0020,0020), PS3.3 section C.7.6.1.1.1.
 
     Its two values say towards which side of the patient the rows run to the right, and the columns down.
     Other or missing values leave the image as it is.
     """
-    row, column = directions(dataset)
-    if row + column in ("HL", "HR", "FL", "FR"):
-        luma, row, column = luma.T, column, row
-    if row + column not in ("LF", "LH", "RF", "RH"):
-        return luma
-    luma = luma[:, ::-1] if row == "R" else luma
-    return np.ascontiguousarray(luma[::-1] if column == "H" else luma)
+    return orient(luma, _ORIENTATIONS.get("".join(directions(dataset)), 1))
 
 
 def directions(dataset: "Dataset") -> tuple[str, str]:

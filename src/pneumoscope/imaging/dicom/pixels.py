@@ -1,11 +1,12 @@
 """From a DICOM data set to its stored pixel values, by PS3.3 section C.7.6.3 and PS3.5 section 8.
 
-One codec for each transfer syntax: Pillow for 8-bit JPEG, GDCM for 12-bit and lossless JPEG, CharLS for
+One codec for each transfer syntax: libjpeg-turbo for 8-bit JPEG, GDCM for 12-bit and lossless JPEG, CharLS for
 JPEG-LS, OpenJPEG for JPEG 2000, pydicom for RLE and what is not compressed.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from pneumoscope.errors import ImageError, UnsuitableError
+from pneumoscope.imaging import jpeg
 from pneumoscope.imaging.dicom import codestream
 from pneumoscope.imaging.dicom.codestream import FrameHeader
 from pneumoscope.imaging.dicom.dataset import damage, number, text
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
 _YBR = ("YBR_FULL", "YBR_FULL_422")
 _COLOURS = ("RGB", *_YBR, "YBR_ICT", "YBR_RCT")
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", BIG_ENDIAN)
+_HEARD_BITS = 8  # of a sample, for libjpeg-turbo to tell of damage
 _JPEG = "1.2.840.10008.1.2.4."
 
 
@@ -88,9 +91,12 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
         UnsuitableError: they hold several frames, whatever the header says.
     """
     try:
-        data = dataset["PixelData"].value
-        _require_one_frame(data, layout)
-        return _READERS[layout.syntax](data, layout)
+        data = _one_frame(dataset["PixelData"].value, layout)
+        values, precision = (_coded if layout.syntax in _CODECS else _native)(data, layout)
+        if layout.samples == 1:
+            return _significant(values, layout, precision)
+        # The first of three samples may be the luma already (PS3.3 section C.7.6.3.1.2), and a JPEG's is read alone.
+        return np.ascontiguousarray(values[:, :, 0] if values.ndim == 3 and layout.photometric in _YBR else values)
     except ImportError as missing:
         raise ImageError(
             "this DICOM's pixel data need a codec that is not installed; run `pip install 'pneumoscope[dicom]'`."
@@ -99,18 +105,18 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
         raise ImageError(f"cannot decode this DICOM's pixel data: {_words(failure)}; the file is damaged.") from failure
 
 
-def _require_one_frame(data: bytes, layout: Layout) -> None:
-    from pydicom.encaps import generate_fragments, parse_basic_offsets
-
+def _one_frame(data: bytes, layout: Layout) -> bytes:
+    """The bytes of the one frame, whatever surrounds or pads it."""
     if layout.syntax in _NATIVE:
-        frames = len(data) * 8 // (layout.rows * layout.columns * layout.samples * layout.allocated)
+        size = layout.rows * layout.columns * layout.samples * layout.allocated // 8
+        frames = len(data) // size if data[size:].strip(b"\x00") else 1
     else:
-        stream = BytesIO(data)
-        offsets = len(parse_basic_offsets(stream))
+        offsets, fragments = codestream.fragments(data)
         begins = codestream.begins_rle if layout.syntax == _RLE else codestream.begins
-        frames = max(offsets, sum(begins(fragment) for fragment in generate_fragments(stream)))
+        frames, data = sum(map(begins, fragments)) or offsets, b"".join(fragments)
     if frames > 1:
         raise UnsuitableError(f"the DICOM holds {frames} frames; give one radiograph a file.", code="frames")
+    return data
 
 
 def _without_pixels(dataset: "Dataset") -> str:
@@ -130,7 +136,7 @@ def _whole(dataset: "Dataset", keyword: str, default: int | None = None) -> int:
 
 
 def _require_readable(found: Layout) -> None:
-    if found.syntax not in _READERS:
+    if found.syntax not in (*_NATIVE, _RLE, *_CODECS):
         raise ImageError(
             "the DICOM's transfer syntax is not accepted; save it uncompressed or as JPEG, JPEG-LS, JPEG 2000 or RLE."
         )
@@ -152,8 +158,9 @@ def _require_readable(found: Layout) -> None:
         )
 
 
-def _native(data: bytes, layout: Layout) -> NDArray[Any]:
+def _native(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
     """Uncompressed and RLE pixels, PS3.5 sections 8.1, 8.2 and annex G."""
+    from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
 
     options: Any = {  # pydicom's own annotation of them is wrong
@@ -170,29 +177,43 @@ def _native(data: bytes, layout: Layout) -> NDArray[Any]:
         "bits_stored": layout.stored,
         "pixel_representation": 0,
     }
+    is_rle = layout.syntax == _RLE
     values, _ = get_decoder(layout.syntax).as_array(
-        data, index=0, raw=True, decoding_plugin="pydicom" if layout.syntax == _RLE else "", **options
+        encapsulate([data]) if is_rle else data,
+        index=0,
+        raw=True,
+        decoding_plugin="pydicom" if is_rle else "",
+        **options,
     )
-    return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, layout.allocated)
+    return values, layout.allocated
 
 
-def _jpeg(data: bytes, layout: Layout) -> NDArray[Any]:
+def _coded(frame: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
+    """A compressed frame by its codec, and the bits of its samples."""
+    module, markers, decode = _CODECS[layout.syntax]
+    import_module(module)  # what is not installed is missed before the frame is looked at
+    if codestream.JPEG_2000 in markers:
+        frame = codestream.tidied_jpeg2000(frame)
+        header = codestream.jpeg2000_header(frame)
+    else:
+        frame = codestream.tidied(frame)
+        header = codestream.jpeg_header(frame)
+    _require_agreement(header, layout, markers)
+    return decode(frame, header, layout), header.precision
+
+
+def _jpeg(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     """JPEG with loss: 8 bits by Pillow, 12 bits by GDCM."""
-    frame = _frame(data)
-    header = codestream.jpeg_header(frame)
-    _require_agreement(header, layout, (codestream.BASELINE, codestream.EXTENDED))
     if header.precision != 8:  # 12: baseline and extended JPEG have no other (T.81 section B.2.2)
-        return _significant(_gdcm(frame, header, layout), layout, header.precision)
+        return _gdcm(frame, header, layout)
     image = JpegImagePlugin.JpegImageFile(BytesIO(frame))
     if _is_untransformed(image, header, layout):
         image.draft("YCbCr", image.size)  # keeps libjpeg from transforming what was never transformed
         image.load()
+        jpeg.listen(frame)
         return np.asarray(Image.frombytes("RGB", image.size, image.tobytes()))
-    image.draft("L", image.size)
-    image.load()
-    if layout.samples == 3:
-        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    return _significant(np.asarray(image), layout, 8)
+    heard = jpeg.luma(frame, image)
+    return np.asarray(image) if heard is None else heard
 
 
 def _is_untransformed(image: JpegImagePlugin.JpegImageFile, header: FrameHeader, layout: Layout) -> bool:
@@ -201,18 +222,12 @@ def _is_untransformed(image: JpegImagePlugin.JpegImageFile, header: FrameHeader,
     return layout.photometric == "RGB" and not told
 
 
-def _lossless_jpeg(data: bytes, layout: Layout) -> NDArray[Any]:
-    frame = _frame(data)
-    header = codestream.jpeg_header(frame)
-    _require_agreement(header, layout, (codestream.LOSSLESS,))
-    values = _gdcm(frame, header, layout)
-    return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, header.precision)
-
-
 def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     """Decode as pydicom's own plugin for GDCM does, by the frame's precision; that one refuses 12-bit JPEG."""
     import gdcm
 
+    if header.precision == _HEARD_BITS:
+        jpeg.listen(frame, size=(layout.columns, layout.rows), lossless=True)  # GDCM keeps damage to itself
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
     fragment = gdcm.Fragment()
@@ -233,47 +248,37 @@ def _gdcm(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     decoded = image.GetBuffer()
     if decoded is None:
         raise ValueError("the codec gave no image")
-    return _shaped(decoded.encode("utf-8", "surrogateescape"), container, layout)  # GDCM gives char* as str
+    return _shaped(decoded.encode("utf-8", "surrogateescape"), header.precision, layout)  # GDCM gives char* as str
 
 
-def _jpeg_ls(data: bytes, layout: Layout) -> NDArray[Any]:
+def _jpeg_ls(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     import jpeg_ls
 
-    frame = _frame(data).rstrip(b"\x00")
-    header = codestream.jpeg_header(frame)
-    _require_agreement(header, layout, (codestream.JPEG_LS,))
-    decoded, facts = jpeg_ls.decode_pixel_data(frame)
-    values = _shaped(decoded, 8 if header.precision <= 8 else 16, layout, planes=facts["interleave_mode"] == 0)
-    return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, header.precision)
+    try:
+        decoded, facts = jpeg_ls.decode_pixel_data(frame)
+    except RuntimeError:  # GDCM reads on, but it also reads what is damaged within without a word
+        if (data := frame.removesuffix(codestream.END)).endswith(b"\x00"):
+            decoded, facts = jpeg_ls.decode_pixel_data(data.rstrip(b"\x00") + codestream.END)
+        else:
+            raise
+    return _shaped(decoded, header.precision, layout, planes=facts["interleave_mode"] == 0)
 
 
-def _jpeg_2000(data: bytes, layout: Layout) -> NDArray[Any]:
+def _jpeg_2000(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     from openjpeg.utils import decode_pixel_data
 
-    frame = codestream.without_jp2(_frame(data))
-    header = codestream.jpeg2000_header(frame)
-    _require_agreement(header, layout, (header.marker,))
     if header.signed and not layout.signed:
         raise ValueError("the compressed image's samples are signed, the DICOM's are not")
-    decoded = decode_pixel_data(frame, version=2)
-    values = _shaped(decoded, 8 if header.precision <= 8 else 16, layout)
-    return _luma_of(values, layout) if layout.samples == 3 else _significant(values, layout, header.precision)
+    return _shaped(decode_pixel_data(frame, version=2), header.precision, layout)
 
 
-_READERS: dict[str, Callable[[bytes, Layout], NDArray[Any]]] = {
-    **dict.fromkeys((*_NATIVE, _RLE), _native),
-    **dict.fromkeys((_JPEG + "50", _JPEG + "51"), _jpeg),
-    **dict.fromkeys((_JPEG + "57", _JPEG + "70"), _lossless_jpeg),
-    **dict.fromkeys((_JPEG + "80", _JPEG + "81"), _jpeg_ls),
-    **dict.fromkeys((_JPEG + "90", _JPEG + "91"), _jpeg_2000),
+#: By transfer syntax, the codec's module, the markers that a frame may begin with, and what decodes it.
+_CODECS: dict[str, tuple[str, tuple[int, ...], Callable[[bytes, FrameHeader, Layout], NDArray[Any]]]] = {
+    **dict.fromkeys((_JPEG + "50", _JPEG + "51"), ("PIL", (codestream.BASELINE, codestream.EXTENDED), _jpeg)),
+    **dict.fromkeys((_JPEG + "57", _JPEG + "70"), ("gdcm", (codestream.LOSSLESS,), _gdcm)),
+    **dict.fromkeys((_JPEG + "80", _JPEG + "81"), ("jpeg_ls", (codestream.JPEG_LS,), _jpeg_ls)),
+    **dict.fromkeys((_JPEG + "90", _JPEG + "91"), ("openjpeg", (codestream.JPEG_2000,), _jpeg_2000)),
 }
-
-
-def _frame(data: bytes) -> bytes:
-    """The one frame of encapsulated pixel data, PS3.5 section A.4."""
-    from pydicom.encaps import get_frame
-
-    return get_frame(data, 0, number_of_frames=1)
 
 
 def _require_agreement(header: FrameHeader, layout: Layout, markers: tuple[int, ...]) -> None:
@@ -288,19 +293,14 @@ def _require_agreement(header: FrameHeader, layout: Layout, markers: tuple[int, 
 
 
 def _shaped(
-    decoded: bytes | bytearray | NDArray[Any], container: int, layout: Layout, *, planes: bool = False
+    decoded: bytes | bytearray | NDArray[Any], precision: int, layout: Layout, *, planes: bool = False
 ) -> NDArray[Any]:
-    values = np.frombuffer(decoded, np.dtype(f"<u{container // 8}"))
+    values = np.frombuffer(decoded, np.uint8 if precision <= 8 else "<u2")
     if layout.samples == 1:
         return values.reshape(layout.rows, layout.columns)
     if planes:
         return np.moveaxis(values.reshape(layout.samples, layout.rows, layout.columns), 0, 2)
     return values.reshape(layout.rows, layout.columns, layout.samples)
-
-
-def _luma_of(values: NDArray[Any], layout: Layout) -> NDArray[Any]:
-    """Three samples as RGB, or as luma where the first of them is it (PS3.3 section C.7.6.3.1.2)."""
-    return np.ascontiguousarray(values[:, :, 0] if layout.photometric in _YBR else values)
 
 
 def _significant(values: NDArray[Any], layout: Layout, precision: int) -> NDArray[Any]:
@@ -318,4 +318,6 @@ def _significant(values: NDArray[Any], layout: Layout, precision: int) -> NDArra
 
 
 def _words(failure: BaseException) -> str:
-    return str(failure) if type(failure) is ValueError else type(failure).__name__
+    """What a codec says, in its last line; of other failures their kind, for their words may quote the file."""
+    said = str(failure).strip().splitlines() if type(failure) in (ValueError, RuntimeError) else []
+    return said[-1].strip().rstrip(".") if said else type(failure).__name__
