@@ -107,7 +107,7 @@ guarded = APIRouter()  # `require_token` comes before these, if there is a token
     },
 )
 async def predict(request: Request, service: Shared, room: Held, options: Annotated[Options, Query()]) -> JSONResponse:
-    """Post a film's file as the body (JPEG, PNG, TIFF, DICOM), or up to 32 as a form.
+    """Post a film's file as the body, or up to 32 as a form.
 
     A film that is abstained on, or no frontal chest film, is a 200 and says so in `status`. 422 is for bytes that
     no image can be read from; beside readable ones in a form, or with `Prefer: handling=lenient` (RFC 7240), such
