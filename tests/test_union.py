@@ -223,7 +223,7 @@ def test_copies_under_two_patients_tie_them(tmp_path: Path) -> None:
     }
     same = encode(Image.fromarray(noise("same")))
     films |= {"train/cat/p1c/same.png": same, "test/cat/p4c/same.png": same}
-    _, out = make(tmp_path, films, patient_pattern=r"/(p\d[cd])/")
+    _, out = make(tmp_path, films, patient_pattern=r"/(p\d[cd])/", class_folder="outermost")
     assert not [each for each in out.films if each.patient == "p1c"]
     assert len([each for each in out.films if each.split == "test" and each.label == "cat"]) == 3
 
