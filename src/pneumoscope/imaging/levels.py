@@ -35,7 +35,7 @@ def loss(histogram: Sequence[float], by: str = "") -> Loss | None:
     """
     total = sum(histogram)
     black, white = histogram[0] / total, histogram[-1] / total
-    levels = sum(count > total * RARE for count in histogram)
+    levels = sum(map((total * RARE).__lt__, histogram))
     if black + white > _SOFT_SHARE:
         shown = {name: f"{share:.0%}" for name, share in (("black", black), ("white", white)) if share > _SHOWN}
         verb = "" if by else "is "

@@ -65,10 +65,11 @@ def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
             luma = orient(_luma(image, data, facts.bits) if heard is None else heard, orientation)
         except DAMAGE as failure:
             raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
-    if luma.min() == luma.max():
+    counts = levels.histogram(luma)
+    if max(counts) == luma.size:
         what = "is transparent or has one value" if image.has_transparency_data else "has the same value"
         raise UnsuitableError(f"the image is blank: every pixel {what}.", code="blank")
-    return Radiograph(luma=luma, facts=facts, notes=levels.told(levels.loss(levels.histogram(luma))))
+    return Radiograph(luma=luma, facts=facts, notes=levels.told(levels.loss(counts)))
 
 
 def _facts(image: ImageFile, data: bytes) -> ImageFacts:
