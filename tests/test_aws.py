@@ -26,6 +26,7 @@ from pneumoscope.aws.client.inventory import belongings, limits_of, status
 from pneumoscope.aws.client.package import pinned, requirements, training_archive, write_model_archive
 from pneumoscope.aws.client.train import describe_request, follow, look, role_arn, start
 from pneumoscope.aws.client.upload import upload
+from pneumoscope.aws.endpoint import Answer
 from pneumoscope.aws.functions import on_upload, shared
 from pneumoscope.aws.session import Cloud, in_words
 from pneumoscope.aws.unpack import extract
@@ -186,7 +187,7 @@ def test_throttling_is_waited_for_and_then_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
     with scripted(throttled, throttled, job) as (url, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
-        assert look(Cloud(region=REGION), "a").status == "Completed"
+        assert look(Cloud(region=REGION), "a")["TrainingJobStatus"] == "Completed"
         assert len(asked) == 3
     with scripted(throttled) as (url, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
@@ -285,7 +286,8 @@ def test_a_job_installs_nothing_that_is_not_pinned_by_its_hash() -> None:
     for each in pinned():
         assert re.match(r"[a-z0-9-]+==[\w.]+( ;[^\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}", each), each[:80]
     installed = {each.partition("==")[0] for each in pinned()}
-    asked = {re.split(r"[^\w-]", each)[0].lower() for each in requirements("train")}
+    needed = [each for extra in ("train", "data", "dicom", "weights") for each in requirements(extra)]
+    asked = {re.split(r"[^\w-]", each)[0].lower() for each in needed}
     assert asked - installed == {"torch", "torchvision"}
     assert not [name for name in installed if name.startswith(("nvidia-", "cuda-", "triton"))]
 
@@ -578,9 +580,8 @@ def in_a_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_of_two_calls_that_store_at_once_one_comes_again(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both looked before either wrote."""
     upload_of = partial(on_upload.Upload, bucket=PLACE.bucket, key="films/a.png", version=None)
-    found, place = on_upload.Found(data=b"", size=0, etag="e"), {"Bucket": PLACE.bucket, "Key": "results/a.png.json"}
-    prediction = {"status": "answered", "reason_codes": []}
-    decided = shared.Decision(prediction=prediction, how="endpoint", shrunk=False, milliseconds=1.0)
+    found, place = shared.Found(data=b"", size=0, etag="e"), {"Bucket": PLACE.bucket, "Key": "results/a.png.json"}
+    decided = Answer(prediction={"status": "answered", "reason_codes": []}, milliseconds=1.0)
     store = partial(on_upload._store, found=found, decided=decided, request_id="1")
     before = on_upload._stored(place)
     assert store(upload_of(sequencer="0B"))
@@ -600,9 +601,9 @@ def test_a_missing_object_is_told_from_a_forbidden_one(aws: Cloud) -> None:
     """S3 says AccessDenied of both where listing is allowed for a prefix only."""
     denied = exceptions.ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject")
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="results/there.json", Body=b"{}")
-    assert shared.is_absent(denied, PLACE.bucket, "results/missing.json")
-    assert shared.is_absent(denied, PLACE.bucket, "results/there")
-    assert not shared.is_absent(denied, PLACE.bucket, "results/there.json")
+    assert shared.is_absent(denied, "results/missing.json")
+    assert shared.is_absent(denied, "results/there")
+    assert not shared.is_absent(denied, "results/there.json")
     gone, other = (exceptions.ClientError({"Error": {"Code": code}}, "GetObject") for code in ("NoSuchKey", "500"))
-    assert shared.is_absent(gone, PLACE.bucket, "results/there.json")
-    assert not shared.is_absent(other, PLACE.bucket, "results/missing.json")
+    assert shared.is_absent(gone, "results/there.json")
+    assert not shared.is_absent(other, "results/missing.json")

@@ -17,10 +17,10 @@ from pneumoscope.aws.client.deploy import deploy, describe
 from pneumoscope.aws.client.images import RAY_SERVE, aws_image
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
 from pneumoscope.aws.client.model import put_model
-from pneumoscope.aws.client.stack import find_stack
+from pneumoscope.aws.client.stack import find_stack, parameters_of
 from pneumoscope.aws.client.train import describe_request, role_arn
 from pneumoscope.aws.session import Cloud
-from pneumoscope.aws.unpack import extract, unpacked
+from pneumoscope.aws.unpack import extract, fetch_bundle
 from pneumoscope.cli import main
 from pneumoscope.contract import load_contract
 from pneumoscope.errors import (
@@ -47,7 +47,7 @@ def model_of(cloud: LocalCloud) -> dict[str, Any]:
 
 
 def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
-    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, tmp_path: Path
+    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path
 ) -> None:
     sagemaker = shared_cloud.client("sagemaker")
     role = role_arn(aws, "trainer")
@@ -61,8 +61,7 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     assert archive.bucket == PLACE.bucket
     digest = load_contract(tiny_bundle).files["model.onnx"][:12]
     assert keys(aws, "models") == [f"models/films/{digest}/contract.json", f"models/films/{digest}/model.tar.gz"]
-    aws.client("s3").download_file(archive.bucket, archive.key, str(tmp_path / "model.tar.gz"))
-    with unpacked(tmp_path / "model.tar.gz") as (_, engine):
+    with fetch_bundle(aws, archive) as (_, engine):
         assert engine.contract == load_contract(tiny_bundle)
     told = json.loads(run("status", "--format", "json").out)
     assert [(each["kind"], each["name"], each["state"]) for each in told] == [("endpoint", "films", "CREATE_COMPLETE")]
@@ -88,8 +87,8 @@ def test_an_endpoint_is_updated_in_place(aws: Cloud, tiny_bundle: Path) -> None:
     deploy(aws, wanted(tiny_bundle, instances=2, most_instances=2))
     stack = find_stack(aws, "pneumoscope-films")
     assert stack is not None
-    assert stack.status == "UPDATE_COMPLETE"
-    assert stack.parameters["MinInstances"] == "2"
+    assert stack["StackStatus"] == "UPDATE_COMPLETE"
+    assert parameters_of(stack)["MinInstances"] == "2"
     assert len(keys(aws, "models")) == 2
     deploy(aws, wanted(tiny_bundle, instances=2, most_instances=2))
     assert len(names(aws)) == 3
@@ -236,14 +235,13 @@ def test_teardown_says_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) 
 
 
 def test_a_model_is_put_once_and_verified(
-    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, own_bundle: Path, tmp_path: Path
+    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, own_bundle: Path
 ) -> None:
     done = run("put-model", tiny_bundle, "s3://films-bucket/models/one")
     assert done.code == 0, done
     assert "model in s3://films-bucket/models/one" in done.out, done
     assert keys(aws, "models") == ["models/one/contract.json", "models/one/model.tar.gz"]
-    aws.client("s3").download_file(PLACE.bucket, "models/one/model.tar.gz", str(tmp_path / "model.tar.gz"))
-    with unpacked(tmp_path / "model.tar.gz") as (_, engine):
+    with fetch_bundle(aws, parse_location("s3://films-bucket/models/one/model.tar.gz")) as (_, engine):
         assert engine.contract == load_contract(tiny_bundle)
     tags = shared_cloud.client("s3").get_object_tagging(Bucket=PLACE.bucket, Key="models/one/model.tar.gz")["TagSet"]
     assert tags == [{"Key": "pneumoscope", "Value": "one"}]

@@ -8,8 +8,8 @@ from typing import Any
 
 from botocore import exceptions
 
-from pneumoscope.aws.limits import REALTIME
 from pneumoscope.aws.session import code_of, in_words, is_here
+from pneumoscope.contract import Contract
 from pneumoscope.errors import AnswerError, BusyError, CloudError, ImageError, PneumoscopeError, UnsuitableError
 
 #: The capstone's content type; what the bytes are is read from themselves.
@@ -33,7 +33,7 @@ class Answer:
 
     prediction: dict[str, Any]
     milliseconds: float
-    tries: int
+    tries: int = 1
     shrunk: bool = False
 
 
@@ -44,7 +44,6 @@ class Endpoint:
     Args:
         runtime: boto3's client of `sagemaker-runtime`, as `Cloud.asker` makes it.
         name: of the endpoint.
-        limit: the largest body that it takes, in bytes.
         patience: seconds after which nothing is asked again.
         pause: waits so many seconds.
     """
@@ -52,7 +51,6 @@ class Endpoint:
     runtime: Any
     name: str
     _: KW_ONLY
-    limit: int = REALTIME
     patience: float = 180.0
     pause: Callable[[float], None] = time.sleep
 
@@ -62,7 +60,7 @@ class Endpoint:
         A model that is busy is asked again, after longer and longer pauses.
 
         Args:
-            film: the bytes of a file, at most `limit`.
+            film: the bytes of a file, no more than the endpoint takes; see `fit_film`.
 
         Raises:
             ImageError: the model cannot read them.
@@ -70,8 +68,6 @@ class Endpoint:
             AnswerError: the model failed on them.
             CloudError: there is no such endpoint, or access to it is denied.
         """
-        if len(film) > self.limit:
-            raise CloudError(f"{len(film):,} bytes are more than the {self.limit:,} that endpoint {self.name} takes.")
         started = time.perf_counter()
         for tried in range(1, _TRIES + 1):
             try:
@@ -122,6 +118,30 @@ class Endpoint:
         if status in _LATER:
             return BusyError(f"{sentence}; try again later, or give it more instances.")
         return AnswerError(f"{sentence}; its log is {failure.response.get('LogStreamArn', 'in CloudWatch')}.")
+
+
+def fit_film(film: bytes, limit: int, contract: Callable[[], Contract | None]) -> tuple[bytes, bool]:
+    """What of a film goes to an endpoint, and whether it was shrunk: the file, or a larger one as the model reads it.
+
+    Args:
+        film: the bytes of a file.
+        limit: the largest body that the endpoint takes, in bytes.
+        contract: gives the endpoint's contract, for its input rule; None if it is not within reach.
+
+    Raises:
+        ImageError: it cannot be read, or is too large and there is no contract to shrink it by.
+    """
+    if len(film) <= limit:
+        return film, False
+    if (found := contract()) is None:
+        raise UnsuitableError(
+            f"the film has {len(film):,} bytes, and the endpoint takes {limit:,}; name the endpoint's bundle "
+            "with --bundle to shrink it by the model's own rule, or deploy with --variant async.",
+            code="too-large",
+        )
+    from pneumoscope.imaging import shrink  # loads what decodes films, which an endpoint's caller rarely needs
+
+    return shrink(film, found.input), True
 
 
 def read_prediction(body: bytes, name: str) -> dict[str, Any]:

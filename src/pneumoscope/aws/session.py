@@ -90,11 +90,6 @@ class Cloud:
                     f"{service.upper().replace('-', '_')}, which begin with http:// or https://."
                 ) from failure
 
-    @property
-    def partition(self) -> str:
-        """`aws`, `aws-cn` or `aws-us-gov`."""
-        return str(self._session.get_partition_for_region(self.region))
-
 
 def stand_in() -> bool:
     """Whether `sagemaker-runtime` is played by a service on this machine, which knows no regions and no keys.

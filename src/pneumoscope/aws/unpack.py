@@ -7,22 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pneumoscope.aws.session import Cloud, fetch_file
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import BundleError
+from pneumoscope.settings.names import Location
 
 _MOST_UNPACKED = 4 << 30  # bytes; a model is a tenth of that
 
 
 @contextmanager
-def unpacked(archive: Path) -> Iterator[tuple[Path, Engine]]:
-    """The bundle in a `model.tar.gz`, in a folder that goes when the block ends, and its engine, verified.
+def fetch_bundle(cloud: Cloud, source: Location) -> Iterator[tuple[Path, Engine]]:
+    """The bundle in a `model.tar.gz` in S3, in a folder that goes when the block ends, and its engine, verified.
 
     Raises:
         BundleError: no such archive, or no bundle in it that reproduces its golden cases.
+        CloudError: it is not there, or AWS refuses.
     """
     with TemporaryDirectory(prefix="pneumoscope-") as name:
-        folder = Path(name)
+        archive, folder = Path(name, "model.tar.gz"), Path(name, "model")
+        fetch_file(cloud, source, archive)
         extract(archive, folder)
         bundle = folder / "bundle" if (folder / "bundle" / CONTRACT_FILE).is_file() else folder
         engine = Engine.load(bundle)

@@ -62,10 +62,11 @@ def train_command(settings: "Train") -> None:
     except KeyboardInterrupt:
         typer.echo(f"no longer followed; training job {name} goes on, see `pneumoscope aws status`.", err=True)
         raise
-    for metric, value in job.metrics.items():
-        typer.echo(f"{metric}: {value:.4f}")
-    typer.echo(f"model: {job.model}")
-    listener.say(f"next: pneumoscope aws deploy {job.model} --name NAME --to S3://… --image IMAGE")
+    for each in job.get("FinalMetricDataList", []):
+        typer.echo(f"{each['MetricName']}: {each['Value']:.4f}")
+    model = job["ModelArtifacts"]["S3ModelArtifacts"]
+    typer.echo(f"model: {model}")
+    listener.say(f"next: pneumoscope aws deploy {model} --name NAME --to S3://… --image IMAGE")
 
 
 @command(app, "put-model", "aws.PutModel")

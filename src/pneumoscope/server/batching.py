@@ -35,17 +35,15 @@ class Batcher:
             wanted = [(film, answer) for film, answer in self._waiting if not answer.done()]
             batch, self._waiting = wanted[:BATCH], wanted[BATCH:]
             films = [film for film, _ in batch]
-            results: list[Prediction | Exception]
             try:
-                results = [*await asyncio.get_running_loop().run_in_executor(self._thread, self._decide, films)]
+                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._decide, films)
             except Exception as failure:  # noqa: BLE001 (each of those who wait must hear of it)
-                results = [failure for _ in batch]
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(failure)
+                continue
             for (_, answer), result in zip(batch, results, strict=True):
-                if answer.done():
-                    continue
-                if isinstance(result, Exception):
-                    answer.set_exception(result)
-                else:
+                if not answer.done():
                     answer.set_result(result)
 
     def _decide(self, films: list[Decoded]) -> list[Prediction]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +14,7 @@ _KEPT = {"status", "class_index", "label", "probabilities", "prediction_set", "r
 
 
 class Journal:
-    """An append-only file. A line is one write, so that several processes may share it."""
+    """An append-only file. A line is one write, so that threads and processes may share it."""
 
     def __init__(self, path: Path) -> None:
         """Open or make the file.
@@ -29,7 +28,6 @@ class Journal:
             raise UsageError(
                 f"decisions cannot be kept in {path} ({failure.strerror}); give --keep-log a file to write."
             ) from failure
-        self._lock = threading.Lock()
 
     def keep(self, data: bytes, prediction: Prediction, request_id: str) -> None:
         """Append what was decided on a film of these bytes.
@@ -44,9 +42,8 @@ class Journal:
             **prediction.document().model_dump(mode="json", by_alias=True, include=_KEPT),
         }
         line = json.dumps(document, allow_nan=False).encode() + b"\n"
-        with self._lock:
-            if os.write(self._file, line) != len(line):
-                raise OSError("the disk is full")
+        if os.write(self._file, line) != len(line):
+            raise OSError("the disk is full")
 
     def close(self) -> None:
         """Close the file."""

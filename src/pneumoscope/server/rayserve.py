@@ -3,29 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.server.app import create_app
+from pneumoscope.server.routes import invoke
 from pneumoscope.settings.serve import ServeConfig
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
 _MOST_WAITING = 64  # of requests in one replica; Ray keeps the others
-
-
-class Root:
-    """What is posted to `/` is an invocation: the image's adapter sends every one there."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == "/":
-            scope = {**scope, "path": "/invocations", "raw_path": b"/invocations"}
-        await self._app(scope, receive, send)
 
 
 def application(bundle: Path) -> "Application":
@@ -36,8 +24,10 @@ def application(bundle: Path) -> "Application":
     """
     from ray import serve
 
-    def build() -> Root:
-        return Root(create_app(ServeConfig(bundle=bundle), on_failure=_stop, ready_first=True))
+    def build() -> FastAPI:
+        app = create_app(ServeConfig(bundle=bundle), on_failure=_stop, ready_first=True)
+        app.post("/", include_in_schema=False)(invoke)  # where the image's adapter sends every invocation
+        return app
 
     class Pneumoscope:
         """One replica; the application does its work."""

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from botocore import exceptions
-
-from pneumoscope.aws.session import Cloud, ask_for, code_of, in_words
+from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.settings.names import Location
 
@@ -29,7 +27,12 @@ def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool | None = N
         UsageError: it is public, and that was not allowed.
         CloudError: it is missing, in another region, or access to it is denied.
     """
-    region = region_of(cloud, place)
+    # Of one in another region, botocore follows S3's 301 there.
+    head = ask_for(f"bucket {place.bucket}", cloud.client("s3").head_bucket, "404", Bucket=place.bucket)
+    if head is None:
+        sentence = f"bucket {place.bucket} does not exist; make it with: aws s3 mb s3://{place.bucket}"
+        raise CloudError(f"{sentence} --region {cloud.region}")
+    region = head.get("BucketRegion", cloud.region)
     if region != cloud.region:
         raise CloudError(
             f"bucket {place.bucket} is in {region}, but the work is to be done in {cloud.region}; pass "
@@ -47,25 +50,6 @@ def encryption(kms_key: str | None) -> dict[str, str]:
     if kms_key is None:
         return {"ServerSideEncryption": "AES256"}
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
-
-
-def region_of(cloud: Cloud, place: Location) -> str:
-    """The region a bucket is in.
-
-    Raises:
-        CloudError: there is no such bucket, or access to it is denied.
-    """
-    with in_words(f"bucket {place.bucket}"):
-        try:
-            head = cloud.client("s3").head_bucket(Bucket=place.bucket)
-        except exceptions.ClientError as failure:
-            head = failure.response
-            if code_of(failure) == "404":
-                sentence = f"bucket {place.bucket} does not exist; make it with: aws s3 mb s3://{place.bucket}"
-                raise CloudError(f"{sentence} --region {cloud.region}") from failure
-            if code_of(failure) != "301":  # "moved": it is in another region
-                raise
-    return str(head["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region") or cloud.region)
 
 
 def list_files(cloud: Cloud, place: Location) -> Iterator[dict[str, Any]]:

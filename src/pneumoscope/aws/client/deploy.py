@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
-from pneumoscope.aws.client.bucket import check_bucket, remove_file
+from pneumoscope.aws.client.bucket import check_bucket
 from pneumoscope.aws.client.images import RAY_SERVE, aws_image, has_disks
 from pneumoscope.aws.client.inventory import described, stack_of
-from pneumoscope.aws.client.model import files_of, send_model, verified
+from pneumoscope.aws.client.model import remove_model, send_model, verified
 from pneumoscope.aws.client.stack import await_stack, find_stack, put_stack
 from pneumoscope.aws.client.train import TAG, role_arn
 from pneumoscope.aws.session import Cloud, in_words
@@ -75,7 +74,7 @@ def deploy(
         raise
     except CloudError:
         if is_new:
-            _remove(cloud, folder)
+            remove_model(cloud, folder)
         raise
 
 
@@ -84,7 +83,7 @@ def describe(cloud: Cloud, wanted: Deploy, name: str, folder: Location, role: st
 
     Raises:
         UsageError: the region's registry of AWS's images is not known here.
-        CloudError: the account of a key given by its id cannot be asked for.
+        CloudError: there is no key with this id, or access to it is denied.
     """
     capture = wanted.capture
     return {
@@ -112,16 +111,8 @@ def describe(cloud: Cloud, wanted: Deploy, name: str, folder: Location, role: st
 def _key_arn(cloud: Cloud, key: str) -> str:
     if key.startswith("arn:"):
         return key
-    with in_words("the account's number"):
-        account = cloud.client("sts").get_caller_identity()["Account"]
-    return f"arn:{cloud.partition}:kms:{cloud.region}:{account}:key/{key}"
-
-
-def _remove(cloud: Cloud, folder: Location) -> None:
-    """Remove a model that nothing uses. What failed first is told, not what fails now."""
-    for file in files_of(folder):
-        with suppress(CloudError):
-            remove_file(cloud, file)
+    with in_words(f"key {key}"):
+        return str(cloud.client("kms").describe_key(KeyId=key)["KeyMetadata"]["Arn"])
 
 
 def _require_ours(cloud: Cloud, name: str) -> None:

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from pneumoscope.aws.client.bucket import list_files, remove_file
-from pneumoscope.aws.client.stack import Found, await_stack, delete_stack, find_stack, list_stacks
+from pneumoscope.aws.client.stack import delete_stack, find_stack, list_stacks, parameters_of
 from pneumoscope.aws.client.train import TAG
 from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.contract import CONTRACT_FILE
@@ -52,14 +53,11 @@ def belongings(
     if (stack := find_stack(cloud, stack_of(name))) is None:
         return
     if not keep_model:
-        model = Location(bucket=stack.parameters["ModelBucketName"], key=stack.parameters["ModelPrefix"])
+        given = parameters_of(stack)
+        model = Location(bucket=given["ModelBucketName"], key=given["ModelPrefix"])
         yield from _files(cloud, name, model.folder)  # in which each of the endpoint's models has one
-
-    def delete() -> None:
-        delete_stack(cloud, stack.name)
-        await_stack(cloud, stack.id, pause=pause)
-
-    yield Belonging(name=f"stack {stack.name} with endpoint {name}", remove=delete)
+    delete = partial(delete_stack, cloud, stack, pause=pause)
+    yield Belonging(name=f"stack {stack['StackName']} with endpoint {name}", remove=delete)
 
 
 def captured(cloud: Cloud, name: str) -> str | None:
@@ -68,10 +66,8 @@ def captured(cloud: Cloud, name: str) -> str | None:
     Raises:
         CloudError: access to it is denied.
     """
-    stack = find_stack(cloud, stack_of(name))
-    if stack is None or not stack.parameters.get("CaptureBucketName"):
-        return None
-    return f"s3://{stack.parameters['CaptureBucketName']}/{stack.parameters['CapturePrefix']}"
+    given = parameters_of(find_stack(cloud, stack_of(name)) or {})
+    return f"s3://{given['CaptureBucketName']}/{given['CapturePrefix']}" if given.get("CaptureBucketName") else None
 
 
 def status(cloud: Cloud) -> list[dict[str, str]]:
@@ -80,7 +76,8 @@ def status(cloud: Cloud) -> list[dict[str, str]]:
     Raises:
         CloudError: AWS refuses.
     """
-    return [_stack_row(each) for each in list_stacks(cloud) if each.description.startswith(_PRODUCT)] + _jobs(cloud)
+    stacks = [each for each in list_stacks(cloud) if each.get("Description", "").startswith(_PRODUCT)]
+    return [_stack_row(each) for each in stacks] + _jobs(cloud)
 
 
 def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
@@ -91,8 +88,9 @@ def limits_of(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
     """
     config = config_of(cloud, name)
     production: dict[str, Any] = next(iter(config.get("ProductionVariants", [])), {})
-    folder = _folder_of(described(cloud, "model", production.get("ModelName", name)) or {})
-    contract = None if folder is None else folder / CONTRACT_FILE
+    model = described(cloud, "model", production.get("ModelName", name)) or {}
+    url = model.get("PrimaryContainer", {}).get("ModelDataUrl", "")  # others' models have several, or none in S3
+    contract = parse_location(url).folder / CONTRACT_FILE if url.startswith("s3://") else None
     if config.get("AsyncInferenceConfig"):
         return "async", contract
     return ("serverless" if "ServerlessConfig" in production else "realtime"), contract
@@ -123,12 +121,6 @@ def described(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | None:
     return ask_for(f"{kind.replace('_', ' ')} {name}", describe, ".*Could not find", **{argument: name})
 
 
-def _folder_of(model: dict[str, Any]) -> Location | None:
-    """Where in S3 a model's archive lies, if that is where it lies; others' models have several, or none."""
-    url = model.get("PrimaryContainer", {}).get("ModelDataUrl", "")
-    return parse_location(url).folder if url.startswith("s3://") else None
-
-
 def _files(cloud: Cloud, name: str, folder: Location) -> Iterator[Belonging]:
     """The files of every model that was deployed under a name, by their tag."""
     for each in list(list_files(cloud, folder)):
@@ -144,10 +136,10 @@ def _tags(cloud: Cloud, file: Location) -> list[dict[str, str]]:
     return [] if reply is None else list(reply["TagSet"])
 
 
-def _stack_row(stack: Found) -> dict[str, str]:
-    endpoint = stack.parameters.get("EndpointName")
-    kind, name = ("stack", stack.name) if endpoint is None else ("endpoint", endpoint)
-    return {"kind": kind, "name": name, "state": stack.status, "made": stack.made}
+def _stack_row(stack: dict[str, Any]) -> dict[str, str]:
+    endpoint = parameters_of(stack).get("EndpointName")
+    kind, name = ("stack", stack["StackName"]) if endpoint is None else ("endpoint", endpoint)
+    return _row(kind, name, stack["StackStatus"], stack["CreationTime"])
 
 
 def _jobs(cloud: Cloud) -> list[dict[str, str]]:
@@ -156,9 +148,12 @@ def _jobs(cloud: Cloud) -> list[dict[str, str]]:
         search = cloud.client("sagemaker").get_paginator("search")
         pages = search.paginate(Resource="TrainingJob", PaginationConfig={"PageSize": _PAGE})
         found = [each["TrainingJob"] for page in pages for each in page["Results"]]
-    return [_job_row(job) for job in found if any(tag["Key"] == TAG for tag in job.get("Tags", []))]
+    return [
+        _row("training job", job["TrainingJobName"], job["TrainingJobStatus"], job["CreationTime"])
+        for job in found
+        if any(tag["Key"] == TAG for tag in job.get("Tags", []))
+    ]
 
 
-def _job_row(job: dict[str, Any]) -> dict[str, str]:
-    made = job["CreationTime"].strftime("%Y-%m-%d %H:%M")
-    return {"kind": "training job", "name": job["TrainingJobName"], "state": job["TrainingJobStatus"], "made": made}
+def _row(kind: str, name: str, state: str, made: datetime) -> dict[str, str]:
+    return {"kind": kind, "name": name, "state": state, "made": f"{made:%Y-%m-%d %H:%M}"}

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 
 from pneumoscope.aws.client.bucket import check_bucket, encryption, remove_file, write_file
 from pneumoscope.aws.client.inventory import ARCHIVE
 from pneumoscope.aws.client.package import write_model_archive
 from pneumoscope.aws.client.train import TAG
-from pneumoscope.aws.session import Cloud, ask_for, fetch_file
-from pneumoscope.aws.unpack import unpacked
+from pneumoscope.aws.session import Cloud, ask_for
+from pneumoscope.aws.unpack import fetch_bundle
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.engine import verify
 from pneumoscope.errors import CloudError, UsageError
@@ -56,7 +56,7 @@ def send_model(
     """
     check_bucket(cloud, folder)
     options = encryption(kms_key) | {"Tagging": f"{TAG}={tag}"}
-    archive, contract = files_of(folder)
+    archive = folder / ARCHIVE
     with TemporaryFile() as stream:
         write_model_archive(bundle, stream, for_ray=for_ray)
         stream.seek(0)
@@ -65,17 +65,18 @@ def send_model(
         if ask_for(f"writing {archive}", put, "PreconditionFailed", Body=stream, **place, **options) is None:
             return False  # an endpoint may use what is there
     try:
-        write_file(cloud, contract, (bundle / CONTRACT_FILE).read_bytes(), **options)
+        write_file(cloud, folder / CONTRACT_FILE, (bundle / CONTRACT_FILE).read_bytes(), **options)
     except CloudError:
-        with suppress(CloudError):  # what failed first is told
-            remove_file(cloud, archive)
+        remove_model(cloud, folder)
         raise
     return True
 
 
-def files_of(folder: Location) -> tuple[Location, Location]:
-    """What is put into a folder: the archive and the contract."""
-    return folder / ARCHIVE, folder / CONTRACT_FILE
+def remove_model(cloud: Cloud, folder: Location) -> None:
+    """Remove a model that nothing uses. What failed first is told, not what fails now."""
+    for name in (ARCHIVE, CONTRACT_FILE):
+        with suppress(CloudError):
+            remove_file(cloud, folder / name)
 
 
 @contextmanager
@@ -90,9 +91,6 @@ def verified(cloud: Cloud, source: Path | Location, listener: Listener) -> Itera
         listener.say(f"{source}: {verify(source).cases} golden cases reproduced")
         yield source
         return
-    with TemporaryDirectory(prefix="pneumoscope-") as folder:
-        archive = Path(folder) / ARCHIVE
-        fetch_file(cloud, source, archive)
-        with unpacked(archive) as (bundle, _):
-            listener.say(f"{source}: golden cases reproduced")
-            yield bundle
+    with fetch_bundle(cloud, source) as (bundle, _):
+        listener.say(f"{source}: golden cases reproduced")
+        yield bundle

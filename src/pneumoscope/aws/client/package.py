@@ -74,19 +74,14 @@ def pinned() -> list[str]:
 
 
 def requirements(extra: str) -> list[str]:
-    """What this package needs with one of its extras, as pip takes it."""
-    needed = [Requirement(text) for text in metadata.requires(_PACKAGE) or []]
-    extras, found = [extra], list[str]()
-    for name in extras:  # grows, as extras bring extras
-        for each in needed:
-            if each.name == _PACKAGE and each.marker is not None and each.marker.evaluate({"extra": name}):
-                extras += sorted(each.extras - set(extras))
-    for each in needed:
-        wanted = each.marker is None or any(each.marker.evaluate({"extra": name}) for name in ("", *extras))
-        if each.name != _PACKAGE and wanted:
+    """What this package needs with one of its extras, as pip takes it; extras that this one brings are left out."""
+    found = set[str]()
+    for each in map(Requirement, metadata.requires(_PACKAGE) or []):
+        wanted = each.marker is None or any(each.marker.evaluate({"extra": name}) for name in ("", extra))
+        if wanted and each.name != _PACKAGE:
             each.marker = None
-            found.append(str(each))
-    return sorted(set(found))
+            found.add(str(each))
+    return sorted(found)
 
 
 @contextmanager

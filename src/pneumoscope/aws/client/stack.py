@@ -1,8 +1,7 @@
 """A stack of CloudFormation: made or updated, waited for, and deleted."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from pneumoscope.aws.session import Cloud, ask_for, in_words
@@ -14,39 +13,31 @@ _UNDER_WAY = "_IN_PROGRESS"
 _CANCELLED = "cancelled"  # in the reasons of what failed only because something else had
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A stack as CloudFormation describes it."""
-
-    id: str
-    name: str
-    status: str
-    description: str
-    made: str
-    parameters: dict[str, str]
-
-
-def find_stack(cloud: Cloud, name: str) -> Found | None:
-    """A stack by name (or id, by which deleted ones are found, too), or None if there is none.
+def find_stack(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    """CloudFormation's description of a stack by name (or id, by which deleted ones are found, too), or None.
 
     Raises:
         CloudError: access to it is denied.
     """
     describe = cloud.client("cloudformation").describe_stacks
     reply = ask_for(f"stack {name}", describe, ".*does not exist", StackName=name)
-    return _found(reply["Stacks"][0]) if reply and reply["Stacks"] else None
+    return dict(reply["Stacks"][0]) if reply and reply["Stacks"] else None
 
 
-def list_stacks(cloud: Cloud) -> Iterator[Found]:
-    """Every stack of the region.
+def parameters_of(stack: dict[str, Any]) -> dict[str, str]:
+    """A stack's parameters by name."""
+    return {each["ParameterKey"]: each.get("ParameterValue", "") for each in stack.get("Parameters", [])}
+
+
+def list_stacks(cloud: Cloud) -> list[dict[str, Any]]:
+    """CloudFormation's descriptions of every stack of the region.
 
     Raises:
         CloudError: access to them is denied.
     """
     with in_words("listing stacks"):
         pages = cloud.client("cloudformation").get_paginator("describe_stacks").paginate()
-        found = [each for page in pages for each in page["Stacks"]]
-    yield from map(_found, found)
+        return [each for page in pages for each in page["Stacks"]]
 
 
 def put_stack(cloud: Cloud, name: str, template: str, parameters: dict[str, str], tags: dict[str, str]) -> str:
@@ -69,7 +60,7 @@ def put_stack(cloud: Cloud, name: str, template: str, parameters: dict[str, str]
         with in_words(f"stack {name}"):
             return str(client.create_stack(**arguments, OnFailure="DELETE")["StackId"])
     ask_for(f"stack {name}", client.update_stack, ".*No updates", **arguments)
-    return there.id
+    return str(there["StackId"])
 
 
 def await_stack(
@@ -87,33 +78,30 @@ def await_stack(
     Raises:
         CloudError: it is not going to be; the message has the reason.
     """
-    before, first = "", None
+    seen = [""]
     while (found := find_stack(cloud, stack)) is not None:
-        first = first or found.status
-        if found.status != before:
-            listener.say(f"stack {found.name}: {found.status.replace('_', ' ').lower()}")
-            before = found.status
-        if not found.status.endswith(_UNDER_WAY):
-            break
+        name, status = found["StackName"], found["StackStatus"]
+        words = status.replace("_", " ").lower()
+        if status != seen[-1]:
+            listener.say(f"stack {name}: {words}")
+            seen.append(status)
+        # One that was being made and has been deleted has failed.
+        if status in _DONE and (status != "DELETE_COMPLETE" or seen[1].startswith("DELETE")):
+            return
+        if not status.endswith(_UNDER_WAY):
+            raise CloudError(f"stack {name} {words}: {_reason(cloud, stack)}.")
         pause(every)
-    if found is None or (found.status in _DONE and not _undone(first, found.status)):
-        return
-    raise CloudError(f"stack {found.name} {found.status.replace('_', ' ').lower()}: {_reason(cloud, stack)}.")
 
 
-def delete_stack(cloud: Cloud, name: str) -> None:
-    """Begin to delete a stack.
+def delete_stack(cloud: Cloud, stack: dict[str, Any], *, pause: Callable[[float], None] = time.sleep) -> None:
+    """Delete a stack, and wait until it is gone.
 
     Raises:
-        CloudError: AWS refuses.
+        CloudError: AWS refuses, or it cannot be deleted.
     """
-    with in_words(f"deleting stack {name}"):
-        cloud.client("cloudformation").delete_stack(StackName=name)
-
-
-def _undone(first: str | None, last: str) -> bool:
-    """Whether a stack that was being made has been deleted, which is how it fails."""
-    return last == "DELETE_COMPLETE" and not str(first).startswith("DELETE")
+    with in_words(f"deleting stack {stack['StackName']}"):
+        cloud.client("cloudformation").delete_stack(StackName=stack["StackName"])
+    await_stack(cloud, stack["StackId"], pause=pause)
 
 
 def _reason(cloud: Cloud, stack: str) -> str:
@@ -127,14 +115,3 @@ def _reason(cloud: Cloud, stack: str) -> str:
         if each["ResourceStatus"].endswith("_FAILED") and _CANCELLED not in each.get("ResourceStatusReason", "")
     ]
     return failed[-1].rstrip(". ") if failed else "AWS gives no reason"
-
-
-def _found(told: dict[str, Any]) -> Found:
-    return Found(
-        id=str(told["StackId"]),
-        name=str(told["StackName"]),
-        status=str(told["StackStatus"]),
-        description=str(told.get("Description", "")),
-        made=told["CreationTime"].strftime("%Y-%m-%d %H:%M"),
-        parameters={each["ParameterKey"]: str(each.get("ParameterValue", "")) for each in told.get("Parameters", [])},
-    )

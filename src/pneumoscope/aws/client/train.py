@@ -2,17 +2,14 @@
 
 import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
-
-from botocore import exceptions
 
 from pneumoscope.aws.client.bucket import check_bucket, encryption, list_files, write_file
 from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.package import TRAIN_PROGRAM, training_archive
 from pneumoscope.aws.figures import METRICS
-from pneumoscope.aws.session import Cloud, code_of, in_words
+from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.dataset.manifest import MANIFEST_FILE
 from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.progress import SILENT, Listener
@@ -24,18 +21,6 @@ TAG = "pneumoscope"
 _LOGS = "/aws/sagemaker/TrainingJobs"
 _CHECKPOINTS = "/opt/ml/checkpoints"
 _ENDED = {"Completed", "Failed", "Stopped"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """How a job stands. `model` is where its model.tar.gz lies, once it is there."""
-
-    name: str
-    status: str
-    stage: str
-    model: str | None
-    failure: str | None
-    metrics: dict[str, float]
 
 
 def start(cloud: Cloud, wanted: Train) -> None:
@@ -91,10 +76,9 @@ def describe_request(wanted: Train, role: str, region: str, code: Location | Non
     channels = {"train": wanted.data} | ({} if wanted.test is None else {"test": wanted.test})
     seconds = int(wanted.max_hours * 3600)
     stopping = {"MaxRuntimeInSeconds": seconds} | ({"MaxWaitTimeInSeconds": 2 * seconds} if wanted.spot else {})
-    output, volume = {}, {}
-    if wanted.kms_key is not None:
-        output = {"KmsKeyId": wanted.kms_key}
-        volume = {} if has_disks(wanted.instance_type) else {"VolumeKmsKeyId": wanted.kms_key}
+    key = wanted.kms_key
+    output = {} if key is None else {"KmsKeyId": key}
+    volume = {} if key is None or has_disks(wanted.instance_type) else {"VolumeKmsKeyId": key}
     request: dict[str, Any] = {
         "TrainingJobName": wanted.name,
         "RoleArn": role,
@@ -152,69 +136,48 @@ def role_arn(cloud: Cloud, role: str) -> str:
         CloudError: there is no such role.
     """
     name = role.rpartition("/")[2]
-    with in_words(f"role {role}"):
-        try:
-            return str(cloud.client("iam").get_role(RoleName=name)["Role"]["Arn"])
-        except exceptions.ClientError as failure:
-            if code_of(failure) == "NoSuchEntity":
-                raise CloudError(
-                    f"there is no role {name}; make one that sagemaker.amazonaws.com may take on (docs/aws.md)."
-                ) from failure
-            if role.startswith("arn:"):  # whoever may not look at roles may still pass one on
-                return role
-            raise
+    try:
+        found = ask_for(f"role {role}", cloud.client("iam").get_role, "NoSuchEntity", RoleName=name)
+    except CloudError:
+        if role.startswith("arn:"):  # whoever may not look at roles may still pass one on
+            return role
+        raise
+    if found is None:
+        raise CloudError(f"there is no role {name}; make one that sagemaker.amazonaws.com may take on (docs/aws.md).")
+    return str(found["Role"]["Arn"])
 
 
-def look(cloud: Cloud, name: str) -> TrainingJob:
-    """How a job stands.
+def look(cloud: Cloud, name: str) -> dict[str, Any]:
+    """AWS's description of a job.
 
     Raises:
         CloudError: there is no job of this name.
     """
     with in_words(f"training job {name}"):
-        told = cloud.client("sagemaker").describe_training_job(TrainingJobName=name)
-    return TrainingJob(
-        name=name,
-        status=told["TrainingJobStatus"],
-        stage=told.get("SecondaryStatus", ""),
-        model=told.get("ModelArtifacts", {}).get("S3ModelArtifacts"),
-        failure=told.get("FailureReason"),
-        metrics={each["MetricName"]: float(each["Value"]) for each in told.get("FinalMetricDataList", [])},
-    )
+        return dict(cloud.client("sagemaker").describe_training_job(TrainingJobName=name))
 
 
-@dataclass
-class _Log:
-    """A job's log, read on from where it was left."""
+def _new_lines(logs: Any, job: str, tokens: dict[str, str]) -> Iterator[str]:
+    """What was written into a job's log since; nothing as long as there is no log.
 
-    logs: Any
-    job: str
-    tokens: dict[str, str] = field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """What was written since; nothing as long as there is no log."""
-        found = []
-        with in_words(f"the log of {self.job}"):
-            try:
-                pages = self.logs.get_paginator("describe_log_streams").paginate(
-                    logGroupName=_LOGS, logStreamNamePrefix=f"{self.job}/"
-                )
-                streams = [each["logStreamName"] for page in pages for each in page["logStreams"]]
-            except self.logs.exceptions.ResourceNotFoundException:
-                return []
-            for stream in sorted(streams):
-                found += self._of(stream)
-        return found
-
-    def _of(self, stream: str) -> list[str]:
-        found = []
-        while True:
-            token = {"nextToken": self.tokens[stream]} if stream in self.tokens else {}
-            page = self.logs.get_log_events(logGroupName=_LOGS, logStreamName=stream, startFromHead=True, **token)
-            found += [event["message"] for event in page["events"]]
-            if page["nextForwardToken"] == self.tokens.get(stream):
-                return found
-            self.tokens[stream] = page["nextForwardToken"]
+    Args:
+        logs: boto3's client of CloudWatch Logs.
+        job: its name.
+        tokens: by stream, where it was left; they are brought up to date.
+    """
+    with in_words(f"the log of {job}"):
+        pages = logs.get_paginator("describe_log_streams").paginate(logGroupName=_LOGS, logStreamNamePrefix=f"{job}/")
+        try:
+            streams = sorted(each["logStreamName"] for page in pages for each in page["logStreams"])
+        except logs.exceptions.ResourceNotFoundException:
+            return
+        for stream in streams:
+            place, is_new = {"logGroupName": _LOGS, "logStreamName": stream, "startFromHead": True}, True
+            while is_new:
+                page = logs.get_log_events(**place, **({"nextToken": tokens[stream]} if stream in tokens else {}))
+                yield from (event["message"] for event in page["events"])
+                is_new = page["nextForwardToken"] != tokens.get(stream)
+                tokens[stream] = page["nextForwardToken"]
 
 
 def follow(
@@ -224,24 +187,24 @@ def follow(
     listener: Listener = SILENT,
     every: float = 15.0,
     pause: Callable[[float], None] = time.sleep,
-) -> TrainingJob:
-    """Pass on a job's stages and its log until it has ended.
+) -> dict[str, Any]:
+    """Pass on a job's stages and its log until it has ended; AWS's description of it then.
 
     Raises:
         CloudError: it failed or was stopped; the message has its reason.
     """
-    log, stage = _Log(cloud.client("logs"), name), ""
+    tokens, stage = dict[str, str](), ""
     while True:
         job = look(cloud, name)
-        if job.stage != stage:
-            stage = job.stage
+        if job["SecondaryStatus"] != stage:
+            stage = job["SecondaryStatus"]
             listener.say(f"{name}: {stage}")
-        for line in log.lines():
+        for line in _new_lines(cloud.client("logs"), name, tokens):
             listener.say(line)
-        if job.status in _ENDED:
+        if job["TrainingJobStatus"] in _ENDED:
             break
         pause(every)
-    if job.status != "Completed":
-        reason = (job.failure or job.stage).rstrip(".")
-        raise CloudError(f"training job {name} {job.status.lower()}: {reason}; its log is in {_LOGS}.")
+    if job["TrainingJobStatus"] != "Completed":
+        reason = (job.get("FailureReason") or stage).rstrip(".")
+        raise CloudError(f"training job {name} {job['TrainingJobStatus'].lower()}: {reason}; its log is in {_LOGS}.")
     return job

@@ -18,7 +18,6 @@ from pneumoscope.settings.names import Location
 class Uploaded:
     """What was done: files sent and bytes in them, and files that were there already."""
 
-    place: Location
     sent: int
     sent_bytes: int
     there: int
@@ -55,7 +54,9 @@ def upload(
     check_bucket(cloud, place, allow_public=allow_public)
     options = encryption(kms_key)
     present = {each["Key"]: each["Size"] for each in list_files(cloud, place)}
-    _disown(cloud, place / MANIFEST_FILE, (dataset.root / MANIFEST_FILE).read_bytes(), options, present)
+    manifest, content = place / MANIFEST_FILE, (dataset.root / MANIFEST_FILE).read_bytes()
+    if manifest.key in present and not _is_same(cloud, manifest, content, options, present):
+        remove_file(cloud, manifest)
 
     def send(film: Film) -> tuple[int, bool]:
         content = dataset.read(film)
@@ -72,14 +73,7 @@ def upload(
         if _put(cloud, place / name, content, options, present):
             sizes.append(len(content))
     there = len(dataset.films) + 2 - len(sizes)
-    return Uploaded(place=place, sent=len(sizes), sent_bytes=sum(sizes), there=there)
-
-
-def _disown(cloud: Cloud, manifest: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> None:
-    """Remove a manifest unless it is the one that is to be there."""
-    if manifest.key in present and not _is_same(cloud, manifest, content, options, present):
-        remove_file(cloud, manifest)
-        del present[manifest.key]
+    return Uploaded(sent=len(sizes), sent_bytes=sum(sizes), there=there)
 
 
 def _put(cloud: Cloud, target: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> bool:

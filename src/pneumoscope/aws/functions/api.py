@@ -24,29 +24,13 @@ from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, APIGatew
 from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver, BaseRouter
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.exceptions import ClientError
 
-from pneumoscope.aws.functions.shared import (
-    TRIES,
-    Event,
-    classify,
-    cloud,
-    failure_key,
-    is_absent,
-    logger,
-    most_bytes,
-    nameless,
-    observed,
-    record,
-    result_key,
-    settings,
-    told,
-)
+from pneumoscope.aws.functions import shared
+from pneumoscope.aws.functions.shared import Event, cloud, logger, settings
 from pneumoscope.aws.limits import API_FILM
-from pneumoscope.errors import BusyError
+from pneumoscope.errors import UNREAD, BusyError
 from pneumoscope.settings.serve import RAW, film_type
 
-_VERSION_2 = "2.0"
 _UPLOAD_SECONDS = 900
 _WORK_SECONDS = 1800  # for three tries on a film, after it has waited for the function
 _STORED_AS = "application/octet-stream"  # what the bytes are is read from themselves
@@ -80,43 +64,35 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     Raises:
         UsageError: the function's environment is wrong.
     """
-    settings()
-    return observed(_answer)(event, context)
-
-
-def _answer(event: Event, context: LambdaContext) -> dict[str, Any]:
-    return _resolver(str(event.get("version", ""))).resolve(event, context)
+    return shared.run(_resolver(str(event.get("version", ""))).resolve, event, context)
 
 
 @cache
 def _resolver(version: str) -> ApiGatewayResolver:
-    resolver: ApiGatewayResolver
-    if version == _VERSION_2:
-        resolver = APIGatewayHttpResolver(debug=False)
-    else:
-        resolver = APIGatewayRestResolver(cors=_cors(), debug=False)
+    kind, cors = (APIGatewayHttpResolver, None) if version == "2.0" else (APIGatewayRestResolver, _cors())
+    resolver: ApiGatewayResolver = kind(cors=cors, debug=False)
     resolver.post("/predictions")(predict)
     resolver.post("/jobs")(begin)
     resolver.get("/jobs/<job>")(look)
-    for kind, answer in ((Problem, _problem), (NotFoundError, _not_found), (BusyError, _busy), (Exception, _fault)):
-        resolver.exception_handler(kind)(answer)
+    answers = {Problem: _problem, NotFoundError: _not_found, BusyError: _busy, Exception: _fault}
+    for failure, answer in answers.items():
+        resolver.exception_handler(failure)(answer)
     return resolver
 
 
 def _cors() -> CORSConfig | None:
-    first, *others = settings().cors_origins or ("",)
-    if not first:
+    if not (origins := settings().cors_origins):
         return None
     exposed = ["Retry-After", _REQUEST_ID]
-    return CORSConfig(first, extra_origins=others, expose_headers=exposed, max_age=_PREFLIGHT_SECONDS)
+    return CORSConfig(origins[0], list(origins[1:]), expose_headers=exposed, max_age=_PREFLIGHT_SECONDS)
 
 
 def predict() -> Response[str]:
     """Decide on the film that is the body. No image in it is 422; no frontal chest film is an answer."""
     film = _film()
-    decided = classify(film)
-    record(decided, bytes=len(film))
-    if decided.unread:
+    decided = shared.classify(film)
+    shared.record(decided, bytes=len(film))
+    if not UNREAD.isdisjoint(decided.prediction["reason_codes"]):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, decided.prediction["reasons"][0])
     return _respond(HTTPStatus.OK, decided.prediction)
 
@@ -137,10 +113,11 @@ def look(job: str) -> Response[str]:
         sentence = "unknown job id; POST /jobs gives one, a UUID of version 7 in small letters."
         raise Problem(HTTPStatus.BAD_REQUEST, sentence)
     key = f"{settings().films_prefix}{job}"
-    if (result := _object(result_key(key))) is not None:
+    if (result := _object(shared.result_key(key))) is not None:
         return _respond(HTTPStatus.OK, result["decision"])
-    failed = _object(failure_key(key)) or {"tries": 0}
-    if failed["tries"] >= TRIES or time.time() > begun + _UPLOAD_SECONDS + 2 * settings().event_age + _WORK_SECONDS:
+    failed = _object(shared.failure_key(key)) or {"tries": 0}
+    until = begun + _UPLOAD_SECONDS + 2 * settings().event_age + _WORK_SECONDS
+    if failed["tries"] >= shared.TRIES or time.time() > until:
         sentence = "no film came in time, or it could not be decided on; begin again, or report the id to the operator."
         raise Problem(HTTPStatus.GONE, sentence, more={"job": {"id": job, "status": "failed"}})
     pending = {"id": job, "status": "pending", "result": f"/jobs/{job}"}
@@ -162,7 +139,10 @@ def _film() -> bytes:
     body = request.body or ""
     announced = request.headers.get("content-length") or ""
     if len(body) * 3 // 4 > API_FILM or (announced.isdecimal() and int(announced) > API_FILM):
-        raise _too_large()
+        sentence = (
+            f"the film has more than {API_FILM:,} bytes, the most that comes through here; upload it to `upload`."
+        )
+        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence, more={"upload": _new_job()})
     if not body:
         raise Problem(HTTPStatus.BAD_REQUEST, "the request holds no film; send the bytes of a film's file as its body.")
     if not request.is_base64_encoded:
@@ -174,17 +154,12 @@ def _film() -> bytes:
         raise Problem(HTTPStatus.BAD_REQUEST, "the body is not the base64 that it is said to be.") from None
 
 
-def _too_large() -> Problem:
-    sentence = f"the film has more than {API_FILM:,} bytes, the most that comes through here; upload it to `upload`."
-    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence, more={"upload": _new_job()})
-
-
 def _new_job() -> dict[str, Any]:
     """A form to upload one film under one key, for a quarter of an hour.
 
     S3 holds a form to a range of sizes and to a content type; a link to PUT to (a presigned URL) it would not.
     """
-    job, most, kind = _new_id(), most_bytes(), {"Content-Type": _STORED_AS}
+    job, most, kind = _new_id(), shared.most_bytes(), {"Content-Type": _STORED_AS}
     form = _signing().generate_presigned_post(
         settings().bucket,
         f"{settings().films_prefix}{job}",
@@ -226,14 +201,8 @@ def _begun(job: str) -> float | None:
 
 def _object(key: str) -> dict[str, Any] | None:
     """A JSON document beside the results, if it is there."""
-    with nameless("reading the result"):
-        try:
-            reply = cloud().client("s3").get_object(Bucket=settings().bucket, Key=key)
-        except ClientError as failure:
-            if is_absent(failure, settings().bucket, key):
-                return None
-            raise
-        return dict(json.loads(reply["Body"].read()))
+    found = shared.read_object("reading the result", key)
+    return None if found.data is None else dict(json.loads(found.data))
 
 
 def _problem(problem: Problem) -> Response[str]:
@@ -253,14 +222,14 @@ def _not_found(_: NotFoundError) -> Response[str]:
 
 
 def _busy(failure: BusyError) -> Response[str]:
-    logger().warning("busy", extra={"reason": told(failure)})
+    logger().warning("busy", extra={"reason": shared.told(failure)})
     sentence = f"the model is busy or not ready; try again in {_AGAIN_SECONDS} s."
     headers = {"Retry-After": str(_AGAIN_SECONDS)}
     return _problem(Problem(HTTPStatus.SERVICE_UNAVAILABLE, sentence, headers=headers))
 
 
 def _fault(failure: Exception) -> Response[str]:
-    logger().error("fault", extra={"reason": told(failure)})
+    logger().error("fault", extra={"reason": shared.told(failure)})
     sentence = f"a fault of this service; tell its operator the request id {_request_id()}."
     return _problem(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, sentence))
 

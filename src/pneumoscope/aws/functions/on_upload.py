@@ -11,10 +11,9 @@ it failed lies there with `.failed` after it.
 """
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -27,29 +26,12 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyPersistenceLayerError,
 )
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.exceptions import ClientError
 
-from pneumoscope.aws.functions.shared import (
-    Decision,
-    Event,
-    classify,
-    cloud,
-    decision,
-    failure_key,
-    is_absent,
-    logger,
-    mark,
-    most_bytes,
-    nameless,
-    observed,
-    record,
-    refuse,
-    result_key,
-    settings,
-    told,
-)
+from pneumoscope.aws.endpoint import Answer
+from pneumoscope.aws.functions import shared
+from pneumoscope.aws.functions.shared import Event, Found, cloud, logger, settings
 from pneumoscope.aws.session import ask_for
-from pneumoscope.errors import BusyError, CloudError, PneumoscopeError, UsageError
+from pneumoscope.errors import BusyError, CloudError, ImageError, PneumoscopeError, UsageError
 
 _CREATED = ("Object Created", "ObjectCreated:")  # EventBridge's and S3's
 _SEQUENCER = "sequencer"  # in a result's metadata
@@ -70,16 +52,7 @@ class Upload:
     @property
     def mark(self) -> str:
         """Stands for it in the log."""
-        return mark(self.bucket, self.key)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What was read of an upload; nothing of one that is gone."""
-
-    data: bytes | None
-    size: int | None
-    etag: str | None
+        return shared.mark(self.bucket, self.key)
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
@@ -95,8 +68,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     Raises:
         PneumoscopeError: some films could not be decided on now; the others are done, and stay so.
     """
-    settings()
-    return observed(_take)(event, context)
+    return shared.run(_take, event, context)
 
 
 def _take(event: Event, context: LambdaContext) -> dict[str, Any]:
@@ -106,10 +78,8 @@ def _take(event: Event, context: LambdaContext) -> dict[str, Any]:
     for each in records(event):  # Lambda takes partial answers about queues and streams only, not about such an event
         try:
             done[_settle(each, str(context.aws_request_id))] += 1
-        except PneumoscopeError as failure:
-            failures.append(failure)
         except Exception as failure:  # noqa: BLE001 (whatever it is, the event's other films have their turn)
-            failures.append(CloudError(told(failure)))
+            failures.append(failure if isinstance(failure, PneumoscopeError) else CloudError(shared.told(failure)))
     if failures:
         raise failures[0] if len(failures) == 1 else CloudError(" ".join(map(str, failures)))
     return dict(done)
@@ -136,18 +106,14 @@ def _settle(each: Event, request_id: str) -> Literal["films", "ignored"]:
 
 def _note(upload: Upload, failure: Exception) -> None:
     """Write into the log that a film failed, and beside the results how often, for the API to answer so."""
-    logger().error("failed", extra={"film": upload.mark, "reason": told(failure)})
-    place = {"Bucket": upload.bucket, "Key": failure_key(upload.key)}
-    with suppress(CloudError), nameless("noting the failure"):  # the film's own failure is raised
-        content = json.dumps({"tries": _tries(place) + 1}).encode()
+    logger().error("failed", extra={"film": upload.mark, "reason": shared.told(failure)})
+    place = {"Bucket": upload.bucket, "Key": shared.failure_key(upload.key)}
+    with suppress(CloudError), shared.nameless("noting the failure"):  # the film's own failure is raised
+        # Without the right to list, S3 denies access to what is absent.
+        before = ask_for("", cloud().client("s3").get_object, "NoSuchKey|AccessDenied", **place)
+        tries = 0 if before is None else json.loads(before["Body"].read())["tries"]
+        content = json.dumps({"tries": tries + 1}).encode()
         cloud().client("s3").put_object(**place, Body=content, ContentType="application/json")
-
-
-def _tries(place: dict[str, str]) -> int:
-    """How often a film failed before."""
-    # Without the right to list, S3 denies access to what is absent.
-    reply = ask_for("", cloud().client("s3").get_object, "NoSuchKey|AccessDenied", **place)
-    return 0 if reply is None else int(json.loads(reply["Body"].read())["tries"])
 
 
 def records(event: Event) -> list[Event]:
@@ -211,65 +177,48 @@ def _remembering() -> IdempotencyConfig:
 
 
 @cache
-def _once() -> Callable[..., dict[str, str]]:
+def _once() -> Callable[..., None]:
     """`_decide`, but for an upload that is done already: its answer is then what it was."""
     table = DynamoDBPersistenceLayer(settings().table, boto3_client=cloud().client("dynamodb"))
-    once: Callable[..., dict[str, str]] = idempotent_function(
+    once: Callable[..., None] = idempotent_function(
         _decide, data_keyword_argument="upload", persistence_store=table, config=_remembering()
     )
     return once
 
 
-def _decide(*, upload: Upload, request_id: str) -> dict[str, str]:
-    found, decided = _decided(upload)
+def _decide(*, upload: Upload, request_id: str) -> None:
+    found = shared.read_object("reading the film", upload.key, version=upload.version, most=shared.most_bytes())
+    decided = _decision(found)
     if not _store(upload, found, decided, request_id):
         logger().info("outdated", extra={"film": upload.mark})
-    record(decided, film=upload.mark, bytes=found.size)
-    return {"status": str(decided.prediction["status"])}
+    shared.record(decided, film=upload.mark, bytes=found.size)
 
 
-def _decided(upload: Upload) -> tuple[Found, Decision]:
-    """Read a film, if it is there and not too large, and decide on it."""
-    started = time.perf_counter()
-    found = _read(upload)
+def _decision(found: Found) -> Answer:
+    """The decision on a film, if it is there and not too large."""
     if found.data is not None:
-        return found, classify(found.data)
+        return shared.classify(found.data)
     if found.size is None:
-        reason, code = "the file cannot be read (the object is gone).", "unreadable"
+        document = shared.refuse("the file cannot be read (the object is gone).", "unreadable")
     else:
-        reason, code = f"the file has {found.size:,} bytes; at most {most_bytes():,} are accepted.", "undecodable"
-    return found, decision(refuse(reason, code), started=started)
+        sentence = f"the file has {found.size:,} bytes; at most {shared.most_bytes():,} are accepted."
+        document = shared.refuse(sentence, ImageError.code)
+    return Answer(prediction=document, milliseconds=0.0)
 
 
-def _read(upload: Upload) -> Found:
-    """The object as its version was, or if it has none, as it is now; its length is known before it is read."""
-    version = {} if upload.version is None else {"VersionId": upload.version}
-    with nameless("reading the film"):
-        try:
-            reply = cloud().client("s3").get_object(Bucket=upload.bucket, Key=upload.key, **version)
-        except ClientError as failure:
-            if is_absent(failure, upload.bucket, upload.key):
-                return Found(data=None, size=None, etag=None)
-            raise
-        size = int(reply["ContentLength"])
-        with closing(reply["Body"]) as body:
-            data = body.read() if size <= most_bytes() else None
-    return Found(data=data, size=size, etag=reply["ETag"].strip('"'))
-
-
-def _store(upload: Upload, found: Found, decided: Decision, request_id: str) -> bool:
+def _store(upload: Upload, found: Found, decided: Answer, request_id: str) -> bool:
     """Write the result, unless there is one of a later upload to the same key; whether it was written."""
     document = {
         "film": asdict(upload) | {"etag": found.etag, "bytes": found.size},
         "decision": decided.prediction,
-        "how": decided.how,
+        "how": settings().how,
         "shrunk": decided.shrunk,
         "request_id": request_id,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-    place = {"Bucket": upload.bucket, "Key": result_key(upload.key)}
+    place = {"Bucket": upload.bucket, "Key": shared.result_key(upload.key)}
     content = json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
-    with nameless("storing the result"):
+    with shared.nameless("storing the result"):
         sequencer, unchanged = _stored(place)
         if _is_later(sequencer, upload.sequencer):
             return False

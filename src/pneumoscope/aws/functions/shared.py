@@ -5,17 +5,18 @@ written to the log never names a film: file names, and what AWS says of keys, ma
 """
 
 import hmac
+import math
 import os
 import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeAlias
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
@@ -23,11 +24,11 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pneumoscope.aws.endpoint import Endpoint
+from pneumoscope.aws.endpoint import Answer, Endpoint, fit_film
 from pneumoscope.aws.limits import REALTIME
 from pneumoscope.aws.session import Cloud, code_of, fetch_file, in_words
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
-from pneumoscope.errors import UNREAD, CloudError, ImageError, PneumoscopeError, UsageError
+from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
 from pneumoscope.settings.names import Location, Place
 
 if TYPE_CHECKING:  # these load the model's libraries, which an endpoint's caller rarely needs
@@ -35,10 +36,8 @@ if TYPE_CHECKING:  # these load the model's libraries, which an endpoint's calle
 
 Event: TypeAlias = dict[str, Any]
 Work: TypeAlias = Callable[[Event, LambdaContext], dict[str, Any]]
-How: TypeAlias = Literal["endpoint", "in-process"]
 
 _GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
-_NAMESPACE, _SERVICE = "Pneumoscope", "pneumoscope"  # unless powertools' variables say otherwise
 _DIGITS = 16  # of a film's mark in the log
 #: Of an event that Lambda delivers by itself, at first and again: the template's MaximumRetryAttempts and one.
 TRIES = 3
@@ -99,9 +98,9 @@ class Settings(BaseModel):
         return self
 
     @property
-    def contract(self) -> Location:
-        """Where the contract lies."""
-        return self.model.folder / CONTRACT_FILE
+    def how(self) -> str:
+        """How films are decided on, for results and the log."""
+        return "endpoint" if self.endpoint else "in-process"
 
 
 def _explained(failure: ValidationError) -> str:
@@ -116,18 +115,12 @@ def _explained(failure: ValidationError) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What was decided on a film: `prediction` is the documented document, `milliseconds` the whole way's."""
+class Found:
+    """What was read of an object; nothing of one that is not there, and no data of one that is too large."""
 
-    prediction: dict[str, Any]
-    how: How
-    shrunk: bool
-    milliseconds: float
-
-    @property
-    def unread(self) -> bool:
-        """No image could be read from it."""
-        return not UNREAD.isdisjoint(self.prediction["reason_codes"])
+    data: bytes | None = None
+    size: int | None = None
+    etag: str | None = None
 
 
 @cache
@@ -149,78 +142,71 @@ def cloud() -> Cloud:
 @cache
 def logger() -> Logger:
     """Structured lines on stdout, which Lambda keeps."""
-    return Logger(service=os.environ.get("POWERTOOLS_SERVICE_NAME", _SERVICE))
+    return Logger(service=os.environ.get("POWERTOOLS_SERVICE_NAME", "pneumoscope"))
 
 
-def classify(film: bytes) -> Decision:
+def run(work: Work, event: Event, context: LambdaContext) -> dict[str, Any]:
+    """Do a call's work with Lambda's request id in every line of the log.
+
+    The event is in none of them, whatever powertools' variables say.
+
+    Raises:
+        UsageError: the function's environment is wrong.
+    """
+    settings()
+    return logger().inject_lambda_context(work, log_event=False, clear_state=True)(event, context)
+
+
+def classify(film: bytes) -> Answer:
     """Decide on a film by the endpoint, or in this process if none is set. What is no film is rejected.
 
     Args:
         film: the bytes of a file; one above the endpoint's limit is shrunk by the contract's rule.
+
+    Returns:
+        The decision; its `milliseconds` are the whole way's.
 
     Raises:
         BusyError: the endpoint may answer later.
         CloudError: there is no such endpoint or model, or it may not be used.
         BundleError: the model is damaged.
     """
-    started = time.perf_counter()
-    shrunk = False
+    started, shrunk = time.perf_counter(), False
     try:
-        if settings().endpoint:
-            document, shrunk = _ask(film)
-        else:
+        if not settings().endpoint:
             document = _engine().predict(film).as_json()
+        elif film:
+            content, shrunk = fit_film(film, settings().endpoint_limit, _contract)
+            document = _endpoint().classify(content).prediction
+        else:
+            document = refuse("the file is empty.", ImageError.code)
     except ImageError as refusal:
         document = refuse(str(refusal), refusal.code)
-    return decision(document, shrunk=shrunk, started=started)
-
-
-def decision(document: dict[str, Any], *, started: float, shrunk: bool = False) -> Decision:
-    """A prediction's document as what was decided; `started` is by `time.perf_counter`."""
-    return Decision(
-        prediction=document | {"notice": DISCLAIMER},
-        how="endpoint" if settings().endpoint else "in-process",
-        shrunk=shrunk,
-        milliseconds=(time.perf_counter() - started) * 1000,
-    )
+    milliseconds = (time.perf_counter() - started) * 1000
+    return Answer(prediction=document | {"notice": DISCLAIMER}, milliseconds=milliseconds, shrunk=shrunk)
 
 
 def refuse(reason: str, code: str) -> dict[str, Any]:
     """The document that the service gives of a file it rejects, for a file that did not come so far."""
     from pneumoscope.engine import rejection
 
-    return rejection(_contract(), code, reason).as_json()
-
-
-def _ask(film: bytes) -> tuple[dict[str, Any], bool]:
-    """The endpoint's answer, and whether the film was shrunk for it."""
-    shrunk = len(film) > settings().endpoint_limit
-    if not film:
-        raise ImageError("the file is empty.")
-    if shrunk:  # only then is the contract fetched, and loaded what decodes films
-        from pneumoscope.imaging import shrink
-
-        film = shrink(film, _contract().input)
-    return _endpoint().classify(film).prediction, shrunk
+    return rejection(_contract(), code, reason).as_json() | {"notice": DISCLAIMER}
 
 
 @cache
 def _endpoint() -> Endpoint:
     """Of one film: who is not answered can still say so, and a busy endpoint is asked again early or not at all."""
-    seconds, limit = settings().seconds, settings().endpoint_limit
-    return Endpoint(cloud().asker(0.75 * seconds), settings().endpoint, limit=limit, patience=0.15 * seconds)
+    seconds = settings().seconds
+    return Endpoint(cloud().asker(0.75 * seconds), settings().endpoint, patience=0.15 * seconds)
 
 
 @cache
 def _engine() -> "Engine":
     """The bundle in S3, loaded and verified; its files are not kept."""
-    from pneumoscope.aws.unpack import unpacked
+    from pneumoscope.aws.unpack import fetch_bundle
 
-    with TemporaryDirectory() as folder:
-        archive = Path(folder) / "model.tar.gz"
-        fetch_file(cloud(), settings().model, archive)
-        with unpacked(archive) as (_, engine):
-            return engine
+    with fetch_bundle(cloud(), settings().model) as (_, engine):
+        return engine
 
 
 def most_bytes() -> int:
@@ -245,7 +231,7 @@ def _contract() -> Contract:
     if not settings().endpoint:
         return _engine().contract
     with TemporaryDirectory() as folder:
-        fetch_file(cloud(), settings().contract, Path(folder) / CONTRACT_FILE)
+        fetch_file(cloud(), settings().model.folder / CONTRACT_FILE, Path(folder) / CONTRACT_FILE)
         return load_contract(Path(folder))
 
 
@@ -270,45 +256,52 @@ def nameless(what: str) -> Iterator[None]:
         raise type(failure)(sentence) from None
 
 
-def is_absent(failure: ClientError, bucket: str, key: str) -> bool:
+def read_object(what: str, key: str, *, version: str | None = None, most: float = math.inf) -> Found:
+    """An object of the bucket as its version was, or if it has none, as it is now; up to `most` bytes of it.
+
+    Its length is known before it is read. `what` names it, as for `nameless`.
+
+    Raises:
+        BusyError, CloudError: it cannot be read, though it may be there.
+    """
+    place = {"Bucket": settings().bucket, "Key": key} | ({} if version is None else {"VersionId": version})
+    with nameless(what):
+        try:
+            reply = cloud().client("s3").get_object(**place)
+        except ClientError as failure:
+            if is_absent(failure, key):
+                return Found()
+            raise
+        size = int(reply["ContentLength"])
+        with closing(reply["Body"]) as body:
+            data = body.read() if size <= most else None
+    return Found(data=data, size=size, etag=reply["ETag"].strip('"'))
+
+
+def is_absent(failure: ClientError, key: str) -> bool:
     """Whether an object could not be read because it is not there.
 
     Where listing is allowed for a prefix only, S3 may say AccessDenied of what is missing; a listing tells.
     """
-    if code_of(failure) in _GONE:
-        return True
     if code_of(failure) != "AccessDenied":
-        return False
-    found = cloud().client("s3").list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        return code_of(failure) in _GONE
+    found = cloud().client("s3").list_objects_v2(Bucket=settings().bucket, Prefix=key, MaxKeys=1)
     return not any(each["Key"] == key for each in found.get("Contents", []))
 
 
-def observed(work: Work) -> Work:
-    """Let Lambda's request id be in every line of the log. The event never is, whatever powertools' variables say."""
-    return logger().inject_lambda_context(work, log_event=False, clear_state=True)
-
-
-def record(decided: Decision, **more: Any) -> None:
+def record(decided: Answer, **more: Any) -> None:
     """Write one line of log on a decision, and count it in CloudWatch's metrics."""
-    prediction = decided.prediction
-    logger().info(
-        "decision",
-        extra=more
-        | {name: prediction[name] for name in ("status", "label", "probabilities", "reason_codes")}
-        | {
-            "model": prediction["model"]["sha256"],
-            "how": decided.how,
-            "shrunk": decided.shrunk,
-            "milliseconds": round(decided.milliseconds, 1),
-        },
-    )
-    _count(decided)
-
-
-def _count(decided: Decision) -> None:
-    status, service = str(decided.prediction["status"]), os.environ.get("POWERTOOLS_SERVICE_NAME", _SERVICE)
-    metrics = EphemeralMetrics(service=service, namespace=os.environ.get("POWERTOOLS_METRICS_NAMESPACE", _NAMESPACE))
-    metrics.add_dimensions(service=service, status=status)  # beside the service alone
+    prediction, status = decided.prediction, str(decided.prediction["status"])
+    said = {name: prediction[name] for name in ("status", "label", "probabilities", "reason_codes")} | {
+        "model": prediction["model"]["sha256"],
+        "how": settings().how,
+        "shrunk": decided.shrunk,
+        "milliseconds": round(decided.milliseconds, 1),
+    }
+    logger().info("decision", extra=more | said)
+    namespace = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Pneumoscope")
+    metrics = EphemeralMetrics(service=logger().service, namespace=namespace)
+    metrics.add_dimensions(service=logger().service, status=status)  # beside the service alone
     metrics.add_metric("Decisions", MetricUnit.Count, 1)
     metrics.add_metric("Rejected", MetricUnit.Count, int(status == "rejected"))
     metrics.add_metric("Milliseconds", MetricUnit.Milliseconds, decided.milliseconds)

@@ -6,21 +6,11 @@ from the platform's file: every field of the training configuration, `recipe`, `
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
+from pneumoscope.aws.job import platform
 from pneumoscope.aws.job.hyperparameters import read_hyperparameters
 from pneumoscope.aws.job.pipeline import launch, needs_launch, run_job, stoppable
-from pneumoscope.aws.job.platform import (
-    Job,
-    clear_failure,
-    failure_file,
-    on_platform,
-    read_failure,
-    read_job,
-    reason_of,
-    write_failure,
-)
 from pneumoscope.cli.exits import run
 from pneumoscope.cli.show import make_listener, print_line, show_report
 from pneumoscope.errors import PneumoscopeError, RunError, UsageError
@@ -36,15 +26,21 @@ def _train(arguments: Sequence[str]) -> None:
     if "--help" in arguments:
         print_line(str(__doc__))
         return
-    if not on_platform():
+    if not platform.on_platform():
         raise UsageError("this is not a training job's container; to train elsewhere, run `pneumoscope train`.")
     if not is_launched():
-        clear_failure(failure_file())
-    with _reported():
-        _work(read_job(), arguments)
+        platform.clear_failure()
+    try:
+        _work(platform.read_job(), arguments)
+    except Exception as failure:  # the platform is told, too, and nothing that is said names a film
+        reason = platform.reason_of(failure)
+        platform.write_failure(reason)
+        if not isinstance(failure, PneumoscopeError | OSError):
+            raise
+        raise (UsageError if isinstance(failure, UsageError) else RunError)(reason) from failure
 
 
-def _work(job: Job, arguments: Sequence[str]) -> None:
+def _work(job: platform.Job, arguments: Sequence[str]) -> None:
     """The job, or this host's share of it."""
     config, options = read_hyperparameters(job.hyperparameters, arguments)
     listener = make_listener(quiet=options.quiet or not World.of().leads)
@@ -53,22 +49,8 @@ def _work(job: Job, arguments: Sequence[str]) -> None:
             for report in run_job(job, config, precision=options.export_precision, listener=listener):
                 show_report(report)
         elif code := launch(job, arguments):
-            said = read_failure(job.failure)
+            said = platform.read_failure()
             raise RunError(said or f"the training processes of this host ended with code {code}; see the log.")
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Tell the platform, too, why the block failed; nothing that is said names a film."""
-    try:
-        yield
-    except (PneumoscopeError, OSError) as failure:
-        reason = reason_of(failure)
-        write_failure(failure_file(), reason)
-        raise (UsageError if isinstance(failure, UsageError) else RunError)(reason) from failure
-    except Exception as failure:
-        write_failure(failure_file(), reason_of(failure))
-        raise
 
 
 if __name__ == "__main__":

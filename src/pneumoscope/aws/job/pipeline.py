@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,6 @@ PORT_VARIABLE = "PNEUMOSCOPE_MASTER_PORT"
 _PORT = "29500"
 _GRACE = 60.0  # seconds from SIGTERM until the processes started are killed; SageMaker itself waits 120
 _RUN_FILES = (CONFIG_FILE, CARD_FILE, METRICS_FILE, CURVES_FILE)
-_ARCHIVES = (".zip",)
 
 
 def needs_launch(job: Job, environment: Mapping[str, str] = os.environ) -> bool:
@@ -69,8 +67,6 @@ def run_job(
         PneumoscopeError: something is wrong with the channels, the run found or the configuration.
     """
     world = World.of()
-    if not world.leads:
-        listener = SILENT
     with tempfile.TemporaryDirectory(prefix="pneumoscope-job-") as own:
         with together(world):
             work = world.of_host(Path(own))
@@ -87,9 +83,6 @@ def stoppable() -> Iterator[None]:
 
     A container's first process would not even notice it.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -101,7 +94,7 @@ def _place(job: Job) -> list[str]:
     """The options by which torchrun knows this host."""
     return [
         f"--nnodes={len(job.hosts)}",
-        f"--node-rank={job.number}",
+        f"--node-rank={job.hosts.index(job.host)}",
         f"--nproc-per-node={max(1, job.gpus)}",
         f"--master-addr={job.hosts[0]}",
         f"--master-port={os.environ.get(PORT_VARIABLE, _PORT)}",
@@ -119,7 +112,7 @@ def _open_channel(channel: Path, prepared: Path, listener: Listener) -> Dataset:
     if (channel / MANIFEST_FILE).is_file():
         return load_dataset(channel)
     if not (prepared / MANIFEST_FILE).is_file():
-        archives = sorted(path for path in channel.iterdir() if path.suffix.lower() in _ARCHIVES)
+        archives = sorted(path for path in channel.iterdir() if path.suffix.lower() == ".zip")
         made = prepare([*archives, channel], prepared, PrepareConfig(), listener=listener)
         films = sum(number for counts in made.counts.values() for number, _ in counts.values())
         listener.say(f"the channel is prepared: {films} films used, {len(made.refused)} refused")
@@ -194,17 +187,13 @@ def _install(bundle: Path, model: Path) -> None:
         verify(model)
     except BaseException:
         for entry in bundle.iterdir():
-            _remove(model / entry.name)
+            if entry.is_dir():
+                shutil.rmtree(model / entry.name, ignore_errors=True)
+            else:
+                (model / entry.name).unlink(missing_ok=True)
         raise
 
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

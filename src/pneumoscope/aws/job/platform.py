@@ -49,18 +49,12 @@ class Job:
     test: Path | None
     model: Path
     output: Path
-    failure: Path
     checkpoints: Path | None
     hosts: tuple[str, ...]
     host: str
     gpus: int
     interface: str | None = None
     hyperparameters: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def number(self) -> int:
-        """This host's place among the hosts; the first one leads."""
-        return self.hosts.index(self.host)
 
 
 def on_platform(environment: Mapping[str, str] = os.environ) -> bool:
@@ -73,11 +67,6 @@ def on_platform(environment: Mapping[str, str] = os.environ) -> bool:
 def gives_models(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process runs where a platform puts models: in a job's container, or in an endpoint's."""
     return on_platform(environment) or (_base(environment) / "model").is_dir()
-
-
-def failure_file(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where a job says why it failed."""
-    return _base(environment) / "output" / "failure"
 
 
 def read_job(environment: Mapping[str, str] = os.environ) -> Job:
@@ -97,7 +86,6 @@ def read_job(environment: Mapping[str, str] = os.environ) -> Job:
         test=Path(test) if (test := given("SM_CHANNEL_TEST")) else _folder(base / "input/data/test"),
         model=Path(given("SM_MODEL_DIR", base / "model")),
         output=Path(given("SM_OUTPUT_DATA_DIR", base / "output/data")),
-        failure=failure_file(environment),
         checkpoints=_folder(base / "checkpoints"),
         hosts=tuple(map(str, hosts)),
         host=given("SM_CURRENT_HOST", str(resources.get("current_host", hosts[0]))),
@@ -128,23 +116,29 @@ def reason_of(failure: BaseException) -> str:
     return text.rstrip(": ")[:_LONGEST_REASON]
 
 
-def clear_failure(path: Path) -> None:
+def clear_failure() -> None:
     """Forget why an earlier job in the same place failed."""
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        _failure_file().unlink(missing_ok=True)
 
 
-def read_failure(path: Path) -> str | None:
+def read_failure() -> str | None:
     """What has been said of why the job failed."""
+    path = _failure_file()
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
-def write_failure(path: Path, reason: str) -> None:
+def write_failure(reason: str) -> None:
     """Say why the job failed, unless it has been said: what fails first is the cause."""
-    with suppress(OSError):  # the reason is on stderr, too
+    path = _failure_file()
+    with suppress(OSError):  # the reason is on stderr, too; FileExistsError among others
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(reason[:_LONGEST_REASON], encoding="utf-8")
+        with path.open("x", encoding="utf-8") as file:
+            file.write(reason)
+
+
+def _failure_file() -> Path:
+    return _base(os.environ) / "output" / "failure"
 
 
 def _base(environment: Mapping[str, str]) -> Path:
