@@ -117,7 +117,7 @@ def _intensity(small: Luma) -> Vector:
     values = small.astype(np.float32)
     signed = small.astype(np.int16)
     across, down = np.abs(np.diff(signed, axis=1)), np.abs(np.diff(signed, axis=0))
-    fine = values - _enlarge(_blocks(small, 2), 2)
+    fine = values - _blocks(small, 2).repeat(2, axis=0).repeat(2, axis=1)
     levels = np.bincount(small.ravel(), minlength=256)
     return np.array(
         [
@@ -159,10 +159,6 @@ def _blocks(image: Luma, side: int) -> NDArray[np.float32]:
     """Means of square blocks."""
     rows, columns = image.shape[0] // side, image.shape[1] // side
     return np.asarray(image.reshape(rows, side, columns, side).mean(axis=(1, 3)), np.float32)
-
-
-def _enlarge(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    return np.asarray(image.repeat(side, axis=0).repeat(side, axis=1), np.float32)
 
 
 def _laplacian(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from pneumoscope.documents import Document
     from pneumoscope.settings.option import Spelling
 
-_PATHS: dict[str | None, dict[str, bool]] = {
-    None: {},
-    "existing": {"exists": True},
-    "existing file": {"exists": True, "dir_okay": False},
-    "existing folder": {"exists": True, "file_okay": False},
-    "file": {"dir_okay": False},
-    "folder": {"file_okay": False},
-}
 #: Typer knows inclusive bounds; exclusive ones are in the help, and checked when the settings are read.
 _EDGES = {"ge": "", "le": "", "gt": " More than {}.", "lt": " Less than {}."}
 
@@ -150,7 +142,9 @@ def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Paramet
         "help": f"{field.description}{''.join(_EDGES[edge].format(value) for edge, value in limits.items())}",
         "envvar": spelling.variable,
         "metavar": spelling.metavar,
-        **_PATHS[spelling.path],
+        "exists": "existing" in spelling.path,
+        "dir_okay": "file" not in spelling.path,
+        "file_okay": "folder" not in spelling.path,
     }
     if spelling.argument:
         info = typer.Argument(**common)

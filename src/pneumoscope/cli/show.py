@@ -90,8 +90,9 @@ class ShownListener(Listener):
     def _tell_progress(self, task: Task) -> None:
         speed, unit = _speed(task), task.fields["unit"]
         line = f"{task.description}: {_amount(task.completed, unit)}"
-        if task.remaining is not None:
-            line += f" of {_amount(task.total, unit)}, {task.remaining / max(speed, 1e-9):,.0f} s left"
+        if task.total is not None:
+            left = (task.total - task.completed) / max(speed, 1e-9)
+            line += f" of {_amount(task.total, unit)}, {left:,.0f} s left"
         self.say(f"{line}, {_amount(speed, unit)}/s")
 
 
@@ -188,15 +189,10 @@ def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Pre
     for number, prediction in enumerate(predictions):
         document = prediction.as_json()
         flat = {
-            "image": document["image"],
-            "status": document["status"],
-            "class": document["class"],
-            "label": document["label"],
+            **{name: document[name] for name in ("image", "status", "class", "label")},
             **{f"p_{label}": document["probabilities"].get(label) for label in prediction.classes},
             **{f"p_{group}": document["groups"].get(group) for group in prediction.group_names},
-            "prediction_set": "; ".join(document["prediction_set"]),
-            "reasons": "; ".join(document["reasons"]),
-            "reason_codes": "; ".join(document["reason_codes"]),
+            **{name: "; ".join(document[name]) for name in ("prediction_set", "reasons", "reason_codes")},
             **{f"map_{part}": (document["attention"] or {}).get(part) for part in ("class", "border", "corners")},
             "model": f"{document['model']['name']} {document['model']['version']} {document['model']['sha256'][:12]}",
             "milliseconds": document["milliseconds"],
@@ -211,14 +207,12 @@ def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Pre
 def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:
     """Fixed-width lines, so that a long folder streams and memory stays flat."""
     for number, prediction in enumerate(predictions):
+        names = (*prediction.classes, *prediction.group_names)
         if number == 0:
-            titles = "".join(f"{_fitted(label, 10):>11}" for label in (*prediction.classes, *prediction.group_names))
+            titles = "".join(f"{_fitted(name, 10):>11}" for name in names)
             print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image", file=out)
         shares = prediction.probabilities | prediction.groups
-        values = "".join(
-            f"{shares[name]:>11.3f}" if shares else f"{'-':>11}"
-            for name in (*prediction.classes, *prediction.group_names)
-        )
+        values = "".join(f"{shares[name]:>11.3f}" if shares else f"{'-':>11}" for name in names)
         tail = f"  [{'; '.join(prediction.reasons)}]" if prediction.reasons else ""
         line = f"{prediction.status:<10}{_fitted(_short(prediction), 11):<12}{values}{prediction.milliseconds:>8.1f}"
         print(f"{line}  {prediction.image}{tail}", file=out, flush=True)
