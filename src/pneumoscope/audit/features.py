@@ -6,6 +6,7 @@ All pixel measures are of the film squashed to 224×224 by the contract's own ru
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -149,9 +150,8 @@ def _border(small: Luma) -> Vector:
     for strip in strips:
         cells = strip.reshape(_STRIP, SIDE // _STRIP, _STRIP).astype(np.float32)
         parts += [cells.mean(axis=(0, 2)), cells.std(axis=(0, 2))]
-    for rows in (slice(_CORNER), slice(-_CORNER, None)):
-        for columns in (slice(_CORNER), slice(-_CORNER, None)):
-            parts.append(_blocks(small[rows, columns], _CORNER // 4).ravel())
+    for corner in product((slice(_CORNER), slice(-_CORNER, None)), repeat=2):
+        parts.append(_blocks(small[corner], _CORNER // 4).ravel())
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import cache
 from pkgutil import resolve_name
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin
@@ -28,7 +29,6 @@ class SettingsCommand(TyperCommand):
 
     settings: ClassVar[str]
     work: ClassVar[Callable[[Any], None]]
-    _made: list[Any] | None = None
 
     @property
     def kind(self) -> "type[Document]":
@@ -38,9 +38,7 @@ class SettingsCommand(TyperCommand):
 
     @property
     def params(self) -> list[Any]:  # typer's parameters are of a private module
-        if self._made is None:
-            self._made = parameters_of(self.kind)
-        return self._made
+        return parameters_of(self.kind)
 
     @params.setter
     def params(self, made: list[Any]) -> None:
@@ -92,6 +90,7 @@ def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "
         raise UsageError(f"{_problem(fields, failure)}; see `{path} --help`.") from failure
 
 
+@cache
 def parameters_of(kind: "type[Document]") -> list[Any]:
     """Typer's parameters of a settings model, by way of a function with such a signature."""
     signature = [_parameter(name, field, unset=unset) for name, field, unset in _fields(kind)]
@@ -108,24 +107,20 @@ def parameters_of(kind: "type[Document]") -> list[Any]:
 def _fields(kind: "type[Document]") -> "Iterator[tuple[str, FieldInfo, bool]]":
     """The fields that are options: name, field, and whether an option that is left out changes nothing."""
     for name, field in kind.model_fields.items():
-        part = _part(field)
-        if part is None:
-            if not _spelling(field).hidden:
-                yield name, field, False
-            continue
-        spelling = _spelling(field)
-        changes = spelling.changes is not None
-        yield from ((name, field, changes) for name, field, _ in _fields(part) if name not in spelling.without)
+        spelling, part = _spelling(field), _part(field)
+        if part is not None:
+            changes = spelling.changes is not None
+            yield from ((name, field, changes) for name, field, _ in _fields(part) if name not in spelling.without)
+        elif not spelling.hidden:
+            yield name, field, False
 
 
 def _part(field: "FieldInfo") -> "type[Document] | None":
     """The model whose fields stand for this one: its own type, or the document that it changes."""
     from pneumoscope.documents import Document
 
-    if (changes := _spelling(field).changes) is not None:
-        return changes
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Document) else None
+    part = _spelling(field).changes or field.annotation
+    return part if isinstance(part, type) and issubclass(part, Document) else None
 
 
 def _spelling(field: "FieldInfo") -> "Spelling":

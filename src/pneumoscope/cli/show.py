@@ -6,20 +6,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typing_extensions import override
 
@@ -174,18 +166,17 @@ def complain(text: str, *, word: str = "error") -> None:
 
 def show_predictions(predictions: Iterable["Prediction"], form: str) -> Iterator["Prediction"]:
     """Print predictions one by one as they come, and pass them on."""
-    write = {"json": _json_lines, "csv": _csv_rows, "table": _table_rows}[form]
-    yield from write(predictions, sys.stdout)
+    return {"json": _json_lines, "csv": _csv_rows, "table": _table_rows}[form](predictions)
 
 
-def _json_lines(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:
+def _json_lines(predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
     for prediction in predictions:
-        print(json.dumps(prediction.as_json(), allow_nan=False), file=out, flush=True)
+        print(json.dumps(prediction.as_json(), allow_nan=False), flush=True)
         yield prediction
 
 
-def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:
-    writer = csv.writer(out, lineterminator="\n")
+def _csv_rows(predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     for number, prediction in enumerate(predictions):
         document = prediction.as_json()
         flat = {
@@ -200,22 +191,22 @@ def _csv_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Pre
         if number == 0:
             writer.writerow(flat.keys())
         writer.writerow(flat.values())
-        out.flush()
+        sys.stdout.flush()
         yield prediction
 
 
-def _table_rows(predictions: Iterable["Prediction"], out: TextIO) -> Iterator["Prediction"]:
+def _table_rows(predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
     """Fixed-width lines, so that a long folder streams and memory stays flat."""
     for number, prediction in enumerate(predictions):
         names = (*prediction.classes, *prediction.group_names)
         if number == 0:
             titles = "".join(f"{_fitted(name, 10):>11}" for name in names)
-            print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image", file=out)
+            print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image")
         shares = prediction.probabilities | prediction.groups
         values = "".join(f"{shares[name]:>11.3f}" if shares else f"{'-':>11}" for name in names)
         tail = f"  [{'; '.join(prediction.reasons)}]" if prediction.reasons else ""
         line = f"{prediction.status:<10}{_fitted(_short(prediction), 11):<12}{values}{prediction.milliseconds:>8.1f}"
-        print(f"{line}  {prediction.image}{tail}", file=out, flush=True)
+        print(f"{line}  {prediction.image}{tail}", flush=True)
         yield prediction
 
 
@@ -225,11 +216,9 @@ def _fitted(text: str, width: int) -> str:
 
 def _short(prediction: "Prediction") -> str:
     """The label as a table has room for it: of a group whose type is undetermined, its name with a question mark."""
-    if prediction.label is None:
-        return "-"
-    return (
-        prediction.label if prediction.status == "answered" else f"{_fitted(prediction.label.partition(',')[0], 10)}?"
-    )
+    if prediction.label is None or prediction.status == "answered":
+        return prediction.label or "-"
+    return f"{_fitted(prediction.label.partition(',')[0], 10)}?"
 
 
 def _number(figure: dict[str, float | None]) -> str:
