@@ -39,31 +39,18 @@ class Phantom:
     luma: Luma
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Anatomy:
-    """A patient's build, in units of half the film's height."""
+    """A patient's build, in units of half the film's height; the order of the draws is part of the drawing."""
 
-    lung_width: float
-    lung_height: float
-    gap: float
-    heart: float
-    ribs: int
-    rib_phase: float
-    rib_strength: float
-    vessels: int
-
-    @classmethod
-    def draw(cls, random: np.random.Generator) -> "_Anatomy":
-        return cls(
-            lung_width=random.uniform(0.31, 0.38),
-            lung_height=random.uniform(0.72, 0.82),
-            gap=random.uniform(0.38, 0.43),
-            heart=random.uniform(0.26, 0.35),
-            ribs=int(random.integers(7, 10)),
-            rib_phase=random.uniform(0, 1),
-            rib_strength=random.uniform(0.10, 0.16),
-            vessels=int(random.integers(2**31)),
-        )
+    def __init__(self, random: np.random.Generator) -> None:
+        self.lung_width = random.uniform(0.31, 0.38)
+        self.lung_height = random.uniform(0.72, 0.82)
+        self.gap = random.uniform(0.38, 0.43)
+        self.heart = random.uniform(0.26, 0.35)
+        self.ribs = int(random.integers(7, 10))
+        self.rib_phase = random.uniform(0, 1)
+        self.rib_strength = random.uniform(0.10, 0.16)
+        self.vessels = int(random.integers(2**31))
 
 
 def film(finding: Finding, *, patient: int, shot: int = 0, seed: int = 0, size: tuple[int, int] | None = None) -> Luma:
@@ -80,7 +67,7 @@ def film(finding: Finding, *, patient: int, shot: int = 0, seed: int = 0, size: 
     Returns:
         `uint8 [height, width]`.
     """
-    anatomy = _Anatomy.draw(np.random.default_rng([seed, patient, FINDINGS.index(finding)]))
+    anatomy = _Anatomy(np.random.default_rng([seed, patient, FINDINGS.index(finding)]))
     random = np.random.default_rng([seed, patient, FINDINGS.index(finding), shot + 1])
     height, width = size or _film_size(random)
     density = _compose(anatomy, finding, random, aspect=width / height)

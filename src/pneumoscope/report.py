@@ -60,13 +60,7 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
 
 
 def evaluate(
-    engine: Engine,
-    dataset: Dataset,
-    split: str,
-    out: Path,
-    *,
-    overwrite: bool = False,
-    listener: Listener = SILENT,
+    engine: Engine, dataset: Dataset, split: str, out: Path, *, overwrite: bool = False, listener: Listener = SILENT
 ) -> dict[str, Any]:
     """Score a split, make the folder `out` with `report.json` and `predictions.csv`, return the report."""
     with whole_directory(out, overwrite=overwrite, holding=REPORT_FILE) as folder:

@@ -6,6 +6,7 @@ All pixel measures are of the film squashed to 224×224 by the contract's own ru
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -117,7 +118,7 @@ def _intensity(small: Luma) -> Vector:
     values = small.astype(np.float32)
     signed = small.astype(np.int16)
     across, down = np.abs(np.diff(signed, axis=1)), np.abs(np.diff(signed, axis=0))
-    fine = values - _enlarge(_blocks(small, 2), 2)
+    fine = values - _blocks(small, 2).repeat(2, axis=0).repeat(2, axis=1)
     levels = np.bincount(small.ravel(), minlength=256)
     return np.array(
         [
@@ -149,9 +150,8 @@ def _border(small: Luma) -> Vector:
     for strip in strips:
         cells = strip.reshape(_STRIP, SIDE // _STRIP, _STRIP).astype(np.float32)
         parts += [cells.mean(axis=(0, 2)), cells.std(axis=(0, 2))]
-    for rows in (slice(_CORNER), slice(-_CORNER, None)):
-        for columns in (slice(_CORNER), slice(-_CORNER, None)):
-            parts.append(_blocks(small[rows, columns], _CORNER // 4).ravel())
+    for corner in product((slice(_CORNER), slice(-_CORNER, None)), repeat=2):
+        parts.append(_blocks(small[corner], _CORNER // 4).ravel())
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -159,10 +159,6 @@ def _blocks(image: Luma, side: int) -> NDArray[np.float32]:
     """Means of square blocks."""
     rows, columns = image.shape[0] // side, image.shape[1] // side
     return np.asarray(image.reshape(rows, side, columns, side).mean(axis=(1, 3)), np.float32)
-
-
-def _enlarge(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    return np.asarray(image.repeat(side, axis=0).repeat(side, axis=1), np.float32)
 
 
 def _laplacian(values: NDArray[np.float32]) -> NDArray[np.float32]:

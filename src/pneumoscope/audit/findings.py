@@ -40,53 +40,39 @@ _LEAK = (
 )
 
 
-#: By code, how grave a finding is and what it means; others are warnings, whose meaning is made of their figures.
-_MEANINGS: dict[str, tuple[Severity, str]] = {
-    "patient-crosses-splits": ("error", _LEAK),
-    "duplicate-crosses-splits": ("error", _LEAK),
-    "near-duplicate-crosses-splits": ("error", _LEAK),
-    "conflicting-labels": ("error", "The same pixels cannot be two diagnoses: at least one label of each is wrong."),
-    "unreadable": ("error", "They are missing or damaged; training and evaluation would stop at them."),
-    "changed-files": (
-        "error",
-        "Somebody changed the folder after it was prepared: figures made on it cannot be repeated.",
-    ),
-    "conflicting-labels-of-near-duplicates": (
-        "warning",
-        "Either a re-encoded copy has a wrong label, or two children look the same. Look at them.",
-    ),
-    "unlisted-files": (
-        "warning",
-        "Whoever reads the folders, as torchvision's ImageFolder does, trains or tests on them.",
-    ),
-    "class-spellings": ("warning", "They are mostly one class: data prepare --merge-classes makes one of them."),
-    "odd-aspect": ("warning", "Very long or very high: perhaps not one frontal chest film. Look at them."),
-    "odd-mostly-blank": (
-        "warning",
-        "Little of the picture is film: a wrong crop, a cover or a blank exposure. Look at them.",
-    ),
-    "odd-turned": ("warning", "They fit the mean film of this set only when turned. Look at them."),
-    "odd-inverted": ("warning", "They fit the mean film of this set only as negatives (MONOCHROME1?). Look at them."),
-    "number-crosses-splits": (
-        "note",
-        "Version 2 counts its patients anew for each class; the same number is not the same child.",
-    ),
-    "duplicates": (
-        "note",
-        "They count more than once in every figure. data prepare --drop-duplicates keeps one of each.",
-    ),
-    "near-duplicates": ("note", "Re-encoded or resized copies of one film, or two shots that look the same."),
-    "odd-turned-by-its-tag": ("note", "Software that ignores the EXIF orientation sees them lying or upside down."),
-    "odd-colour-mode": (
-        "note",
-        "They are read as luma like all others; where only one class has them, they give it away.",
-    ),
-    "odd-bit-depth": (
-        "note",
-        "More than 8 bits are scaled by a window or each film's own range; who cuts them misreads them.",
-    ),
-    "odd-tiny": ("note", "They hold less detail than a network's input; enlarging adds none."),
-    "odd-huge": ("note", "They cost time and memory to read, and may be stitched or scanned differently."),
+#: By severity and code, what a finding means; others are warnings, whose meaning is made of their figures.
+_MEANINGS: dict[Severity, dict[str, str]] = {
+    "error": {
+        "patient-crosses-splits": _LEAK,
+        "duplicate-crosses-splits": _LEAK,
+        "near-duplicate-crosses-splits": _LEAK,
+        "conflicting-labels": "The same pixels cannot be two diagnoses: at least one label of each is wrong.",
+        "unreadable": "They are missing or damaged; training and evaluation would stop at them.",
+        "changed-files": "Somebody changed the folder after it was prepared: figures made on it cannot be repeated.",
+    },
+    "warning": {
+        "conflicting-labels-of-near-duplicates": (
+            "Either a re-encoded copy has a wrong label, or two children look the same. Look at them."
+        ),
+        "unlisted-files": "Whoever reads the folders, as torchvision's ImageFolder does, trains or tests on them.",
+        "class-spellings": "They are mostly one class: data prepare --merge-classes makes one of them.",
+        "odd-aspect": "Very long or very high: perhaps not one frontal chest film. Look at them.",
+        "odd-mostly-blank": "Little of the picture is film: a wrong crop, a cover or a blank exposure. Look at them.",
+        "odd-turned": "They fit the mean film of this set only when turned. Look at them.",
+        "odd-inverted": "They fit the mean film of this set only as negatives (MONOCHROME1?). Look at them.",
+    },
+    "note": {
+        "number-crosses-splits": "Version 2 counts its patients anew for each class; the same number is not the same "
+        "child.",
+        "duplicates": "They count more than once in every figure. data prepare --drop-duplicates keeps one of each.",
+        "near-duplicates": "Re-encoded or resized copies of one film, or two shots that look the same.",
+        "odd-turned-by-its-tag": "Software that ignores the EXIF orientation sees them lying or upside down.",
+        "odd-colour-mode": "They are read as luma like all others; where only one class has them, they give it away.",
+        "odd-bit-depth": "More than 8 bits are scaled by a window or each film's own range; who cuts them misreads "
+        "them.",
+        "odd-tiny": "They hold less detail than a network's input; enlarging adds none.",
+        "odd-huge": "They cost time and memory to read, and may be stitched or scanned differently.",
+    },
 }
 
 
@@ -235,5 +221,6 @@ def _names(groups: Iterable[Alike | SharedPatient]) -> list[str]:
 
 def _finding(code: str, title: str, films: Iterable[str] = (), *, meaning: str | None = None) -> Finding:
     """A finding with the meaning of its code, or with one of its own, as a warning."""
-    severity, words = ("warning", meaning) if meaning else _MEANINGS[code]
+    severity = next((severity for severity, codes in _MEANINGS.items() if code in codes), "warning")
+    words = meaning or _MEANINGS[severity][code]
     return Finding(code=code, severity=severity, title=title, meaning=words, films=tuple(films))

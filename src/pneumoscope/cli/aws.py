@@ -30,14 +30,8 @@ def upload_command(settings: "Upload") -> None:
     from pneumoscope.dataset import load_dataset
 
     target, found, listener = settings.place, load_dataset(settings.dataset), make_listener(quiet=settings.quiet)
-    done = upload(
-        _cloud(settings.region),
-        found,
-        target,
-        kms_key=settings.kms_key,
-        allow_public=settings.allow_public,
-        listener=listener,
-    )
+    cloud, public = _cloud(settings.region), settings.allow_public
+    done = upload(cloud, found, target, kms_key=settings.kms_key, allow_public=public, listener=listener)
     typer.echo(f"{target}: {done.sent:,} files sent ({done.sent_bytes / 1e6:,.1f} MB), {done.there:,} there already.")
     listener.say(f"next: pneumoscope aws train --data {target} --out s3://{target.bucket}/runs --role ROLE")
 

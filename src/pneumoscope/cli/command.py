@@ -2,7 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from importlib import import_module
+from functools import cache
+from pkgutil import resolve_name
+from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin
 
 import typer
@@ -18,14 +20,8 @@ if TYPE_CHECKING:
     from pneumoscope.documents import Document
     from pneumoscope.settings.option import Spelling
 
-_PATHS: dict[str | None, dict[str, bool]] = {
-    None: {},
-    "existing": {"exists": True},
-    "existing file": {"exists": True, "dir_okay": False},
-    "existing folder": {"exists": True, "file_okay": False},
-    "file": {"dir_okay": False},
-    "folder": {"file_okay": False},
-}
+#: Typer knows inclusive bounds; exclusive ones are in the help, and checked when the settings are read.
+_EDGES = {"ge": "", "le": "", "gt": " More than {}.", "lt": " Less than {}."}
 
 
 class SettingsCommand(TyperCommand):
@@ -33,20 +29,16 @@ class SettingsCommand(TyperCommand):
 
     settings: ClassVar[str]
     work: ClassVar[Callable[[Any], None]]
-    _made: list[Any] | None = None
 
     @property
     def kind(self) -> "type[Document]":
         """The settings model, `MODULE.CLASS` below `pneumoscope.settings`."""
-        module, _, name = self.settings.partition(".")
-        kind: type[Document] = getattr(import_module(f"pneumoscope.settings.{module}"), name)
+        kind: type[Document] = resolve_name(f"pneumoscope.settings.{self.settings}")
         return kind
 
     @property
     def params(self) -> list[Any]:  # typer's parameters are of a private module
-        if self._made is None:
-            self._made = parameters_of(self.kind)
-        return self._made
+        return parameters_of(self.kind)
 
     @params.setter
     def params(self, made: list[Any]) -> None:
@@ -63,11 +55,8 @@ def command(
     """Register a function of one settings model, `MODULE.CLASS` below `pneumoscope.settings`, as a command."""
 
     def register(work: Callable[[Any], None]) -> Callable[[Any], None]:
-        def unused() -> None: ...
-
-        unused.__doc__ = work.__doc__
         made = type(cls.__name__, (cls,), {"settings": settings, "work": staticmethod(work)})
-        app.command(name, cls=made)(unused)
+        app.command(name, cls=made, help=work.__doc__)(lambda: None)
         return work
 
     return register
@@ -79,7 +68,7 @@ def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "
     Raises:
         UsageError: a value that its field does not take, or several that contradict each other.
     """
-    from pydantic import ValidationError
+    from pydantic import ValidationError, create_model
 
     values: dict[str, Any] = {}
     named = {name: value for name, value in given.items() if value not in (None, (), [])}
@@ -90,15 +79,18 @@ def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "
         elif name in named:
             values[name] = named[name]
     fields = {name: (field, unset) for name, field, unset in _fields(kind)}
+    # Of a document that is changed: its other fields are not known here.
+    changed: dict[str, Any] = {
+        name: (field.annotation, field) for name, (field, unset) in fields.items() if unset and name in named
+    }
     try:
-        for name, (field, unset) in fields.items():
-            if unset and name in named:  # of a document that is changed, whose other fields are not known here
-                _validate(name, field, named[name])
+        create_model("Changes", **changed).model_validate({name: named[name] for name in changed})
         return kind.model_validate(values)
     except ValidationError as failure:
         raise UsageError(f"{_problem(fields, failure)}; see `{path} --help`.") from failure
 
 
+@cache
 def parameters_of(kind: "type[Document]") -> list[Any]:
     """Typer's parameters of a settings model, by way of a function with such a signature."""
     signature = [_parameter(name, field, unset=unset) for name, field, unset in _fields(kind)]
@@ -106,7 +98,6 @@ def parameters_of(kind: "type[Document]") -> list[Any]:
     def function(**_: Any) -> None: ...
 
     function.__dict__["__signature__"] = inspect.Signature(signature)
-    function.__annotations__ = {each.name: each.annotation for each in signature}
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(function)
     made: Any = typer.main.get_command(app)
@@ -116,24 +107,20 @@ def parameters_of(kind: "type[Document]") -> list[Any]:
 def _fields(kind: "type[Document]") -> "Iterator[tuple[str, FieldInfo, bool]]":
     """The fields that are options: name, field, and whether an option that is left out changes nothing."""
     for name, field in kind.model_fields.items():
-        part = _part(field)
-        if part is None:
-            if not _spelling(field).hidden:
-                yield name, field, False
-            continue
-        spelling = _spelling(field)
-        changes = spelling.changes is not None
-        yield from ((name, field, changes) for name, field, _ in _fields(part) if name not in spelling.without)
+        spelling, part = _spelling(field), _part(field)
+        if part is not None:
+            changes = spelling.changes is not None
+            yield from ((name, field, changes) for name, field, _ in _fields(part) if name not in spelling.without)
+        elif not spelling.hidden:
+            yield name, field, False
 
 
 def _part(field: "FieldInfo") -> "type[Document] | None":
     """The model whose fields stand for this one: its own type, or the document that it changes."""
     from pneumoscope.documents import Document
 
-    if (changes := _spelling(field).changes) is not None:
-        return changes
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Document) else None
+    part = _spelling(field).changes or field.annotation
+    return part if isinstance(part, type) and issubclass(part, Document) else None
 
 
 def _spelling(field: "FieldInfo") -> "Spelling":
@@ -145,26 +132,25 @@ def _spelling(field: "FieldInfo") -> "Spelling":
 def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Parameter:
     spelling = _spelling(field)
     kind = _plain(spelling.kind or field.annotation)
-    default = None if unset or field.default_factory else field.default
-    if default in ((), {}):
-        default = None
-    bounds = {edge: value for limit in field.metadata for edge, value in _edges(limit)}
+    limits = {edge: getattr(each, edge) for each in field.metadata for edge in _EDGES if hasattr(each, edge)}
     common: dict[str, Any] = {
-        "help": f"{field.description}{''.join(map(_beyond, field.metadata))}",
+        "help": f"{field.description}{''.join(_EDGES[edge].format(value) for edge, value in limits.items())}",
         "envvar": spelling.variable,
         "metavar": spelling.metavar,
-        **_PATHS[spelling.path],
+        "exists": "existing" in spelling.path,
+        "dir_okay": "file" not in spelling.path,
+        "file_okay": "folder" not in spelling.path,
     }
-    option: Any = typer.Option  # whose first name typer's own signature takes for a default
-    info = typer.Argument(**common) if spelling.argument else option(*_names(name, field, unset), **bounds, **common)
-    needed = field.is_required() and not unset
-    annotation = kind if needed else kind | None
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if needed else default,
-        annotation=Annotated[annotation, info],
-    )
+    if spelling.argument:
+        info = typer.Argument(**common)
+    else:
+        info = typer.Option(..., *_names(name, field, unset), min=limits.get("ge"), max=limits.get("le"), **common)
+    default = None if unset or field.default_factory or field.default in ((), {}) else field.default
+    if field.is_required() and not unset:
+        default = inspect.Parameter.empty
+    else:
+        kind |= None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
 def _names(name: str, field: "FieldInfo", unset: bool) -> tuple[str, ...]:  # noqa: FBT001 (private, by position)
@@ -179,28 +165,12 @@ def _names(name: str, field: "FieldInfo", unset: bool) -> tuple[str, ...]:  # no
 
 def _plain(annotation: Any) -> Any:
     """A field's type as typer takes it: without None, and a tuple of any length as a list."""
-    kinds = [each for each in get_args(annotation) if each is not type(None)]
-    if type(None) in get_args(annotation) and len(kinds) == 1:
+    kinds = [each for each in get_args(annotation) if each is not NoneType]
+    if get_origin(annotation) is tuple:
+        return list[_plain(kinds[0])]  # type: ignore[misc]
+    if get_origin(annotation) is Annotated or (len(kinds) == 1 and NoneType in get_args(annotation)):
         return _plain(kinds[0])
-    if get_origin(annotation) is Annotated:
-        return _plain(kinds[0])
-    return list[_plain(kinds[0])] if get_origin(annotation) is tuple else annotation  # type: ignore[misc]
-
-
-def _beyond(limit: Any) -> str:
-    """An exclusive bound in words."""
-    if (least := getattr(limit, "gt", None)) is not None:
-        return f" More than {least}."
-    most = getattr(limit, "lt", None)
-    return "" if most is None else f" Less than {most}."
-
-
-def _edges(limit: Any) -> Iterator[tuple[str, Any]]:
-    """Typer knows inclusive bounds only; exclusive ones are found when the settings are read."""
-    if (least := getattr(limit, "ge", None)) is not None:
-        yield "min", least
-    if (most := getattr(limit, "le", None)) is not None:
-        yield "max", most
+    return annotation
 
 
 def _problem(fields: "dict[str, tuple[FieldInfo, bool]]", failure: "ValidationError") -> str:
@@ -215,11 +185,3 @@ def _problem(fields: "dict[str, tuple[FieldInfo, bool]]", failure: "ValidationEr
     if problem["type"] == "value_error":  # our own words, which say the value
         return f"{option}: {words}"
     return f"{option} {problem['input']}: {words[0].lower()}{words[1:]}"
-
-
-def _validate(name: str, field: "FieldInfo", value: Any) -> None:
-    from pydantic import create_model
-
-    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    definition: dict[str, Any] = {name: (kind, ...)}
-    create_model("Change", **definition).model_validate({name: value})

@@ -28,10 +28,8 @@ def run(command: Callable[[], object]) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     try:
         command()
-    except UsageError as failure:
-        _fail(str(failure), 2)
     except PneumoscopeError as failure:
-        _fail(str(failure), 1)
+        _fail(str(failure), 2 if isinstance(failure, UsageError) else 1)
     except ModuleNotFoundError as failure:
         extras = [extra for extra, modules in _EXTRAS.items() if (failure.name or "").split(".")[0] in modules]
         if not extras:

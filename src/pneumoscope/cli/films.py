@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,10 +155,8 @@ def _is_film(path: Path) -> bool:
         return False
     if path.suffix.lower() in SUFFIXES | UNREAD_SUFFIXES:
         return True
-    try:
-        if not path.is_file():  # reading a pipe would wait
-            return False
-        with path.open("rb") as stream:
-            return is_dicom(stream.read(DICOM_HEAD))
-    except OSError:
-        return False
+    with suppress(OSError):
+        if path.is_file():  # reading a pipe would wait
+            with path.open("rb") as stream:
+                return is_dicom(stream.read(DICOM_HEAD))
+    return False

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pneumoscope.settings.training import Export
 
 
+_LONG = 50  # films; fewer are done before anyone asks
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the command tree, in the order of the flow."""
     command(app, "demo", "films.Demo")(demo_command)
@@ -118,7 +121,7 @@ def predict_command(settings: "Predict") -> None:
     JSON is one line an image. For research use only; not a medical device.
     """
     from pneumoscope.cli.films import Pictures, draw_heatmaps, encoded, find_films
-    from pneumoscope.cli.show import following, make_listener, show_predictions
+    from pneumoscope.cli.show import make_listener, show_predictions
     from pneumoscope.contract import DISCLAIMER
     from pneumoscope.engine import Engine
     from pneumoscope.heatmap import LONGEST_SIDE
@@ -145,7 +148,8 @@ def predict_command(settings: "Predict") -> None:
     if pictures is not None:
         predictions = draw_heatmaps(predictions, paths, pictures)
     listener = make_listener(quiet=settings.quiet or (form == "table" and sys.stdout.isatty()))
-    predictions = following(predictions, len(paths), listener)
+    if len(paths) >= _LONG:
+        predictions = listener.track("classifying", predictions, len(paths))
     statuses = {prediction.status for prediction in show_predictions(predictions, form)}
     if form == "table":
         typer.echo(DISCLAIMER, err=True)

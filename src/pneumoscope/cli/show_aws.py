@@ -4,12 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from pneumoscope.aws.client.invoke import Client, as_document, as_refusal
 from pneumoscope.cli.films import encoded, find_films
-from pneumoscope.cli.show import complain, print_line, stdout
+from pneumoscope.cli.show import complain, print_line, show_table
 from pneumoscope.engine import Encoded
 from pneumoscope.errors import AnswerError, BusyError, ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS
@@ -62,10 +59,8 @@ def show_made(found: list[dict[str, str]], form: str, region: str) -> None:
     if not found:
         print_line(f"nothing that was made from here is in {region}.")
         return
-    table = Table("what", "name", "state", "made (UTC)", title=region)
-    for each in found:
-        table.add_row(each["kind"], escape(each["name"]), each["state"], each["made"])
-    stdout().print(table)
+    rows = ((each["kind"], each["name"], each["state"], each["made"]) for each in found)
+    show_table(("what", "name", "state", "made (UTC)"), rows, title=region)
 
 
 def _note(name: str, size: int, client: Client) -> None:

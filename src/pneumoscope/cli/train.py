@@ -17,18 +17,13 @@ def train_command(settings: "Train") -> None:
     Recipes: quick (a small network, for trying the flow); pneumoscope-base (of the bundle that ships);
     capstone-vgg19-frozen, capstone-vgg19, capstone-resnet50-short, capstone-resnet50 (the 2020 capstone's four).
     """
-    from pneumoscope.training.world import World
-
-    _train(settings, quiet=settings.quiet or not World.of().leads)
-
-
-def _train(settings: "Train", *, quiet: bool) -> None:
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
     from pneumoscope.training.config import load_recipe, make_config
     from pneumoscope.training.run import CARD_FILE, load_card, load_config
+    from pneumoscope.training.world import World
 
-    out = settings.out
+    out, quiet = settings.out, settings.quiet or not World.of().leads
     if settings.resume and settings.teachers:
         raise UsageError("--resume keeps the run's teachers; leave --teachers out.")
     if settings.resume:

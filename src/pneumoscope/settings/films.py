@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pneumoscope.documents import Document
-from pneumoscope.settings.option import Bundle, Images, MaxPixels, Overwrite, Provider, Quiet, Spelling
+from pneumoscope.settings.option import Bundle, Images, MaxPixels, Overwrite, Provider, Quiet, Run, Spelling
 
 
 class Demo(Document):
@@ -58,9 +58,7 @@ class Predict(Document):
 class Explain(Document):
     """Of `explain`."""
 
-    run: Annotated[Path, Spelling(argument=True, path="existing folder")] = Field(
-        description="A finished run directory."
-    )
+    run: Run
     images: Images
     out: Annotated[Path, Spelling(path="folder")] = Field(description="Folder for the pictures, one per film.")
     label: Annotated[str | None, Spelling(names=("--class",))] = Field(

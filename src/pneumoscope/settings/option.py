@@ -22,7 +22,7 @@ class Spelling:
     metavar: str | None = None
     variable: str | None = None
     """An environment variable that sets it, too."""
-    path: Literal["existing", "existing file", "existing folder", "file", "folder"] | None = None
+    path: Literal["existing", "existing file", "existing folder", "file", "folder", ""] = ""
     kind: Any = None
     """The type on the command line, if it is not the field's."""
     changes: type[Document] | None = None
@@ -41,6 +41,7 @@ Bundle = Annotated[
     Spelling(path="existing folder", variable=BUNDLE_VARIABLE),
     Field(description=f"A bundle made by `export`; by default {SHIPPED}, which ships with the package."),
 ]
+Run = Annotated[Path, Spelling(argument=True, path="existing folder"), Field(description="A finished run directory.")]
 Overwrite = Annotated[bool, Field(description="Replace what lies at --out.")]
 Quiet = Annotated[bool, Field(description="Do not print progress or messages.")]
 MaxPixels = Annotated[int, Field(ge=1, description="Refuse images with more pixels.")]

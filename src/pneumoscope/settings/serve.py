@@ -86,17 +86,12 @@ class ServeConfig(ServeOptions):
     """How the service is set up."""
 
     bundle: Path
-    token: SecretStr | None = Field(default=None, description="Bearer token that clients must send.")
+    token: Annotated[SecretStr, Field(min_length=SHORTEST_TOKEN)] | None = Field(
+        default=None, description="Bearer token that clients must send."
+    )
     routers: tuple[str, ...] = Field(
         default=(), description="Import paths, as module:name, of routers with routes beside the service's own."
     )
-
-    @field_validator("token")
-    @classmethod
-    def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and len(token.get_secret_value()) < SHORTEST_TOKEN:
-            raise ValueError(f"a token needs at least {SHORTEST_TOKEN} characters")
-        return token
 
     @model_validator(mode="after")
     def _stands_in_openly(self) -> Self:

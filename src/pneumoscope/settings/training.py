@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pneumoscope.documents import Document, Text
-from pneumoscope.settings.option import Cache, Overwrite, Precision, Quiet, Spelling
+from pneumoscope.settings.option import Cache, Overwrite, Precision, Quiet, Run, Spelling
 
 
 class TrainConfig(Document):
@@ -186,9 +186,7 @@ class ExportConfig(Document):
 class Export(Document):
     """Of `export`."""
 
-    run: Annotated[Path, Spelling(argument=True, path="existing folder")] = Field(
-        description="A finished run directory."
-    )
+    run: Run
     out: Path = Field(description="The bundle to make.")
     data: Annotated[Path | None, Spelling(path="existing")] = Field(
         default=None, description="The run's data set, if it has moved since."
