@@ -211,6 +211,6 @@ def _names(groups: Iterable[Alike | SharedPatient]) -> list[str]:
 
 def _finding(code: str, title: str, films: Iterable[str] = (), *, meaning: str | None = None) -> Finding:
     """A finding with the meaning of its code, or with one of its own, as a warning."""
-    severity = next((severity for severity, codes in _MEANINGS.items() if code in codes), "warning")
+    severity: Severity = next((each for each, codes in _MEANINGS.items() if code in codes), "warning")
     words = meaning or _MEANINGS[severity][code]
     return Finding(code=code, severity=severity, title=title, meaning=words, films=tuple(films))
