@@ -72,8 +72,8 @@ class ShownListener(Listener):
             self.display.stop()
             task, self.display = self.display.tasks[0], None
             done, unit = task.completed - task.fields["before"], task.fields["unit"]
-            spent = f"{task.elapsed:.1f} s, {_amount(_speed(task), unit)}/s"
-            self.say(f"{task.description}: {_amount(done, unit)} in {spent}")
+            speed = _amount(_speed(task), unit)
+            self.say(f"{task.description}: {_amount(done, unit)} in {task.elapsed:.1f} s, {speed}/s")
 
     @override
     def say(self, line: str) -> None:
