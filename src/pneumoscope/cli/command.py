@@ -100,8 +100,7 @@ def parameters_of(kind: "type[Document]") -> list[Any]:
     function.__dict__["__signature__"] = inspect.Signature(signature)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(function)
-    made: Any = typer.main.get_command(app)
-    return list(made.params)
+    return list(typer.main.get_command(app).params)
 
 
 def _fields(kind: "type[Document]") -> "Iterator[tuple[str, FieldInfo, bool]]":

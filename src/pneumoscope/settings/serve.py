@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from pneumoscope.documents import Document
 from pneumoscope.settings.names import EndpointName
@@ -82,11 +82,17 @@ class Serve(ServeOptions):
     quiet: bool = Field(default=False, description="Log warnings and errors only.")
 
 
+def _long_enough(token: SecretStr) -> SecretStr:
+    if len(token.get_secret_value()) < SHORTEST_TOKEN:
+        raise ValueError(f"a token needs at least {SHORTEST_TOKEN} characters")
+    return token
+
+
 class ServeConfig(ServeOptions):
     """How the service is set up."""
 
     bundle: Path
-    token: Annotated[SecretStr, Field(min_length=SHORTEST_TOKEN)] | None = Field(
+    token: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
         default=None, description="Bearer token that clients must send."
     )
     routers: tuple[str, ...] = Field(
