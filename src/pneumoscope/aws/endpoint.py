@@ -162,7 +162,7 @@ def said_by_model(message: str) -> str:
 
 
 def _document(text: str | bytes) -> dict[str, Any]:
-    """A JSON object; empty if the text is none."""
+    """The JSON object that a text holds; an empty one if it holds none."""
     try:
         document = json.loads(text)
     except ValueError:

@@ -65,7 +65,7 @@ class Engine:
         limits: Limits,
         open_alone: Callable[[], ort.InferenceSession] | None = None,
     ) -> None:
-        """Of a session that is there; `open_alone` opens one of a single thread, None if that is one, or must do."""
+        """`open_alone` opens a second session, of one thread; without it the one there is serves for everything."""
         self.contract = contract
         self.limits = limits
         self._session = session
@@ -101,8 +101,12 @@ class Engine:
         threads = threads or available_cores()
         session = open_model(bundle, contract, provider=provider, threads=threads)
         is_twice = threads > 1 and provider == CPU and (bundle / MODEL_FILE).stat().st_size < _LARGEST_TWICE
-        alone = partial(open_model, bundle, contract, provider=provider, threads=1)
-        return cls(contract, session, limits, alone if is_twice else None)
+
+        def open_alone() -> ort.InferenceSession:
+            check_files(contract, bundle)  # the bundle may have been replaced since
+            return open_model(bundle, contract, provider=provider, threads=1)
+
+        return cls(contract, session, limits, open_alone if is_twice else None)
 
     def predict(self, data: bytes, *, name: str = "", level: Level = "class") -> Prediction:
         """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`.
@@ -161,7 +165,7 @@ class Engine:
         return self._alone
 
     def run(self, images: Luma, *, alone: bool = False) -> Outputs:
-        """The model's outputs for inputs `uint8 [N, 1, S, S]`; `alone` in this thread alone, if others run it, too.
+        """The model's outputs for inputs `uint8 [N, 1, S, S]`; `alone`: on one core.
 
         Raises:
             ValueError: another dtype or shape.
@@ -245,7 +249,7 @@ class Engine:
 
 
 def _groups(films: Iterable[Encoded], cores: int) -> Iterator[_Group]:
-    """Films in groups, the first ones small: few films, too, keep every core at work. And the error that ended them."""
+    """Films in groups, small ones first so that every core has some, and the error that ended them, if any."""
     films = iter(films)
     for size in chain(*([size] * cores for size in (1, 2, 4)), repeat(BATCH)):
         group, failure = list[Encoded](), None

@@ -57,7 +57,7 @@ class Client:
     def __post_init__(self) -> None:
         self._place: Location | None = None
         if self.bundle is not None:
-            load_contract(self.bundle)  # what is wrong with it is said at once
+            load_contract(self.bundle)  # so that a faulty bundle is reported at once
         if stand_in() and self.variant not in (None, "realtime"):
             sentence = f"a service on this machine stands in for a real-time endpoint, not for {self.variant} ones."
             raise UsageError(sentence)

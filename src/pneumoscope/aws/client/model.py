@@ -73,7 +73,7 @@ def send_model(
 
 
 def remove_model(cloud: Cloud, folder: Location) -> None:
-    """Remove a model that nothing uses. What failed first is told, not what fails now."""
+    """Remove a model that nothing uses, without a word if that fails: the caller has an error to tell already."""
     for name in (ARCHIVE, CONTRACT_FILE):
         with suppress(CloudError):
             remove_file(cloud, folder / name)

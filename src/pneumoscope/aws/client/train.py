@@ -139,7 +139,7 @@ def role_arn(cloud: Cloud, role: str) -> str:
     try:
         found = ask_for(f"role {role}", cloud.client("iam").get_role, "NoSuchEntity", RoleName=name)
     except CloudError:
-        if role.startswith("arn:"):  # whoever may not look at roles may still pass one on
+        if role.startswith("arn:"):  # who may not read roles may still pass one on
             return role
         raise
     if found is None:

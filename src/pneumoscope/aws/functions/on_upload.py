@@ -233,7 +233,7 @@ def _store(upload: Upload, found: Found, decided: Answer, request_id: str) -> bo
 def _stored(place: dict[str, str]) -> tuple[str, dict[str, str]]:
     """The sequencer of the upload whose result is there, and the condition that it is the same when it is replaced."""
     found = ask_for("", cloud().client("s3").head_object, "404|403", **place)
-    if found is None:  # it is absent: S3 answers 403, as the role may not list
+    if found is None:  # S3 answers 403 for a missing object where the role may not list
         return "", {"IfNoneMatch": "*"}
     return str(found["Metadata"].get(_SEQUENCER, "")), {"IfMatch": found["ETag"]}
 

@@ -57,10 +57,8 @@ def fragments(data: bytes) -> tuple[int, list[bytes]]:
     """
     found, position = list[bytes](), 0
     while data[position : position + 4] in (_ITEM, _ITEM_END) and position + 8 <= len(data):
-        is_item, length = (
-            data[position : position + 4] == _ITEM,
-            int.from_bytes(data[position + 4 : position + 8], "little"),
-        )
+        is_item = data.startswith(_ITEM, position)
+        length = int.from_bytes(data[position + 4 : position + 8], "little")
         position += 8
         if is_item:
             if length > len(data) - position:

@@ -7,6 +7,7 @@ stored values, grey transformations, orientation.
 import numpy as np
 from PIL import Image
 
+from pneumoscope.errors import UnsuitableError
 from pneumoscope.imaging import levels
 from pneumoscope.imaging.dicom import dataset as source
 from pneumoscope.imaging.dicom import gate, greys, patient, pixels
@@ -32,6 +33,8 @@ def read(data: bytes, limits: Limits) -> Radiograph:
                 luma, notes = greys.to_luma(values, dataset, layout)
         else:
             luma = np.asarray(Image.fromarray(values).convert("L"))
+            if luma.min() == luma.max():
+                raise UnsuitableError("the image is blank: every pixel of the DICOM has the same value.", code="blank")
             notes = levels.told(levels.loss(levels.histogram(luma)))
         facts = ImageFacts(
             format="DICOM",
