@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from pneumoscope import metrics
+from pneumoscope.metrics import resampling
+from pneumoscope.metrics.summary import weighted_figures
 
 SEEDS = st.integers(0, 10_000)
 
@@ -94,7 +96,7 @@ def test_bootstrap_draws_whole_groups_and_is_seeded(monkeypatch: pytest.MonkeyPa
     assert (drawn[:, 0] == drawn[:, 1]).all()
     assert (drawn[:, 3] == drawn[:, 5]).all()
     assert (drawn[:, 0] + drawn[:, 2] + drawn[:, 3] == 3).all()
-    monkeypatch.setattr(metrics, "_CELLS", 60)  # a few draws at a time are the same draws
+    monkeypatch.setattr(resampling, "_CELLS", 60)  # a few draws at a time are the same draws
     assert np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=1))))
     assert not np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=2))))
 
@@ -194,7 +196,7 @@ def test_every_resamplings_figures_are_those_of_its_films() -> None:
     truth, probabilities = sample(7)
     patients = [str(number // 2) for number in range(len(truth))]
     weights = np.concatenate(list(metrics.bootstrap_weights(patients, draws=20)))
-    found = metrics._weighted_figures(truth, probabilities, weights, CLASSES, {"pneumonia": [0, 2]})
+    found = weighted_figures(truth, probabilities, weights, CLASSES, {"pneumonia": [0, 2]})
     for draw, row in enumerate(weights):
         at = np.repeat(np.arange(len(truth)), row)
         confusion = metrics.confusion_matrix(truth[at], probabilities[at].argmax(axis=1), 3)

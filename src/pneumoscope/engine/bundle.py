@@ -21,13 +21,22 @@ _EXECUTION_PROVIDER = "ExecutionProvider"
 _REMOTE = "AzureExecutionProvider"  # in every build, but computes nothing itself
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Outputs:
-    """What the model says of N inputs: calibrated probabilities `[N, C]`, embeddings `[N, D]`, maps `[N, C, h, w]`."""
+    """What the model says of N inputs, or of one without the first axis.
 
+    Logits `[N, C]`, calibrated probabilities `[N, C]`, embeddings `[N, D]`, and maps `[N, C, h, w]` if it gives any.
+    """
+
+    logits: NDArray[np.float32]
     probabilities: NDArray[np.float64]
     embedding: NDArray[np.float32]
     maps: NDArray[np.float32] | None
+
+    def row(self, number: int) -> "Outputs":
+        """Those of one input."""
+        maps = None if self.maps is None else self.maps[number]
+        return Outputs(self.logits[number], self.probabilities[number], self.embedding[number], maps)
 
 
 def model_name(contract: Contract) -> dict[str, str]:

@@ -175,6 +175,7 @@ class Engine:
             raise ValueError(f"expected uint8 [N, 1, {size}, {size}], got {images.dtype} {list(images.shape)}")
         logits, embedding, *maps = map(np.asarray, self._chosen(alone=alone).run(self._wanted, {"image": images}))
         return Outputs(
+            logits=logits,
             probabilities=softmax(logits / self.contract.calibration.temperature),
             embedding=embedding,
             maps=maps[0] if maps else None,
@@ -219,18 +220,17 @@ class Engine:
                 yield self._prediction(film, reject(self.contract, film.image))
                 continue
             assert outputs is not None
-            row = next(rows)
-            probabilities, maps = outputs.probabilities[row], None if outputs.maps is None else outputs.maps[row]
+            row = outputs.row(next(rows))
             verdict = decide(
-                self.contract, probabilities, maps, level=film.level, notes=film.notes, age_years=film.age_years
+                self.contract, row.probabilities, row.maps, level=film.level, notes=film.notes, age_years=film.age_years
             )
-            shares = dict(zip(self.contract.classes, map(float, probabilities), strict=True))
+            shares = dict(zip(self.contract.classes, map(float, row.probabilities), strict=True))
             groups = self.contract.groups.items()
             yield replace(
                 self._prediction(film, verdict),
                 probabilities=shares,
                 groups={group: sum(shares[member] for member in members) for group, members in groups},
-                maps=maps,
+                outputs=row,
                 brightness=float(film.image.mean()) / _WHITE,
                 stages={"decode": film.milliseconds, "model": share},
             )

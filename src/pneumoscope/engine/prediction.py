@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumoscope.engine.bundle import Outputs
 from pneumoscope.engine.decision import Verdict
 from pneumoscope.engine.document import DecisionDocument
 from pneumoscope.imaging import Luma
@@ -15,8 +16,8 @@ from pneumoscope.imaging import Luma
 class Prediction(Verdict):
     """One film's decision; `as_json` gives the documented schema.
 
-    Not part of the JSON document: `maps` are the class-activation maps `float32 [C, h, w]` in the order of
-    `classes`, if the model gives any; `luma` is the film as it was read, `uint8 [H, W]`, if it was to be kept;
+    Not part of the JSON document: `outputs` is what the model said of the film, in the order of `classes`, None if it
+    was not asked; `luma` is the film as it was read, `uint8 [H, W]`, if it was to be kept;
     `brightness` is the mean of the model's input, 0 to 1, None of a rejected film; `stages` are the milliseconds
     of `decode` and, if it came to that, `model`.
     """
@@ -26,11 +27,16 @@ class Prediction(Verdict):
     group_names: tuple[str, ...]
     probabilities: dict[str, float] = field(default_factory=dict)
     groups: dict[str, float] = field(default_factory=dict)
-    maps: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    outputs: Outputs | None = field(default=None, compare=False, repr=False)
     luma: Luma | None = field(default=None, compare=False, repr=False)
     model: dict[str, str]
     brightness: float | None = field(default=None, compare=False)
     stages: dict[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def maps(self) -> NDArray[np.float32] | None:
+        """The class-activation maps `[C, h, w]`, if the model gave any."""
+        return None if self.outputs is None else self.outputs.maps
 
     @property
     def milliseconds(self) -> float:
