@@ -80,6 +80,36 @@ class Decision(Document):
     films: int | None = Field(ge=1, description="Unseen films it was set on: of validation, or out of fold.")
 
 
+#: The gate's codes of a film without a fault, and of one that is only mirrored.
+FILM, MIRRORED = "film", "mirrored"
+
+
+class Gate(Document):
+    """Which inputs are rejected, by the graph's outputs `gate [N, F]` and `distance [N, 2]`.
+
+    `distance` is the share of the features, at two depths, that the training films' principal components do not explain,
+    in units of the training films' mean (Jackson and Mudholkar, Technometrics 1979;21:341).
+    """
+
+    codes: tuple[Text, ...] = Field(
+        description="What each score of `gate` stands for: a film, its faults, other pictures."
+    )
+    film_from: float = Field(ge=0, le=1, description="Least share of a film, mirrored or not, by the scores' softmax.")
+    mirrored_from: float = Field(ge=0, le=1, description="From which share on a film is reported as mirrored.")
+    distances: tuple[float, float] = Field(description="Largest distances that are accepted.")
+    coloured: float = Field(gt=0, le=1, description="Largest share of coloured pixels that is accepted.")
+    false_rejects: float = Field(gt=0, lt=1, description="Share of films, varied, that the limits were set to reject.")
+    films: int = Field(
+        ge=1, description="Films that set the limits, none of them learnt from by the gate that judged it."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.codes)) != len(self.codes) or not {FILM, MIRRORED} < set(self.codes):
+            raise ValueError(f"codes must be distinct, with {FILM!r}, {MIRRORED!r} and some more: {self.codes}")
+        return self
+
+
 class ActivationMap(Document):
     """The class-activation map among the graph's outputs, and what is watched in it.
 
@@ -152,6 +182,7 @@ class Contract(Document):
     calibration: Calibration
     decision: Decision
     activation_map: ActivationMap | None
+    gate: Gate | None = Field(default=None, description="None of bundles that were exported before there was one.")
     precision: Literal["fp32", "int8"]
     quantisation: Quantisation | None
     provenance: Provenance
@@ -256,6 +287,7 @@ def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
         "provenance": _extended(document.get("provenance"), {"evidence": None}),
         "population": {"age_years": None, "drawings": None},
         "activation_map": None,
+        "gate": None,
         "precision": "fp32",
         "quantisation": None,
     }
@@ -266,4 +298,4 @@ def _extended(part: Any, more: dict[str, Any]) -> Any:
     return part | more if isinstance(part, dict) else part
 
 
-_SINCE_VERSION_2 = frozenset({"population", "activation_map", "precision", "quantisation"})
+_SINCE_VERSION_2 = frozenset({"population", "activation_map", "gate", "precision", "quantisation"})

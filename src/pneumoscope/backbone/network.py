@@ -44,13 +44,24 @@ class Network(nn.Module):
         embedding = self.body.forward_head(features, pre_logits=True)
         return self.body.forward_head(features), embedding.flatten(1)
 
-    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, embedding and class-activation maps `[N, C, h, w]` of a network that has `exact_maps`."""
-        features = self.body.forward_features(self.normalise(images))
-        embedding = self.body.forward_head(features, pre_logits=True)
+    def outputs(self, images: Tensor, *, maps: bool) -> tuple[Tensor, ...]:
+        """What the exported graph gives, for the classes and for the gate.
+
+        Returns:
+            Logits `[N, C]`; embedding `[N, D]`; features of the last stage but one, `[N, M, h, w]`, where the place
+            of things in the film still shows; and, if `maps`, class-activation maps `[N, C, h, w]`, which a
+            network has that `exact_maps` finds exact.
+        """
+        features, (middle,) = self.body.forward_intermediates(self.normalise(images), indices=[-2])
+        if len(self.second_head):
+            embedding = self.second_head[:-1](self.body.forward_head(features))
+            return self.second_head[-1](embedding), embedding, middle
+        embedding = self.body.forward_head(features, pre_logits=True).flatten(1)
+        found = self.body.forward_head(features), embedding, middle
+        if not maps:
+            return found
         weight = self.body.get_classifier().weight
-        maps = nn.functional.conv2d(features, weight[:, :, None, None])
-        return self.body.forward_head(features), embedding.flatten(1), maps
+        return *found, nn.functional.conv2d(features, weight[:, :, None, None])
 
     def exact_maps(self, size: int) -> tuple[int, int] | None:
         """Height and width of the class-activation maps of inputs of this size, if the network has exact ones.

@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from pneumoscope.contract import CONTRACT_FILE, Contract
+from pneumoscope.engine.gate import DISTANCE, GATE
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.files import sha256_of
 
@@ -25,18 +26,20 @@ _REMOTE = "AzureExecutionProvider"  # in every build, but computes nothing itsel
 class Outputs:
     """What the model says of N inputs, or of one without the first axis.
 
-    Logits `[N, C]`, calibrated probabilities `[N, C]`, embeddings `[N, D]`, and maps `[N, C, h, w]` if it gives any.
+    Logits `[N, C]`, calibrated probabilities `[N, C]`, embeddings `[N, D]`; maps `[N, C, h, w]`, the gate's scores
+    `[N, F]` and its distances `[N, 2]`, if it gives any.
     """
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float64]
     embedding: NDArray[np.float32]
     maps: NDArray[np.float32] | None
+    scores: NDArray[np.float32] | None
+    distances: NDArray[np.float32] | None
 
     def row(self, number: int) -> "Outputs":
         """Those of one input."""
-        maps = None if self.maps is None else self.maps[number]
-        return Outputs(self.logits[number], self.probabilities[number], self.embedding[number], maps)
+        return Outputs(**{name: None if values is None else values[number] for name, values in vars(self).items()})
 
 
 def model_name(contract: Contract) -> dict[str, str]:
@@ -125,6 +128,8 @@ def _check_model(contract: Contract, session: ort.InferenceSession, bundle: Path
     image = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
     outputs = {each.name: each.shape[1:] for each in session.get_outputs()}
     wanted = {"logits": [classes]} | ({MAPS: [classes, grid.height, grid.width]} if grid else {})
+    if contract.gate is not None:
+        wanted |= {GATE: [len(contract.gate.codes)], DISTANCE: [len(contract.gate.distances)]}
     if (
         image != [("image", "tensor(uint8)", [1, size, size])]
         or isinstance(session.get_inputs()[0].shape[0], int)  # a batch of one size only

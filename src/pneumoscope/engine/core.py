@@ -16,6 +16,7 @@ from pneumoscope.contract import Contract, load_contract
 from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, model_name, open_model
 from pneumoscope.engine.decision import Verdict, decide, reject
 from pneumoscope.engine.document import Level
+from pneumoscope.engine.gate import DISTANCE, GATE, can_undo, judge, undo, undone, warn
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for, to_input
@@ -48,6 +49,7 @@ class Decoded:
     luma: Luma | None
     notes: tuple[Reason, ...]
     age_years: float | None
+    coloured: float | None
     milliseconds: float
 
 
@@ -64,14 +66,17 @@ class Engine:
         session: ort.InferenceSession,
         limits: Limits,
         open_alone: Callable[[], ort.InferenceSession] | None = None,
+        *,
+        fix_orientation: bool = False,
     ) -> None:
         """`open_alone` opens a second session, of one thread; without it the one there is serves for everything."""
         self.contract = contract
         self.limits = limits
+        self.fix_orientation = fix_orientation
         self._session = session
         self._open_alone, self._opening = open_alone, Lock()
         self._alone: ort.InferenceSession | None = None
-        self._wanted = ["logits", "embedding", *([MAPS] if contract.activation_map else [])]
+        self._optional = [*([MAPS] if contract.activation_map else []), *([GATE, DISTANCE] if contract.gate else [])]
         self.model = model_name(contract)
 
     @classmethod
@@ -82,6 +87,7 @@ class Engine:
         limits: Limits = DEFAULT_LIMITS,
         threads: int | None = None,
         provider: str = CPU,
+        fix_orientation: bool = False,
     ) -> Self:
         """Load a bundle, checking every file against the contract's hash.
 
@@ -90,6 +96,7 @@ class Engine:
             limits: what to refuse before decoding.
             threads: for the model; by default the cores this process may use.
             provider: ONNX Runtime's execution provider by its short name, such as `cpu` or `cuda`.
+            fix_orientation: undo what the gate says can be undone, negatives and right angles, and judge the film then.
 
         Raises:
             BundleError: missing, damaged, or not a bundle.
@@ -106,7 +113,7 @@ class Engine:
             check_files(contract, bundle)  # the bundle may have been replaced since
             return open_model(bundle, contract, provider=provider, threads=1)
 
-        return cls(contract, session, limits, open_alone if is_twice else None)
+        return cls(contract, session, limits, open_alone if is_twice else None, fix_orientation=fix_orientation)
 
     def predict(self, data: bytes, *, name: str = "", level: Level = "class") -> Prediction:
         """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`.
@@ -173,12 +180,16 @@ class Engine:
         size = self.contract.input.size
         if images.dtype != np.uint8 or images.shape[1:] != (1, size, size):
             raise ValueError(f"expected uint8 [N, 1, {size}, {size}], got {images.dtype} {list(images.shape)}")
-        logits, embedding, *maps = map(np.asarray, self._chosen(alone=alone).run(self._wanted, {"image": images}))
+        wanted = ["logits", "embedding", *self._optional]
+        logits, embedding, *others = map(np.asarray, self._chosen(alone=alone).run(wanted, {"image": images}))
+        found = dict(zip(self._optional, others, strict=True))
         return Outputs(
             logits=logits,
             probabilities=softmax(logits / self.contract.calibration.temperature),
             embedding=embedding,
-            maps=maps[0] if maps else None,
+            maps=found.get(MAPS),
+            scores=found.get(GATE),
+            distances=found.get(DISTANCE),
         )
 
     def decode(self, film: Encoded, *, level: Level = "class", picture_side: int | None = None) -> Decoded:
@@ -201,6 +212,7 @@ class Engine:
             luma=luma,
             notes=() if radiograph is None else radiograph.notes,
             age_years=None if radiograph is None else radiograph.age_years,
+            coloured=None if radiograph is None else radiograph.coloured,
             milliseconds=_since(started),
         )
 
@@ -218,22 +230,54 @@ class Engine:
         for film in batch:
             if isinstance(film.image, Reason):
                 yield self._prediction(film, reject(self.contract, film.image))
-                continue
-            assert outputs is not None
-            row = outputs.row(next(rows))
-            verdict = decide(
-                self.contract, row.probabilities, row.maps, level=film.level, notes=film.notes, age_years=film.age_years
-            )
-            shares = dict(zip(self.contract.classes, map(float, row.probabilities), strict=True))
-            groups = self.contract.groups.items()
-            yield replace(
-                self._prediction(film, verdict),
-                probabilities=shares,
-                groups={group: sum(shares[member] for member in members) for group, members in groups},
+            else:
+                assert outputs is not None
+                yield self._answered(film, film.image, outputs.row(next(rows)), share)
+
+    def _answered(self, film: Decoded, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
+        """The prediction on a film that could be read, by the model's outputs."""
+        why = self._fault(row, film.coloured)
+        if why is not None and self.fix_orientation and can_undo(why.code):
+            started, better = time.perf_counter(), undo(why.code, image[0])[np.newaxis]
+            fixed = self.run(better[np.newaxis]).row(0)
+            milliseconds += _since(started)
+            if self._fault(fixed, film.coloured) is None:
+                luma = None if film.luma is None else undo(why.code, film.luma)
+                film, row, image = replace(film, notes=(*film.notes, undone(why.code)), luma=luma), fixed, better
+                why = None
+        if why is not None:
+            return replace(
+                self._prediction(film, reject(self.contract, why)),
                 outputs=row,
-                brightness=float(film.image.mean()) / _WHITE,
-                stages={"decode": film.milliseconds, "model": share},
+                brightness=float(image.mean()) / _WHITE,
+                stages={"decode": film.milliseconds, "model": milliseconds},
             )
+        notes = film.notes
+        if (
+            self.contract.gate is not None
+            and row.scores is not None
+            and (warning := warn(self.contract.gate, row.scores))
+        ):
+            notes = (*notes, warning)
+        verdict = decide(
+            self.contract, row.probabilities, row.maps, level=film.level, notes=notes, age_years=film.age_years
+        )
+        shares = dict(zip(self.contract.classes, map(float, row.probabilities), strict=True))
+        groups = self.contract.groups.items()
+        return replace(
+            self._prediction(film, verdict),
+            probabilities=shares,
+            groups={group: sum(shares[member] for member in members) for group, members in groups},
+            outputs=row,
+            brightness=float(image.mean()) / _WHITE,
+            stages={"decode": film.milliseconds, "model": milliseconds},
+        )
+
+    def _fault(self, row: Outputs, coloured: float | None) -> Reason | None:
+        """Why the gate rejects an input, or None; None, too, of a bundle without a gate."""
+        if self.contract.gate is None or row.scores is None or row.distances is None:
+            return None
+        return judge(self.contract.gate, row.scores, row.distances, coloured)
 
     def _prediction(self, film: Decoded, verdict: Verdict) -> Prediction:
         """What there is to say of a film without the model's numbers."""

@@ -1,20 +1,29 @@
 """A network as an ONNX file, normalisation inside."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
 from pneumoscope.backbone import Network
 from pneumoscope.engine.bundle import MAPS
+from pneumoscope.engine.gate import DISTANCE, GATE
+from pneumoscope.metrics import Floats
 from pneumoscope.training.quiet import quiet
 
 _OPSET = 18
+#: The output that the gate is made of, before it is joined.
+MIDDLE = "middle"
+#: Standardised features are cut here before they are scored: one that no training film had decides nothing alone.
+LIMIT = 8.0
 
 
 class _Outputs(nn.Module):
-    """What the graph computes: logits and embedding, and class-activation maps where they are exact."""
+    """What the graph computes: see `Network.outputs`."""
 
     def __init__(self, network: Network, *, maps: bool) -> None:
         super().__init__()
@@ -22,14 +31,15 @@ class _Outputs(nn.Module):
         self.maps = maps
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.network.outputs(image) if self.maps else self.network.forward_with_embedding(image)
+        return self.network.outputs(image, maps=self.maps)
 
 
 def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | None:
     """Write a network as one ONNX file without external data.
 
-    The graph takes `image`, `uint8 [N, 1, size, size]`, and gives `logits [N, C]`, `embedding [N, D]`
-    and, if the network has exact class-activation maps, `activation_map [N, C, h, w]`.
+    The graph takes `image`, `uint8 [N, 1, size, size]`, and gives `logits [N, C]`, `embedding [N, D]`,
+    `middle [N, M, h, w]` and, if the network has exact class-activation maps, `activation_map [N, C, h, w]`.
+    `join_gate` puts the gate in the place of `middle`.
 
     Returns:
         Height and width of the maps, or None if there are none.
@@ -42,7 +52,7 @@ def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | Non
             (torch.zeros(2, 1, size, size, dtype=torch.uint8),),
             str(path),
             input_names=["image"],
-            output_names=["logits", "embedding", *([MAPS] if grid else [])],
+            output_names=["logits", "embedding", MIDDLE, *([MAPS] if grid else [])],
             dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
             opset_version=_OPSET,
             external_data=False,
@@ -51,6 +61,84 @@ def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | Non
         )
         _forget_its_making(path)
     return grid
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GateWeights:
+    """The gate's arithmetic, `float32`: E features are D of the embedding, then M × G of the middle features.
+
+    `pool` `[h × w, G]` averages the middle features over G places. The features of all that was learnt from have `mean`
+    and `deviation` `[E]`, and, standardised by them, give scores, by `weight` `[F, E]` and `bias` `[F]`. The films
+    among them have `centre` and `spread` `[E]`, and, standardised by these, give the distances, by the films' principal
+    `components` `[K, D]` and `[K, M × G]` and their mean distances, `unit`.
+    """
+
+    pool: Floats
+    mean: Floats
+    deviation: Floats
+    weight: Floats
+    bias: Floats
+    centre: Floats
+    spread: Floats
+    components: tuple[Floats, Floats]
+    unit: tuple[float, float]
+
+
+def join_gate(path: Path, gate: GateWeights) -> None:
+    """Put a gate into an ONNX file that `write_onnx`, or `quantise`, has written: outputs `gate` and `distance`.
+
+    It is computed in fp32 whatever the rest is, and takes the place of the output `middle`.
+    """
+    model = onnx.load(path)
+    graph, (first, second) = model.graph, gate.components
+    sizes = (first.shape[1], second.shape[1])
+
+    def constant(name: str, values: Any, kind: type = np.float32) -> str:
+        graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values, kind), f"gate.{name}"))
+        return f"gate.{name}"
+
+    def node(kind: str, inputs: list[str], *outputs: str, **options: Any) -> str:
+        names = [each if each in (GATE, DISTANCE) else f"gate.{each}" for each in outputs]
+        graph.node.append(onnx.helper.make_node(kind, inputs, names, name=f"gate.{outputs[0]}_{kind}", **options))
+        return names[0]
+
+    flat = node("Reshape", [MIDDLE, constant("shape", [0, 0, -1], np.int64)], "flat")
+    layout = node("Flatten", [node("MatMul", [flat, constant("pool", gate.pool)], "pooled")], "layout", axis=1)
+    joined = node("Concat", ["embedding", layout], "features", axis=1)
+
+    def standardise(name: str, mean: Floats, deviation: Floats) -> str:
+        centred = node("Sub", [joined, constant(f"{name}.mean", mean)], f"{name}.centred")
+        return node("Mul", [centred, constant(f"{name}.scale", 1 / deviation)], name)
+
+    scaled = standardise("all", gate.mean, gate.deviation)
+    limited = node("Clip", [scaled, constant("low", -LIMIT), constant("high", LIMIT)], "limited")
+    node("Gemm", [limited, constant("weight", gate.weight), constant("bias", gate.bias)], GATE, transB=1)
+    parts = [f"gate.part{number}" for number in (0, 1)]
+    node(
+        "Split",
+        [standardise("films", gate.centre, gate.spread), constant("sizes", sizes, np.int64)],
+        "part0",
+        "part1",
+        axis=1,
+    )
+    axis = constant("axis", [1], np.int64)
+    distances = []
+    for number, (part, components) in enumerate(zip(parts, gate.components, strict=True)):
+        inside = node("MatMul", [part, constant(f"components{number}", components.T)], f"inside{number}")
+        squares = node("ReduceSumSquare", [part, axis], f"squares{number}", keepdims=1)
+        explained = node("ReduceSumSquare", [inside, axis], f"explained{number}", keepdims=1)
+        rest = node("Sub", [squares, explained], f"rest{number}")
+        distances.append(node("Div", [rest, constant(f"unit{number}", gate.unit[number])], f"distance{number}"))
+    node("Concat", distances, DISTANCE, axis=1)
+    kept = [each for each in graph.output if each.name != MIDDLE]
+    del graph.output[:]
+    sizes_out = ((GATE, len(gate.bias)), (DISTANCE, len(distances)))
+    made = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", size]) for name, size in sizes_out
+    ]
+    graph.output.extend([*kept, *made])
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 def _forget_its_making(path: Path) -> None:

@@ -201,9 +201,14 @@ def _compare(
 
 def logits_of(model: Path, images: Luma) -> NDArray[np.float32]:
     """An ONNX model's logits `[N, C]` of inputs `uint8 [N, 1, S, S]`."""
+    return np.concatenate([logits for (logits,) in run_model(model, ["logits"], images)])
+
+
+def run_model(model: Path, outputs: list[str], images: Luma) -> Iterator[list[NDArray[np.float32]]]:
+    """Some outputs of an ONNX model for inputs `uint8 [N, 1, S, S]`, a batch at a time."""
     session = _session(model)
-    batches = (np.ascontiguousarray(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH))
-    return np.concatenate([session.run(["logits"], {"image": batch})[0] for batch in batches])
+    for start in range(0, len(images), _BATCH):
+        yield session.run(outputs, {"image": np.ascontiguousarray(images[start : start + _BATCH])})
 
 
 def _session(model: Path) -> ort.InferenceSession:

@@ -20,6 +20,7 @@ from pneumoscope.contract import (
     Calibration,
     Contract,
     Decision,
+    Gate,
     InputRule,
     Population,
     Provenance,
@@ -37,7 +38,9 @@ from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export.calibration import calibrate, decide_from, evidence_of_run
 from pneumoscope.export.card import CARD_FILE, write_card
 from pneumoscope.export.golden import write_golden
-from pneumoscope.export.graph import write_onnx
+from pneumoscope.export.gate import FILMS as GATE_FILMS
+from pneumoscope.export.gate import teach_gate
+from pneumoscope.export.graph import join_gate, write_onnx
 from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
 from pneumoscope.files import sha256_of, whole_directory, write_text
 from pneumoscope.imaging import DEFAULT_LIMITS, Luma
@@ -135,9 +138,10 @@ def export(
     films = _comparison(dataset, InputRule.squash(subject.config.size), config.precision, listener)
     with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder:
         model = _write_model(network, subject, films, folder / MODEL_FILE, listener)
+        gate = _add_gate(dataset, subject, folder / MODEL_FILE, listener)
         calibration, probabilities = calibrate(subject.config.prior, subject.evidence, model.logits)
         decision = decide_from(probabilities)
-        contract = _contract(subject, model, calibration, decision, folder)
+        contract = _contract(subject, model, calibration, decision, gate, folder)
         trained = len(dataset.split("train"))
         text = write_card(contract, published=subject.published, films=trained, evidence=subject.evidence)
         write_text(folder / CARD_FILE, text)
@@ -193,6 +197,18 @@ def _write_model(network: Network, subject: _Subject, films: Comparison, path: P
     return _Model(grid=grid, difference=difference, quantisation=figures, gain=gain, logits=logits)
 
 
+def _add_gate(dataset: Dataset, subject: _Subject, path: Path, listener: Listener) -> Gate:
+    """Fit the gate of the model as it was written, on train films, and join it to the file."""
+    films = dataset.split("train")
+    films = [films[place] for place in spread(len(films), GATE_FILMS)]
+    inputs = np.stack(list(read_inputs(dataset, films, InputRule.squash(subject.config.size), listener)))
+    drawings = bool(subject.population.drawings)
+    patients = [film.patient for film in films]
+    gate, weights = teach_gate(path, inputs, patients, drawings=drawings, listener=listener)
+    join_gate(path, weights)
+    return gate
+
+
 def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> Comparison:
     """The films to compare on are those of validation or, where all films train, train films.
 
@@ -243,7 +259,9 @@ def _is_published(film: Film) -> bool:
     return any(published(PurePosixPath(name.rpartition(":")[2]).stem) for name in names)
 
 
-def _contract(subject: _Subject, model: _Model, calibration: Calibration, decision: Decision, folder: Path) -> Contract:
+def _contract(
+    subject: _Subject, model: _Model, calibration: Calibration, decision: Decision, gate: Gate, folder: Path
+) -> Contract:
     """The contract of the files that lie in the folder."""
     config, card = subject.config, subject.card
     return Contract(
@@ -259,6 +277,7 @@ def _contract(subject: _Subject, model: _Model, calibration: Calibration, decisi
         calibration=calibration,
         decision=decision,
         activation_map=None if model.grid is None else ActivationMap.of_grid(*model.grid),
+        gate=gate,
         precision="fp32" if model.quantisation is None else "int8",
         quantisation=model.quantisation,
         provenance=Provenance(

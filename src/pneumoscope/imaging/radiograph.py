@@ -69,13 +69,15 @@ class Radiograph:
     """A radiograph with what its file says about it.
 
     `luma` is `uint8 [height, width]`, upright, 0 is black. `notes` are worth telling with an answer,
-    without anything that identifies a patient. `age_years` is None where the file does not say.
+    without anything that identifies a patient. `age_years` is None where the file does not say. `coloured` is the
+    share of its pixels that have another colour than the picture's tint, None where it was not measured.
     """
 
     luma: Luma
     facts: ImageFacts
     notes: tuple[Reason, ...] = ()
     age_years: float | None = None
+    coloured: float | None = None
 
 
 def check_sides(width: int, height: int, limits: Limits) -> None:

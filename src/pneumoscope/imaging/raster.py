@@ -13,7 +13,7 @@ from PIL.ImageFile import ImageFile
 
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError, UnsuitableError
-from pneumoscope.imaging import jpeg, levels
+from pneumoscope.imaging import colour, jpeg, levels
 from pneumoscope.imaging.bounded import BoundedBytes
 from pneumoscope.imaging.radiograph import DAMAGE, ImageFacts, Limits, Luma, Radiograph, check_sides, full_range, orient
 
@@ -63,13 +63,15 @@ def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
                 _require_all_strips(image)
                 orientation = 1  # Pillow has turned it upright
             luma = orient(_luma(image, data, facts.bits) if heard is None else heard, orientation)
+            # Only for a decision: a colour JPEG costs another pass, and the data's films are colour JPEGs.
+            coloured = None if rule is None else colour.share_of(image, data, facts.mode)
         except DAMAGE as failure:
             raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
     counts = levels.histogram(luma)
     if max(counts) == luma.size:
         what = "is transparent or has one value" if image.has_transparency_data else "has the same value"
         raise UnsuitableError(f"the image is blank: every pixel {what}.", code="blank")
-    return Radiograph(luma=luma, facts=facts, notes=levels.told(levels.loss(counts)))
+    return Radiograph(luma=luma, facts=facts, notes=levels.told(levels.loss(counts)), coloured=coloured)
 
 
 def _facts(image: ImageFile, data: bytes) -> ImageFacts:

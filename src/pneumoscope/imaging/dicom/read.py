@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from pneumoscope.errors import UnsuitableError
-from pneumoscope.imaging import levels
+from pneumoscope.imaging import colour, levels
 from pneumoscope.imaging.dicom import dataset as source
 from pneumoscope.imaging.dicom import gate, greys, patient, pixels
 from pneumoscope.imaging.radiograph import ImageFacts, Limits, Radiograph, Reason
@@ -49,4 +49,5 @@ def read(data: bytes, limits: Limits) -> Radiograph:
             facts=facts,
             notes=(*(Reason("note", each) for each in said), *notes),
             age_years=patient.age_years(dataset),
+            coloured=colour.coloured_share(values[::8, ::8]) if values.ndim == 3 else 0.0,
         )

@@ -1,0 +1,117 @@
+"""What the gate rejects, measured on films and pictures that it has not learnt from.
+
+    python benchmarks/gate.py FOLDS DATASET [KIND=FOLDER ...] [--folds 1,2] [--films 400]
+
+FOLDS is a finished cross-validation of DATASET. For each fold a gate is fitted to the fold's network and train films, as
+`export` does it, and judges the fold's other films: as they are, as stress films, and with each fault made of them. It also
+judges pictures: drawn anew, and those of the folders, whose files should be rejected with the code KIND.
+"""
+
+import argparse
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pneumoscope.contract import MIRRORED, Gate, InputRule
+from pneumoscope.dataset import Dataset, load_dataset
+from pneumoscope.engine.gate import DISTANCE, GATE, judge, warn
+from pneumoscope.errors import ImageError
+from pneumoscope.export.faults import MAKE, vary
+from pneumoscope.export.gate import FILMS, teach_gate
+from pneumoscope.export.graph import join_gate, write_onnx
+from pneumoscope.export.pictures import KINDS, draw
+from pneumoscope.export.quantise import run_model, spread
+from pneumoscope.imaging import Luma, read_for, to_input
+from pneumoscope.progress import SILENT
+from pneumoscope.training.data import read_inputs
+from pneumoscope.training.folds import fold_datasets, stress_inputs
+from pneumoscope.training.predict import load_network
+from pneumoscope.training.run import load_config
+
+DRAWN = 100  # pictures of each kind for a fold
+
+
+def main() -> None:
+    """Judge fold by fold, and print a table of all of them together."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folds", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("pictures", nargs="*", metavar="KIND=FOLDER")
+    parser.add_argument("--folds", dest="chosen", default="1,2,3,4,5")
+    parser.add_argument("--films", type=int, default=400)
+    given = parser.parse_args()
+    said: dict[str, Counter[str]] = {}
+    parts = fold_datasets(load_dataset(given.dataset), folds=5, seed=0)
+    for number in map(int, given.chosen.split(",")):
+        judge_fold(parts[number - 1], given.folds / f"fold-{number}", given.films, given.pictures, said)
+    for name, codes in said.items():
+        total = codes.total()
+        rejected = total - codes["accepted"] - codes[f"accepted, {MIRRORED}"]
+        shares = ", ".join(f"{code} {count}" for code, count in codes.most_common())
+        print(f"{name:<24}{rejected / total:>8.2%} of {total:>5}   {shares}")
+
+
+def judge_fold(part: Dataset, run: Path, films: int, pictures: list[str], said: dict[str, Counter[str]]) -> None:
+    """Fit one fold's gate, and count what it says of each kind of input."""
+    rule = InputRule.squash(load_config(run).size)
+    train, held = part.split("train"), part.split("val")
+    train = [train[place] for place in spread(len(train), FILMS)]
+    held = [held[place] for place in spread(len(held), films)]
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model.onnx"
+        write_onnx(load_network(run), rule.size, model)
+        inputs = np.stack(list(read_inputs(part, train, rule, SILENT)))
+        gate, weights = teach_gate(model, inputs, [film.patient for film in train])
+        join_gate(model, weights)
+        print(f"{run.name}: {gate.model_dump_json()}", flush=True)
+        unseen = np.stack(list(read_inputs(part, held, rule, SILENT)))
+        stress, usable = stress_inputs(part, held, rule, seed=0)
+        kinds = {"film": unseen, "stress film": stress[usable], **_faults(unseen[:, 0]), **_drawn(rule.size, run.name)}
+        for name, images in kinds.items():
+            said.setdefault(name, Counter()).update(_codes(model, gate, images, [0.0] * len(images)))
+        for kind, _, place in (each.partition("=") for each in pictures):
+            found = list(_read(Path(place), rule))
+            images = np.stack([image for image, _ in found])
+            counts = said.setdefault(f"{kind}: {Path(place).name}", Counter())
+            counts.update(_codes(model, gate, images, [coloured for _, coloured in found]))
+
+
+def _faults(films: Luma) -> dict[str, Luma]:
+    random = np.random.default_rng(0)
+    made = {code: np.stack([make(film, random) for film in films])[:, np.newaxis] for code, make in MAKE.items()}
+    return {"varied film": np.stack([vary(film, random) for film in films])[:, np.newaxis], **made}
+
+
+def _drawn(side: int, name: str) -> dict[str, Luma]:
+    random = np.random.default_rng(list(name.encode()))
+    return {
+        f"drawn {kind}": np.stack([draw(kind, random, side) for _ in range(DRAWN)])[:, np.newaxis] for kind in KINDS
+    }
+
+
+def _codes(model: Path, gate: Gate, images: Luma, coloured: list[float]) -> Iterator[str]:
+    found = run_model(model, [GATE, DISTANCE], images)
+    rows = ((score, distance) for scores, distances in found for score, distance in zip(scores, distances, strict=True))
+    for (scores, distances), share in zip(rows, coloured, strict=True):
+        if (why := judge(gate, scores, distances, share)) is not None:
+            yield why.code
+        else:
+            yield "accepted" if warn(gate, scores) is None else f"accepted, {MIRRORED}"
+
+
+def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, float]]:
+    """Inputs of the files that can be decoded, and how much of each is coloured."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            try:
+                radiograph = read_for(path.read_bytes(), rule)
+            except ImageError:
+                continue
+            yield to_input(radiograph.luma, rule), radiograph.coloured or 0.0
+
+
+if __name__ == "__main__":
+    main()
