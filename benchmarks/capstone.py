@@ -196,6 +196,7 @@ def measure(dataset: Dataset, row: Finished, engine: Engine) -> dict[str, Any]:
             [film.patient for film in scored.films],
             classes=contract.classes,
             groups=contract.groups,
+            prior=contract.calibration.prior,
         ),
         "cross_entropy": cross_entropy(scored.truth, scored.probabilities),
         "training_seconds": row.seconds,

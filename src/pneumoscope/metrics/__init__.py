@@ -1,53 +1,199 @@
 """Metrics as pure functions of arrays. What is undefined (a class without films) is NaN.
 
-Shapes and types: `truth` and `predicted` are integer class indices `[N]`; `probabilities` are
-floats `[N, C]` whose rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns
-prediction, or several of them are numbers `[..., C, C]`. Definitions agree with scikit-learn's where
-that has them.
+Shapes and types: `truth` and `predicted` are integer class indices `[N]`; `probabilities` are floats `[N, C]` whose
+rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns prediction, or several of them are numbers
+`[..., C, C]`; `weights` say how much each film counts, `[..., N]` (resamplings, or films weighted to a prior), and
+give one value per row of them. Definitions agree with scikit-learn's where that has them.
 """
 
-from pneumoscope.metrics.arrays import Counts, Floats, Indices, Matrices, finite
-from pneumoscope.metrics.calibration import coverage_threshold, cross_entropy, fit_temperature, softmax
-from pneumoscope.metrics.ranking import auroc, class_aurocs, macro_auroc, weighted_aurocs
+from pneumoscope.metrics.arrays import (
+    Counts,
+    Flags,
+    Floats,
+    Indices,
+    Matrices,
+    Prior,
+    Weights,
+    finite,
+    weighted_mean,
+)
+from pneumoscope.metrics.benefit import (
+    DecisionCurve,
+    decision_curve,
+)
+from pneumoscope.metrics.calibration import (
+    coverage_threshold,
+    cross_entropy,
+    fit_temperature,
+    softmax,
+)
+from pneumoscope.metrics.comparison import (
+    DeLong,
+    Difference,
+    McNemar,
+    Verdict,
+    compare,
+    compare_predictions,
+    delong,
+    mcnemar,
+    verdict,
+)
+from pneumoscope.metrics.curves import (
+    Curve,
+    precision_recall_points,
+    roc_points,
+    thin,
+    weighted_precisions,
+    weighted_sensitivities,
+)
+from pneumoscope.metrics.ranking import (
+    auroc,
+    average_precision,
+    class_aurocs,
+    class_average_precisions,
+    macro_auroc,
+    macro_average_precision,
+    weighted_areas,
+    weighted_aurocs,
+    weighted_average_precisions,
+)
 from pneumoscope.metrics.rates import (
     accuracy,
+    balanced_accuracy,
     confusion_matrix,
     f1,
     group_accuracy,
+    group_confusion,
+    likelihood_ratios,
     macro_f1,
     mcc,
+    npv,
     precision,
+    predictive_values,
+    rule_confusion,
     sensitivity,
     specificity,
+    weighted_confusions,
 )
-from pneumoscope.metrics.resampling import at_least, bootstrap_weights, percentile_interval
-from pneumoscope.metrics.summary import summarise
+from pneumoscope.metrics.reliability import (
+    BINS,
+    Reliability,
+    at_prevalences,
+    brier,
+    calibration_error,
+    class_calibration_errors,
+    negative_log_likelihood,
+    reliability_curve,
+    top_label_calibration_error,
+    weights_at_prior,
+)
+from pneumoscope.metrics.resampling import (
+    at_least,
+    bootstrap_weights,
+    centred_interval,
+    percentile_interval,
+)
+from pneumoscope.metrics.selective import (
+    CoverageCurve,
+    SetFigures,
+    accuracies_at,
+    coverage_points,
+    risk_coverage_areas,
+    set_figures,
+)
+from pneumoscope.metrics.summary import (
+    Figures,
+    Summary,
+    lower_is_better,
+    summarise,
+    summarise_operating_point,
+    summarise_rule,
+    summarise_sets,
+    with_intervals,
+)
 
 __all__ = [
+    "BINS",
     "Counts",
+    "CoverageCurve",
+    "Curve",
+    "DeLong",
+    "DecisionCurve",
+    "Difference",
+    "Figures",
+    "Flags",
     "Floats",
     "Indices",
     "Matrices",
+    "McNemar",
+    "Prior",
+    "Reliability",
+    "SetFigures",
+    "Summary",
+    "Verdict",
+    "Weights",
+    "accuracies_at",
     "accuracy",
     "at_least",
+    "at_prevalences",
     "auroc",
+    "average_precision",
+    "balanced_accuracy",
     "bootstrap_weights",
+    "brier",
+    "calibration_error",
+    "centred_interval",
     "class_aurocs",
+    "class_average_precisions",
+    "class_calibration_errors",
+    "compare",
+    "compare_predictions",
     "confusion_matrix",
+    "coverage_points",
     "coverage_threshold",
     "cross_entropy",
+    "decision_curve",
+    "delong",
     "f1",
     "finite",
     "fit_temperature",
     "group_accuracy",
+    "group_confusion",
+    "likelihood_ratios",
+    "lower_is_better",
     "macro_auroc",
+    "macro_average_precision",
     "macro_f1",
     "mcc",
+    "mcnemar",
+    "negative_log_likelihood",
+    "npv",
     "percentile_interval",
     "precision",
+    "precision_recall_points",
+    "predictive_values",
+    "reliability_curve",
+    "risk_coverage_areas",
+    "roc_points",
+    "rule_confusion",
     "sensitivity",
+    "set_figures",
     "softmax",
     "specificity",
     "summarise",
+    "summarise_operating_point",
+    "summarise_rule",
+    "summarise_sets",
+    "thin",
+    "top_label_calibration_error",
+    "verdict",
+    "weighted_areas",
     "weighted_aurocs",
+    "weighted_average_precisions",
+    "weighted_confusions",
+    "weighted_mean",
+    "weighted_precisions",
+    "weighted_sensitivities",
+    "weights_at_prior",
+    "with_intervals",
 ]

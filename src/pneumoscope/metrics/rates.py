@@ -1,8 +1,27 @@
-"""Rates of confusion matrices. Definitions agree with scikit-learn's where that has them."""
+"""Rates of confusion matrices, and of rules that call a film positive or not.
+
+Definitions agree with scikit-learn's where that has them; predictive values and likelihood ratios are those of
+Altman and Bland (BMJ 1994;308:1552; 309:102; 2004;329:168).
+"""
+
+from typing import Any
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import Counts, Floats, Indices, Matrices, check_indices, mean, ratio, right
+from pneumoscope.metrics.arrays import (
+    Counts,
+    Flags,
+    Floats,
+    Indices,
+    Matrices,
+    Weights,
+    check_indices,
+    film_weights,
+    mean,
+    one_hot,
+    ratio,
+    right,
+)
 
 
 def confusion_matrix(truth: Indices, predicted: Indices, classes: int) -> Counts:
@@ -17,6 +36,28 @@ def confusion_matrix(truth: Indices, predicted: Indices, classes: int) -> Counts
         raise ValueError(f"truth has shape {truth.shape}, predicted {predicted.shape}; they must be equal")
     flat = np.bincount(truth * classes + predicted, minlength=classes * classes)
     return flat.reshape(classes, classes).astype(np.int64)
+
+
+def weighted_confusions(truth: Indices, predicted: Indices, classes: int, weights: Weights) -> Floats:
+    """`confusion_matrix` with each film counted by `weights` `[..., N]`: `float [..., C, C]`.
+
+    >>> weighted_confusions(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, np.array([2, 1, 0])).tolist()
+    [[2.0, 1.0], [0.0, 0.0]]
+    """
+    cells = one_hot(truth * classes + predicted, classes * classes)
+    return np.asarray((film_weights(weights, len(truth)) @ cells).reshape(*weights.shape[:-1], classes, classes))
+
+
+def rule_confusion(positive: Flags, called: Flags, weights: Weights | None = None) -> Floats:
+    """Confusion of a rule that calls films positive (index 1) or not (index 0): `float [..., 2, 2]`.
+
+    Args:
+        positive: whether each film is, `[N]`.
+        called: whether the rule says so, `[N]`: at a threshold, `scores >= threshold`.
+        weights: how much each film counts, `[..., N]`; by default all count alike.
+    """
+    each = film_weights(weights, len(positive))
+    return weighted_confusions(positive.astype(np.int64), called.astype(np.int64), 2, each)
 
 
 def accuracy(confusion: Matrices) -> Floats:
@@ -49,8 +90,64 @@ def specificity(confusion: Matrices) -> Floats:
 
 
 def precision(confusion: Matrices) -> Floats:
-    """Per class: share of the films called it that are it (positive predictive value), `float [..., C]`."""
+    """Per class: share of the films called it that are it (positive predictive value, PPV), `float [..., C]`."""
     return ratio(right(confusion), confusion.sum(axis=-2))
+
+
+def npv(confusion: Matrices) -> Floats:
+    """Per class: share of the films not called it that are not it (negative predictive value), `float [..., C]`.
+
+    >>> npv(np.array([[1, 1], [0, 2]])).round(4).tolist()
+    [0.6667, 1.0]
+    """
+    total = confusion.sum(axis=(-2, -1))[..., np.newaxis]
+    not_called = total - confusion.sum(axis=-2)
+    return ratio(not_called - (confusion.sum(axis=-1) - right(confusion)), not_called)
+
+
+def balanced_accuracy(confusion: Matrices) -> Floats:
+    """Unweighted mean of all classes' sensitivities, `float [...]`; NaN if a class has no films.
+
+    >>> float(balanced_accuracy(np.array([[1, 1], [0, 2]])))
+    0.75
+    """
+    return np.asarray(sensitivity(confusion).mean(axis=-1))
+
+
+def predictive_values(
+    sensitivities: float | Floats, specificities: float | Floats, prevalence: float | Floats
+) -> tuple[Floats, Floats]:
+    """PPV and NPV where a share `prevalence` of the films is positive, by Bayes' theorem; arrays broadcast.
+
+    A test set's own share of positives is rarely that of a ward or a screening; sensitivity and specificity are
+    taken to hold there too.
+
+    Raises:
+        ValueError: a prevalence below 0 or over 1.
+
+    >>> [round(float(value), 3) for value in predictive_values(0.9, 0.8, 0.1)]
+    [0.333, 0.986]
+    """
+    share = np.asarray(prevalence, np.float64)
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError(f"expected a prevalence from 0 to 1, got {prevalence}")
+    true_positives, true_negatives = share * sensitivities, (1 - share) * specificities
+    ppv = ratio(true_positives, true_positives + (1 - share) * (1 - np.asarray(specificities)))
+    return ppv, ratio(true_negatives, true_negatives + share * (1 - np.asarray(sensitivities)))
+
+
+def likelihood_ratios(sensitivities: float | Floats, specificities: float | Floats) -> tuple[Floats, Floats]:
+    """Positive and negative likelihood ratio; NaN where the denominator is 0, as in scikit-learn.
+
+    >>> [round(float(value), 3) for value in likelihood_ratios(0.9, 0.8)]
+    [4.5, 0.125]
+    """
+    found, spared = np.asarray(sensitivities, np.float64), np.asarray(specificities, np.float64)
+    return ratio(found, _or_nan(1 - spared)), ratio(1 - found, _or_nan(spared))
+
+
+def _or_nan(values: Floats) -> Floats:
+    return np.asarray(np.where(values > 0, values, np.nan))
 
 
 def f1(confusion: Matrices) -> Floats:
@@ -67,17 +164,28 @@ def macro_f1(confusion: Matrices) -> Floats:
     return mean(f1(confusion))
 
 
-def mcc(confusion: Counts) -> float:
-    """Multi-class Matthews correlation coefficient (Gorodkin 2004), -1 to 1; 0 when undefined.
+def mcc(confusion: Matrices) -> Floats:
+    """Multi-class Matthews correlation coefficient (Gorodkin 2004), -1 to 1, `float [...]`; 0 when undefined.
 
-    >>> round(mcc(np.array([[1, 1], [0, 2]])), 4)
+    >>> round(float(mcc(np.array([[1, 1], [0, 2]]))), 4)
     0.5774
     """
     table = confusion.astype(np.float64)
-    rows, columns, total = table.sum(axis=1), table.sum(axis=0), table.sum()
-    covariance = np.trace(table) * total - rows @ columns
-    spread = np.sqrt((total**2 - columns @ columns) * (total**2 - rows @ rows))
-    return float(covariance / spread) if spread > 0 else 0.0
+    rows, columns, total = table.sum(axis=-1), table.sum(axis=-2), table.sum(axis=(-2, -1))
+    covariance = right(table).sum(axis=-1) * total - (rows * columns).sum(axis=-1)
+    spread = np.sqrt((total**2 - (columns**2).sum(axis=-1)) * (total**2 - (rows**2).sum(axis=-1)))
+    return np.asarray(np.where(spread > 0, ratio(covariance, _or_nan(spread)), 0.0))
+
+
+def group_confusion(confusion: Matrices, members: list[int]) -> Matrices:
+    """The confusion of a group of classes (index 1) and all others (index 0), `[..., 2, 2]`.
+
+    >>> group_confusion(np.array([[1, 0, 1], [0, 3, 0], [0, 1, 2]]), [0, 2]).tolist()
+    [[3, 0], [1, 4]]
+    """
+    inside = np.isin(np.arange(confusion.shape[-1]), members).astype(np.int64)
+    sides: Any = np.stack([1 - inside, inside])
+    return np.asarray(sides @ confusion @ sides.T)
 
 
 def group_accuracy(confusion: Matrices, members: list[int]) -> Floats:
@@ -88,6 +196,4 @@ def group_accuracy(confusion: Matrices, members: list[int]) -> Floats:
     >>> float(group_accuracy(np.array([[1, 0, 1], [0, 3, 0], [0, 1, 2]]), [0, 2]))
     0.875
     """
-    inside = np.isin(np.arange(confusion.shape[-1]), members)
-    same_side = inside[:, np.newaxis] == inside
-    return ratio((confusion * same_side).sum(axis=(-2, -1)), confusion.sum(axis=(-2, -1)))
+    return accuracy(group_confusion(confusion, members))

@@ -1,13 +1,54 @@
 """All figures of a set of predictions, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import Counts, Floats, Indices, finite
-from pneumoscope.metrics.ranking import weighted_aurocs
-from pneumoscope.metrics.rates import accuracy, group_accuracy, macro_f1, sensitivity, specificity
-from pneumoscope.metrics.resampling import bootstrap_weights, percentile_interval
+from pneumoscope.metrics.arrays import (
+    Flags,
+    Floats,
+    Indices,
+    Prior,
+    Weights,
+    check_indices,
+    finite,
+)
+from pneumoscope.metrics.ranking import weighted_areas
+from pneumoscope.metrics.rates import (
+    accuracy,
+    balanced_accuracy,
+    f1,
+    group_confusion,
+    likelihood_ratios,
+    macro_f1,
+    mcc,
+    npv,
+    precision,
+    predictive_values,
+    rule_confusion,
+    sensitivity,
+    specificity,
+    weighted_confusions,
+)
+from pneumoscope.metrics.reliability import (
+    brier,
+    calibration_error,
+    class_calibration_errors,
+    negative_log_likelihood,
+    top_label_calibration_error,
+    weights_at_prior,
+)
+from pneumoscope.metrics.resampling import bootstrap_weights, centred_interval, percentile_interval
+from pneumoscope.metrics.selective import risk_coverage_areas, set_figures
+
+#: Named figures, one value per row of film weights: `float [B]` each.
+Figures: TypeAlias = dict[str, Floats]
+#: Named figures as JSON has them: `value`, `low` and `high`; what is undefined is None.
+Summary: TypeAlias = dict[str, dict[str, float | None]]
+
+_CALIBRATION_ERRORS = frozenset({"ece", "classwise_ece", "class_ece", "group_ece"})
+_LOWER_IS_BETTER = _CALIBRATION_ERRORS | {"brier", "cross_entropy", "aurc", "set_size"}
 
 
 def summarise(
@@ -17,55 +58,264 @@ def summarise(
     *,
     classes: tuple[str, ...],
     groups: dict[str, tuple[str, ...]],
+    prior: Prior,
     draws: int = 2000,
-) -> dict[str, dict[str, float | None]]:
+) -> Summary:
     """Figures of predictions with 95 % intervals by the patient-clustered bootstrap.
+
+    All films count, by their most probable class; a group's probability is the sum of its classes'.
 
     Args:
         truth: class indices `[N]`.
         probabilities: `[N, C]`.
         patients: the patient of every film, `[N]`.
         classes: their names, in the order of the indices.
-        groups: classes reported together; each gives `group_accuracy.NAME` and `group_auroc.NAME`.
+        groups: classes reported together.
+        prior: the class frequencies that the probabilities assume. Scores and errors of calibration weight the films
+            to it (`reliability.weights_at_prior`), in every resampling anew; nothing else does.
         draws: resamplings.
 
     Returns:
-        Per figure `value`, and `low` and `high`, between which the middle 95 % of the resamplings lie. What is
-        undefined is None.
+        Per figure `value`, and `low` and `high`, between which the middle 95 % of the resamplings lie (of calibration
+        errors see `resampling.centred_interval`). What is undefined is None. For each class L and group G:
+        accuracy, balanced_accuracy, macro_f1, mcc, macro_auroc, macro_average_precision, sensitivity.L,
+        specificity.L, ppv.L, npv.L, f1.L, auroc.L, average_precision.L, group_accuracy.G, group_sensitivity.G,
+        group_specificity.G, group_ppv.G, group_npv.G, group_auroc.G, group_average_precision.G, brier, cross_entropy
+        (nats), ece (of the most probable class), classwise_ece (mean of class_ece.L), class_ece.L, group_ece.G, aurc.
+
+    Raises:
+        ValueError: no films, or arrays that do not belong together.
     """
+    _check(truth, probabilities, patients, len(classes))
     members = {name: [classes.index(label) for label in group] for name, group in groups.items()}
-    once = np.ones((1, len(truth)), np.int64)
-    values = weighted_figures(truth, probabilities, once, classes, members)
-    parts = [
-        weighted_figures(truth, probabilities, weights, classes, members)
-        for weights in bootstrap_weights(patients, draws=draws)
-    ]
+
+    def figures(weights: Weights) -> Figures:
+        return weighted_figures(truth, probabilities, weights, classes, members, prior=prior)
+
+    return with_intervals(figures, patients, draws=draws)
+
+
+def summarise_rule(
+    positive: Flags, called: Flags, patients: Sequence[str], *, prevalences: Sequence[float] = (), draws: int = 2000
+) -> Summary:
+    """Rates of a rule that calls films positive or not, with 95 % intervals by the patient-clustered bootstrap.
+
+    Args:
+        positive: whether each film is, `[N]`.
+        called: whether the rule says so, `[N]`. At an operating point: the group's probability >= threshold.
+        patients: the patient of every film, `[N]`.
+        prevalences: shares of positives to state predictive values at, beside the films' own.
+        draws: resamplings.
+
+    Returns:
+        As `summarise`: sensitivity, specificity, ppv, npv, lr_positive, lr_negative (likelihood ratios), and for each
+        prevalence P, as `format(P, "g")` writes it, ppv_at.P and npv_at.P.
+
+    Raises:
+        ValueError: no films, arrays that do not belong together, or a prevalence out of range.
+    """
+    if positive.shape != called.shape:
+        raise ValueError(f"positive has shape {positive.shape}, called {called.shape}; they must be equal")
+
+    def figures(weights: Weights) -> Figures:
+        confusion = rule_confusion(positive, called, weights)
+        found, spared = sensitivity(confusion)[:, 1], specificity(confusion)[:, 1]
+        ppvs, npvs = precision(confusion)[:, 1], npv(confusion)[:, 1]
+        more, less = likelihood_ratios(found, spared)
+        named = {"sensitivity": found, "specificity": spared, "ppv": ppvs, "npv": npvs}
+        named |= {"lr_positive": more, "lr_negative": less}
+        for prevalence in prevalences:
+            ppvs, npvs = predictive_values(found, spared, prevalence)
+            named |= {f"ppv_at.{prevalence:g}": ppvs, f"npv_at.{prevalence:g}": npvs}
+        return named
+
+    return with_intervals(figures, patients, draws=draws)
+
+
+def summarise_operating_point(
+    truth: Indices,
+    probabilities: Floats,
+    patients: Sequence[str],
+    *,
+    members: Sequence[int],
+    threshold: float,
+    prevalences: Sequence[float] = (),
+    draws: int = 2000,
+) -> Summary:
+    """`summarise_rule` where films are called positive from a threshold on a group's probability on.
+
+    Args:
+        truth: class indices `[N]`.
+        probabilities: `[N, C]`.
+        patients: the patient of every film, `[N]`.
+        members: the group's class indices; one for a class alone.
+        threshold: of the sum of the members' probabilities.
+        prevalences: see `summarise_rule`.
+        draws: resamplings.
+    """
+    _check(truth, probabilities, patients, probabilities.shape[-1])
+    scores = probabilities[:, list(members)].sum(axis=1)
+    positive = np.isin(truth, list(members))
+    return summarise_rule(positive, scores >= threshold, patients, prevalences=prevalences, draws=draws)
+
+
+def summarise_sets(
+    truth: Indices, sets: Flags, patients: Sequence[str], *, classes: tuple[str, ...], draws: int = 2000
+) -> Summary:
+    """Coverage and size of prediction sets `bool [N, C]`, with 95 % intervals by the patient-clustered bootstrap.
+
+    Returns:
+        As `summarise`: coverage, set_size, for each class L coverage.L and set_size.L, and for each number K of
+        classes from 0 on the share of such sets, size_share.K.
+
+    Raises:
+        ValueError: no films, or arrays that do not belong together.
+    """
+    _check(truth, sets, patients, len(classes))
+
+    def figures(weights: Weights) -> Figures:
+        found = set_figures(truth, sets, weights)
+        named = {"coverage": found.coverage, "set_size": found.size}
+        for index, label in enumerate(classes):
+            named[f"coverage.{label}"] = found.class_coverage[:, index]
+            named[f"set_size.{label}"] = found.class_size[:, index]
+        return named | {f"size_share.{size}": found.size_shares[:, size] for size in range(len(classes) + 1)}
+
+    return with_intervals(figures, patients, draws=draws)
+
+
+def with_intervals(figures: Callable[[Weights], Figures], patients: Sequence[str], *, draws: int = 2000) -> Summary:
+    """Any figures of films with 95 % intervals by the patient-clustered bootstrap.
+
+    Args:
+        figures: gives them for each row of film weights `[B, N]`.
+        patients: the patient of every film, `[N]`.
+        draws: resamplings.
+
+    Raises:
+        ValueError: there are no films.
+    """
+    values, resampled = resample(figures, patients, draws=draws)
     summary = {}
     for name, value in values.items():
-        low, high = percentile_interval(np.concatenate([part[name] for part in parts]))
-        summary[name] = {"value": finite(value[0]), "low": finite(low), "high": finite(high)}
+        if is_calibration_error(name):
+            low, high = centred_interval(resampled[name], value)
+            low = low if np.isnan(low) else max(low, 0.0)
+        else:
+            low, high = percentile_interval(resampled[name])
+        summary[name] = {"value": finite(value), "low": finite(low), "high": finite(high)}
     return summary
 
 
+def resample(
+    figures: Callable[[Weights], Figures], patients: Sequence[str], *, draws: int
+) -> tuple[dict[str, float], Figures]:
+    """Figures of the films as they are, and of each resampling, `float [draws]` each.
+
+    Raises:
+        ValueError: there are no films.
+    """
+    if not len(patients):
+        raise ValueError("there are no films; figures need at least one")
+    values = {name: float(value[0]) for name, value in figures(np.ones((1, len(patients)), np.int64)).items()}
+    parts = [figures(weights) for weights in bootstrap_weights(patients, draws=draws)]
+    return values, {name: np.concatenate([part[name] for part in parts]) for name in values}
+
+
+def is_calibration_error(name: str) -> bool:
+    """Whether a figure's name is that of an expected calibration error, which resampling inflates."""
+    return name.partition(".")[0] in _CALIBRATION_ERRORS
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether the smaller value of the figure of this name is the better one."""
+    return name.partition(".")[0] in _LOWER_IS_BETTER
+
+
 def weighted_figures(
-    truth: Indices, probabilities: Floats, weights: Counts, classes: tuple[str, ...], members: dict[str, list[int]]
-) -> dict[str, Floats]:
-    """Every figure for each row of `weights` `[B, N]`, `float [B]` each."""
-    count = len(classes)
-    cells = np.eye(count * count)[truth * count + probabilities.argmax(axis=1)]
-    confusion = (weights.astype(np.float64) @ cells).reshape(-1, count, count)
-    sensitivities, specificities = sensitivity(confusion), specificity(confusion)
-    figures = {"accuracy": accuracy(confusion)}
+    truth: Indices,
+    probabilities: Floats,
+    weights: Weights,
+    classes: tuple[str, ...],
+    members: dict[str, list[int]],
+    *,
+    prior: Prior,
+) -> Figures:
+    """Every figure of `summarise`, `float [B]`, for each row of `weights` `[B, N]`; `members` are groups' indices."""
+    each = weights.astype(np.float64)
+    confusion = weighted_confusions(truth, probabilities.argmax(axis=1), len(classes), each)
+    return (
+        _of_confusion(confusion, classes, members)
+        | _of_order(truth, probabilities, each, classes, members)
+        | _of_calibration(truth, probabilities, each, classes, members, prior)
+    )
+
+
+def _of_confusion(confusion: Floats, classes: tuple[str, ...], members: dict[str, list[int]]) -> Figures:
+    figures = {
+        "accuracy": accuracy(confusion),
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "macro_f1": macro_f1(confusion),
+        "mcc": mcc(confusion),
+    }
+    rates = {"sensitivity": sensitivity, "specificity": specificity, "ppv": precision, "npv": npv}
+    per_class = {name: rate(confusion) for name, rate in (rates | {"f1": f1}).items()}
     for index, label in enumerate(classes):
-        figures[f"sensitivity.{label}"] = sensitivities[:, index]
-        figures[f"specificity.{label}"] = specificities[:, index]
-    figures["balanced_accuracy"] = sensitivities.mean(axis=1)
-    for name, indices in members.items():
-        figures[f"group_accuracy.{name}"] = group_accuracy(confusion, indices)
-    figures["macro_f1"] = macro_f1(confusion)
-    areas = [weighted_aurocs(truth == index, probabilities[:, index], weights) for index in range(count)]
-    figures["macro_auroc"] = np.mean(areas, axis=0)
-    for name, indices in members.items():
-        share = probabilities[:, indices].sum(axis=1)
-        figures[f"group_auroc.{name}"] = weighted_aurocs(np.isin(truth, indices), share, weights)
+        figures |= {f"{name}.{label}": values[:, index] for name, values in per_class.items()}
+    for group, indices in members.items():
+        sides = group_confusion(confusion, indices)
+        figures[f"group_accuracy.{group}"] = accuracy(sides)
+        figures |= {f"group_{name}.{group}": rate(sides)[:, 1] for name, rate in rates.items()}
     return figures
+
+
+def _of_order(
+    truth: Indices, probabilities: Floats, weights: Weights, classes: tuple[str, ...], members: dict[str, list[int]]
+) -> Figures:
+    areas = [weighted_areas(truth == at, probabilities[:, at], weights) for at in range(len(classes))]
+    aurocs, precisions = ([area[part] for area in areas] for part in (0, 1))
+    figures: Figures = {
+        "macro_auroc": np.mean(aurocs, axis=0),
+        "macro_average_precision": np.mean(precisions, axis=0),
+    }
+    for index, label in enumerate(classes):
+        figures[f"auroc.{label}"], figures[f"average_precision.{label}"] = aurocs[index], precisions[index]
+    for group, indices in members.items():
+        inside, score = np.isin(truth, indices), probabilities[:, indices].sum(axis=1)
+        area, average = weighted_areas(inside, score, weights)
+        figures[f"group_auroc.{group}"], figures[f"group_average_precision.{group}"] = area, average
+    right = probabilities.argmax(axis=1) == truth
+    figures["aurc"] = risk_coverage_areas(right, probabilities.max(axis=1), weights)
+    return figures
+
+
+def _of_calibration(
+    truth: Indices,
+    probabilities: Floats,
+    weights: Weights,
+    classes: tuple[str, ...],
+    members: dict[str, list[int]],
+    prior: Prior,
+) -> Figures:
+    at_prior = weights_at_prior(truth, weights, classes=len(classes), prior=prior)
+    errors = class_calibration_errors(truth, probabilities, at_prior)
+    figures: Figures = {
+        "brier": brier(truth, probabilities, at_prior),
+        "cross_entropy": negative_log_likelihood(truth, probabilities, at_prior),
+        "ece": top_label_calibration_error(truth, probabilities, at_prior),
+        "classwise_ece": errors.mean(axis=-1),
+    }
+    figures |= {f"class_ece.{label}": errors[:, index] for index, label in enumerate(classes)}
+    for group, indices in members.items():
+        inside, score = np.isin(truth, indices), probabilities[:, indices].sum(axis=1)
+        figures[f"group_ece.{group}"] = calibration_error(inside, score, at_prior)
+    return figures
+
+
+def _check(truth: Indices, rows: Floats | Flags, patients: Sequence[str], classes: int) -> None:
+    check_indices(truth, classes)
+    if rows.shape != (len(truth), classes) or len(patients) != len(truth):
+        raise ValueError(
+            f"expected rows of {classes} classes and a patient for each of {len(truth)} films, "
+            f"got shape {rows.shape} and {len(patients)} patients"
+        )

@@ -91,6 +91,7 @@ class Evidence:
             list(self.patient[rows].astype(str)),
             classes=self.about.classes,
             groups=self.about.groups,
+            prior=self.about.config.prior,
         )
 
     def temperature(self) -> float:

@@ -1,0 +1,67 @@
+"""Decision curves: what a model is worth to someone who treats from a probability on.
+
+Vickers and Elkin 2006, "Decision curve analysis: a novel method for evaluating prediction models", Med Decis Making
+26:565.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pneumoscope.metrics.arrays import Flags, Floats, Weights, film_weights, ratio, weighted_mean
+
+
+class DecisionCurve(NamedTuple):
+    """Net benefit over `thresholds` `[T]`: of the model and of treating all, `float [..., T]`, and of none, 0."""
+
+    thresholds: Floats
+    model: Floats
+    treat_all: Floats
+    treat_none: Floats
+
+
+def decision_curve(
+    positive: Flags,
+    probabilities: Floats,
+    thresholds: Floats,
+    weights: Weights | None = None,
+    *,
+    prevalence: float | None = None,
+) -> DecisionCurve:
+    """Net benefit of treating films from each threshold on: true positives minus false ones at the threshold's odds.
+
+    A threshold t says that one positive found is worth (1 - t) / t false alarms: the net benefit per film is
+    TP / N - FP / N · t / (1 - t). The probabilities should stand for the prevalence at which they are judged
+    (`reliability.at_prevalences`), or the thresholds mean something else.
+
+    Args:
+        positive: whether each film is, `[N]`.
+        probabilities: of being positive, `[N]`.
+        thresholds: from 0 up to, but not including, 1, `[T]`.
+        weights: how much each film counts, `[..., N]`; by default all count alike.
+        prevalence: share of positives to judge at, where it is not that of the films (Pfeiffer and Gail 2020).
+
+    Raises:
+        ValueError: a threshold or the prevalence is out of range.
+
+    >>> curve = decision_curve(np.array([True, False]), np.array([0.9, 0.2]), np.array([0.5]))
+    >>> curve.model.tolist(), curve.treat_all.tolist()
+    ([0.5], [0.0])
+    """
+    if not ((thresholds >= 0) & (thresholds < 1)).all():
+        raise ValueError(f"expected thresholds from 0 up to, not including, 1, got {thresholds}")
+    if prevalence is not None and not 0 <= prevalence <= 1:
+        raise ValueError(f"expected a prevalence from 0 to 1, got {prevalence}")
+    each = film_weights(weights, len(positive))
+    share = weighted_mean(positive, each) if prevalence is None else np.full(each.shape[:-1], prevalence)
+    called = probabilities[:, np.newaxis] >= thresholds
+    odds, share = thresholds / (1 - thresholds), np.asarray(share)[..., np.newaxis]
+    found = ratio(each @ (called & positive[:, np.newaxis]), (each @ positive)[..., np.newaxis])
+    alarms = ratio(each @ (called & ~positive[:, np.newaxis]), (each @ ~positive)[..., np.newaxis])
+    model = _part(share, found) - _part(1 - share, alarms) * odds
+    return DecisionCurve(thresholds, model, share - (1 - share) * odds, np.zeros(len(thresholds)))
+
+
+def _part(share: Floats, rate: Floats) -> Floats:
+    """A share of a share: nothing of what there is none of, whose rate is not defined."""
+    return np.asarray(np.where(share == 0, 0.0, share * rate))

@@ -1,0 +1,239 @@
+"""Two models on the same films: paired differences, McNemar's and DeLong's tests, and what can be concluded."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.metrics.arrays import Flags, Floats, Indices, Prior, Weights
+from pneumoscope.metrics.resampling import centred_interval, percentile_interval
+from pneumoscope.metrics.summary import Figures, is_calibration_error, lower_is_better, resample, weighted_figures
+
+Verdict: TypeAlias = Literal["first better", "second better", "cannot conclude"]
+
+_NORMAL_975 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+
+
+class Difference(NamedTuple):
+    """The first model's figure minus the second's, its 95 % interval, and what follows; NaN where undefined."""
+
+    first: float
+    second: float
+    value: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
+def verdict(low: float, high: float, *, lower_is_better: bool = False) -> Verdict:
+    """Which model is better by the interval of first minus second; "cannot conclude" if it holds 0 or is undefined.
+
+    >>> verdict(0.01, 0.05), verdict(0.01, 0.05, lower_is_better=True), verdict(-0.01, 0.05)
+    ('first better', 'second better', 'cannot conclude')
+    """
+    if low > 0:
+        return "second better" if lower_is_better else "first better"
+    if high < 0:
+        return "first better" if lower_is_better else "second better"
+    return "cannot conclude"
+
+
+def compare(
+    first: Callable[[Weights], Figures],
+    second: Callable[[Weights], Figures],
+    patients: Sequence[str],
+    *,
+    draws: int = 2000,
+) -> dict[str, Difference]:
+    """Paired differences of any figures on the same films, by the patient-clustered bootstrap.
+
+    Both models are judged on the same resampling each time, so that films that are hard for both do not widen the
+    interval.
+
+    Args:
+        first: the first model's figures for each row of film weights `[B, N]`, `float [B]` each.
+        second: the second model's; figures that only one of them has are left out.
+        patients: the patient of every film, `[N]`.
+        draws: resamplings.
+
+    Raises:
+        ValueError: there are no films.
+    """
+
+    def both(weights: Weights) -> Figures:
+        one, two = first(weights), second(weights)
+        return {f"{place} {name}": each[name] for name in one if name in two for place, each in ((1, one), (2, two))}
+
+    values, resampled = resample(both, patients, draws=draws)
+    names = [name.removeprefix("1 ") for name in values if name.startswith("1 ")]
+    return {
+        name: _difference(
+            name, values[f"1 {name}"], values[f"2 {name}"], resampled[f"1 {name}"] - resampled[f"2 {name}"]
+        )
+        for name in names
+    }
+
+
+def compare_predictions(
+    truth: Indices,
+    first: Floats,
+    second: Floats,
+    patients: Sequence[str],
+    *,
+    classes: tuple[str, ...],
+    groups: dict[str, tuple[str, ...]],
+    priors: tuple[Prior, Prior],
+    draws: int = 2000,
+) -> dict[str, Difference]:
+    """`compare` over all figures of `summarise`.
+
+    Args:
+        truth: class indices `[N]`.
+        first: the first model's probabilities, `[N, C]`.
+        second: the second model's, `[N, C]`.
+        patients: the patient of every film, `[N]`.
+        classes: their names, in the order of the indices.
+        groups: classes reported together.
+        priors: what the first and the second model's probabilities assume.
+        draws: resamplings.
+
+    Raises:
+        ValueError: no films, or arrays that do not belong together.
+    """
+    expected = (len(truth), len(classes))
+    if not first.shape == second.shape == expected or len(patients) != len(truth):
+        raise ValueError(
+            f"expected two arrays of shape {expected} and as many patients as films, "
+            f"got shapes {first.shape} and {second.shape} and {len(patients)} patients"
+        )
+    members = {name: [classes.index(label) for label in group] for name, group in groups.items()}
+
+    def figures(probabilities: Floats, prior: Prior) -> Callable[[Weights], Figures]:
+        return lambda weights: weighted_figures(truth, probabilities, weights, classes, members, prior=prior)
+
+    return compare(figures(first, priors[0]), figures(second, priors[1]), patients, draws=draws)
+
+
+def _difference(name: str, first: float, second: float, resampled: Floats) -> Difference:
+    value = first - second
+    inflated = is_calibration_error(name)
+    low, high = centred_interval(resampled, value) if inflated else percentile_interval(resampled)
+    return Difference(first, second, value, low, high, verdict(low, high, lower_is_better=lower_is_better(name)))
+
+
+class McNemar(NamedTuple):
+    """McNemar's test: films that only one of the models gets right, and how surprising their numbers are.
+
+    `exact` is the two-sided binomial test's p-value, `mid_p` the less cautious one.
+    """
+
+    first_only: int
+    second_only: int
+    exact: float
+    mid_p: float
+
+
+def mcnemar(first_right: Flags, second_right: Flags) -> McNemar:
+    """McNemar's test of two models' accuracy on the same films (McNemar 1947; mid-p: Fagerland et al. 2013).
+
+    It takes films to be independent. If a patient has several, its p-values are too small; `compare` then has
+    the right interval.
+
+    Args:
+        first_right: whether the first model is right, `[N]`.
+        second_right: whether the second is, `[N]`.
+
+    >>> mcnemar(np.array([True] * 5), np.array([False] * 5)).exact
+    0.0625
+    """
+    if first_right.shape != second_right.shape:
+        raise ValueError(f"shapes {first_right.shape} and {second_right.shape} must be equal")
+    only = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    count, fewer = sum(only), min(only)
+    if not count:
+        return McNemar(*only, 1.0, 1.0)
+    # Whole numbers, divided once: exact for any number of films.
+    ways = [math.comb(count, fewer)]
+    for chosen in range(fewer, 0, -1):
+        ways.append(ways[-1] * chosen // (count - chosen + 1))
+    at, tail, whole = ways[0], sum(ways), 2**count
+    if only[0] == only[1]:
+        return McNemar(*only, 1.0, (2 * whole - at) / (2 * whole))
+    return McNemar(*only, 2 * tail / whole, (2 * tail - at) / whole)
+
+
+class DeLong(NamedTuple):
+    """DeLong's comparison of two AUROCs: first minus second, with standard error, 95 % interval and p-value."""
+
+    first: float
+    second: float
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    p: float
+
+
+def delong(positive: Flags, first: Floats, second: Floats, patients: Sequence[str] | None = None) -> DeLong:
+    """Compare two AUROCs on the same films (DeLong et al. 1988, by the midranks of Sun and Xu 2014).
+
+    With `patients` the variance is that of Obuchowski 1997 (Biometrics 53:567), which lets films of one patient
+    depend on each other; with one film per patient it is DeLong's.
+
+    Args:
+        positive: whether each film is, `[N]`.
+        first: the first model's scores, `[N]`.
+        second: the second model's, `[N]`.
+        patients: the patient of every film, `[N]`; None takes films to be independent.
+
+    Returns:
+        Standard error, interval and p-value are NaN if there are fewer than two patients with positive or with
+        negative films; p alone is NaN if the standard error is 0.
+    """
+    if not positive.shape == first.shape == second.shape or (patients is not None and len(patients) != len(positive)):
+        raise ValueError(f"expected as many scores and patients as films, {len(positive)}")
+    if positive.all() or not positive.any():
+        return DeLong(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
+    placements = [_placements(positive, scores) for scores in (first, second)]
+    areas = [float(each[positive].mean()) for each in placements]
+    apart = placements[0] - placements[1]
+    value = float(apart[positive].mean())
+    groups = np.arange(len(positive)) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
+    variance = _clustered_variance(positive, apart - value, groups)
+    error = math.nan if math.isnan(variance) else math.sqrt(max(0.0, variance))  # a rounding may fall below 0
+    p = math.erfc(abs(value) / error / math.sqrt(2)) if error > 0 else math.nan
+    return DeLong(areas[0], areas[1], value, error, value - _NORMAL_975 * error, value + _NORMAL_975 * error, p)
+
+
+def _placements(positive: Flags, scores: Floats) -> NDArray[np.float64]:
+    """Of each film the share of the other side's films that it is ordered rightly with, ties half."""
+    ranks = _midranks(scores)
+    shares = np.empty(len(scores))
+    others = int((~positive).sum())
+    shares[positive] = (ranks[positive] - _midranks(scores[positive])) / others
+    shares[~positive] = 1 - (ranks[~positive] - _midranks(scores[~positive])) / (len(scores) - others)
+    return shares
+
+
+def _midranks(values: Floats) -> NDArray[np.float64]:
+    """Ranks from 1 on; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
+
+
+def _clustered_variance(positive: Flags, deviations: Floats, groups: Indices) -> float:
+    """Variance of the mean placement, from each film's deviation from it, summed over groups."""
+    sums = [np.bincount(groups, np.where(side, deviations, 0)) for side in (positive, ~positive)]
+    films = [int(side.sum()) for side in (positive, ~positive)]
+    clusters = [len(np.unique(groups[side])) for side in (positive, ~positive)]
+    if min(clusters) < 2:
+        return math.nan
+    own = [
+        many / (many - 1) * float(each @ each) / count**2
+        for many, each, count in zip(clusters, sums, films, strict=True)
+    ]
+    every = len(np.unique(groups))
+    shared = every / (every - 1) * float(sums[0] @ sums[1]) / (films[0] * films[1])
+    return sum(own) + 2 * shared

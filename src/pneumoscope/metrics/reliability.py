@@ -1,0 +1,164 @@
+"""How far probabilities can be taken at their word: proper scores, calibration errors, reliability curves.
+
+Every function takes `weights`, how much each film counts, `[..., N]`, and gives one value per row of them; without
+weights all films count alike. Probabilities stand for a prior, the class frequencies that they assume, and only
+films weighted to that prior can show whether they hold: `weights_at_prior`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pneumoscope.metrics.arrays import (
+    Flags,
+    Floats,
+    Indices,
+    Prior,
+    Weights,
+    check_indices,
+    film_weights,
+    one_hot,
+    ratio,
+    weighted_mean,
+)
+
+#: Bins of equal width, as Guo et al. 2017 have them.
+BINS = 15
+
+
+def weights_at_prior(truth: Indices, weights: Weights, *, classes: int, prior: Prior) -> Floats:
+    """Films weighted so that the classes are as frequent as the probabilities assume, `float [..., N]`.
+
+    Args:
+        truth: class indices `[N]`.
+        weights: how much each film counts before, `[..., N]`: ones, or resamplings.
+        classes: C.
+        prior: of the probabilities; "train" keeps the films' frequencies, "uniform" gives every class the weight
+            1 / C. In a row in which a class has no films, that cannot be done, and all weights are NaN.
+
+    >>> weights_at_prior(np.array([0, 0, 1]), np.array([1, 1, 1]), classes=2, prior="uniform").tolist()
+    [0.25, 0.25, 0.5]
+    """
+    check_indices(truth, classes)
+    each = film_weights(weights, len(truth))
+    if prior == "train":
+        return each
+    totals = each @ one_hot(truth, classes)
+    complete = (totals > 0).all(axis=-1, keepdims=True)
+    factors = 1 / (classes * np.where(complete, totals, np.nan))
+    return np.asarray(each * factors[..., truth])
+
+
+def brier(truth: Indices, probabilities: Floats, weights: Weights | None = None) -> Floats:
+    """Mean squared distance of the probabilities from the truth, summed over the classes, 0 to 2 (Brier 1950).
+
+    Args:
+        truth: class indices `[N]`.
+        probabilities: `[N, C]`.
+        weights: see the module's text.
+
+    >>> float(brier(np.array([0]), np.array([[0.5, 0.5]])))
+    0.5
+    """
+    misses = probabilities - one_hot(truth, probabilities.shape[1])
+    return _mean((misses**2).sum(axis=1), weights)
+
+
+def negative_log_likelihood(truth: Indices, probabilities: Floats, weights: Weights | None = None) -> Floats:
+    """`cross_entropy` by film weights: mean of minus the logarithm of the true class's probability, in nats.
+
+    Arguments are those of `brier`. Probabilities are floored at 1e-12.
+    """
+    chosen = probabilities[np.arange(len(truth)), truth]
+    return _mean(-np.log(np.maximum(chosen, 1e-12)), weights)
+
+
+def calibration_error(hits: Flags, confidence: Floats, weights: Weights | None = None, *, bins: int = BINS) -> Floats:
+    """Expected calibration error, ECE: how far confidence lies from what is observed, on average over bins.
+
+    Bins are of equal width and hold their upper ends, (0, 1/B], (1/B, 2/B], …; the distance of each counts by the
+    weight of its films (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599). It is over 0 even for a perfect
+    model, the more so the fewer the films.
+
+    Args:
+        hits: whether what the confidence speaks of is so, `[N]`.
+        confidence: 0 to 1, `[N]`.
+        weights: see the module's text.
+        bins: B.
+
+    >>> float(calibration_error(np.array([True, False]), np.array([0.75, 0.75])))
+    0.25
+    """
+    each = film_weights(weights, len(hits))
+    distances = np.zeros((len(hits), bins))
+    distances[np.arange(len(hits)), _bin(confidence, bins)] = hits - confidence
+    return ratio(np.abs(each @ distances).sum(axis=-1), each.sum(axis=-1))
+
+
+def top_label_calibration_error(
+    truth: Indices, probabilities: Floats, weights: Weights | None = None, *, bins: int = BINS
+) -> Floats:
+    """`calibration_error` of the most probable class, `float [...]`.
+
+    >>> float(top_label_calibration_error(np.array([0, 1]), np.array([[0.75, 0.25], [0.75, 0.25]])))
+    0.25
+    """
+    hits = probabilities.argmax(axis=1) == truth
+    return calibration_error(hits, probabilities.max(axis=1), weights, bins=bins)
+
+
+def class_calibration_errors(
+    truth: Indices, probabilities: Floats, weights: Weights | None = None, *, bins: int = BINS
+) -> Floats:
+    """`calibration_error` of each class's probability, `float [..., C]`.
+
+    Their unweighted mean is the class-wise ECE of Kull et al. 2019, arXiv:1910.12656.
+    """
+    count = probabilities.shape[1]
+    each = [calibration_error(truth == at, probabilities[:, at], weights, bins=bins) for at in range(count)]
+    return np.stack(each, axis=-1)
+
+
+class Reliability(NamedTuple):
+    """A reliability curve: of each bin its bounds `[B + 1]` and, `[..., B]`, what it holds; NaN if that is nothing."""
+
+    edges: Floats
+    confidence: Floats
+    observed: Floats
+    share: Floats
+
+
+def reliability_curve(
+    hits: Flags, confidence: Floats, weights: Weights | None = None, *, bins: int = BINS
+) -> Reliability:
+    """Mean confidence and observed share per bin, and the bin's share of all weight (DeGroot and Fienberg 1983).
+
+    Arguments and bins are those of `calibration_error`, which is the mean of |confidence - observed| by share.
+    """
+    each = film_weights(weights, len(hits))
+    inside = one_hot(_bin(confidence, bins), bins)
+    totals = each @ inside
+    columns = inside * confidence[:, np.newaxis], inside * hits[:, np.newaxis]
+    means, observed = (ratio(each @ column, totals) for column in columns)
+    share = ratio(totals, totals.sum(axis=-1, keepdims=True))
+    return Reliability(np.linspace(0, 1, bins + 1), means, observed, share)
+
+
+def at_prevalences(probabilities: Floats, assumed: Floats, wanted: Floats) -> Floats:
+    """Probabilities that assume class frequencies `assumed` `[C]`, changed to assume `wanted` `[C]`: `float [N, C]`.
+
+    By Bayes' theorem; how each class looks is taken to stay the same (Saerens et al. 2002, Neural Comput 14:21).
+
+    >>> at_prevalences(np.array([[0.5, 0.5]]), np.array([0.5, 0.5]), np.array([0.9, 0.1])).round(6).tolist()
+    [[0.9, 0.1]]
+    """
+    changed = probabilities * (wanted / assumed)
+    return ratio(changed, changed.sum(axis=1, keepdims=True))
+
+
+def _bin(confidence: Floats, bins: int) -> Indices:
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+
+
+def _mean(values: Floats, weights: Weights | None) -> Floats:
+    return weighted_mean(values, film_weights(weights, len(values)))
