@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pneumoscope import metrics
 from pneumoscope.contract import DISCLAIMER, Contract
 from pneumoscope.dataset import Dataset, Film
-from pneumoscope.engine import Encoded, Engine
+from pneumoscope.engine import Encoded, Engine, Rule
 from pneumoscope.engine.bundle import model_name
 from pneumoscope.errors import DatasetError
 from pneumoscope.files import whole_directory, write_json, write_text
@@ -33,8 +33,10 @@ class Scored:
     probabilities: NDArray[np.float64]
 
 
-def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = SILENT) -> Scored:
-    """Run a split through the engine from the files' bytes, as a server would.
+def score(
+    engine: Engine, dataset: Dataset, split: str, *, rule: Rule | None = None, listener: Listener = SILENT
+) -> Scored:
+    """Run a split through the engine from the files' bytes, as a server would; `rule` is the engine's.
 
     Raises:
         DatasetError: the bundle's classes are not the data set's, or a film cannot be read.
@@ -47,7 +49,7 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
     films = dataset.split(split)
     encoded = (Encoded(name=film.path, read=partial(dataset.read, film)) for film in films)
     predictions = []
-    for prediction in listener.track(f"evaluating {split}", engine.predict_many(encoded), len(films)):
+    for prediction in listener.track(f"evaluating {split}", engine.predict_many(encoded, rule=rule), len(films)):
         if prediction.status == "rejected":
             raise DatasetError(f"{prediction.image} cannot be evaluated: {'; '.join(prediction.reasons)}")
         predictions.append(prediction)
@@ -60,11 +62,18 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
 
 
 def evaluate(
-    engine: Engine, dataset: Dataset, split: str, out: Path, *, overwrite: bool = False, listener: Listener = SILENT
+    engine: Engine,
+    dataset: Dataset,
+    split: str,
+    out: Path,
+    *,
+    rule: Rule | None = None,
+    overwrite: bool = False,
+    listener: Listener = SILENT,
 ) -> dict[str, Any]:
     """Score a split, make the folder `out` with `report.json` and `predictions.csv`, return the report."""
     with whole_directory(out, overwrite=overwrite, holding=REPORT_FILE) as folder:
-        scored = score(engine, dataset, split, listener=listener)
+        scored = score(engine, dataset, split, rule=rule, listener=listener)
         report = summarise(scored, engine.contract, dataset, split)
         write_text(folder / PREDICTIONS_FILE, _predictions(scored, engine.contract.classes))
         write_json(folder / REPORT_FILE, report)

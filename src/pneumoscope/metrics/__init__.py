@@ -7,7 +7,19 @@ that has them.
 """
 
 from pneumoscope.metrics.arrays import Counts, Floats, Indices, Matrices, finite
-from pneumoscope.metrics.calibration import coverage_threshold, cross_entropy, fit_temperature, softmax
+from pneumoscope.metrics.calibration import (
+    Method,
+    Scaling,
+    cross_entropy,
+    film_losses,
+    fit_temperature,
+    fit_vector,
+    prior_weights,
+    reached_by,
+    softmax,
+)
+from pneumoscope.metrics.conformal import class_coverage, conformal_thresholds, prediction_sets
+from pneumoscope.metrics.held_out import Unseen, choose_method, cross_fitted, fit, gain_interval
 from pneumoscope.metrics.ranking import auroc, class_aurocs, macro_auroc, weighted_aurocs
 from pneumoscope.metrics.rates import (
     accuracy,
@@ -28,23 +40,36 @@ __all__ = [
     "Floats",
     "Indices",
     "Matrices",
+    "Method",
+    "Scaling",
+    "Unseen",
     "accuracy",
     "at_least",
     "auroc",
     "bootstrap_weights",
+    "choose_method",
     "class_aurocs",
+    "class_coverage",
+    "conformal_thresholds",
     "confusion_matrix",
-    "coverage_threshold",
     "cross_entropy",
+    "cross_fitted",
     "f1",
+    "film_losses",
     "finite",
+    "fit",
     "fit_temperature",
+    "fit_vector",
+    "gain_interval",
     "group_accuracy",
     "macro_auroc",
     "macro_f1",
     "mcc",
     "percentile_interval",
     "precision",
+    "prediction_sets",
+    "prior_weights",
+    "reached_by",
     "sensitivity",
     "softmax",
     "specificity",
