@@ -109,7 +109,8 @@ def evaluate_command(settings: "Evaluate") -> None:
     refuse_bundles([settings.dataset])
     choice, data = choose_bundle(settings.bundle), load_dataset(settings.dataset)
     engine = Engine.load(choice.folder, limits=data.limits)
-    report = evaluate(engine, data, settings.split, out, overwrite=settings.overwrite, listener=listener)
+    rule = engine.rule(coverage=settings.coverage)
+    report = evaluate(engine, data, settings.split, out, rule=rule, overwrite=settings.overwrite, listener=listener)
     typer.echo(f"model: {choice.named(engine.contract)}")
     show_report(report)
     typer.echo(f"written: {out / 'report.json'}, {out / 'predictions.csv'}")
@@ -136,13 +137,14 @@ def predict_command(settings: "Predict") -> None:
             f"{engine.contract.provenance.arch} has no exact activation map; "
             "use `pneumoscope explain RUN IMAGE --out DIR`."
         )
+    rule = engine.rule(level=settings.level, coverage=settings.coverage, operating_point=settings.operating_point)
     pictures = None if settings.heatmap is None else Pictures(settings.heatmap, images)
     if form == "table":
         typer.echo(f"model: {choice.named(engine.contract)}", err=True)
     paths = find_films(images)
     predictions: Iterable[Prediction] = engine.predict_many(
         (encoded(path, limits) for path in paths),
-        level=settings.level,
+        rule=rule,
         picture_side=None if pictures is None else LONGEST_SIDE,
     )
     if pictures is not None:

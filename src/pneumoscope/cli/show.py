@@ -104,9 +104,18 @@ def show_exported(done: "Exported", out: Path) -> None:
     from pneumoscope.metrics import at_least
 
     print_line(f"bundle in {out}; largest difference from PyTorch: {done.difference:.1e}")
-    print_line(f"answers when the largest probability is at least {done.answer_from:.3f}")
-    if done.films < _FEW_FILMS:
-        print_line(f"note: that rests on {done.films} unseen films, too few to say how many films it will answer.")
+    decision = done.decision
+    row = decision.row(decision.coverage)
+    assert row is not None
+    right = "" if row.accuracy is None else f", of these {row.accuracy:.0%} with the right class"
+    print_line(
+        f"at {row.coverage:.0%} coverage it answers {row.answered:.0%} of {decision.films:,} unseen films"
+        f" ({decision.evidence}){right}"
+    )
+    if (films := decision.films or 0) < _FEW_FILMS:
+        print_line(f"note: that rests on {films} unseen films, too few to say how many films it will answer.")
+    if not any(row.classes.values()):
+        print_line("note: every class has too few of them to leave it out at that coverage; it will abstain.")
     if done.classes_told == 1:
         print_line("note: the model gives all of these films the same class; it has learnt nothing.")
     if (figures := done.quantisation) is None or done.gain is None:

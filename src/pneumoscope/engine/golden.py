@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pneumoscope.contract import CoverageRow
 from pneumoscope.documents import Document, Text, read_document
 from pneumoscope.engine.bundle import MODEL_FILE
 from pneumoscope.engine.core import Engine
@@ -81,7 +82,7 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
     chosen = [case for case in golden.cases if case.needs is None or find_spec(_MODULES[case.needs]) is not None]
     for case in chosen:
         prediction = engine.predict((bundle / GOLDEN_FOLDER / case.file).read_bytes(), name=case.file)
-        if difference := _difference(case, prediction, engine.contract.decision.answer_from, golden.tolerance):
+        if difference := _difference(case, prediction, engine.rule().row, golden.tolerance):
             raise BundleError(
                 f"{bundle}: golden case {case.file} gives {difference}; "
                 "this machine does not reproduce the model, do not use it."
@@ -106,10 +107,9 @@ def _read(path: Path, engine: Engine) -> Golden:
 
 
 def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
-    """Version 1 answered every film with its most probable class, from threshold 0 on."""
-    least = engine.contract.decision.answer_from
-    if least > 0:
-        raise ValueError("its schema version 1 belongs to a threshold of 0")
+    """Version 1 answered every film with its most probable class; today's rule may not, and only rejections count."""
+    if engine.contract.decision.coverage is not None:
+        raise ValueError("its schema version 1 belongs to a bundle without a coverage")
     cases = tuple(
         GoldenCase(
             file=case.file,
@@ -123,26 +123,35 @@ def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
     return Golden(schema_version=2, tolerance=TOLERANCES["fp32"], cases=cases)
 
 
-def _difference(case: GoldenCase, prediction: Prediction, least: float, tolerance: float) -> str:
+def _difference(case: GoldenCase, prediction: Prediction, row: CoverageRow, tolerance: float) -> str:
     """In words how a prediction differs from its case, or nothing.
 
-    Status and label must be equal unless a probability lies so near the threshold, or two so near each
-    other, that the tolerance explains it.
+    Status and label must be equal unless a probability lies so near a threshold, or two so near each other, that the
+    tolerance explains it. An older bundle, whose row has no coverage, was decided on by another rule.
     """
     for label, expected in case.probabilities.items():
         got = prediction.probabilities.get(label, float("nan"))
         if not abs(got - expected) <= tolerance:
             return f"{label} {got:.4f}, expected {expected:.4f}"
     as_expected = (prediction.status, prediction.label) == (case.status, case.label)
-    if as_expected or _is_close(case, prediction, least, tolerance):
+    is_rejected, was_rejected = prediction.status == "rejected", case.status == "rejected"
+    if row.coverage is None and is_rejected == was_rejected:
+        return ""
+    if as_expected or _is_close(case, prediction, row, tolerance):
         return ""
     return f"{prediction.status} {prediction.label}, expected {case.status} {case.label}"
 
 
-def _is_close(case: GoldenCase, prediction: Prediction, least: float, tolerance: float) -> bool:
-    """Whether the tolerance may turn the decision: two classes, or one or a group and the threshold, nearly meet."""
+def _is_close(case: GoldenCase, prediction: Prediction, row: CoverageRow, tolerance: float) -> bool:
+    """Whether the tolerance may turn the decision: two classes meet, or a class or side and its threshold."""
     if not case.probabilities or not prediction.probabilities:
         return False
     first, second, *_ = sorted(case.probabilities.values(), reverse=True)
-    nearest = min(abs(value - least) for value in (first, *prediction.groups.values()))
-    return first - second <= 2 * tolerance or nearest <= len(case.probabilities) * tolerance
+    of_classes = [abs(case.probabilities[label] - threshold) for label, threshold in row.classes.items()]
+    of_groups = [
+        abs(share - threshold)
+        for group, share in prediction.groups.items()
+        for threshold in (row.groups[group].inside, 1 - row.groups[group].outside)
+    ]
+    near = len(case.probabilities) * tolerance  # a group's sum has the differences of all of its classes
+    return first - second <= 2 * tolerance or min(of_classes) <= tolerance or min(of_groups, default=1) <= near

@@ -6,6 +6,7 @@ After Mitchell et al. 2019, "Model cards for model reporting", arXiv:1810.03993.
 from importlib import resources
 
 from pneumoscope.contract import Contract
+from pneumoscope.metrics import cross_fitted
 from pneumoscope.training.evidence import Evidence
 
 CARD_FILE = "card.md"
@@ -60,20 +61,21 @@ def _figures(contract: Contract, evidence: Evidence | None) -> str:
     if evidence is None:
         return "None of unseen films are at hand: the bundle was exported without out-of-fold predictions."
     about = evidence.about
-    summary = evidence.figures(evidence.logits / contract.calibration.temperature)
+    summary = evidence.figures(cross_fitted(evidence.unseen(), contract.calibration.method))
     texts = {name: {key: _number(value) for key, value in row.items()} for name, row in summary.items()}
     rows = [f"| {name} | {row['value']} | {row['low']} to {row['high']} |" for name, row in texts.items()]
     how = (
         f"Of {len(evidence.label):,} films, each by a network that has not seen its patient: {about.folds}-fold "
         f"cross-validation with the same recipe, {about.config.epochs} epochs a network. The network in this bundle "
         "was trained on all of these films, so that none of them can measure it. Intervals are of a bootstrap over "
-        f"patients. The probabilities are at the prior {about.config.prior!r}."
+        f"patients. The probabilities are at the prior {about.config.prior!r}, each calibrated on the other folds."
     )
     return "\n".join([how, "", "| figure | value | 95 % interval |", "|---|---|---|", *rows])
 
 
 def _limits(contract: Contract) -> str:
-    uniform = contract.calibration.prior == "uniform"
+    prior = contract.calibration.prior
+    uniform = prior is not None and len({*prior.values()}) == 1
     frequencies = "at equal frequencies of the classes" if uniform else "as frequent as there"
     limits = [
         "Films unlike those it was trained on, by age, machine, view or hospital, may be misread without a warning.",

@@ -34,7 +34,7 @@ from pneumoscope.engine import MODEL_FILE, Engine, verify
 from pneumoscope.engine.bundle import CPU, open_model
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
-from pneumoscope.export.calibration import calibrate, decide_from, evidence_of_run
+from pneumoscope.export.calibration import Calibrating, calibrate, evidence_of_run, frequencies, validation_films
 from pneumoscope.export.card import CARD_FILE, write_card
 from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import write_onnx
@@ -65,12 +65,12 @@ class Exported:
 
     `difference` is the largest of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation`
     and `gain` (how many times faster than fp32 one film is answered on this machine) are of int8 only.
-    `classes_told` is how many classes are the most probable one of any of the `films` that set the threshold.
+    `decision` has the thresholds and how they did; `classes_told` is how many classes are the most probable one of any
+    of the films that set them.
     """
 
     difference: float
-    answer_from: float
-    films: int
+    decision: Decision
     classes_told: int
     quantisation: Quantisation | None
     gain: float | None
@@ -113,8 +113,8 @@ def export(
 
     It appears only if ONNX Runtime's probabilities equal PyTorch's within `PARITY_TOLERANCE` on up to
     `PARITY_FILMS` validation films, spread over the split, and, in int8, if it answers like fp32 (see
-    `quantise`). The decision's threshold is set so that `COVERAGE` of the validation films are answered; with
-    evidence, of its films, which set the temperature of the probabilities, too.
+    `quantise`). The evidence's films, or without evidence those of the validation split, set the calibration and
+    the decision's thresholds.
 
     Args:
         run: a finished run directory.
@@ -135,8 +135,8 @@ def export(
     films = _comparison(dataset, InputRule.squash(subject.config.size), config.precision, listener)
     with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder:
         model = _write_model(network, subject, films, folder / MODEL_FILE, listener)
-        calibration, probabilities = calibrate(subject.config.prior, subject.evidence, model.logits)
-        decision = decide_from(probabilities)
+        calibrating = _calibrating(subject, dataset, model.logits)
+        calibration, decision = calibrate(calibrating)
         contract = _contract(subject, model, calibration, decision, folder)
         trained = len(dataset.split("train"))
         text = write_card(contract, published=subject.published, films=trained, evidence=subject.evidence)
@@ -147,9 +147,8 @@ def export(
         verify(folder)
     return Exported(
         difference=model.difference,
-        answer_from=decision.answer_from,
-        films=len(probabilities),
-        classes_told=len(set(probabilities.argmax(axis=1).tolist())),
+        decision=decision,
+        classes_told=len(set(calibrating.films.logits.argmax(axis=1).tolist())),
         quantisation=model.quantisation,
         gain=model.gain,
     )
@@ -163,7 +162,7 @@ def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
     path = wanted.evidence
     if path is None and not dataset.has("val"):
         raise UsageError(
-            f"all films of {dataset.root} train, so that none can set the threshold; pass --evidence with the "
+            f"all films of {dataset.root} train, so that none can set thresholds; pass --evidence with the "
             "evidence.npz of `pneumoscope cross-validate`."
         )
     return _Subject(
@@ -174,6 +173,18 @@ def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
         published=all(_is_published(film) for film in dataset.films) and not population.drawings,
         evidence=None if path is None else evidence_of_run(path, config, card, dataset),
         evidence_sha256=None if path is None else sha256_of(path),
+    )
+
+
+def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32]) -> Calibrating:
+    """The films that set calibration and thresholds; `logits` are of the validation split."""
+    prior, evidence = frequencies(subject.config.prior, dataset), subject.evidence
+    return Calibrating(
+        films=evidence.unseen() if evidence else validation_films(dataset.split("val"), logits, dataset, prior),
+        kind="out-of-fold" if evidence else "validation",
+        prior=prior,
+        classes=dataset.classes,
+        groups=dataset.groups,
     )
 
 
@@ -247,7 +258,7 @@ def _contract(subject: _Subject, model: _Model, calibration: Calibration, decisi
     """The contract of the files that lie in the folder."""
     config, card = subject.config, subject.card
     return Contract(
-        schema_version=2,
+        schema_version=3,
         name=subject.name,
         version=__version__,
         intended_use=DISCLAIMER,

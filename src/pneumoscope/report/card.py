@@ -85,7 +85,11 @@ def _figures(report: Report) -> str:
     rows = [(words, report.metrics[name]) for name, words in HEADLINES.items()]
     for label, figures in (report.per_class | report.per_group).items():
         rows += [(f"{label}: {words}", figures[name]) for name, words in _OF_SIDES.items() if name in figures]
-    rows += [(f"films {status}", figure) for status, figure in report.decisions.shares.items() if report.decisions.statuses[status]]
+    rows += [
+        (f"films {status}", figure)
+        for status, figure in report.decisions.shares.items()
+        if report.decisions.statuses[status]
+    ]
     rows += [("accuracy of the films answered", report.decisions.answered["accuracy"])]
     rows += [(f"{label}: its sets hold it", found.coverage) for label, found in report.sets.per_class.items()]
     table = [f"| {name} | {number(figure.value)} | {interval(figure)} |" for name, figure in rows]

@@ -90,7 +90,9 @@ class OperatingPoint(Document):
 
     name: Text
     of: Text
-    threshold: float | None = Field(description="Called from this probability on; null: it has the most probable class.")
+    threshold: float | None = Field(
+        description="Called from this probability on; null: it has the most probable class."
+    )
     sensitivity: Figure
     specificity: Figure
     ppv: Figure
@@ -301,4 +303,3 @@ class Report(Document):
     latency: Latency | None
     comparison: Comparison | None
     external: External | None
-

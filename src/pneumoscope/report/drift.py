@@ -217,9 +217,7 @@ def _reference_words(reference: Reference | None) -> str:
         return "none: the bundle was exported before bundles had one; export it again"
     about = reference.about
     split = {"val": "validation", "train": "train"}[about.embedded_split]
-    words = (
-        f"shares: {about.answers.films:,} {about.answers.source} films; distances: {about.embedded_films:,} {split} films"
-    )
+    words = f"shares: {about.answers.films:,} {about.answers.source} films; distances: {about.embedded_films:,} {split} films"
     if about.embedded_split == "train":
         words += ", which the network has seen, so that films it has not seen lie somewhat farther out"
     return words
@@ -242,6 +240,8 @@ def _table(predictions: list[Prediction], contract: Contract) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "status", "label", *(f"p_{label}" for label in contract.classes), "reason_codes"])
     for each in predictions:
-        shares = [f"{value:.9f}" for value in each.outputs.probabilities] if each.outputs else [""] * len(contract.classes)
+        shares = (
+            [f"{value:.9f}" for value in each.outputs.probabilities] if each.outputs else [""] * len(contract.classes)
+        )
         writer.writerow([each.image, each.status, each.label or "", *shares, "; ".join(each.reason_codes)])
     return stream.getvalue()

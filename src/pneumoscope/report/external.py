@@ -79,7 +79,9 @@ def map_films(films: Sequence[Film], given: LabelMap, contract: Contract) -> Map
         raise UsageError(f"no film is left to judge: the films' labels are {', '.join(sorted(counts))}.")
     names = {given.labels[film.label] for film in judged} | set(given.labels.values())
     members = {name: known[name] for name in known if name in names}
-    shared = [label for label, count in Counter(each for group in members.values() for each in group).items() if count > 1]
+    shared = [
+        label for label, count in Counter(each for group in members.values() for each in group).items() if count > 1
+    ]
     if shared:
         raise UsageError(f"names of the map share {', '.join(sorted(shared))}: {', '.join(members)}; use one level.")
     rest = tuple(label for label in contract.classes if not any(label in group for group in members.values()))

@@ -121,9 +121,7 @@ def _operating_point(judged: Judged, cutoff: Cutoff) -> OperatingPoint:
         called = members[judged.predicted]
     else:
         called = scores >= cutoff.threshold
-    found = to_figures(
-        metrics.summarise_rule(positive, called, judged.patients, prevalences=PREVALENCES, draws=DRAWS)
-    )
+    found = to_figures(metrics.summarise_rule(positive, called, judged.patients, prevalences=PREVALENCES, draws=DRAWS))
     return OperatingPoint(
         name=cutoff.name,
         of=cutoff.of,

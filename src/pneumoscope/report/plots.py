@@ -52,11 +52,14 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup
             share = count / sum(line) if sum(line) else 0.0
             x, y = left + side * column, top + side * row
             kind = "hit" if row == column else "miss"
-            parts.append(_tag("rect", x=x, y=y, width=side - 3, height=side - 3, kind=kind, opacity=0.08 + 0.62 * share))
+            parts.append(
+                _tag("rect", x=x, y=y, width=side - 3, height=side - 3, kind=kind, opacity=0.08 + 0.62 * share)
+            )
             parts.append(_text(x + side / 2, y + side / 2, f"{count:,}", "count"))
             parts.append(_text(x + side / 2, y + side / 2 + 16, f"{share:.0%}", "axis"))
     told = "; ".join(
-        f"of {sum(line):,} {label}: " + ", ".join(f"{count:,} called {name}" for name, count in zip(classes, line, strict=True))
+        f"of {sum(line):,} {label}: "
+        + ", ".join(f"{count:,} called {name}" for name, count in zip(classes, line, strict=True))
         for label, line in zip(classes, counts, strict=True)
     )
     return _svg(parts, f"Confusion matrix. {told}", width, height)
@@ -108,8 +111,14 @@ def reliability(name: str, found: Reliability) -> Markup:
         if observed.low is not None and observed.high is not None:
             ends = axes.place(confidence, observed.low), axes.place(confidence, observed.high)
             parts.append(_tag("path", d=f"M{x:.1f} {ends[0][1]:.1f}V{ends[1][1]:.1f}", kind="bar c0"))
-        parts.append(_tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{2.5 + 5 * (share or 0) ** 0.5:.1f}", kind="dot c0"))
-    points = ", ".join(f"{x:.2f} given, {y.value:.2f} observed" for x, y in zip(found.confidence, found.observed, strict=True) if x is not None and y.value is not None)
+        parts.append(
+            _tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{2.5 + 5 * (share or 0) ** 0.5:.1f}", kind="dot c0")
+        )
+    points = ", ".join(
+        f"{x:.2f} given, {y.value:.2f} observed"
+        for x, y in zip(found.confidence, found.observed, strict=True)
+        if x is not None and y.value is not None
+    )
     return _svg(parts, f"Reliability, {name}: {points}", _WIDTH, _HEIGHT)
 
 
@@ -125,7 +134,9 @@ def lines(title: str, axes: Axes, series: Sequence[Series]) -> Markup:
         legend.append((each.name, kind))
     rows = [_key(place, name, kind) for place, (name, kind) in enumerate(legend)]
     height = _HEIGHT + 18 * len(legend)
-    return _svg([*parts, *rows], f"{title}: {axes.y} over {axes.x}; {', '.join(name for name, _ in legend)}", _WIDTH, height)
+    return _svg(
+        [*parts, *rows], f"{title}: {axes.y} over {axes.x}; {', '.join(name for name, _ in legend)}", _WIDTH, height
+    )
 
 
 def interval(low: Number, value: Number, high: Number) -> Markup:
@@ -194,6 +205,6 @@ def _tag(name: str, *, kind: str, **attributes: object) -> Markup:
 
 def _svg(parts: Iterable[Markup], title: str, width: float, height: float) -> Markup:
     content = Markup("").join(parts)
-    return Markup('<svg class="chart" role="img" aria-label="{}" viewBox="0 0 {} {}" style="max-width:{}px">{}</svg>').format(
-        escape(title), width, height, round(width * 1.25), content
-    )
+    return Markup(
+        '<svg class="chart" role="img" aria-label="{}" viewBox="0 0 {} {}" style="max-width:{}px">{}</svg>'
+    ).format(escape(title), width, height, round(width * 1.25), content)

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pneumoscope.documents import Document
-from pneumoscope.settings.option import Bundle, Images, MaxPixels, Overwrite, Provider, Quiet, Run, Spelling
+from pneumoscope.settings.option import (
+    Bundle,
+    Coverage,
+    Images,
+    MaxPixels,
+    Overwrite,
+    Point,
+    Provider,
+    Quiet,
+    Run,
+    Spelling,
+)
 
 
 class Demo(Document):
@@ -32,6 +43,7 @@ class Evaluate(Document):
     out: Path = Field(description="Folder for report.json and predictions.csv.")
     bundle: Bundle = None
     split: str = Field(default="test", description="train, val, test or stress.")
+    coverage: Coverage = None
     overwrite: Overwrite = False
     quiet: Quiet = False
 
@@ -50,6 +62,8 @@ class Predict(Document):
     level: Literal["class", "group"] = Field(
         default="class", description="group answers with a group's name, such as pneumonia, where a class is in one."
     )
+    coverage: Coverage = None
+    operating_point: Point = None
     provider: Provider = "cpu"
     max_pixels: MaxPixels = 100_000_000
     quiet: Quiet = False
