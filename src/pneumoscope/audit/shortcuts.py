@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from pneumoscope import metrics
 from pneumoscope.audit.document import Estimate, Shift, Shortcut
@@ -117,7 +118,9 @@ def measure_on(
     train, test = pool.only(~is_tested), pool.only(is_tested)
     if not test.films:
         return ()
-    return tuple(row for features in FEATURES for row in _tested(train, test, features, TEST))
+    # On so few films threads wait for each other more than they work, and the longer the busier the machine is.
+    with threadpool_limits(limits=1):
+        return tuple(row for features in FEATURES for row in _tested(train, test, features, TEST))
 
 
 def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcut]:

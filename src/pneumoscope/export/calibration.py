@@ -20,6 +20,7 @@ from pneumoscope.contract import Calibration, CoverageRow, Decision, EvidenceKin
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.split import Labelled, deal_patients, grouped
 from pneumoscope.engine import Rule, judge
+from pneumoscope.engine.decision import Verdict
 from pneumoscope.errors import RunError
 from pneumoscope.metrics import Floats, Indices, Unseen
 from pneumoscope.settings.training import TrainConfig
@@ -122,6 +123,24 @@ def calibrate(given: Calibrating) -> tuple[Calibration, Decision]:
         films=len(films.truth),
     )
     return calibration, decision
+
+
+def judge_apart(
+    given: Calibrating, method: metrics.Method, coverage: float = DEFAULT_COVERAGE
+) -> tuple[Floats, list[Verdict]]:
+    """What films are judged by calibration and thresholds of other folds' films, so that no film judges itself.
+
+    Returns:
+        Probabilities, `float64 [N, C]`, and the decision on each film.
+    """
+    probabilities = np.empty(given.films.logits.shape)
+    verdicts = dict[int, Verdict]()
+    for part in _held_out(given.films, method):
+        rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
+        probabilities[part.rows] = part.probabilities
+        judged = (judge(given.groups, given.by_class(shares), rule) for shares in part.probabilities)
+        verdicts.update(zip(np.flatnonzero(part.rows).tolist(), judged, strict=True))
+    return probabilities, [verdicts[row] for row in range(len(probabilities))]
 
 
 @dataclass(frozen=True, eq=False)

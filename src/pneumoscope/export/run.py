@@ -35,11 +35,11 @@ from pneumoscope.engine.bundle import CPU, open_model
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export.calibration import Calibrating, calibrate, evidence_of_run, frequencies, validation_films
-from pneumoscope.export.card import CARD_FILE, write_card
+from pneumoscope.export.description import Described, describe
 from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
-from pneumoscope.files import sha256_of, whole_directory, write_text
+from pneumoscope.files import sha256_of, whole_directory
 from pneumoscope.imaging import DEFAULT_LIMITS, Luma
 from pneumoscope.parallel import available_cores
 from pneumoscope.phantom import is_phantom
@@ -138,11 +138,10 @@ def export(
         calibrating = _calibrating(subject, dataset, model.logits)
         calibration, decision = calibrate(calibrating)
         contract = _contract(subject, model, calibration, decision, folder)
-        trained = len(dataset.split("train"))
-        text = write_card(contract, published=subject.published, films=trained, evidence=subject.evidence)
-        write_text(folder / CARD_FILE, text)
         session = open_model(folder, contract, provider=CPU, threads=available_cores())
-        write_golden(Engine(contract, session, DEFAULT_LIMITS), folder)
+        engine = Engine(contract, session, DEFAULT_LIMITS)
+        describe(_described(subject, dataset, calibrating, films), engine, folder)
+        write_golden(engine, folder)
         save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
         verify(folder)
     return Exported(
@@ -282,6 +281,16 @@ def _contract(subject: _Subject, model: _Model, calibration: Calibration, decisi
             versions=card.versions | {name: metadata.version(name) for name in ("onnx", "onnxruntime")},
         ),
         files=_hashes(folder),
+    )
+
+
+def _described(subject: _Subject, dataset: Dataset, calibrating: Calibrating, films: Comparison) -> Described:
+    return Described(
+        dataset=dataset,
+        calibrating=calibrating,
+        folds=None if subject.evidence is None else subject.evidence.about.folds,
+        published=subject.published,
+        images=films.validation,
     )
 
 

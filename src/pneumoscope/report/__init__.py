@@ -15,6 +15,7 @@ from pneumoscope.report.run import (
     evaluate,
     load_report,
     model_facts,
+    prior_of,
     report_out_of_fold,
 )
 from pneumoscope.report.scoring import Judged, Scored, score
@@ -38,6 +39,7 @@ __all__ = [
     "load_report",
     "load_trained",
     "model_facts",
+    "prior_of",
     "refuse_trained",
     "report_out_of_fold",
     "save_trained",

@@ -6,7 +6,6 @@ After Mitchell et al. 2019, "Model cards for model reporting", arXiv:1810.03993.
 from collections.abc import Iterable
 from importlib import resources
 
-from pneumoscope.contract import Contract
 from pneumoscope.report.document import Figure, ModelFacts, Report
 
 CARD_FILE = "card.md"
@@ -43,10 +42,10 @@ def write_card(report: Report) -> str:
     return _card(report.model, report.classes, _figures(report))
 
 
-def write_bare_card(model: ModelFacts, contract: Contract) -> str:
+def write_bare_card(model: ModelFacts, classes: Iterable[str]) -> str:
     """The card of a model of which there is no report."""
     words = "None of unseen films are at hand: the bundle was exported without out-of-fold predictions."
-    return _card(model, contract.classes, words)
+    return _card(model, classes, words)
 
 
 def _card(model: ModelFacts, classes: Iterable[str], figures: str) -> str:
@@ -99,18 +98,19 @@ def _figures(report: Report) -> str:
 def _how(report: Report) -> str:
     at = "equal frequencies of the classes" if report.calibration_at == "uniform" else "the films' own frequencies"
     common = (
-        f"All decodable films count, by their most probable class. Cross-entropy, Brier score and calibration errors are "
-        f"at {at}. Intervals are of a bootstrap over patients."
+        "All decodable films count, by their most probable class. Cross-entropy, Brier score and calibration errors "
+        f"are at {at}. Intervals are of a bootstrap over patients."
     )
     films = f"{report.n:,} films of {report.dataset.patients:,} patients"
     notes = "".join(f" {note}" for note in report.notes)
     if report.kind == "out-of-fold":
         return (
-            f"Of {films}, each by a network that has not seen its patient: {report.dataset.folds}-fold cross-validation "
-            "with the same recipe. The network in this bundle was trained on these films, so that none of them can "
-            f"measure it.{notes} {common}"
+            f"Of {films}, each by a network that has not seen its patient: {report.dataset.folds}-fold "
+            "cross-validation with the same recipe, each calibrated on the other folds. The network in this bundle was "
+            f"trained on these films, so that none of them can measure it.{notes} {common}"
         )
-    return f"Of {films}, split `{report.dataset.split}` of the data set `{report.dataset.fingerprint[:12]}`.{notes} {common}"
+    where = f"split `{report.dataset.split}` of the data set `{report.dataset.fingerprint[:12]}`"
+    return f"Of {films}, {where}.{notes} {common}"
 
 
 def _limits(model: ModelFacts) -> str:

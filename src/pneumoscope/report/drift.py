@@ -65,7 +65,7 @@ class Drift(Document):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Seen:
-    """Decodable films: statuses, calibrated probabilities `[N, C]`, and their distances `[N]`, NaN without reference."""
+    """Decodable films: statuses, calibrated probabilities `[N, C]`, distances `[N]`, NaN without a reference."""
 
     statuses: NDArray[np.str_]
     probabilities: NDArray[np.float64]
@@ -160,14 +160,14 @@ def _signs(contract: Contract, seen: _Seen, reference: Reference | None) -> list
     measured = to_figures(metrics.with_intervals(compute, films, draws=DRAWS))
     answers = None if reference is None else reference.about.answers
     signs = [
-        _share("share rejected", measured["rejected"], answers and answers.rejected),
-        _share("share abstained on", measured["abstained"], answers and answers.abstained),
+        _share("share rejected", measured["rejected"], None if answers is None else answers.rejected),
+        _share("share abstained on", measured["abstained"], None if answers is None else answers.abstained),
     ]
     for label in contract.classes:
-        expected = answers and answers.class_shares[label]
+        expected = None if answers is None else answers.class_shares[label]
         signs.append(_share(f"share called {label}", measured[f"share {label}"], expected))
     for label in contract.classes:
-        expected = answers and answers.mean_probabilities[label]
+        expected = None if answers is None else answers.mean_probabilities[label]
         signs.append(_share(f"mean probability of {label}", measured[f"probability {label}"], expected))
     return [*signs, *_distances(measured, reference)]
 
@@ -217,7 +217,8 @@ def _reference_words(reference: Reference | None) -> str:
         return "none: the bundle was exported before bundles had one; export it again"
     about = reference.about
     split = {"val": "validation", "train": "train"}[about.embedded_split]
-    words = f"shares: {about.answers.films:,} {about.answers.source} films; distances: {about.embedded_films:,} {split} films"
+    words = f"shares: {about.answers.films:,} {about.answers.source} films; distances: "
+    words += f"{about.embedded_films:,} {split} films"
     if about.embedded_split == "train":
         words += ", which the network has seen, so that films it has not seen lie somewhat farther out"
     return words
@@ -228,7 +229,10 @@ def _overall(signs: Sequence[Sign]) -> str:
     if all(sign.reference is None for sign in signs):
         return "The bundle has nothing to compare these films with."
     if not different:
-        return "Nothing tells these films from those that the model is known on. That does not prove that it is right on them."
+        return (
+            "Nothing tells these films from those that the model is known on. That does not prove that it is right on "
+            "them."
+        )
     return (
         f"These films differ from those that the model is known on, in: {', '.join(different)}. A difference in the "
         "shares of classes may be one of the patients; figures measured elsewhere may not hold here."

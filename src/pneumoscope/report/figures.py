@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope import metrics
-from pneumoscope.metrics import Floats, Prior, Weights
+from pneumoscope.metrics import Flags, Floats, Prior, Weights
 from pneumoscope.report.document import (
     Band,
     Curve,
@@ -216,7 +216,7 @@ def curves(judged: Judged, prior: Prior) -> Curves:
     )
 
 
-def sides_of(judged: Judged) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
+def sides_of(judged: Judged) -> Iterator[tuple[str, Flags, Floats]]:
     """Every class and group against the rest: its name, which films are it, its probabilities, `[N]` each."""
     for at, label in enumerate(judged.classes):
         yield label, judged.truth == at, judged.probabilities[:, at]

@@ -200,7 +200,7 @@ def _text(x: float, y: float, text: str, kind: str) -> Markup:
 
 def _tag(name: str, *, kind: str, **attributes: object) -> Markup:
     listed = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in attributes.items())
-    return Markup('<{0} class="{1}"{2}/>').format(Markup(name), kind, listed)
+    return Markup('<{} class="{}"{}/>').format(name, kind, listed)
 
 
 def _svg(parts: Iterable[Markup], title: str, width: float, height: float) -> Markup:

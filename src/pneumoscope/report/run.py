@@ -13,7 +13,7 @@ from pneumoscope import __version__, metrics
 from pneumoscope.contract import DISCLAIMER, Contract
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.documents import read_document, write_document
-from pneumoscope.engine import Engine
+from pneumoscope.engine import Engine, Rule
 from pneumoscope.engine.bundle import CPU, model_name
 from pneumoscope.engine.reference import Reference, load_reference
 from pneumoscope.errors import BundleError
@@ -27,7 +27,7 @@ from pneumoscope.report.external import Mapped, describe, map_films, read_map
 from pneumoscope.report.figures import DRAWS, Cutoff, curves, decisions, figures, operating_points, plain_cutoffs, sets
 from pneumoscope.report.latency import latency
 from pneumoscope.report.page import draw_page
-from pneumoscope.report.scoring import Judged, Level, Scored, score, score_films
+from pneumoscope.report.scoring import Judged, Scored, score, score_films
 from pneumoscope.report.shortcuts import NOT_ASKED, shortcuts
 from pneumoscope.report.subgroups import subgroups
 from pneumoscope.report.trained import load_trained, refuse_trained
@@ -41,11 +41,13 @@ class Options:
     """What else to report on.
 
     Attributes:
+        coverage: a row of the bundle's table of coverages to decide by; by default the bundle's own.
         compare: folder of another bundle to judge on the same films.
         external: a mapping file, for a data set whose labels are not the bundle's classes.
         shortcuts: also train and test the audit's shortcut baselines.
     """
 
+    coverage: float | None = None
     compare: Path | None = None
     external: Path | None = None
     shortcuts: bool = True
@@ -60,6 +62,7 @@ class _Subject:
 
     bundle: Path
     engine: Engine
+    rule: Rule
     reference: Reference | None
     seen: Seen
 
@@ -96,11 +99,11 @@ def evaluate(
     """
     films = dataset.split(split)
     with whole_directory(out, overwrite=overwrite, holding=REPORT_FILE) as folder:
-        subject = _open(bundle, dataset, films, split)
+        subject = _open(bundle, dataset, films, split, options.coverage)
         mapped = None
         if options.external is not None:
             mapped = map_films(films, read_map(options.external), subject.contract)
-        other = None if options.compare is None else _open(options.compare, dataset, films, split)
+        other = None if options.compare is None else _open(options.compare, dataset, films, split, options.coverage)
         if other is not None:
             check_classes(subject.engine, other.engine)
         scored = _score(subject, dataset, split, mapped, listener)
@@ -155,7 +158,7 @@ def report_out_of_fold(
         calibration_at=_at(prior),
         points=operating_points(judged, [*_stored(contract), *plain_cutoffs(judged)]),
         decisions=decisions(judged),
-        sets=sets(judged, _level(contract)),
+        sets=sets(judged, contract.decision.coverage),
         curves=curves(judged, prior),
         subgroups=(),
         shortcuts=Shortcuts(trained_on="", baselines=(), not_measured="the films are not at hand; see `data audit`"),
@@ -190,7 +193,7 @@ def model_facts(contract: Contract, *, trained_films: int | None, published: boo
         initial_weights=origin.weights,
         precision=contract.precision,
         input_size=contract.input.size,
-        prior=contract.calibration.prior,
+        prior=prior_of(contract),
         age_years=contract.population.age_years,
         drawings=contract.population.drawings,
         dataset=origin.dataset,
@@ -199,7 +202,7 @@ def model_facts(contract: Contract, *, trained_films: int | None, published: boo
     )
 
 
-def _open(bundle: Path, dataset: Dataset, films: Sequence[Film], split: str) -> _Subject:
+def _open(bundle: Path, dataset: Dataset, films: Sequence[Film], split: str, coverage: float | None) -> _Subject:
     """Open a bundle for films, and refuse those that it was trained on."""
     engine = Engine.load(bundle, limits=dataset.limits)
     contract = engine.contract
@@ -213,19 +216,21 @@ def _open(bundle: Path, dataset: Dataset, films: Sequence[Film], split: str) -> 
         overlap = trained.overlap(films, near=not contract.population.drawings)
         refuse_trained(overlap, len(films), f"split {split!r} of {dataset.root}", contract.name)
         seen = "no"
-    return _Subject(bundle=bundle, engine=engine, reference=load_reference(bundle, contract), seen=seen)
+    rule, reference = engine.rule(coverage=coverage), load_reference(bundle, contract)
+    return _Subject(bundle=bundle, engine=engine, rule=rule, reference=reference, seen=seen)
 
 
 def _score(subject: _Subject, dataset: Dataset, split: str, mapped: Mapped | None, listener: Listener) -> Scored:
     if mapped is None:
-        return score(subject.engine, dataset, split, listener=listener)
-    return score_films(subject.engine, dataset, mapped.films, mapped.level, mapped.labels, listener=listener)
+        return score(subject.engine, dataset, split, rule=subject.rule, listener=listener)
+    films, level, labels = mapped.films, mapped.level, mapped.labels
+    return score_films(subject.engine, dataset, films, level, labels, rule=subject.rule, listener=listener)
 
 
 def _report(
     subject: _Subject, dataset: Dataset, split: str, scored: Scored, mapped: Mapped | None, told: Shortcuts
 ) -> Report:
-    contract, about = subject.contract, subject.reference and subject.reference.about
+    contract, about = subject.contract, None if subject.reference is None else subject.reference.about
     prior = _prior(contract, mapped)
     found = figures(scored, prior)
     stored = _stored(contract) if mapped is None else []
@@ -264,7 +269,7 @@ def _report(
         calibration_at=_at(prior),
         points=operating_points(scored, [*stored, *plain_cutoffs(scored)]),
         decisions=decisions(scored),
-        sets=sets(scored, _level(contract)),
+        sets=sets(scored, subject.rule.row.coverage),
         curves=curves(scored, prior),
         subgroups=subgroups(scored),
         shortcuts=told,
@@ -282,13 +287,14 @@ def _notes(subject: _Subject, split: str) -> tuple[str, ...]:
             "train": "The model was TRAINED ON THESE FILMS: the figures say nothing about films that it has not seen.",
             "val": "These are the run's own validation films, which settings and thresholds were chosen by: figures of "
             "them flatter the model.",
-            "stress": "These are the run's own validation films, changed: they serve to choose a model, not to judge it.",
+            "stress": "These are the run's own validation films, changed: they serve to choose a model, not to judge "
+            "it.",
         }
         notes.append(words[split])
     if subject.seen == "unknown":
         notes.append(
-            "This bundle does not say which films it was trained on, so that some of these may be among them; export it "
-            "again to know."
+            "This bundle does not say which films it was trained on, so that some of these may be among them; "
+            "export it again to know."
         )
     if subject.contract.population.drawings:
         notes.append("The model was trained on drawings; its figures say nothing about patients.")
@@ -297,7 +303,15 @@ def _notes(subject: _Subject, split: str) -> tuple[str, ...]:
 
 def _prior(contract: Contract, mapped: Mapped | None) -> Prior:
     """The frequencies that the probabilities assume; at other names than the classes, the films' own."""
-    return contract.calibration.prior if mapped is None else "train"
+    return prior_of(contract) if mapped is None else "train"
+
+
+def prior_of(contract: Contract) -> Prior:
+    """The prior of a contract's probabilities: equal frequencies of the classes, or those of the train films."""
+    prior = contract.calibration.prior
+    if prior is None:
+        return "train"
+    return "uniform" if np.allclose(list(prior.values()), 1 / len(prior), atol=1e-6) else "train"
 
 
 def _at(prior: Prior) -> Literal["uniform", "films"]:
@@ -306,12 +320,8 @@ def _at(prior: Prior) -> Literal["uniform", "films"]:
 
 def _stored(contract: Contract) -> list[Cutoff]:
     """The operating points of a contract."""
-    return []
-
-
-def _level(contract: Contract) -> float | None:
-    """The coverage that a contract's sets promise."""
-    return None
+    points = contract.decision.operating_points
+    return [Cutoff(name=point.name, of=point.group, threshold=point.threshold) for point in points]
 
 
 def _confusion(judged: Judged) -> tuple[tuple[int, ...], ...]:

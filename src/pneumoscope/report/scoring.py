@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract
 from pneumoscope.dataset import Dataset, Film
-from pneumoscope.engine import Encoded, Engine, Prediction
-from pneumoscope.engine.decision import decide
+from pneumoscope.engine import Encoded, Engine, Prediction, Rule
+from pneumoscope.engine.decision import Verdict
 from pneumoscope.errors import DatasetError
 from pneumoscope.imaging import Luma
+from pneumoscope.metrics import Floats, Indices
 from pneumoscope.progress import SILENT, Listener
 
 #: Longest side of the films that are kept for pictures, in pixels.
@@ -52,7 +53,7 @@ class Undecodable:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mistake:
-    """A film that was called by another name than its own; `luma` is a small copy, `activation` the called class's map."""
+    """A film that was called by another name than its own: a small copy of it, and the map of the called class."""
 
     film: str
     label: str
@@ -81,9 +82,9 @@ class Judged:
     classes: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]]
     patients: Sequence[str]
-    truth: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
+    truth: Indices
+    predicted: Indices
+    probabilities: Floats
     statuses: Sequence[str]
     codes: Sequence[tuple[str, ...]]
     sets: NDArray[np.bool_]
@@ -97,11 +98,15 @@ class Judged:
         return np.array([label in self.groups[group] for label in self.classes], bool)
 
     @classmethod
-    def of_probabilities(
-        cls, contract: Contract, patients: Sequence[str], truth: NDArray[np.int64], probabilities: NDArray[np.float64]
+    def of_verdicts(
+        cls,
+        contract: Contract,
+        patients: Sequence[str],
+        truth: Indices,
+        probabilities: Floats,
+        verdicts: Sequence[Verdict],
     ) -> "Judged":
-        """Films known by their calibrated probabilities alone: decided on by the contract, without a gate."""
-        verdicts = [decide(contract, row, None) for row in probabilities]
+        """Films known by their probabilities and decisions alone, such as those of cross-validation."""
         return Judged(
             classes=contract.classes,
             groups=contract.groups,
@@ -148,8 +153,12 @@ def part_of(judged: Judged, rows: NDArray[np.bool_]) -> Judged:
     )
 
 
-def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = SILENT) -> Scored:
+def score(
+    engine: Engine, dataset: Dataset, split: str, *, rule: Rule | None = None, listener: Listener = SILENT
+) -> Scored:
     """Run a split through the engine. Films that cannot be decoded are counted and named, and have no figures.
+
+    Decisions are by `rule`, the engine's; by default at level class and the contract's coverage.
 
     Raises:
         DatasetError: the data set's classes are not the bundle's, a file is not the manifest's, or no film of the
@@ -162,7 +171,7 @@ def score(engine: Engine, dataset: Dataset, split: str, *, listener: Listener = 
             "or be mapped with --external."
         )
     level = Level.of_classes(engine.contract)
-    return score_films(engine, dataset, dataset.split(split), level, listener=listener)
+    return score_films(engine, dataset, dataset.split(split), level, rule=rule, listener=listener)
 
 
 def score_films(
@@ -172,6 +181,7 @@ def score_films(
     level: Level,
     labels: Mapping[str, str] | None = None,
     *,
+    rule: Rule | None = None,
     listener: Listener = SILENT,
 ) -> Scored:
     """Run films of a data set through the engine, to be judged by the names of a level.
@@ -182,6 +192,7 @@ def score_films(
         films: at least one.
         level: names, and the bundle's classes that they stand for.
         labels: the name of each of the data set's labels; by default its own.
+        rule: see `score`.
         listener: hears of progress.
 
     Raises:
@@ -190,7 +201,7 @@ def score_films(
     names = list(level.members)
     gathered, started = _Gathered(engine.contract, level, labels or {label: label for label in names}), time.monotonic()
     encoded = (Encoded(name=film.path, read=partial(dataset.read, film)) for film in films)
-    predictions = engine.predict_many(encoded, picture_side=PICTURE_SIDE)
+    predictions = engine.predict_many(encoded, rule=rule, picture_side=PICTURE_SIDE)
     for film, prediction in zip(films, listener.track("evaluating", predictions, len(films)), strict=True):
         gathered.add(film, prediction)
     if not gathered.rows:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -63,7 +64,7 @@ def _thirds(values: Sequence[float], *, digits: int) -> NDArray[np.str_]:
     edges = np.unique(np.nanquantile(numbers, np.arange(1, _PARTS) / _PARTS, method="lower"))
     edges = edges[edges < np.nanmax(numbers)]
     names = [f"up to {edge:,.{digits}f}" for edge in edges[:1]]
-    names += [f"over {low:,.{digits}f} to {high:,.{digits}f}" for low, high in zip(edges, edges[1:], strict=False)]
+    names += [f"over {low:,.{digits}f} to {high:,.{digits}f}" for low, high in pairwise(edges)]
     names += [f"over {edge:,.{digits}f}" for edge in edges[-1:]]
     return np.array(names or ["all"])[np.searchsorted(edges, numbers)]
 

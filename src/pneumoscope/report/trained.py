@@ -78,8 +78,8 @@ class TrainedFilms:
                     differing += np.bitwise_count(part[:, word, np.newaxis] ^ words[np.newaxis, :, word])
                 alike[start : start + len(part)] = (differing <= NEAR_DISTANCE).any(axis=1)
         return Overlap(
-            same=tuple(films[each].path for each in np.flatnonzero(same)),
-            near=tuple(films[each].path for each in np.flatnonzero(alike & ~same)),
+            same=tuple(films[each].path for each in np.flatnonzero(same).tolist()),
+            near=tuple(films[each].path for each in np.flatnonzero(alike & ~same).tolist()),
         )
 
 
