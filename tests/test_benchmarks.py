@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 
 import capstone
+import metrics as figures_table
 from capstone import Clock, Row
 from pneumoscope.dataset import Dataset
 from pneumoscope.training.config import load_recipe
@@ -98,3 +99,12 @@ def test_the_times_of_epochs_outlast_an_interruption(tmp_path: Path) -> None:
             clock.say(f"epoch {epoch}/3  train loss 1.0000")
     assert Clock(path).total(3) == sum(json.loads(path.read_text()).values()) > 0
     assert Clock(path).total(4) is None
+
+
+def test_the_time_of_all_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["metrics.py", "--films", "60", "90", "--draws", "40", "--looped", "2"])
+    figures_table.main()
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["films", "resamplings", "figures", "seconds", "a", "loop", "ratio"]
+    assert [row.split()[:3] for row in rows] == [["60", "40", "43"], ["90", "40", "43"]]
+    assert all(float(value) > 0 for row in rows for value in row.split()[4:])

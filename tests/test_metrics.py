@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,17 +8,9 @@ from sklearn import metrics as sk
 
 from pneumoscope import metrics
 from pneumoscope.metrics import resampling
-from pneumoscope.metrics.summary import weighted_figures
+from predictions import sample
 
 SEEDS = st.integers(0, 10_000)
-
-
-def sample(seed: int, classes: int = 3) -> tuple[metrics.Indices, metrics.Floats]:
-    """True classes (each at least once) and probabilities with ties."""
-    random = np.random.default_rng(seed)
-    truth = np.concatenate([np.arange(classes), random.integers(classes, size=random.integers(5, 60))])
-    logits = np.round(random.normal(size=(len(truth), classes)) * 2) / 2 + np.eye(classes)[truth]
-    return truth, metrics.softmax(logits)
 
 
 @given(seed=SEEDS, classes=st.integers(2, 5))
@@ -115,100 +106,14 @@ def test_a_bootstrap_interval_of_a_mean_is_about_that_of_its_formula() -> None:
 
 
 def test_an_interval_of_nothing_is_nan() -> None:
-    assert all(math.isnan(end) for end in metrics.percentile_interval(np.array([math.nan])))
+    nothing = np.array([math.nan])
+    assert all(
+        math.isnan(end) for end in (*metrics.percentile_interval(nothing), *metrics.centred_interval(nothing, 1))
+    )
 
 
-CLASSES = ("bacteria", "normal", "virus")
-GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
-
-
-def summarised(
-    truth: metrics.Indices, probabilities: metrics.Floats, patients: list[str] | None = None, draws: int = 200
-) -> dict[str, dict[str, float | None]]:
-    own = [str(number) for number in range(len(truth))]
-    return metrics.summarise(truth, probabilities, patients or own, classes=CLASSES, groups=GROUPS, draws=draws)
-
-
-@given(seed=SEEDS)
-@settings(deadline=None, max_examples=10)
-def test_a_summary_agrees_with_scikit_learn(seed: int) -> None:
-    truth, probabilities = sample(seed)
-    predicted = probabilities.argmax(axis=1)
-    found = {name: figure["value"] for name, figure in summarised(truth, probabilities, draws=2).items()}
-    recalls = sk.recall_score(truth, predicted, average=None)
-    expected = {
-        "accuracy": sk.accuracy_score(truth, predicted),
-        "balanced_accuracy": sk.balanced_accuracy_score(truth, predicted),
-        "macro_f1": sk.f1_score(truth, predicted, average="macro"),
-        "macro_auroc": np.mean([sk.roc_auc_score(truth == each, probabilities[:, each]) for each in range(3)]),
-        "group_accuracy.pneumonia": sk.accuracy_score(truth == 1, predicted == 1),
-        "group_auroc.pneumonia": sk.roc_auc_score(truth != 1, probabilities[:, 0] + probabilities[:, 2]),
-    }
-    for index, label in enumerate(CLASSES):
-        expected[f"sensitivity.{label}"] = recalls[index]
-        expected[f"specificity.{label}"] = sk.recall_score(truth != index, predicted != index)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=2e-6), name
-
-
-def test_the_accuracys_interval_is_about_the_binomials_if_every_patient_has_one_film() -> None:
-    random = np.random.default_rng(0)
-    truth = random.integers(3, size=500)
-    right = random.random(500) < 0.8
-    probabilities = np.eye(3)[np.where(right, truth, (truth + 1) % 3)]
-    figure = summarised(truth, probabilities, draws=2000)["accuracy"]
-    half = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / 500)
-    assert figure["value"] == pytest.approx(right.mean(), abs=1e-6)
-    assert figure["low"] == pytest.approx(right.mean() - half, abs=0.005)
-    assert figure["high"] == pytest.approx(right.mean() + half, abs=0.005)
-
-
-def test_films_of_one_patient_that_are_alike_widen_the_interval() -> None:
-    random = np.random.default_rng(1)
-    truth = np.repeat(random.integers(3, size=60), 5)
-    wrong = np.repeat(random.random(60) < 0.3, 5)
-    probabilities = np.eye(3)[np.where(wrong, (truth + 1) % 3, truth)]
-    clustered = summarised(truth, probabilities, [str(number // 5) for number in range(300)], draws=1000)
-    alone = summarised(truth, probabilities, draws=1000)
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "group_accuracy.pneumonia"):
-        widths = []
-        for summary in (clustered, alone):
-            low, high = summary[name]["low"], summary[name]["high"]
-            assert low is not None
-            assert high is not None
-            widths.append(high - low)
-        assert widths[0] > 1.7 * widths[1], name  # √5 if the films of a patient are all right or all wrong
-
-
-def test_what_is_undefined_in_a_summary_is_none() -> None:
-    truth, probabilities = np.array([0, 0, 2]), np.eye(3)[[0, 2, 2]]
-    found = summarised(truth, probabilities)  # none is normal
-    nothing = {"value": None, "low": None, "high": None}
-    for name in ("sensitivity.normal", "balanced_accuracy", "macro_auroc", "group_auroc.pneumonia"):
-        assert found[name] == nothing, name
-    assert found["specificity.normal"]["value"] == 1
-    assert found["macro_f1"]["value"] == pytest.approx((2 / 3 + 2 / 3) / 2, abs=1e-6)
-    assert found["accuracy"]["value"] == pytest.approx(2 / 3, abs=1e-6)
-
-
-def test_every_resamplings_figures_are_those_of_its_films() -> None:
-    truth, probabilities = sample(7)
-    patients = [str(number // 2) for number in range(len(truth))]
-    weights = np.concatenate(list(metrics.bootstrap_weights(patients, draws=20)))
-    found = weighted_figures(truth, probabilities, weights, CLASSES, {"pneumonia": [0, 2]})
-    for draw, row in enumerate(weights):
-        at = np.repeat(np.arange(len(truth)), row)
-        confusion = metrics.confusion_matrix(truth[at], probabilities[at].argmax(axis=1), 3)
-        expected: dict[str, Any] = {
-            "accuracy": metrics.accuracy(confusion),
-            "macro_f1": metrics.macro_f1(confusion),
-            "balanced_accuracy": np.mean(metrics.sensitivity(confusion)),
-            "group_accuracy.pneumonia": metrics.group_accuracy(confusion, [0, 2]),
-            "macro_auroc": np.mean(metrics.class_aurocs(truth[at], probabilities[at])),
-        }
-        for index, label in enumerate(CLASSES):
-            expected[f"sensitivity.{label}"] = metrics.sensitivity(confusion)[index]
-            expected[f"specificity.{label}"] = metrics.specificity(confusion)[index]
-        for name, value in expected.items():
-            np.testing.assert_allclose(found[name][draw], value, err_msg=name, equal_nan=True)
+def test_a_centred_interval_is_as_wide_and_lies_around_the_value() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 2001)
+    low, high = metrics.percentile_interval(values)
+    moved = metrics.centred_interval(np.append(values, math.nan), 0.5)
+    assert moved == pytest.approx((low - values.mean() + 0.5, high - values.mean() + 0.5))

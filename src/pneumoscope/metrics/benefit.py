@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import Flags, Floats, Weights, film_weights, ratio
+from pneumoscope.metrics.arrays import Flags, Floats, Weights, film_weights, ratio, weighted_mean
 
 
 class DecisionCurve(NamedTuple):
@@ -53,7 +53,7 @@ def decision_curve(
     if prevalence is not None and not 0 <= prevalence <= 1:
         raise ValueError(f"expected a prevalence from 0 to 1, got {prevalence}")
     each = film_weights(weights, len(positive))
-    share = each @ positive / each.sum(axis=-1) if prevalence is None else np.full(each.shape[:-1], prevalence)
+    share = weighted_mean(positive, each) if prevalence is None else np.full(each.shape[:-1], prevalence)
     called = probabilities[:, np.newaxis] >= thresholds
     odds, share = thresholds / (1 - thresholds), np.asarray(share)[..., np.newaxis]
     found = ratio(each @ (called & positive[:, np.newaxis]), (each @ positive)[..., np.newaxis])
@@ -64,4 +64,4 @@ def decision_curve(
 
 def _part(share: Floats, rate: Floats) -> Floats:
     """A share of a share: nothing of what there is none of, whose rate is not defined."""
-    return np.asarray(np.where(share > 0, share * rate, 0.0))
+    return np.asarray(np.where(share == 0, 0.0, share * rate))

@@ -204,7 +204,7 @@ def delong(positive: Flags, first: Floats, second: Floats, patients: Sequence[st
     variance = _clustered_variance(positive, apart - value, groups)
     error = math.nan if math.isnan(variance) else math.sqrt(max(0.0, variance))  # a rounding may fall below 0
     p = math.erfc(abs(value) / error / math.sqrt(2)) if error > 0 else math.nan
-    return DeLong(*areas, value, error, value - _NORMAL_975 * error, value + _NORMAL_975 * error, p)
+    return DeLong(areas[0], areas[1], value, error, value - _NORMAL_975 * error, value + _NORMAL_975 * error, p)
 
 
 def _placements(positive: Flags, scores: Floats) -> NDArray[np.float64]:
