@@ -35,7 +35,7 @@ from pneumoscope.files import write_json
 from pneumoscope.metrics import cross_entropy, summarise
 from pneumoscope.parallel import available_cores
 from pneumoscope.progress import Listener
-from pneumoscope.report import score
+from pneumoscope.report import prior_of, score
 from pneumoscope.settings.training import ExportConfig, TrainConfig
 from pneumoscope.training.config import load_recipe, make_config
 from pneumoscope.training.fit import train
@@ -196,7 +196,7 @@ def measure(dataset: Dataset, row: Finished, engine: Engine) -> dict[str, Any]:
             [film.patient for film in scored.films],
             classes=contract.classes,
             groups=contract.groups,
-            prior=contract.calibration.prior,
+            prior=prior_of(contract),
         ),
         "cross_entropy": cross_entropy(scored.truth, scored.probabilities),
         "training_seconds": row.seconds,

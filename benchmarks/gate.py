@@ -2,9 +2,9 @@
 
     python benchmarks/gate.py FOLDS DATASET [KIND=FOLDER ...] [--folds 1,2] [--films 400]
 
-FOLDS is a finished cross-validation of DATASET. For each fold a gate is fitted to the fold's network and train films, as
-`export` does it, and judges the fold's other films: as they are, as stress films, and with each fault made of them. It also
-judges pictures: drawn anew, and those of the folders, whose files should be rejected with the code KIND.
+FOLDS is a finished cross-validation of DATASET. For each fold a gate is fitted to the fold's network and train films,
+as `export` does it, and judges the fold's other films: as they are, as stress films, and with each fault made of them.
+It also judges pictures: drawn anew, and those of the folders, whose files should be rejected with the code KIND.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from pneumoscope.contract import Population, load_contract, save_contract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.imaging import levels
 from pneumoscope.phantom import write_archive_folder, write_archive_zip
-from samples import TINY
+from samples import TINY, settled
 
 if TYPE_CHECKING:
     from local_cloud import LocalCloud
@@ -85,11 +85,13 @@ def tiny_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def drawn_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `export` makes it: it says that it was trained on drawings."""
+    """As `export` makes it, but for its decision (see `settled`): it says that it was trained on drawings."""
     from pneumoscope.export import export
 
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
-    export(tiny_run, dataset, bundle)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pneumoscope.export.run.calibrate", settled)
+        export(tiny_run, dataset, bundle)
     return bundle
 
 

@@ -4,12 +4,13 @@ import zipfile
 from collections import Counter
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumoscope.contract import Calibration, CoverageRow, Decision, OperatingPoint, Sides
 from pneumoscope.dataset.grammar import version2
 from pneumoscope.engine import DecisionDocument
 from pneumoscope.imaging import read_luma
@@ -24,6 +25,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from pneumoscope.cli import main
 main()
 """
+if TYPE_CHECKING:
+    from pneumoscope.export.calibration import Calibrating
+
 TINY: dict[str, Any] = {"arch": "test_resnet", "size": 48, "weights": "none", "epochs": 2, "batch_size": 16, "lr": 0.01}
 
 
@@ -87,6 +91,38 @@ def stored_anew(data: bytes, **options: Any) -> bytes:
     """The same film in another file: as PNG without loss, or with a `quality` as JPEG."""
     luma = Image.fromarray(read_luma(data))
     return encode(luma, "JPEG", **options) if options else encode(luma)
+
+
+def coverage_row(
+    coverage: float | None, classes: dict[str, float], groups: dict[str, tuple[float, float]] | None = None
+) -> CoverageRow:
+    """A row of a decision's table; `groups` are the thresholds of their sides, inside and outside."""
+    sides = {name: Sides(inside=inside, outside=outside) for name, (inside, outside) in (groups or {}).items()}
+    return CoverageRow(coverage=coverage, classes=classes, groups=sides, observed={}, answered=None, accuracy=None)
+
+
+def settled(given: "Calibrating") -> tuple[Calibration, Decision]:
+    """In place of `calibrate`, for networks that know nothing: sharp probabilities, of which the largest is answered.
+
+    At coverage 0.99 every class fits every film. The operating points always and never call pneumonia.
+    """
+    scale, bias = (dict.fromkeys(given.classes, value) for value in (50.0, 0.0))
+    table = [
+        coverage_row(coverage, dict.fromkeys(given.classes, least), dict.fromkeys(given.groups, (least, least)))
+        for coverage, least in ((0.9, 0.5), (0.99, 0.0))
+    ]
+    points = [
+        OperatingPoint(
+            name=f"{aim}-0.95", group=group, aim=aim, level=0.95, threshold=least, sensitivity=0.9, specificity=0.9
+        )
+        for group in given.groups
+        for aim, least in (("sensitivity", 0.0), ("specificity", 1.0))
+    ]
+    prior = given.by_class(given.prior)
+    return (
+        Calibration(method="temperature", scale=scale, bias=bias, prior=prior, evidence="validation", films=17),
+        Decision(coverage=0.9, table=tuple(table), operating_points=tuple(points), evidence="validation", films=17),
+    )
 
 
 def documented(line: dict[str, Any], *beside: str) -> DecisionDocument:

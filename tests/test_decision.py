@@ -5,94 +5,232 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumoscope.contract import ActivationMap, Contract, Decision, Population, load_contract
+from pneumoscope.contract import ActivationMap, Contract, Decision, OperatingPoint, Population, load_contract
 from pneumoscope.engine.attention import rim_shares
-from pneumoscope.engine.decision import decide, reject
+from pneumoscope.engine.decision import Rule, choose_rule, decide, judge, reject
+from pneumoscope.engine.document import Level
 from pneumoscope.errors import UsageError
 from pneumoscope.imaging import Reason
+from samples import coverage_row
 
 RULE = ActivationMap.of_grid(7, 7)
 
 
+ROW = coverage_row(0.9, {"bacteria": 0.3, "normal": 0.5, "virus": 0.3}, {"pneumonia": (0.7, 0.6)})
+POINT = OperatingPoint(
+    name="sensitivity-0.95",
+    group="pneumonia",
+    aim="sensitivity",
+    level=0.95,
+    threshold=0.2,
+    sensitivity=0.95,
+    specificity=0.9,
+)
+CLASS, GROUP = Rule(level="class", row=ROW), Rule(level="group", row=ROW)
+
+
 @pytest.fixture(scope="module")
 def contract(tiny_bundle: Path) -> Contract:
-    """Bacteria, normal, virus and the group pneumonia, answered from 0.6."""
+    """Bacteria, normal, virus and the group pneumonia, and a row at 90 % coverage."""
+    wide = coverage_row(0.99, dict.fromkeys(ROW.classes, 0.1), {"pneumonia": (0.1, 0.1)})
     return load_contract(tiny_bundle).model_copy(
         update={
-            "decision": Decision(answer_from=0.6, coverage=0.95, films=100),
+            "decision": Decision(
+                coverage=0.9, table=(ROW, wide), operating_points=(POINT,), evidence="out-of-fold", films=100
+            ),
             "population": Population(age_years=(1, 5), drawings=False),
             "activation_map": RULE,
         }
     )
 
 
+UNDETERMINED = "pneumonia, type undetermined"
+ALL = ("bacteria", "normal", "virus")
+
+
 @pytest.mark.parametrize(
-    ("probabilities", "status", "answer", "label", "possible"),
+    ("probabilities", "status", "label", "possible", "codes"),
     [
-        ([0.1, 0.2, 0.7], "answered", 2, "virus", ("virus",)),
-        ([0.6, 0.2, 0.2], "answered", 0, "bacteria", ("bacteria",)),
-        ([0.5, 0.1, 0.4], "abstained", None, "pneumonia, type undetermined", ("bacteria", "virus")),
-        ([0.3, 0.5, 0.2], "abstained", None, None, ("bacteria", "normal", "virus")),
+        ([0.1, 0.2, 0.7], "answered", "virus", ("virus",), ()),
+        ([0.7, 0.2, 0.1], "answered", "bacteria", ("bacteria",), ()),
+        ([0.2, 0.6, 0.2], "answered", "normal", ("normal",), ()),
+        ([0.3, 0.1, 0.6], "abstained", UNDETERMINED, ("bacteria", "virus"), ("several-classes",)),
+        # Both types fit, and it is not clear that it is a pneumonia at all.
+        ([0.31, 0.35, 0.34], "abstained", None, ("bacteria", "virus"), ("several-classes", "group-unclear")),
+        # On both sides.
+        ([0.4, 0.5, 0.1], "abstained", None, ("bacteria", "normal"), ("several-classes",)),
+        # One class, and neither side of the group.
+        ([0.15, 0.4, 0.45], "abstained", None, ("virus",), ("group-unclear",)),
+        ([0.23, 0.55, 0.22], "abstained", None, ("normal",), ("group-unclear",)),
+        ([0.27, 0.46, 0.27], "abstained", None, (), ("no-class",)),
     ],
 )
 def test_probabilities_become_a_decision(
     contract: Contract,
     probabilities: list[float],
     status: str,
-    answer: int | None,
     label: str | None,
     possible: tuple[str, ...],
+    codes: tuple[str, ...],
 ) -> None:
-    verdict = decide(contract, np.array(probabilities), None)
-    assert verdict.status == status
-    assert verdict.class_index == answer
-    assert verdict.label == label
-    assert verdict.prediction_set == possible
-    assert bool(verdict.reasons) == (status == "abstained")
+    verdict = decide(contract, np.array(probabilities), None, rule=CLASS)
+    assert (verdict.status, verdict.label, verdict.prediction_set) == (status, label, possible)
+    assert verdict.class_index == (contract.classes.index(str(label)) if status == "answered" else None)
+    assert verdict.reason_codes == codes
+    assert verdict.coverage == 0.9
+
+
+def test_reasons_say_what_the_set_is_and_at_which_coverage(contract: Contract) -> None:
+    def said(*probabilities: float) -> tuple[str, ...]:
+        return decide(contract, np.array(probabilities), None, rule=CLASS).reasons
+
+    assert said(0.3, 0.1, 0.6) == ("at 90% coverage the film may be bacteria or virus",)
+    assert said(0.27, 0.46, 0.27) == ("at 90% coverage no class is probable enough to fit the film",)
+    assert said(0.15, 0.4, 0.45) == (
+        "at 90% coverage virus is the only class that fits, but neither pneumonia nor its absence fits the film",
+    )
+    older = Rule(level="class", row=coverage_row(None, dict.fromkeys(ALL, 0.5), {"pneumonia": (0.5, 0.5)}))
+    assert decide(contract, np.array([0.4, 0.35, 0.25]), None, rule=older).reasons == (
+        "by this bundle's threshold no class is probable enough to fit the film",
+    )
+
+
+def test_a_class_that_fits_alone_is_no_answer_where_another_is_more_probable(contract: Contract) -> None:
+    """Thresholds differ by class, so that it can be."""
+    row = coverage_row(0.9, {"bacteria": 0.9, "normal": 0.9, "virus": 0.05}, {"pneumonia": (0.5, 0.5)})
+    verdict = decide(contract, np.array([0.8, 0.1, 0.1]), None, rule=Rule(level="class", row=row))
+    assert (verdict.status, verdict.label, verdict.prediction_set) == ("abstained", None, ("virus",))
+    assert verdict.reasons == ("at 90% coverage virus is the only class that fits, but bacteria is more probable",)
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "status", "answer", "label", "possible"),
+    ("thresholds", "words"),
+    [((0.1, 0.1), "both pneumonia and its absence fit the film"), ((0.9, 0.2), "pneumonia does not fit the film")],
+)
+def test_a_class_and_its_group_must_agree(contract: Contract, thresholds: tuple[float, float], words: str) -> None:
+    row = coverage_row(0.9, dict.fromkeys(ALL, 0.5), {"pneumonia": thresholds})
+    verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=Rule(level="class", row=row))
+    assert (verdict.status, verdict.reason_codes) == ("abstained", ("group-unclear",))
+    assert verdict.reasons[0].endswith(words)
+
+
+def test_a_probability_at_the_threshold_fits(contract: Contract) -> None:
+    row = coverage_row(0.9, {"bacteria": 0.5, "normal": 0.5, "virus": 0.75}, {"pneumonia": (0.75, 0.5)})
+    rule = Rule(level="class", row=row)
+    assert decide(contract, np.array([0.0, 0.25, 0.75]), None, rule=rule).label == "virus"
+    assert decide(contract, np.array([0.0, 0.25 + 1e-9, 0.75 - 1e-9]), None, rule=rule).status == "abstained"
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "status", "label", "possible"),
     [
-        ([0.35, 0.1, 0.55], "answered", None, "pneumonia", ("bacteria", "virus")),
-        ([0.1, 0.7, 0.2], "answered", 1, "normal", ("normal",)),
-        ([0.3, 0.45, 0.25], "abstained", None, None, ("bacteria", "normal", "virus")),
+        ([0.35, 0.1, 0.55], "answered", "pneumonia", ("bacteria", "virus")),
+        ([0.1, 0.7, 0.2], "answered", "normal", ("normal",)),
+        ([0.3, 0.35, 0.35], "abstained", None, ()),
     ],
 )
 def test_level_group_answers_with_groups(
-    contract: Contract,
-    probabilities: list[float],
-    status: str,
-    answer: int | None,
-    label: str | None,
-    possible: tuple[str, ...],
+    contract: Contract, probabilities: list[float], status: str, label: str | None, possible: tuple[str, ...]
 ) -> None:
-    """Sums decide, even where another class is the most probable one."""
-    verdict = decide(contract, np.array(probabilities), None, level="group")
-    assert verdict.status == status
-    assert verdict.class_index == answer
+    """The sides decide, whatever the class sets hold."""
+    verdict = decide(contract, np.array(probabilities), None, rule=GROUP)
+    assert (verdict.status, verdict.label, verdict.prediction_set) == (status, label, possible)
+    assert verdict.class_index == (1 if label == "normal" else None)
+    assert verdict.reason_codes == (("group-unclear",) if status == "abstained" else ())
+    both = Rule(level="group", row=coverage_row(0.99, dict.fromkeys(ALL, 0.5), {"pneumonia": (0.1, 0.1)}))
+    unclear = decide(contract, np.array(probabilities), None, rule=both)
+    if min(probabilities[1], 1 - probabilities[1]) > 0.1:
+        assert (unclear.status, unclear.prediction_set) == ("abstained", ALL)
+        assert unclear.reasons == ("at 99% coverage the film may be pneumonia or normal",)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "label"),
+    [([0.1, 0.6, 0.2, 0.1], "normal"), ([0.1, 0.4, 0.1, 0.4], None), ([0.4, 0.1, 0.5, 0.0], "pneumonia")],
+)
+def test_of_several_classes_outside_the_groups_the_class_set_chooses(
+    probabilities: list[float], label: str | None
+) -> None:
+    shares = dict(zip(("bacteria", "normal", "virus", "fracture"), probabilities, strict=True))
+    row = coverage_row(0.9, dict.fromkeys(shares, 0.35), {"pneumonia": (0.5, 0.5)})
+    verdict = judge({"pneumonia": ("bacteria", "virus")}, shares, Rule(level="group", row=row))
     assert verdict.label == label
-    assert verdict.prediction_set == possible
-    assert verdict.reason_codes == (("below-threshold",) if status == "abstained" else ())
+    assert verdict.status == ("abstained" if label is None else "answered")
+    assert verdict.prediction_set == (
+        ("bacteria", "virus") if label == "pneumonia" else (label or "normal",) + (() if label else ("fracture",))
+    )
+
+
+@pytest.mark.parametrize(("inside", "label"), [(0.2, "pneumonia"), (0.19, "normal"), (0.9, "pneumonia")])
+def test_an_operating_point_always_answers(contract: Contract, inside: float, label: str) -> None:
+    rule = choose_rule(contract, operating_point="sensitivity-0.95")
+    assert rule.level == "group"
+    verdict = decide(contract, np.array([0, 1 - inside, inside]), None, rule=rule)
+    assert (verdict.status, verdict.label, verdict.coverage) == ("answered", label, None)
+    assert verdict.reasons == ("decided at operating point sensitivity-0.95: pneumonia from a probability of 0.200 on",)
+
+
+def test_a_rule_is_chosen_by_the_contracts_tables(contract: Contract) -> None:
+    assert choose_rule(contract) == CLASS
+    assert choose_rule(contract, level="group", coverage=0.9) == GROUP
+    assert choose_rule(contract, coverage=0.99).row.coverage == 0.99
+    for wanted, words in (
+        ({"coverage": 0.95}, r"coverage 0\.95 is not in this model's table; accepted: 0\.9 or 0\.99\.$"),
+        ({"operating_point": "best"}, r"'best' is not in this model's table; accepted: sensitivity-0\.95\.$"),
+        ({"coverage": 0.9, "operating_point": "sensitivity-0.95"}, "exclude each other; give one"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            choose_rule(contract, **wanted)  # type: ignore[arg-type]  # each is one of its arguments
 
 
 @pytest.mark.parametrize("groups", [{}, {"a": ("bacteria", "virus"), "b": ("normal", "virus")}])
 def test_level_group_needs_groups_apart(contract: Contract, groups: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(UsageError, match="use level 'class'"):
-        decide(contract.model_copy(update={"groups": groups}), np.array([0.1, 0.2, 0.7]), None, level="group")
+    for wanted in ({"level": "group"}, {"operating_point": "sensitivity-0.95"}):
+        with pytest.raises(UsageError, match="use level 'class'"):
+            choose_rule(contract.model_copy(update={"groups": groups}), **wanted)  # type: ignore[arg-type]  # as above
 
 
-def test_an_abstention_says_how_far_it_was(contract: Contract) -> None:
-    (reason,) = decide(contract, np.array([0.5, 0.1, 0.4]), None).reasons
-    assert reason == "the largest probability, 0.500 for bacteria, is under 0.600"
-    (reason,) = decide(contract, np.array([0.5999, 0.0, 0.4001]), None).reasons
-    assert reason == "the largest probability, 0.599900 for bacteria, is under 0.600000"
+def test_a_group_is_data_and_may_be_missing() -> None:
+    rule = Rule(level="class", row=coverage_row(0.9, ROW.classes))
+    verdict = judge({}, {"bacteria": 0.5, "normal": 0.1, "virus": 0.4}, rule)
+    assert (verdict.status, verdict.label) == ("abstained", None)
+    assert judge({}, {"bacteria": 0.6, "normal": 0.3, "virus": 0.1}, rule).label == "bacteria"
 
 
-def test_a_group_is_data_and_may_be_missing(contract: Contract) -> None:
-    verdict = decide(contract.model_copy(update={"groups": {}}), np.array([0.5, 0.1, 0.4]), None)
-    assert verdict.label is None
-    assert verdict.prediction_set == contract.classes
+def test_part_of_a_groups_classes_is_of_that_group() -> None:
+    shares = {"bacteria": 0.45, "normal": 0.05, "virus": 0.45, "fungus": 0.05}
+    row = coverage_row(0.9, dict.fromkeys(shares, 0.3), {"pneumonia": (0.9, 0.9)})
+    verdict = judge({"pneumonia": ("bacteria", "virus", "fungus")}, shares, Rule(level="class", row=row))
+    assert (verdict.label, verdict.prediction_set) == (UNDETERMINED, ("bacteria", "virus"))
+
+
+PARTS = st.lists(st.floats(0.001, 1), min_size=3, max_size=3)
+
+
+@given(
+    parts=PARTS,
+    classes=PARTS,
+    sides=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    level=st.sampled_from(["class", "group"]),
+)
+def test_whatever_is_answered_is_in_the_set_and_its_group_is_clear(
+    parts: list[float], classes: list[float], sides: tuple[float, float], level: Level
+) -> None:
+    groups = {"pneumonia": ("bacteria", "virus")}
+    shares = {label: part / sum(parts) for label, part in zip(ALL, parts, strict=True)}
+    row = coverage_row(0.9, dict(zip(ALL, classes, strict=True)), {"pneumonia": sides})
+    verdict = judge(groups, shares, Rule(level=level, row=row))
+    inside = shares["bacteria"] + shares["virus"]
+    clear = (inside >= sides[0]) != (1 - inside >= sides[1])
+    fitting = tuple(label for label in ALL if shares[label] >= row.classes[label])
+    if level == "class":
+        assert verdict.prediction_set == fitting
+        answers = len(fitting) == 1 and clear and (fitting == ("normal",)) == (inside < sides[0])
+        assert (verdict.status == "answered") == (answers and fitting[0] == max(shares, key=shares.__getitem__))
+        assert (verdict.label == UNDETERMINED) == (fitting == ("bacteria", "virus") and clear and inside >= sides[0])
+    else:
+        assert (verdict.status == "answered") == clear
+    assert bool(verdict.reasons) == (verdict.status == "abstained")
 
 
 def test_a_rejection_has_a_reason_and_nothing_else(contract: Contract) -> None:
@@ -105,24 +243,24 @@ def test_a_rejection_has_a_reason_and_nothing_else(contract: Contract) -> None:
 
 def test_a_model_trained_on_drawings_says_so_of_every_film(contract: Contract) -> None:
     drawn = contract.model_copy(update={"population": Population(age_years=None, drawings=True)})
-    answered, abstained = (decide(drawn, np.array(row), None) for row in ([0.1, 0.2, 0.7], [0.5, 0.1, 0.4]))
+    answered, abstained = (decide(drawn, np.array(row), None, rule=CLASS) for row in ([0.1, 0.2, 0.7], [0.5, 0.1, 0.4]))
     assert answered.reasons == (
         "this model was trained on drawings, not on radiographs; its answer says nothing about a patient",
     )
-    assert abstained.reason_codes == ("below-threshold", "trained-on-drawings")
+    assert abstained.reason_codes == ("several-classes", "trained-on-drawings")
     rejected = reject(drawn, Reason("undecodable", "the file is empty."))
     assert rejected.reason_codes == ("undecodable", "trained-on-drawings")
     unknown = contract.model_copy(update={"population": Population(age_years=None, drawings=None)})
-    assert decide(unknown, np.array([0.1, 0.2, 0.7]), None).reasons == ()
+    assert decide(unknown, np.array([0.1, 0.2, 0.7]), None, rule=CLASS).reasons == ()
 
 
 @pytest.mark.parametrize(("age", "told"), [(None, False), (0.9, True), (1, False), (5.9, False), (6, True), (34, True)])
 def test_an_age_outside_the_population_is_told(contract: Contract, age: float | None, *, told: bool) -> None:
-    verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, age_years=age)
+    verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, age_years=age)
     assert verdict.status == "answered"
     assert ["trained on ages 1 to 5" in reason for reason in verdict.reasons] == [True] * told
     anyone = contract.model_copy(update={"population": Population(age_years=None, drawings=False)})
-    assert decide(anyone, np.array([0.1, 0.2, 0.7]), None, age_years=age).reasons == ()
+    assert decide(anyone, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, age_years=age).reasons == ()
 
 
 @pytest.mark.parametrize(
@@ -130,32 +268,12 @@ def test_an_age_outside_the_population_is_told(contract: Contract, age: float | 
     [(0.016, "under 1 year old"), (7.9, "7 years old"), (34.2, "34 years old"), (95.2, "90 years old or older")],
 )
 def test_an_age_is_told_in_whole_years_and_not_past_90(contract: Contract, age: float, words: str) -> None:
-    (reason,) = decide(contract, np.array([0.1, 0.2, 0.7]), None, age_years=age).reasons
+    (reason,) = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, age_years=age).reasons
     assert reason.startswith(f"the patient is {words};")
 
 
-@pytest.mark.parametrize(
-    ("probabilities", "groups", "label"),
-    [
-        # The group is sure enough, but without the most probable class.
-        ([0.118, 0.465, 0.417], {"pneumonia": ("bacteria", "virus")}, None),
-        # Of two that are, the more probable one, whatever their order.
-        ([0.55, 0.15, 0.3], {"a": ("bacteria", "normal"), "b": ("bacteria", "virus")}, "b, type undetermined"),
-    ],
-)
-def test_a_group_is_named_only_with_the_most_probable_class(
-    contract: Contract, probabilities: list[float], groups: dict[str, tuple[str, ...]], label: str | None
-) -> None:
-    decision = contract.decision.model_copy(update={"answer_from": 0.6 if label else 0.474})
-    changed = contract.model_copy(update={"groups": groups, "decision": decision})
-    verdict = decide(changed, np.array(probabilities), None)
-    assert verdict.status == "abstained"
-    assert verdict.label == label
-    assert contract.classes[int(np.argmax(probabilities))] in verdict.prediction_set
-
-
 def test_notes_of_the_film_are_passed_on(contract: Contract) -> None:
-    told = decide(contract, np.array([0.1, 0.2, 0.7]), None, notes=(Reason("greys", "a note"),))
+    told = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, notes=(Reason("greys", "a note"),))
     assert told.reasons == ("a note",)
     assert told.reason_codes == ("greys",)
 
@@ -173,7 +291,7 @@ def test_a_look_at_the_rim_is_told(contract: Contract) -> None:
     corner[6, 6] = 1
     sure = np.array([0.1, 0.2, 0.7])
     for grid, share in ((central, None), (np.ones((7, 7)), None), (edge, "91%"), (corner, "98%")):
-        verdict = decide(contract, sure, maps_of(grid))
+        verdict = decide(contract, sure, maps_of(grid), rule=CLASS)
         assert verdict.status == "answered"
         assert [f"rim of the film: of the map for virus, {share}" in reason for reason in verdict.reasons] == (
             [True] if share else []
@@ -181,7 +299,7 @@ def test_a_look_at_the_rim_is_told(contract: Contract) -> None:
 
 
 def test_a_map_without_a_positive_part_has_no_shares(contract: Contract) -> None:
-    attention = decide(contract, np.array([0.1, 0.2, 0.7]), maps_of(-np.ones((7, 7)))).attention
+    attention = decide(contract, np.array([0.1, 0.2, 0.7]), maps_of(-np.ones((7, 7))), rule=CLASS).attention
     assert attention is not None
     assert attention.as_json() == {"class": "virus", "border": None, "corners": None}
 

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, model_validator
 
+from pneumoscope.contract_history import from_version_1, from_version_2
 from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import BundleError
 from pneumoscope.files import write_text
 
 CONTRACT_FILE = "contract.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DISCLAIMER = "For research use only. Not a medical device; not for diagnosis or treatment."
 
 _NO_SEAL = "0" * 64
@@ -64,20 +65,87 @@ class Normalisation(Document):
 GREY_IMAGENET = Normalisation(mean=0.449, std=0.226)
 
 
-class Calibration(Document):
-    """Probabilities are `softmax(logits / temperature)`; 1 leaves them as trained."""
+#: What set calibration and thresholds: predictions of cross-validation, each by a network that had not seen the film's
+#: patient, or those of the one network for its validation split.
+EvidenceKind = Literal["none", "validation", "out-of-fold"]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
-    temperature: float = Field(gt=0)
-    prior: Literal["train", "uniform"] = Field(description="The class frequencies that the probabilities stand for.")
-    films: int | None = Field(ge=1, description="Films, none of them seen, that set the temperature; null: not set.")
+
+class Calibration(Document):
+    """Probabilities are `softmax(scale * logits + bias)`, with a scale and a bias for each class.
+
+    `temperature` has one scale for all classes and no bias, `none` leaves the network's own probabilities.
+    """
+
+    method: Literal["none", "temperature", "vector"]
+    scale: dict[Text, Annotated[float, Field(gt=0)]]
+    bias: dict[Text, float]
+    prior: dict[Text, Probability] | None = Field(
+        description="The class frequencies that the probabilities assume; null: those of the train films, not recorded."
+    )
+    evidence: EvidenceKind
+    films: int | None = Field(ge=1, description="Unseen films it was fitted to; null: none.")
+
+
+class Sides(Document):
+    """From which probability on a film may be inside a group of classes, and from which on outside."""
+
+    inside: Probability
+    outside: Probability
+
+
+class CoverageRow(Document):
+    """Conformal thresholds at one coverage, and how they did on films that did not set them.
+
+    A class, or a side of a group, is possible from its threshold on. `observed`, `answered` and `accuracy` are
+    cross-fitted: each film is judged by a calibration and by thresholds of films of other patients.
+    """
+
+    coverage: float | None = Field(
+        gt=0, lt=1, description="The share of each class's films, and of each side's, that is kept; null: not known."
+    )
+    classes: dict[Text, Probability]
+    groups: dict[Text, Sides]
+    observed: dict[Text, Probability | None] = Field(description="By class, the share that was kept; null: no films.")
+    answered: Probability | None = Field(description="Share of the films that is answered at level class.")
+    accuracy: Probability | None = Field(description="Share of the answered films with the right class.")
+
+
+class OperatingPoint(Document):
+    """A threshold on a group's probability that was set for a sensitivity or a specificity.
+
+    From `threshold` on a film is in the group. The observed rates are cross-fitted; classes weigh as the prior says.
+    """
+
+    name: Text
+    group: Text
+    aim: Literal["sensitivity", "specificity"]
+    level: float = Field(gt=0, lt=1, description="The least rate that was aimed at.")
+    threshold: Probability
+    sensitivity: Probability
+    specificity: Probability
 
 
 class Decision(Document):
-    """When the model answers: from `answer_from` on, the largest probability is enough."""
+    """When the model answers: `coverage` is the default row of the table."""
 
-    answer_from: float = Field(ge=0, le=1)
-    coverage: float | None = Field(gt=0, le=1, description="Share of unseen films it was set to answer.")
-    films: int | None = Field(ge=1, description="Unseen films it was set on: of validation, or out of fold.")
+    coverage: float | None = Field(gt=0, lt=1)
+    table: tuple[CoverageRow, ...] = Field(min_length=1)
+    operating_points: tuple[OperatingPoint, ...]
+    evidence: EvidenceKind
+    films: int | None = Field(ge=1, description="Unseen films that set the thresholds; null: not known.")
+
+    def row(self, coverage: float | None) -> CoverageRow | None:
+        """The row of a coverage, if there is one; that of `self.coverage` there is."""
+        return next((row for row in self.table if row.coverage == coverage), None)
+
+    @model_validator(mode="after")
+    def _has_its_default(self) -> Self:
+        coverages = [row.coverage for row in self.table]
+        names = [point.name for point in self.operating_points]
+        if self.coverage not in coverages or len({*coverages}) < len(coverages) or len({*names}) < len(names):
+            raise ValueError(f"coverage {self.coverage} must be one row, and no row or operating point may come twice")
+        return self
 
 
 #: The gate's codes of a film without a fault, and of one that is only mirrored.
@@ -87,8 +155,8 @@ FILM, MIRRORED = "film", "mirrored"
 class Gate(Document):
     """Which inputs are rejected, by the graph's outputs `gate [N, F]` and `distance [N, 2]`.
 
-    `distance` is the share of the features, at two depths, that the training films' principal components do not explain,
-    in units of the training films' mean (Jackson and Mudholkar, Technometrics 1979;21:341).
+    `distance` is the share of the features, at two depths, that the training films' principal components do not
+    explain, in units of the training films' mean (Jackson and Mudholkar, Technometrics 1979;21:341).
     """
 
     codes: tuple[Text, ...] = Field(
@@ -137,7 +205,7 @@ class Quantisation(Document):
     operators: Literal["all", "layers"] = Field(description="In int8: all operators, or only layers with weights.")
     kept_fp32: tuple[Text, ...] = Field(description="Layers left in fp32 because they hurt.")
     films: int = Field(ge=1, description="Validation films compared.")
-    agreement: float = Field(ge=0, le=1, description="Share of them with the same most probable class.")
+    agreement: float = Field(ge=0, le=1, description="Share of them with the same largest logit.")
     macro_f1: float = Field(ge=0, le=1)
     macro_f1_fp32: float = Field(ge=0, le=1)
 
@@ -170,7 +238,7 @@ class Provenance(Document):
 class Contract(Document):
     """The whole contract. `classes` is the order of the model's outputs."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     name: Text
     version: Text
     intended_use: Text
@@ -182,7 +250,7 @@ class Contract(Document):
     calibration: Calibration
     decision: Decision
     activation_map: ActivationMap | None
-    gate: Gate | None = Field(default=None, description="None of bundles that were exported before there was one.")
+    gate: Gate | None = Field(description="None of bundles that were exported before there was one.")
     precision: Literal["fp32", "int8"]
     quantisation: Quantisation | None
     provenance: Provenance
@@ -191,12 +259,25 @@ class Contract(Document):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_classes(self.classes, self.groups)
+        self._check_tables()
         for name in self.files:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
                 raise ValueError(f"file {name!r} is not inside the bundle")
         if (self.precision == "int8") != (self.quantisation is not None):
             raise ValueError("field 'quantisation' belongs to precision int8, and int8 needs it")
         return self
+
+    def _check_tables(self) -> None:
+        calibration, decision = self.calibration, self.decision
+        for name, values in (("scale", calibration.scale), ("bias", calibration.bias), ("prior", calibration.prior)):
+            if values is not None and values.keys() != {*self.classes}:
+                raise ValueError(f"field 'calibration.{name}' must name each of: {', '.join(self.classes)}")
+        for row in decision.table:
+            if row.classes.keys() != {*self.classes} or row.groups.keys() != self.groups.keys():
+                raise ValueError(f"row {row.coverage} of field 'decision.table' must name each class and each group")
+        for point in decision.operating_points:
+            if point.group not in self.groups:
+                raise ValueError(f"operating point {point.name!r} is of {point.group!r}, which is no group")
 
 
 def check_classes(classes: tuple[str, ...], groups: dict[str, tuple[str, ...]]) -> None:
@@ -229,7 +310,7 @@ def load_contract(bundle: Path) -> Contract:
     content = path.read_bytes()
     try:
         contract = read_document(Contract, json.dumps(_up_to_date(content)).encode(), strict=True)
-        if json.loads(content)["schema_version"] == SCHEMA_VERSION:  # version 1 had no seal
+        if json.loads(content)["schema_version"] > 1:  # version 1 had no seal
             _check_seal(content)
     except _TooNewError as failure:
         raise BundleError(f"{path} cannot be read: {failure}.") from failure
@@ -253,13 +334,14 @@ def _up_to_date(content: bytes) -> dict[str, Any]:
     version = document.get("schema_version", SCHEMA_VERSION)
     if not isinstance(version, int):
         raise ValueError("field 'schema_version' is not a number")  # noqa: TRY004 (as above)
-    if version == 1:
-        return _from_version_1(document)
     if version > SCHEMA_VERSION:
         raise _TooNewError(
             f"schema version {version} is newer than {SCHEMA_VERSION}, the last that this program reads; upgrade it"
         )
-    return {name: value for name, value in document.items() if name != "sha256"}
+    document = {name: value for name, value in document.items() if name != "sha256"}
+    if version == 1:
+        document = from_version_1(document)
+    return from_version_2(document) if version < SCHEMA_VERSION else document
 
 
 class _TooNewError(ValueError):
@@ -272,30 +354,3 @@ def _check_seal(content: bytes) -> None:
     blank = content[: match.start(1)] + _NO_SEAL.encode() + content[match.end(1) :]
     if hashlib.sha256(blank).hexdigest().encode() != match[1]:
         raise ValueError("it was changed since it was written")
-
-
-def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 decoded as version 2 says, had no activation map, no int8, and a threshold of no stated origin."""
-    if later := sorted(_SINCE_VERSION_2.intersection(document)):
-        raise ValueError(f"field {later[0]!r} is not known in schema version 1")
-    rules = {"colours": "bt601", "transparency": "over-black", "orientation": "upright", "dicom": "voi"}
-    return document | {
-        "schema_version": SCHEMA_VERSION,
-        "input": _extended(document.get("input"), rules),
-        "calibration": _extended(document.get("calibration"), {"prior": "train", "films": None}),
-        "decision": _extended(document.get("decision"), {"coverage": None, "films": None}),
-        "provenance": _extended(document.get("provenance"), {"evidence": None}),
-        "population": {"age_years": None, "drawings": None},
-        "activation_map": None,
-        "gate": None,
-        "precision": "fp32",
-        "quantisation": None,
-    }
-
-
-def _extended(part: Any, more: dict[str, Any]) -> Any:
-    """A part of a document with further fields; left to validation if it is no object."""
-    return part | more if isinstance(part, dict) else part
-
-
-_SINCE_VERSION_2 = frozenset({"population", "activation_map", "gate", "precision", "quantisation"})

@@ -4,14 +4,13 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.engine import Encoded, Engine, Prediction
 from pneumoscope.files import refuse_existing, write_text
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, write_archive_folder
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.report import evaluate
+from pneumoscope.report import Report, evaluate
 from pneumoscope.settings.training import ExportConfig
 from pneumoscope.training.config import load_recipe, make_config
 
@@ -26,7 +25,7 @@ class DemoResult:
     """The bundle that was made, its test report, and its predictions for a few test films."""
 
     bundle: Path
-    report: dict[str, Any]
+    report: Report
     predictions: list[Prediction]
 
 
@@ -68,8 +67,8 @@ def demo(out: Path, *, listener: Listener = SILENT) -> DemoResult:
     listener.say("4/5 exporting and checking against PyTorch")
     export(run, dataset, bundle, ExportConfig(name="phantom-demo"))
     listener.say("5/5 evaluating on the test split")
+    figures = evaluate(bundle, dataset, "test", report, listener=listener)
     engine = Engine.load(bundle)
-    figures = evaluate(engine, dataset, "test", report, listener=listener)
     one_of_each = {each.label: each for each in dataset.split("test")}.values()
     films = (Encoded(name=str(data / each.path), read=partial(dataset.read, each)) for each in one_of_each)
     return DemoResult(bundle=bundle, report=figures, predictions=list(engine.predict_many(films)))

@@ -64,7 +64,7 @@ def draw(explained: Explained) -> bytes:
     The film keeps its aspect and is at most `LONGEST_SIDE` pixels long; legend and words are below it.
     """
     film = fit(explained.luma, LONGEST_SIDE)
-    picture = Image.fromarray(_blend(film, strength(explained.activation)))
+    picture = Image.fromarray(overlay(film, explained.activation))
     width, font = max(picture.width, _SHORTEST_WIDTH), ImageFont.load_default(_FONT_SIZE)
     lines = [part for line in (*explained.lines, DISCLAIMER) for part in _wrap(line, font, width - 2 * _PAD)]
     canvas = Image.new("RGB", (width, picture.height + _LINE * (len(lines) + 1) + 2 * _PAD))
@@ -89,9 +89,9 @@ def _shares(probabilities: dict[str, float]) -> str:
     return "  ".join(f"{label} {value:.3f}" for label, value in probabilities.items())
 
 
-def _blend(film: Luma, shares: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The film in grey with the map's colours over it, `uint8 [H, W, 3]`."""
-    values = np.clip(enlarge(shares, *film.shape), 0, 1)
+def overlay(film: Luma, activation: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A film `uint8 [H, W]` in grey with the colours of a map `float32 [h, w]` over it, `uint8 [H, W, 3]`."""
+    values = np.clip(enlarge(strength(activation), *film.shape), 0, 1)
     colours = palette()[np.rint(values * 255).astype(np.uint8)].astype(np.float32)
     opacity = (_OPACITY * values)[..., np.newaxis]
     return np.asarray(np.rint(film[..., np.newaxis] * (1 - opacity) + colours * opacity), np.uint8)

@@ -22,6 +22,8 @@ UNSPLIT = "all"
 NO_CLASS = "(no class folder)"
 #: Version 2's `personN` without the class: a rule that is often used, and joins different children.
 NAIVE = "version 2 numbers without the class"
+#: The rule of a prepared data set.
+BY_MANIFEST = "the manifest"
 _HEADERS = "DICOM headers"
 
 
@@ -109,7 +111,7 @@ def name_by_header(films: list[Examined]) -> list[Examined]:
 
 def _prepared(dataset: Dataset) -> Subject:
     archive = grammar.follows_archive(film.source for film in dataset.films)
-    claims = [_listed(dataset, film, archive=archive) for film in dataset.films]
+    claims = [listed(dataset, film, archive=archive) for film in dataset.films]
     named = {film.path for film in dataset.films}
     for split in (*SPLITS, STRESS):
         for path in sorted((dataset.root / split).rglob("*")):
@@ -125,8 +127,9 @@ def _prepared(dataset: Dataset) -> Subject:
     )
 
 
-def _listed(dataset: Dataset, film: Film, *, archive: bool) -> Claim:
-    patients = {"the manifest": film.patient}
+def listed(dataset: Dataset, film: Film, *, archive: bool = False) -> Claim:
+    """What a manifest says of a film; `archive`: its sources' names follow the published archive's grammar."""
+    patients = {BY_MANIFEST: film.patient}
     for source in film.source.split(SOURCE_SEPARATOR) if archive else ():
         patients |= _by_name(source)
     path = dataset.root / film.path

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from pneumoscope import metrics
 from pneumoscope.audit.document import Estimate, Shift, Shortcut
 from pneumoscope.audit.features import FEATURES
-from pneumoscope.audit.films import Examined
+from pneumoscope.audit.films import BY_MANIFEST, Examined, examine, listed
+from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import STRESS
 from pneumoscope.progress import Listener
 
@@ -94,6 +96,31 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
                 shifts += _shifts(pool, features, listener)
             listener.advance(1)
     return Told(shortcuts=tuple(baselines), shifts=tuple(shifts), not_measured=tuple(missing))
+
+
+def measure_on(
+    dataset: Dataset, training: Sequence[Film], tested: Sequence[Film], listener: Listener
+) -> tuple[Shortcut, ...]:
+    """Every feature set, from some films of a data set to others; films that cannot be read are passed over.
+
+    Empty if the classes of what is left are too few to learn from.
+    """
+    claims = [listed(dataset, film) for film in (*training, *tested)]
+    films = [each[0] for each in examine(claims, dataset.limits, listener) if not isinstance(each, str)]
+    names = {film.path for film in tested}
+    pool = Pool(
+        films=films,
+        groups=[film.claim.patients[BY_MANIFEST] for film in films],
+        classes=dataset.classes,
+        class_groups=dataset.groups,
+    )
+    is_tested = np.array([film.claim.name in names for film in films], bool)
+    train, test = pool.only(~is_tested), pool.only(is_tested)
+    if not test.films:
+        return ()
+    # On so few films threads wait for each other more than they work, and the longer the busier the machine is.
+    with threadpool_limits(limits=1):
+        return tuple(row for features in FEATURES for row in _tested(train, test, features, TEST))
 
 
 def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcut]:

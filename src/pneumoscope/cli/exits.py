@@ -10,7 +10,7 @@ from pneumoscope.errors import PneumoscopeError, UsageError
 # What `pip install pneumoscope` leaves out, by the extra that brings it.
 _EXTRAS = {
     "aws": {"boto3", "botocore", "packaging"},
-    "data": {"httpx2", "imagehash", "jinja2", "scipy", "sklearn"},
+    "data": {"httpx2", "imagehash", "scipy", "sklearn"},
     "dicom": {"pydicom", "gdcm", "jpeg_ls", "openjpeg"},
     "train": {
         *("captum", "huggingface_hub", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "timm"),

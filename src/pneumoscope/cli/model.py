@@ -51,7 +51,7 @@ def demo_command(settings: "Demo") -> None:
         ("dataset/manifest.csv", "one row a film"),
         ("run/curves.png", "learning curves"),
         ("bundle", "the model, with its contract"),
-        ("report/report.json", "the test figures"),
+        ("report/report.html", "the test figures, as a page; report.json beside it"),
     ):
         typer.echo(f"{out / part}: {what}")
 
@@ -99,20 +99,52 @@ def verify_command(settings: "Verify") -> None:
 
 
 def evaluate_command(settings: "Evaluate") -> None:
-    """Run a split through the bundle and report how it does."""
-    from pneumoscope.cli.show import make_listener, show_report
-    from pneumoscope.dataset import load_dataset
-    from pneumoscope.engine import Engine
-    from pneumoscope.report import evaluate
+    """Report on how a bundle does on a split, or whether films without labels look like its own.
 
-    out, listener = settings.out, make_listener(quiet=settings.quiet)
+    Films that the bundle was trained on are refused. All decodable films count, by their most probable class; what
+    was answered, abstained on and rejected stands beside. report.html is one file that needs no network.
+    """
+    from pneumoscope.cli.show import make_listener, show_report
+    from pneumoscope.contract import load_contract
+    from pneumoscope.dataset import load_dataset
+    from pneumoscope.report import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, REPORT_FILE, Options, evaluate
+
+    if settings.dataset is None:
+        _watch(settings)
+        return
     refuse_bundles([settings.dataset])
-    choice, data = choose_bundle(settings.bundle), load_dataset(settings.dataset)
-    engine = Engine.load(choice.folder, limits=data.limits)
-    report = evaluate(engine, data, settings.split, out, overwrite=settings.overwrite, listener=listener)
-    typer.echo(f"model: {choice.named(engine.contract)}")
+    out, choice, data = settings.out, choose_bundle(settings.bundle), load_dataset(settings.dataset)
+    options = Options(
+        coverage=settings.coverage,
+        compare=settings.compare,
+        external=settings.external,
+        shortcuts=settings.shortcuts,
+    )
+    listener, split = make_listener(quiet=settings.quiet), settings.split or "test"
+    report = evaluate(choice.folder, data, split, out, options, overwrite=settings.overwrite, listener=listener)
+    typer.echo(f"model: {choice.named(load_contract(choice.folder))}")
     show_report(report)
-    typer.echo(f"written: {out / 'report.json'}, {out / 'predictions.csv'}")
+    written = (PAGE_FILE, REPORT_FILE, CARD_FILE, PREDICTIONS_FILE)
+    typer.echo(f"written: {', '.join(str(out / name) for name in written)}")
+
+
+def _watch(settings: "Evaluate") -> None:
+    """Films without labels."""
+    from pneumoscope.cli.films import encoded, find_films
+    from pneumoscope.cli.show import make_listener, show_drift
+    from pneumoscope.contract import load_contract
+    from pneumoscope.imaging import DEFAULT_LIMITS
+    from pneumoscope.report import DRIFT_FILE, PREDICTIONS_FILE, watch
+    from pneumoscope.report.drift import PAGE_FILE
+
+    assert settings.unlabelled is not None
+    folder, out = settings.unlabelled, settings.out
+    choice, listener = choose_bundle(settings.bundle), make_listener(quiet=settings.quiet)
+    films = [encoded(path, DEFAULT_LIMITS) for path in find_films([folder])]
+    drift = watch(choice.folder, films, folder, out, overwrite=settings.overwrite, listener=listener)
+    typer.echo(f"model: {choice.named(load_contract(choice.folder))}")
+    show_drift(drift)
+    typer.echo(f"written: {', '.join(str(out / name) for name in (PAGE_FILE, DRIFT_FILE, PREDICTIONS_FILE))}")
 
 
 def predict_command(settings: "Predict") -> None:
@@ -136,13 +168,14 @@ def predict_command(settings: "Predict") -> None:
             f"{engine.contract.provenance.arch} has no exact activation map; "
             "use `pneumoscope explain RUN IMAGE --out DIR`."
         )
+    rule = engine.rule(level=settings.level, coverage=settings.coverage, operating_point=settings.operating_point)
     pictures = None if settings.heatmap is None else Pictures(settings.heatmap, images)
     if form == "table":
         typer.echo(f"model: {choice.named(engine.contract)}", err=True)
     paths = find_films(images)
     predictions: Iterable[Prediction] = engine.predict_many(
         (encoded(path, limits) for path in paths),
-        level=settings.level,
+        rule=rule,
         picture_side=None if pictures is None else LONGEST_SIDE,
     )
     if pictures is not None:

@@ -28,6 +28,7 @@ def serve_command(settings: "Serve") -> None:
     stops it after the requests under way. For research use only; not a medical device.
     """
     from pneumoscope.contract import DISCLAIMER, load_contract
+    from pneumoscope.engine import choose_rule
     from pneumoscope.server.run import listen, serve
     from pneumoscope.settings.serve import TOKEN_VARIABLE, is_loopback
 
@@ -36,6 +37,7 @@ def serve_command(settings: "Serve") -> None:
     choice, host = choose_bundle(settings.bundle), settings.host
     config = _config(settings, choice.folder)
     contract = load_contract(choice.folder)  # before anything is promised
+    choose_rule(contract, coverage=config.coverage, operating_point=config.operating_point)
     with listen(config) as listener:
         taken = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host

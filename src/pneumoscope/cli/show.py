@@ -20,6 +20,8 @@ from pneumoscope.progress import Listener
 if TYPE_CHECKING:
     from pneumoscope.engine import Prediction
     from pneumoscope.export import Exported
+    from pneumoscope.report import Drift, Figure, Report
+    from pneumoscope.report.document import Comparison, External
 
 WORTHWHILE_GAIN = 1.15  # below, int8 is not worth its rounding
 _FEW_FILMS = 100
@@ -104,9 +106,18 @@ def show_exported(done: "Exported", out: Path) -> None:
     from pneumoscope.metrics import at_least
 
     print_line(f"bundle in {out}; largest difference from PyTorch: {done.difference:.1e}")
-    print_line(f"answers when the largest probability is at least {done.answer_from:.3f}")
-    if done.films < _FEW_FILMS:
-        print_line(f"note: that rests on {done.films} unseen films, too few to say how many films it will answer.")
+    decision = done.decision
+    row = decision.row(decision.coverage)
+    assert row is not None
+    right = "" if row.accuracy is None else f", of these {row.accuracy:.0%} with the right class"
+    print_line(
+        f"at {row.coverage:.0%} coverage it answers {row.answered:.0%} of {decision.films:,} unseen films"
+        f" ({decision.evidence}){right}"
+    )
+    if (films := decision.films or 0) < _FEW_FILMS:
+        print_line(f"note: that rests on {films} unseen films, too few to say how many films it will answer.")
+    if not any(row.classes.values()):
+        print_line("note: every class has too few of them to leave it out at that coverage; it will abstain.")
     if done.classes_told == 1:
         print_line("note: the model gives all of these films the same class; it has learnt nothing.")
     if (figures := done.quantisation) is None or done.gain is None:
@@ -121,27 +132,110 @@ def show_exported(done: "Exported", out: Path) -> None:
         print_line("int8 gains nothing for this network on this machine; export with --precision fp32.")
 
 
-def show_report(report: dict[str, Any]) -> None:
-    """The figures of an evaluation as two tables."""
-    classes, per_class = report["classes"], report["per_class"].values()
-    figures = {**report["metrics"], **{f"{k} accuracy": v for k, v in report["metrics"]["group_accuracy"].items()}}
-    del figures["group_accuracy"]
+def show_report(report: "Report") -> None:
+    """The figures of an evaluation that a reader wants first, with their intervals; the page has the others."""
+    from pneumoscope.report.card import HEADLINES
+
+    for note in report.notes:
+        print_line(f"NOTE: {note}")
+    rows = [(words, report.metrics[name]) for name, words in HEADLINES.items()]
+    for group, figures in report.per_group.items():
+        rows += [(f"{group} or not: {name}", figures[name]) for name in ("accuracy", "sensitivity", "specificity")]
+        rows.append((f"{group} or not: AUROC", figures["auroc"]))
+    for label, figures in report.per_class.items():
+        rows += [(f"{label}: {name}", figures[name]) for name in ("sensitivity", "specificity")]
+    rows += [(f"films {status}", figure) for status, figure in report.decisions.shares.items()]
+    rows.append(("accuracy of those answered", report.decisions.answered["accuracy"]))
     show_table(
-        ("metric", "value"),
-        ((name.replace("_", " "), _number(figure)) for name, figure in figures.items()),
-        title=f"{report['n']} films of split {report['dataset']['split']}",
+        ("figure", "value", "95 % interval"),
+        ((name, _value(figure), _range(figure)) for name, figure in rows),
+        title=f"{report.n:,} films of {report.dataset.patients:,} patients, split {report.dataset.split}",
+        title_justify="left",
     )
-    metrics = next(iter(per_class))
-    show_table(("class", *classes), ((name, *(_number(row[name]) for row in per_class)) for name in metrics))
-    counts = zip(classes, report["confusion"], strict=True)
+    counts = zip(report.classes, report.confusion, strict=True)
+    columns = ("true class", *(f"called {label}" for label in report.classes))
+    show_table(columns, ((label, *map(str, row)) for label, row in counts))
+    if lost := report.dataset.undecodable:
+        print_line(f"note: {len(lost):,} films could not be decoded, such as {lost[0].film}: {lost[0].reason}")
+    if report.comparison is not None:
+        _show_comparison(report.comparison)
+    if report.external is not None:
+        _show_external(report.external)
+    print_line(report.intended_use)
+
+
+def _show_comparison(comparison: "Comparison") -> None:
+    """Differences of two models on the same films; the page has the tests, too."""
     show_table(
-        ("true class", *(f"called {label}" for label in classes)), ((label, *map(str, row)) for label, row in counts)
+        ("figure", "this", "other", "difference", "95 % interval", "so it is"),
+        (
+            (
+                row.figure,
+                _short_number(row.this),
+                _short_number(row.other),
+                _value(row.difference),
+                _range(row.difference),
+                row.verdict,
+            )
+            for row in comparison.differences
+            if "." not in row.figure or row.figure.startswith("group_")
+        ),
+        title=f"beside {comparison.other.name} {comparison.other.version}, {comparison.films:,} films, paired",
+        title_justify="left",
     )
-    if report["dataset"]["fingerprint"] != report["dataset"]["trained_on"]:
-        print_line(
-            "note: the model was trained on another data set; whether it has seen some of these films is not known."
-        )
-    print_line(report["intended_use"])
+
+
+def _show_external(external: "External") -> None:
+    """The drop against the model's own films."""
+    if not external.drops:
+        print_line(f"note: no drop can be given; the model's own figures: {external.own}.")
+        return
+    show_table(
+        ("of", "figure", "here", "own", "difference", "95 % interval", "so it is"),
+        (
+            (
+                row.of,
+                row.figure,
+                _value(row.here),
+                _value(row.own),
+                _value(row.difference),
+                _range(row.difference),
+                row.verdict,
+            )
+            for row in external.drops
+        ),
+        title=f"against the model's own: {external.own}",
+        title_justify="left",
+    )
+
+
+def show_drift(drift: "Drift") -> None:
+    """Whether films without labels look and are answered like those that the model is known on."""
+    show_table(
+        ("quantity", "here", "95 % interval", "reference", "verdict"),
+        (
+            (sign.quantity, _value(sign.here), _range(sign.here), _short_number(sign.reference), sign.verdict)
+            for sign in drift.signs
+        ),
+        title=f"{drift.n:,} image files; reference: {drift.reference}",
+        title_justify="left",
+    )
+    if drift.undecodable:
+        print_line(f"note: {len(drift.undecodable):,} files could not be decoded.")
+    print_line(drift.verdict)
+    print_line(drift.intended_use)
+
+
+def _value(figure: "Figure") -> str:
+    return "undefined" if figure.value is None else f"{figure.value:.4f}"
+
+
+def _range(figure: "Figure") -> str:
+    return "–" if figure.low is None or figure.high is None else f"{figure.low:.3f} to {figure.high:.3f}"
+
+
+def _short_number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def show_cross_validation(report: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@
 from pneumoscope.engine.attention import Attention
 from pneumoscope.engine.bundle import MODEL_FILE, Outputs
 from pneumoscope.engine.core import BATCH, Decoded, Encoded, Engine
-from pneumoscope.engine.decision import coarse
+from pneumoscope.engine.decision import Rule, choose_rule, judge
 from pneumoscope.engine.document import DecisionDocument, Level, Status
 from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
 from pneumoscope.engine.prediction import Prediction
@@ -26,9 +26,11 @@ __all__ = [
     "Level",
     "Outputs",
     "Prediction",
+    "Rule",
     "Status",
     "Verified",
-    "coarse",
+    "choose_rule",
+    "judge",
     "rejection",
     "verify",
 ]

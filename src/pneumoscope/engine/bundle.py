@@ -12,6 +12,7 @@ from pneumoscope.contract import CONTRACT_FILE, Contract
 from pneumoscope.engine.gate import DISTANCE, GATE
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.files import sha256_of
+from pneumoscope.metrics import Scaling
 
 MODEL_FILE = "model.onnx"
 MAPS = "activation_map"
@@ -45,6 +46,15 @@ class Outputs:
 def model_name(contract: Contract) -> dict[str, str]:
     """Which model a contract is of, as documents say it."""
     return {"name": contract.name, "version": contract.version, "sha256": contract.files[MODEL_FILE]}
+
+
+def scaling(contract: Contract) -> Scaling:
+    """A contract's calibration, its numbers in the order of the model's outputs."""
+    calibration = contract.calibration
+    scale, bias = (
+        np.array([values[label] for label in contract.classes]) for values in (calibration.scale, calibration.bias)
+    )
+    return Scaling(method=calibration.method, scale=scale, bias=bias)
 
 
 def check_files(contract: Contract, bundle: Path) -> None:

@@ -13,14 +13,13 @@ import numpy as np
 import onnxruntime as ort
 
 from pneumoscope.contract import Contract, load_contract
-from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, model_name, open_model
-from pneumoscope.engine.decision import Verdict, decide, reject
+from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, model_name, open_model, scaling
+from pneumoscope.engine.decision import Rule, Verdict, choose_rule, decide, reject
 from pneumoscope.engine.document import Level
 from pneumoscope.engine.gate import DISTANCE, GATE, can_undo, judge, undo, undone, warn
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for, to_input
-from pneumoscope.metrics import softmax
 from pneumoscope.parallel import available_cores, map_ordered
 
 BATCH = 8
@@ -38,13 +37,13 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """A film's input `uint8 [1, S, S]`, or why there is none, and the level it is to be answered at.
+    """A film's input `uint8 [1, S, S]`, or why there is none, and the rule to decide by.
 
     `luma` is the film as it was read, `uint8 [H, W]`, if it is kept for a picture.
     """
 
     name: str
-    level: Level
+    rule: Rule
     image: Luma | Reason
     luma: Luma | None
     notes: tuple[Reason, ...]
@@ -78,6 +77,7 @@ class Engine:
         self._alone: ort.InferenceSession | None = None
         self._optional = [*([MAPS] if contract.activation_map else []), *([GATE, DISTANCE] if contract.gate else [])]
         self.model = model_name(contract)
+        self._scaling, self._usual = scaling(contract), choose_rule(contract)
 
     @classmethod
     def load(
@@ -115,19 +115,33 @@ class Engine:
 
         return cls(contract, session, limits, open_alone if is_twice else None, fix_orientation=fix_orientation)
 
-    def predict(self, data: bytes, *, name: str = "", level: Level = "class") -> Prediction:
+    def rule(
+        self, *, level: Level = "class", coverage: float | None = None, operating_point: str | None = None
+    ) -> Rule:
+        """A rule to decide by, for `predict` and `predict_many`; see `choose_rule`.
+
+        Raises:
+            UsageError: the model has no such coverage, operating point or groups.
+        """
+        return choose_rule(self.contract, level=level, coverage=coverage, operating_point=operating_point)
+
+    def predict(self, data: bytes, *, name: str = "", rule: Rule | None = None) -> Prediction:
         """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`.
+
+        Args:
+            data: of the file.
+            name: for the prediction.
+            rule: to decide by; by default at level class and the contract's coverage.
 
         Raises:
             TypeError: `data` is not bytes.
-            UsageError: level `group` of a model that has none.
         """
         if not isinstance(data, bytes):
             raise TypeError(f"predict takes the bytes of a film's file, got {type(data).__name__}; read it first")
-        return next(self.decide([self.decode(Encoded(name=name, read=lambda: data), level=level)]))
+        return next(self.decide([self.decode(Encoded(name=name, read=lambda: data), rule=rule)]))
 
     def predict_many(
-        self, films: Iterable[Encoded], *, level: Level = "class", picture_side: int | None = None
+        self, films: Iterable[Encoded], *, rule: Rule | None = None, picture_side: int | None = None
     ) -> Iterator[Prediction]:
         """Decide on films in order, in a thread a core, which run ahead a bounded number of films.
 
@@ -140,11 +154,8 @@ class Engine:
         A film that cannot be read or decoded is `rejected`. Any other error of its `read`, or of `films`
         itself, is raised after the predictions of the films before it. Predictions come in batches, the first
         when some have been read ahead or `films` ends: do not wait for one before giving the next film.
-
-        Raises:
-            UsageError: level `group` of a model that has none.
         """
-        answer = partial(self._answer, level=level, picture_side=picture_side)
+        answer = partial(self._answer, rule=rule, picture_side=picture_side)
         cores = available_cores()
         for predictions, failure in map_ordered(answer, _groups(films, cores), workers=cores, ahead=2 * cores):
             yield from predictions
@@ -152,14 +163,14 @@ class Engine:
                 raise failure
 
     def _answer(
-        self, group: _Group, *, level: Level, picture_side: int | None
+        self, group: _Group, *, rule: Rule | None, picture_side: int | None
     ) -> tuple[list[Prediction], Exception | None]:
         """The predictions on the films of a group up to the first that fails, and its error."""
         films, failure = group
         decoded = list[Decoded]()
         try:
             for film in films:
-                decoded.append(self.decode(film, level=level, picture_side=picture_side))
+                decoded.append(self.decode(film, rule=rule, picture_side=picture_side))
         except Exception as trouble:  # noqa: BLE001 (raised after the predictions before it)
             failure = trouble
         return list(self.decide(decoded, alone=len(films) > 1)), failure
@@ -185,21 +196,21 @@ class Engine:
         found = dict(zip(self._optional, others, strict=True))
         return Outputs(
             logits=logits,
-            probabilities=softmax(logits / self.contract.calibration.temperature),
+            probabilities=self._scaling.probabilities(logits),
             embedding=embedding,
             maps=found.get(MAPS),
             scores=found.get(GATE),
             distances=found.get(DISTANCE),
         )
 
-    def decode(self, film: Encoded, *, level: Level = "class", picture_side: int | None = None) -> Decoded:
+    def decode(self, film: Encoded, *, rule: Rule | None = None, picture_side: int | None = None) -> Decoded:
         """The first half of `predict`, for callers that overlap it with the model's work themselves."""
-        started, rule = time.perf_counter(), self.contract.input
+        started, wanted = time.perf_counter(), self.contract.input
         image: Luma | Reason
         radiograph, luma = None, None
         try:
-            radiograph = read_for(film.read(), rule, limits=self.limits)
-            image = to_input(radiograph.luma, rule)
+            radiograph = read_for(film.read(), wanted, limits=self.limits)
+            image = to_input(radiograph.luma, wanted)
             luma = None if picture_side is None else fit(radiograph.luma, picture_side)
         except ImageError as refusal:
             image = Reason(refusal.code, str(refusal))
@@ -207,7 +218,7 @@ class Engine:
             image = Reason("unreadable", f"the file cannot be read ({trouble.strerror or trouble}).")
         return Decoded(
             name=film.name,
-            level=level,
+            rule=rule or self._usual,
             image=image,
             luma=luma,
             notes=() if radiograph is None else radiograph.notes,
@@ -217,11 +228,7 @@ class Engine:
         )
 
     def decide(self, batch: Sequence[Decoded], *, alone: bool = False) -> Iterator[Prediction]:
-        """The second half of `predict`, for several films in one `run` of the model (`BATCH` of them are quickest).
-
-        Raises:
-            UsageError: level `group` of a model that has none.
-        """
+        """The second half of `predict`, for several films in one `run` of the model (`BATCH` of them are quickest)."""
         images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
         outputs = self.run(np.stack(images), alone=alone) if images else None
@@ -260,7 +267,7 @@ class Engine:
         ):
             notes = (*notes, warning)
         verdict = decide(
-            self.contract, row.probabilities, row.maps, level=film.level, notes=notes, age_years=film.age_years
+            self.contract, row.probabilities, row.maps, rule=film.rule, notes=notes, age_years=film.age_years
         )
         shares = dict(zip(self.contract.classes, map(float, row.probabilities), strict=True))
         groups = self.contract.groups.items()

@@ -1,29 +1,38 @@
-"""The one place where probabilities become a decision: answer, abstain or reject."""
+"""The one place where probabilities become a decision: answer, abstain or reject.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+A film supports two questions unequally: whether it shows a group of classes (pneumonia), and which class of the group.
+Each has a conformal set at the same coverage, from the contract's table: the classes that fit the film, and for every
+group the sides, inside and outside, that fit. `answered` needs a single class, and of every group the side that this
+class is on, alone. The sets are taken as they come: an empty one, of a film that is less typical than the coverage asks
+of every class, is an abstention, for filling it would answer the very films that are most often wrong.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.contract import Contract
+from pneumoscope.contract import Contract, CoverageRow, OperatingPoint
 from pneumoscope.engine.attention import Attention
 from pneumoscope.engine.document import Level, Status
 from pneumoscope.errors import UsageError
 from pneumoscope.imaging import Reason
 
-_MORE_THAN_HALF = 0.5
 _OLDEST_TOLD = 90
+#: By group: whether the film may be inside it, and whether it may be outside.
+_Sides = dict[str, tuple[bool, bool]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A decision: the class if answered, a label, the classes it may be, and why."""
+    """A decision: the class if answered, a label, the classes it may be at which coverage, and why."""
 
     status: Status
     label: str | None = None
     class_index: int | None = None
     prediction_set: tuple[str, ...] = ()
+    coverage: float | None = None
     why: tuple[Reason, ...]
     attention: Attention | None = None
 
@@ -38,6 +47,47 @@ class Verdict:
         return tuple(reason.code for reason in self.why)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What films are decided by: a level with a row of conformal thresholds, or an operating point of a group."""
+
+    level: Level
+    row: CoverageRow
+    point: OperatingPoint | None = None
+
+
+def choose_rule(
+    contract: Contract, *, level: Level = "class", coverage: float | None = None, operating_point: str | None = None
+) -> Rule:
+    """The rule that is asked for.
+
+    Args:
+        contract: has the rows of coverage and the operating points.
+        level: `class`, or `group` to answer with a group's name where the class is in one.
+        coverage: of one of the rows; by default the contract's own.
+        operating_point: the name of one; its group is answered from its threshold on, so that `level` is `group`.
+
+    Raises:
+        UsageError: there is no such row or point, or both are asked for; or level `group` of a contract without groups,
+            or with groups that share a class.
+    """
+    decision = contract.decision
+    if operating_point is not None and coverage is not None:
+        raise UsageError("a coverage and an operating point exclude each other; give one of them.")
+    if level == "group" or operating_point is not None:
+        coarse(contract.groups, contract.classes)
+    if (row := decision.row(decision.coverage if coverage is None else coverage)) is None:
+        known = _listed((f"{row.coverage:g}" for row in decision.table if row.coverage is not None), "or")
+        raise UsageError(f"coverage {coverage:g} is not in this model's table; accepted: {known}.")
+    if operating_point is None:
+        return Rule(level=level, row=row)
+    points = {point.name: point for point in decision.operating_points}
+    if operating_point not in points:
+        known = _listed(points, "or")
+        raise UsageError(f"operating point {operating_point!r} is not in this model's table; accepted: {known}.")
+    return Rule(level="group", row=row, point=points[operating_point])
+
+
 def reject(contract: Contract, why: Reason) -> Verdict:
     """What is no usable film."""
     return Verdict(status="rejected", why=(why, *_remarks(contract)))
@@ -48,83 +98,138 @@ def decide(
     probabilities: NDArray[np.float64],
     maps: NDArray[np.float32] | None,
     *,
-    level: Level = "class",
+    rule: Rule,
     notes: tuple[Reason, ...] = (),
     age_years: float | None = None,
 ) -> Verdict:
     """Decide on a film that could be read.
 
     Args:
-        contract: classes, groups, thresholds, population, and what is watched in the maps.
+        contract: classes, groups, population, and what is watched in the maps.
         probabilities: calibrated, `[C]`.
         maps: class-activation maps `[C, h, w]`, if the model gives any.
-        level: `class`, or `group` to answer with a group's name where the class is in one.
+        rule: see `choose_rule`.
         notes: what reading the film found worth telling.
         age_years: the patient's age, if the film says it.
-
-    Raises:
-        UsageError: level `group` of a contract without groups, or with groups that share a class.
     """
-    least = contract.decision.answer_from
     shares = dict(zip(contract.classes, map(float, probabilities), strict=True))
-    choices = {name: (name,) for name in contract.classes} if level == "class" else coarse(contract)
-    sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
-    label = max(sums, key=sums.__getitem__)
-    explained = max(choices[label], key=shares.__getitem__)
+    verdict = judge(contract.groups, shares, rule)
+    explained = max(verdict.prediction_set or contract.classes, key=shares.__getitem__)
     attention = None
     if maps is not None and contract.activation_map is not None:
         activation = maps[contract.classes.index(explained)]
         attention = Attention.of_map(explained, activation, contract.activation_map)
-    told = tuple(_remarks(contract, notes, age_years, attention))
-    if sums[label] >= least:
-        return Verdict(
-            status="answered",
-            class_index=contract.classes.index(label) if label in contract.classes else None,
-            label=label,
-            prediction_set=choices[label],
-            why=told,
-            attention=attention,
-        )
-    digits = 3 if round(sums[label], 3) < round(least, 3) else 6
-    shown = f"{sums[label]:.{digits}f} for {label}, is under {least:.{digits}f}"
-    why = Reason("below-threshold", f"the largest probability, {shown}")
-    label_of_group, possible = _undetermined(contract, shares)
-    return Verdict(
-        status="abstained", label=label_of_group, prediction_set=possible, why=(why, *told), attention=attention
-    )
+    told = _remarks(contract, notes, age_years, attention)
+    return replace(verdict, why=(*verdict.why, *told), attention=attention)
 
 
-def coarse(contract: Contract) -> dict[str, tuple[str, ...]]:
+def judge(groups: dict[str, tuple[str, ...]], shares: dict[str, float], rule: Rule) -> Verdict:
+    """The decision on probabilities by class, in the contract's order: with the reasons of an abstention alone."""
+    if rule.point is not None:
+        return _at_point(groups, shares, rule.point)
+    judge_level = _judge_class if rule.level == "class" else _judge_group
+    return replace(judge_level(groups, shares, rule.row), coverage=rule.row.coverage)
+
+
+def coarse(groups: dict[str, tuple[str, ...]], classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The answers of level `group` and the classes each stands for: the groups, and every class in none.
 
     Raises:
         UsageError: there are no groups, or two share a class.
     """
-    members = [member for group in contract.groups.values() for member in group]
+    members = [member for group in groups.values() for member in group]
     if not members or len(set(members)) < len(members):
         raise UsageError(
-            f"level 'group' needs groups that share no class; this model has {dict(contract.groups) or 'none'}; "
+            f"level 'group' needs groups that share no class; this model has {dict(groups) or 'none'}; "
             "use level 'class'."
         )
-    alone = {name: (name,) for name in contract.classes if name not in members}
-    return {**contract.groups, **alone}
+    return {**groups, **{name: (name,) for name in classes if name not in members}}
 
 
-def _undetermined(contract: Contract, shares: dict[str, float]) -> tuple[str | None, tuple[str, ...]]:
-    """Of a film whose class is not sure: the group that is sure enough, if any, and the classes left.
+def _judge_class(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> Verdict:
+    fitting, sides, at = _fitting(shares, row), _sides(groups, shares, row), _at(row)
+    if len(fitting) == 1:
+        label, best = fitting[0], max(shares, key=shares.__getitem__)
+        only = f"{at} {label} is the only class that fits, but"
+        if label != best:  # thresholds differ by class
+            return _abstained(fitting, Reason("less-probable", f"{only} {best} is more probable"))
+        for group, members in groups.items():
+            if sides[group] != (label in members, label not in members):
+                return _abstained(fitting, Reason("group-unclear", f"{only} {_unclear(group, sides[group])}"))
+        return _answered(label, fitting, shares)
+    if not fitting:
+        return _abstained((), Reason("no-class", f"{at} no class is probable enough to fit the film"))
+    several = Reason("several-classes", f"{at} the film may be {_listed(fitting, 'or')}")
+    for group, members in groups.items():
+        if {*fitting} <= {*members}:
+            if sides[group] == (True, False):
+                return replace(_abstained(fitting, several), label=f"{group}, type undetermined")
+            unclear = Reason("group-unclear", f"{at} {_unclear(group, sides[group])}")
+            return _abstained(fitting, several, unclear)
+    return _abstained(fitting, several)
 
-    It is the most probable group that holds the most probable class and more than half of the probability.
-    """
-    best, least = max(shares, key=shares.__getitem__), max(contract.decision.answer_from, _MORE_THAN_HALF)
-    sure = {
-        group: share
-        for group, members in contract.groups.items()
-        if best in members and (share := sum(shares[member] for member in members)) >= least
-    }
-    if not sure:
-        return None, contract.classes
-    group = max(sure, key=sure.__getitem__)
-    return f"{group}, type undetermined", contract.groups[group]
+
+def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> Verdict:
+    """Of several classes outside all groups, the class sets say which it is."""
+    choices, sides = coarse(groups, shares), _sides(groups, shares, row)
+    classes = tuple(
+        name for name in shares if all(sides[group][name not in members] for group, members in groups.items())
+    )
+    answers = [choice for choice, members in choices.items() if {*members} & {*classes}]
+    if len(answers) > 1 and not {*answers} & {*groups}:
+        answers = [choice for choice in answers if choice in _fitting(shares, row)]
+    if len(answers) == 1:
+        return _answered(answers[0], choices[answers[0]], shares)
+    words = f"the film may be {_listed(answers, 'or')}" if answers else f"none of {_listed(choices)} fits the film"
+    return _abstained(classes, Reason("group-unclear", f"{_at(row)} {words}"))
+
+
+def _at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], point: OperatingPoint) -> Verdict:
+    """In the group from the threshold on, else the most probable of the other answers; never an abstention."""
+    choices = coarse(groups, shares)
+    sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
+    others = (name for name in choices if name != point.group)
+    label = point.group if sums[point.group] >= point.threshold else max(others, key=sums.__getitem__)
+    words = f"decided at operating point {point.name}: {point.group} from a probability of {point.threshold:.3f} on"
+    return replace(_answered(label, choices[label], shares), why=(Reason("operating-point", words),))
+
+
+def _fitting(shares: dict[str, float], row: CoverageRow) -> tuple[str, ...]:
+    return tuple(name for name, share in shares.items() if share >= row.classes[name])
+
+
+def _sides(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> _Sides:
+    inside = {group: sum(shares[member] for member in members) for group, members in groups.items()}
+    return {group: (p >= row.groups[group].inside, 1 - p >= row.groups[group].outside) for group, p in inside.items()}
+
+
+def _answered(label: str, possible: tuple[str, ...], shares: dict[str, float]) -> Verdict:
+    index = list(shares).index(label) if label in shares else None
+    return Verdict(status="answered", label=label, class_index=index, prediction_set=possible, why=())
+
+
+def _abstained(possible: tuple[str, ...], *why: Reason) -> Verdict:
+    return Verdict(status="abstained", prediction_set=possible, why=why)
+
+
+def _at(row: CoverageRow) -> str:
+    return "by this bundle's threshold" if row.coverage is None else f"at {row.coverage:.0%} coverage"
+
+
+def _unclear(group: str, sides: tuple[bool, bool]) -> str:
+    """What a group's sides say of a film, where they do not say what its class does."""
+    return {
+        (True, True): f"both {group} and its absence fit the film",
+        (False, False): f"neither {group} nor its absence fits the film",
+        (True, False): f"only {group} fits the film",
+        (False, True): f"{group} does not fit the film",
+    }[sides]
+
+
+def _listed(names: Iterable[str], word: str = "and") -> str:
+    """Names in a sentence; `none` if there are none."""
+    *first, last = [*names] or ["none"]
+    return f"{', '.join(first)} {word} {last}" if first else last
 
 
 def _remarks(

@@ -52,6 +52,9 @@ class DecisionDocument(Document):
     probabilities: dict[str, Probability] = Field(description="By class, calibrated; empty if rejected.")
     groups: dict[str, Probability]
     prediction_set: tuple[str, ...] = Field(description="The classes it may be.")
+    coverage: float | None = Field(
+        description="The share of each class's films whose set holds it; null at an operating point, or if rejected."
+    )
     reasons: tuple[str, ...]
     reason_codes: tuple[str, ...] = Field(description="What each reason says, in a word.")
     attention: AttentionDocument | None

@@ -53,8 +53,8 @@ def judge(
     if any(distance > limit for distance, limit in zip(distances.tolist(), gate.distances, strict=True)):
         return Reason(
             "unlike-films",
-            "the picture is unlike the chest films that the model was trained on; it may show another view, another part "
-            "of the body, or be made otherwise.",
+            "the picture is unlike the chest films that the model was trained on; it may show another view or another "
+            "part of the body, or be made otherwise.",
         )
     return None
 

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
+import numpy as np
 from pydantic import Field
 
+from pneumoscope.contract import FILM, MIRRORED, CoverageRow
 from pneumoscope.documents import Document, Text, read_document
 from pneumoscope.engine.bundle import MODEL_FILE
 from pneumoscope.engine.core import Engine
@@ -14,11 +16,28 @@ from pneumoscope.engine.document import Status
 from pneumoscope.engine.normalisation import can_read_graphs, check_normalisation
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import BundleError
+from pneumoscope.metrics import softmax
 
-GOLDEN_FOLDER, GOLDEN_FILE = "golden", "golden.json"
+GOLDEN_FOLDER, GOLDEN_FILE, SCHEMA_VERSION = "golden", "golden.json", 3
 #: Largest difference of a probability between machines, by the model's precision.
 TOLERANCES = {"fp32": 1e-3, "int8": 2e-2}
 _MODULES = {"dicom": "pydicom"}
+
+
+class GoldenOutputs(Document):
+    """What the graph must give for a file that can be read, whether the gate then rejects it or not."""
+
+    logits: tuple[float, ...]
+    scores: tuple[float, ...] | None = Field(description="The gate's, null of a bundle without one.")
+    distances: tuple[float, ...] | None
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> Self | None:
+        """Those of a prediction; None of a file that could not be read."""
+        if prediction.outputs is None:
+            return None
+        values = {name: getattr(prediction.outputs, name) for name in cls.model_fields}
+        return cls(**{name: None if row is None else tuple(map(float, row)) for name, row in values.items()})
 
 
 class GoldenCase(Document):
@@ -29,12 +48,13 @@ class GoldenCase(Document):
     status: Status
     label: str | None
     probabilities: dict[Text, float]
+    outputs: GoldenOutputs | None
 
 
 class Golden(Document):
     """`golden.json`."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     tolerance: float = Field(gt=0, le=0.05, description="Largest difference of a probability.")
     cases: tuple[GoldenCase, ...] = Field(min_length=1)
 
@@ -49,6 +69,20 @@ class _OldGolden(Document):
 
     schema_version: Literal[1]
     cases: tuple[_OldCase, ...] = Field(min_length=1)
+
+
+class _Case2(_OldCase):
+    needs: Literal["dicom"] | None
+    status: Status
+    label: str | None
+
+
+class _Golden2(Document):
+    """Of schema version 2: only what was said, not what the graph gave."""
+
+    schema_version: Literal[2]
+    tolerance: float = Field(gt=0, le=0.05)
+    cases: tuple[_Case2, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +115,7 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
     chosen = [case for case in golden.cases if case.needs is None or find_spec(_MODULES[case.needs]) is not None]
     for case in chosen:
         prediction = engine.predict((bundle / GOLDEN_FOLDER / case.file).read_bytes(), name=case.file)
-        if difference := _difference(case, prediction, engine.contract.decision.answer_from, golden.tolerance):
+        if difference := _difference(case, prediction, engine, golden.tolerance):
             raise BundleError(
                 f"{bundle}: golden case {case.file} gives {difference}; "
                 "this machine does not reproduce the model, do not use it."
@@ -100,16 +134,19 @@ def _read(path: Path, engine: Engine) -> Golden:
     try:
         if b'"schema_version": 1,' in content:
             return _up_to_date(read_document(_OldGolden, content, strict=True), engine)
+        if b'"schema_version": 2,' in content:
+            old = read_document(_Golden2, content, strict=True)
+            cases = tuple(GoldenCase(**case.model_dump(), outputs=None) for case in old.cases)
+            return Golden(schema_version=SCHEMA_VERSION, tolerance=old.tolerance, cases=cases)
         return read_document(Golden, content, strict=True)
     except ValueError as failure:
         raise BundleError(f"{path} is not valid: {failure}; export the bundle again.") from failure
 
 
 def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
-    """Version 1 answered every film with its most probable class, from threshold 0 on."""
-    least = engine.contract.decision.answer_from
-    if least > 0:
-        raise ValueError("its schema version 1 belongs to a threshold of 0")
+    """Version 1 answered every film with its most probable class; today's rule may not, and only rejections count."""
+    if engine.contract.decision.coverage is not None:
+        raise ValueError("its schema version 1 belongs to a bundle without a coverage")
     cases = tuple(
         GoldenCase(
             file=case.file,
@@ -117,32 +154,77 @@ def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
             status="answered",
             label=max(case.probabilities, key=case.probabilities.__getitem__),
             probabilities=case.probabilities,
+            outputs=None,
         )
         for case in old.cases
     )
-    return Golden(schema_version=2, tolerance=TOLERANCES["fp32"], cases=cases)
+    return Golden(schema_version=SCHEMA_VERSION, tolerance=TOLERANCES["fp32"], cases=cases)
 
 
-def _difference(case: GoldenCase, prediction: Prediction, least: float, tolerance: float) -> str:
+def _difference(case: GoldenCase, prediction: Prediction, engine: Engine, tolerance: float) -> str:
     """In words how a prediction differs from its case, or nothing.
 
-    Status and label must be equal unless a probability lies so near the threshold, or two so near each
-    other, that the tolerance explains it.
+    Status and label must be equal unless a probability lies so near a threshold, or two so near each other, that the
+    tolerance explains it; likewise of the gate's limits. An older bundle, whose row has no coverage, was decided on by
+    another rule.
     """
+    row = engine.rule().row
     for label, expected in case.probabilities.items():
         got = prediction.probabilities.get(label, float("nan"))
-        if not abs(got - expected) <= tolerance:
+        if not abs(got - expected) <= tolerance and prediction.probabilities:
             return f"{label} {got:.4f}, expected {expected:.4f}"
+    if difference := _outputs_difference(case.outputs, GoldenOutputs.of(prediction), tolerance):
+        return difference
     as_expected = (prediction.status, prediction.label) == (case.status, case.label)
-    if as_expected or _is_close(case, prediction, least, tolerance):
+    is_rejected, was_rejected = prediction.status == "rejected", case.status == "rejected"
+    if row.coverage is None and is_rejected == was_rejected:
+        return ""
+    if as_expected or _is_close(case, prediction, row, tolerance) or _is_at_gate(case.outputs, engine, tolerance):
         return ""
     return f"{prediction.status} {prediction.label}, expected {case.status} {case.label}"
 
 
-def _is_close(case: GoldenCase, prediction: Prediction, least: float, tolerance: float) -> bool:
-    """Whether the tolerance may turn the decision: two classes, or one or a group and the threshold, nearly meet."""
+def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | None, tolerance: float) -> str:
+    """Shares of logits and scores differ by at most the tolerance, distances by at most that part of themselves."""
+    if expected is None:
+        return ""
+    if got is None:
+        return "no outputs, as it could not be read"
+    for name in GoldenOutputs.model_fields:
+        first, second = getattr(expected, name), getattr(got, name)
+        if (first is None) != (second is None) or (first is not None and len(first) != len(second)):
+            return f"{name} of another length"
+        if first is None:
+            continue
+        values, others = np.array(first), np.array(second)
+        scale = np.maximum(1, np.abs(values)) if name == "distances" else 1
+        values, others = (values, others) if name == "distances" else (softmax(values), softmax(others))
+        if not (np.abs(values - others) <= tolerance * scale).all():
+            return f"{name} {second}, expected {first}"
+    return ""
+
+
+def _is_at_gate(outputs: GoldenOutputs | None, engine: Engine, tolerance: float) -> bool:
+    """Whether the tolerance may open or close the gate."""
+    gate = engine.contract.gate
+    if gate is None or outputs is None or outputs.scores is None or outputs.distances is None:
+        return False
+    shares = dict(zip(gate.codes, softmax(np.array(outputs.scores)).tolist(), strict=True))
+    pairs = zip(outputs.distances, gate.distances, strict=True)
+    is_near = any(abs(distance - limit) <= tolerance * limit for distance, limit in pairs)
+    return is_near or abs(shares[FILM] + shares[MIRRORED] - gate.film_from) <= 2 * tolerance
+
+
+def _is_close(case: GoldenCase, prediction: Prediction, row: CoverageRow, tolerance: float) -> bool:
+    """Whether the tolerance may turn the decision: two classes meet, or a class or side and its threshold."""
     if not case.probabilities or not prediction.probabilities:
         return False
     first, second, *_ = sorted(case.probabilities.values(), reverse=True)
-    nearest = min(abs(value - least) for value in (first, *prediction.groups.values()))
-    return first - second <= 2 * tolerance or nearest <= len(case.probabilities) * tolerance
+    of_classes = [abs(case.probabilities[label] - threshold) for label, threshold in row.classes.items()]
+    of_groups = [
+        abs(share - threshold)
+        for group, share in prediction.groups.items()
+        for threshold in (row.groups[group].inside, 1 - row.groups[group].outside)
+    ]
+    near = len(case.probabilities) * tolerance  # a group's sum has the differences of all of its classes
+    return first - second <= 2 * tolerance or min(of_classes) <= tolerance or min(of_groups, default=1) <= near

@@ -1,21 +1,37 @@
-"""What unseen films tell: the temperature of the probabilities, and from which one on to answer."""
+"""What unseen films tell: how logits become probabilities, and the thresholds of the decision.
 
+Thresholds come from probabilities that are cross-fitted: each film's calibration was fitted to films of other patients.
+The bundle applies one calibration of all these films, so that its sets are exact only as far as the two agree. A
+calibration has at most two numbers per class, fitted to hundreds or thousands of films: what they differ by is small
+beside what the films themselves leave open.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope import metrics
-from pneumoscope.contract import Calibration, Decision
-from pneumoscope.dataset import Dataset
+from pneumoscope.contract import Calibration, CoverageRow, Decision, EvidenceKind, OperatingPoint, Sides
+from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset.split import Labelled, deal_patients, grouped
+from pneumoscope.engine import Rule, judge
+from pneumoscope.engine.decision import Verdict
 from pneumoscope.errors import RunError
+from pneumoscope.metrics import Floats, Indices, Unseen
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.evidence import Evidence, load_evidence
 from pneumoscope.training.run import RunCard
 
-#: Share of unseen films that the exported threshold answers.
-COVERAGE = 0.95
+COVERAGES = (0.8, 0.85, 0.9, 0.95, 0.99)
+DEFAULT_COVERAGE = 0.9
+Aim: TypeAlias = Literal["sensitivity", "specificity"]
+AIMS: tuple[tuple[Aim, float], ...] = (("sensitivity", 0.95), ("sensitivity", 0.99), ("specificity", 0.95))
+_FOLDS = 5  # of a validation split
 
 
 def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dataset) -> Evidence:
@@ -36,22 +52,192 @@ def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dat
     return evidence
 
 
-def calibrate(
-    prior: Literal["train", "uniform"], evidence: Evidence | None, logits: NDArray[np.float32]
-) -> tuple[Calibration, NDArray[np.float64]]:
-    """The calibration, and the probabilities `[N, C]` of unseen films that are to set the threshold.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrating:
+    """The films to calibrate with, what they are, and the prior `[C]` that the network's probabilities assume."""
 
-    Evidence sets the temperature and has the films; without it the network's own probabilities are kept, and the
-    films are those of `logits` `[N, C]`.
+    films: Unseen
+    kind: EvidenceKind
+    prior: Floats
+    classes: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]
+
+    def by_class(self, values: Iterable[float]) -> dict[str, float]:
+        """Numbers in the order of the classes, by name."""
+        return dict(zip(self.classes, map(float, values), strict=True))
+
+    def share(self, group: str, probabilities: Floats) -> Floats:
+        """A group's probability of each film, `[N]`."""
+        return np.asarray(probabilities[:, [self.classes.index(label) for label in self.groups[group]]].sum(axis=1))
+
+    def inside(self, group: str, setting: "_Setting") -> tuple[NDArray[np.bool_], Floats]:
+        """Which films are of a group, and its probability of each."""
+        members = [self.classes.index(label) for label in self.groups[group]]
+        return np.isin(setting.truth, members), self.share(group, setting.probabilities)
+
+
+def frequencies(prior: Literal["train", "uniform"], dataset: Dataset) -> Floats:
+    """The class frequencies `float64 [C]` that a network trained at this prior assumes."""
+    counts = np.array([sum(film.label == label for film in dataset.split("train")) for label in dataset.classes])
+    return np.asarray(counts / counts.sum()) if prior == "train" else np.full(len(counts), 1 / len(counts))
+
+
+def validation_films(films: list[Film], logits: Floats, dataset: Dataset, prior: Floats) -> Unseen:
+    """What a network says of its validation split, in folds by patient: as many as every class has patients for."""
+    truth = np.array([dataset.classes.index(film.label) for film in films], np.int64)
+    _, patient = np.unique([film.patient for film in films], return_inverse=True)
+    each = grouped({(film.label, film.patient) for film in films}, lambda pair: pair[0])
+    folds = min(_FOLDS, *map(len, each.values()))
+    dealt = deal_patients([Labelled(label=film.label, patient=film.patient) for film in films], folds=folds, seed=0)
+    return Unseen(
+        logits=logits.astype(np.float64),
+        truth=truth,
+        patient=patient,
+        fold=np.array(dealt, np.int64),
+        weights=metrics.prior_weights(truth, prior),
+    )
+
+
+def calibrate(given: Calibrating) -> tuple[Calibration, Decision]:
+    """The calibration fitted to all the films, and the decision's tables with their cross-fitted figures.
+
+    The method, vector scaling or temperature, is chosen once, by all the films (see `metrics.choose_method`).
     """
-    if evidence is None:
-        return Calibration(temperature=1.0, prior=prior, films=None), metrics.softmax(logits)
-    temperature = evidence.temperature()
-    calibration = Calibration(temperature=temperature, prior=prior, films=len(evidence.label))
-    return calibration, metrics.softmax(evidence.logits / temperature)
+    films = given.films
+    method = metrics.choose_method(films)
+    scaling, whole = metrics.fit(films, method), _Setting(films.truth, metrics.cross_fitted(films, method))
+    calibration = Calibration(
+        method=scaling.method,
+        scale=given.by_class(scaling.scale),
+        bias=given.by_class(scaling.bias),
+        prior=given.by_class(given.prior),
+        evidence=given.kind,
+        films=len(films.truth),
+    )
+    parts = list(_held_out(films, method))
+    decision = Decision(
+        coverage=DEFAULT_COVERAGE,
+        table=tuple(_row(given, whole, parts, coverage) for coverage in COVERAGES),
+        operating_points=tuple(_points(given, whole, parts)),
+        evidence=given.kind,
+        films=len(films.truth),
+    )
+    return calibration, decision
 
 
-def decide_from(probabilities: NDArray[np.float64]) -> Decision:
-    """Answer the surest `COVERAGE` of unseen films, whose probabilities `[N, C]` are given."""
-    threshold = metrics.coverage_threshold(probabilities.max(axis=1), COVERAGE)
-    return Decision(answer_from=threshold, coverage=COVERAGE, films=len(probabilities))
+def judge_apart(
+    given: Calibrating, method: metrics.Method, coverage: float = DEFAULT_COVERAGE
+) -> tuple[Floats, list[Verdict]]:
+    """What films are judged by calibration and thresholds of other folds' films, so that no film judges itself.
+
+    Returns:
+        Probabilities, `float64 [N, C]`, and the decision on each film.
+    """
+    probabilities = np.empty(given.films.logits.shape)
+    verdicts = dict[int, Verdict]()
+    for part in _held_out(given.films, method):
+        rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
+        probabilities[part.rows] = part.probabilities
+        judged = (judge(given.groups, given.by_class(shares), rule) for shares in part.probabilities)
+        verdicts.update(zip(np.flatnonzero(part.rows).tolist(), judged, strict=True))
+    return probabilities, [verdicts[row] for row in range(len(probabilities))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """Films that set thresholds: class indices `[N]`, and probabilities `[N, C]` cross-fitted among themselves."""
+
+    truth: Indices
+    probabilities: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldOut:
+    """A fold as a mask `bool [N]`, its films' probabilities, and the other folds' films, which set its rules."""
+
+    rows: NDArray[np.bool_]
+    probabilities: Floats
+    setting: _Setting
+    weights: Floats
+
+
+def _held_out(films: Unseen, method: metrics.Method) -> Iterator[_HeldOut]:
+    for rows, others in films.parts():
+        setting = _Setting(others.truth, metrics.cross_fitted(others, method))
+        yield _HeldOut(rows, metrics.fit(others, method).probabilities(films.logits[rows]), setting, others.weights)
+
+
+def _row(given: Calibrating, whole: _Setting, parts: list[_HeldOut], coverage: float) -> CoverageRow:
+    """A row of the table by all the films, and how the other folds' rows did on each fold."""
+    truth = given.films.truth
+    kept, answer = np.zeros((len(truth), len(given.classes)), np.bool_), np.full(len(truth), -1)
+    for part in parts:
+        rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
+        kept[part.rows] = part.probabilities >= [rule.row.classes[label] for label in given.classes]
+        verdicts = [judge(given.groups, given.by_class(shares), rule) for shares in part.probabilities]
+        answer[part.rows] = [-1 if verdict.class_index is None else verdict.class_index for verdict in verdicts]
+    answered, observed = answer >= 0, metrics.class_coverage(kept, truth)
+    return _thresholds(given, whole, coverage).model_copy(
+        update={
+            "observed": {label: metrics.finite(share) for label, share in zip(given.classes, observed, strict=True)},
+            "answered": metrics.finite(answered.mean()),
+            "accuracy": metrics.finite(np.mean(answer[answered] == truth[answered])) if answered.any() else None,
+        }
+    )
+
+
+def _thresholds(given: Calibrating, setting: _Setting, coverage: float) -> CoverageRow:
+    """The least probabilities of classes and of groups' sides, and no figures."""
+    truth, classes = setting.truth, len(given.classes)
+    groups = {}
+    for group in given.groups:
+        inside, share = given.inside(group, setting)
+        of_sides = _least(np.where(inside, share, 1 - share), np.where(inside, 0, 1), 2, coverage)
+        groups[group] = Sides(inside=of_sides[0], outside=of_sides[1])
+    return CoverageRow(
+        coverage=coverage,
+        classes=given.by_class(_least(setting.probabilities[np.arange(len(truth)), truth], truth, classes, coverage)),
+        groups=groups,
+        observed={},
+        answered=None,
+        accuracy=None,
+    )
+
+
+def _least(own: Floats, truth: Indices, classes: int, coverage: float) -> list[float]:
+    """The least probability of each class to 6 decimals, rounded down; 0 where there are too few films to set one."""
+    scores = metrics.conformal_thresholds(1 - own, truth, classes, coverage)
+    return [0.0 if np.isinf(score) else max(0.0, math.floor((1 - score) * 1e6) / 1e6) for score in scores]
+
+
+def _points(given: Calibrating, whole: _Setting, parts: list[_HeldOut]) -> Iterator[OperatingPoint]:
+    """Operating points of every group that has films on both sides."""
+    weights = given.films.weights
+    for group in given.groups:
+        inside, _ = given.inside(group, whole)
+        if inside.all() or not inside.any():
+            continue
+        for aim, level in AIMS:
+            called = np.zeros(len(inside), np.bool_)
+            for part in parts:
+                least = _threshold(given, part.setting, part.weights, group, aim, level)
+                called[part.rows] = given.share(group, part.probabilities) >= least
+            name = f"{aim}-{level:g}"
+            yield OperatingPoint(
+                name=name if len(given.groups) == 1 else f"{group}-{name}",
+                group=group,
+                aim=aim,
+                level=level,
+                threshold=_threshold(given, whole, weights, group, aim, level),
+                sensitivity=round(float(np.average(called[inside], weights=weights[inside])), 6),
+                specificity=round(float(np.average(~called[~inside], weights=weights[~inside])), 6),
+            )
+
+
+def _threshold(given: Calibrating, setting: _Setting, weights: Floats, group: str, aim: Aim, level: float) -> float:
+    """The probability of a group from which on it is called, so that the rate is at least `level` of these films."""
+    inside, share = given.inside(group, setting)
+    if aim == "sensitivity":
+        return metrics.reached_by(share[inside], level, weights[inside])
+    below = 1 - metrics.reached_by(1 - share[~inside], level, weights[~inside])
+    return min(1.0, round(below + 1e-6, 6))  # over it: at the threshold a film is called

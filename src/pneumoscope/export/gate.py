@@ -208,7 +208,7 @@ def _moments(features: Floats) -> tuple[Floats, Floats]:
 
 
 def _components(scaled: Floats) -> tuple[Floats, float]:
-    """The first principal components `[K, E]` of standardised films `[N, E]`, and what they leave of a film on average."""
+    """The first principal components `[K, E]` of standardised films `[N, E]`, and what they leave of one on average."""
     count = min(_COMPONENTS, *scaled.shape)
     gram = scaled @ scaled.T  # of films, who are fewer than features
     values, vectors = np.linalg.eigh(gram.astype(np.float64))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pneumoscope.documents import write_document
 from pneumoscope.engine import GOLDEN_FILE, GOLDEN_FOLDER, Engine
-from pneumoscope.engine.golden import TOLERANCES, Golden, GoldenCase
+from pneumoscope.engine.golden import SCHEMA_VERSION, TOLERANCES, Golden, GoldenCase, GoldenOutputs
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
 _UID = "1.2.826.0.1.3680043.8.498.1"  # of a phantom: no registered film has it
@@ -30,9 +30,11 @@ def write_golden(engine: Engine, folder: Path) -> None:
                 status=said.status,
                 label=said.label,
                 probabilities=said.probabilities,
+                outputs=GoldenOutputs.of(said),
             )
         )
-    document = Golden(schema_version=2, tolerance=TOLERANCES[engine.contract.precision], cases=tuple(cases))
+    tolerance = TOLERANCES[engine.contract.precision]
+    document = Golden(schema_version=SCHEMA_VERSION, tolerance=tolerance, cases=tuple(cases))
     write_document(document, golden / GOLDEN_FILE)
 
 

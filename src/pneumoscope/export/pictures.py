@@ -23,13 +23,14 @@ Kind: TypeAlias = Literal["photograph", "drawing", "screenshot", "noise", "slice
 Random: TypeAlias = np.random.Generator
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_AIR = 8  # greys of a slice's background
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 _PHANTOMS = 0.15  # share of drawings that are phantoms
 _NEGATIVES = 0.2  # share of pictures that are inverted
 
 
 def draw(kind: Kind, random: Random, side: int, *, phantoms: bool = True) -> Luma:
-    """One picture of a kind, `uint8 [side, side]`, squashed as any film is; with `phantoms` some drawings are ours."""
+    """One picture of a kind, `uint8 [side, side]`, squashed as films are; with `phantoms` some drawings are ours."""
     if kind == "drawing" and phantoms and random.random() < _PHANTOMS:
         finding = FINDINGS[int(random.integers(len(FINDINGS)))]
         return draw_phantom(finding, patient=int(random.integers(1 << 20)), seed=1, size=(side, side))
@@ -51,9 +52,7 @@ def _photograph(random: Random, side: int) -> Luma:
     whole = photographs[int(random.integers(len(photographs)))]
     share = random.uniform(0.25, 1.0, size=2)
     rows, columns = np.maximum(32, (np.array(whole.shape) * share).astype(int))
-    top, left = (
-        int(random.integers(length - part + 1)) for length, part in zip(whole.shape, (rows, columns), strict=True)
-    )
+    top, left = int(random.integers(len(whole) - rows + 1)), int(random.integers(whole.shape[1] - columns + 1))
     part = np.rot90(whole[top : top + rows, left : left + columns], int(random.integers(4)))
     part = part[:, ::-1] if random.random() < 0.5 else part
     levels = np.clip(part / 255 * random.uniform(0.6, 1.3) + random.uniform(-0.15, 0.15), 0, 1)
@@ -73,7 +72,7 @@ def _dead_leaves(random: Random, side: int) -> Luma:
 
 
 def _drawing(random: Random, side: int) -> Luma:
-    """Flat shapes and outlines on an even ground, as logos and diagrams have, or one object of nested, shaded shapes."""
+    """Flat shapes and outlines on an even ground, as diagrams have, or one object of nested, shaded shapes."""
     scale = 2  # drawn larger, for soft edges
     if random.random() < 0.5:
         return _shrunk(_icon(random, side * scale), side)
@@ -273,64 +272,60 @@ def _coloured(random: Random, side: int) -> NDArray[np.float64]:
 
 def _slice(random: Random, side: int) -> Luma:
     """A drawn cut through a body or a head on black: skin, bone, organs or lungs, as CT and MR show them."""
-    scale = 2
-    image = Image.new("L", (side * scale,) * 2, 0)
-    pen = ImageDraw.Draw(image)
-    unit = side * scale
-    wide, tall = random.uniform(0.55, 0.98), random.uniform(0.45, 0.95)
-    middle = random.uniform(0.46, 0.54, 2)
-
-    def oval(x: float, y: float, w: float, h: float, grey: float) -> None:
-        cx, cy = (middle[0] + x * wide / 2) * unit, (middle[1] + y * tall / 2) * unit
-        w, h = w * wide / 2 * unit, h * tall / 2 * unit
-        pen.ellipse((cx - w, cy - h, cx + w, cy + h), fill=int(np.clip(grey, 0, 255)))
-
-    skin, fat, flesh, bone = (
-        random.uniform(60, 200),
-        random.uniform(20, 110),
-        random.uniform(80, 170),
-        random.uniform(160, 255),
-    )
-    oval(0, 0, 1, 1, skin)
-    oval(0, 0, 0.97, 0.96, fat)
-    rim = random.uniform(0.8, 0.94)
-    oval(0, 0, rim, rim - 0.02, bone if random.random() < 0.4 else flesh)
-    oval(0, 0, rim - 0.07, rim - 0.1, flesh)
-    if random.random() < 0.5:  # a chest: two lungs, a spine, ribs
-        dark = random.uniform(0, 40)
-        for sign in (-1, 1):
-            oval(
-                sign * random.uniform(0.38, 0.5),
-                random.uniform(-0.15, 0.1),
-                random.uniform(0.2, 0.38),
-                random.uniform(0.35, 0.6),
-                dark,
-            )
-        oval(
-            random.uniform(-0.05, 0.2),
-            random.uniform(-0.4, 0),
-            random.uniform(0.15, 0.35),
-            random.uniform(0.15, 0.35),
-            flesh + random.uniform(0, 60),
-        )
-        for angle in np.linspace(0, 2 * np.pi, int(random.integers(8, 18)), endpoint=False):
-            oval(0.84 * np.cos(angle), 0.84 * np.sin(angle), random.uniform(0.03, 0.09), 0.03, bone)
-    for _ in range(int(random.integers(3, 18))):  # organs, vessels, gyri
-        x, y = random.uniform(-0.6, 0.6, 2)
-        oval(x, y, *random.uniform(0.02, 0.3, 2), flesh + random.normal(0, 35))
-    oval(0, random.uniform(0.5, 0.7), random.uniform(0.1, 0.18), random.uniform(0.08, 0.16), bone)
-    if random.random() < 0.4:  # the table
-        pen.arc(
-            (0.1 * unit, 0.5 * unit, 0.9 * unit, random.uniform(0.96, 1.2) * unit),
-            20,
-            160,
-            fill=int(bone * 0.7),
-            width=4,
-        )
-    turned = image.rotate(random.uniform(-15, 15)).filter(ImageFilter.GaussianBlur(random.uniform(0.5, 4)))
-    small = np.asarray(turned.resize((side, side), Image.Resampling.BILINEAR))
-    texture = _coloured(random, side) * (small > 8) * random.uniform(2, 16)
+    body = _Body(random, side * 2)  # drawn larger, for soft edges
+    body.wall()
+    if random.random() < 0.5:
+        body.chest()
+    body.organs()
+    turned = body.image.rotate(random.uniform(-15, 15)).filter(ImageFilter.GaussianBlur(random.uniform(0.5, 4)))
+    small = _shrunk(turned, side)
+    texture = _coloured(random, side) * (small > _AIR) * random.uniform(2, 16)
     return _grain(np.asarray(np.clip(small + texture, 0, 255), np.uint8), random, random.uniform(0, 8))
+
+
+class _Body:
+    """An oval cross-section; lengths are shares of its half axes."""
+
+    def __init__(self, random: Random, side: int) -> None:
+        self.random, self.image = random, Image.new("L", (side, side))
+        self.axes = random.uniform((0.55, 0.45), (0.98, 0.95)) * side / 2
+        self.middle = random.uniform(0.46, 0.54, 2) * side
+        self.skin, self.fat, self.flesh, self.bone = random.uniform((60, 20, 80, 160), (200, 110, 170, 255))
+        self._pen = ImageDraw.Draw(self.image)
+
+    def wall(self) -> None:
+        """Skin, fat, and muscle, or the skull."""
+        rim = self.random.uniform(0.8, 0.94)
+        ring = self.bone if self.random.random() < 0.4 else self.flesh
+        for reach, grey in ((1.0, self.skin), (0.97, self.fat), (rim, ring), (rim - 0.08, self.flesh)):
+            self._oval((0, 0), (reach, reach), grey)
+
+    def chest(self) -> None:
+        """Two lungs, a heart, ribs."""
+        air = self.random.uniform(0, 40)
+        for sign in (-1, 1):
+            x, y = self.random.uniform((0.38, -0.15), (0.5, 0.1))
+            self._oval((sign * x, y), self.random.uniform((0.2, 0.35), (0.38, 0.6)), air)
+        place, size = self.random.uniform((-0.05, -0.4), (0.2, 0)), self.random.uniform(0.15, 0.35, 2)
+        self._oval(place, size, self.flesh + self.random.uniform(0, 60))
+        for angle in np.linspace(0, 2 * np.pi, int(self.random.integers(8, 18)), endpoint=False):
+            rib = (0.84 * np.cos(angle), 0.84 * np.sin(angle))
+            self._oval(rib, (self.random.uniform(0.03, 0.09), 0.03), self.bone)
+
+    def organs(self) -> None:
+        """Organs, vessels or gyri; a vertebra; often the table below."""
+        for _ in range(int(self.random.integers(3, 18))):
+            grey = self.flesh + self.random.normal(0, 35)
+            self._oval(self.random.uniform(-0.6, 0.6, 2), self.random.uniform(0.02, 0.3, 2), grey)
+        self._oval((0, self.random.uniform(0.5, 0.7)), self.random.uniform((0.1, 0.08), (0.18, 0.16)), self.bone)
+        if self.random.random() < 0.4:
+            side = self.image.width
+            box = (0.1 * side, 0.5 * side, 0.9 * side, self.random.uniform(0.96, 1.2) * side)
+            self._pen.arc(box, 20, 160, fill=int(self.bone * 0.7), width=4)
+
+    def _oval(self, place: Sequence[float], size: Sequence[float], grey: float) -> None:
+        at, reach = self.middle + np.array(place) * self.axes, np.array(size) * self.axes
+        self._pen.ellipse((*(at - reach), *(at + reach)), fill=int(np.clip(grey, 0, 255)))
 
 
 def _grain(luma: Luma, random: Random, strength: float) -> Luma:

@@ -35,14 +35,14 @@ from pneumoscope.engine import MODEL_FILE, Engine, verify
 from pneumoscope.engine.bundle import CPU, open_model
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
-from pneumoscope.export.calibration import calibrate, decide_from, evidence_of_run
-from pneumoscope.export.card import CARD_FILE, write_card
-from pneumoscope.export.golden import write_golden
+from pneumoscope.export.calibration import Calibrating, calibrate, evidence_of_run, frequencies, validation_films
+from pneumoscope.export.description import Described, describe
 from pneumoscope.export.gate import FILMS as GATE_FILMS
 from pneumoscope.export.gate import teach_gate
+from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import join_gate, write_onnx
 from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
-from pneumoscope.files import sha256_of, whole_directory, write_text
+from pneumoscope.files import sha256_of, whole_directory
 from pneumoscope.imaging import DEFAULT_LIMITS, Luma
 from pneumoscope.parallel import available_cores
 from pneumoscope.phantom import is_phantom
@@ -68,12 +68,12 @@ class Exported:
 
     `difference` is the largest of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation`
     and `gain` (how many times faster than fp32 one film is answered on this machine) are of int8 only.
-    `classes_told` is how many classes are the most probable one of any of the `films` that set the threshold.
+    `decision` has the thresholds and how they did; `classes_told` is how many classes are the most probable one of any
+    of the films that set them.
     """
 
     difference: float
-    answer_from: float
-    films: int
+    decision: Decision
     classes_told: int
     quantisation: Quantisation | None
     gain: float | None
@@ -116,8 +116,8 @@ def export(
 
     It appears only if ONNX Runtime's probabilities equal PyTorch's within `PARITY_TOLERANCE` on up to
     `PARITY_FILMS` validation films, spread over the split, and, in int8, if it answers like fp32 (see
-    `quantise`). The decision's threshold is set so that `COVERAGE` of the validation films are answered; with
-    evidence, of its films, which set the temperature of the probabilities, too.
+    `quantise`). The evidence's films, or without evidence those of the validation split, set the calibration and
+    the decision's thresholds.
 
     Args:
         run: a finished run directory.
@@ -139,21 +139,19 @@ def export(
     with whole_directory(out, overwrite=overwrite, holding=CONTRACT_FILE) as folder:
         model = _write_model(network, subject, films, folder / MODEL_FILE, listener)
         gate = _add_gate(dataset, subject, folder / MODEL_FILE, listener)
-        calibration, probabilities = calibrate(subject.config.prior, subject.evidence, model.logits)
-        decision = decide_from(probabilities)
+        calibrating = _calibrating(subject, dataset, model.logits)
+        calibration, decision = calibrate(calibrating)
         contract = _contract(subject, model, calibration, decision, gate, folder)
-        trained = len(dataset.split("train"))
-        text = write_card(contract, published=subject.published, films=trained, evidence=subject.evidence)
-        write_text(folder / CARD_FILE, text)
         session = open_model(folder, contract, provider=CPU, threads=available_cores())
-        write_golden(Engine(contract, session, DEFAULT_LIMITS), folder)
+        engine = Engine(contract, session, DEFAULT_LIMITS)
+        describe(_described(subject, dataset, calibrating, films), engine, folder)
+        write_golden(engine, folder)
         save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
         verify(folder)
     return Exported(
         difference=model.difference,
-        answer_from=decision.answer_from,
-        films=len(probabilities),
-        classes_told=len(set(probabilities.argmax(axis=1).tolist())),
+        decision=decision,
+        classes_told=len(set(calibrating.films.logits.argmax(axis=1).tolist())),
         quantisation=model.quantisation,
         gain=model.gain,
     )
@@ -167,7 +165,7 @@ def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
     path = wanted.evidence
     if path is None and not dataset.has("val"):
         raise UsageError(
-            f"all films of {dataset.root} train, so that none can set the threshold; pass --evidence with the "
+            f"all films of {dataset.root} train, so that none can set thresholds; pass --evidence with the "
             "evidence.npz of `pneumoscope cross-validate`."
         )
     return _Subject(
@@ -178,6 +176,18 @@ def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
         published=all(_is_published(film) for film in dataset.films) and not population.drawings,
         evidence=None if path is None else evidence_of_run(path, config, card, dataset),
         evidence_sha256=None if path is None else sha256_of(path),
+    )
+
+
+def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32]) -> Calibrating:
+    """The films that set calibration and thresholds; `logits` are of the validation split."""
+    prior, evidence = frequencies(subject.config.prior, dataset), subject.evidence
+    return Calibrating(
+        films=evidence.unseen() if evidence else validation_films(dataset.split("val"), logits, dataset, prior),
+        kind="out-of-fold" if evidence else "validation",
+        prior=prior,
+        classes=dataset.classes,
+        groups=dataset.groups,
     )
 
 
@@ -265,7 +275,7 @@ def _contract(
     """The contract of the files that lie in the folder."""
     config, card = subject.config, subject.card
     return Contract(
-        schema_version=2,
+        schema_version=3,
         name=subject.name,
         version=__version__,
         intended_use=DISCLAIMER,
@@ -290,6 +300,16 @@ def _contract(
             versions=card.versions | {name: metadata.version(name) for name in ("onnx", "onnxruntime")},
         ),
         files=_hashes(folder),
+    )
+
+
+def _described(subject: _Subject, dataset: Dataset, calibrating: Calibrating, films: Comparison) -> Described:
+    return Described(
+        dataset=dataset,
+        calibrating=calibrating,
+        folds=None if subject.evidence is None else subject.evidence.about.folds,
+        published=subject.published,
+        images=films.validation,
     )
 
 

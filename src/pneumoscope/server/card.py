@@ -37,8 +37,15 @@ def _population(contract: Contract) -> str:
 
 
 def _decision(contract: Contract) -> str:
-    rule = contract.decision
-    words = f"answers when the largest probability is at least {rule.answer_from:.3f}, else abstains"
-    if rule.coverage is None:
-        return words
-    return f"{words}; set so that {rule.coverage:.0%} of {rule.films} unseen films are answered"
+    decision = contract.decision
+    row = decision.row(decision.coverage)
+    assert row is not None
+    if row.coverage is None:
+        return f"answers when the largest probability is at least {min(row.classes.values()):.3f}, else abstains"
+    words = f"answers when one class, and one side of each group, fits the film at {row.coverage:.0%} coverage"
+    if row.answered is None or row.accuracy is None:
+        return f"{words}, else abstains"
+    return (
+        f"{words}, else abstains; of {decision.films:,} unseen films ({decision.evidence}) it answers "
+        f"{row.answered:.0%}, and {row.accuracy:.0%} of these with the right class"
+    )

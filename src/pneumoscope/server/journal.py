@@ -10,7 +10,7 @@ from pneumoscope.engine import Prediction
 from pneumoscope.errors import UsageError
 
 _MODE = 0o600
-_KEPT = {"status", "class_index", "label", "probabilities", "prediction_set", "reason_codes", "model"}
+_KEPT = {"status", "class_index", "label", "probabilities", "prediction_set", "coverage", "reason_codes", "model"}
 
 
 class Journal:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER
-from pneumoscope.engine import Level, Prediction, coarse
+from pneumoscope.engine import Level, Prediction
 from pneumoscope.errors import UNREAD
 from pneumoscope.heatmap import LONGEST_SIDE
 from pneumoscope.imaging import ACCEPTED
@@ -54,6 +54,12 @@ class Options(BaseModel):
     """What may be asked for with films."""
 
     level: Level = Field(default="class", description="`group` answers with a group's name, such as pneumonia.")
+    coverage: float | None = Field(
+        default=None, description="Of a row of the model's table, by default the service's; see /v1/model."
+    )
+    operating_point: str | None = Field(
+        default=None, max_length=100, description="Decide at level group, from a stored threshold on; see /v1/model."
+    )
     heatmap: Heatmap = Field(default="none", description="`maps` as numbers, or an `overlay` as a picture.")
     preview: bool = Field(default=False, description="Give a picture of the film as it was read.")
 
@@ -105,15 +111,13 @@ guarded = APIRouter()  # `require_token` comes before these, if there is a token
         }
     },
 )
-async def predict(request: Request, service: Shared, room: Held, options: Annotated[Options, Query()]) -> JSONResponse:
+async def predict(request: Request, room: Held, options: Annotated[Options, Query()]) -> JSONResponse:
     """Post a film's file as the body, or up to 32 as a form.
 
     A film that is abstained on, or no frontal chest film, is a 200 and says so in `status`. 422 is for bytes that
     no image can be read from; beside readable ones in a form, or with `Prefer: handling=lenient` (RFC 7240), such
     a file has the status `rejected`. For research use only; not a medical device.
     """
-    if options.level == "group":
-        coarse(service.contract)
     return await _decide(request, room, options)
 
 
@@ -188,6 +192,7 @@ async def decide(request: Request, room: Room) -> JSONResponse:
 
 async def _decide(request: Request, room: Room, options: Options) -> JSONResponse:
     service, as_form = service_of(request), media_type(request) == FORM
+    rule = service.rule(options.level, options.coverage, options.operating_point)
     _ = service.engine
     service.require_room()
     started = time.perf_counter()
@@ -198,7 +203,7 @@ async def _decide(request: Request, room: Room, options: Options) -> JSONRespons
         service.predict(
             film.data,
             name=film.name,
-            level=options.level,
+            rule=rule,
             finish=partial(_finish, service, film, options, str(request.state.request_id)),
             picture_side=LONGEST_SIDE if options.preview or options.heatmap == "overlay" else None,
         )

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
 from pneumoscope.contract import load_contract
-from pneumoscope.engine import Encoded, Engine, Level, Prediction, verify
+from pneumoscope.engine import Encoded, Engine, Level, Prediction, Rule, choose_rule, verify
 from pneumoscope.errors import BundleError, PneumoscopeError
 from pneumoscope.imaging import Limits
 from pneumoscope.parallel import available_cores
@@ -63,6 +63,16 @@ class Service:
             raise Busy(f"the service is {self.state}; ask /readyz, and try again.", after=1)
         return self._engine
 
+    def rule(self, level: Level, coverage: float | None, operating_point: str | None) -> Rule:
+        """The rule of a request; if it names neither a coverage nor an operating point, the service's own hold.
+
+        Raises:
+            UsageError: the model has no such coverage, operating point or groups.
+        """
+        if coverage is None and operating_point is None:
+            coverage, operating_point = self.config.coverage, self.config.operating_point
+        return choose_rule(self.contract, level=level, coverage=coverage, operating_point=operating_point)
+
     async def start(self) -> None:
         """Load and verify the bundle, in a thread; tell `on_failure` if that fails."""
         try:
@@ -99,7 +109,7 @@ class Service:
         data: bytes,
         *,
         name: str,
-        level: Level,
+        rule: Rule,
         finish: Callable[[Prediction], Result],
         picture_side: int | None = None,
     ) -> Result:
@@ -116,7 +126,7 @@ class Service:
         encoded, loop = Encoded(name=name, read=lambda: data), asyncio.get_running_loop()
         self._count_films(1)
         try:
-            decode = partial(engine.decode, encoded, level=level, picture_side=picture_side)
+            decode = partial(engine.decode, encoded, rule=rule, picture_side=picture_side)
             decoded = await loop.run_in_executor(self._pool, decode)
             prediction = await batcher.decide(decoded)
             worked = sum(prediction.stages.values()) / 1000

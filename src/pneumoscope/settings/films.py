@@ -1,12 +1,23 @@
 """Settings of the commands that read films with a bundle or a run, and of the demo."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pneumoscope.documents import Document
-from pneumoscope.settings.option import Bundle, Images, MaxPixels, Overwrite, Provider, Quiet, Run, Spelling
+from pneumoscope.settings.option import (
+    Bundle,
+    Coverage,
+    Images,
+    MaxPixels,
+    Overwrite,
+    Point,
+    Provider,
+    Quiet,
+    Run,
+    Spelling,
+)
 
 
 class Demo(Document):
@@ -26,14 +37,35 @@ class Verify(Document):
 class Evaluate(Document):
     """Of `evaluate`."""
 
-    dataset: Annotated[Path, Spelling(argument=True, metavar="DATASET", path="existing")] = Field(
-        description="A data set made by `data prepare`."
+    dataset: Annotated[Path | None, Spelling(argument=True, metavar="DATASET", path="existing")] = Field(
+        default=None, description="A data set made by `data prepare`."
     )
-    out: Path = Field(description="Folder for report.json and predictions.csv.")
+    out: Path = Field(description="Folder for report.html, report.json, card.md and predictions.csv.")
     bundle: Bundle = None
-    split: str = Field(default="test", description="train, val, test or stress.")
+    split: str | None = Field(default=None, description="train, val, test or stress; by default test.")
+    coverage: Coverage = None
+    compare: Annotated[Path | None, Spelling(path="existing folder")] = Field(
+        default=None, description="Another bundle to judge on the same films."
+    )
+    external: Annotated[Path | None, Spelling(path="existing file")] = Field(
+        default=None, description="TOML file that maps a data set's labels to the bundle's classes or groups."
+    )
+    unlabelled: Annotated[Path | None, Spelling(path="existing")] = Field(
+        default=None, description="Folder of image files, in place of DATASET: do they look like the model's own?"
+    )
+    shortcuts: bool = Field(default=True, description="Also measure the audit's shortcut baselines: most of the time.")
     overwrite: Overwrite = False
     quiet: Quiet = False
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if (self.dataset is None) == (self.unlabelled is None):
+            raise ValueError("give either a data set to report on, or films without labels with --unlabelled")
+        of_labels = {"split": self.split, "coverage": self.coverage, "compare": self.compare, "external": self.external}
+        given = [f"--{name}" for name, value in of_labels.items() if value is not None]
+        if self.unlabelled is not None and given:
+            raise ValueError(f"--unlabelled goes without {', '.join(given)}: that needs labels, or is of a data set")
+        return self
 
 
 class Predict(Document):
@@ -50,6 +82,8 @@ class Predict(Document):
     level: Literal["class", "group"] = Field(
         default="class", description="group answers with a group's name, such as pneumonia, where a class is in one."
     )
+    coverage: Coverage = None
+    operating_point: Point = None
     provider: Provider = "cpu"
     max_pixels: MaxPixels = 100_000_000
     quiet: Quiet = False

@@ -47,4 +47,12 @@ Quiet = Annotated[bool, Field(description="Do not print progress or messages.")]
 MaxPixels = Annotated[int, Field(ge=1, description="Refuse images with more pixels.")]
 Provider = Annotated[str, Field(description="ONNX Runtime's execution provider: cpu, cuda, …")]
 Cache = Annotated[Path | None, Field(description="Folder for decoded images, by default inside --data.")]
+Coverage = Annotated[
+    float | None,
+    Field(gt=0, lt=1, description="Share of each class's films whose set holds it; a row of the bundle's table."),
+]
+Point = Annotated[
+    str | None,
+    Field(description="Decide at level group, from a stored threshold on, such as sensitivity-0.95."),
+]
 Precision = Literal["fp32", "int8"]

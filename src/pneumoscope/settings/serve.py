@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 
 from pneumoscope.documents import Document
 from pneumoscope.settings.names import EndpointName
-from pneumoscope.settings.option import Bundle, Provider, Spelling
+from pneumoscope.settings.option import Bundle, Coverage, Point, Provider, Spelling
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
 SHORTEST_TOKEN = 16
@@ -61,6 +61,8 @@ class ServeOptions(Document):
     keep_log: Annotated[Path | None, Spelling(path="file")] = Field(
         default=None, description="Append every decision to this file, as JSON lines."
     )
+    coverage: Coverage = None
+    operating_point: Point = None
     provider: Provider = "cpu"
 
     @field_validator("cors_origins")

@@ -178,8 +178,8 @@ class ExportConfig(Document):
     )
     evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,
-        description="evidence.npz of cross-validate, of the run's films, network and prior: sets temperature and "
-        "threshold.",
+        description="evidence.npz of cross-validate, of the run's films, network and prior: sets calibration and "
+        "thresholds.",
     )
 
 

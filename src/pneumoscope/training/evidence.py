@@ -28,7 +28,7 @@ from pydantic import Field
 from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file
-from pneumoscope.metrics import Floats, fit_temperature, softmax, summarise
+from pneumoscope.metrics import Floats, Unseen, prior_weights, summarise
 from pneumoscope.settings.training import TrainConfig
 
 _TYPES = {
@@ -83,24 +83,29 @@ class Evidence:
             )
         return np.array([known[each] for each in hashes], np.int64)
 
-    def figures(self, logits: Floats, rows: NDArray[np.bool_] | slice = slice(None)) -> dict[str, Any]:
-        """Figures of some rows, with 95 % intervals over patients, by all films' logits `[N, C]`; see `summarise`."""
+    def figures(self, probabilities: Floats, rows: NDArray[np.bool_] | slice = slice(None)) -> dict[str, Any]:
+        """Figures of some rows, with 95 % intervals over patients, by all films' `[N, C]`; see `summarise`."""
         return summarise(
             self.label[rows].astype(np.int64),
-            softmax(logits[rows]),
+            probabilities[rows],
             list(self.patient[rows].astype(str)),
             classes=self.about.classes,
             groups=self.about.groups,
             prior=self.about.config.prior,
         )
 
-    def temperature(self) -> float:
-        """The temperature with the least cross-entropy at the declared prior."""
-        truth = self.label.astype(np.int64)
-        weights = None
-        if self.about.config.prior == "uniform":
-            weights = 1 / np.bincount(truth, minlength=len(self.about.classes))[truth]
-        return fit_temperature(self.logits, truth, weights)
+    def unseen(self) -> Unseen:
+        """The films to calibrate with; at a uniform prior every class weighs the same."""
+        truth, count = self.label.astype(np.int64), len(self.about.classes)
+        frequencies = np.bincount(truth, minlength=count) / len(truth)
+        uniform = self.about.config.prior == "uniform"
+        return Unseen(
+            logits=self.logits.astype(np.float64),
+            truth=truth,
+            patient=self.patient,
+            fold=self.fold,
+            weights=prior_weights(truth, np.full(count, 1 / count) if uniform else frequencies),
+        )
 
 
 def save_evidence(evidence: Evidence, path: Path) -> None:

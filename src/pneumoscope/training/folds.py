@@ -29,6 +29,7 @@ from pneumoscope.documents import Document, Sha256, read_document, write_documen
 from pneumoscope.errors import RunError, UsageError
 from pneumoscope.files import refuse_existing, whole_directory, whole_file, write_json
 from pneumoscope.imaging import Luma, read_luma, to_input
+from pneumoscope.metrics import softmax
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
@@ -132,14 +133,15 @@ def stress_inputs(
 def report_on(evidence: Evidence) -> dict[str, Any]:
     """Figures of out-of-fold predictions with 95 % intervals over patients, plain and stress side by side."""
     of_fold = [np.asarray(evidence.fold == fold) for fold in range(evidence.about.folds)]
+    plain, stress = softmax(evidence.logits), softmax(evidence.stress)
     return {
         "schema_version": 1,
         "films": len(evidence.label),
         "patients": len(np.unique(evidence.patient)),
         "prior": evidence.about.config.prior,
-        "plain": evidence.figures(evidence.logits),
-        "stress": evidence.figures(evidence.stress, np.asarray(~np.isnan(evidence.stress).any(axis=1))),
-        "folds": [{"plain": evidence.figures(evidence.logits, rows)} for rows in of_fold],
+        "plain": evidence.figures(plain),
+        "stress": evidence.figures(stress, np.asarray(~np.isnan(evidence.stress).any(axis=1))),
+        "folds": [{"plain": evidence.figures(plain, rows)} for rows in of_fold],
     }
 
 

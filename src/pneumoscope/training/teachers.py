@@ -10,7 +10,7 @@ from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
 from pneumoscope.errors import RunError
 from pneumoscope.files import sha256_of
-from pneumoscope.metrics import Floats, softmax
+from pneumoscope.metrics import Floats, choose_method, fit, softmax
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.data import cache_inputs, labels_of
@@ -27,7 +27,7 @@ def ask_teachers(
 
     A folder is a finished run, whose network is asked; a file is an evidence file of cross-validation, whose
     networks have not seen the films they speak of, so that they do not repeat a wrong label (arXiv:2210.08388).
-    Its probabilities are calibrated first, by the temperature that the file itself asks for.
+    Its probabilities are calibrated first, as `export` does with such a file.
 
     Raises:
         RunError: a teacher is neither, or knows other classes or films.
@@ -59,7 +59,9 @@ def _of_evidence(dataset: Dataset, path: Path) -> NDArray[np.float64]:
     evidence = load_evidence(path)
     _require_classes(path, evidence.about.classes, dataset)
     rows = evidence.rows([film.file_sha256 for film in dataset.split("train")])
-    return _at_train_prior(evidence.logits[rows] / evidence.temperature(), evidence.about.config, dataset)
+    films = evidence.unseen()
+    scaling = fit(films, choose_method(films))
+    return _at_train_prior(scaling.logits(evidence.logits[rows]), evidence.about.config, dataset)
 
 
 def _at_train_prior(logits: Floats, config: TrainConfig, dataset: Dataset) -> NDArray[np.float64]:

@@ -9,16 +9,16 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pneumoscope.aws.job.platform import Job
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.dataset.manifest import MANIFEST_FILE
-from pneumoscope.engine import Engine, verify
+from pneumoscope.engine import verify
 from pneumoscope.errors import DatasetError
+from pneumoscope.phantom import is_phantom
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.report import evaluate
+from pneumoscope.report import Options, Report, TrainedFilms, evaluate
 from pneumoscope.settings.option import Precision
 from pneumoscope.settings.training import ExportConfig, TrainConfig
 from pneumoscope.training.run import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
@@ -56,7 +56,7 @@ def launch(job: Job, arguments: Sequence[str]) -> int:
 
 def run_job(
     job: Job, config: TrainConfig, *, precision: Precision = "fp32", listener: Listener = SILENT
-) -> list[dict[str, Any]]:
+) -> list[Report]:
     """Train on the job's channel, put the bundle into its model directory, report on `val` and the channel `test`.
 
     A channel is a prepared data set, or a folder of class folders or archives, which is prepared first.
@@ -130,7 +130,20 @@ def _open_test(channel: Path, dataset: Dataset) -> Dataset:
     if set(test.classes) != set(dataset.classes):
         known, given = ", ".join(dataset.classes), ", ".join(test.classes)
         raise DatasetError(f"channel 'train' has the classes {known}, channel 'test' {given}; they must be the same.")
+    _refuse_trained(dataset, test)
     return test
+
+
+def _refuse_trained(dataset: Dataset, test: Dataset) -> None:
+    """Films that will be trained on cannot be tested on; hours later their report would be refused."""
+    training, films = dataset.split("train"), test.split("test")
+    drawn = all(is_phantom(dataset.read(film)) for film in training)
+    overlap = TrainedFilms.of(training).overlap(films, near=not drawn)
+    if overlap:
+        raise DatasetError(
+            f"channel 'test' holds {len(overlap.same)} of channel 'train's films, and {len(overlap.near)} that are "
+            f"nearly the same, among its {len(films)}; test on films of other patients."
+        )
 
 
 def _train(job: Job, config: TrainConfig, dataset: Dataset, work: Path, world: World, listener: Listener) -> Path:
@@ -156,7 +169,7 @@ def _is_begun(run: Path) -> bool:
 
 def _deliver(
     job: Job, run: Path, dataset: Dataset, test: Dataset | None, work: Path, precision: Precision, listener: Listener
-) -> list[dict[str, Any]]:
+) -> list[Report]:
     """Bundle, run files and reports to where the platform collects them; the reports."""
     from pneumoscope.export import export
 
@@ -169,8 +182,8 @@ def _deliver(
     reports = []
     for data, split in ((dataset, "val"), (test, "test")):
         if data is not None:
-            engine, out = Engine.load(job.model, limits=data.limits), job.output / f"report-{split}"
-            reports.append(evaluate(engine, data, split, out, overwrite=True, listener=listener))
+            out, options = job.output / f"report-{split}", Options(shortcuts=False)
+            reports.append(evaluate(job.model, data, split, out, options, overwrite=True, listener=listener))
     return reports
 
 

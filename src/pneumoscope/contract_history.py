@@ -1,0 +1,104 @@
+"""Contracts of older schema versions, each brought to the next version by one function."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from pneumoscope.documents import Document, Text, read_document
+
+_SINCE_VERSION_2 = frozenset({"population", "activation_map", "precision", "quantisation"})
+
+
+def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 decoded as version 2 says, had no activation map, no int8, and a threshold of no stated origin.
+
+    Raises:
+        ValueError: it has fields of version 2.
+    """
+    if later := sorted(_SINCE_VERSION_2.intersection(document)):
+        raise ValueError(f"field {later[0]!r} is not known in schema version 1")
+    rules = {"colours": "bt601", "transparency": "over-black", "orientation": "upright", "dicom": "voi"}
+    return document | {
+        "input": _extended(document.get("input"), rules),
+        "calibration": _extended(document.get("calibration"), {"prior": "train", "films": None}),
+        "decision": _extended(document.get("decision"), {"coverage": None, "films": None}),
+        "provenance": _extended(document.get("provenance"), {"evidence": None}),
+        "population": {"age_years": None, "drawings": None},
+        "activation_map": None,
+        "precision": "fp32",
+        "quantisation": None,
+    }
+
+
+def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 had a temperature, and one threshold for the largest probability.
+
+    It had no gate either. The threshold becomes a table of one row without a coverage: a class, or a side of a group, is
+    possible from that threshold on, or from one half if that is more, so that at most one class and one side are.
+
+    Raises:
+        ValueError: one of the fields that change is missing or wrong, or it has a field of version 3.
+    """
+    if "gate" in document:
+        raise ValueError("field 'gate' is not known before schema version 3")
+    old = read_document(_Version2, json.dumps(document).encode(), strict=True)
+    calibration, decision = old.calibration, old.decision
+    factor, least = 1 / calibration.temperature, max(decision.answer_from, 0.5)
+    evidence = "none" if calibration.films is None else "out-of-fold"
+    return document | {
+        "schema_version": 3,
+        "gate": None,
+        "calibration": {
+            "method": "none" if factor == 1 else "temperature",
+            "scale": dict.fromkeys(old.classes, factor),
+            "bias": dict.fromkeys(old.classes, 0.0),
+            "prior": dict.fromkeys(old.classes, 1 / len(old.classes)) if calibration.prior == "uniform" else None,
+            "evidence": evidence,
+            "films": calibration.films,
+        },
+        "decision": {
+            "coverage": None,
+            "table": [
+                {
+                    "coverage": None,
+                    "classes": dict.fromkeys(old.classes, least),
+                    "groups": {group: {"inside": least, "outside": least} for group in old.groups},
+                    "observed": {},
+                    "answered": None,
+                    "accuracy": None,
+                }
+            ],
+            "operating_points": [],
+            "evidence": "validation" if evidence == "none" and decision.films is not None else evidence,
+            "films": decision.films,
+        },
+    }
+
+
+class _Calibration2(Document):
+    temperature: float = Field(gt=0)
+    prior: Literal["train", "uniform"]
+    films: int | None = Field(ge=1)
+
+
+class _Decision2(Document):
+    answer_from: Annotated[float, Field(ge=0, le=1)]
+    coverage: float | None = Field(gt=0, le=1)
+    films: int | None = Field(ge=1)
+
+
+class _Version2(Document):
+    """What of version 2 is read to bring it up to date."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    classes: tuple[Text, ...]
+    groups: dict[Text, tuple[Text, ...]]
+    calibration: _Calibration2
+    decision: _Decision2
+
+
+def _extended(part: Any, more: dict[str, Any]) -> Any:
+    """A part of a document with further fields; left to validation if it is no object."""
+    return part | more if isinstance(part, dict) else part

@@ -1,0 +1,101 @@
+"""What a bundle says of itself beside the contract: its films, its reference, its out-of-fold report and its card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.contract import Contract
+from pneumoscope.dataset import Dataset
+from pneumoscope.documents import write_document
+from pneumoscope.engine import BATCH, Engine
+from pneumoscope.engine.reference import About, Answers, Reference, save_reference
+from pneumoscope.export.calibration import Calibrating, judge_apart
+from pneumoscope.export.quantise import spread
+from pneumoscope.files import write_text
+from pneumoscope.imaging import Luma
+from pneumoscope.report import (
+    CARD_FILE,
+    REPORT_FILE,
+    Judged,
+    TrainedFilms,
+    model_facts,
+    report_out_of_fold,
+    save_trained,
+    write_bare_card,
+    write_card,
+)
+
+#: Most films whose embeddings stand for all of them.
+EMBEDDED_FILMS = 480
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Described:
+    """What a bundle is described from.
+
+    Attributes:
+        dataset: that it was trained on.
+        calibrating: the unseen films that set calibration and thresholds.
+        folds: of cross-validation, if it is its films.
+        published: the data set's films are of the published archive.
+        images: inputs of validation films or, where all train, of train films, `uint8 [N, 1, S, S]`.
+    """
+
+    dataset: Dataset
+    calibrating: Calibrating
+    folds: int | None
+    published: bool
+    images: Luma
+
+
+def describe(given: Described, engine: Engine, folder: Path) -> None:
+    """Write `films.npz`, `reference.npz`, `card.md` and, of cross-validation's films, `report.json` into a bundle."""
+    contract, trained = engine.contract, given.dataset.split("train")
+    judged = _judged(given, contract)
+    save_trained(TrainedFilms.of(trained), folder)
+    about = About(
+        schema_version=1,
+        trained_films=len(trained),
+        published=given.published,
+        embedded_films=min(len(given.images), EMBEDDED_FILMS),
+        embedded_split="val" if given.dataset.has("val") else "train",
+        answers=_answers(judged, "validation" if given.folds is None else "out-of-fold"),
+    )
+    save_reference(Reference.of(_embeddings(engine, given.images), about), folder)
+    if given.folds is None:
+        facts = model_facts(contract, trained_films=len(trained), published=given.published)
+        write_text(folder / CARD_FILE, write_bare_card(facts, contract.classes))
+        return
+    report = report_out_of_fold(
+        contract, judged, folds=given.folds, trained_films=len(trained), published=given.published
+    )
+    write_document(report, folder / REPORT_FILE)
+    write_text(folder / CARD_FILE, write_card(report))
+
+
+def _judged(given: Described, contract: Contract) -> Judged:
+    films = given.calibrating.films
+    probabilities, verdicts = judge_apart(given.calibrating, contract.calibration.method)
+    return Judged.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
+
+
+def _answers(judged: Judged, source: Literal["validation", "out-of-fold"]) -> Answers:
+    shares = np.bincount(judged.predicted, minlength=len(judged.classes)) / len(judged.predicted)
+    return Answers(
+        films=len(judged.predicted),
+        source=source,
+        rejected=float(judged.has_status("rejected").mean()),
+        abstained=float(judged.has_status("abstained").mean()),
+        class_shares=dict(zip(judged.classes, shares.tolist(), strict=True)),
+        mean_probabilities=dict(zip(judged.classes, judged.probabilities.mean(axis=0).tolist(), strict=True)),
+    )
+
+
+def _embeddings(engine: Engine, images: Luma) -> NDArray[np.float32]:
+    """Embeddings `[N, D]` of at most `EMBEDDED_FILMS` of the inputs, spread over them."""
+    chosen = images[spread(len(images), EMBEDDED_FILMS)]
+    parts = [engine.run(chosen[start : start + BATCH]).embedding for start in range(0, len(chosen), BATCH)]
+    return np.concatenate(parts).astype(np.float32)

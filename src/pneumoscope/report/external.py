@@ -1,0 +1,153 @@
+"""Sets of other hospitals: their labels as names that the bundle knows, and the drop against its own films."""
+
+import math
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from pneumoscope.contract import Contract
+from pneumoscope.dataset import Film
+from pneumoscope.documents import Document, Text, first_problem
+from pneumoscope.errors import UsageError
+from pneumoscope.report.compare import verdict_on
+from pneumoscope.report.document import Drop, External, Figure, Report
+from pneumoscope.report.figures import HALF, Split
+from pneumoscope.report.scoring import Level
+
+#: The name of the bundle's classes that no label of the set stands for.
+NONE_OF_THESE = "none of these"
+
+
+class LabelMap(Document):
+    """A mapping file: TOML with a table `labels`, and optionally a list `leave_out` of labels to pass over."""
+
+    labels: dict[Text, Text] = Field(min_length=1)
+    leave_out: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """Films of an external set that are judged, the names they are judged by, and what was left out."""
+
+    films: Sequence[Film]
+    labels: dict[str, str]
+    level: Level
+    left_out: dict[str, int]
+
+
+def read_map(path: Path) -> LabelMap:
+    """Read a mapping file.
+
+    Raises:
+        UsageError: no such file, not TOML, or not of the form above.
+    """
+    try:
+        return LabelMap.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as failure:
+        raise UsageError(f"--external {path} cannot be read ({failure.strerror}).") from failure
+    except ValidationError as failure:
+        raise UsageError(f"--external {path}: {first_problem(failure)}; {_FORM}") from failure
+    except ValueError as failure:
+        raise UsageError(f"--external {path} is not TOML ({failure}); {_FORM}") from failure
+
+
+_FORM = 'give a table like [labels] NORMAL = "normal" PNEUMONIA = "pneumonia".'
+
+
+def map_films(films: Sequence[Film], given: LabelMap, contract: Contract) -> Mapped:
+    """Which films are judged, and by which names.
+
+    Raises:
+        UsageError: a label of the films is not in the map, it names something that the bundle does not know, two names
+            share a class, or no film is left.
+    """
+    known: dict[str, tuple[str, ...]] = {label: (label,) for label in contract.classes} | dict(contract.groups)
+    if unknown := sorted({name for name in given.labels.values() if name not in known}):
+        raise UsageError(f"the map names {', '.join(unknown)}; the bundle knows: {', '.join(known)}.")
+    counts = Counter(film.label for film in films)
+    if missing := sorted(label for label in counts if label not in given.labels and label not in given.leave_out):
+        raise UsageError(
+            f"the map lacks the labels {', '.join(missing)} of the data set; add them under [labels], each with one "
+            f"of {', '.join(known)}, or pass over their films with leave_out = [...]."
+        )
+    judged = [film for film in films if film.label in given.labels and film.label not in given.leave_out]
+    if not judged:
+        raise UsageError(f"no film is left to judge: the films' labels are {', '.join(sorted(counts))}.")
+    names = {given.labels[film.label] for film in judged} | set(given.labels.values())
+    members = {name: known[name] for name in known if name in names}
+    shared = [
+        label for label, count in Counter(each for group in members.values() for each in group).items() if count > 1
+    ]
+    if shared:
+        raise UsageError(f"names of the map share {', '.join(sorted(shared))}: {', '.join(members)}; use one level.")
+    rest = tuple(label for label in contract.classes if not any(label in group for group in members.values()))
+    groups = {
+        group: tuple(name for name in members if set(members[name]) <= set(parts))
+        for group, parts in contract.groups.items()
+        if group not in members and all(label in members for label in parts)
+    }
+    return Mapped(
+        films=judged,
+        labels={label: given.labels[label] for label in {film.label for film in judged}},
+        level=Level(members=members | ({NONE_OF_THESE: rest} if rest else {}), groups=groups),
+        left_out={label: count for label, count in sorted(counts.items()) if label in given.leave_out},
+    )
+
+
+def describe(mapped: Mapped, here: Split, own: Report | None) -> External:
+    """The external part of a report.
+
+    Args:
+        mapped: how the set was judged.
+        here: figures of each name on the set.
+        own: the report in the bundle, on the model's own kind of films.
+    """
+    words, drops = "none: the bundle has no report of its own; export it with --evidence", list[Drop]()
+    if own is not None:
+        words = f"{own.n:,} films of {own.dataset.patients:,} patients, {own.dataset.split}"
+        for name, figures in here.per_class.items():
+            theirs = _own_figures(mapped.level, name, own)
+            drops += [_drop(figure, name, figures[figure], theirs[figure]) for figure in theirs]
+    return External(
+        labels=mapped.labels,
+        left_out=mapped.left_out,
+        members=dict(mapped.level.members),
+        own=words,
+        drops=tuple(drops),
+    )
+
+
+def _own_figures(level: Level, name: str, own: Report) -> dict[str, Figure]:
+    """The model's own figures of a name, by the same rule, that do not hang on how frequent the classes are."""
+    known = own.per_class | own.per_group
+    if name not in known:
+        return {}
+    found = {"auroc": known[name]["auroc"]}
+    if all(len(members) == 1 for members in level.members.values()):
+        found |= {figure: known[name][figure] for figure in ("sensitivity", "specificity")}
+    elif len(level.members) == 2:  # the more probable of two is the one with half of the probability
+        point = next(each for each in own.points if (each.name, each.of) == (HALF, name))
+        found |= {"sensitivity": point.sensitivity, "specificity": point.specificity}
+    return found
+
+
+def _drop(figure: str, name: str, here: Figure, own: Figure) -> Drop:
+    difference = independent_difference(here, own)
+    return Drop(figure=figure, of=name, here=here, own=own, difference=difference, verdict=verdict_on(difference))
+
+
+def independent_difference(one: Figure, two: Figure) -> Figure:
+    """The difference of two figures of different patients, with its 95 % interval.
+
+    The intervals' widths stand for the standard errors, whose squares add up (Altman and Bland, BMJ 2003;326:219).
+    """
+    ends = (one.value, one.low, one.high, two.value, two.low, two.high)
+    if any(each is None for each in ends):
+        return Figure(value=None, low=None, high=None)
+    value, low, high, other, other_low, other_high = (float(each or 0.0) for each in ends)
+    spread = math.hypot((high - low) / 2, (other_high - other_low) / 2)
+    return Figure(value=value - other, low=value - other - spread, high=value - other + spread)

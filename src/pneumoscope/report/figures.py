@@ -1,0 +1,283 @@
+"""From what a model said of films to the report's figures, each with its interval by a bootstrap over patients."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope import metrics
+from pneumoscope.metrics import Flags, Floats, Prior, Weights
+from pneumoscope.report.document import (
+    Band,
+    Curve,
+    Curves,
+    DecisionCurve,
+    Decisions,
+    Figure,
+    Figures,
+    OperatingPoint,
+    PredictiveValues,
+    Reliability,
+    SetFigures,
+    Sets,
+)
+from pneumoscope.report.scoring import STATUSES, Judged
+
+DRAWS = 2000
+PREVALENCES = (0.05, 0.1, 0.2, 0.5)
+MOST_PROBABLE, HALF = "most probable", "at one half"
+#: Where bands are read: false positive rates, sensitivities and shares answered; probabilities to act from.
+_GRID = np.linspace(0.0, 1.0, 41)
+_ACT_FROM = np.linspace(0.02, 0.98, 25)
+_GROUP = "group_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutoff:
+    """When a class or group is called: from a probability on, or if it has the most probable class."""
+
+    name: str
+    of: str
+    threshold: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The figures of films together: overall, by class and by group."""
+
+    overall: Figures
+    per_class: dict[str, Figures]
+    per_group: dict[str, Figures]
+
+
+def figures(judged: Judged, prior: Prior) -> Split:
+    """The figures of `metrics.summarise`, sorted by what they are of."""
+    flat = to_figures(
+        metrics.summarise(
+            judged.truth,
+            judged.probabilities,
+            judged.patients,
+            classes=judged.classes,
+            groups=dict(judged.groups),
+            prior=prior,
+            draws=DRAWS,
+        )
+    )
+    found = Split(
+        overall={},
+        per_class={label: {} for label in judged.classes},
+        per_group={group: {} for group in judged.groups},
+    )
+    for key, figure in flat.items():
+        name, _, of = key.partition(".")
+        if not of:
+            found.overall[name] = figure
+        elif name.startswith(_GROUP):
+            found.per_group[of][name.removeprefix(_GROUP)] = figure
+        else:
+            found.per_class[of][name.removeprefix("class_")] = figure
+    return found
+
+
+def brief(judged: Judged) -> Figures:
+    """The few figures that parts of the films are compared by."""
+
+    def compute(weights: Weights) -> metrics.Figures:
+        table = metrics.weighted_confusions(judged.truth, judged.predicted, len(judged.classes), weights)
+        found = {"accuracy": metrics.accuracy(table), "balanced_accuracy": metrics.balanced_accuracy(table)}
+        for group in judged.groups:
+            inside = np.flatnonzero(judged.inside(group)).tolist()
+            sides = metrics.group_confusion(table, inside)
+            found[f"sensitivity of {group}"] = metrics.sensitivity(sides)[:, 1]
+            found[f"specificity of {group}"] = metrics.specificity(sides)[:, 1]
+        for name, positive, scores in sides_of(judged):
+            if name in judged.groups or not judged.groups:
+                found[f"auroc of {name}"] = metrics.weighted_aurocs(positive, scores, weights)
+        return found
+
+    return _with_intervals(judged, compute)
+
+
+def operating_points(judged: Judged, cutoffs: Sequence[Cutoff]) -> tuple[OperatingPoint, ...]:
+    """Sensitivity, specificity and predictive values of cut-offs, also at stated prevalences."""
+    return tuple(_operating_point(judged, cutoff) for cutoff in cutoffs)
+
+
+def plain_cutoffs(judged: Judged) -> list[Cutoff]:
+    """The cut-offs that need no stored threshold: has the most probable class, and holds half of the probability."""
+    names = [*judged.classes, *judged.groups]
+    return [
+        *(Cutoff(name=MOST_PROBABLE, of=name, threshold=None) for name in names),
+        *(Cutoff(name=HALF, of=name, threshold=0.5) for name in names),
+    ]
+
+
+def _operating_point(judged: Judged, cutoff: Cutoff) -> OperatingPoint:
+    positive, scores = next(each[1:] for each in sides_of(judged) if each[0] == cutoff.of)
+    if cutoff.threshold is None:
+        members = judged.inside(cutoff.of) if cutoff.of in judged.groups else np.array(judged.classes) == cutoff.of
+        called = members[judged.predicted]
+    else:
+        called = scores >= cutoff.threshold
+    found = to_figures(metrics.summarise_rule(positive, called, judged.patients, prevalences=PREVALENCES, draws=DRAWS))
+    return OperatingPoint(
+        name=cutoff.name,
+        of=cutoff.of,
+        threshold=cutoff.threshold,
+        **{name: found[name] for name in ("sensitivity", "specificity", "ppv", "npv")},
+        at_prevalences=tuple(
+            PredictiveValues(prevalence=share, ppv=found[f"ppv_at.{share:g}"], npv=found[f"npv_at.{share:g}"])
+            for share in PREVALENCES
+        ),
+    )
+
+
+def decisions(judged: Judged) -> Decisions:
+    """What was answered, abstained on and rejected, and figures of the films that were answered."""
+    answered = judged.has_status("answered")
+
+    def compute(weights: Weights) -> metrics.Figures:
+        total = weights.sum(axis=1)
+        found = {status: weights @ judged.has_status(status) / total for status in STATUSES}
+        table = metrics.weighted_confusions(judged.truth, judged.predicted, len(judged.classes), weights * answered)
+        found["answered.accuracy"] = metrics.accuracy(table)
+        for at, label in enumerate(judged.classes):
+            found[f"answered.sensitivity of {label}"] = metrics.sensitivity(table)[:, at]
+        for group in judged.groups:
+            sides = metrics.group_confusion(table, np.flatnonzero(judged.inside(group)).tolist())
+            found[f"answered.accuracy of {group}"] = metrics.accuracy(sides)
+        return found
+
+    found = _with_intervals(judged, compute)
+    rejected = judged.has_status("rejected")
+    return Decisions(
+        statuses={status: int(judged.has_status(status).sum()) for status in STATUSES},
+        shares={status: found[status] for status in STATUSES},
+        reasons=_counts(code for codes in judged.codes for code in codes),
+        rejected_for=_counts(judged.codes[row][0] for row in np.flatnonzero(rejected).tolist() if judged.codes[row]),
+        answered={name.removeprefix("answered."): figure for name, figure in found.items() if name not in STATUSES},
+    )
+
+
+def sets(judged: Judged, level: float | None) -> Sets:
+    """Coverage and size of the sets of films that were not rejected."""
+    kept = ~judged.has_status("rejected")
+    truth, possible = judged.truth[kept], judged.sets[kept]
+    patients = [judged.patients[each] for each in np.flatnonzero(kept).tolist()]
+    if not patients:
+        nothing = Figure(value=None, low=None, high=None)
+        empty = SetFigures(films=0, coverage=nothing, size=nothing)
+        return Sets(level=level, all=empty, per_class=dict.fromkeys(judged.classes, empty), sizes={})
+    found = to_figures(metrics.summarise_sets(truth, possible, patients, classes=judged.classes, draws=DRAWS))
+
+    def part(of: str, films: int) -> SetFigures:
+        return SetFigures(films=films, coverage=found[f"coverage{of}"], size=found[f"set_size{of}"])
+
+    return Sets(
+        level=level,
+        all=part("", len(truth)),
+        per_class={label: part(f".{label}", int((truth == at).sum())) for at, label in enumerate(judged.classes)},
+        sizes={str(count): found[f"size_share.{count}"] for count in range(len(judged.classes) + 1)},
+    )
+
+
+def curves(judged: Judged, prior: Prior) -> Curves:
+    """The numbers behind the pictures."""
+    hits, confidence = judged.predicted == judged.truth, judged.probabilities.max(axis=1)
+    sides = list(sides_of(judged))
+    shares = _GRID[1:]
+
+    def compute(weights: Weights) -> metrics.Figures:
+        found = _cells("selective", metrics.accuracies_at(hits, confidence, weights, shares))
+        for name, positive, scores in sides:
+            found |= _cells(f"roc {name}", metrics.weighted_sensitivities(positive, scores, weights, _GRID))
+            found |= _cells(f"pr {name}", metrics.weighted_precisions(positive, scores, weights, shares))
+            found |= _cells(f"act {name}", metrics.decision_curve(positive, scores, _ACT_FROM, weights).model)
+        return found
+
+    bands = _with_intervals(judged, compute)
+    selective = metrics.coverage_points(hits, confidence)
+    return Curves(
+        roc={n: _curve(*metrics.roc_points(p, s)[:2], _band(bands, f"roc {n}", _GRID)) for n, p, s in sides},
+        precision_recall={
+            n: _curve(*metrics.precision_recall_points(p, s)[:2], _band(bands, f"pr {n}", shares)) for n, p, s in sides
+        },
+        reliability=dict(_reliabilities(judged, prior)),
+        selective=_curve(selective.coverage, selective.accuracy, _band(bands, "selective", shares)),
+        decision={
+            name: DecisionCurve(
+                model=_band(bands, f"act {name}", _ACT_FROM),
+                treat_all=tuple(metrics.decision_curve(positive, scores, _ACT_FROM).treat_all.tolist()),
+            )
+            for name, positive, scores in sides
+        },
+    )
+
+
+def sides_of(judged: Judged) -> Iterator[tuple[str, Flags, Floats]]:
+    """Every class and group against the rest: its name, which films are it, its probabilities, `[N]` each."""
+    for at, label in enumerate(judged.classes):
+        yield label, judged.truth == at, judged.probabilities[:, at]
+    for group in judged.groups:
+        inside = judged.inside(group)
+        yield group, inside[judged.truth], judged.probabilities[:, inside].sum(axis=1)
+
+
+def to_figures(summary: metrics.Summary) -> Figures:
+    """A summary of `metrics` as figures of the report."""
+    return {name: Figure.model_validate(each) for name, each in summary.items()}
+
+
+def _with_intervals(judged: Judged, compute: Callable[[Weights], metrics.Figures]) -> Figures:
+    return to_figures(metrics.with_intervals(compute, judged.patients, draws=DRAWS))
+
+
+def _reliabilities(judged: Judged, prior: Prior) -> Iterator[tuple[str, Reliability]]:
+    """Of the most probable class, and of each class's own probability; films are weighted to the prior."""
+    count = len(judged.classes)
+    hits, confidence = judged.predicted == judged.truth, judged.probabilities.max(axis=1)
+    pairs = [(MOST_PROBABLE, hits, confidence)]
+    pairs += [(label, judged.truth == at, judged.probabilities[:, at]) for at, label in enumerate(judged.classes)]
+    for name, right, given in pairs:
+
+        def observed(weights: Weights, right: NDArray[np.bool_] = right, given: Floats = given) -> metrics.Figures:
+            at = metrics.weights_at_prior(judged.truth, weights, classes=count, prior=prior)
+            return _cells("bin", metrics.reliability_curve(right, given, at).observed)
+
+        ones = np.ones(len(judged.truth))
+        weights = metrics.weights_at_prior(judged.truth, ones, classes=count, prior=prior)
+        curve, found = metrics.reliability_curve(right, given, weights), _with_intervals(judged, observed)
+        filled = [place for place in range(len(curve.share)) if curve.share[place] > 0]
+        yield (
+            name,
+            Reliability(
+                confidence=tuple(curve.confidence[filled].tolist()),
+                observed=tuple(found[f"bin {place}"] for place in filled),
+                share=tuple(curve.share[filled].tolist()),
+            ),
+        )
+
+
+def _cells(name: str, values: Floats) -> metrics.Figures:
+    """The columns of `[B, K]` as figures."""
+    return {f"{name} {place}": values[:, place] for place in range(values.shape[1])}
+
+
+def _band(found: Figures, name: str, x: Floats) -> Band:
+    cells = [found[f"{name} {place}"] for place in range(len(x))]
+    return Band(
+        x=tuple(x.tolist()),
+        value=tuple(each.value for each in cells),
+        low=tuple(each.low for each in cells),
+        high=tuple(each.high for each in cells),
+    )
+
+
+def _curve(x: Floats, y: Floats, band: Band) -> Curve:
+    return Curve(x=tuple(x.tolist()), y=tuple(y.tolist()), band=band)
+
+
+def _counts(codes: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(codes).most_common())

@@ -1,0 +1,134 @@
+"""The report as one self-contained page: no script, no request, charts and pictures inside."""
+
+import base64
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pneumoscope import heatmap
+from pneumoscope.dataset.split import grouped
+from pneumoscope.imaging import Luma, encode
+from pneumoscope.report import plots
+from pneumoscope.report.card import HEADLINES
+from pneumoscope.report.document import Comparison, Figure, Report
+from pneumoscope.report.drift import Drift
+from pneumoscope.report.figures import HALF, MOST_PROBABLE
+from pneumoscope.report.scoring import Mistake
+
+_QUALITY = 72  # of embedded films: a dozen of them, twice, stay under half a megabyte
+_MOST_NAMES = 40
+_FEATURES = {
+    "metadata": "file metadata alone (size, format, JPEG tables, tags)",
+    "intensity": "global brightness and sharpness",
+    "border": "border strips and corners",
+    "thumbnail": "a thumbnail of 16×16 pixels",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """A mistake with its film and the map over it as data URIs."""
+
+    mistake: Mistake
+    film: str
+    overlay: str | None
+
+
+def draw_page(report: Report, mistakes: Sequence[Mistake] = ()) -> str:
+    """The page of a report as HTML text; `mistakes` are shown with their films."""
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            headlines=HEADLINES,
+            pictures=[_picture(each) for each in mistakes],
+            subgroups=grouped(report.subgroups, lambda each: each.quantity).items(),
+            points=_points(report),
+            shortcuts=grouped(report.shortcuts.baselines, lambda each: each.task).items(),
+            features=_FEATURES,
+            checklists=checklists(),
+            differences=None if report.comparison is None else _headline_differences(report.comparison),
+        )
+    )
+
+
+def draw_drift(drift: Drift) -> str:
+    """The page of a drift document as HTML text."""
+    return _environment().get_template("drift.html").render(drift=drift)
+
+
+def checklists() -> list[dict[str, object]]:
+    """The reporting guidelines and their items, as `checklists.toml` has them."""
+    text = files(__package__).joinpath("checklists.toml").read_text(encoding="utf-8")
+    guidelines: list[dict[str, object]] = tomllib.loads(text)["guideline"]
+    return guidelines
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=PackageLoader("pneumoscope", "report"),
+    )
+    environment.globals.update(plots=plots, most_names=_MOST_NAMES)
+    environment.filters.update(number=_number, interval=_interval, percent=_percent, percents=_percents, told=_told)
+    return environment
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(figure: Figure, digits: int = 3) -> str:
+    if figure.low is None or figure.high is None:
+        return "–"
+    return f"{figure.low:.{digits}f} to {figure.high:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}".replace("%", " %")
+
+
+def _percents(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return "–"
+    return f"{100 * figure.low:.1f} to {100 * figure.high:.1f} %"
+
+
+def _told(name: str) -> str:
+    """A figure's name in words."""
+    part, _, of = name.partition(".")
+    words = HEADLINES.get(part, part.replace("_", " ").replace("auroc", "AUROC").replace("ece", "ECE"))
+    return f"{words}, {of}" if of else words
+
+
+def _points(report: Report) -> list[tuple[str, list[object]]]:
+    """Operating points with their titles: those that the bundle stores first."""
+    titles = {MOST_PROBABLE: "The most probable class", HALF: "Half of the probability or more"}
+    rows = grouped(report.points, lambda each: each.name)
+    ordered = sorted(rows, key=lambda name: name in titles)
+    return [(titles.get(name, f"Stored: {name}"), list(rows[name])) for name in ordered]
+
+
+def _headline_differences(comparison: Comparison) -> list[object]:
+    """The differences to show first: of the headlines and of groups."""
+    return [each for each in comparison.differences if each.figure in HEADLINES or each.figure.startswith("group_")]
+
+
+def _picture(mistake: Mistake) -> _Picture:
+    overlay = None
+    if mistake.activation is not None:
+        overlay = _data_uri(heatmap.overlay(mistake.luma, mistake.activation))
+    return _Picture(mistake=mistake, film=_data_uri(mistake.luma), overlay=overlay)
+
+
+def _data_uri(pixels: Luma) -> str:
+    content = encode(np.ascontiguousarray(pixels), "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"

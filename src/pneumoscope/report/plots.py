@@ -1,0 +1,210 @@
+"""The report's charts as SVG elements for a page: colours are the page's, so that they follow its light or dark."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from pneumoscope.report.document import Band, Curve, DecisionCurve, Number, Reliability
+
+_WIDTH, _HEIGHT = 340, 290
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 42
+_COLOURS = 5  # of the page's style, c0 to c4, each with a dash pattern of its own
+_TICKS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A line: its points, a band around it, and whether it is a plain guide."""
+
+    name: str
+    x: Sequence[Number]
+    y: Sequence[Number]
+    band: Band | None = None
+    guide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """Titles and ranges of a chart's axes."""
+
+    x: str
+    y: str
+    low: float = 0.0
+    high: float = 1.0
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point lies, in the picture's units; what is out of range lies on the frame."""
+        across = min(max(x, 0.0), 1.0)
+        up = min(max((y - self.low) / (self.high - self.low), 0.0), 1.0)
+        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+    """The confusion matrix: rows truth, columns the most probable class, shaded by the share of the row."""
+    side, left, top = 74, 84, 46
+    width, height = left + side * len(classes) + 4, top + side * len(classes) + 4
+    parts = [_text(left + side * len(classes) / 2, 14, "called", "axis")]
+    for row, (label, line) in enumerate(zip(classes, counts, strict=True)):
+        parts.append(_text(left - 8, top + side * (row + 0.5) + 4, label, "end"))
+        parts.append(_text(left + side * (row + 0.5), top - 8, label, "axis"))
+        for column, count in enumerate(line):
+            share = count / sum(line) if sum(line) else 0.0
+            x, y = left + side * column, top + side * row
+            kind = "hit" if row == column else "miss"
+            parts.append(
+                _tag("rect", x=x, y=y, width=side - 3, height=side - 3, kind=kind, opacity=0.08 + 0.62 * share)
+            )
+            parts.append(_text(x + side / 2, y + side / 2, f"{count:,}", "count"))
+            parts.append(_text(x + side / 2, y + side / 2 + 16, f"{share:.0%}", "axis"))
+    told = "; ".join(
+        f"of {sum(line):,} {label}: "
+        + ", ".join(f"{count:,} called {name}" for name, count in zip(classes, line, strict=True))
+        for label, line in zip(classes, counts, strict=True)
+    )
+    return _svg(parts, f"Confusion matrix. {told}", width, height)
+
+
+def roc(curves: dict[str, Curve]) -> Markup:
+    """ROC curves with their bands, and the diagonal of a guess."""
+    guess = Series(name="guessing", x=(0, 1), y=(0, 1), guide=True)
+    axes = Axes(x="1 - specificity", y="sensitivity")
+    return lines("ROC curves", axes, [*_series(curves), guess])
+
+
+def precision_recall(curves: dict[str, Curve]) -> Markup:
+    """Precision-recall curves with their bands."""
+    return lines("Precision-recall curves", Axes(x="sensitivity (recall)", y="PPV (precision)"), _series(curves))
+
+
+def selective(curve: Curve, accuracy: Number) -> Markup:
+    """Accuracy of the surest films over how many of them are answered."""
+    values = [value for value in (*curve.y, *(curve.band.low if curve.band else ())) if value is not None]
+    low = next((floor for floor in (0.75, 0.5) if min(values, default=0.0) >= floor), 0.0)
+    all_films = Series(name="all films", x=(0, 1), y=(accuracy, accuracy), guide=True)
+    axes = Axes(x="share of films answered, surest first", y="accuracy", low=low)
+    return lines("Accuracy against coverage", axes, [*_series({"accuracy of these": curve}), all_films])
+
+
+def decision(name: str, curve: DecisionCurve) -> Markup:
+    """Net benefit of acting on the model, beside acting on all films and on none."""
+    band = curve.model
+    top = max((value for value in (*band.high, *curve.treat_all) if value is not None), default=0.1)
+    step = next(step for step in (0.05, 0.1, 0.2, 0.25) if 4 * step >= min(top, 1))
+    axes = Axes(x=f"probability of {name} to act from", y="net benefit", low=-step, high=4 * step)
+    series = [
+        Series(name="model", x=band.x, y=band.value, band=band),
+        Series(name="act on all", x=band.x, y=curve.treat_all),
+        Series(name="act on none", x=(0, 1), y=(0, 0), guide=True),
+    ]
+    return lines(f"Decision curve for {name}", axes, series)
+
+
+def reliability(name: str, found: Reliability) -> Markup:
+    """Observed share over the mean probability of each bin, with intervals; large dots hold many films."""
+    axes = Axes(x="probability given", y="share observed")
+    parts = [*_frame(axes), _line(axes, (0, 1), (0, 1), "guide")]
+    for confidence, observed, share in zip(found.confidence, found.observed, found.share, strict=True):
+        if confidence is None or observed.value is None:
+            continue
+        x, y = axes.place(confidence, observed.value)
+        if observed.low is not None and observed.high is not None:
+            ends = axes.place(confidence, observed.low), axes.place(confidence, observed.high)
+            parts.append(_tag("path", d=f"M{x:.1f} {ends[0][1]:.1f}V{ends[1][1]:.1f}", kind="bar c0"))
+        parts.append(
+            _tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{2.5 + 5 * (share or 0) ** 0.5:.1f}", kind="dot c0")
+        )
+    points = ", ".join(
+        f"{x:.2f} given, {y.value:.2f} observed"
+        for x, y in zip(found.confidence, found.observed, strict=True)
+        if x is not None and y.value is not None
+    )
+    return _svg(parts, f"Reliability, {name}: {points}", _WIDTH, _HEIGHT)
+
+
+def lines(title: str, axes: Axes, series: Sequence[Series]) -> Markup:
+    """A chart of lines with bands, and a legend."""
+    parts, legend, number = _frame(axes), [], 0
+    for each in series:
+        kind = "guide" if each.guide else f"c{number % _COLOURS}"
+        number += not each.guide
+        if each.band is not None:
+            parts.append(_area(axes, each.band, kind))
+        parts.append(_line(axes, each.x, each.y, kind))
+        legend.append((each.name, kind))
+    rows = [_key(place, name, kind) for place, (name, kind) in enumerate(legend)]
+    height = _HEIGHT + 18 * len(legend)
+    return _svg(
+        [*parts, *rows], f"{title}: {axes.y} over {axes.x}; {', '.join(name for name, _ in legend)}", _WIDTH, height
+    )
+
+
+def interval(low: Number, value: Number, high: Number) -> Markup:
+    """A figure from 0 to 1 with its interval on a short track, beside numbers in a table."""
+    if value is None:
+        return Markup("")
+    left, right = (value if low is None else low), (value if high is None else high)
+    ends = [min(max(each, 0.0), 1.0) * 100 for each in (left, value, right)]
+    bar = _tag("rect", x=f"{ends[0]:.1f}", y=4, width=f"{max(ends[2] - ends[0], 0.8):.1f}", height=4, kind="span")
+    dot = _tag("circle", cx=f"{ends[1]:.1f}", cy=6, r=2.6, kind="dot c0")
+    rail = _tag("rect", x=0, y=5.5, width=100, height=1, kind="rail")
+    return Markup('<svg class="track" viewBox="-3 0 106 12" aria-hidden="true">{}{}{}</svg>').format(rail, bar, dot)
+
+
+def _series(curves: dict[str, Curve]) -> list[Series]:
+    return [Series(name=name, x=curve.x, y=curve.y, band=curve.band) for name, curve in curves.items()]
+
+
+def _frame(axes: Axes) -> list[Markup]:
+    """Grid, ticks and titles."""
+    parts = []
+    for tick in range(_TICKS + 1):
+        share = tick / _TICKS
+        x, y = axes.place(share, axes.low + share * (axes.high - axes.low))
+        bottom, top = axes.place(share, axes.low)[1], axes.place(share, axes.high)[1]
+        left, right = axes.place(0, 0)[0], axes.place(1, 0)[0]
+        parts.append(_tag("path", d=f"M{x:.1f} {bottom:.1f}V{top:.1f}M{left:.1f} {y:.1f}H{right:.1f}", kind="grid"))
+        parts.append(_text(x, bottom + 15, f"{share:.1f}", "axis"))
+        digits = 1 if axes.high - axes.low >= 0.5 else 2
+        parts.append(_text(left - 5, y + 4, f"{axes.low + share * (axes.high - axes.low):.{digits}f}", "end"))
+    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, axes.x, "axis"))
+    turned = Markup('<text class="axis" transform="translate(12 {}) rotate(-90)">{}</text>').format(middle, axes.y)
+    return [*parts, turned]
+
+
+def _line(axes: Axes, x: Sequence[Number], y: Sequence[Number], kind: str) -> Markup:
+    return _tag("polyline", points=_points(axes, zip(x, y, strict=True)), kind=f"line {kind}")
+
+
+def _area(axes: Axes, band: Band, kind: str) -> Markup:
+    there = [row for row in zip(band.x, band.low, band.high, strict=True) if None not in row]
+    outline = [(x, low) for x, low, _ in there] + [(x, high) for x, _, high in reversed(there)]
+    return _tag("polygon", points=_points(axes, outline), kind=f"area {kind}")
+
+
+def _points(axes: Axes, points: Iterable[tuple[Number, Number]]) -> str:
+    placed = [axes.place(x, y) for x, y in points if x is not None and y is not None]
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+
+
+def _key(place: int, name: str, kind: str) -> Markup:
+    y = _HEIGHT + 18 * place + 8
+    stroke = _tag("path", d=f"M{_LEFT} {y}h26", kind=f"line {kind}")
+    return stroke + _text(_LEFT + 34, y + 4, name, "key")
+
+
+def _text(x: float, y: float, text: str, kind: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, text)
+
+
+def _tag(name: str, *, kind: str, **attributes: object) -> Markup:
+    listed = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in attributes.items())
+    return Markup('<{} class="{}"{}/>').format(name, kind, listed)
+
+
+def _svg(parts: Iterable[Markup], title: str, width: float, height: float) -> Markup:
+    content = Markup("").join(parts)
+    return Markup(
+        '<svg class="chart" role="img" aria-label="{}" viewBox="0 0 {} {}" style="max-width:{}px">{}</svg>'
+    ).format(escape(title), width, height, round(width * 1.25), content)

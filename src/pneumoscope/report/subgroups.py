@@ -1,0 +1,85 @@
+"""The films in parts: by how they look, how they are stored, and whatever else the manifest says of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumoscope.dataset import Film
+from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
+from pneumoscope.report.document import Subgroup
+from pneumoscope.report.figures import brief
+from pneumoscope.report.scoring import Scored, part_of
+
+#: Fewer films or patients give intervals that say nothing.
+LEAST_FILMS, LEAST_PATIENTS = 20, 5
+_MOST_VALUES = 12
+#: Columns of the manifest that tell films from each other, or are reported on elsewhere.
+_NO_GROUPS = {"path", "label", "split", "patient", "file_sha256", "luma_sha256", "phash"}
+_PARTS = 3
+
+
+def subgroups(scored: Scored) -> tuple[Subgroup, ...]:
+    """Figures of every part with enough films, where a property has at least two such parts."""
+    found = []
+    for quantity, values in _properties(scored):
+        names = list(dict.fromkeys(values.tolist()))
+        parts = [(name, values == name) for name in names]
+        enough = [(name, rows) for name, rows in parts if _is_enough(scored, rows)]
+        if 2 <= len(enough) <= _MOST_VALUES:
+            found += [_subgroup(scored, quantity, name, rows) for name, rows in enough]
+    return tuple(found)
+
+
+def _properties(scored: Scored) -> Iterator[tuple[str, NDArray[np.str_]]]:
+    """Every property: its name, and its value for each film, `str [N]`, in the order to report."""
+    films = scored.films
+    yield "short side, px", _thirds([min(film.width, film.height) for film in films], digits=0)
+    yield "mean brightness of the input", _thirds(scored.brightness.tolist(), digits=2)
+    yield "encoding", np.array([f"{PurePosixPath(film.path).suffix.lower()[1:]}, {film.mode}" for film in films])
+    yield "bytes per pixel", _thirds([film.bytes / (film.width * film.height) for film in films], digits=3)
+    for column in fields(Film):
+        if column.name in _NO_GROUPS:
+            continue
+        values = [getattr(film, column.name) for film in films]
+        if column.name == "source":
+            values = [_archive(value) for value in values]
+        if isinstance(values[0], int):
+            yield f"manifest: {column.name}", _thirds(values, digits=0)
+        else:
+            yield f"manifest: {column.name}", np.array(values, str)
+
+
+def _archive(source: str) -> str:
+    """Which archives or folders a film came from, without the members' names."""
+    return SOURCE_SEPARATOR.join(part.partition(":")[0] for part in source.split(SOURCE_SEPARATOR))
+
+
+def _thirds(values: Sequence[float], *, digits: int) -> NDArray[np.str_]:
+    """The third of the films that each belongs to, named by its range; one name if they are all alike."""
+    numbers = np.array(values, np.float64)
+    edges = np.unique(np.nanquantile(numbers, np.arange(1, _PARTS) / _PARTS, method="lower"))
+    edges = edges[edges < np.nanmax(numbers)]
+    names = [f"up to {edge:,.{digits}f}" for edge in edges[:1]]
+    names += [f"over {low:,.{digits}f} to {high:,.{digits}f}" for low, high in pairwise(edges)]
+    names += [f"over {edge:,.{digits}f}" for edge in edges[-1:]]
+    return np.array(names or ["all"])[np.searchsorted(edges, numbers)]
+
+
+def _is_enough(scored: Scored, rows: NDArray[np.bool_]) -> bool:
+    patients = {scored.patients[each] for each in np.flatnonzero(rows).tolist()}
+    return int(rows.sum()) >= LEAST_FILMS and len(patients) >= LEAST_PATIENTS
+
+
+def _subgroup(scored: Scored, quantity: str, value: str, rows: NDArray[np.bool_]) -> Subgroup:
+    part = part_of(scored, rows)
+    return Subgroup(
+        quantity=quantity,
+        value=value,
+        films=len(part.truth),
+        patients=len(set(part.patients)),
+        figures=brief(part),
+    )
