@@ -34,7 +34,7 @@ def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
 def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
     """Version 2 had a temperature, and one threshold for the largest probability.
 
-    It had no gate either. The threshold becomes a table of one row without a coverage: a class, or a side of a group, is
+    It had no gate either. The threshold becomes a table of one row without a coverage: a class, or side of a group, is
     possible from that threshold on, or from one half if that is more, so that at most one class and one side are.
 
     Raises:
