@@ -43,7 +43,7 @@ def test_onnx_equals_pytorch_on_every_validation_film(engine: Engine, tiny_run: 
     images = np.stack([load_input(dataset.read(each), engine.contract.input) for each in dataset.split("val")])
     outputs = engine.run(images)
     with torch.no_grad():
-        logits, embedding, maps = load_network(tiny_run).outputs(torch.from_numpy(images))
+        logits, embedding, _, maps = load_network(tiny_run).outputs(torch.from_numpy(images), maps=True)
     assert outputs.maps is not None
     assert set(engine.contract.calibration.scale.values()) == {50.0}
     np.testing.assert_allclose(softmax(outputs.logits), logits.softmax(dim=1).numpy(), atol=PARITY_TOLERANCE)
@@ -58,7 +58,8 @@ def test_the_graph_takes_bytes_and_normalises_itself(tiny_bundle: Path) -> None:
     assert image.elem_type == onnx.TensorProto.UINT8
     assert [d.dim_param or d.dim_value for d in image.shape.dim][1:] == [1, TINY["size"], TINY["size"]]
     assert image.shape.dim[0].dim_param
-    assert [output.name for output in graph.output] == ["logits", "embedding", "activation_map"]
+    names = [output.name for output in graph.output]
+    assert names == ["logits", "embedding", "activation_map", "gate", "distance"]
     assert not list(tiny_bundle.glob("*.data"))
 
 

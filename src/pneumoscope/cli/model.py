@@ -162,7 +162,9 @@ def predict_command(settings: "Predict") -> None:
     images, form = list(settings.images), settings.form
     refuse_bundles(images)
     choice, limits = choose_bundle(settings.bundle), Limits(max_pixels=settings.max_pixels)
-    engine = Engine.load(choice.folder, limits=limits, provider=settings.provider)
+    engine = Engine.load(
+        choice.folder, limits=limits, provider=settings.provider, fix_orientation=settings.fix_orientation
+    )
     if settings.heatmap is not None and engine.contract.activation_map is None:
         raise UsageError(
             f"{engine.contract.provenance.arch} has no exact activation map; "

@@ -34,6 +34,7 @@ _FEWEST = 60
 _VARIED = 0.7  # share of faulty films that are varied as well
 _FOLDS = 5
 _COMPONENTS = 32
+_FLOOR = 0.1  # of the mean deviation is added to each: some features are hardly ever more than zero
 _PLACES, _WIDE = 4, 512  # places along a side where features are kept apart; half as many of very wide networks
 _STEPS, _BATCH, _RATE, _DECAY = 400, 256, 5e-3, 1e-2
 
@@ -204,12 +205,12 @@ def _classifier(features: Floats, codes: NDArray[np.int64], seed: int) -> tuple[
 def _moments(features: Floats) -> tuple[Floats, Floats]:
     """Mean and deviation `[E]`; a feature that hardly varies is not blown up."""
     deviation = features.std(axis=0)
-    return features.mean(axis=0), deviation + 1e-3 * float(features.std()) + 1e-9
+    return features.mean(axis=0), deviation + _FLOOR * float(deviation.mean()) + 1e-9
 
 
 def _components(scaled: Floats) -> tuple[Floats, float]:
     """The first principal components `[K, E]` of standardised films `[N, E]`, and what they leave of one on average."""
-    count = min(_COMPONENTS, *scaled.shape)
+    count = max(1, min(_COMPONENTS, len(scaled) // 4, scaled.shape[1] // 4))  # fewer films would all be explained whole
     gram = scaled @ scaled.T  # of films, who are fewer than features
     values, vectors = np.linalg.eigh(gram.astype(np.float64))
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]

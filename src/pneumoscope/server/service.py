@@ -170,7 +170,13 @@ class Service:
     def _load(self) -> Engine:
         config = self.config
         limits = Limits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
-        engine = Engine.load(config.bundle, limits=limits, threads=self._threads, provider=config.provider)
+        engine = Engine.load(
+            config.bundle,
+            limits=limits,
+            threads=self._threads,
+            provider=config.provider,
+            fix_orientation=config.fix_orientation,
+        )
         verify(config.bundle, engine=engine)
         return engine
 

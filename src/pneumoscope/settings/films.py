@@ -9,6 +9,7 @@ from pneumoscope.documents import Document
 from pneumoscope.settings.option import (
     Bundle,
     Coverage,
+    FixOrientation,
     Images,
     MaxPixels,
     Overwrite,
@@ -84,6 +85,7 @@ class Predict(Document):
     )
     coverage: Coverage = None
     operating_point: Point = None
+    fix_orientation: FixOrientation = False
     provider: Provider = "cpu"
     max_pixels: MaxPixels = 100_000_000
     quiet: Quiet = False

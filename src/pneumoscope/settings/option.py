@@ -55,4 +55,8 @@ Point = Annotated[
     str | None,
     Field(description="Decide at level group, from a stored threshold on, such as sensitivity-0.95."),
 ]
+FixOrientation = Annotated[
+    bool,
+    Field(description="Turn negatives and films turned by right angles as they should be, and judge them then."),
+]
 Precision = Literal["fp32", "int8"]

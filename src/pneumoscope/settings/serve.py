@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 
 from pneumoscope.documents import Document
 from pneumoscope.settings.names import EndpointName
-from pneumoscope.settings.option import Bundle, Coverage, Point, Provider, Spelling
+from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, Point, Provider, Spelling
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
 SHORTEST_TOKEN = 16
@@ -63,6 +63,7 @@ class ServeOptions(Document):
     )
     coverage: Coverage = None
     operating_point: Point = None
+    fix_orientation: FixOrientation = False
     provider: Provider = "cpu"
 
     @field_validator("cors_origins")
