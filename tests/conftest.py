@@ -104,6 +104,20 @@ def tiny_bundle(drawn_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return bundle
 
 
+@pytest.fixture(scope="session")
+def described_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, exported with made-up out-of-fold predictions: it carries a report of them."""
+    from pneumoscope.export import export
+    from pneumoscope.settings.training import ExportConfig
+    from pneumoscope.training.evidence import save_evidence
+    from samples import guesses
+
+    folder = tmp_path_factory.mktemp("bundles")
+    save_evidence(guesses(dataset, tiny_run), folder / "evidence.npz")
+    export(tiny_run, dataset, folder / "described", ExportConfig(evidence=folder / "evidence.npz", name="described"))
+    return folder / "described"
+
+
 @pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that a test may damage."""

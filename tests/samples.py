@@ -26,7 +26,9 @@ from pneumoscope.cli import main
 main()
 """
 if TYPE_CHECKING:
+    from pneumoscope.dataset import Dataset
     from pneumoscope.export.calibration import Calibrating
+    from pneumoscope.training.evidence import Evidence
 
 TINY: dict[str, Any] = {"arch": "test_resnet", "size": 48, "weights": "none", "epochs": 2, "batch_size": 16, "lr": 0.01}
 
@@ -130,3 +132,37 @@ def documented(line: dict[str, Any], *beside: str) -> DecisionDocument:
     decision = {name: value for name, value in line.items() if name not in beside}
     assert list(decision) == list(DecisionDocument.model_json_schema(by_alias=True)["properties"])
     return DecisionDocument.model_validate(decision)
+
+
+def guesses(dataset: "Dataset", run: Path) -> "Evidence":
+    """Out-of-fold predictions of a run's train and validation films that no network has made, mostly right."""
+    from pneumoscope.training.evidence import About, Evidence
+    from pneumoscope.training.run import load_card, load_config
+
+    films = [film for film in dataset.films if film.split in ("train", "val")]
+    random, count = np.random.default_rng(0), len(films)
+    config, card = load_config(run), load_card(run)
+    label = np.array([card.classes.index(film.label) for film in films], np.int8)
+    patients = {name: number for number, name in enumerate(sorted({film.patient for film in films}))}
+    patient = np.array([patients[film.patient] for film in films], np.int32)
+    logits = (random.normal(size=(count, len(card.classes))) + 2 * np.eye(len(card.classes))[label]).astype(np.float32)
+    return Evidence(
+        about=About(
+            schema_version=1,
+            classes=card.classes,
+            groups=card.groups,
+            dataset=dataset.fingerprint,
+            folds=3,
+            seed=0,
+            config=config,
+            commit=None,
+            versions={},
+        ),
+        film=np.array([list(bytes.fromhex(film.file_sha256)) for film in films], np.uint8),
+        patient=patient,
+        label=label,
+        fold=(patient % 3).astype(np.int8),
+        logits=logits,
+        stress=logits,
+        embedding=random.normal(size=(count, 5)).astype(np.float16),
+    )

@@ -166,19 +166,14 @@ def show_report(report: "Report") -> None:
 
 def _show_comparison(comparison: "Comparison") -> None:
     """Differences of two models on the same films; the page has the tests, too."""
+    from pneumoscope.report.card import in_words
+    from pneumoscope.report.compare import headline_differences
+
     show_table(
-        ("figure", "this", "other", "difference", "95 % interval", "so it is"),
+        ("figure", "this", "other", "difference, 95 % interval", "so it is"),
         (
-            (
-                row.figure,
-                _short_number(row.this),
-                _short_number(row.other),
-                _value(row.difference),
-                _range(row.difference),
-                row.verdict,
-            )
-            for row in comparison.differences
-            if "." not in row.figure or row.figure.startswith("group_")
+            (in_words(row.figure), _three(row.this), _three(row.other), _with_range(row.difference), row.verdict)
+            for row in headline_differences(comparison)
         ),
         title=f"beside {comparison.other.name} {comparison.other.version}, {comparison.films:,} films, paired",
         title_justify="left",
@@ -187,19 +182,20 @@ def _show_comparison(comparison: "Comparison") -> None:
 
 def _show_external(external: "External") -> None:
     """The drop against the model's own films."""
+    from pneumoscope.report.card import in_words
+
     if not external.drops:
         print_line(f"note: no drop can be given; the model's own figures: {external.own}.")
         return
     show_table(
-        ("of", "figure", "here", "own", "difference", "95 % interval", "so it is"),
+        ("of", "figure", "here", "own", "difference, 95 % interval", "so it is"),
         (
             (
                 row.of,
-                row.figure,
-                _value(row.here),
-                _value(row.own),
-                _value(row.difference),
-                _range(row.difference),
+                in_words(row.figure),
+                _three(row.here.value),
+                _three(row.own.value),
+                _with_range(row.difference),
                 row.verdict,
             )
             for row in external.drops
@@ -214,7 +210,7 @@ def show_drift(drift: "Drift") -> None:
     show_table(
         ("quantity", "here", "95 % interval", "reference", "verdict"),
         (
-            (sign.quantity, _value(sign.here), _range(sign.here), _short_number(sign.reference), sign.verdict)
+            (sign.quantity, _three(sign.here.value), _range(sign.here), _three(sign.reference), sign.verdict)
             for sign in drift.signs
         ),
         title=f"{drift.n:,} image files; reference: {drift.reference}",
@@ -234,8 +230,12 @@ def _range(figure: "Figure") -> str:
     return "–" if figure.low is None or figure.high is None else f"{figure.low:.3f} to {figure.high:.3f}"
 
 
-def _short_number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _with_range(figure: "Figure") -> str:
+    return "undefined" if figure.value is None else f"{figure.value:+.3f} ({_range(figure)})"
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def show_cross_validation(report: dict[str, Any]) -> None:

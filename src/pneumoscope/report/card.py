@@ -22,6 +22,24 @@ HEADLINES = {
     "ece": "calibration error (ECE)",
     "classwise_ece": "class-wise ECE",
 }
+
+
+def in_words(name: str) -> str:
+    """The name of a figure of `metrics.summarise` in words.
+
+    >>> in_words("group_auroc.pneumonia"), in_words("class_ece.virus"), in_words("ece")
+    ('pneumonia: AUROC', 'virus: ECE', 'calibration error (ECE)')
+    """
+    part, _, of = name.partition(".")
+    if not of and part in HEADLINES:
+        return HEADLINES[part]
+    words = " ".join(
+        _CAPITALS.get(word, word) for word in part.removeprefix("group_").removeprefix("class_").split("_")
+    )
+    return f"{of}: {words}" if of else words
+
+
+_CAPITALS = {word: word.upper() for word in ("auroc", "ece", "ppv", "npv", "f1", "aurc", "mcc")}
 _OF_SIDES = {
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",

@@ -84,6 +84,12 @@ def compare(
     )
 
 
+def headline_differences(comparison: Comparison) -> list[Difference]:
+    """The differences to show first: of all films, and of groups."""
+    shown = ("group_accuracy", "group_sensitivity", "group_specificity", "group_auroc")
+    return [each for each in comparison.differences if "." not in each.figure or each.figure.partition(".")[0] in shown]
+
+
 def _aligned(this: Scored, other: Scored) -> tuple[Judged, Judged]:
     """The films that both could decode, in one order of films and classes."""
     place = {film.path: number for number, film in enumerate(other.films)}

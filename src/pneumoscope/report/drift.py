@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,20 +18,20 @@ from pneumoscope.contract import DISCLAIMER, Contract
 from pneumoscope.documents import Document, Text, write_document
 from pneumoscope.engine import Encoded, Engine, Prediction
 from pneumoscope.engine.document import ModelName
-from pneumoscope.engine.reference import Reference, load_reference
+from pneumoscope.engine.reference import FAR_QUANTILE, Reference, load_reference
 from pneumoscope.errors import UsageError
 from pneumoscope.files import whole_directory, write_text
 from pneumoscope.metrics import Weights
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report.document import Figure, Figures, LostFilm, Number
+from pneumoscope.report.external import independent_difference
 from pneumoscope.report.figures import DRAWS, to_figures
 
 DRIFT_FILE, PAGE_FILE, DECISIONS_FILE = "drift.json", "drift.html", "predictions.csv"
 #: Differences of shares smaller than this are of no consequence, however many films show them.
 TOLERANCE = 0.02
-#: Of the reference's own films 1 in 100 is far; so many times as many are a shift, or a clear one.
-_SHIFTED, _CLEARLY = 2, 10
-_FAR_SHARE = 0.01
+_MANY = 0.1  # of films far out
+_DEVIATIONS = 1.959963984540054  # of the normal distribution, on either side of its middle 95 %
 
 Grade: TypeAlias = Literal["alike", "different", "unknown"]
 
@@ -159,30 +160,35 @@ def _signs(contract: Contract, seen: _Seen, reference: Reference | None) -> list
     films = [str(number) for number in range(len(predicted))]
     measured = to_figures(metrics.with_intervals(compute, films, draws=DRAWS))
     answers = None if reference is None else reference.about.answers
-    signs = [
-        _share("share rejected", measured["rejected"], None if answers is None else answers.rejected),
-        _share("share abstained on", measured["abstained"], None if answers is None else answers.abstained),
-    ]
-    for label in contract.classes:
-        expected = None if answers is None else answers.class_shares[label]
-        signs.append(_share(f"share called {label}", measured[f"share {label}"], expected))
-    for label in contract.classes:
-        expected = None if answers is None else answers.mean_probabilities[label]
-        signs.append(_share(f"mean probability of {label}", measured[f"probability {label}"], expected))
+    expected: dict[str, float] = {}
+    if answers is not None:
+        expected = {"rejected": answers.rejected, "abstained": answers.abstained}
+        expected |= {f"share {label}": share for label, share in answers.class_shares.items()}
+        expected |= {f"probability {label}": share for label, share in answers.mean_probabilities.items()}
+    titles = {"rejected": "share rejected", "abstained": "share abstained on"}
+    titles |= {f"share {label}": f"share called {label}" for label in contract.classes}
+    titles |= {f"probability {label}": f"mean probability of {label}" for label in contract.classes}
+    count = 1 if answers is None else answers.films
+    signs = [_share(title, measured[name], expected.get(name), count) for name, title in titles.items()]
     return [*signs, *_distances(measured, reference)]
 
 
-def _share(quantity: str, here: Figure, expected: float | None) -> Sign:
-    """A share beside the reference's; it differs if its interval does not reach the reference's neighbourhood."""
-    grade: Grade
-    if expected is None or here.value is None or here.low is None or here.high is None:
+def _share(quantity: str, here: Figure, expected: float | None, films: int) -> Sign:
+    """A share beside the reference's, which is of so many films.
+
+    It differs if the interval of the difference, both sides' chance in it, lies farther from zero than `TOLERANCE`.
+    """
+    if expected is None:
         return Sign(quantity=quantity, here=here, reference=None, grade="unknown", verdict="there is no reference")
-    if here.low > expected + TOLERANCE:
-        grade, words = "different", f"higher than the reference's {expected:.1%}"
-    elif here.high < expected - TOLERANCE:
-        grade, words = "different", f"lower than the reference's {expected:.1%}"
+    spread = _DEVIATIONS * math.sqrt(expected * (1 - expected) / films)
+    apart = independent_difference(here, Figure(value=expected, low=expected - spread, high=expected + spread))
+    grade: Grade = "different"
+    if apart.low is not None and apart.low > TOLERANCE:
+        words = "higher than the reference"
+    elif apart.high is not None and apart.high < -TOLERANCE:
+        words = "lower than the reference"
     else:
-        grade, words = "alike", f"no clear difference from the reference's {expected:.1%}"
+        grade, words = "alike", "no clear difference"
     return Sign(quantity=quantity, here=here, reference=expected, grade=grade, verdict=words)
 
 
@@ -191,25 +197,40 @@ def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
     if reference is None:
         nothing = Figure(value=None, low=None, high=None)
         words = "the bundle has no reference; export it again"
-        return [Sign(quantity="embedding distance", here=nothing, reference=None, grade="unknown", verdict=words)]
+        return [Sign(quantity="share of films far out", here=nothing, reference=None, grade="unknown", verdict=words)]
     far, distance = measured["far"], measured["distance"]
+    expected, most = far_share(reference.about.embedded_films)
     grade: Grade = "alike"
-    words = "as for the reference: few films lie farther out than 99 % of the reference's films"
-    if far.low is not None and far.low > _CLEARLY * _FAR_SHARE:
+    words = "no more than expected lie beyond 99 % of the reference's films"
+    if far.low is not None and far.low > max(_MANY, 2 * most):
         grade, words = "different", "many films are unlike those that the model was trained on"
-    elif far.low is not None and far.low > _SHIFTED * _FAR_SHARE:
+    elif far.low is not None and far.low > most:
         grade, words = "different", "more films than expected are unlike those that the model was trained on"
     own = float(np.mean(reference.distances)) / reference.far if reference.far > 0 else None
     return [
-        Sign(quantity="share of films far out", here=far, reference=_FAR_SHARE, grade=grade, verdict=words),
+        Sign(quantity="share of films far out", here=far, reference=expected, grade=grade, verdict=words),
         Sign(
             quantity="mean embedding distance",
             here=distance,
             reference=own,
             grade="unknown",
-            verdict="in multiples of the distance within which 99 % of the reference's films lie",
+            verdict="1 is the distance within which 99 % of the reference's films lie",
         ),
     ]
+
+
+def far_share(films: int) -> tuple[float, float]:
+    """The share of films like the reference's that lies far out: what to expect, and the most that chance explains.
+
+    How much lies beyond an order statistic of so many films follows a beta distribution (David and Nagaraja 2003,
+    Order Statistics, section 2.3); the most is two standard deviations over its mean.
+
+    >>> [round(value, 3) for value in far_share(480)]
+    [0.012, 0.022]
+    """
+    beyond = films * (1 - FAR_QUANTILE / 100) + 1
+    mean = beyond / (films + 1)
+    return mean, mean + 2 * math.sqrt(mean * (1 - mean) / (films + 2))
 
 
 def _reference_words(reference: Reference | None) -> str:

@@ -144,10 +144,10 @@ def decisions(judged: Judged) -> Decisions:
         table = metrics.weighted_confusions(judged.truth, judged.predicted, len(judged.classes), weights * answered)
         found["answered.accuracy"] = metrics.accuracy(table)
         for at, label in enumerate(judged.classes):
-            found[f"answered.sensitivity of {label}"] = metrics.sensitivity(table)[:, at]
+            found[f"answered.{label}: sensitivity"] = metrics.sensitivity(table)[:, at]
         for group in judged.groups:
             sides = metrics.group_confusion(table, np.flatnonzero(judged.inside(group)).tolist())
-            found[f"answered.accuracy of {group}"] = metrics.accuracy(sides)
+            found[f"answered.{group} or not: accuracy"] = metrics.accuracy(sides)
         return found
 
     found = _with_intervals(judged, compute)

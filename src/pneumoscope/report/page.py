@@ -13,8 +13,9 @@ from pneumoscope import heatmap
 from pneumoscope.dataset.split import grouped
 from pneumoscope.imaging import Luma, encode
 from pneumoscope.report import plots
-from pneumoscope.report.card import HEADLINES
-from pneumoscope.report.document import Comparison, Figure, Report
+from pneumoscope.report.card import HEADLINES, in_words
+from pneumoscope.report.compare import headline_differences
+from pneumoscope.report.document import Figure, Report
 from pneumoscope.report.drift import Drift
 from pneumoscope.report.figures import HALF, MOST_PROBABLE
 from pneumoscope.report.scoring import Mistake
@@ -52,7 +53,7 @@ def draw_page(report: Report, mistakes: Sequence[Mistake] = ()) -> str:
             shortcuts=grouped(report.shortcuts.baselines, lambda each: each.task).items(),
             features=_FEATURES,
             checklists=checklists(),
-            differences=None if report.comparison is None else _headline_differences(report.comparison),
+            differences=None if report.comparison is None else headline_differences(report.comparison),
         )
     )
 
@@ -78,7 +79,7 @@ def _environment() -> Environment:
         loader=PackageLoader("pneumoscope", "report"),
     )
     environment.globals.update(plots=plots, most_names=_MOST_NAMES)
-    environment.filters.update(number=_number, interval=_interval, percent=_percent, percents=_percents, told=_told)
+    environment.filters.update(number=_number, interval=_interval, percent=_percent, percents=_percents, told=in_words)
     return environment
 
 
@@ -102,24 +103,12 @@ def _percents(figure: Figure) -> str:
     return f"{100 * figure.low:.1f} to {100 * figure.high:.1f} %"
 
 
-def _told(name: str) -> str:
-    """A figure's name in words."""
-    part, _, of = name.partition(".")
-    words = HEADLINES.get(part, part.replace("_", " ").replace("auroc", "AUROC").replace("ece", "ECE"))
-    return f"{words}, {of}" if of else words
-
-
 def _points(report: Report) -> list[tuple[str, list[object]]]:
     """Operating points with their titles: those that the bundle stores first."""
     titles = {MOST_PROBABLE: "The most probable class", HALF: "Half of the probability or more"}
     rows = grouped(report.points, lambda each: each.name)
     ordered = sorted(rows, key=lambda name: name in titles)
     return [(titles.get(name, f"Stored: {name}"), list(rows[name])) for name in ordered]
-
-
-def _headline_differences(comparison: Comparison) -> list[object]:
-    """The differences to show first: of the headlines and of groups."""
-    return [each for each in comparison.differences if each.figure in HEADLINES or each.figure.startswith("group_")]
 
 
 def _picture(mistake: Mistake) -> _Picture:

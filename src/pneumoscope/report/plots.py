@@ -56,7 +56,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup
                 _tag("rect", x=x, y=y, width=side - 3, height=side - 3, kind=kind, opacity=0.08 + 0.62 * share)
             )
             parts.append(_text(x + side / 2, y + side / 2, f"{count:,}", "count"))
-            parts.append(_text(x + side / 2, y + side / 2 + 16, f"{share:.0%}", "axis"))
+            parts.append(_text(x + side / 2, y + side / 2 + 16, f"{share:.0%}", "share"))
     told = "; ".join(
         f"of {sum(line):,} {label}: "
         + ", ".join(f"{count:,} called {name}" for name, count in zip(classes, line, strict=True))
@@ -94,7 +94,7 @@ def decision(name: str, curve: DecisionCurve) -> Markup:
     axes = Axes(x=f"probability of {name} to act from", y="net benefit", low=-step, high=4 * step)
     series = [
         Series(name="model", x=band.x, y=band.value, band=band),
-        Series(name="act on all", x=band.x, y=curve.treat_all),
+        _down_to(axes.low, Series(name="act on all", x=band.x, y=curve.treat_all)),
         Series(name="act on none", x=(0, 1), y=(0, 0), guide=True),
     ]
     return lines(f"Decision curve for {name}", axes, series)
@@ -149,6 +149,16 @@ def interval(low: Number, value: Number, high: Number) -> Markup:
     dot = _tag("circle", cx=f"{ends[1]:.1f}", cy=6, r=2.6, kind="dot c0")
     rail = _tag("rect", x=0, y=5.5, width=100, height=1, kind="rail")
     return Markup('<svg class="track" viewBox="-3 0 106 12" aria-hidden="true">{}{}{}</svg>').format(rail, bar, dot)
+
+
+def _down_to(low: float, series: Series) -> Series:
+    """A falling line up to where it leaves the picture below."""
+    there = [(x, y) for x, y in zip(series.x, series.y, strict=True) if x is not None and y is not None]
+    kept = [(x, y) for x, y in there if y >= low]
+    if kept and len(kept) < len(there):
+        (x, y), (next_x, next_y) = kept[-1], there[len(kept)]
+        kept.append((x + (next_x - x) * (y - low) / (y - next_y), low))
+    return Series(name=series.name, x=[x for x, _ in kept], y=[y for _, y in kept])
 
 
 def _series(curves: dict[str, Curve]) -> list[Series]:

@@ -25,8 +25,7 @@ _PARTS = 3
 def subgroups(scored: Scored) -> tuple[Subgroup, ...]:
     """Figures of every part with enough films, where a property has at least two such parts."""
     found = []
-    for quantity, values in _properties(scored):
-        names = list(dict.fromkeys(values.tolist()))
+    for quantity, names, values in _properties(scored):
         parts = [(name, values == name) for name in names]
         enough = [(name, rows) for name, rows in parts if _is_enough(scored, rows)]
         if 2 <= len(enough) <= _MOST_VALUES:
@@ -34,23 +33,25 @@ def subgroups(scored: Scored) -> tuple[Subgroup, ...]:
     return tuple(found)
 
 
-def _properties(scored: Scored) -> Iterator[tuple[str, NDArray[np.str_]]]:
-    """Every property: its name, and its value for each film, `str [N]`, in the order to report."""
+def _properties(scored: Scored) -> Iterator[tuple[str, list[str], NDArray[np.str_]]]:
+    """Every property: its name, its values in the order to report, and that of each film, `str [N]`."""
     films = scored.films
-    yield "short side, px", _thirds([min(film.width, film.height) for film in films], digits=0)
-    yield "mean brightness of the input", _thirds(scored.brightness.tolist(), digits=2)
-    yield "encoding", np.array([f"{PurePosixPath(film.path).suffix.lower()[1:]}, {film.mode}" for film in films])
-    yield "bytes per pixel", _thirds([film.bytes / (film.width * film.height) for film in films], digits=3)
+    yield "short side, px", *_thirds([min(film.width, film.height) for film in films], digits=0)
+    yield "mean brightness of the input, 0 to 1", *_thirds(scored.brightness.tolist(), digits=2)
+    yield "encoding", *_named([f"{PurePosixPath(film.path).suffix.lower()[1:]}, {film.mode}" for film in films])
+    yield "bytes per pixel", *_thirds([film.bytes / (film.width * film.height) for film in films], digits=3)
     for column in fields(Film):
         if column.name in _NO_GROUPS:
             continue
         values = [getattr(film, column.name) for film in films]
         if column.name == "source":
             values = [_archive(value) for value in values]
-        if isinstance(values[0], int):
-            yield f"manifest: {column.name}", _thirds(values, digits=0)
-        else:
-            yield f"manifest: {column.name}", np.array(values, str)
+        numbers = all(isinstance(value, int) for value in values)
+        yield f"manifest: {column.name}", *(_thirds(values, digits=0) if numbers else _named(values))
+
+
+def _named(values: Sequence[str]) -> tuple[list[str], NDArray[np.str_]]:
+    return sorted(set(values)), np.array(values, str)
 
 
 def _archive(source: str) -> str:
@@ -58,7 +59,7 @@ def _archive(source: str) -> str:
     return SOURCE_SEPARATOR.join(part.partition(":")[0] for part in source.split(SOURCE_SEPARATOR))
 
 
-def _thirds(values: Sequence[float], *, digits: int) -> NDArray[np.str_]:
+def _thirds(values: Sequence[float], *, digits: int) -> tuple[list[str], NDArray[np.str_]]:
     """The third of the films that each belongs to, named by its range; one name if they are all alike."""
     numbers = np.array(values, np.float64)
     edges = np.unique(np.nanquantile(numbers, np.arange(1, _PARTS) / _PARTS, method="lower"))
@@ -66,7 +67,8 @@ def _thirds(values: Sequence[float], *, digits: int) -> NDArray[np.str_]:
     names = [f"up to {edge:,.{digits}f}" for edge in edges[:1]]
     names += [f"over {low:,.{digits}f} to {high:,.{digits}f}" for low, high in pairwise(edges)]
     names += [f"over {edge:,.{digits}f}" for edge in edges[-1:]]
-    return np.array(names or ["all"])[np.searchsorted(edges, numbers)]
+    names = names or ["all"]
+    return names, np.array(names)[np.searchsorted(edges, numbers)]
 
 
 def _is_enough(scored: Scored, rows: NDArray[np.bool_]) -> bool:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from pneumoscope.contract import load_contract
 from pneumoscope.engine import Encoded, Engine, Level, Prediction, Rule, choose_rule, verify
+from pneumoscope.engine.reference import Reference, load_reference
 from pneumoscope.errors import BundleError, PneumoscopeError
 from pneumoscope.imaging import Limits
 from pneumoscope.parallel import available_cores
@@ -44,6 +45,7 @@ class Service:
         self.journal = Journal(config.keep_log) if config.keep_log else None
         self._on_failure = on_failure
         self._engine: Engine | None = None
+        self._reference: Reference | None = None
         self._threads = max(1, available_cores() // config.workers)
         self._batcher: Batcher | None = None
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
@@ -84,7 +86,7 @@ class Service:
             self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(words))
             return
         self._batcher = Batcher(self._engine)
-        self.telemetry.loaded(self._engine.model)
+        self.telemetry.loaded(self._engine.model, self._reference)
         self.state = "ready"
         _LOG.info("ready: %s %s", self.contract.name, self.contract.version)
 
@@ -178,6 +180,7 @@ class Service:
             fix_orientation=config.fix_orientation,
         )
         verify(config.bundle, engine=engine)
+        self._reference = load_reference(config.bundle, engine.contract)
         return engine
 
 

@@ -8,12 +8,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from pneumoscope import __version__
-from pneumoscope.engine import Prediction
+from pneumoscope.engine import Outputs, Prediction
+from pneumoscope.engine.reference import Reference
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # the library's own variable, set by `run` for several workers
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
+_DISTANCES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 
 
 class Telemetry:
@@ -21,6 +23,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._reference: Reference | None = None
         counter, seconds, shares, gauge = (
             partial(Counter, registry=registry),
             partial(Histogram, registry=registry, buckets=_SECONDS),
@@ -40,6 +43,21 @@ class Telemetry:
         self.probability = shares("pneumoscope_probability", "By class.", ["label"])
         self.brightness = shares(
             "pneumoscope_input_brightness", "Mean of the model's input, 0 black to 1 white: drifts with what comes in."
+        )
+        self.most_probable = counter(
+            "pneumoscope_most_probable", "Films that could be decoded, by their most probable class.", ["label"]
+        )
+        self.distance = Histogram(
+            "pneumoscope_embedding_distance",
+            "Of films that could be decoded, from the bundle's reference: 99 % of its own films lie within 1.",
+            registry=registry,
+            buckets=_DISTANCES,
+        )
+        self.reference_share = gauge(
+            "pneumoscope_reference_share",
+            "Of the bundle's reference films: what shares of films to expect, by status and by most probable class.",
+            ["quantity", "label"],
+            multiprocess_mode="max",
         )
         self.waiting = gauge("pneumoscope_queue_films", "Films that wait or are worked on.")
         self.buffered = gauge("pneumoscope_buffered_bytes", "Request bodies in memory.")
@@ -63,13 +81,28 @@ class Telemetry:
             self.stage_seconds.labels(stage).observe(milliseconds / 1000)
         if prediction.brightness is not None:
             self.brightness.observe(prediction.brightness)
-            self.score.observe(max(prediction.probabilities.values()))
-        for label, value in prediction.probabilities.items():
-            self.probability.labels(label).observe(value)
+        if prediction.outputs is not None:
+            self._drift(prediction.classes, prediction.outputs)
 
-    def loaded(self, model: dict[str, str]) -> None:
-        """Say what is running."""
+    def _drift(self, classes: tuple[str, ...], outputs: Outputs) -> None:
+        """What `evaluate --unlabelled` measures of a folder, of a film that could be decoded, whatever was decided."""
+        self.score.observe(float(outputs.probabilities.max()))
+        self.most_probable.labels(classes[int(outputs.probabilities.argmax())]).inc()
+        for label, value in zip(classes, outputs.probabilities, strict=True):
+            self.probability.labels(label).observe(float(value))
+        if self._reference is not None:
+            self.distance.observe(float(self._reference.distance(outputs.embedding)))
+
+    def loaded(self, model: dict[str, str], reference: Reference | None) -> None:
+        """Say what is running, and what its films looked like."""
         self.information.labels(__version__, model["name"], model["version"], model["sha256"]).set(1)
+        self._reference = reference
+        if reference is not None:
+            answers = reference.about.answers
+            for quantity in ("rejected", "abstained"):
+                self.reference_share.labels(quantity, "").set(getattr(answers, quantity))
+            for label, share in answers.class_shares.items():
+                self.reference_share.labels("most_probable", label).set(share)
         self.ready.set(1)
 
     def page(self) -> bytes:
