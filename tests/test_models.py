@@ -4,17 +4,23 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pneumoscope import models
 from pneumoscope.contract import load_contract
-from pneumoscope.engine import verify
+from pneumoscope.engine import Encoded, Engine, verify
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError
+from pneumoscope.export.faults import MAKE
+from pneumoscope.export.pictures import KINDS, Kind, draw
 from pneumoscope.files import sha256_of
+from pneumoscope.imaging import read_luma
 from pneumoscope.models import SHIPPED, shipped_bundle
+from pneumoscope.phantom import FINDINGS, Finding, encode_jpeg, film
 from pneumoscope.training.evidence import load_evidence
 from samples import REPOSITORY
 from test_project import SHIPPED_FILES
@@ -44,6 +50,43 @@ def test_its_card_says_what_a_reader_must_know() -> None:
     for words in ("Not a medical device", "1 to 5 years", "CC BY 4.0", "rscbjbr9sj", "95 % interval", "## Limits"):
         assert words in card
     assert "official test part" in card
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_rejects_pictures_that_are_no_films(kind: Kind) -> None:
+    engine = Engine.load(shipped_bundle())
+    random = np.random.default_rng([77, *kind.encode()])
+    pictures = [draw(kind, random, 256, phantoms=False) for _ in range(25)]
+    predictions = list(engine.predict_many(Encoded(name=kind, read=partial(encode_jpeg, each)) for each in pictures))
+    assert {prediction.status for prediction in predictions} == {"rejected"}
+    codes = [prediction.reason_codes[0] for prediction in predictions]
+    assert sum(code in (kind, "greys", "blank") for code in codes) >= 0.9 * len(codes), codes
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_it_rejects_drawn_films_as_drawings(finding: Finding) -> None:
+    engine = Engine.load(shipped_bundle())
+    for patient in range(5):
+        prediction = engine.predict(encode_jpeg(film(finding, patient=patient, seed=5)))
+        assert prediction.status == "rejected"
+        assert prediction.reason_codes[0] == "drawing"
+
+
+@pytest.mark.parametrize("archive", ["originals-160.zip", "ChestXRay2017-224-practice.zip"])
+def test_it_answers_or_abstains_on_real_films_and_names_their_faults(archive: str) -> None:
+    path = REPOSITORY.parent / "shared" / "data" / archive
+    if not path.is_file():
+        pytest.skip(f"the real films of {archive} are not here")
+    engine = Engine.load(shipped_bundle())
+    with zipfile.ZipFile(path) as films:
+        names = [name for name in sorted(films.namelist()) if name.endswith("eg")]
+        data = [films.read(name) for name in names[:: max(1, len(names) // 100)]]
+    statuses = [engine.predict(each).status for each in data]
+    assert statuses.count("rejected") <= 0.02 * len(statuses)
+    for code, make in MAKE.items():
+        faulty = [make(read_luma(each), np.random.default_rng(0)) for each in data[::5]]
+        said = [engine.predict(encode_jpeg(np.ascontiguousarray(each))) for each in faulty]
+        assert sum(code in each.reason_codes for each in said) >= 0.9 * len(said)
 
 
 def test_its_graph_normalises_as_its_contract_says() -> None:
