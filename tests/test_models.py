@@ -22,7 +22,7 @@ from pneumoscope.imaging import read_luma
 from pneumoscope.models import SHIPPED, shipped_bundle
 from pneumoscope.phantom import FINDINGS, Finding, encode_jpeg, film
 from pneumoscope.training.evidence import load_evidence
-from samples import REPOSITORY
+from samples import REAL, REPOSITORY
 from test_project import SHIPPED_FILES
 
 
@@ -74,7 +74,7 @@ def test_it_rejects_drawn_films_as_drawings(finding: Finding) -> None:
 
 @pytest.mark.parametrize("archive", ["originals-160.zip", "ChestXRay2017-224-practice.zip"])
 def test_it_answers_or_abstains_on_real_films_and_names_their_faults(archive: str) -> None:
-    path = REPOSITORY.parent / "shared" / "data" / archive
+    path = REAL / archive
     if not path.is_file():
         pytest.skip(f"the real films of {archive} are not here")
     engine = Engine.load(shipped_bundle())
