@@ -53,7 +53,7 @@ Coverage = Annotated[
 ]
 Point = Annotated[
     str | None,
-    Field(description="Decide at level group, from a stored threshold on, such as sensitivity-0.95."),
+    Field(description="Such as sensitivity-0.95: decides alone, at level group, from a stored threshold on."),
 ]
 FixOrientation = Annotated[
     bool,
