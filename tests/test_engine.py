@@ -16,7 +16,7 @@ import dicoms
 from pneumoscope.contract import InputRule, load_contract, save_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Encoded, Engine, Verified, rejection, verify
-from pneumoscope.engine.golden import GoldenCase, _difference
+from pneumoscope.engine.golden import GoldenCase, GoldenOutputs, _difference
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export, load_network
 from pneumoscope.export.quantise import logits_of
@@ -301,14 +301,34 @@ def test_the_tolerance_explains_another_decision_only_near_a_threshold(
 ) -> None:
     shares = {"bacteria": 0.7, "normal": 0.2, "virus": 0.1}
     said = {"file": "a.png", "needs": None, "probabilities": shares}
-    case = GoldenCase(**said, status="answered", label="bacteria")
+    case = GoldenCase(**said, status="answered", label="bacteria", outputs=None)
     prediction = replace(
         engine.predict(FILM), status="abstained", label=None, probabilities=shares, groups={"pneumonia": 0.8}
     )
     row = coverage_row(0.9, dict.fromkeys(shares, classes), {"pneumonia": sides})
-    assert bool(_difference(case, prediction, row, 0.001)) is matters
+    assert bool(_difference(case, prediction, (row, None), 0.001)) is matters
     older = coverage_row(None, dict.fromkeys(shares, classes), {"pneumonia": sides})
-    assert not _difference(case, prediction, older, 0.001)  # its cases were decided on by another rule
+    assert not _difference(case, prediction, (older, None), 0.001)  # its cases were decided on by another rule
+
+
+def test_what_the_graph_gave_must_come_out_again_also_of_a_rejected_film(engine: Engine) -> None:
+    prediction = engine.predict(encode_jpeg(255 - film("bacteria", patient=1)))
+    assert prediction.status == "rejected"
+    outputs = GoldenOutputs.of(prediction)
+    assert outputs is not None
+    assert outputs.scores is not None
+    assert outputs.distances is not None
+    case = GoldenCase(file="a", needs=None, status="rejected", label=None, probabilities={}, outputs=outputs)
+    limits = (engine.rule().row, engine.contract.gate)
+    assert not _difference(case, prediction, limits, 0.001)
+    for changed in (
+        {"logits": (outputs.logits[0] + 0.5, *outputs.logits[1:])},
+        {"scores": (outputs.scores[0] + 5, *outputs.scores[1:])},
+        {"distances": (outputs.distances[0] * 1.01, outputs.distances[1])},
+        {"scores": None},
+    ):
+        other = case.model_copy(update={"outputs": outputs.model_copy(update=changed)})
+        assert _difference(other, prediction, limits, 0.001)
 
 
 def test_a_bundle_of_version_1_still_answers(own_bundle: Path) -> None:

@@ -40,7 +40,9 @@ class Outputs:
 
     def row(self, number: int) -> "Outputs":
         """Those of one input."""
-        return Outputs(**{name: None if values is None else values[number] for name, values in vars(self).items()})
+        optional = (self.maps, self.scores, self.distances)
+        rows = [None if values is None else values[number] for values in optional]
+        return Outputs(self.logits[number], self.probabilities[number], self.embedding[number], *rows)
 
 
 def model_name(contract: Contract) -> dict[str, str]:

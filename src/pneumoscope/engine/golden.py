@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
-from pneumoscope.contract import FILM, MIRRORED, CoverageRow
+from pneumoscope.contract import FILM, MIRRORED, CoverageRow, Gate
 from pneumoscope.documents import Document, Text, read_document
 from pneumoscope.engine.bundle import MODEL_FILE
 from pneumoscope.engine.core import Engine
@@ -22,6 +22,7 @@ GOLDEN_FOLDER, GOLDEN_FILE, SCHEMA_VERSION = "golden", "golden.json", 3
 #: Largest difference of a probability between machines, by the model's precision.
 TOLERANCES = {"fp32": 1e-3, "int8": 2e-2}
 _MODULES = {"dicom": "pydicom"}
+_Limits: TypeAlias = tuple[CoverageRow, Gate | None]
 
 
 class GoldenOutputs(Document):
@@ -115,7 +116,8 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
     chosen = [case for case in golden.cases if case.needs is None or find_spec(_MODULES[case.needs]) is not None]
     for case in chosen:
         prediction = engine.predict((bundle / GOLDEN_FOLDER / case.file).read_bytes(), name=case.file)
-        if difference := _difference(case, prediction, engine, golden.tolerance):
+        limits = (engine.rule().row, engine.contract.gate)
+        if difference := _difference(case, prediction, limits, golden.tolerance):
             raise BundleError(
                 f"{bundle}: golden case {case.file} gives {difference}; "
                 "this machine does not reproduce the model, do not use it."
@@ -161,14 +163,14 @@ def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
     return Golden(schema_version=SCHEMA_VERSION, tolerance=TOLERANCES["fp32"], cases=cases)
 
 
-def _difference(case: GoldenCase, prediction: Prediction, engine: Engine, tolerance: float) -> str:
+def _difference(case: GoldenCase, prediction: Prediction, limits: _Limits, tolerance: float) -> str:
     """In words how a prediction differs from its case, or nothing.
 
     Status and label must be equal unless a probability lies so near a threshold, or two so near each other, that the
     tolerance explains it; likewise of the gate's limits. An older bundle, whose row has no coverage, was decided on by
     another rule.
     """
-    row = engine.rule().row
+    row, gate = limits
     for label, expected in case.probabilities.items():
         got = prediction.probabilities.get(label, float("nan"))
         if not abs(got - expected) <= tolerance and prediction.probabilities:
@@ -179,7 +181,7 @@ def _difference(case: GoldenCase, prediction: Prediction, engine: Engine, tolera
     is_rejected, was_rejected = prediction.status == "rejected", case.status == "rejected"
     if row.coverage is None and is_rejected == was_rejected:
         return ""
-    if as_expected or _is_close(case, prediction, row, tolerance) or _is_at_gate(case.outputs, engine, tolerance):
+    if as_expected or _is_close(case, prediction, row, tolerance) or _is_at_gate(case.outputs, gate, tolerance):
         return ""
     return f"{prediction.status} {prediction.label}, expected {case.status} {case.label}"
 
@@ -204,9 +206,8 @@ def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | Non
     return ""
 
 
-def _is_at_gate(outputs: GoldenOutputs | None, engine: Engine, tolerance: float) -> bool:
+def _is_at_gate(outputs: GoldenOutputs | None, gate: Gate | None, tolerance: float) -> bool:
     """Whether the tolerance may open or close the gate."""
-    gate = engine.contract.gate
     if gate is None or outputs is None or outputs.scores is None or outputs.distances is None:
         return False
     shares = dict(zip(gate.codes, softmax(np.array(outputs.scores)).tolist(), strict=True))

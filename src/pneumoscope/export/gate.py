@@ -105,22 +105,22 @@ def make_lesson(
         *((code, len(chosen), partial(_faulty, code, chosen)) for code in MAKE),
         *((kind, _count(kind, len(chosen)), partial(_picture, kind, chosen[0].shape[0], drawings)) for kind in KINDS),
     ]
-    features, codes, owners = [], [], []
-    pool: Floats | None = None
+    features, codes, owners = list[Floats](), list[int](), list[NDArray[np.int64]]()
+    found: tuple[Floats, Floats, Floats] | None = None
     for number, (code, count, make) in enumerate(listener.track("teaching the gate", makers, len(makers), "kinds")):
         randoms = [np.random.default_rng([seed, number, row]) for row in range(count)]
         made = np.stack(list(map_ordered(lambda each, make=make: make(*each), enumerate(randoms))))  # type: ignore[misc]
-        embedding, pooled, pool = features_of(model, made[:, np.newaxis])
-        features.append(np.concatenate([embedding, pooled], axis=1))
+        found = features_of(model, made[:, np.newaxis])
+        features.append(np.concatenate(found[:2], axis=1))
         codes += [CODES.index(code)] * count
         owners.append(numbers if code not in KINDS else np.full(count, -1))
-    assert pool is not None
+    assert found is not None
     return Lesson(
         features=np.concatenate(features),
         code=np.array(codes),
         patient=np.concatenate(owners),
-        embedding=embedding.shape[1],
-        pool=pool,
+        embedding=found[0].shape[1],
+        pool=found[2],
     )
 
 
@@ -196,7 +196,7 @@ def _classifier(features: Floats, codes: NDArray[np.int64], seed: int) -> tuple[
             label_smoothing=0.02,
         )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return weight.detach().numpy(), bias.detach().numpy()

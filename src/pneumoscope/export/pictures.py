@@ -22,6 +22,8 @@ from pneumoscope.phantom import film as draw_phantom
 Kind: TypeAlias = Literal["photograph", "drawing", "screenshot", "noise", "slice"]
 Random: TypeAlias = np.random.Generator
 
+_Pair: TypeAlias = tuple[float, float] | NDArray[np.float64]
+
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _AIR = 8  # greys of a slice's background
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
@@ -189,7 +191,8 @@ def _inset(image: Image.Image, random: Random) -> None:
     """A picture within the page."""
     width, height = (int(length * random.uniform(0.15, 0.5)) for length in image.size)
     picture = Image.fromarray(_photograph(random, 128)).resize((width, height))
-    image.paste(picture, tuple(int(random.uniform(0, 0.6) * length) for length in image.size))
+    left, top = (int(random.uniform(0, 0.6) * length) for length in image.size)
+    image.paste(picture, (left, top))
 
 
 def _text(pen: ImageDraw.ImageDraw, random: Random, size: tuple[int, int], ink: int) -> None:
@@ -323,7 +326,7 @@ class _Body:
             box = (0.1 * side, 0.5 * side, 0.9 * side, self.random.uniform(0.96, 1.2) * side)
             self._pen.arc(box, 20, 160, fill=int(self.bone * 0.7), width=4)
 
-    def _oval(self, place: Sequence[float], size: Sequence[float], grey: float) -> None:
+    def _oval(self, place: _Pair, size: _Pair, grey: float) -> None:
         at, reach = self.middle + np.array(place) * self.axes, np.array(size) * self.axes
         self._pen.ellipse((*(at - reach), *(at + reach)), fill=int(np.clip(grey, 0, 255)))
 
