@@ -30,9 +30,9 @@ def test_net_benefit_is_its_definition(seed: int) -> None:
     curve = metrics.decision_curve(positive, scores, THRESHOLDS, rows)
     for at, weights in enumerate(rows):
         model = [plain(positive, scores, weights, threshold) for threshold in THRESHOLDS]
-        np.testing.assert_allclose(curve.model[at], model, atol=1e-9)
+        np.testing.assert_allclose(curve.model[at], model, rtol=0, atol=1e-9)
         everyone = [plain(positive, np.ones(len(scores)), weights, threshold) for threshold in THRESHOLDS]
-        np.testing.assert_allclose(curve.treat_all[at], everyone, atol=1e-9)
+        np.testing.assert_allclose(curve.treat_all[at], everyone, rtol=0, atol=1e-9)
     assert (curve.treat_none == 0).all()
 
 
@@ -44,8 +44,8 @@ def test_at_a_prevalence_it_is_that_of_films_weighted_to_it(seed: int, prevalenc
     weights = np.where(positive, prevalence / positive.sum(), (1 - prevalence) / (~positive).sum())
     found = metrics.decision_curve(positive, scores, THRESHOLDS, prevalence=prevalence)
     expected = metrics.decision_curve(positive, scores, THRESHOLDS, weights)
-    np.testing.assert_allclose(found.model, expected.model, atol=1e-9)
-    np.testing.assert_allclose(found.treat_all, expected.treat_all, atol=1e-9)
+    np.testing.assert_allclose(found.model, expected.model, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.treat_all, expected.treat_all, rtol=0, atol=1e-9)
 
 
 def test_without_positives_there_are_only_false_alarms() -> None:

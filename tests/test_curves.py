@@ -21,12 +21,12 @@ def test_all_points_are_scikit_learns(seed: int) -> None:
         curve = metrics.roc_points(positive, scores, weights, most=None)
         expected = sk.roc_curve(positive, scores, sample_weight=weights, drop_intermediate=False)
         for values, others in zip(curve, expected, strict=True):
-            np.testing.assert_allclose(values, others, atol=1e-9)
+            np.testing.assert_allclose(values, others, rtol=0, atol=1e-9)
         curve = metrics.precision_recall_points(positive, scores, weights, most=None)
         precision, recall, thresholds = sk.precision_recall_curve(positive, scores, sample_weight=weights)
-        np.testing.assert_allclose(curve.x, recall[-2::-1], atol=1e-9)
-        np.testing.assert_allclose(curve.y, precision[-2::-1], atol=1e-9)
-        np.testing.assert_allclose(curve.threshold, thresholds[::-1], atol=1e-9)
+        np.testing.assert_allclose(curve.x, recall[-2::-1], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(curve.y, precision[-2::-1], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(curve.threshold, thresholds[::-1], rtol=0, atol=1e-9)
 
 
 def beside(curve: metrics.Curve, whole: metrics.Curve) -> float:
@@ -49,7 +49,7 @@ def test_few_points_draw_the_same_curve(films: int, strength: float) -> None:
         assert len(few.x) <= 200
         assert (few.x[0], few.y[0], few.x[-1], few.y[-1]) == (whole.x[0], whole.y[0], whole.x[-1], whole.y[-1])
         first = 30 if points is metrics.precision_recall_points else 0  # where a curve of few films leaps
-        tail = metrics.Curve(*(values[first:] for values in whole))
+        tail = metrics.Curve(*(values[first :: 1 + films // 2000] for values in whole))
         assert beside(few, tail) < 0.004
         assert set(few.threshold) <= set(whole.threshold)
 

@@ -97,7 +97,7 @@ def test_figures_agree_with_scikit_learn(seed: int) -> None:
     expected = of_confusion(truth, probabilities.argmax(axis=1)) | of_probabilities(truth, probabilities)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], [value], atol=1e-9, equal_nan=True, err_msg=name)
+        np.testing.assert_allclose(found[name], [value], rtol=0, atol=1e-9, equal_nan=True, err_msg=name)
     for name, figure in summarised(truth, probabilities, draws=2).items():
         assert figure["value"] == metrics.finite(found[name][0])
 
@@ -153,7 +153,7 @@ def test_every_resamplings_figures_are_those_of_its_films(prior: metrics.Prior) 
         once = np.ones((1, len(at)), np.int64)
         expected = weighted_figures(truth[at], probabilities[at], once, CLASSES, members, prior=prior)
         for name, value in expected.items():
-            np.testing.assert_allclose(found[name][draw], value[0], err_msg=name, equal_nan=True, atol=1e-9)
+            np.testing.assert_allclose(found[name][draw], value[0], err_msg=name, equal_nan=True, rtol=0, atol=1e-9)
 
 
 def test_the_prior_weights_the_scores_of_calibration_and_nothing_else() -> None:
