@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from pneumoscope.engine import Engine
 from pneumoscope.models import SHIPPED, shipped_bundle
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.settings.training import TrainConfig
-from samples import INTERRUPTIBLE, TINY, documented, make_zip, small_films
+from samples import INTERRUPTIBLE, TINY, coverage_row, documented, make_zip, small_films
 from test_imaging import png_header
 
 Command = Callable[..., SimpleNamespace]
@@ -206,7 +207,9 @@ def test_an_abstention_in_every_form(command: Command, own_bundle: Path, tmp_pat
     film_file.write_bytes(FILM)
     contract, shares = load_contract(own_bundle), Engine.load(own_bundle).predict(FILM).probabilities
     pair = sorted(sorted(shares, key=lambda label: -shares[label])[:2])
-    unsure = contract.decision.model_copy(update={"answer_from": sum(shares[label] for label in pair) - 1e-4})
+    fitting = {label: 0.0 if label in pair else 1.0 for label in shares}
+    table = (coverage_row(0.9, fitting, {"either": (0.01, 0.999)}),)
+    unsure = contract.decision.model_copy(update={"table": table, "operating_points": ()})
     changed = {"decision": unsure, "groups": {"either": tuple(pair)}}
     save_contract(contract.model_copy(update=changed), own_bundle)
     document = json.loads(command("predict", "--bundle", own_bundle, film_file, "--format", "json").out)
@@ -218,6 +221,34 @@ def test_an_abstention_in_every_form(command: Command, own_bundle: Path, tmp_pat
     (row,) = csv.DictReader(io.StringIO(command("predict", "--bundle", own_bundle, film_file, "--format", "csv").out))
     assert row["label"] == document["label"]
     assert row["prediction_set"] == "; ".join(pair)
+    assert row["coverage"] == "0.9"
+    assert row["reasons"] == f"at 90% coverage the film may be {pair[0]} or {pair[1]}"
+
+
+def test_coverage_and_operating_point_are_options(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+    film_file = tmp_path / "film.jpeg"
+    film_file.write_bytes(FILM)
+    predict = partial(command, "predict", "--bundle", tiny_bundle, film_file, "--format", "json")
+    wide = json.loads(predict("--coverage", "0.99").out)
+    assert (wide["status"], wide["coverage"], len(wide["prediction_set"])) == ("abstained", 0.99, 3)
+    point = json.loads(predict("--operating-point", "sensitivity-0.95").out)
+    assert (point["label"], point["coverage"], point["reason_codes"]) == ("pneumonia", None, ["operating-point"])
+    one_sentence(predict("--coverage", "0.7"), 2, "coverage 0.7 is not in this model's table; accepted: 0.9 or 0.99.")
+    one_sentence(predict("--coverage", "1"), 2, "--coverage 1.0: input should be less than 1")
+    one_sentence(predict("--operating-point", "best"), 2, "accepted: sensitivity-0.95 or specificity-0.95")
+    for wrong in (("--coverage", "0.7"), ("--operating-point", "best")):
+        one_sentence(command("serve", "--bundle", tiny_bundle, "--port", 0, *wrong), 2, "not in this model's table")
+
+
+def test_evaluate_at_a_coverage(command: Command, tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
+    for coverage, status in (("0.9", "answered"), ("0.99", "abstained")):
+        out = tmp_path / coverage
+        done = command("evaluate", dataset.root, "--bundle", tiny_bundle, "--out", out, "--coverage", coverage)
+        assert done.code == 0, done.err
+        report = json.loads((out / "report.json").read_text())
+        assert max(report["statuses"], key=report["statuses"].get) == status
+    missing = command("evaluate", dataset.root, "--bundle", tiny_bundle, "--out", tmp_path / "no", "--coverage", "0.5")
+    one_sentence(missing, 2, "coverage 0.5 is not in this model's table")
 
 
 def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_round_trip(contract: Contract, tmp_path: Path) -> None:
     assert "Not a medical device" in contract.intended_use
 
 
-VERSION_1 = Path(__file__).parent / "data" / "contract-1.json"
+VERSION_1, VERSION_2 = (Path(__file__).parent / "data" / f"contract-{version}.json" for version in (1, 2))
 
 
 @pytest.mark.parametrize("field", REQUIRED)
@@ -56,15 +56,12 @@ def test_no_field_of_any_part_has_a_default() -> None:
         ("groups", {"g": ["nobody"]}, "group 'g'"),
         ("groups", {"g": ["bacteria", "normal", "virus"]}, "some, not all"),
         ("groups", {"virus": ["bacteria"]}, "name of a class"),
-        ("schema_version", 9, "schema version 9 is newer than 2"),
-        ("calibration", {"temperature": 0}, r"calibration\.temperature"),
+        ("schema_version", 9, "schema version 9 is newer than 3"),
         ("schema_version", [], "'schema_version' is not a number"),
         ("population", {"age_years": [9, 3], "drawings": False}, "youngest is older"),
         ("population", {"age_years": [-1, 3], "drawings": False}, "age_years"),
         ("population", {"age_years": None}, r"population\.drawings"),
         ("population", {"age_years": None, "drawings": "no"}, r"population\.drawings"),
-        ("decision", {"answer_from": "0.5", "coverage": None, "films": None}, r"decision\.answer_from"),
-        ("decision", {"answer_from": 0.5, "coverage": 0.9, "films": True}, r"decision\.films"),
         ("files", {"../secret": "0" * 64}, "not inside the bundle"),
         ("files", {"/etc/hostname": "0" * 64}, "not inside the bundle"),
         ("normalisation", {"mean": 120, "std": 50}, r"normalisation\.mean"),
@@ -72,6 +69,50 @@ def test_no_field_of_any_part_has_a_default() -> None:
 )
 def test_wrong_values_are_named(contract: Contract, tmp_path: Path, field: str, value: object, words: str) -> None:
     document = contract.model_dump(mode="json") | {field: value}
+    (tmp_path / "contract.json").write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=words):
+        load_contract(tmp_path)
+
+
+def changed(part: dict[str, Any], *path: str | int, value: object) -> dict[str, Any]:
+    """A copy of a part of a document with another value at a place."""
+    copy = json.loads(json.dumps(part))
+    place = copy
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return dict(copy)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("calibration", "scale", "virus"), 0, r"calibration\.scale\.virus"),
+        (
+            ("calibration", "scale"),
+            {"bacteria": 1.0},
+            r"'calibration\.scale' must name each of: bacteria, normal, virus",
+        ),
+        (("calibration", "bias"), {"cat": 1.0}, r"'calibration\.bias' must name each of"),
+        (("calibration", "prior"), {}, r"'calibration\.prior' must name each of"),
+        (("calibration", "method"), "isotonic", r"calibration\.method"),
+        (("calibration", "films"), True, r"calibration\.films"),
+        (("decision", "coverage"), 0.5, "coverage 0.5 must be one row"),
+        (("decision", "coverage"), "0.9", r"decision\.coverage"),
+        (("decision", "table"), [], r"decision\.table"),
+        (("decision", "table", 1, "coverage"), 0.9, "no row or operating point may come twice"),
+        (("decision", "table", 0, "classes"), {"virus": 0.5}, "row 0.9 .* must name each class and each group"),
+        (("decision", "table", 0, "classes", "virus"), 1.5, r"decision\.table\.0\.classes\.virus"),
+        (("decision", "table", 0, "groups"), {}, "row 0.9 .* must name each class and each group"),
+        (("decision", "operating_points", 0, "group"), "cats", "of 'cats', which is no group"),
+        (("decision", "operating_points", 1, "name"), "sensitivity-0.95", "may come twice"),
+        (("decision", "operating_points", 0, "level"), 1, r"operating_points\.0\.level"),
+    ],
+)
+def test_calibration_and_tables_are_checked(
+    contract: Contract, tmp_path: Path, path: tuple[str | int, ...], value: object, words: str
+) -> None:
+    document = changed(contract.model_dump(mode="json"), *path, value=value)
     (tmp_path / "contract.json").write_text(json.dumps(document))
     with pytest.raises(BundleError, match=words):
         load_contract(tmp_path)
@@ -92,12 +133,16 @@ def test_version_1_is_brought_up_to_date(contract: Contract, tmp_path: Path) -> 
     """The document is one that version 1 of this program wrote."""
     (tmp_path / "contract.json").write_bytes(VERSION_1.read_bytes())
     old = load_contract(tmp_path)
-    assert old.schema_version == 2
+    assert old.schema_version == 3
     assert old.input == InputRule.squash(96)
     assert old.classes == contract.classes
     assert old.groups == contract.groups
-    assert old.decision.answer_from == 0.0
-    assert old.decision.coverage is None
+    assert old.calibration.method == "none"
+    assert old.calibration.prior is None
+    assert old.calibration.evidence == old.decision.evidence == "none"
+    (row,) = old.decision.table
+    assert row.classes == dict.fromkeys(old.classes, 0.5)  # of its threshold 0, the least that lets one class fit
+    assert old.decision.coverage is row.coverage is None
     assert old.activation_map is None
     assert old.precision == "fp32"
     assert old.quantisation is None
@@ -106,6 +151,42 @@ def test_version_1_is_brought_up_to_date(contract: Contract, tmp_path: Path) -> 
     assert old.files.keys() >= {"model.onnx", "golden/golden.json"}
     save_contract(old, tmp_path)
     assert load_contract(tmp_path) == old
+
+
+def test_version_2_is_brought_up_to_date(tmp_path: Path) -> None:
+    """The document is one that version 2 of this program wrote: its one threshold is that of every class and side."""
+    path = tmp_path / "contract.json"
+    path.write_bytes(VERSION_2.read_bytes())
+    old = load_contract(tmp_path)
+    calibration, (row,) = old.calibration, old.decision.table
+    assert (calibration.method, calibration.evidence, calibration.films) == ("temperature", "out-of-fold", 5232)
+    assert calibration.scale == pytest.approx(dict.fromkeys(old.classes, 1 / 0.5876))
+    assert set(calibration.bias.values()) == {0.0}
+    assert calibration.prior == dict.fromkeys(old.classes, 1 / 3)
+    assert row.classes == dict.fromkeys(old.classes, 0.510644)
+    assert (row.groups["pneumonia"].inside, row.groups["pneumonia"].outside) == (0.510644, 0.510644)
+    assert (old.decision.coverage, old.decision.operating_points) == (None, ())
+    assert (old.decision.evidence, old.decision.films) == ("out-of-fold", 5232)
+    path.write_bytes(VERSION_2.read_bytes().replace(b'"temperature": 0.5876', b'"temperature": 0.5877'))
+    with pytest.raises(BundleError, match="it was changed since it was written"):
+        load_contract(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("calibration", "temperature"), 0, r"field 'calibration\.temperature'"),
+        (("decision", "answer_from"), "0.5", r"field 'decision\.answer_from'"),
+        (("decision", "films"), True, r"field 'decision\.films'"),
+        (("classes",), 7, "field 'classes'"),
+        (("groups",), [], "field 'groups'"),
+        (("calibration",), None, "field 'calibration'"),
+    ],
+)
+def test_a_damaged_version_2_is_an_error(path: tuple[str, ...], value: object, words: str, tmp_path: Path) -> None:
+    (tmp_path / "contract.json").write_text(json.dumps(changed(json.loads(VERSION_2.read_text()), *path, value=value)))
+    with pytest.raises(BundleError, match=words):
+        load_contract(tmp_path)
 
 
 @pytest.mark.parametrize("field", ["classes", "input", "decision", "provenance", "files"])
@@ -126,8 +207,8 @@ def test_version_1_knows_no_later_field(field: str, tmp_path: Path) -> None:
 
 
 def test_a_later_version_asks_for_a_later_program(contract: Contract, tmp_path: Path) -> None:
-    (tmp_path / "contract.json").write_text(json.dumps(contract.model_dump(mode="json") | {"schema_version": 3}))
-    with pytest.raises(BundleError, match=r"newer than 2, the last that this program reads; upgrade it\.$"):
+    (tmp_path / "contract.json").write_text(json.dumps(contract.model_dump(mode="json") | {"schema_version": 4}))
+    with pytest.raises(BundleError, match=r"newer than 3, the last that this program reads; upgrade it\.$"):
         load_contract(tmp_path)
 
 

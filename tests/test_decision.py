@@ -174,10 +174,13 @@ def test_a_rule_is_chosen_by_the_contracts_tables(contract: Contract) -> None:
     assert choose_rule(contract) == CLASS
     assert choose_rule(contract, level="group", coverage=0.9) == GROUP
     assert choose_rule(contract, coverage=0.99).row.coverage == 0.99
+    alone = choose_rule(contract, operating_point="sensitivity-0.95")
+    assert (alone.level, alone.point) == ("group", POINT)
+    both = choose_rule(contract, level="class", coverage=0.99, operating_point="sensitivity-0.95")
+    assert (both.level, both.point) == ("group", POINT)
     for wanted, words in (
         ({"coverage": 0.95}, r"coverage 0\.95 is not in this model's table; accepted: 0\.9 or 0\.99\.$"),
         ({"operating_point": "best"}, r"'best' is not in this model's table; accepted: sensitivity-0\.95\.$"),
-        ({"coverage": 0.9, "operating_point": "sensitivity-0.95"}, "exclude each other; give one"),
     ):
         with pytest.raises(UsageError, match=words):
             choose_rule(contract, **wanted)  # type: ignore[arg-type]  # each is one of its arguments

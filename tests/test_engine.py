@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,19 @@ import torch
 from PIL import Image
 
 import dicoms
-from pneumoscope.contract import Decision, InputRule, load_contract, save_contract
+from pneumoscope.contract import InputRule, load_contract, save_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Encoded, Engine, Verified, rejection, verify
+from pneumoscope.engine.golden import GoldenCase, _difference
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export, load_network
 from pneumoscope.export.quantise import logits_of
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import Limits, load_input
+from pneumoscope.metrics import softmax
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.settings.training import ExportConfig
-from samples import REPOSITORY, TINY, encode
+from samples import REPOSITORY, TINY, coverage_row, encode
 
 FILM = encode_jpeg(film("bacteria", patient=1))
 
@@ -42,7 +45,9 @@ def test_onnx_equals_pytorch_on_every_validation_film(engine: Engine, tiny_run: 
     with torch.no_grad():
         logits, embedding, maps = load_network(tiny_run).outputs(torch.from_numpy(images))
     assert outputs.maps is not None
-    np.testing.assert_allclose(outputs.probabilities, logits.softmax(dim=1).numpy(), atol=PARITY_TOLERANCE)
+    assert set(engine.contract.calibration.scale.values()) == {50.0}
+    np.testing.assert_allclose(softmax(outputs.logits), logits.softmax(dim=1).numpy(), atol=PARITY_TOLERANCE)
+    np.testing.assert_allclose(outputs.probabilities, softmax(50 * outputs.logits.astype(float)))
     np.testing.assert_allclose(outputs.embedding, embedding.numpy(), atol=1e-3)
     np.testing.assert_allclose(outputs.maps, maps.numpy(), atol=1e-3)
 
@@ -70,7 +75,8 @@ def test_a_batch_gives_what_single_films_give(engine: Engine) -> None:
 def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
     document = json.loads(json.dumps(engine.predict(FILM, name="a.jpeg").as_json()))
     keys = (
-        "image status class label probabilities groups prediction_set reasons reason_codes attention model milliseconds"
+        "image status class label probabilities groups prediction_set coverage reasons reason_codes attention model "
+        "milliseconds"
     )
     assert list(document) == keys.split(" ")
     assert document["image"] == "a.jpeg"
@@ -82,6 +88,7 @@ def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
     pneumonia = document["probabilities"]["bacteria"] + document["probabilities"]["virus"]
     assert document["groups"] == {"pneumonia": pytest.approx(pneumonia, abs=1e-5)}
     assert document["prediction_set"] == [document["label"]]
+    assert document["coverage"] == 0.9
     assert document["reasons"] == document["reason_codes"] == []
     assert set(document["model"]) == {"name", "version", "sha256"}
     assert document["milliseconds"] > 0
@@ -107,6 +114,7 @@ def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: 
     assert document["groups"] == {}
     assert "not an accepted image" in document["reasons"][0]
     assert document["reason_codes"] == ["undecodable"]
+    assert document["coverage"] is None
     assert bad.brightness is None
     assert set(bad.stages) == {"decode"}
     assert set(good.stages) == {"decode", "model"}
@@ -114,30 +122,38 @@ def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: 
     assert 0 < good.brightness < 1
 
 
-@pytest.mark.parametrize(
-    ("answer_from", "groups", "label", "possible"),
-    [
-        (1.0, {"pneumonia": ("bacteria", "virus")}, None, ("bacteria", "normal", "virus")),
-        (0.999, {"all but one": ("bacteria", "normal")}, None, ("bacteria", "normal", "virus")),
-    ],
-)
-def test_abstains_below_the_contracts_threshold(
-    own_bundle: Path,
-    answer_from: float,
-    groups: dict[str, tuple[str, ...]],
-    label: str | None,
-    possible: tuple[str, ...],
-) -> None:
+def test_a_film_is_decided_on_by_the_rule_that_is_asked_for(engine: Engine) -> None:
+    usual = engine.predict(FILM)
+    assert engine.predict(FILM, rule=engine.rule(coverage=0.9)) == usual
+    wide = engine.predict(FILM, rule=engine.rule(coverage=0.99))
+    assert (wide.status, wide.label, wide.coverage) == ("abstained", None, 0.99)
+    assert wide.prediction_set == engine.contract.classes
+    assert wide.class_index is None
+    assert wide.probabilities == usual.probabilities
+    assert wide.reasons == ("at 99% coverage the film may be bacteria, normal or virus",)
+    for point, label in (("sensitivity-0.95", "pneumonia"), ("specificity-0.95", "normal")):
+        found = engine.predict(FILM, rule=engine.rule(operating_point=point))
+        assert (found.status, found.label, found.coverage) == ("answered", label, None)
+    with pytest.raises(UsageError, match=r"accepted: 0\.9 or 0\.99"):
+        engine.rule(coverage=0.8)
+
+
+def test_many_films_are_decided_on_by_one_rule(engine: Engine) -> None:
+    films = [encoded(str(number), FILM) for number in range(20)]
+    rule = engine.rule(coverage=0.99)
+    assert {each.coverage for each in engine.predict_many(films, rule=rule)} == {0.99}
+    assert {each.coverage for each in engine.predict_many(films)} == {0.9}
+
+
+def test_probabilities_are_calibrated_class_by_class(own_bundle: Path) -> None:
     contract = load_contract(own_bundle)
-    decision = Decision(answer_from=answer_from, coverage=None, films=None)
-    save_contract(contract.model_copy(update={"decision": decision, "groups": groups}), own_bundle)
+    scale, bias = {"bacteria": 2.0, "normal": 0.5, "virus": 1.0}, {"bacteria": 0.1, "normal": -0.3, "virus": 0.2}
+    calibration = contract.calibration.model_copy(update={"method": "vector", "scale": scale, "bias": bias})
+    save_contract(contract.model_copy(update={"calibration": calibration}), own_bundle)
     prediction = Engine.load(own_bundle).predict(FILM)
-    assert prediction.status == "abstained"
-    assert prediction.label == label
-    assert prediction.class_index is None
-    assert prediction.prediction_set == possible
-    assert prediction.probabilities
-    assert f"is under {answer_from:.3f}" in prediction.reasons[0]
+    assert prediction.outputs is not None
+    said = prediction.outputs.logits.astype(float) * [2.0, 0.5, 1.0] + [0.1, -0.3, 0.2]
+    np.testing.assert_allclose([*prediction.probabilities.values()], softmax(said))
 
 
 def test_the_same_film_in_every_encoding_gives_the_same_probabilities(engine: Engine) -> None:
@@ -260,7 +276,7 @@ def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> N
 def test_verify_notices_a_model_that_answers_otherwise(own_bundle: Path) -> None:
     """A wrong calibration changes probabilities though every file is intact."""
     contract = load_contract(own_bundle)
-    calibration = contract.calibration.model_copy(update={"temperature": 3.0})
+    calibration = contract.calibration.model_copy(update={"scale": dict.fromkeys(contract.classes, 1 / 3)})
     save_contract(contract.model_copy(update={"calibration": calibration}), own_bundle)
     with pytest.raises(BundleError, match="golden case"):
         verify(own_bundle)
@@ -268,10 +284,30 @@ def test_verify_notices_a_model_that_answers_otherwise(own_bundle: Path) -> None
 
 def test_verify_notices_another_decision_on_the_same_probabilities(own_bundle: Path) -> None:
     contract = load_contract(own_bundle)
-    decision = contract.decision.model_copy(update={"answer_from": 1.0})
+    row = coverage_row(0.9, dict.fromkeys(contract.classes, 1.0), {"pneumonia": (1.0, 1.0)})
+    decision = contract.decision.model_copy(update={"table": (row,)})
     save_contract(contract.model_copy(update={"decision": decision}), own_bundle)
     with pytest.raises(BundleError, match=r"golden case .* gives abstained"):
         verify(own_bundle)
+
+
+@pytest.mark.parametrize(
+    ("classes", "sides", "matters"),
+    [(0.9, (0.9, 0.9), True), (0.7005, (0.9, 0.9), False), (0.9, (0.8025, 0.9), False), (0.9, (0.9, 0.2025), False)],
+)
+def test_the_tolerance_explains_another_decision_only_near_a_threshold(
+    engine: Engine, classes: float, sides: tuple[float, float], *, matters: bool
+) -> None:
+    shares = {"bacteria": 0.7, "normal": 0.2, "virus": 0.1}
+    said = {"file": "a.png", "needs": None, "probabilities": shares}
+    case = GoldenCase(**said, status="answered", label="bacteria")
+    prediction = replace(
+        engine.predict(FILM), status="abstained", label=None, probabilities=shares, groups={"pneumonia": 0.8}
+    )
+    row = coverage_row(0.9, dict.fromkeys(shares, classes), {"pneumonia": sides})
+    assert bool(_difference(case, prediction, row, 0.001)) is matters
+    older = coverage_row(None, dict.fromkeys(shares, classes), {"pneumonia": sides})
+    assert not _difference(case, prediction, older, 0.001)  # its cases were decided on by another rule
 
 
 def test_a_bundle_of_version_1_still_answers(own_bundle: Path) -> None:
@@ -288,7 +324,7 @@ def test_a_bundle_of_version_1_still_answers(own_bundle: Path) -> None:
         del document[name]
     for name in ("colours", "transparency", "orientation", "dicom"):
         del document["input"][name]
-    document |= {"schema_version": 1, "decision": {"answer_from": 0.0}}
+    document |= {"schema_version": 1, "decision": {"answer_from": 0.0}, "calibration": {"temperature": 0.02}}
     document["files"] = {name: sha256_of(own_bundle / name) for name in document["files"]}
     (own_bundle / "contract.json").write_text(json.dumps(document))
     prediction = Engine.load(own_bundle).predict(FILM)
@@ -364,13 +400,18 @@ def test_a_model_that_onnxruntime_cannot_read(own_bundle: Path) -> None:
         Engine.load(own_bundle)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"input": InputRule.squash(64)}, {"classes": ("bacteria", "virus"), "groups": {}}],
-    ids=["size", "classes"],
-)
-def test_a_contract_that_does_not_fit_the_model_is_refused(change: dict[str, object], own_bundle: Path) -> None:
-    save_contract(load_contract(own_bundle).model_copy(update=change), own_bundle)
+@pytest.mark.parametrize("change", ["size", "classes"])
+def test_a_contract_that_does_not_fit_the_model_is_refused(change: str, own_bundle: Path) -> None:
+    contract, pair = load_contract(own_bundle), ("bacteria", "virus")
+    flat = dict.fromkeys(pair, 1.0)
+    of_two = {
+        "classes": pair,
+        "groups": {},
+        "calibration": contract.calibration.model_copy(update={"scale": flat, "bias": flat, "prior": None}),
+        "decision": contract.decision.model_copy(update={"table": (coverage_row(0.9, flat),), "operating_points": ()}),
+    }
+    changed = {"input": InputRule.squash(64)} if change == "size" else of_two
+    save_contract(contract.model_copy(update=changed), own_bundle)
     with pytest.raises(BundleError, match="the contract says"):
         Engine.load(own_bundle)
 
@@ -467,7 +508,7 @@ def test_damaged_films_of_every_kind_are_predictions(tiny_bundle: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     outcomes = json.loads(done.stdout)
-    assert outcomes["answered"] + outcomes["abstained"] + outcomes["rejected"] == 1500
+    assert outcomes["answered"] + outcomes.get("abstained", 0) + outcomes["rejected"] == 1500
     assert min(outcomes["answered"], outcomes["rejected"]) > 100
 
 

@@ -15,7 +15,7 @@ from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
 from pneumoscope.errors import RunError
 from pneumoscope.files import sha256_of
-from pneumoscope.metrics import softmax
+from pneumoscope.metrics import Scaling, choose_method, fit, fit_temperature, softmax
 from pneumoscope.training.config import make_config
 from pneumoscope.training.data import cache_inputs, labels_of
 from pneumoscope.training.evidence import About, Evidence, load_evidence, save_evidence
@@ -52,6 +52,11 @@ def made_up(dataset: Dataset, **settings: Any) -> Evidence:
         stress=stress,
         embedding=random.normal(size=(count, 5)).astype(np.float16),
     )
+
+
+def calibrated(evidence: Evidence) -> Scaling:
+    films = evidence.unseen()
+    return fit(films, choose_method(films))
 
 
 def shuffled(evidence: Evidence) -> Evidence:
@@ -159,7 +164,9 @@ def test_evidence_teaches_by_the_films_hashes_at_the_train_prior(dataset: Datase
         path = saved(shuffled(evidence), tmp_path / f"{prior}.npz")
         found = ask_teachers(dataset, [path], cache=tmp_path)
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found, softmax(evidence.logits[rows] / evidence.temperature() + added), rtol=1e-5)
+        np.testing.assert_allclose(
+            found, softmax(calibrated(evidence).logits(evidence.logits[rows]) + added), rtol=1e-5
+        )
     both = ask_teachers(dataset, [tmp_path / "train.npz", tmp_path / "uniform.npz"], cache=tmp_path)
     one, two = (ask_teachers(dataset, [tmp_path / f"{prior}.npz"], cache=tmp_path) for prior in ("train", "uniform"))
     np.testing.assert_allclose(both, (one + two) / 2, rtol=1e-5)
@@ -167,14 +174,24 @@ def test_evidence_teaches_by_the_films_hashes_at_the_train_prior(dataset: Datase
 
 def test_evidence_is_calibrated_at_its_declared_prior(dataset: Dataset) -> None:
     """Logits that are a known factor too small ask for its inverse; at a uniform prior every class weighs the same."""
+
+    def factor(evidence: Evidence) -> float:
+        return float(
+            fit_temperature(*(getattr(evidence.unseen(), name) for name in ("logits", "truth", "weights"))).scale[0]
+        )
+
+    truth = np.array([dataset.classes.index(film.label) for film in dataset.films])
     evidence = made_up(dataset, prior="train")
-    alone, smaller = evidence.temperature(), replace(evidence, logits=evidence.logits / np.float32(4)).temperature()
-    assert smaller == pytest.approx(alone / 4, rel=0.01)
+    surer = np.diag([2, 0.5, 0.5]).astype(np.float32)[
+        truth
+    ]  # of the first class, so that it matters how much it counts
+    evidence = replace(evidence, logits=evidence.logits + surer)
+    assert factor(replace(evidence, logits=evidence.logits / np.float32(4))) == pytest.approx(4 * factor(evidence))
     doubled = [row for row, label in enumerate(evidence.label) for _ in range(1 + (label == 0))]
     for prior, same in (("train", False), ("uniform", True)):
-        one = made_up(dataset, prior=prior)
-        more = replace(one, logits=one.logits[doubled], label=one.label[doubled])
-        assert (more.temperature() == pytest.approx(one.temperature(), rel=1e-3)) is same
+        one = replace(evidence, about=made_up(dataset, prior=prior).about)
+        more = replace(one, **{name: getattr(one, name)[doubled] for name in ARRAYS})
+        assert (factor(more) == pytest.approx(factor(one), rel=1e-3)) is same
 
 
 def test_a_run_teaches_its_own_probabilities(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -155,6 +155,43 @@ def test_level_group_answers_with_the_groups_name(service: Service) -> None:
     assert document["class"] == (1 if document["label"] == "normal" else None)
 
 
+def test_a_request_names_a_row_or_a_point_of_the_models_tables(service: Service) -> None:
+    wide = service.post("/v1/predictions?coverage=0.99", FILM).json()
+    assert (wide["status"], wide["coverage"], wide["reason_codes"]) == ("abstained", 0.99, ["several-classes"])
+    for point, label in (("sensitivity-0.95", "pneumonia"), ("specificity-0.95", "normal")):
+        document = service.post(f"/v1/predictions?operating_point={point}", FILM).json()
+        assert (document["label"], document["coverage"]) == (label, None)
+    for query, words in (("coverage=0.8", "accepted: 0.9 or 0.99"), ("operating_point=best", "accepted: sensitivity-")):
+        reply = service.post(f"/v1/predictions?{query}", FILM)
+        assert reply.status == HTTPStatus.BAD_REQUEST
+        assert words in problem(reply)["detail"]
+    parameters = service.get("/openapi.json").json()["paths"]["/v1/predictions"]["post"]["parameters"]
+    accepted = {each["name"]: each["schema"].get("enum") for each in parameters}
+    assert accepted["coverage"] == [0.9, 0.99]
+    assert accepted["operating_point"] == ["sensitivity-0.95", "specificity-0.95"]
+
+
+def test_a_service_is_started_with_its_own_rule(tiny_bundle: Path, tmp_path: Path) -> None:
+    """A request may ask for another one; SageMaker's cannot."""
+    with serving(tiny_bundle, "--coverage", 0.99, "--keep-log", tmp_path / "log") as service:
+        for path, coverage in (
+            ("/v1/predictions", 0.99),
+            ("/invocations", 0.99),
+            ("/v1/predictions?coverage=0.9", 0.9),
+        ):
+            assert service.post(path, FILM).json()["coverage"] == coverage
+        assert service.post("/v1/predictions?operating_point=sensitivity-0.95", FILM).json()["coverage"] is None
+    assert [json.loads(line)["coverage"] for line in (tmp_path / "log").read_text().splitlines()] == [
+        0.99,
+        0.99,
+        0.9,
+        None,
+    ]
+    with serving(tiny_bundle, "--operating-point", "specificity-0.95") as service:
+        for path, status in (("/v1/predictions", "answered"), ("/v1/predictions?coverage=0.99", "abstained")):
+            assert service.post(path, FILM).json()["status"] == status
+
+
 def test_heat_map_as_numbers_and_as_a_picture(service: Service, tiny_bundle: Path) -> None:
     prediction = Engine.load(tiny_bundle).predict(FILM)
     assert prediction.maps is not None
@@ -374,7 +411,7 @@ def test_no_decision_is_given_that_cannot_be_kept(tiny_bundle: Path) -> None:
 
 def test_a_bundle_that_does_not_verify_is_not_served(own_bundle: Path, command: Callable[..., SimpleNamespace]) -> None:
     contract = load_contract(own_bundle)
-    calibration = contract.calibration.model_copy(update={"temperature": 3.0})
+    calibration = contract.calibration.model_copy(update={"scale": dict.fromkeys(contract.classes, 1 / 3)})
     save_contract(contract.model_copy(update={"calibration": calibration}), own_bundle)
     for workers in (1, 2):
         done = command("serve", "--bundle", own_bundle, "--port", 0, "--workers", workers)

@@ -65,15 +65,14 @@ def choose_rule(
         contract: has the rows of coverage and the operating points.
         level: `class`, or `group` to answer with a group's name where the class is in one.
         coverage: of one of the rows; by default the contract's own.
-        operating_point: the name of one; its group is answered from its threshold on, so that `level` is `group`.
+        operating_point: the name of one, which decides alone: its group is answered from its threshold on, at level
+            `group` and without a coverage.
 
     Raises:
-        UsageError: there is no such row or point, or both are asked for; or level `group` of a contract without groups,
-            or with groups that share a class.
+        UsageError: there is no such row or point; or level `group` of a contract without groups, or with groups that
+            share a class.
     """
     decision = contract.decision
-    if operating_point is not None and coverage is not None:
-        raise UsageError("a coverage and an operating point exclude each other; give one of them.")
     if level == "group" or operating_point is not None:
         coarse(contract.groups, contract.classes)
     if (row := decision.row(decision.coverage if coverage is None else coverage)) is None:

@@ -68,7 +68,8 @@ def choose_method(films: Unseen, *, draws: int = 1000) -> Method:
     Better means that the difference of their weighted mean losses on held-out folds lies below zero with the whole 95 %
     interval of a bootstrap over patients.
     """
-    if len(np.unique(films.fold)) == 1 or not _is_usable(fit(films, "vector")):
+    has_all = len(np.unique(films.truth)) == films.logits.shape[1]  # a class without films would lose its probability
+    if not has_all or len(np.unique(films.fold)) == 1 or not _is_usable(fit(films, "vector")):
         return "temperature"
     losses = {method: film_losses(films.truth, cross_fitted(films, method)) for method in ("vector", "temperature")}
     _, high = gain_interval(losses["vector"], losses["temperature"], films, draws=draws)

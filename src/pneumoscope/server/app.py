@@ -66,12 +66,22 @@ def create_app(
 
 
 class _Application(FastAPI):
-    """Its OpenAPI document holds the problem document, too, which is no route's model."""
+    """Its OpenAPI document also has the problem document, which no route returns, and what the model's tables hold."""
 
     @override
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
         document["components"]["schemas"][ProblemDocument.__name__] = ProblemDocument.model_json_schema()
+        decision = self.state.service.contract.decision
+        accepted = {
+            "coverage": [row.coverage for row in decision.table if row.coverage is not None],
+            "operating_point": [point.name for point in decision.operating_points],
+        }
+        operation = document["paths"]["/v1/predictions"]["post"]
+        for parameter in operation["parameters"]:
+            if values := accepted.get(parameter["name"]):
+                parameter["schema"] = {"enum": values, "title": parameter["schema"]["title"]}
+        operation["parameters"] = [each for each in operation["parameters"] if accepted.get(each["name"]) != []]
         return document
 
 

@@ -58,7 +58,8 @@ class Options(BaseModel):
         default=None, description="Of a row of the model's table, by default the service's; see /v1/model."
     )
     operating_point: str | None = Field(
-        default=None, max_length=100, description="Decide at level group, from a stored threshold on; see /v1/model."
+        default=None,
+        description="Decides alone: at level group, from a stored threshold on; see /v1/model.",
     )
     heatmap: Heatmap = Field(default="none", description="`maps` as numbers, or an `overlay` as a picture.")
     preview: bool = Field(default=False, description="Give a picture of the film as it was read.")

@@ -53,6 +53,6 @@ Coverage = Annotated[
 ]
 Point = Annotated[
     str | None,
-    Field(description="Decide at level group, from a stored threshold on, such as sensitivity-0.95."),
+    Field(description="Such as sensitivity-0.95: decides alone, at level group, from a stored threshold on."),
 ]
 Precision = Literal["fp32", "int8"]

@@ -157,7 +157,8 @@ export class Pane {
     this.#find(".groups .bars").replaceChildren(...bars(first, []));
     this.#find(".classes h3").textContent = Object.keys(first).length ? "Second level" : "Classes";
     this.#find(".classes .bars").replaceChildren(...bars(answer.probabilities, answer.prediction_set));
-    this.#find(".set").textContent = `● may be: ${answer.prediction_set.join(" or ")}`;
+    const at = answer.coverage === null ? "" : ` (at ${Math.round(100 * answer.coverage)} % coverage)`;
+    this.#find(".set").textContent = `● may be: ${answer.prediction_set.join(" or ") || "none of the classes"}${at}`;
   }
 
   async #copy() {

@@ -17,8 +17,8 @@ export function meaning(film, card) {
   if (answer.status === "rejected") return "No class is given, for the reason below.";
   if (answer.status === "abstained") {
     return answer.label
-      ? "The model is sure enough of the group, and not of the class."
-      : "The model is not sure enough to name a class.";
+      ? "The group is clear, and the class is not."
+      : "The model withholds an answer, for the reason below.";
   }
   const groups = Object.entries(card?.groups ?? {}).filter(([, members]) => members.includes(answer.label));
   const share = percent(answer.probabilities[answer.label] ?? answer.groups[answer.label]);
@@ -44,16 +44,16 @@ export function csv(films, card) {
   const groups = Object.keys(card?.groups ?? {});
   const header = [
     "image", "status", "class", "label", ...classes.map((name) => `p_${name}`), ...groups.map((name) => `p_${name}`),
-    "prediction_set", "reasons", "reason_codes", "model", "milliseconds",
+    "prediction_set", "coverage", "reasons", "reason_codes", "model", "milliseconds",
   ];
   const rows = films.map((film) => {
     const answer = film.answer;
-    if (!answer) return [film.name, film.state, "", "", ...classes.map(() => ""), ...groups.map(() => ""), "", film.message, "", "", ""];
+    if (!answer) return [film.name, film.state, "", "", ...classes.map(() => ""), ...groups.map(() => ""), "", "", film.message, "", "", ""];
     return [
       film.name, answer.status, answer.class ?? "", answer.label ?? "",
       ...classes.map((name) => answer.probabilities[name] ?? ""),
       ...groups.map((name) => answer.groups[name] ?? ""),
-      answer.prediction_set.join("; "), answer.reasons.join("; "), answer.reason_codes.join("; "),
+      answer.prediction_set.join("; "), answer.coverage ?? "", answer.reasons.join("; "), answer.reason_codes.join("; "),
       `${answer.model.name} ${answer.model.version} ${answer.model.sha256.slice(0, 12)}`, answer.milliseconds,
     ];
   });
