@@ -37,11 +37,11 @@ def _numbers(document: Any) -> Iterator[float]:
 
 def _is(figure: str, number: float) -> bool:
     """Whether a number, rounded like the figure, is the figure."""
-    digits = figure.rstrip(" %").replace(",", "")
+    digits: str = figure.rstrip(" %").replace(",", "")
     value = number * 100 if figure.endswith("%") else number
     decimals = len(digits.partition(".")[2])
     # Half a unit of the last place, and a little for a number that was stored rounded itself.
-    return abs(value - float(digits)) <= 0.5 * 10**-decimals + 1e-6
+    return bool(abs(value - float(digits)) <= 0.5 * 10**-decimals + 1e-6)
 
 
 def load(path: Any) -> Any:

@@ -44,7 +44,12 @@ def test_a_file_that_is_damaged_or_none_is_an_error(tmp_path: Path) -> None:
     whole = (tmp_path / "whole.npz").read_bytes()
     changed = bytearray(whole)
     changed[100] ^= 0x20  # inside the compressed numbers
-    for name, content in {"text": b"hello", "half": whole[: len(whole) // 2], "empty": b"", "changed": changed}.items():
+    for name, content in {
+        "text": b"hello",
+        "half": whole[: len(whole) // 2],
+        "empty": b"",
+        "changed": bytes(changed),
+    }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="it cannot be read"):
             read_arrays(tmp_path / name, KINDS)

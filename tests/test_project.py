@@ -96,10 +96,13 @@ RESIZERS = {
     "imaging/film.py": "the one preprocessing",
     "imaging/raster.py": "opens images",
     "imaging/jpeg.py": "decodes a JPEG at a smaller scale",
+    "imaging/colour.py": "samples a picture's colours",
     "imaging/dicom/pixels.py": "decodes a DICOM's JPEG to luma alone, at full scale",
     "phantom.py": "draws films",
     "dataset/stress.py": "writes changed films",
     "training/augment.py": "changes the model's input on purpose",
+    "export/faults.py": "likewise, for the gate",
+    "export/pictures.py": "draws pictures that are no films",
 }
 RESIZING = {"resize", "thumbnail", "draft", "reduce_size", "interpolate", "resized_crop", "zoom", "Resize", "Normalize"}
 #: ImageNet's means and deviations, by channel and averaged, of 1 and of 255.

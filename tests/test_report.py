@@ -235,7 +235,7 @@ def test_undefined_figures_are_null() -> None:
 def test_loss_and_calibration_are_at_the_prior() -> None:
     """At a uniform prior every class weighs the same, however many films it has."""
     one = judged()
-    often = replace(one, **_rows(one, np.concatenate([np.arange(240), *[np.flatnonzero(one.truth == 1)] * 3])))
+    often = _rows(one, np.concatenate([np.arange(240), *[np.flatnonzero(one.truth == 1)] * 3]))
     at_films, at_prior = (figures(often, prior).overall["cross_entropy"].value for prior in ("train", "uniform"))
     losses = [
         -np.log(one.probabilities[one.truth == label, label]).mean()  # films that count thrice have the same mean
@@ -245,9 +245,18 @@ def test_loss_and_calibration_are_at_the_prior() -> None:
     assert at_films != pytest.approx(at_prior, abs=1e-3)
 
 
-def _rows(one: Judged, rows: np.ndarray) -> dict[str, object]:
-    listed = {name: [getattr(one, name)[each] for each in rows] for name in ("patients", "statuses", "codes")}
-    return listed | {name: getattr(one, name)[rows] for name in ("truth", "predicted", "probabilities", "sets")}
+def _rows(one: Judged, rows: np.ndarray) -> Judged:
+    """Some films, also several times."""
+    return replace(
+        one,
+        patients=[one.patients[each] for each in rows],
+        statuses=[one.statuses[each] for each in rows],
+        codes=[one.codes[each] for each in rows],
+        truth=one.truth[rows],
+        predicted=one.predicted[rows],
+        probabilities=one.probabilities[rows],
+        sets=one.sets[rows],
+    )
 
 
 def test_operating_points_are_what_counting_says() -> None:

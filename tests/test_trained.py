@@ -31,7 +31,7 @@ def a_film(number: int, **changes: str) -> Film:
         "phash": random.bytes(32).hex(),
     }
     rest = {"label": "normal", "split": "test", "patient": str(number), "source": "a:b", "file_sha256": "0" * 64}
-    return Film(**(rest | values | changes), width=1, height=1, bytes=1, mode="L")  # type: ignore[arg-type]
+    return Film(**(rest | values | changes), width=1, height=1, bytes=1, mode="L")
 
 
 def with_bits(phash: str, count: int) -> str:

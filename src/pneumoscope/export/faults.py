@@ -11,7 +11,7 @@ from PIL import Image
 
 from pneumoscope.contract import MIRRORED
 from pneumoscope.engine.gate import undo
-from pneumoscope.export.pictures import Random
+from pneumoscope.export.pictures import WHITE, Random
 from pneumoscope.imaging import Luma
 
 _LEAST = 0.75  # share of each side that is kept
@@ -27,10 +27,10 @@ def vary(film: Luma, random: Random) -> Luma:
     image = turned.crop((left, top, left + wide, top + tall)).resize((side, side), Image.Resampling.BILINEAR)
     if random.random() < _BORDERED:
         image = _with_borders(image, random)
-    levels = (np.asarray(image) / 255) ** np.exp(random.uniform(-0.4, 0.4))
+    levels = (np.asarray(image) / WHITE) ** np.exp(random.uniform(-0.4, 0.4))
     levels = (levels - 0.5) * random.uniform(0.7, 1.3) + 0.5 + random.uniform(-0.08, 0.08)
     levels += random.normal(0, random.uniform(0, 0.03), levels.shape)
-    return np.asarray(np.clip(levels, 0, 1) * 255, np.uint8)
+    return np.asarray(np.clip(levels, 0, 1) * WHITE, np.uint8)
 
 
 def _with_borders(image: Image.Image, random: Random) -> Image.Image:

@@ -25,6 +25,7 @@ Random: TypeAlias = np.random.Generator
 _Pair: TypeAlias = tuple[float, float] | NDArray[np.float64]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+WHITE = 255.0
 _AIR = 8  # greys of a slice's background
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 _PHANTOMS = 0.15  # share of drawings that are phantoms
@@ -57,8 +58,8 @@ def _photograph(random: Random, side: int) -> Luma:
     top, left = int(random.integers(len(whole) - rows + 1)), int(random.integers(whole.shape[1] - columns + 1))
     part = np.rot90(whole[top : top + rows, left : left + columns], int(random.integers(4)))
     part = part[:, ::-1] if random.random() < 0.5 else part
-    levels = np.clip(part / 255 * random.uniform(0.6, 1.3) + random.uniform(-0.15, 0.15), 0, 1)
-    return np.asarray(levels ** random.uniform(0.6, 1.6) * 255, np.uint8)
+    levels = np.clip(part / WHITE * random.uniform(0.6, 1.3) + random.uniform(-0.15, 0.15), 0, 1)
+    return np.asarray(levels ** random.uniform(0.6, 1.6) * WHITE, np.uint8)
 
 
 def _dead_leaves(random: Random, side: int) -> Luma:
