@@ -2,17 +2,22 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 
+import calibration
 import capstone
 import metrics as figures_table
 from capstone import Clock, Row
 from pneumoscope.dataset import Dataset
 from pneumoscope.training.config import load_recipe
+from pneumoscope.training.evidence import save_evidence
 from samples import TINY
+from test_evidence import made_up
 
 TINY_ROWS = (
     Row(name="tiny", recipe="quick", changes=TINY),
@@ -108,3 +113,24 @@ def test_the_time_of_all_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert head.split() == ["films", "resamplings", "figures", "seconds", "a", "loop", "ratio"]
     assert [row.split()[:3] for row in rows] == [["60", "40", "43"], ["90", "40", "43"]]
     assert all(float(value) > 0 for row in rows for value in row.split()[4:])
+
+
+def test_the_table_of_calibrations(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Classes that are told apart four times in five, by logits ten times too small."""
+    evidence = made_up(dataset, prior="uniform")
+    said = np.where(np.random.default_rng(0).random(len(evidence.label)) < 0.8, evidence.label, 0)
+    logits = (0.1 * evidence.logits + 0.3 * np.eye(3)[said]).astype(np.float32)
+    save_evidence(replace(evidence, logits=logits), tmp_path / "evidence.npz")
+    monkeypatch.setattr(sys, "argv", ["calibration.py", str(tmp_path / "evidence.npz")])
+    monkeypatch.setattr(calibration, "DRAWS", 50)
+    calibration.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"plain: {len(evidence.label)} films"
+    assert lines[8] == f"stress: {len(evidence.label) - 1} films"  # one of them was blank
+    losses = {line.split()[0]: float(line.split()[2]) for line in lines[1:5]}
+    assert losses["none"] > losses["temperature"] + 0.1
+    assert lines[5].startswith("  temperature against none: NLL -")
+    rows = [line for line in lines if line.startswith("  0.")]
+    assert [row.split(";")[0].strip() for row in rows] == ["0.80", "0.85", "0.90", "0.95", "0.99"] * 2

@@ -151,10 +151,11 @@ def test_many_films_of_few_patients_are_few_films() -> None:
     """The interval is over patients: what 2,000 films tell, two patients with 1,000 each do not."""
     logits, truth = drawn(0, 2000, np.array([0.6, 2.0, 1.0]), np.array([0.8, -1.5, 0.2]))
     many, few = unseen(logits, truth), unseen(logits, truth, patients=5)
-    losses = [metrics.film_losses(truth, metrics.cross_fitted(many, each)) for each in ("vector", "temperature")]
-    wide, narrow = (metrics.gain_interval(*losses, each) for each in (few, many))
-    assert narrow[0] < narrow[1] < 0
-    assert wide != narrow
+    one, two = (metrics.film_losses(truth, metrics.cross_fitted(many, "vector")), np.full(2000, 0.8))
+    assert metrics.gain_interval(one, two, many)[1] < 0
+    noise = np.random.default_rng(0).normal(size=5)[few.patient] + np.random.default_rng(1).normal(size=2000)
+    wide, narrow = (metrics.gain_interval(noise, np.zeros(2000), each) for each in (few, many))
+    assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])
 
 
 @pytest.mark.parametrize("method", ["none", "temperature", "vector"])

@@ -183,7 +183,7 @@ def test_a_rule_is_chosen_by_the_contracts_tables(contract: Contract) -> None:
         ({"operating_point": "best"}, r"'best' is not in this model's table; accepted: sensitivity-0\.95\.$"),
     ):
         with pytest.raises(UsageError, match=words):
-            choose_rule(contract, **wanted)  # type: ignore[arg-type]  # each is one of its arguments
+            choose_rule(contract, **wanted)
 
 
 @pytest.mark.parametrize("groups", [{}, {"a": ("bacteria", "virus"), "b": ("normal", "virus")}])
@@ -219,7 +219,7 @@ PARTS = st.lists(st.floats(0.001, 1), min_size=3, max_size=3)
 def test_whatever_is_answered_is_in_the_set_and_its_group_is_clear(
     parts: list[float], classes: list[float], sides: tuple[float, float], level: Level
 ) -> None:
-    groups = {"pneumonia": ("bacteria", "virus")}
+    groups: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
     shares = {label: part / sum(parts) for label, part in zip(ALL, parts, strict=True)}
     row = coverage_row(0.9, dict(zip(ALL, classes, strict=True)), {"pneumonia": sides})
     verdict = judge(groups, shares, Rule(level=level, row=row))

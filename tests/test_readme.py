@@ -86,10 +86,10 @@ def test_the_other_blocks_run_in_order(desk: Path, monkeypatch: pytest.MonkeyPat
                     until_the_end.enter_context(running(lines.pop(0), desk, port))
                 shown = [run(line, desk) for line in lines]
                 if "--format json" in block:
-                    assert json.loads(shown[-1])["status"] == "answered"
+                    assert json.loads(shown[-1])["status"] in ("answered", "abstained")  # few films set thresholds
             else:
                 (desk / "block.py").write_text(block)
-                assert run(f"{shutil.which('python', path=TOOLS)} block.py", desk).startswith("answered")
+                assert run(f"{shutil.which('python', path=TOOLS)} block.py", desk).startswith(("answered", "abstained"))
 
 
 @contextmanager

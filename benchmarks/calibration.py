@@ -1,0 +1,138 @@
+"""Which calibration is best on films that it was not fitted on, and what the decision then answers.
+
+python benchmarks/calibration.py EVIDENCE.npz
+
+Everything is cross-fitted: each fold's films are judged by a calibration and by thresholds of the other folds' films.
+Films weigh as the evidence's prior says, but for accuracy and for what is answered, which are shares of the films.
+Intervals are of a bootstrap over patients, of the difference between one method and another on the same films.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from pneumoscope import metrics
+from pneumoscope.engine import Rule, judge
+from pneumoscope.export.calibration import COVERAGES, Calibrating, calibrate
+from pneumoscope.metrics import Floats, Unseen
+from pneumoscope.training.evidence import load_evidence
+
+BINS = 15
+PAIRS = (("temperature", "none"), ("vector", "temperature"), ("dirichlet", "vector"))
+DRAWS = 2000
+
+
+def main() -> None:
+    """Print a table of methods, one of their differences, and one of coverages; plain and stress."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("evidence", type=Path)
+    evidence = load_evidence(parser.parse_args().evidence)
+    plain = evidence.unseen()
+    usable = np.asarray(~np.isnan(evidence.stress).any(axis=1))
+    for name, logits, rows in (
+        ("plain", plain.logits, np.ones_like(usable)),
+        ("stress", evidence.stress.astype(float), usable),
+    ):
+        print(f"{name}: {rows.sum():,} films")
+        compare(plain, logits, rows)
+    given = Calibrating(
+        films=plain,
+        kind="out-of-fold",
+        prior=np.bincount(plain.truth, plain.weights).astype(float),
+        classes=evidence.about.classes,
+        groups=evidence.about.groups,
+    )
+    decide(given, evidence.stress.astype(float))
+
+
+def compare(films: Unseen, logits: Floats, rows: NDArray[np.bool_]) -> None:
+    """Methods fitted to the plain films of other folds, on the logits `[N, C]` of those `rows` `[N]`."""
+    said = {name: cross_fitted(films, logits, name)[rows] for name in ("none", "temperature", "vector", "dirichlet")}
+    judged = films.at(rows)
+    losses = {name: metrics.film_losses(judged.truth, shares) for name, shares in said.items()}
+    for name, shares in said.items():
+        accuracy = np.mean(shares.argmax(axis=1) == judged.truth)
+        loss = float(np.average(losses[name], weights=judged.weights))
+        error = calibration_errors(judged, shares, np.ones((1, len(judged.truth))))[0]
+        print(f"  {name:12} NLL {loss:.4f}  ECE {error:.4f}  accuracy {accuracy:.4f}")
+    resampled = np.concatenate(list(metrics.bootstrap_weights(judged.patient.astype(str).tolist(), draws=DRAWS)))
+    errors = {name: calibration_errors(judged, shares, resampled.astype(float)) for name, shares in said.items()}
+    for one, other in PAIRS:
+        low, high = metrics.gain_interval(losses[one], losses[other], judged, draws=DRAWS)
+        less, more = metrics.percentile_interval(np.subtract(errors[one], errors[other]))
+        print(f"  {one} against {other}: NLL {low:+.4f} to {high:+.4f}, ECE {less:+.4f} to {more:+.4f}")
+
+
+def cross_fitted(films: Unseen, logits: Floats, method: str) -> Floats:
+    """Probabilities `[N, C]` of logits `[N, C]`, by a method fitted to the plain films of the other folds."""
+    found = np.empty(logits.shape)
+    for held, others in films.parts():
+        if method == "dirichlet":
+            found[held] = dirichlet(others, logits[held])
+        else:
+            scaling = metrics.fit(others, "vector" if method == "vector" else "temperature")
+            found[held] = metrics.softmax(logits[held]) if method == "none" else scaling.probabilities(logits[held])
+    return found
+
+
+def dirichlet(films: Unseen, logits: Floats) -> Floats:
+    """Full Dirichlet calibration (Kull et al. 2019, arXiv:1910.12656): any linear map of the log-probabilities.
+
+    What lies off the diagonal is held small (ODIR, with a weight of 0.001).
+    """
+    classes = logits.shape[1]
+    known = np.log(np.clip(metrics.softmax(films.logits), 1e-12, 1))
+
+    def parts(parameters: Floats) -> tuple[Floats, Floats]:
+        return parameters[: classes**2].reshape(classes, classes), parameters[classes**2 :]
+
+    def loss(parameters: Floats) -> float:
+        matrix, bias = parts(parameters)
+        losses = metrics.film_losses(films.truth, metrics.softmax(known @ matrix + bias))
+        off = matrix - np.diag(np.diag(matrix))
+        return float(np.average(losses, weights=films.weights) + 1e-3 * (off**2).sum())
+
+    start = np.concatenate([np.eye(classes).ravel(), np.zeros(classes)])
+    matrix, bias = parts(minimize(loss, start).x)
+    return metrics.softmax(np.log(np.clip(metrics.softmax(logits), 1e-12, 1)) @ matrix + bias)
+
+
+def calibration_errors(films: Unseen, shares: Floats, counts: Floats) -> Floats:
+    """Expected calibration error of the largest probability in equal bins, for each row of `counts` `[B, N]`."""
+    confidence = shares.max(axis=1)
+    gap = films.weights * (confidence - (shares.argmax(axis=1) == films.truth))
+    bins = np.eye(BINS)[np.minimum((confidence * BINS).astype(int), BINS - 1)]
+    return np.asarray(np.abs(counts @ (bins * gap[:, np.newaxis])).sum(axis=1) / (counts @ films.weights))
+
+
+def decide(given: Calibrating, stress: Floats) -> None:
+    """What is answered at each coverage, of films as they are and of the stress films."""
+    films = given.films
+    made = [(held, calibrate(replace(given, films=others))) for held, others in films.parts()]
+    for name, logits in (("plain", films.logits), ("stress", stress)):
+        print(f"{name}: coverage; answered, right of these, type undetermined; kept of each class")
+        for coverage in COVERAGES:
+            answer, labels = np.full(len(films.truth), -1), np.empty(len(films.truth), object)
+            kept = np.zeros(logits.shape, np.bool_)
+            for held, (calibration, decision) in made:
+                row = decision.row(coverage)
+                assert row is not None
+                scale, bias = (np.array([*part.values()]) for part in (calibration.scale, calibration.bias))
+                shares = metrics.softmax(logits[held] * scale + bias)
+                kept[held] = shares >= [*row.classes.values()]
+                verdicts = [judge(given.groups, given.by_class(each), Rule(level="class", row=row)) for each in shares]
+                answer[held] = [-1 if each.class_index is None else each.class_index for each in verdicts]
+                labels[held] = [each.label if each.status == "abstained" else None for each in verdicts]
+            answered = answer >= 0
+            right = np.mean((answer == films.truth)[answered]) if answered.any() else np.nan
+            undetermined = np.mean(labels != np.array(None))
+            observed = ", ".join(f"{share:.3f}" for share in metrics.class_coverage(kept, films.truth))
+            print(f"  {coverage:.2f}; {answered.mean():.3f}, {right:.3f}, {undetermined:.3f}; {observed}")
+
+
+if __name__ == "__main__":
+    main()
