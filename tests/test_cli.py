@@ -246,7 +246,7 @@ def test_evaluate_at_a_coverage(command: Command, tiny_bundle: Path, dataset: Da
         done = command("evaluate", dataset.root, "--bundle", tiny_bundle, "--out", out, "--coverage", coverage)
         assert done.code == 0, done.err
         report = json.loads((out / "report.json").read_text())
-        assert max(report["statuses"], key=report["statuses"].get) == status
+        assert max(report["decisions"]["statuses"], key=report["decisions"]["statuses"].get) == status
     missing = command("evaluate", dataset.root, "--bundle", tiny_bundle, "--out", tmp_path / "no", "--coverage", "0.5")
     one_sentence(missing, 2, "coverage 0.5 is not in this model's table")
 

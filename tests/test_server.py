@@ -26,6 +26,7 @@ import dicoms
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER, load_contract, save_contract
 from pneumoscope.engine import Engine
+from pneumoscope.engine.reference import load_reference
 from pneumoscope.models import SHIPPED
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.settings.serve import ServeConfig
@@ -343,6 +344,15 @@ def test_metrics_count_what_was_done(tiny_bundle: Path) -> None:
         assert shown[f'pneumoscope_stage_seconds_count{{stage="{stage}"}}'] == 5
     assert shown['pneumoscope_stage_seconds_count{stage="model"}'] == 3
     assert shown["pneumoscope_input_brightness_count"] == shown["pneumoscope_largest_probability_count"] == 3
+    assert sum(value for key, value in shown.items() if key.startswith("pneumoscope_most_probable_total{")) == 3
+    assert shown["pneumoscope_embedding_distance_count"] == 3
+    reference = load_reference(tiny_bundle, load_contract(tiny_bundle))
+    assert reference is not None
+    outputs = [Engine.load(tiny_bundle).predict(body).outputs for body in (FILM, FILM, OTHER)]
+    distances = [float(reference.distance(each.embedding)) for each in outputs if each is not None]
+    assert shown["pneumoscope_embedding_distance_sum"] == pytest.approx(sum(distances), rel=1e-3)
+    expected = reference.about.answers.abstained
+    assert shown['pneumoscope_reference_share{label="",quantity="abstained"}'] == pytest.approx(expected)
     assert shown["pneumoscope_queue_films"] == shown["pneumoscope_buffered_bytes"] == 0
     assert shown["pneumoscope_ready"] == 1
 
