@@ -55,8 +55,8 @@ ALL = ("bacteria", "normal", "virus")
         ([0.7, 0.2, 0.1], "answered", "bacteria", ("bacteria",), ()),
         ([0.2, 0.6, 0.2], "answered", "normal", ("normal",), ()),
         ([0.3, 0.1, 0.6], "abstained", UNDETERMINED, ("bacteria", "virus"), ("several-classes",)),
-        # Both types fit, and it is not clear that it is a pneumonia at all.
-        ([0.31, 0.35, 0.34], "abstained", None, ("bacteria", "virus"), ("several-classes", "group-unclear")),
+        # Both types fit, and no pneumonia does not, though pneumonia misses its own threshold.
+        ([0.31, 0.35, 0.34], "abstained", UNDETERMINED, ("bacteria", "virus"), ("several-classes",)),
         # On both sides.
         ([0.4, 0.5, 0.1], "abstained", None, ("bacteria", "normal"), ("several-classes",)),
         # One class, and neither side of the group.
@@ -93,6 +93,13 @@ def test_reasons_say_what_the_set_is_and_at_which_coverage(contract: Contract) -
     assert decide(contract, np.array([0.4, 0.35, 0.25]), None, rule=older).reasons == (
         "by this bundle's threshold no class is probable enough to fit the film",
     )
+
+
+def test_both_types_fit_and_no_pneumonia_as_well(contract: Contract) -> None:
+    row = coverage_row(0.9, {"bacteria": 0.3, "normal": 0.9, "virus": 0.3}, {"pneumonia": (0.6, 0.3)})
+    verdict = decide(contract, np.array([0.31, 0.35, 0.34]), None, rule=Rule(level="class", row=row))
+    assert (verdict.status, verdict.label) == ("abstained", None)
+    assert verdict.reason_codes == ("several-classes", "group-unclear")
 
 
 def test_a_class_that_fits_alone_is_no_answer_where_another_is_more_probable(contract: Contract) -> None:

@@ -161,7 +161,7 @@ def _judge_class(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
     several = Reason("several-classes", f"{at} the film may be {_listed(fitting, 'or')}")
     for group, members in groups.items():
         if {*fitting} <= {*members}:
-            if sides[group] == (True, False):
+            if not sides[group][1]:  # the group itself may miss its threshold: the sets of its classes say what it is
                 return replace(_abstained(fitting, several), label=f"{group}, type undetermined")
             unclear = Reason("group-unclear", f"{at} {_unclear(group, sides[group])}")
             return _abstained(fitting, several, unclear)
