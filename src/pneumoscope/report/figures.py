@@ -94,7 +94,7 @@ def brief(judged: Judged) -> Figures:
             found[f"specificity of {group}"] = metrics.specificity(sides)[:, 1]
         for name, positive, scores in sides_of(judged):
             if name in judged.groups or not judged.groups:
-                found[f"auroc of {name}"] = metrics.weighted_aurocs(positive, scores, weights)
+                found[f"AUROC of {name}"] = metrics.weighted_aurocs(positive, scores, weights)
         return found
 
     return _with_intervals(judged, compute)
