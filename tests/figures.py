@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-#: Not figures: code, links and their targets, identifiers of publications, and versions.
+#: Not figures: code, links and their targets, identifiers of publications, licences, and versions.
 _OTHER = re.compile(
-    r"`[^`]*`|```.*?```|https?://\S+|\]\([^)]*\)|doi:\S+|arXiv:\S+|\b\d+\.\d+\.\d+\b|\d+:\d+-\d+", re.DOTALL
+    r"`[^`]*`|```.*?```|https?://\S+|\]\([^)]*\)|doi:\S+|arXiv:\S+|CC BY \d\.\d|\b\d+\.\d+\.\d+\b|\d+:\d+-\d+",
+    re.DOTALL,
 )
 #: A decimal number, a percentage, or a number with thousands.
 _FIGURE = re.compile(r"(?<![\w.])(-?\d{1,3}(?:,\d{3})+|-?\d+\.\d+|-?\d+)( ?%)?(?![\w.]*\d)")

@@ -121,7 +121,8 @@ def test_without_a_bundle_the_shipped_one_answers_and_is_named(command: Command,
     shipped = load_contract(shipped_bundle())
     named = f"{SHIPPED} {shipped.version} (ships with the package)"
     done = command("predict", films)
-    assert done.code == 0, done.err
+    assert done.code == 1  # they are drawn, and rejected
+    assert done.out.count("drawing or a logo") == 2
     assert done.err.splitlines()[0] == f"model: {named}", done.err
     for document in map(json.loads, command("predict", films, "--format", "json").out.splitlines()):
         assert document["model"]["sha256"] == shipped.files["model.onnx"]

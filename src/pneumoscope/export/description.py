@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.contract import Contract
+from pneumoscope.contract import Contract, Gate
 from pneumoscope.dataset import Dataset
 from pneumoscope.documents import write_document
 from pneumoscope.engine import BATCH, Engine
@@ -62,7 +62,7 @@ def describe(given: Described, engine: Engine, folder: Path) -> None:
         published=given.published,
         embedded_films=min(len(given.images), EMBEDDED_FILMS),
         embedded_split="val" if given.dataset.has("val") else "train",
-        answers=_answers(judged, "validation" if given.folds is None else "out-of-fold"),
+        answers=_answers(judged, "validation" if given.folds is None else "out-of-fold", engine.contract.gate),
     )
     save_reference(Reference.of(_embeddings(engine, given.images), about), folder)
     if given.folds is None:
@@ -82,12 +82,13 @@ def _judged(given: Described, contract: Contract) -> Judged:
     return Judged.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
 
 
-def _answers(judged: Judged, source: Literal["validation", "out-of-fold"]) -> Answers:
+def _answers(judged: Judged, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
+    """How these films are answered. They have not gone through the gate: it was set to reject so many of such films."""
     shares = np.bincount(judged.predicted, minlength=len(judged.classes)) / len(judged.predicted)
     return Answers(
         films=len(judged.predicted),
         source=source,
-        rejected=float(judged.has_status("rejected").mean()),
+        rejected=gate.false_rejects if gate else float(judged.has_status("rejected").mean()),
         abstained=float(judged.has_status("abstained").mean()),
         class_shares=dict(zip(judged.classes, shares.tolist(), strict=True)),
         mean_probabilities=dict(zip(judged.classes, judged.probabilities.mean(axis=0).tolist(), strict=True)),
