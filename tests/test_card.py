@@ -14,7 +14,7 @@ from pneumoscope.export.calibration import judge_apart
 from pneumoscope.models import shipped_bundle
 from pneumoscope.report import Options, Report, evaluate, load_report, write_card
 from pneumoscope.report.card import in_words
-from samples import guesses
+from samples import REPOSITORY, guesses
 
 
 def card_figures(bundle: Path) -> str:
@@ -37,11 +37,12 @@ def test_the_card_shows_no_figure_that_the_report_lacks(described_bundle: Path) 
     assert unsupported(text.replace("| accuracy |", "| 0.1234 | accuracy |"), report) == ["0.1234"]
 
 
-def test_the_shipped_card_shows_no_figure_that_its_report_lacks() -> None:
-    bundle = shipped_bundle()
-    if not (bundle / "report.json").is_file():
-        pytest.skip("the bundle that ships was exported before bundles had a report")
-    assert not unsupported(card_figures(bundle), json.loads((bundle / "report.json").read_text()))
+def test_the_shipped_card_and_the_readme_show_no_figure_that_its_report_lacks() -> None:
+    report = json.loads((shipped_bundle() / "report.json").read_text())
+    assert not unsupported(card_figures(shipped_bundle()), report)
+    readme = (REPOSITORY / "README.md").read_text().partition("## How good it is")[2].partition("\n## ")[0]
+    assert len(figures_in(readme)) >= 15
+    assert not unsupported(readme.replace("95 % interval", ""), report)
 
 
 def test_figures_are_told_from_other_numbers() -> None:

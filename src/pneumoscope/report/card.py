@@ -135,7 +135,10 @@ def _limits(model: ModelFacts) -> str:
     frequencies = "at equal frequencies of the classes" if model.prior == "uniform" else "as frequent as there"
     limits = [
         "Films unlike those it was trained on, by age, machine, view or hospital, may be misread without a warning.",
-        "The gate knows frontal films, their faults and everyday pictures; a lateral or another body part may get a class.",
+        (
+            "The gate knows frontal films, their faults and everyday pictures; "
+            "a lateral or another body part may get a class."
+        ),
         "It knows no finding but its classes; a film with another disease gets one of them.",
         "A film does not prove what caused a pneumonia, and some of the labels it learned from are wrong.",
         f"Probabilities are of the population it was trained on, {frequencies}.",
