@@ -108,8 +108,9 @@ def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, float]]:
         if path.is_file():
             try:
                 radiograph = read_for(path.read_bytes(), rule)
-            except ImageError:
-                continue
+            except ImageError as refusal:
+                if (radiograph := getattr(refusal, "radiograph", None)) is None:
+                    continue
             yield to_input(radiograph.luma, rule), radiograph.coloured or 0.0
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydantic import ValidationError
 
 from pneumoscope.contract import FILM, MIRRORED, Gate, load_contract
@@ -206,6 +206,27 @@ def test_colours_are_seen_although_the_model_has_none(engine: Engine) -> None:
     png = io.BytesIO()
     Image.fromarray(painted).quantize(64).save(png, "PNG")
     assert engine.predict(png.getvalue()).status == "rejected"
+
+
+def test_a_picture_of_few_greys_is_named_if_the_gate_knows_it(engine: Engine) -> None:
+    page = Image.new("L", (800, 1000), 255)
+    pen = ImageDraw.Draw(page)
+    for line in range(30):
+        pen.text((60, 40 + 30 * line), "the quick brown fox jumps over the lazy dog " * 2, fill=0)
+    stream = io.BytesIO()
+    page.save(stream, "PNG")
+    prediction = engine.predict(stream.getvalue())
+    assert prediction.status == "rejected"
+    assert prediction.reason_codes[0] in (*KINDS, "greys")
+    assert prediction.outputs is not None
+    black = np.zeros((200, 200), np.uint8)
+    black[:10, :40] = film("normal", patient=1, size=(10, 40))
+    without = Engine(engine.contract.model_copy(update={"gate": None}), engine._session, engine.limits)
+    for each in (engine, without):
+        said = each.predict(encode_jpeg(black, quality=95))
+        assert said.status == "rejected"
+        assert said.probabilities == {}
+    assert without.predict(stream.getvalue()).reason_codes[0] == "greys"
 
 
 def test_a_tint_and_a_small_mark_are_no_colours() -> None:

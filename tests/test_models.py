@@ -60,7 +60,7 @@ def test_it_rejects_pictures_that_are_no_films(kind: Kind) -> None:
     predictions = list(engine.predict_many(Encoded(name=kind, read=partial(encode_jpeg, each)) for each in pictures))
     assert {prediction.status for prediction in predictions} == {"rejected"}
     codes = [prediction.reason_codes[0] for prediction in predictions]
-    assert sum(code in (kind, "greys", "blank") for code in codes) >= 0.9 * len(codes), codes
+    assert codes.count(kind) + codes.count("blank") >= 0.9 * len(codes), codes
 
 
 @pytest.mark.parametrize("finding", FINDINGS)

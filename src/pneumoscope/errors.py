@@ -3,6 +3,8 @@
 Every message is one sentence or two: what was given, what is accepted, what to do next.
 """
 
+from typing import Any
+
 
 class PneumoscopeError(Exception):
     """Base of every error a user can cause or mend."""
@@ -19,11 +21,15 @@ class ImageError(PneumoscopeError):
 
 
 class UnsuitableError(ImageError):
-    """An image that can be read and is no frontal chest radiograph; `code` says what it is, or lacks."""
+    """An image that can be read and is no frontal chest radiograph; `code` says what it is, or lacks.
 
-    def __init__(self, message: str, *, code: str) -> None:
+    `radiograph` is what was read of it, where something else may still say better what it is.
+    """
+
+    def __init__(self, message: str, *, code: str, radiograph: Any = None) -> None:
         super().__init__(message)
         self.code = code
+        self.radiograph = radiograph
 
 
 class DamagedImageError(ImageError):

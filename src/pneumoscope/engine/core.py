@@ -16,9 +16,9 @@ from pneumoscope.contract import Contract, load_contract
 from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, model_name, open_model, scaling
 from pneumoscope.engine.decision import Rule, Verdict, choose_rule, decide, reject
 from pneumoscope.engine.document import Level
-from pneumoscope.engine.gate import DISTANCE, GATE, can_undo, judge, undo, undone, warn
+from pneumoscope.engine.gate import DISTANCE, GATE, can_undo, is_picture, judge, undo, undone, warn
 from pneumoscope.engine.prediction import Prediction
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for, to_input
 from pneumoscope.parallel import available_cores, map_ordered
 
@@ -39,13 +39,15 @@ class Encoded:
 class Decoded:
     """A film's input `uint8 [1, S, S]`, or why there is none, and the rule to decide by.
 
-    `luma` is the film as it was read, `uint8 [H, W]`, if it is kept for a picture.
+    `luma` is the film as it was read, `uint8 [H, W]`, if it is kept for a picture. `doubt` is why it is rejected
+    unless the gate says better what it is.
     """
 
     name: str
     rule: Rule
     image: Luma | Reason
     luma: Luma | None
+    doubt: Reason | None
     notes: tuple[Reason, ...]
     age_years: float | None
     coloured: float | None
@@ -207,9 +209,14 @@ class Engine:
         """The first half of `predict`, for callers that overlap it with the model's work themselves."""
         started, wanted = time.perf_counter(), self.contract.input
         image: Luma | Reason
-        radiograph, luma = None, None
+        radiograph, luma, doubt = None, None, None
         try:
-            radiograph = read_for(film.read(), wanted, limits=self.limits)
+            try:
+                radiograph = read_for(film.read(), wanted, limits=self.limits)
+            except UnsuitableError as refusal:
+                if refusal.radiograph is None:
+                    raise
+                radiograph, doubt = refusal.radiograph, Reason(refusal.code, str(refusal))
             image = to_input(radiograph.luma, wanted)
             luma = None if picture_side is None else fit(radiograph.luma, picture_side)
         except ImageError as refusal:
@@ -221,6 +228,7 @@ class Engine:
             rule=rule or self._usual,
             image=image,
             luma=luma,
+            doubt=doubt,
             notes=() if radiograph is None else radiograph.notes,
             age_years=None if radiograph is None else radiograph.age_years,
             coloured=None if radiograph is None else radiograph.coloured,
@@ -243,12 +251,12 @@ class Engine:
 
     def _answered(self, film: Decoded, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
         """The prediction on a film that could be read, by the model's outputs."""
-        why = self._fault(row, film.coloured)
+        why = self._fault(film, row)
         if why is not None and self.fix_orientation and can_undo(why.code):
             started, better = time.perf_counter(), undo(why.code, image[0])[np.newaxis]
             fixed = self.run(better[np.newaxis]).row(0)
             milliseconds += _since(started)
-            if self._fault(fixed, film.coloured) is None:
+            if self._fault(film, fixed) is None:
                 luma = None if film.luma is None else undo(why.code, film.luma)
                 film, row, image = replace(film, notes=(*film.notes, undone(why.code)), luma=luma), fixed, better
                 why = None
@@ -280,11 +288,12 @@ class Engine:
             stages={"decode": film.milliseconds, "model": milliseconds},
         )
 
-    def _fault(self, row: Outputs, coloured: float | None) -> Reason | None:
-        """Why the gate rejects an input, or None; None, too, of a bundle without a gate."""
-        if self.contract.gate is None or row.scores is None or row.distances is None:
-            return None
-        return judge(self.contract.gate, row.scores, row.distances, coloured)
+    def _fault(self, film: Decoded, row: Outputs) -> Reason | None:
+        """Why a film is rejected, or None; a bundle without a gate rejects only what reading it left in doubt."""
+        gate, why = self.contract.gate, None
+        if gate is not None and row.scores is not None and row.distances is not None:
+            why = judge(gate, row.scores, row.distances, film.coloured)
+        return why if film.doubt is None or (why is not None and is_picture(why.code)) else film.doubt
 
     def _prediction(self, film: Decoded, verdict: Verdict) -> Prediction:
         """What there is to say of a film without the model's numbers."""

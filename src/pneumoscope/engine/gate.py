@@ -67,6 +67,11 @@ def warn(gate: Gate, scores: NDArray[np.float32]) -> Reason | None:
     return Reason(MIRRORED, "left and right look exchanged: compare with the marker, and think of dextrocardia")
 
 
+def is_picture(code: str) -> bool:
+    """Whether the code is of pictures that are no radiographs, and not of a radiograph's fault."""
+    return code in _TELL and code not in _UNDO
+
+
 def can_undo(code: str) -> bool:
     """Whether the fault of this code can be undone."""
     return code in _UNDO

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from pneumoscope.errors import UnsuitableError
-from pneumoscope.imaging.radiograph import Luma, Reason
+from pneumoscope.imaging.radiograph import Luma, Radiograph, Reason
 
 # Of 5,232 films at 224 px and 160 full-size ones, black and white together are at most a third of a film, and no film
 # has fewer than 104 levels (benchmarks/greys.py). Tight collimation leaves more of a film black than that.
@@ -53,8 +53,8 @@ def histogram(luma: Luma) -> list[int]:
     return Image.fromarray(luma).histogram()
 
 
-def told(found: Loss | None) -> tuple[Reason, ...]:
-    """What to say with an answer.
+def told(found: Loss | None, radiograph: Radiograph | None = None) -> tuple[Reason, ...]:
+    """What to say with an answer; a refusal carries the radiograph.
 
     Raises:
         UnsuitableError: too much is lost.
@@ -62,5 +62,7 @@ def told(found: Loss | None) -> tuple[Reason, ...]:
     if found is None:
         return ()
     if found.hard:
-        raise UnsuitableError(f"{found.words}: too little to judge; export the film again.", code=CODE)
+        raise UnsuitableError(
+            f"{found.words}: too little to judge; export the film again.", code=CODE, radiograph=radiograph
+        )
     return (Reason(CODE, f"{found.words}; look whether the film can be judged."),)

@@ -4,6 +4,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import IO
 
 import numpy as np
@@ -71,7 +72,8 @@ def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
     if max(counts) == luma.size:
         what = "is transparent or has one value" if image.has_transparency_data else "has the same value"
         raise UnsuitableError(f"the image is blank: every pixel {what}.", code="blank")
-    return Radiograph(luma=luma, facts=facts, notes=levels.told(levels.loss(counts)), coloured=coloured)
+    read = Radiograph(luma=luma, facts=facts, coloured=coloured)
+    return replace(read, notes=levels.told(levels.loss(counts), read))
 
 
 def _facts(image: ImageFile, data: bytes) -> ImageFacts:
