@@ -341,7 +341,7 @@ def test_a_bundle_of_version_1_still_answers(own_bundle: Path) -> None:
     cases = [{name: case[name] for name in ("file", "probabilities")} for case in json.loads(path.read_text())["cases"]]
     path.write_text(json.dumps({"schema_version": 1, "cases": [case for case in cases if case["probabilities"]]}))
     document = load_contract(own_bundle).model_dump(mode="json")
-    for name in ("population", "activation_map", "precision", "quantisation"):
+    for name in ("population", "activation_map", "gate", "precision", "quantisation"):
         del document[name]
     for name in ("colours", "transparency", "orientation", "dicom"):
         del document["input"][name]

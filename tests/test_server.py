@@ -53,7 +53,7 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def test_http_says_what_the_engine_says(service: Service, tiny_bundle: Path) -> None:
     engine = Engine.load(tiny_bundle)
-    for data, kind in ((FILM, "image/jpeg"), (OTHER, "image/png"), (dicoms.dicom(noise()), "application/dicom")):
+    for data, kind in ((FILM, "image/jpeg"), (OTHER, "image/png"), (dicoms.dicom(deep_film()), "application/dicom")):
         reply = service.post("/v1/predictions", data, kind)
         assert reply.status == HTTPStatus.OK
         wanted = without(engine.predict(data).as_json(), "milliseconds")
@@ -63,8 +63,8 @@ def test_http_says_what_the_engine_says(service: Service, tiny_bundle: Path) -> 
         documented(service.post("/invocations", data, kind).json(), "notice")
 
 
-def noise() -> np.ndarray:
-    return np.random.default_rng(4).integers(0, 4000, (90, 80), dtype=np.uint16)
+def deep_film() -> np.ndarray:
+    return film("bacteria", patient=4, size=(180, 160)).astype(np.uint16) * 15
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/JPEG; x=1", "application/octet-stream", "application/x-image"])
@@ -139,9 +139,9 @@ def test_bytes_that_are_no_image_are_422(service: Service) -> None:
 
 
 def test_what_is_no_frontal_chest_film_is_200_and_rejected(service: Service) -> None:
-    lateral = dicoms.dicom(noise(), ViewPosition="LL")
+    lateral = dicoms.dicom(deep_film(), ViewPosition="LL")
     blank = encode(Image.new("L", (90, 90), 7))
-    for body, code in ((lateral, "view"), (blank, "blank"), (dicoms.dicom(noise(), Modality="MR"), "modality")):
+    for body, code in ((lateral, "view"), (blank, "blank"), (dicoms.dicom(deep_film(), Modality="MR"), "modality")):
         reply = service.post("/v1/predictions", body, "application/octet-stream")
         assert reply.status == HTTPStatus.OK
         assert reply.json()["status"] == "rejected"
@@ -332,7 +332,7 @@ def test_schemathesis_finds_nothing(service: Service) -> None:
 
 def test_metrics_count_what_was_done(tiny_bundle: Path) -> None:
     with serving(tiny_bundle) as service:
-        for body in (FILM, FILM, OTHER, b"words", dicoms.dicom(noise(), ViewPosition="LL")):
+        for body in (FILM, FILM, OTHER, b"words", dicoms.dicom(deep_film(), ViewPosition="LL")):
             service.post("/v1/predictions?heatmap=overlay", body, "application/octet-stream")
         shown = samples_of(service.get("/metrics").body.decode())
     statuses = {key: value for key, value in shown.items() if key.startswith("pneumoscope_predictions_total{")}
