@@ -18,13 +18,13 @@ import numpy as np
 from pneumoscope.contract import MIRRORED, Gate, InputRule
 from pneumoscope.dataset import Dataset, load_dataset
 from pneumoscope.engine.gate import DISTANCE, GATE, judge, warn
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.export.faults import MAKE, vary
 from pneumoscope.export.gate import FILMS, teach_gate
 from pneumoscope.export.graph import join_gate, write_onnx
 from pneumoscope.export.pictures import KINDS, draw
 from pneumoscope.export.quantise import run_model, spread
-from pneumoscope.imaging import Luma, read_for, to_input
+from pneumoscope.imaging import Luma, Radiograph, read_for, to_input
 from pneumoscope.progress import SILENT
 from pneumoscope.training.data import read_inputs
 from pneumoscope.training.folds import fold_datasets, stress_inputs
@@ -106,12 +106,21 @@ def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, float]]:
     """Inputs of the files that can be decoded, and how much of each is coloured."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            try:
-                radiograph = read_for(path.read_bytes(), rule)
-            except ImageError as refusal:
-                if (radiograph := getattr(refusal, "radiograph", None)) is None:
-                    continue
+            radiograph = _radiograph(path.read_bytes(), rule)
+            if radiograph is None:
+                continue
             yield to_input(radiograph.luma, rule), radiograph.coloured or 0.0
+
+
+def _radiograph(data: bytes, rule: InputRule) -> Radiograph | None:
+    """What the engine would judge: also of a picture with hardly any grey."""
+    try:
+        return read_for(data, rule)
+    except UnsuitableError as refusal:
+        found: Radiograph | None = refusal.radiograph
+        return found
+    except ImageError:
+        return None
 
 
 if __name__ == "__main__":
