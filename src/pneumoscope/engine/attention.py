@@ -1,6 +1,7 @@
 """How much of a class-activation map lies at the rim of the film, where no lung is."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def rim_shares(activation: NDArray[np.floating], rule: ActivationMap) -> tuple[f
     return 1 - float(inner) / total, float(corners) / total
 
 
+@cache  # one of a model's few grids and margins, asked for with every film
 def _inner(cells: int, margin: float) -> NDArray[np.float64]:
     """Of each of `cells` equal parts of a side, the share that is at least `margin` from both ends."""
     edges = np.clip(np.linspace(0, 1, cells + 1), margin, 1 - margin)
