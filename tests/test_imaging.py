@@ -19,7 +19,8 @@ import dicoms
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_for, read_luma, shrink, to_input
-from pneumoscope.imaging.jpeg import listen
+from pneumoscope.imaging.film import read_radiograph
+from pneumoscope.imaging.jpeg import colours, listen
 from pneumoscope.phantom import encode_jpeg, film
 from samples import encode, ramp
 
@@ -114,6 +115,22 @@ def test_a_lossless_jpeg_is_not_scaled() -> None:
         read_for(jpeg, RULE)
     hidden = jpeg[:2] + b"\xff\x01\0junk\xff\xff\xe1\0\x06\xff\xda\xff\xc0" + jpeg[2:]
     assert listen(hidden) is None
+    assert colours(jpeg) is None  # the smallest scale of it would end the process
+    assert colours(hidden) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("PNG", "P"), ("PNG", "LA"), ("GIF", "P")]
+)
+def test_colours_are_measured_of_every_mode(kind: str, mode: str) -> None:
+    grey = Image.fromarray(ramp(300, 400)).convert("RGB")
+    painted = Image.fromarray(np.stack([ramp(300, 400), 255 - ramp(300, 400), ramp(300, 400)], 2))
+    plain = grey.quantize(64) if mode == "P" else grey.convert(mode)  # conversion to P dithers with colours
+    assert read_for(encode(plain, kind), RULE).coloured == 0
+    share = read_for(encode(painted.convert(mode), kind), RULE).coloured
+    assert share is not None
+    assert share == 0 if mode == "LA" else share > 0.5
+    assert read_radiograph(encode(painted, "PNG")).coloured is None  # only where a film is decided on
 
 
 def test_a_jpeg_by_libjpeg_turbo_is_what_pillow_makes_of_it() -> None:

@@ -4,10 +4,11 @@ The luma does not show it, so the colours are looked at apart, as few as a JPEG'
 """
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
+
+from pneumoscope.imaging import jpeg
 
 _SIDE = 64  # of the samples taken of what is not a JPEG
 _COLOURED = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})  # Pillow's modes
@@ -35,18 +36,24 @@ def coloured_share(rgb: NDArray[np.uint8]) -> float:
     return float(((apart > _VISIBLE) | (np.hypot(*chroma.T) > _STRONG)).mean())
 
 
-def share_of(image: ImageFile, data: bytes, mode: str) -> float:
+def share_of(image: ImageFile, data: bytes, mode: str) -> float | None:
     """`coloured_share` of a file by samples of its pixels; of a JPEG, at its smallest scale. Transparent is black.
 
     Args:
         image: opened by Pillow, and loaded unless it is a JPEG.
         data: the whole file.
         mode: Pillow's of the image as it is stored.
+
+    Returns:
+        The share, or None of a JPEG whose colours cannot be had at a smaller scale.
     """
     if mode not in _COLOURED:
         return 0.0
     if image.format == "JPEG" and mode == "RGB":
-        return coloured_share(simplejpeg.decode_jpeg(data, "RGB", min_width=1, min_height=1, strict=False))
-    sampled = image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST).convert("RGBA")
-    values = np.asarray(sampled).astype(np.uint16)
+        small = jpeg.colours(data)
+        return None if small is None else coloured_share(small)
+    sampled = image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+    if not image.has_transparency_data:
+        return coloured_share(np.asarray(sampled.convert("RGB")))
+    values = np.asarray(sampled.convert("RGBA")).astype(np.uint16)
     return coloured_share((values[..., :3] * values[..., 3:] // 255).astype(np.uint8))

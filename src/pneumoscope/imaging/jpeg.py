@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pneumoscope.contract import InputRule
@@ -68,6 +69,16 @@ def listen(
         raise DamagedImageError(f"the JPEG is damaged within ({said.partition(': ')[2]}); fetch or export it again.")
     try:
         return None if said == _CUT else decode(strict=False)
+    except ValueError:
+        return None
+
+
+def colours(data: bytes) -> NDArray[np.uint8] | None:
+    """A JPEG's colours at its smallest scale, `uint8 [height, width, 3]` RGB; None if it cannot be had."""
+    if not _is_scalable(data):
+        return None
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_width=1, min_height=1, strict=False))
     except ValueError:
         return None
 
