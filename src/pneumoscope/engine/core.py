@@ -37,7 +37,7 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """A film's input `uint8 [1, S, S]`, or why there is none, and the rule to decide by.
+    """A decoded film. `image` is its input `uint8 [1, S, S]`, or the reason why there is none; `rule` decides on it.
 
     `luma` is the film as it was read, `uint8 [H, W]`, if it is kept for a picture. `doubt` is why it is rejected
     unless the gate says better what it is.

@@ -226,7 +226,7 @@ def _unclear(group: str, sides: tuple[bool, bool]) -> str:
 
 
 def _listed(names: Iterable[str], word: str = "and") -> str:
-    """Names in a sentence; `none` if there are none."""
+    """Names as a list in a sentence, or the word `none`."""
     *first, last = [*names] or ["none"]
     return f"{', '.join(first)} {word} {last}" if first else last
 

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pneumoscope.arrays import write_arrays
 from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import RunError
-from pneumoscope.files import whole_file
 from pneumoscope.metrics import Floats, Unseen, prior_weights, summarise
 from pneumoscope.settings.training import TrainConfig
 
@@ -112,12 +112,7 @@ def save_evidence(evidence: Evidence, path: Path) -> None:
     """Write an evidence file, whole or not at all; the same content gives the same bytes."""
     arrays = {name: getattr(evidence, name) for name in _TYPES}
     arrays["about"] = np.frombuffer(evidence.about.model_dump_json().encode(), np.uint8)
-    with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
-        for name, array in arrays.items():
-            stream = io.BytesIO()
-            np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
-            member = zipfile.ZipInfo(f"{name}.npy")  # of 1980, so that no clock shows in the bytes
-            archive.writestr(member, stream.getvalue(), zipfile.ZIP_DEFLATED, 9)
+    write_arrays(path, arrays)
 
 
 def load_evidence(path: Path) -> Evidence:
