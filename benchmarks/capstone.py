@@ -39,7 +39,7 @@ from pneumoscope.report import prior_of, score
 from pneumoscope.settings.training import ExportConfig, TrainConfig
 from pneumoscope.training.config import load_recipe, make_config
 from pneumoscope.training.fit import train
-from pneumoscope.training.run import code_commit, library_versions, load_card
+from pneumoscope.training.run_directory import code_commit, library_versions, load_card
 
 TABLE_FILE, SECONDS_FILE = "capstone.json", "seconds.json"
 SPLIT, GROUP = "test", "pneumonia"

@@ -26,10 +26,10 @@ from pneumoscope.export.pictures import KINDS, draw
 from pneumoscope.export.quantise import run_model, spread
 from pneumoscope.imaging import Luma, Radiograph, read_for, to_input
 from pneumoscope.progress import SILENT
-from pneumoscope.training.data import read_inputs
 from pneumoscope.training.folds import fold_datasets, stress_inputs
+from pneumoscope.training.inputs import read_inputs
 from pneumoscope.training.predict import load_network
-from pneumoscope.training.run import load_config
+from pneumoscope.training.run_directory import load_config
 
 DRAWN = 100  # pictures of each kind for a fold
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.phantom import write_archive_zip
-from pneumoscope.training.data import cache_inputs
+from pneumoscope.training.inputs import cache_inputs
 
 
 def main() -> None:

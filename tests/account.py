@@ -21,7 +21,7 @@ from pneumoscope.aws.session import Cloud
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.progress import Listener
 from pneumoscope.settings.aws import Deploy, Train
-from pneumoscope.settings.names import parse_location
+from pneumoscope.settings.aws_names import parse_location
 
 REGION = "eu-central-1"
 PLACE = parse_location("s3://films-bucket/films")

@@ -90,7 +90,7 @@ def drawn_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.Temp
 
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pneumoscope.export.run.calibrate", settled)
+        patch.setattr("pneumoscope.export.exporter.calibrate", settled)
         export(tiny_run, dataset, bundle)
     return bundle
 

@@ -137,7 +137,7 @@ def documented(line: dict[str, Any], *beside: str) -> DecisionDocument:
 def guesses(dataset: "Dataset", run: Path) -> "Evidence":
     """Out-of-fold predictions of a run's train and validation films that no network has made, mostly right."""
     from pneumoscope.training.evidence import About, Evidence
-    from pneumoscope.training.run import load_card, load_config
+    from pneumoscope.training.run_directory import load_card, load_config
 
     films = [film for film in dataset.films if film.split in ("train", "val")]
     random, count = np.random.default_rng(0), len(films)

@@ -38,7 +38,7 @@ from pneumoscope.errors import (
     UsageError,
 )
 from pneumoscope.models import SHIPPED
-from pneumoscope.settings.names import parse_location
+from pneumoscope.settings.aws_names import parse_location
 from samples import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("aws")

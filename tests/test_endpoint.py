@@ -16,7 +16,7 @@ from local_cloud import LocalCloud
 from pneumoscope.aws.client.deploy import deploy, describe
 from pneumoscope.aws.client.images import RAY_SERVE, aws_image
 from pneumoscope.aws.client.inventory import belongings, limits_of, status
-from pneumoscope.aws.client.model import put_model
+from pneumoscope.aws.client.model_upload import put_model
 from pneumoscope.aws.client.stack import find_stack, parameters_of
 from pneumoscope.aws.client.train import describe_request, role_arn
 from pneumoscope.aws.session import Cloud
@@ -29,7 +29,7 @@ from pneumoscope.errors import (
     UsageError,
 )
 from pneumoscope.settings.aws import PutModel
-from pneumoscope.settings.names import parse_location
+from pneumoscope.settings.aws_names import parse_location
 from samples import REPOSITORY
 from stacks import UNMADE, long_form
 

@@ -472,7 +472,7 @@ def test_export_refuses_what_does_not_equal_pytorch(
     def off(model: Path, images: np.ndarray) -> np.ndarray:
         return logits_of(model, images)[:, ::-1]
 
-    monkeypatch.setattr("pneumoscope.export.run.logits_of", off)
+    monkeypatch.setattr("pneumoscope.export.exporter.logits_of", off)
     with pytest.raises(BundleError, match="differs from PyTorch"):
         export(tiny_run, dataset, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())

@@ -17,8 +17,8 @@ from pneumoscope.errors import RunError
 from pneumoscope.files import sha256_of
 from pneumoscope.metrics import Scaling, choose_method, fit, fit_temperature, softmax
 from pneumoscope.training.config import make_config
-from pneumoscope.training.data import cache_inputs, labels_of
 from pneumoscope.training.evidence import About, Evidence, load_evidence, save_evidence
+from pneumoscope.training.inputs import cache_inputs, labels_of
 from pneumoscope.training.loss import log_prior
 from pneumoscope.training.predict import load_network
 from pneumoscope.training.teachers import ask_teachers, describe_teacher

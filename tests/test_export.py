@@ -31,9 +31,9 @@ from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export
 from pneumoscope.export.calibration import Calibrating, calibrate, validation_films
+from pneumoscope.export.exporter import _population, calibration_films
 from pneumoscope.export.graph import write_onnx
 from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, is_alike, spread
-from pneumoscope.export.run import _population, calibration_films
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
 from pneumoscope.settings.training import ExportConfig
@@ -41,7 +41,7 @@ from pneumoscope.training.config import make_config
 from pneumoscope.training.evidence import About, save_evidence
 from pneumoscope.training.evidence import Evidence as OutOfFold
 from pneumoscope.training.fit import train
-from pneumoscope.training.run import load_config
+from pneumoscope.training.run_directory import load_config
 from samples import TINY, make_zip, small_films, stored_anew
 
 FAMILIES = ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19_bn"]

@@ -18,7 +18,7 @@ import pytest
 from local_server import Server, serving
 from pneumoscope.archive import fetch, open_source
 from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
-from pneumoscope.archive.published import PUBLISHED
+from pneumoscope.archive.known_archives import PUBLISHED
 from pneumoscope.archive.remote import Patience
 from pneumoscope.dataset import PrepareConfig, prepare
 from pneumoscope.errors import ArchiveError, UsageError

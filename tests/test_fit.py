@@ -19,7 +19,7 @@ from pneumoscope.progress import Listener
 from pneumoscope.training.config import make_config
 from pneumoscope.training.fit import train
 from pneumoscope.training.module import rate_factor
-from pneumoscope.training.run import LAST, load_card
+from pneumoscope.training.run_directory import LAST, load_card
 from pneumoscope.training.teachers import ask_teachers, describe_teacher
 from samples import TINY
 

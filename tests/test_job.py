@@ -22,16 +22,16 @@ import numpy as np
 import pytest
 
 from pneumoscope.aws.client.package import training_archive
-from pneumoscope.aws.figures import METRICS
 from pneumoscope.aws.job import pipeline, platform
 from pneumoscope.aws.job.hyperparameters import read_hyperparameters
+from pneumoscope.aws.job_metrics import METRICS
 from pneumoscope.aws.unpack import extract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import DatasetError, PneumoscopeError, RunError, UsageError
 from pneumoscope.imaging import SUFFIXES
 from pneumoscope.metrics import cross_entropy, softmax
-from pneumoscope.training.data import CachedFilms, EpochOrder, make_loaders
+from pneumoscope.training.inputs import CachedFilms, EpochOrder, make_loaders
 from pneumoscope.training.world import World
 from samples import REPOSITORY, TINY
 

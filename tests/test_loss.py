@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from pneumoscope.metrics import softmax
 from pneumoscope.training.config import make_config
-from pneumoscope.training.data import Batch
+from pneumoscope.training.inputs import Batch
 from pneumoscope.training.loss import Objective, log_prior, mix
 from samples import TINY
 

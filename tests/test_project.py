@@ -111,11 +111,11 @@ CONSTANTS = {0.485, 0.456, 0.406, 0.229, 0.224, 0.225, 0.449, 0.226, 123.675, 11
 READERS = {
     "imaging/film.py",
     "engine/core.py",
-    "training/data.py",
+    "training/inputs.py",
     "training/folds.py",  # for the stress inputs of cross-validation
     "explain.py",
     "dataset/likeness.py",  # for the perceptual hash
-    "audit/films.py",  # for thumbnails
+    "audit/reading.py",  # for thumbnails
     "audit/page.py",
 }
 

@@ -25,12 +25,12 @@ from pneumoscope.progress import Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import apply_seeded, policy
 from pneumoscope.training.config import load_recipe, make_config, recipe_names
-from pneumoscope.training.data import CachedFilms, EpochOrder, cache_inputs, labels_of
 from pneumoscope.training.fit import train
 from pneumoscope.training.history import best_epoch, ran_out
+from pneumoscope.training.inputs import CachedFilms, EpochOrder, cache_inputs, labels_of
 from pneumoscope.training.loss import weigh_classes
 from pneumoscope.training.module import rate_factor
-from pneumoscope.training.run import load_card, load_config
+from pneumoscope.training.run_directory import load_card, load_config
 from samples import TINY
 
 # Everything that a resume must bring back: order, augmentation, optimiser moments, schedule, weight
@@ -494,7 +494,7 @@ def test_the_commit_is_the_codes_own(tmp_path: Path) -> None:
     shutil.copytree(Path(pneumoscope.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     for command in ("init -q", "-c user.name=a -c user.email=a@a commit -q --allow-empty -m theirs"):
         subprocess.run(["git", "-C", str(tmp_path / "theirs"), *command.split(" ")], check=True)
-    code = "from pneumoscope.training import run; print(run.__file__, run.code_commit())"
+    code = "from pneumoscope.training import run_directory; print(run_directory.__file__, run_directory.code_commit())"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "theirs", capture_output=True, text=True, check=True
     )

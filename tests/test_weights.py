@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pneumoscope.backbone import build, normalisation_of
-from pneumoscope.backbone.published import PACKAGES, fetch_state, packaged_file
+from pneumoscope.backbone.pretrained import PACKAGES, fetch_state, packaged_file
 from pneumoscope.backbone.weights import load_state
 from pneumoscope.contract import GREY_IMAGENET, Normalisation
 

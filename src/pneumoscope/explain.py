@@ -20,7 +20,7 @@ from pneumoscope.engine import Attention
 from pneumoscope.errors import UsageError
 from pneumoscope.export import load_network
 from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for, to_input
-from pneumoscope.training.run import load_card, load_config
+from pneumoscope.training.run_directory import load_card, load_config
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

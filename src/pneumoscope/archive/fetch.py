@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from pneumoscope.archive.known_archives import Published
 from pneumoscope.archive.listing import DamagedError, list_zip, read_from
-from pneumoscope.archive.published import Published
 from pneumoscope.archive.remote import PATIENT, Answer, Interrupted, Patience, RangeFile, Remote
 from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.files import sha256_of, whole_file

@@ -7,7 +7,7 @@ import numpy as np
 
 from pneumoscope.audit.document import Count, Shares, Spread
 from pneumoscope.audit.features import jpeg_quality
-from pneumoscope.audit.films import Examined
+from pneumoscope.audit.reading import Examined
 from pneumoscope.dataset.split import grouped
 
 ABSENT, PRESENT = _IS_THERE = "no", "yes"

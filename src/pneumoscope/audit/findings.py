@@ -18,7 +18,7 @@ from pneumoscope.audit.document import (
     Spread,
 )
 from pneumoscope.audit.features import FEATURES
-from pneumoscope.audit.films import NAIVE
+from pneumoscope.audit.reading import NAIVE
 from pneumoscope.audit.shortcuts import CLASSES_TASK, HELD_OUT, TEST
 from pneumoscope.dataset.manifest import RefusedFile
 from pneumoscope.dataset.spelling import alike

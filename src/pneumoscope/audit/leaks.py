@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from pneumoscope.audit.document import Alike, SharedPatient
-from pneumoscope.audit.films import NAIVE, Examined
+from pneumoscope.audit.reading import NAIVE, Examined
 from pneumoscope.dataset.likeness import near_pairs
 from pneumoscope.dataset.manifest import STRESS
 from pneumoscope.dataset.split import grouped, join

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.audit.document import Odd
-from pneumoscope.audit.films import Examined
+from pneumoscope.audit.reading import Examined
 from pneumoscope.metrics import Floats
 
 _TINY, _HUGE = 200, 5000

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from pneumoscope import metrics
 from pneumoscope.audit.document import Estimate, Shift, Shortcut
 from pneumoscope.audit.features import FEATURES
-from pneumoscope.audit.films import BY_MANIFEST, Examined, examine, listed
+from pneumoscope.audit.reading import BY_MANIFEST, Examined, examine, listed
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import STRESS
 from pneumoscope.progress import Listener

@@ -13,7 +13,7 @@ from botocore import UNSIGNED, exceptions
 from botocore.config import Config
 
 from pneumoscope.errors import BusyError, CloudError, UsageError
-from pneumoscope.settings.names import Location
+from pneumoscope.settings.aws_names import Location
 from pneumoscope.settings.serve import is_loopback
 
 TRANSFERS = 16  # at once; they wait for the network, not for a core

@@ -11,7 +11,7 @@ from pneumoscope.aws.session import Cloud, fetch_file
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import BundleError
-from pneumoscope.settings.names import Location
+from pneumoscope.settings.aws_names import Location
 
 _MOST_UNPACKED = 4 << 30  # bytes; a model is a tenth of that
 

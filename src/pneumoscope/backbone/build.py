@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from pneumoscope.backbone.network import Network
-from pneumoscope.backbone.published import fetch_state, published_normalisation
+from pneumoscope.backbone.pretrained import fetch_state, published_normalisation
 from pneumoscope.backbone.weights import WeightsAccount, load_state, load_weights
 from pneumoscope.contract import GREY_IMAGENET, Normalisation
 from pneumoscope.errors import UsageError

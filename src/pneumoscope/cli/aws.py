@@ -69,7 +69,7 @@ def put_model_command(settings: "PutModel") -> None:
 
     A new model takes a new folder, for nothing notices a file that is overwritten.
     """
-    from pneumoscope.aws.client.model import put_model
+    from pneumoscope.aws.client.model_upload import put_model
     from pneumoscope.cli.show import make_listener
 
     put_model(_cloud(settings.region), settings, listener=make_listener(quiet=settings.quiet))

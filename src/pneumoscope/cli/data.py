@@ -26,7 +26,7 @@ def fetch_command(settings: "Fetch") -> None:
     by its CRC-32.
     """
     from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
-    from pneumoscope.archive.published import PUBLISHED
+    from pneumoscope.archive.known_archives import PUBLISHED
     from pneumoscope.cli.show import make_listener
 
     published, listener = PUBLISHED[settings.version], make_listener(quiet=settings.quiet)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pneumoscope.cli.bundle import BundleCommand, Choice, EvaluateCommand, choose_bundle, refuse_bundles
+from pneumoscope.cli.bundle_choice import BundleCommand, Choice, EvaluateCommand, choose_bundle, refuse_bundles
 from pneumoscope.cli.command import command
 from pneumoscope.cli.train import cross_validate_command, data_of, train_command
 from pneumoscope.errors import UsageError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pneumoscope.engine import Prediction
-    from pneumoscope.settings.films import Demo, Evaluate, Explain, Predict, Verify
+    from pneumoscope.settings.inference import Demo, Evaluate, Explain, Predict, Verify
     from pneumoscope.settings.training import Export
 
 
@@ -24,14 +24,14 @@ _LONG = 50  # films; fewer are done before anyone asks
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command tree, in the order of the flow."""
-    command(app, "demo", "films.Demo")(demo_command)
+    command(app, "demo", "inference.Demo")(demo_command)
     command(app, "train", "training.Train")(train_command)
     command(app, "cross-validate", "training.CrossValidate")(cross_validate_command)
     command(app, "export", "training.Export")(export_command)
-    command(app, "verify", "films.Verify", cls=BundleCommand)(verify_command)
-    command(app, "evaluate", "films.Evaluate", cls=EvaluateCommand)(evaluate_command)
-    command(app, "predict", "films.Predict")(predict_command)
-    command(app, "explain", "films.Explain")(explain_command)
+    command(app, "verify", "inference.Verify", cls=BundleCommand)(verify_command)
+    command(app, "evaluate", "inference.Evaluate", cls=EvaluateCommand)(evaluate_command)
+    command(app, "predict", "inference.Predict")(predict_command)
+    command(app, "explain", "inference.Explain")(explain_command)
 
 
 def demo_command(settings: "Demo") -> None:
@@ -73,7 +73,7 @@ def export_command(settings: "Export") -> None:
     from pneumoscope.contract import CONTRACT_FILE
     from pneumoscope.dataset import load_dataset
     from pneumoscope.files import refuse_existing
-    from pneumoscope.training.run import check_finished, load_card
+    from pneumoscope.training.run_directory import check_finished, load_card
 
     refuse_existing(settings.out, overwrite=settings.overwrite, holding=CONTRACT_FILE)
     check_finished(settings.run)
@@ -130,7 +130,7 @@ def evaluate_command(settings: "Evaluate") -> None:
 
 def _watch(settings: "Evaluate") -> None:
     """Films without labels."""
-    from pneumoscope.cli.films import encoded, find_films
+    from pneumoscope.cli.image_files import encoded, find_films
     from pneumoscope.cli.show import make_listener, show_drift
     from pneumoscope.contract import load_contract
     from pneumoscope.imaging import DEFAULT_LIMITS
@@ -152,7 +152,7 @@ def predict_command(settings: "Predict") -> None:
 
     JSON is one line an image. For research use only; not a medical device.
     """
-    from pneumoscope.cli.films import Pictures, draw_heatmaps, encoded, find_films
+    from pneumoscope.cli.image_files import Pictures, draw_heatmaps, encoded, find_films
     from pneumoscope.cli.show import make_listener, show_predictions
     from pneumoscope.contract import DISCLAIMER
     from pneumoscope.engine import Engine
@@ -198,9 +198,9 @@ def explain_command(settings: "Explain") -> None:
     For networks like vgg19_bn, whose bundle has no exact map (others: predict --heatmap). Goes on past
     bad files; exit code 1 if there were any. For research use only; not a medical device.
     """
-    from pneumoscope.cli.films import Pictures, explain_films
+    from pneumoscope.cli.image_files import Pictures, explain_films
     from pneumoscope.imaging import Limits
-    from pneumoscope.training.run import check_finished
+    from pneumoscope.training.run_directory import check_finished
 
     check_finished(settings.run)
     images, limits = list(settings.images), Limits(max_pixels=settings.max_pixels)

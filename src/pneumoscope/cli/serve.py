@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pneumoscope.cli.bundle import BundleCommand, choose_bundle
+from pneumoscope.cli.bundle_choice import BundleCommand, choose_bundle
 from pneumoscope.cli.command import command
 from pneumoscope.errors import UsageError
 
@@ -29,7 +29,7 @@ def serve_command(settings: "Serve") -> None:
     """
     from pneumoscope.contract import DISCLAIMER, load_contract
     from pneumoscope.engine import choose_rule
-    from pneumoscope.server.run import listen, serve
+    from pneumoscope.server.supervisor import listen, serve
     from pneumoscope.settings.serve import TOKEN_VARIABLE, is_loopback
 
     if settings.bundle is None and settings.as_endpoint is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.aws.client.invoke import Client, as_document, as_refusal
-from pneumoscope.cli.films import encoded, find_films
+from pneumoscope.cli.image_files import encoded, find_films
 from pneumoscope.cli.show import complain, print_line, show_table
 from pneumoscope.engine import Encoded
 from pneumoscope.errors import AnswerError, BusyError, ImageError

@@ -20,7 +20,7 @@ def train_command(settings: "Train") -> None:
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
     from pneumoscope.training.config import load_recipe, make_config
-    from pneumoscope.training.run import CARD_FILE, load_card, load_config
+    from pneumoscope.training.run_directory import CARD_FILE, load_card, load_config
     from pneumoscope.training.world import World
 
     out, quiet = settings.out, settings.quiet or not World.of().leads

@@ -25,7 +25,7 @@ from pneumoscope.errors import RunError
 from pneumoscope.metrics import Floats, Indices, Unseen
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.evidence import Evidence, load_evidence
-from pneumoscope.training.run import RunCard
+from pneumoscope.training.run_directory import RunCard
 
 COVERAGES = (0.8, 0.85, 0.9, 0.95, 0.99)
 DEFAULT_COVERAGE = 0.9

@@ -6,7 +6,7 @@ rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns predict
 give one value per row of them. Definitions agree with scikit-learn's where that has them.
 """
 
-from pneumoscope.metrics.arrays import (
+from pneumoscope.metrics.array_types import (
     Counts,
     Flags,
     Floats,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import Flags, Floats, Weights, film_weights, ratio, weighted_mean
+from pneumoscope.metrics.array_types import Flags, Floats, Weights, film_weights, ratio, weighted_mean
 
 
 class DecisionCurve(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.metrics.arrays import Floats, Indices, check_indices
+from pneumoscope.metrics.array_types import Floats, Indices, check_indices
 
 Method: TypeAlias = Literal["none", "temperature", "vector"]
 

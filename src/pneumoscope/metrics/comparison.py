@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.metrics.arrays import Flags, Floats, Indices, Prior, Weights
+from pneumoscope.metrics.array_types import Flags, Floats, Indices, Prior, Weights
 from pneumoscope.metrics.resampling import centred_interval, percentile_interval
 from pneumoscope.metrics.summary import Figures, is_calibration_error, lower_is_better, resample, weighted_figures
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.metrics.arrays import Floats, Indices, check_indices, ratio
+from pneumoscope.metrics.array_types import Floats, Indices, check_indices, ratio
 
 
 def conformal_thresholds(scores: Floats, truth: Indices, classes: int, coverage: float) -> NDArray[np.float64]:

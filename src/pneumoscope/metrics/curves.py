@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import Flags, Floats, Indices, Weights, film_weights, ratio
+from pneumoscope.metrics.array_types import Flags, Floats, Indices, Weights, film_weights, ratio
 from pneumoscope.metrics.ranking import by_score
 
 #: A curve may be drawn this far beside its points: half a pixel of a picture 1,000 pixels wide.

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.metrics.arrays import Floats, Indices
+from pneumoscope.metrics.array_types import Floats, Indices
 from pneumoscope.metrics.calibration import (
     FLATTEST,
     SHARPEST,

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.metrics.arrays import Flags, Floats, Indices, Weights, mean, ratio
+from pneumoscope.metrics.array_types import Flags, Floats, Indices, Weights, mean, ratio
 
 
 def auroc(positive: Flags, scores: Floats) -> float:

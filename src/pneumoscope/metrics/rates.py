@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import (
+from pneumoscope.metrics.array_types import (
     Counts,
     Flags,
     Floats,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import Counts, Floats
+from pneumoscope.metrics.array_types import Counts, Floats
 
 _CELLS = 2_000_000  # of an array of resamplings
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import (
+from pneumoscope.metrics.array_types import (
     Flags,
     Floats,
     Indices,

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from pneumoscope.metrics.arrays import (
+from pneumoscope.metrics.array_types import (
     Flags,
     Floats,
     Indices,

@@ -8,7 +8,7 @@ trained on.
 from pneumoscope.report.card import CARD_FILE, write_bare_card, write_card
 from pneumoscope.report.document import REPORT_FILE, Figure, Report
 from pneumoscope.report.drift import DRIFT_FILE, Drift, watch
-from pneumoscope.report.run import (
+from pneumoscope.report.evaluation import (
     PAGE_FILE,
     PREDICTIONS_FILE,
     Options,

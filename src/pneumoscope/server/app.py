@@ -14,7 +14,7 @@ from typing_extensions import override
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.server import page, problems, routes
+from pneumoscope.server import problems, routes, web_page
 from pneumoscope.server.boundary import Boundary
 from pneumoscope.server.problems import ProblemDocument
 from pneumoscope.server.service import Service
@@ -52,7 +52,7 @@ def create_app(
     app.include_router(routes.guarded, dependencies=guards)
     for path in config.routers:
         app.include_router(resolve_name(path))
-    page.install(app)
+    web_page.install(app)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,

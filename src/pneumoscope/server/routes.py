@@ -21,11 +21,11 @@ from pneumoscope.errors import UNREAD
 from pneumoscope.heatmap import LONGEST_SIDE
 from pneumoscope.imaging import ACCEPTED
 from pneumoscope.server.answers import Answer, Answers, Heatmap, render
-from pneumoscope.server.card import card
-from pneumoscope.server.films import FORM, Posted, media_type, read_films
+from pneumoscope.server.model_card import card
 from pneumoscope.server.problems import POSTING, Busy, documented
 from pneumoscope.server.service import Room, Service, while_connected
 from pneumoscope.server.telemetry import CONTENT_TYPE
+from pneumoscope.server.uploads import FORM, Posted, media_type, read_films
 from pneumoscope.settings.serve import MOST_FILMS
 
 _BEARER = HTTPBearer(auto_error=False, description="Only if the service was given a token.")

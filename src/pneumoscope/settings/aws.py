@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pneumoscope.documents import Document
-from pneumoscope.settings.names import EndpointName, InstanceType, Location, Place, parse_location
+from pneumoscope.settings.aws_names import EndpointName, InstanceType, Location, Place, parse_location
 from pneumoscope.settings.option import Images, Precision, Quiet, Spelling
 
 Variant: TypeAlias = Literal["realtime", "serverless", "async"]

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from pneumoscope.documents import Document
-from pneumoscope.settings.names import EndpointName
+from pneumoscope.settings.aws_names import EndpointName
 from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, Point, Provider, Spelling
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)

@@ -31,12 +31,12 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import policy
 from pneumoscope.training.config import check_compiler
-from pneumoscope.training.data import CACHE_FOLDER, CachedFilms, Loaders, cache_inputs, labels_of, make_loaders
 from pneumoscope.training.history import Record, best_epoch, ran_out
+from pneumoscope.training.inputs import CACHE_FOLDER, CachedFilms, Loaders, cache_inputs, labels_of, make_loaders
 from pneumoscope.training.loss import Objective
 from pneumoscope.training.module import Classifier
 from pneumoscope.training.quiet import quiet
-from pneumoscope.training.run import (
+from pneumoscope.training.run_directory import (
     BEST,
     CARD_FILE,
     CONFIG_FILE,

@@ -34,9 +34,9 @@ from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.config import check_compiler
-from pneumoscope.training.data import CACHE_FOLDER, cache_inputs
 from pneumoscope.training.evidence import About, Evidence, save_evidence
-from pneumoscope.training.run import WEIGHTS_FILE, code_commit, library_versions
+from pneumoscope.training.inputs import CACHE_FOLDER, cache_inputs
+from pneumoscope.training.run_directory import WEIGHTS_FILE, code_commit, library_versions
 
 FOLDS_FILE, EVIDENCE_FILE, REPORT_FILE, OUTPUTS_FILE = "folds.json", "evidence.npz", "report.json", "outputs.npz"
 

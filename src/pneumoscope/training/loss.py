@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pneumoscope.settings.training import TrainConfig
-from pneumoscope.training.data import Batch
+from pneumoscope.training.inputs import Batch
 
 
 class Objective(nn.Module):

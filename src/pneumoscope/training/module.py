@@ -15,8 +15,8 @@ from typing_extensions import override
 from pneumoscope.backbone import Network
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import derive_seed
-from pneumoscope.training.data import Batch
 from pneumoscope.training.history import FIGURES, TRAIN_FIGURES, Record
+from pneumoscope.training.inputs import Batch
 from pneumoscope.training.loss import Objective, mix
 
 

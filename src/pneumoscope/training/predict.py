@@ -10,7 +10,7 @@ from pneumoscope.backbone import Network, build
 from pneumoscope.errors import RunError
 from pneumoscope.imaging import Luma
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.training.run import load_card, load_config, load_weights
+from pneumoscope.training.run_directory import load_card, load_config, load_weights
 
 _BATCH = 64
 

@@ -13,11 +13,11 @@ from pneumoscope.files import sha256_of
 from pneumoscope.metrics import Floats, choose_method, fit, softmax
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
-from pneumoscope.training.data import cache_inputs, labels_of
 from pneumoscope.training.evidence import load_evidence
+from pneumoscope.training.inputs import cache_inputs, labels_of
 from pneumoscope.training.loss import log_prior
 from pneumoscope.training.predict import predict_inputs
-from pneumoscope.training.run import WEIGHTS_FILE, load_card, load_config
+from pneumoscope.training.run_directory import WEIGHTS_FILE, load_card, load_config
 
 
 def ask_teachers(

@@ -5,7 +5,7 @@ from typing import IO, Any
 
 from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.errors import CloudError, UsageError
-from pneumoscope.settings.names import Location
+from pneumoscope.settings.aws_names import Location
 
 _EVERYBODY = (
     "http://acs.amazonaws.com/groups/global/AllUsers",

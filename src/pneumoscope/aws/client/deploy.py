@@ -8,7 +8,7 @@ from pathlib import Path
 from pneumoscope.aws.client.bucket import check_bucket
 from pneumoscope.aws.client.images import RAY_SERVE, aws_image, has_disks
 from pneumoscope.aws.client.inventory import described, stack_of
-from pneumoscope.aws.client.model import remove_model, send_model, verified
+from pneumoscope.aws.client.model_upload import remove_model, send_model, verified
 from pneumoscope.aws.client.stack import await_stack, find_stack, put_stack
 from pneumoscope.aws.client.train import TAG, role_arn
 from pneumoscope.aws.session import Cloud, in_words
@@ -17,7 +17,7 @@ from pneumoscope.engine import MODEL_FILE
 from pneumoscope.errors import BusyError, CloudError, UsageError
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.aws import Deploy
-from pneumoscope.settings.names import Location, checked_name
+from pneumoscope.settings.aws_names import Location, checked_name
 
 _DIGITS = 12  # of a model's SHA-256, for its folder
 

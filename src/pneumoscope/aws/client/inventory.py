@@ -14,7 +14,7 @@ from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.errors import CloudError
 from pneumoscope.settings.aws import Variant
-from pneumoscope.settings.names import Location, parse_location
+from pneumoscope.settings.aws_names import Location, parse_location
 
 ARCHIVE = "model.tar.gz"
 _PRODUCT = "Pneumoscope"  # with which the descriptions of our templates begin

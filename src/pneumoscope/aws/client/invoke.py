@@ -19,7 +19,7 @@ from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contr
 from pneumoscope.engine import rejection
 from pneumoscope.errors import AnswerError, BundleError, BusyError, CloudError, ImageError, UsageError
 from pneumoscope.settings.aws import Variant
-from pneumoscope.settings.names import Location, parse_location
+from pneumoscope.settings.aws_names import Location, parse_location
 
 _LIMITS: dict[Variant, int] = {"realtime": REALTIME, "serverless": SERVERLESS, "async": ASYNCHRONOUS}
 

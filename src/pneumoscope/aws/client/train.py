@@ -8,13 +8,13 @@ from typing import Any
 from pneumoscope.aws.client.bucket import check_bucket, encryption, list_files, write_file
 from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.package import TRAIN_PROGRAM, training_archive
-from pneumoscope.aws.figures import METRICS
+from pneumoscope.aws.job_metrics import METRICS
 from pneumoscope.aws.session import Cloud, ask_for, in_words
 from pneumoscope.dataset.manifest import MANIFEST_FILE
 from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.aws import Train
-from pneumoscope.settings.names import Location
+from pneumoscope.settings.aws_names import Location
 from pneumoscope.training.config import load_recipe, make_config, recipe_names
 
 TAG = "pneumoscope"

@@ -11,7 +11,7 @@ from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.settings.names import Location
+from pneumoscope.settings.aws_names import Location
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from pneumoscope.aws.limits import REALTIME
 from pneumoscope.aws.session import Cloud, code_of, fetch_file, in_words
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
-from pneumoscope.settings.names import Location, Place
+from pneumoscope.settings.aws_names import Location, Place
 
 if TYPE_CHECKING:  # these load the model's libraries, which an endpoint's caller rarely needs
     from pneumoscope.engine import Engine

@@ -21,7 +21,7 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report import Options, Report, TrainedFilms, evaluate
 from pneumoscope.settings.option import Precision
 from pneumoscope.settings.training import ExportConfig, TrainConfig
-from pneumoscope.training.run import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
+from pneumoscope.training.run_directory import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
 from pneumoscope.training.world import World, is_launched, together
 
 #: Changes the port on which the first host answers the others.

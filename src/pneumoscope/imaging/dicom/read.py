@@ -10,7 +10,7 @@ from PIL import Image
 from pneumoscope.errors import UnsuitableError
 from pneumoscope.imaging import colour, levels
 from pneumoscope.imaging.dicom import dataset as source
-from pneumoscope.imaging.dicom import gate, greys, patient, pixels
+from pneumoscope.imaging.dicom import eligibility, greys, patient, pixels
 from pneumoscope.imaging.radiograph import ImageFacts, Limits, Radiograph, Reason
 
 is_dicom = source.is_dicom
@@ -25,7 +25,7 @@ def read(data: bytes, limits: Limits) -> Radiograph:
     with source.quiet():
         dataset, syntax = source.read_dataset(data, limits.max_bytes)
         with source.undamaged("read this DICOM's header"):
-            said = gate.require_chest_film(dataset)
+            said = eligibility.require_chest_film(dataset)
             layout = pixels.layout(dataset, syntax, limits)
         values = pixels.stored_values(dataset, layout)
         if layout.samples == 1:

@@ -49,10 +49,10 @@ from pneumoscope.phantom import is_phantom
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.option import Precision
 from pneumoscope.settings.training import ExportConfig, TrainConfig
-from pneumoscope.training.data import CACHE_FOLDER, find_cached, read_inputs
 from pneumoscope.training.evidence import Evidence
+from pneumoscope.training.inputs import CACHE_FOLDER, find_cached, read_inputs
 from pneumoscope.training.predict import load_network
-from pneumoscope.training.run import RunCard, load_card, load_config
+from pneumoscope.training.run_directory import RunCard, load_card, load_config
 
 #: Largest difference of a probability between ONNX Runtime and PyTorch that is accepted.
 PARITY_TOLERANCE = 1e-4

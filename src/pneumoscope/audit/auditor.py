@@ -12,10 +12,10 @@ from pneumoscope import __version__
 from pneumoscope.audit import distributions, findings
 from pneumoscope.audit.document import Audit, Odd
 from pneumoscope.audit.features import SIDE
-from pneumoscope.audit.films import Examined, Subject, examine, name_by_header, open_subject
 from pneumoscope.audit.leaks import group_films, identical, nearly_identical, shared_patients
 from pneumoscope.audit.oddities import oddities
 from pneumoscope.audit.page import Pictures, draw_page
+from pneumoscope.audit.reading import Examined, Subject, examine, name_by_header, open_subject
 from pneumoscope.audit.shortcuts import NOT_ASKED, Pool, measure_shortcuts
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.dataset.likeness import NEAR_DISTANCE

@@ -16,7 +16,7 @@ from pneumoscope.engine import verify
 from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.aws import PutModel
-from pneumoscope.settings.names import Location
+from pneumoscope.settings.aws_names import Location
 
 
 def put_model(cloud: Cloud, wanted: PutModel, *, listener: Listener = SILENT) -> None:
