@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help; a test keeps the two equal.
+"""Write docs/cli.md from the commands' own help; a test checks that the two agree.
 
 python scripts/write_cli_docs.py
 """
@@ -16,16 +16,16 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAD = """# The command line
 
 Written by `make docs` from the commands' own help.
-Exit codes: 0 done, 1 the work failed or some inputs were refused, 2 wrong usage, 130 interrupted. An interrupted
-command (Ctrl-C) leaves nothing half-made under its final name; an interrupted `train` goes on with
-`--resume`. Data goes to stdout, progress and errors to stderr.
+Exit codes: 0 success, 1 the command failed or some inputs were refused, 2 wrong usage, 130 interrupted. An interrupted
+command (Ctrl-C) leaves no incomplete file or folder under its final name; `--resume` continues an interrupted
+`train` or `cross-validate`. Data goes to stdout, progress and errors to stderr.
 """
 
-_SETTINGS = TrainConfig.model_fields.keys() - {"schema_version", "recipe"}  # a recipe may set them
+_SETTINGS = TrainConfig.model_fields.keys() - {"schema_version", "recipe"}  # those that a recipe can set
 
 
 def render() -> str:
-    """The whole document."""
+    """The whole document, `docs/cli.md`."""
     root: Any = get_command(app)
     sections = [HEAD]
     for name, command in root.commands.items():
@@ -47,15 +47,15 @@ def _section(title: str, command: Any) -> str:
         default = "required" if parameter.required else _default(parameter.default)
         if title.endswith((" train", " cross-validate")) and parameter.name in _SETTINGS:
             default = _setting(parameter.name)
-        what = (parameter.help or "").replace("|", "/")
+        what = (parameter.help or "").replace("|", "/") + _range(parameter.type_descriptor.parameter_info)
         if parameter.envvar:
-            what += f" Or by `{parameter.envvar}`."
+            what += f" Also set by the environment variable `{parameter.envvar}`."
         lines.append(f"| {names} | {what} | {default} |")
     return "\n".join(lines) + "\n"
 
 
 def _choices(annotation: Any) -> list[str]:
-    """What an option may be, if that is a list."""
+    """The values that an option accepts, if they are a list."""
     kinds: list[Any] = [annotation, *get_args(annotation)]
     for kind in kinds:
         if get_origin(kind) is Literal:
@@ -63,8 +63,18 @@ def _choices(annotation: Any) -> list[str]:
     return [str(each.value) for kind in kinds if isinstance(kind, EnumType) for each in list[Any](kind)]
 
 
+def _range(info: Any) -> str:
+    """The inclusive bounds of an option; exclusive ones are in its help, as typer does not know them."""
+    low, high = getattr(info, "min", None), getattr(info, "max", None)
+    if low is None and high is None:
+        return ""
+    if low is None or high is None:
+        return f" At most {high:g}." if low is None else f" At least {low:g}."
+    return f" {low:g} to {high:g}."
+
+
 def _setting(name: str) -> str:
-    """The default of a training setting that a recipe leaves out."""
+    """The default of a training setting, for recipes that do not set it."""
     field = TrainConfig.model_fields[name]
     return "from the recipe" if field.is_required() else _default(field.default)
 

@@ -348,7 +348,7 @@ def test_the_command_prints_tables_or_one_document(
 ) -> None:
     done = command("data", "audit", clean, "--out", tmp_path / "audit")
     assert done.code == 0
-    assert "told without any detail of a lung" in done.out
+    assert "classified without any detail of a lung" in done.out
     assert "Not a medical device" in done.out
     assert "audit.html" in done.err
     again = command("data", "audit", clean, "--out", tmp_path / "audit")

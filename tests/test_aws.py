@@ -400,7 +400,7 @@ def test_a_failing_job_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--recipe", "unknown"), "no shipped recipe"),
         (("--recipe", "mine.toml"), "no shipped recipe"),
         (("--set", "weights=mine.safetensors"), "are a file, which a job does not have"),
-        (("--instance-type", "large"), "'large' is no type of instance"),
+        (("--instance-type", "large"), "'large' is not an instance type"),
         (("--export-precision", "int4"), "int4"),
         (("--name", "a b"), "name"),
         (("--region", "us-east-1"), "is in eu-central-1, but"),

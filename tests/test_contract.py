@@ -100,12 +100,12 @@ def changed(part: dict[str, Any], *path: str | int, value: object) -> dict[str, 
         (("decision", "coverage"), 0.5, "coverage 0.5 must be one row"),
         (("decision", "coverage"), "0.9", r"decision\.coverage"),
         (("decision", "table"), [], r"decision\.table"),
-        (("decision", "table", 1, "coverage"), 0.9, "no row or operating point may come twice"),
+        (("decision", "table", 1, "coverage"), 0.9, "rows and operating points must be distinct"),
         (("decision", "table", 0, "classes"), {"virus": 0.5}, "row 0.9 .* must name each class and each group"),
         (("decision", "table", 0, "classes", "virus"), 1.5, r"decision\.table\.0\.classes\.virus"),
         (("decision", "table", 0, "groups"), {}, "row 0.9 .* must name each class and each group"),
-        (("decision", "operating_points", 0, "group"), "cats", "of 'cats', which is no group"),
-        (("decision", "operating_points", 1, "name"), "sensitivity-0.95", "may come twice"),
+        (("decision", "operating_points", 0, "group"), "cats", "of 'cats', which is not a group"),
+        (("decision", "operating_points", 1, "name"), "sensitivity-0.95", "must be distinct"),
         (("decision", "operating_points", 0, "level"), 1, r"operating_points\.0\.level"),
     ],
 )
@@ -208,7 +208,7 @@ def test_version_1_knows_no_later_field(field: str, tmp_path: Path) -> None:
 
 def test_a_later_version_asks_for_a_later_program(contract: Contract, tmp_path: Path) -> None:
     (tmp_path / "contract.json").write_text(json.dumps(contract.model_dump(mode="json") | {"schema_version": 4}))
-    with pytest.raises(BundleError, match=r"newer than 3, the last that this program reads; upgrade it\.$"):
+    with pytest.raises(BundleError, match=r"newer than 3, the last that this program reads; upgrade pneumoscope\.$"):
         load_contract(tmp_path)
 
 

@@ -167,7 +167,7 @@ def test_evaluate_watches_a_folder(
     for extra in (("--split", "val"), ("--compare", tiny_bundle), ("--coverage", "0.9")):
         wrong = command("evaluate", "--unlabelled", phantom_folder, "--out", tmp_path / "x", *extra)
         assert wrong.code == 2
-        assert f"--unlabelled goes without {extra[0]}" in wrong.err
+        assert f"--unlabelled cannot be combined with {extra[0]}" in wrong.err
     neither = command("evaluate", "--out", tmp_path / "x")
     assert neither.code == 2
     assert "give either a data set" in neither.err

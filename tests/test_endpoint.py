@@ -78,7 +78,7 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     assert [each["ModelName"] for each in sagemaker.list_models()["Models"]] == ["theirs"]
     assert not sagemaker.list_endpoints()["Endpoints"]
     assert "nothing named films" in run("teardown", "films", "--yes").out
-    assert "nothing that was made from here" in run("status").out
+    assert "nothing that Pneumoscope made" in run("status").out
 
 
 def test_an_endpoint_is_updated_in_place(aws: Cloud, tiny_bundle: Path) -> None:
@@ -196,7 +196,7 @@ def test_ctrl_c_while_waiting_says_that_the_endpoint_goes_on(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 130
-    assert "endpoint films may be made all the same" in capsys.readouterr().err
+    assert "AWS may still make endpoint films" in capsys.readouterr().err
     assert len(names(aws)) == 3
 
 

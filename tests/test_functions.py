@@ -772,7 +772,7 @@ def test_a_setting_that_is_missing_is_told_in_a_sentence(start: Start, name: str
     ("name", "value", "words"),
     [
         ("PNEUMOSCOPE_MODEL", "", "PNEUMOSCOPE_MODEL is missing"),
-        ("PNEUMOSCOPE_MODEL", "models/model.tar.gz", "is no address in S3"),
+        ("PNEUMOSCOPE_MODEL", "models/model.tar.gz", "is not an S3 address"),
         ("PNEUMOSCOPE_MODEL", "s3://models/tiny", "names no model.tar.gz"),
         ("PNEUMOSCOPE_RESULTS_PREFIX", "films/results/", "contain one another"),
         ("PNEUMOSCOPE_RESULTS_PREFIX", "films/", "contain one another"),

@@ -17,7 +17,7 @@ from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Encoded, Engine, Prediction
 from pneumoscope.errors import ImageError, PneumoscopeError, UsageError
 from pneumoscope.explain import Explainer, last_features
-from pneumoscope.heatmap import LONGEST_SIDE, Explained, draw, of_prediction, strength
+from pneumoscope.heatmap import LONGEST_SIDE, HeatmapContent, content_of_prediction, draw, strength
 from pneumoscope.imaging import raster
 from pneumoscope.metrics import softmax
 from pneumoscope.phantom import encode_jpeg, film
@@ -29,7 +29,7 @@ FILM = encode_jpeg(film("bacteria", patient=1, size=(300, 360)))
 
 def drawn(activation: np.ndarray, luma: np.ndarray | None = None) -> np.ndarray:
     luma = film("virus", patient=2, size=(600, 700)) if luma is None else luma
-    data = draw(Explained(luma=luma, activation=activation.astype(np.float32), label="virus", lines=("words",)))
+    data = draw(HeatmapContent(luma=luma, activation=activation.astype(np.float32), label="virus", lines=("words",)))
     with Image.open(BytesIO(data)) as picture:
         assert picture.format == "PNG"
         assert picture.mode == "RGB"
@@ -79,7 +79,7 @@ def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
     )
     prediction = drawable(tiny_bundle, FILM)
     assert prediction.attention is not None
-    explained = of_prediction(prediction)
+    explained = content_of_prediction(prediction)
     assert explained is not None
     draw(explained)
     assert DISCLAIMER in written
@@ -88,8 +88,8 @@ def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
 
 
 def test_a_rejected_film_has_no_picture(tiny_bundle: Path) -> None:
-    assert of_prediction(drawable(tiny_bundle, b"no film")) is None
-    assert of_prediction(Engine.load(tiny_bundle).predict(FILM)) is None, "the film was not to be kept"
+    assert content_of_prediction(drawable(tiny_bundle, b"no film")) is None
+    assert content_of_prediction(Engine.load(tiny_bundle).predict(FILM)) is None, "the film was not to be kept"
 
 
 def test_grad_cam_of_a_network_that_ends_in_a_mean_is_its_exact_map(tiny_run: Path, tiny_bundle: Path) -> None:

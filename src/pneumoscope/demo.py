@@ -1,4 +1,4 @@
-"""Drawings through the shipped bundle, then the whole flow on phantoms, each stage as the command line runs it."""
+"""`pneumoscope demo`: classify drawings with the shipped bundle, then run every stage on phantoms."""
 
 import shutil
 from dataclasses import dataclass
@@ -15,34 +15,34 @@ from pneumoscope.settings.training import ExportConfig
 from pneumoscope.training.config import load_recipe, make_config
 
 FILMS = 600
-_MARK = "made-by-pneumoscope-demo.txt"
+_MARKER = "made-by-pneumoscope-demo.txt"
 _DRAWINGS = "drawings"
-_PARTS = ("archive", "dataset", "run", "bundle", "report")
+_STAGES = ("archive", "dataset", "run", "bundle", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """The bundle that was made, its test report, and its predictions for a few test films."""
+    """The new bundle, its report on the test split, and its predictions for one test film per class."""
 
     bundle: Path
     report: Report
     predictions: list[Prediction]
 
 
-def make_room(out: Path, *, overwrite: bool) -> None:
-    """Make the demo's folder. With `overwrite`, the parts of an earlier demo are removed.
+def prepare_folder(out: Path, *, overwrite: bool) -> None:
+    """Make the demo's folder. With `overwrite`, the results of an earlier demo in it are removed.
 
     Raises:
         UsageError: `out` exists and `overwrite` is false, or it was not made by a demo.
     """
-    refuse_existing(out, overwrite=overwrite, holding=_MARK)
-    write_text(out / _MARK, "Made by `pneumoscope demo`, which replaces it with --overwrite.\n")
-    for part in (_DRAWINGS, *_PARTS):
+    refuse_existing(out, overwrite=overwrite, holding=_MARKER)
+    write_text(out / _MARKER, "Made by `pneumoscope demo`, which replaces it with --overwrite.\n")
+    for part in (_DRAWINGS, *_STAGES):
         shutil.rmtree(out / part, ignore_errors=True)
 
 
-def look(out: Path, bundle: Path) -> list[Prediction]:
-    """Draw a film of each class into the folder `drawings`, and say what a bundle makes of them."""
+def classify_drawings(out: Path, bundle: Path) -> list[Prediction]:
+    """Draw a film of each class into the folder `drawings` and classify them with a bundle."""
     folder = out / _DRAWINGS
     folder.mkdir()
     for finding in FINDINGS:
@@ -52,11 +52,11 @@ def look(out: Path, bundle: Path) -> list[Prediction]:
 
 
 def demo(out: Path, *, listener: Listener = SILENT) -> DemoResult:
-    """Draw phantoms, prepare, train with recipe `quick`, export, evaluate, predict; `make_room` comes first."""
+    """Draw phantoms, prepare, train with recipe `quick`, export, evaluate, predict; call `prepare_folder` first."""
     from pneumoscope.export import export  # torch takes seconds to load
     from pneumoscope.training.fit import train
 
-    archive, data, run, bundle, report = (out / part for part in _PARTS)
+    archive, data, run, bundle, report = (out / part for part in _STAGES)
     listener.say(f"1/5 drawing {FILMS} phantoms")
     write_archive_folder(archive, count=FILMS, overwrite=False)
     listener.say("2/5 preparing the data set")
@@ -67,8 +67,8 @@ def demo(out: Path, *, listener: Listener = SILENT) -> DemoResult:
     listener.say("4/5 exporting and checking against PyTorch")
     export(run, dataset, bundle, ExportConfig(name="phantom-demo"))
     listener.say("5/5 evaluating on the test split")
-    figures = evaluate(bundle, dataset, "test", report, listener=listener)
+    evaluation = evaluate(bundle, dataset, "test", report, listener=listener)
     engine = Engine.load(bundle)
     one_of_each = {each.label: each for each in dataset.split("test")}.values()
     films = (Encoded(name=str(data / each.path), read=partial(dataset.read, each)) for each in one_of_each)
-    return DemoResult(bundle=bundle, report=figures, predictions=list(engine.predict_many(films)))
+    return DemoResult(bundle=bundle, report=evaluation, predictions=list(engine.predict_many(films)))

@@ -1,8 +1,8 @@
-"""A picture of where the model looked: the film, the class's activation map over it, a legend, the words.
+"""Pictures of where the model looked: a film, a class's activation map over it, a legend, and the decision.
 
-The colour is Matplotlib's inferno, whose lightness rises evenly with the value; so does the opacity, so
-that the film stays in sight where the map is low. Negative values of a map speak against the class and
-are not drawn.
+The colours are Matplotlib's inferno, whose lightness rises evenly with the value. Opacity rises with the value, too,
+so that the film stays visible where the map is low. Negative values of a map are evidence against the class and are
+not drawn.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ from pneumoscope.engine import Prediction
 from pneumoscope.imaging import Luma, enlarge, fit
 
 LONGEST_SIDE = 768
-_SHORTEST_WIDTH = 580  # so that the words have room
+_LEAST_WIDTH = 580  # pixels, so that the text has room
 _OPACITY = 0.65
-_LINE, _PAD = 20, 8
+_LINE, _PAD = 20, 8  # height of a line of text and space around it, in pixels
 _FONT_SIZE = 14
 _SCALE_BAR = 120
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Explained:
-    """What is drawn: a film `uint8 [H, W]`, a map `float32 [h, w]` over all of it, and lines of words."""
+class HeatmapContent:
+    """What a picture shows: a film `uint8 [H, W]`, a map `float32 [h, w]` over all of it, and lines of text."""
 
     luma: Luma
     activation: NDArray[np.float32]
@@ -35,12 +35,12 @@ class Explained:
     lines: tuple[str, ...]
 
 
-def of_prediction(prediction: Prediction) -> Explained | None:
-    """What to draw of a prediction with its film; None if that was not kept or rejected, or the model gives no maps."""
+def content_of_prediction(prediction: Prediction) -> HeatmapContent | None:
+    """The content for a prediction; None if the film was rejected or not kept, or the model gives no maps."""
     if prediction.luma is None or prediction.maps is None or prediction.attention is None:
         return None
     label = prediction.attention.label
-    return Explained(
+    return HeatmapContent(
         luma=prediction.luma,
         activation=prediction.maps[prediction.classes.index(label)],
         label=label,
@@ -51,25 +51,27 @@ def of_prediction(prediction: Prediction) -> Explained | None:
     )
 
 
-def of_explanation(
+def content_of_explanation(
     label: str, activation: NDArray[np.float32], probabilities: dict[str, float], luma: Luma
-) -> Explained:
-    """What to draw of a Grad-CAM."""
-    return Explained(luma=luma, activation=activation, label=label, lines=(f"Grad-CAM   {_shares(probabilities)}",))
+) -> HeatmapContent:
+    """The content for a Grad-CAM."""
+    return HeatmapContent(
+        luma=luma, activation=activation, label=label, lines=(f"Grad-CAM   {_shares(probabilities)}",)
+    )
 
 
-def draw(explained: Explained) -> bytes:
-    """The overlay as the bytes of an RGB PNG.
+def draw(content: HeatmapContent) -> bytes:
+    """Draw the picture, as the bytes of an RGB PNG.
 
-    The film keeps its aspect and is at most `LONGEST_SIDE` pixels long; legend and words are below it.
+    The film keeps its aspect ratio, its longer side at most `LONGEST_SIDE` pixels; legend and text are below it.
     """
-    film = fit(explained.luma, LONGEST_SIDE)
-    picture = Image.fromarray(overlay(film, explained.activation))
-    width, font = max(picture.width, _SHORTEST_WIDTH), ImageFont.load_default(_FONT_SIZE)
-    lines = [part for line in (*explained.lines, DISCLAIMER) for part in _wrap(line, font, width - 2 * _PAD)]
+    film = fit(content.luma, LONGEST_SIDE)
+    picture = Image.fromarray(overlay(film, content.activation))
+    width, font = max(picture.width, _LEAST_WIDTH), ImageFont.load_default(_FONT_SIZE)
+    lines = [part for line in (*content.lines, DISCLAIMER) for part in _wrap(line, font, width - 2 * _PAD)]
     canvas = Image.new("RGB", (width, picture.height + _LINE * (len(lines) + 1) + 2 * _PAD))
     canvas.paste(picture, ((width - picture.width) // 2, 0))
-    _legend(canvas, picture.height + _PAD, explained.label)
+    _legend(canvas, picture.height + _PAD, content.label)
     pen = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines, start=1):
         pen.text((_PAD, picture.height + _PAD + number * _LINE), line, "white", font=font)
@@ -79,10 +81,10 @@ def draw(explained: Explained) -> bytes:
 
 
 def strength(activation: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A map's positive part as shares of its largest value, 0 to 1; all 0 if it has none."""
+    """A map's positive part, divided by its largest value: 0 to 1, or all 0 if no value is positive."""
     positive = np.clip(activation, 0, None).astype(np.float32)
-    most = float(positive.max())
-    return positive / np.float32(most) if most > 0 else positive
+    largest = float(positive.max())
+    return positive / np.float32(largest) if largest > 0 else positive
 
 
 def _shares(probabilities: dict[str, float]) -> str:
@@ -90,7 +92,7 @@ def _shares(probabilities: dict[str, float]) -> str:
 
 
 def overlay(film: Luma, activation: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A film `uint8 [H, W]` in grey with the colours of a map `float32 [h, w]` over it, `uint8 [H, W, 3]`."""
+    """A film `uint8 [H, W]` in grey under the colours of a map `float32 [h, w]`, as RGB `uint8 [H, W, 3]`."""
     values = np.clip(enlarge(strength(activation), *film.shape), 0, 1)
     colours = palette()[np.rint(values * 255).astype(np.uint8)].astype(np.float32)
     opacity = (_OPACITY * values)[..., np.newaxis]
@@ -99,7 +101,7 @@ def overlay(film: Luma, activation: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 @cache
 def palette() -> NDArray[np.uint8]:
-    """The colours of a map from nothing to most, `uint8 [256, 3]`, red, green, blue."""
+    """The colours of a map, from 0 to its largest value, as RGB `uint8 [256, 3]`."""
     from cmap import Colormap
 
     return np.asarray(np.rint(np.asarray(Colormap("inferno").lut(256))[:, :3] * 255), np.uint8)
@@ -115,7 +117,7 @@ def _legend(canvas: Image.Image, top: int, label: str) -> None:
 
 
 def _wrap(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """The line in parts that fit into so many pixels, broken between words."""
+    """Break a line between words into parts of at most `width` pixels."""
     parts = [""]
     for word in line.split(" "):
         longer = f"{parts[-1]} {word}" if parts[-1] else word

@@ -11,10 +11,10 @@ from pneumoscope.cli.exits import run
 app = typer.Typer(
     name="pneumoscope",
     help=(
-        "Reads a chest X-ray and says normal, bacterial or viral pneumonia. "
+        "Classifies chest X-rays as normal, bacterial pneumonia or viral pneumonia. "
         "For research use only; not a medical device."
     ),
-    epilog="Exit codes: 0 done, 1 the work failed or some inputs were refused, 2 wrong usage, 130 interrupted.",
+    epilog="Exit codes: 0 success, 1 the command failed or some inputs were refused, 2 wrong usage, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich help costs 0.2 s of imports
     pretty_exceptions_enable=False,
@@ -36,7 +36,7 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version and stop.", is_eager=True, callback=lambda on: _version(on=on)
+            "--version", help="Print the version and exit.", is_eager=True, callback=lambda on: _version(on=on)
         ),
     ] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Which bundle a command works with: the one that is named, else the one that ships with the package."""
+"""Which bundle a command uses: the one given, else the one that ships with the package."""
 
 import os
 from dataclasses import dataclass
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The folder of the bundle to work with, and whether it is the shipped one for want of another."""
+    """The folder of the bundle to use. `shipped`: none was given, and this is the one that ships."""
 
     folder: Path
     shipped: bool
 
-    def named(self, contract: "Contract") -> str:
-        """The model in words, for every output: its name, its version, and where it comes from."""
+    def describe(self, contract: "Contract") -> str:
+        """The model's name, version and origin, which every output shows."""
         return f"{contract.name} {contract.version} ({'ships with the package' if self.shipped else self.folder})"
 
 
 def choose_bundle(given: Path | None) -> Choice:
-    """The bundle that is given, else the shipped one, except where the environment has to name one.
+    """The given bundle, else the shipped one. Containers and platform jobs must be given theirs.
 
     Raises:
-        UsageError: none is given in a container or a job of a platform.
-        BundleError: none is given, and this installation has none.
+        UsageError: no bundle is given in a container or a job of a platform.
+        BundleError: no bundle is given, and this installation ships none.
     """
     if given is not None:
         return Choice(folder=given, shipped=False)
     from pneumoscope.aws.job.platform import gives_models
     from pneumoscope.settings.option import BUNDLE_VARIABLE
 
-    # Our image sets the variable: empty, it is a container whose bundle was forgotten.
+    # Our container image sets the variable; if it is empty, the container was started without a bundle.
     if BUNDLE_VARIABLE in os.environ or gives_models():
-        raise UsageError(f"--bundle is missing; in a container or a job, name the bundle, or set {BUNDLE_VARIABLE}.")
+        raise UsageError(f"--bundle is missing; in a container or a job, pass --bundle or set {BUNDLE_VARIABLE}.")
     return Choice(folder=shipped_bundle(), shipped=True)
 
 
 def refuse_bundles(paths: "Iterable[Path]") -> None:
-    """Refuse a bundle among arguments, where it was given before it became an option.
+    """Refuse a bundle among the arguments, where it belonged before it became an option.
 
     Raises:
-        UsageError: one of them is a bundle.
+        UsageError: one of the paths is a bundle.
     """
     from pneumoscope.contract import CONTRACT_FILE
 
@@ -61,9 +61,9 @@ def refuse_bundles(paths: "Iterable[Path]") -> None:
 
 
 class BundleCommand(SettingsCommand):
-    """Refuses arguments beyond the command's own, and says of a bundle where it belongs."""
+    """A command that refuses surplus arguments, and for a bundle among them names the option."""
 
-    allow_extra_args = True  # refused here, in clearer words
+    allow_extra_args = True  # refused below, with a clearer message than click's
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer's context is of a private module
@@ -75,7 +75,7 @@ class BundleCommand(SettingsCommand):
 
 
 class EvaluateCommand(BundleCommand):
-    """Names the new form to those who use the old one, in which the data set was an option."""
+    """`evaluate`, which once took the data set as an option: the old form is refused with the new one."""
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line, made from `settings`: names, types, choices, bounds and help are each model's own."""
+"""Commands made from `settings`: names, types, choices, bounds and help texts are those of the settings models."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from pneumoscope.documents import Document
     from pneumoscope.settings.option import Spelling
 
-#: Typer knows inclusive bounds; exclusive ones are in the help, and checked when the settings are read.
-_EDGES = {"ge": "", "le": "", "gt": " More than {}.", "lt": " Less than {}."}
+#: Typer checks inclusive bounds; exclusive ones stand in the help text and are checked when the settings are read.
+_BOUNDS = {"ge": "", "le": "", "gt": " More than {}.", "lt": " Less than {}."}
 
 
 class SettingsCommand(TyperCommand):
-    """A command whose options are its settings' fields. The settings load when the command is the one to run."""
+    """A command whose options are the fields of its settings model.
+
+    The model is imported only when this command runs, so that `pneumoscope --help` does not load pydantic.
+    """
 
     settings: ClassVar[str]
     work: ClassVar[Callable[[Any], None]]
@@ -41,8 +44,8 @@ class SettingsCommand(TyperCommand):
         return parameters_of(self.kind)
 
     @params.setter
-    def params(self, made: list[Any]) -> None:
-        """Typer sets those of the registered function, which has none."""
+    def params(self, parameters: list[Any]) -> None:
+        """Ignore what typer sets: the parameters of the registered function, which has none."""
 
     @override
     def invoke(self, ctx: Any) -> None:
@@ -52,48 +55,56 @@ class SettingsCommand(TyperCommand):
 def command(
     app: typer.Typer, name: str, settings: str, *, cls: type[SettingsCommand] = SettingsCommand
 ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Register a function of one settings model, `MODULE.CLASS` below `pneumoscope.settings`, as a command."""
+    """Register a function as a command. Its argument is the settings, `MODULE.CLASS` below `pneumoscope.settings`."""
 
     def register(work: Callable[[Any], None]) -> Callable[[Any], None]:
-        made = type(cls.__name__, (cls,), {"settings": settings, "work": staticmethod(work)})
-        app.command(name, cls=made, help=work.__doc__)(lambda: None)
+        command_class = type(cls.__name__, (cls,), {"settings": settings, "work": staticmethod(work)})
+        app.command(name, cls=command_class, help=work.__doc__)(lambda: None)
         return work
 
     return register
 
 
 def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "Document":
-    """The settings that options and arguments make; what was not given has the model's default.
+    """Make settings from options and arguments; fields that were not given have the model's default.
+
+    Args:
+        kind: the settings model.
+        given: values by field name, as typer parsed them.
+        path: the command as typed, such as `pneumoscope data prepare`, for the message of an error.
 
     Raises:
-        UsageError: a value that its field does not take, or several that contradict each other.
+        UsageError: a field does not accept its value, or values contradict each other.
     """
     from pydantic import ValidationError, create_model
 
     values: dict[str, Any] = {}
-    named = {name: value for name, value in given.items() if value not in (None, (), [])}
+    present = {name: value for name, value in given.items() if value not in (None, (), [])}  # typer's "not given"
     for name, field in kind.model_fields.items():
-        part = _part(field)
-        if part is not None:
-            values[name] = {each: named[each] for each, _, _ in _fields(part) if each in named}
-        elif name in named:
-            values[name] = named[name]
-    fields = {name: (field, unset) for name, field, unset in _fields(kind)}
-    # Of a document that is changed: its other fields are not known here.
+        nested = _nested_model(field)
+        if nested is not None:
+            values[name] = {each: present[each] for each, _, _ in _fields(nested) if each in present}
+        elif name in present:
+            values[name] = present[name]
+    fields = {name: (field, is_change) for name, field, is_change in _fields(kind)}
+    # Changes to a document are checked field by field: the document's other values (a recipe's) are not known here.
     changed: dict[str, Any] = {
-        name: (field.annotation, field) for name, (field, unset) in fields.items() if unset and name in named
+        name: (field.annotation, field) for name, (field, is_change) in fields.items() if is_change and name in present
     }
     try:
-        create_model("Changes", **changed).model_validate({name: named[name] for name in changed})
+        create_model("Changes", **changed).model_validate({name: present[name] for name in changed})
         return kind.model_validate(values)
     except ValidationError as failure:
-        raise UsageError(f"{_problem(fields, failure)}; see `{path} --help`.") from failure
+        raise UsageError(f"{_describe_problem(fields, failure)}; see `{path} --help`.") from failure
 
 
 @cache
 def parameters_of(kind: "type[Document]") -> list[Any]:
-    """Typer's parameters of a settings model, by way of a function with such a signature."""
-    signature = [_parameter(name, field, unset=unset) for name, field, unset in _fields(kind)]
+    """Typer's parameters for a settings model.
+
+    Typer derives parameters from a function's signature, so a function with such a signature is made.
+    """
+    signature = [_parameter(name, field, is_change=is_change) for name, field, is_change in _fields(kind)]
 
     def function(**_: Any) -> None: ...
 
@@ -104,22 +115,22 @@ def parameters_of(kind: "type[Document]") -> list[Any]:
 
 
 def _fields(kind: "type[Document]") -> "Iterator[tuple[str, FieldInfo, bool]]":
-    """The fields that are options: name, field, and whether an option that is left out changes nothing."""
+    """The fields that become options: name, field, and whether it is one change to a document, without a default."""
     for name, field in kind.model_fields.items():
-        spelling, part = _spelling(field), _part(field)
-        if part is not None:
-            changes = spelling.changes is not None
-            yield from ((name, field, changes) for name, field, _ in _fields(part) if name not in spelling.without)
+        spelling, nested = _spelling(field), _nested_model(field)
+        if nested is not None:
+            is_change = spelling.changes is not None
+            yield from ((name, field, is_change) for name, field, _ in _fields(nested) if name not in spelling.without)
         elif not spelling.hidden:
             yield name, field, False
 
 
-def _part(field: "FieldInfo") -> "type[Document] | None":
-    """The model whose fields stand for this one: its own type, or the document that it changes."""
+def _nested_model(field: "FieldInfo") -> "type[Document] | None":
+    """The model whose fields become options in place of this field: its type, or the document that it changes."""
     from pneumoscope.documents import Document
 
-    part = _spelling(field).changes or field.annotation
-    return part if isinstance(part, type) and issubclass(part, Document) else None
+    nested = _spelling(field).changes or field.annotation
+    return nested if isinstance(nested, type) and issubclass(nested, Document) else None
 
 
 def _spelling(field: "FieldInfo") -> "Spelling":
@@ -128,12 +139,12 @@ def _spelling(field: "FieldInfo") -> "Spelling":
     return next((each for each in field.metadata if isinstance(each, Spelling)), Spelling())
 
 
-def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Parameter:
+def _parameter(name: str, field: "FieldInfo", *, is_change: bool) -> inspect.Parameter:
     spelling = _spelling(field)
-    kind = _plain(spelling.kind or field.annotation)
-    limits = {edge: getattr(each, edge) for each in field.metadata for edge in _EDGES if hasattr(each, edge)}
-    common: dict[str, Any] = {
-        "help": f"{field.description}{''.join(_EDGES[edge].format(value) for edge, value in limits.items())}",
+    kind = _typer_type(spelling.kind or field.annotation)
+    limits = {bound: getattr(each, bound) for each in field.metadata for bound in _BOUNDS if hasattr(each, bound)}
+    options: dict[str, Any] = {
+        "help": f"{field.description}{''.join(_BOUNDS[bound].format(value) for bound, value in limits.items())}",
         "envvar": spelling.variable,
         "metavar": spelling.metavar,
         "exists": "existing" in spelling.path,
@@ -141,46 +152,48 @@ def _parameter(name: str, field: "FieldInfo", *, unset: bool) -> inspect.Paramet
         "file_okay": "folder" not in spelling.path,
     }
     if spelling.argument:
-        info = typer.Argument(**common)
+        info = typer.Argument(**options)
     else:
-        info = typer.Option(..., *_names(name, field, unset), min=limits.get("ge"), max=limits.get("le"), **common)
-    default = None if unset or field.default_factory or field.default in ((), {}) else field.default
-    if field.is_required() and not unset:
+        info = typer.Option(
+            ..., *_option_names(name, field, is_change), min=limits.get("ge"), max=limits.get("le"), **options
+        )
+    default = None if is_change or field.default_factory or field.default in ((), {}) else field.default
+    if field.is_required() and not is_change:
         default = inspect.Parameter.empty
     else:
         kind |= None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
-def _names(name: str, field: "FieldInfo", unset: bool) -> tuple[str, ...]:  # noqa: FBT001 (private, by position)
-    """An option's names: a switch that is off unless given needs no opposite."""
+def _option_names(name: str, field: "FieldInfo", is_change: bool) -> tuple[str, ...]:  # noqa: FBT001 (private, by position)
+    """An option's names. A switch that is off by default has no `--no-` form, unless it changes a document."""
     if names := _spelling(field).names:
         return names
     dashed = "--" + name.replace("_", "-")
-    if _plain(field.annotation) is not bool or (field.default is False and not unset):
+    if _typer_type(field.annotation) is not bool or (field.default is False and not is_change):
         return (dashed,)
     return (f"{dashed}/--no-{dashed[2:]}",)
 
 
-def _plain(annotation: Any) -> Any:
-    """A field's type as typer takes it: without None, and a tuple of any length as a list."""
+def _typer_type(annotation: Any) -> Any:
+    """A field's type as typer accepts it: without None, and a tuple of any length as a list."""
     kinds = [each for each in get_args(annotation) if each is not NoneType]
     if get_origin(annotation) is tuple:
-        return list[_plain(kinds[0])]  # type: ignore[misc]
+        return list[_typer_type(kinds[0])]  # type: ignore[misc]
     if get_origin(annotation) is Annotated or (len(kinds) == 1 and NoneType in get_args(annotation)):
-        return _plain(kinds[0])
+        return _typer_type(kinds[0])
     return annotation
 
 
-def _problem(fields: "dict[str, tuple[FieldInfo, bool]]", failure: "ValidationError") -> str:
-    """The first problem in a few words, with the option's name as it is typed."""
+def _describe_problem(fields: "dict[str, tuple[FieldInfo, bool]]", failure: "ValidationError") -> str:
+    """The first problem in a few words, with the option's name as typed."""
     problem = failure.errors()[0]
     words = problem["msg"].removeprefix("Value error, ")
     name = next((str(each) for each in problem["loc"] if each in fields), None)
     if name is None:
         return words
-    field, unset = fields[name]
-    option = name.upper() if _spelling(field).argument else _names(name, field, unset)[0].partition("/")[0]
-    if problem["type"] == "value_error":  # our own words, which say the value
+    field, is_change = fields[name]
+    option = name.upper() if _spelling(field).argument else _option_names(name, field, is_change)[0].partition("/")[0]
+    if problem["type"] == "value_error":  # our validators' messages name the value themselves
         return f"{option}: {words}"
     return f"{option} {problem['input']}: {words[0].lower()}{words[1:]}"

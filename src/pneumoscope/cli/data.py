@@ -1,4 +1,4 @@
-"""`pneumoscope data …`: make data sets."""
+"""`pneumoscope data …`: make and audit data sets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from pneumoscope.settings.data import Audit, Fetch, Phantom, Prepare
 
 app = typer.Typer(
-    help="Make data sets from archives, folders and phantoms.", no_args_is_help=True, rich_markup_mode=None
+    help="Make and audit data sets.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
 @command(app, "fetch", "data.Fetch")
 def fetch_command(settings: "Fetch") -> None:
-    """Fetch a published archive, resumable and verified.
+    """Download the published archive of chest films.
 
-    It is that of Kermany, Zhang, Goldbaum 2018 (Mendeley Data rscbjbr9sj, CC BY 4.0). A broken or
-    killed fetch goes on where it was when the same command is run again. Size and SHA-256 are
-    verified. Of version 3, which is mostly of the eye, the chest films alone are fetched, each checked
-    by its CRC-32.
+    The archive is Kermany, Zhang, Goldbaum 2018 (Mendeley Data rscbjbr9sj, CC BY 4.0). Run the same command
+    again to resume an interrupted download. Size and SHA-256 are verified. Version 3 is mostly images of the eye:
+    only its chest films are downloaded, each verified by its CRC-32.
     """
     from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
     from pneumoscope.archive.known_archives import PUBLISHED
@@ -34,12 +35,12 @@ def fetch_command(settings: "Fetch") -> None:
         raise UsageError(f"--full is for version 3; version {settings.version} is always fetched whole.")
     films_only = published.films_folder is not None and not settings.full
     if settings.sha256 is not None and films_only:
-        raise UsageError("--sha256 is of the whole file; with --version 3 it needs --full.")
+        raise UsageError("--sha256 is the hash of the whole archive; with --version 3 it needs --full.")
     address = settings.url or published.url
     if films_only:
         path = settings.out / f"{Path(published.file).stem}-chest"
         count = fetch_films(published, path, url=address, listener=listener)
-        outcome = "already there" if count is None else f"{count:,} chest films fetched, each checked"
+        outcome = "already there" if count is None else f"{count:,} chest films fetched and verified"
     else:
         path = settings.out / published.file
         size = published.size if settings.sha256 is None else None
@@ -52,13 +53,14 @@ def fetch_command(settings: "Fetch") -> None:
 
 @command(app, "prepare", "data.Prepare")
 def prepare_command(settings: "Prepare") -> None:
-    """Read sources, check every image, and write {train,val,test}/{class}/ and manifest.csv.
+    """Make a data set from archives or folders.
 
-    A source's test part stays test; train and validation parts are joined and validation is cut anew
-    by patient. Films of several sources are matched by their pixels, so that each enters once, and
-    none of a test part, nor of its patients, is ever in train. The class is a folder's name, or --labels
-    says it, for published sets without further options. Exit code 1 if any input was refused (the data
-    set is there all the same, unless --strict).
+    Every image is checked, and {train,val,test}/{class}/ and manifest.csv are written. The class of a film is the
+    name of its folder, or comes from --labels; the label files of published sets need no further options. A source's
+    test part stays test; its train and validation parts are joined, and validation is split off anew, by patient.
+    Films of several sources are matched by their pixels, so that each enters once, and no film of a test part, nor
+    of its patients, is ever in train. Refused inputs are listed and do not stop the command (unless --strict is
+    given); if there were any, it exits with code 1.
     """
     from pneumoscope.cli.show import make_listener
     from pneumoscope.cli.show_data import show_prepared
@@ -77,18 +79,19 @@ def prepare_command(settings: "Prepare") -> None:
 
 @command(app, "audit", "data.Audit")
 def audit_command(settings: "Audit") -> None:
-    """Say what the data give away: leaks, duplicates, odd files, shortcuts, shifts between splits.
+    """Report what in a data set can mislead a model.
 
-    Every file is read, also those in the split folders that the manifest does not name. An error is
-    a film or a patient in several splits, a film under two labels, or a file that is missing, damaged
-    or changed; a warning is what misleads a model or its validation.
+    Leaks, duplicates, odd files, shortcuts, and shifts between splits are looked for. Every file is read, also those in
+    the split folders that the manifest does not list. Errors are a film or patient in several splits, a film with
+    two labels, and a missing, damaged or changed file; warnings are all else that can mislead a model or its
+    validation.
     """
     from pneumoscope.audit import PAGE_FILE, SEVERITIES, audit
     from pneumoscope.cli.show import make_listener
     from pneumoscope.cli.show_data import show_audit
 
     out, listener = settings.out, make_listener(quiet=settings.quiet)
-    found = audit(
+    result = audit(
         settings.subject,
         out,
         shortcuts=settings.shortcuts,
@@ -97,22 +100,27 @@ def audit_command(settings: "Audit") -> None:
         listener=listener,
     )
     if settings.form == "json":
-        typer.echo(found.model_dump_json(indent=2))
+        typer.echo(result.model_dump_json(indent=2))
     else:
-        show_audit(found)
+        show_audit(result)
     if not settings.quiet:
         typer.echo(
-            f"pictures and all names: {out / PAGE_FILE}" if out else "pass --out DIR for audit.json and audit.html",
+            f"pictures and all names: {out / PAGE_FILE}"
+            if out
+            else "pass --out DIR to write audit.json and audit.html",
             err=True,
         )
-    worst = found.worst()
+    worst = result.worst()
     if settings.fail_on != "never" and worst and SEVERITIES.index(worst) <= SEVERITIES.index(settings.fail_on):
         raise typer.Exit(1)
 
 
 @command(app, "phantom", "data.Phantom")
 def phantom_command(settings: "Phantom") -> None:
-    """Draw synthetic chest radiographs, laid out and named like the version 2 archive."""
+    """Draw synthetic chest radiographs.
+
+    Their folders and names are those of the version 2 archive.
+    """
     from pneumoscope.phantom import write_archive_folder
 
     write_archive_folder(settings.out, count=settings.count, seed=settings.seed, overwrite=settings.overwrite)

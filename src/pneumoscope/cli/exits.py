@@ -1,4 +1,4 @@
-"""How a command ends: the one table from exceptions to exit codes."""
+"""How a command ends: the one place that turns exceptions into messages and exit codes."""
 
 import sys
 import warnings
@@ -7,7 +7,7 @@ from io import TextIOWrapper
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 
-# What `pip install pneumoscope` leaves out, by the extra that brings it.
+# The modules that `pip install pneumoscope` leaves out, by the extra that installs them.
 _EXTRAS = {
     "aws": {"boto3", "botocore", "packaging"},
     "data": {"httpx2", "imagehash", "scipy", "sklearn"},
@@ -17,14 +17,14 @@ _EXTRAS = {
         *("torch", "torchmetrics", "torchvision"),
     },
 }
-_INTERRUPTED = 130
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command; every error a user can mend ends in one sentence and an exit code."""
+    """Run a command; an error that a user can fix becomes one sentence on stderr and an exit code."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what its encoding does not
-    # Pillow warns about a damaged file on top of the error that we report.
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may contain what it cannot encode
+    # Pillow warns about a damaged file in addition to the error that we report.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     try:
         command()

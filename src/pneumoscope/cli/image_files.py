@@ -1,4 +1,4 @@
-"""Films named on the command line: found, read, and drawn."""
+"""Image files given on the command line: finding, reading and explaining them."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from pneumoscope import heatmap
 from pneumoscope.archive import is_junk, printable
-from pneumoscope.cli.show import complain
+from pneumoscope.cli.show import print_problem
 from pneumoscope.engine import Encoded, Prediction
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.files import whole_file
-from pneumoscope.heatmap import Explained
+from pneumoscope.heatmap import HeatmapContent
 from pneumoscope.imaging import (
     ACCEPTED,
     DICOM_HEAD,
@@ -34,31 +34,32 @@ _LONGEST_NAME = 255
 
 
 class Pictures:
-    """A folder of overlays: `DIR/SUB/FILM.jpeg.map.png` for a film `SUB/FILM.jpeg` below a folder that was named.
+    """A folder of heat maps: `DIR/SUB/FILM.jpeg.map.png` for an image file `SUB/FILM.jpeg` below a given folder.
 
-    Earlier pictures are replaced; films cannot be, for none is named so, and the folder lies outside theirs.
+    Earlier heat maps are replaced. Image files cannot be: the suffix is reserved, and the folder must be outside
+    the folders that are read.
     """
 
     def __init__(self, folder: Path, inputs: list[Path]) -> None:
-        """Choose a folder; nothing is made yet.
+        """Check the folder; it is made with the first picture.
 
         Raises:
-            UsageError: it is, or lies in, a folder of films, or cannot be made or written to.
+            UsageError: it is one of the `inputs` or inside one, or cannot be made or written to.
         """
         if not _is_writable(folder):
             raise UsageError(f"pictures cannot go to {folder}: it cannot be made or written to; choose another.")
         self.folder = folder
         self.failed = 0
         self._roots = [path.resolve() for path in inputs]
-        self._given: set[Path] = set()
+        self._taken: set[Path] = set()  # two inputs may have the same name below their folders
         for root in self._roots:
             if root.is_dir() and folder.resolve().is_relative_to(root):
                 raise UsageError(
-                    f"pictures cannot go to {folder}: it lies in {root}, whose films are read; choose another."
+                    f"pictures cannot go to {folder}: it is in {root}, whose films are read; choose another."
                 )
 
-    def write(self, film: Path, drawn: Explained) -> Path:
-        """Draw and write one picture; where it lies."""
+    def write(self, film: Path, drawn: HeatmapContent) -> Path:
+        """Draw and write one picture; return its path."""
         path = self._name(film.resolve())
         with whole_file(path) as partial_file:
             partial_file.write_bytes(heatmap.draw(drawn))
@@ -66,68 +67,75 @@ class Pictures:
 
     def _name(self, film: Path) -> Path:
         root = next((root for root in self._roots if root.is_dir() and film.is_relative_to(root)), film.parent)
-        wished = self.folder / film.relative_to(root)
-        path, count = wished.with_name(wished.name + PICTURE_SUFFIX), 1
-        while path in self._given:
+        place = self.folder / film.relative_to(root)
+        path, count = place.with_name(place.name + PICTURE_SUFFIX), 1
+        while path in self._taken:
             count += 1
-            path = wished.with_name(f"{wished.name}~{count}{PICTURE_SUFFIX}")
-        self._given.add(path)
+            path = place.with_name(f"{place.name}~{count}{PICTURE_SUFFIX}")
+        self._taken.add(path)
         return path
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether a folder, or the nearest one above it that is there, can be written to."""
+    """Whether a folder, or the nearest existing one above it, can be written to."""
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-        return len(os.fsencode(folder.name)) <= _LONGEST_NAME and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        return (
+            len(os.fsencode(folder.name)) <= _LONGEST_NAME
+            and nearest.is_dir()
+            and os.access(nearest, os.W_OK | os.X_OK)
+        )
     except (OSError, ValueError):
         return False
 
 
-def find_films(paths: list[Path]) -> list[str]:
-    """The paths of films to read, folders walked once. A folder without any, among others, is reported.
+def find_image_files(paths: list[Path]) -> list[str]:
+    """The paths of the image files to read, folders searched. A folder without any is noted, if there are others.
 
-    They are texts, for a million of them may wait, and a `Path` is several times as large.
+    Paths are returned as text: there may be a million of them, and a `Path` takes several times the memory.
+
+    Raises:
+        UsageError: there is no image file.
     """
     found = list[str]()
     for given in paths:
         inside = list(map(str, _walk(given)))
         if not inside and len(paths) > 1:
-            complain(f"no image file in {given}.", word="note")
+            print_problem(f"no image file in {given}.", level="note")
         found += inside
     if not found:
         raise UsageError(f"no image file in {', '.join(map(str, paths))}; accepted are {ACCEPTED}.")
     return found
 
 
-def encoded(path: str, limits: Limits) -> Encoded:
-    """A film to be read when its turn has come."""
+def lazy_image_file(path: str, limits: Limits) -> Encoded:
+    """An image file whose bytes are read when they are needed."""
     return Encoded(name=printable(path), read=partial(read_file, Path(path), limits=limits))
 
 
 def draw_heatmaps(predictions: Iterable[Prediction], paths: Iterable[str], pictures: Pictures) -> Iterator[Prediction]:
-    """Pass predictions on, and write a picture for each that has a map. `paths` are theirs, in order."""
+    """Yield the predictions, writing a heat map for each that has one. `paths` are their image files, in order."""
     for prediction, path in zip(predictions, paths, strict=True):
         yield prediction
         try:
-            if (drawn := heatmap.of_prediction(prediction)) is not None:
+            if (drawn := heatmap.content_of_prediction(prediction)) is not None:
                 pictures.write(Path(path), drawn)
         except OSError as failure:
             pictures.failed += 1
-            complain(f"no picture of {prediction.image}: {failure}")
+            print_problem(f"no picture of {prediction.image}: {failure}")
 
 
 def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures, label: str | None) -> int:
-    """Explain films one by one: a picture and a JSON line each. Returns how many were refused."""
+    """Explain films one by one: a picture and a JSON line each. Return how many were rejected."""
     refused = 0
-    for path in find_films(paths):
-        film = encoded(path, explainer.limits)
+    for path in find_image_files(paths):
+        film = lazy_image_file(path, explainer.limits)
         try:
             found = explainer.explain(film.read(), name=film.name, label=label)
-            drawn = heatmap.of_explanation(found.label, found.activation, found.probabilities, found.luma)
+            drawn = heatmap.content_of_explanation(found.label, found.activation, found.probabilities, found.luma)
             picture = pictures.write(Path(path), drawn)
         except (ImageError, OSError) as failure:
-            complain(f"{film.name}: {failure}")
+            print_problem(f"{film.name}: {failure}")
             refused += 1
             continue
         print(json.dumps(found.as_json() | {"picture": printable(str(picture))}, allow_nan=False), flush=True)
@@ -135,22 +143,25 @@ def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures,
 
 
 def _walk(path: Path) -> Iterator[Path]:
-    """A file as given; of a folder, in name order, the files that are named like images, accepted or not, and DICOMs.
+    """A given file; or a folder's files in name order that have an image's suffix, accepted or not, or are DICOMs.
 
-    A folder that cannot be read is passed on itself, to be reported as any film that cannot.
+    A folder that cannot be read is yielded itself, so that it is reported like an unreadable file.
     """
     if not path.is_dir():
         yield path
         return
-    closed: list[OSError] = []
-    for folder, folders, files in os.walk(path, onerror=closed.append):
+    unreadable: list[OSError] = []
+    for folder, folders, files in os.walk(path, onerror=unreadable.append):
         folders.sort()
-        yield from (Path(folder, file) for file in sorted(files) if _is_film(Path(folder, file)))
-    yield from (Path(str(failure.filename)) for failure in closed)
+        yield from (Path(folder, file) for file in sorted(files) if _is_image_file(Path(folder, file)))
+    yield from (Path(str(failure.filename)) for failure in unreadable)
 
 
-def _is_film(path: Path) -> bool:
-    """By its suffix; files from a hospital's archive often have none, or the end of a number, and are DICOMs inside."""
+def _is_image_file(path: Path) -> bool:
+    """Whether a file is to be read: by its suffix, else by its head.
+
+    DICOM files of a hospital's archive often have no suffix, or the last part of a UID in its place.
+    """
     if is_junk(path.name) or path.name.endswith(PICTURE_SUFFIX) or path.name.upper() == DICOM_INDEX:
         return False
     if path.suffix.lower() in SUFFIXES | UNREAD_SUFFIXES:

@@ -7,7 +7,7 @@ import typer
 
 from pneumoscope.cli.bundle_choice import BundleCommand, Choice, EvaluateCommand, choose_bundle, refuse_bundles
 from pneumoscope.cli.command import command
-from pneumoscope.cli.train import cross_validate_command, data_of, train_command
+from pneumoscope.cli.train import cross_validate_command, dataset_path, train_command
 from pneumoscope.errors import UsageError
 from pneumoscope.models import shipped_bundle
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pneumoscope.settings.training import Export
 
 
-_LONG = 50  # films; fewer are done before anyone asks
+_PROGRESS_FROM = 50  # films; fewer are done before a progress bar would help
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the command tree, in the order of the flow."""
+    """Add the commands to the command tree, in the order in which they are used."""
     command(app, "demo", "inference.Demo")(demo_command)
     command(app, "train", "training.Train")(train_command)
     command(app, "cross-validate", "training.CrossValidate")(cross_validate_command)
@@ -35,40 +35,47 @@ def register(app: typer.Typer) -> None:
 
 
 def demo_command(settings: "Demo") -> None:
-    """Classify drawings with the shipped bundle, then run the whole flow on more of them: no data needed."""
+    """Try everything on drawn films, without any data.
+
+    First the shipped bundle classifies three of them; then a model is trained, exported and evaluated on more.
+    """
     from pneumoscope.cli.show import make_listener, show_report
-    from pneumoscope.demo import demo, look, make_room
+    from pneumoscope.demo import classify_drawings, demo, prepare_folder
 
     out, shipped = settings.out, Choice(folder=shipped_bundle(), shipped=True)
-    make_room(out, overwrite=settings.overwrite)
-    _show_drawings(shipped, look(out, shipped.folder))
+    prepare_folder(out, overwrite=settings.overwrite)
+    _show_drawings(shipped, classify_drawings(out, shipped.folder))
     result = demo(out, listener=make_listener(quiet=settings.quiet))
     show_report(result.report)
     _show_drawings(Choice(folder=result.bundle, shipped=False), result.predictions)
     for part, what in (
         ("drawings", "the films of the first table; try `pneumoscope predict` on them"),
-        ("archive", "the phantoms"),
-        ("dataset/manifest.csv", "one row a film"),
+        ("archive", "the synthetic films (phantoms)"),
+        ("dataset/manifest.csv", "one row per film"),
         ("run/curves.png", "learning curves"),
         ("bundle", "the model, with its contract"),
-        ("report/report.html", "the test figures, as a page; report.json beside it"),
+        ("report/report.html", "the evaluation on the test split, as a page; report.json has the same figures"),
     ):
         typer.echo(f"{out / part}: {what}")
 
 
 def _show_drawings(choice: Choice, predictions: "list[Prediction]") -> None:
-    """What a model says of drawings, with the words that it means nothing."""
+    """Print predictions for drawings, with a note that they have no meaning."""
     from pneumoscope.cli.show import show_predictions
     from pneumoscope.contract import load_contract
 
-    typer.echo(f"model: {choice.named(load_contract(choice.folder))}")
+    typer.echo(f"model: {choice.describe(load_contract(choice.folder))}")
     for _ in show_predictions(predictions, "table"):
         pass
-    typer.echo("These are drawings, not radiographs: the answers show that everything runs, and say nothing more.")
+    typer.echo("These are drawings, not radiographs: the answers only show that everything runs.")
 
 
 def export_command(settings: "Export") -> None:
-    """Write a bundle: contract, ONNX model, golden cases. Refused unless it equals PyTorch."""
+    """Export a run as a bundle.
+
+    A bundle holds the ONNX model, its contract and golden cases. It is refused unless it gives the same outputs as
+    PyTorch.
+    """
     from pneumoscope.cli.show import make_listener, show_exported
     from pneumoscope.contract import CONTRACT_FILE
     from pneumoscope.dataset import load_dataset
@@ -77,32 +84,38 @@ def export_command(settings: "Export") -> None:
 
     refuse_existing(settings.out, overwrite=settings.overwrite, holding=CONTRACT_FILE)
     check_finished(settings.run)
-    dataset = load_dataset(data_of(load_card(settings.run).data, settings.data))
+    dataset = load_dataset(dataset_path(load_card(settings.run).data, settings.data))
     from pneumoscope.export import export  # after the checks: torch takes seconds to load
 
     listener = make_listener(quiet=settings.quiet)
-    done = export(settings.run, dataset, settings.out, settings.config, overwrite=settings.overwrite, listener=listener)
-    show_exported(done, settings.out)
+    exported = export(
+        settings.run, dataset, settings.out, settings.config, overwrite=settings.overwrite, listener=listener
+    )
+    show_exported(exported, settings.out)
     typer.echo(f"next: pneumoscope evaluate {dataset.root} --bundle {settings.out} --out REPORT", err=True)
 
 
 def verify_command(settings: "Verify") -> None:
-    """Check a bundle's files and run its golden cases from the bytes on."""
+    """Check a bundle's files and golden cases.
+
+    The hashes of its files must fit, and its golden cases must give the same results as when it was exported.
+    """
     from pneumoscope.engine import Engine, verify
 
     choice = choose_bundle(settings.bundle)
     engine = Engine.load(choice.folder)
-    found = verify(choice.folder, engine=engine)
-    typer.echo(f"{choice.named(engine.contract)}: {found.cases} golden cases reproduced.")
-    if found.left_out:
-        typer.echo(f"left out for want of pneumoscope[dicom]: {', '.join(found.left_out)}", err=True)
+    result = verify(choice.folder, engine=engine)
+    typer.echo(f"{choice.describe(engine.contract)}: {result.cases} golden cases reproduced.")
+    if result.left_out:
+        typer.echo(f"left out, as they need pneumoscope[dicom]: {', '.join(result.left_out)}", err=True)
 
 
 def evaluate_command(settings: "Evaluate") -> None:
-    """Report on how a bundle does on a split, or whether films without labels look like its own.
+    """Report how well a bundle does on a data set.
 
-    Films that the bundle was trained on are refused. All decodable films count, by their most probable class; what
-    was answered, abstained on and rejected stands beside. report.html is one file that needs no network.
+    With --unlabelled, report instead whether films without labels look like the bundle's own. Films that the bundle
+    was trained on are refused. The figures are over all decodable films, by their most probable class; how many were
+    answered, abstained on and rejected is reported beside them. report.html is one file that needs no network.
     """
     from pneumoscope.cli.show import make_listener, show_report
     from pneumoscope.contract import load_contract
@@ -110,7 +123,7 @@ def evaluate_command(settings: "Evaluate") -> None:
     from pneumoscope.report import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, REPORT_FILE, Options, evaluate
 
     if settings.dataset is None:
-        _watch(settings)
+        _evaluate_unlabelled(settings)
         return
     refuse_bundles([settings.dataset])
     out, choice, data = settings.out, choose_bundle(settings.bundle), load_dataset(settings.dataset)
@@ -122,15 +135,15 @@ def evaluate_command(settings: "Evaluate") -> None:
     )
     listener, split = make_listener(quiet=settings.quiet), settings.split or "test"
     report = evaluate(choice.folder, data, split, out, options, overwrite=settings.overwrite, listener=listener)
-    typer.echo(f"model: {choice.named(load_contract(choice.folder))}")
+    typer.echo(f"model: {choice.describe(load_contract(choice.folder))}")
     show_report(report)
     written = (PAGE_FILE, REPORT_FILE, CARD_FILE, PREDICTIONS_FILE)
     typer.echo(f"written: {', '.join(str(out / name) for name in written)}")
 
 
-def _watch(settings: "Evaluate") -> None:
-    """Films without labels."""
-    from pneumoscope.cli.image_files import encoded, find_films
+def _evaluate_unlabelled(settings: "Evaluate") -> None:
+    """`evaluate --unlabelled`."""
+    from pneumoscope.cli.image_files import find_image_files, lazy_image_file
     from pneumoscope.cli.show import make_listener, show_drift
     from pneumoscope.contract import load_contract
     from pneumoscope.imaging import DEFAULT_LIMITS
@@ -140,19 +153,20 @@ def _watch(settings: "Evaluate") -> None:
     assert settings.unlabelled is not None
     folder, out = settings.unlabelled, settings.out
     choice, listener = choose_bundle(settings.bundle), make_listener(quiet=settings.quiet)
-    films = [encoded(path, DEFAULT_LIMITS) for path in find_films([folder])]
+    films = [lazy_image_file(path, DEFAULT_LIMITS) for path in find_image_files([folder])]
     drift = watch(choice.folder, films, folder, out, overwrite=settings.overwrite, listener=listener)
-    typer.echo(f"model: {choice.named(load_contract(choice.folder))}")
+    typer.echo(f"model: {choice.describe(load_contract(choice.folder))}")
     show_drift(drift)
     typer.echo(f"written: {', '.join(str(out / name) for name in (PAGE_FILE, DRIFT_FILE, PREDICTIONS_FILE))}")
 
 
 def predict_command(settings: "Predict") -> None:
-    """Classify films. Goes on past bad files; exit code 1 if there were any.
+    """Classify image files.
 
-    JSON is one line an image. For research use only; not a medical device.
+    Each is answered, abstained on, or rejected with a reason. Rejected files do not stop the command; if there were
+    any, it exits with code 1. For research use only; not a medical device.
     """
-    from pneumoscope.cli.image_files import Pictures, draw_heatmaps, encoded, find_films
+    from pneumoscope.cli.image_files import Pictures, draw_heatmaps, find_image_files, lazy_image_file
     from pneumoscope.cli.show import make_listener, show_predictions
     from pneumoscope.contract import DISCLAIMER
     from pneumoscope.engine import Engine
@@ -173,17 +187,17 @@ def predict_command(settings: "Predict") -> None:
     rule = engine.rule(level=settings.level, coverage=settings.coverage, operating_point=settings.operating_point)
     pictures = None if settings.heatmap is None else Pictures(settings.heatmap, images)
     if form == "table":
-        typer.echo(f"model: {choice.named(engine.contract)}", err=True)
-    paths = find_films(images)
+        typer.echo(f"model: {choice.describe(engine.contract)}", err=True)
+    paths = find_image_files(images)
     predictions: Iterable[Prediction] = engine.predict_many(
-        (encoded(path, limits) for path in paths),
+        (lazy_image_file(path, limits) for path in paths),
         rule=rule,
         picture_side=None if pictures is None else LONGEST_SIDE,
     )
     if pictures is not None:
         predictions = draw_heatmaps(predictions, paths, pictures)
     listener = make_listener(quiet=settings.quiet or (form == "table" and sys.stdout.isatty()))
-    if len(paths) >= _LONG:
+    if len(paths) >= _PROGRESS_FROM:
         predictions = listener.track("classifying", predictions, len(paths))
     statuses = {prediction.status for prediction in show_predictions(predictions, form)}
     if form == "table":
@@ -193,10 +207,11 @@ def predict_command(settings: "Predict") -> None:
 
 
 def explain_command(settings: "Explain") -> None:
-    """Draw where a run's network looked, by Grad-CAM with PyTorch; prints one JSON line an image.
+    """Draw where a run's network looked (Grad-CAM).
 
-    For networks like vgg19_bn, whose bundle has no exact map (others: predict --heatmap). Goes on past
-    bad files; exit code 1 if there were any. For research use only; not a medical device.
+    One JSON line per image is printed. This is for networks like vgg19_bn, whose bundle has no exact map; for
+    others, use `predict --heatmap`. Rejected files do not stop the command; if there were any, it exits with code 1.
+    For research use only; not a medical device.
     """
     from pneumoscope.cli.image_files import Pictures, explain_films
     from pneumoscope.imaging import Limits

@@ -13,7 +13,7 @@ from pneumoscope.errors import UsageError
 if TYPE_CHECKING:
     from pneumoscope.settings.serve import Serve, ServeConfig
 
-_STAND_IN = "pneumoscope.aws.stand_in:router"  # by its path: each worker process imports it for itself
+_STAND_IN = "pneumoscope.aws.stand_in:router"  # a path, because each worker process imports it itself
 
 
 def register(app: typer.Typer) -> None:
@@ -22,10 +22,11 @@ def register(app: typer.Typer) -> None:
 
 
 def serve_command(settings: "Serve") -> None:
-    """Serve a bundle: a page at /, an HTTP API (documented at /docs), SageMaker's contract, metrics.
+    """Serve a bundle: web page, HTTP API, metrics.
 
-    Ready when its golden cases came out right. Nothing is stored unless --keep-log. Ctrl-C or SIGTERM
-    stops it after the requests under way. For research use only; not a medical device.
+    The page is at /, the API's documentation at /docs, and SageMaker's routes are there, too. The service is
+    ready once it has reproduced the bundle's golden cases. It stores nothing unless --keep-log is given. Ctrl-C or
+    SIGTERM stops it after the requests under way. For research use only; not a medical device.
     """
     from pneumoscope.contract import DISCLAIMER, load_contract
     from pneumoscope.engine import choose_rule
@@ -33,15 +34,15 @@ def serve_command(settings: "Serve") -> None:
     from pneumoscope.settings.serve import TOKEN_VARIABLE, is_loopback
 
     if settings.bundle is None and settings.as_endpoint is not None:
-        raise UsageError("--bundle is missing; an endpoint names its bundle, also one that is stood in for.")
+        raise UsageError("--bundle is missing; with --as-endpoint, name the bundle.")
     choice, host = choose_bundle(settings.bundle), settings.host
     config = _config(settings, choice.folder)
-    contract = load_contract(choice.folder)  # before anything is promised
+    contract = load_contract(choice.folder)  # before "starting" is printed: a broken bundle ends here
     choose_rule(contract, coverage=config.coverage, operating_point=config.operating_point)
     with listen(config) as listener:
-        taken = listener.getsockname()[1]
+        port = listener.getsockname()[1]  # the one that --port 0 picked
         shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"starting {choice.named(contract)} at http://{shown}:{taken}/; Ctrl-C stops it.", err=True)
+        typer.echo(f"starting {choice.describe(contract)} at http://{shown}:{port}/; Ctrl-C stops it.", err=True)
         typer.echo(DISCLAIMER, err=True)
         if config.token is None and not is_loopback(host):
             typer.echo(
@@ -60,13 +61,16 @@ def _config(settings: "Serve", bundle: Path) -> "ServeConfig":
     shared = {name: getattr(settings, name) for name in ServeOptions.model_fields}
     try:
         routers = () if settings.as_endpoint is None else (_STAND_IN,)
-        return ServeConfig(bundle=bundle, token=_token(settings.token_file), routers=routers, **shared)
+        return ServeConfig(bundle=bundle, token=_read_token(settings.token_file), routers=routers, **shared)
     except ValidationError as failure:
         raise UsageError(f"{first_problem(failure)}; see `pneumoscope serve --help`.") from None
 
 
-def _token(file: Path | None) -> str | None:
-    """The token to ask for: a file's text, or the variable's. Not an option, which every user of a machine can see."""
+def _read_token(file: Path | None) -> str | None:
+    """The token that clients must send, from the file or the environment variable; None if neither is given.
+
+    It is not an option because every user of a machine can see the arguments of its processes.
+    """
     from pneumoscope.settings.serve import SHORTEST_TOKEN, TOKEN_VARIABLE
 
     given = file.read_bytes().decode("ascii", "replace") if file else os.environ.get(TOKEN_VARIABLE)
@@ -75,7 +79,7 @@ def _token(file: Path | None) -> str | None:
     token = given.strip()
     if len(token) < SHORTEST_TOKEN or not all("!" <= letter <= "~" for letter in token):
         raise UsageError(
-            f"the token of {file or TOKEN_VARIABLE} is not usable; a token has at least {SHORTEST_TOKEN} letters, "
-            "digits and signs of ASCII, without spaces."
+            f"the token in {file or TOKEN_VARIABLE} is not usable; a token has at least {SHORTEST_TOKEN} characters: "
+            "letters, digits and signs of ASCII, no spaces."
         )
     return token

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from pneumoscope.report import Drift, Figure, Report
     from pneumoscope.report.document import Comparison, External
 
-WORTHWHILE_GAIN = 1.15  # below, int8 is not worth its rounding
+WORTHWHILE_GAIN = 1.15  # times as fast as fp32; below, int8 is not worth its rounding
 _FEW_FILMS = 100
 _BYTES = "B"  # the unit that is shown as kB, MB, GB
-_EVERY = 30.0  # seconds between lines
+_LINE_INTERVAL = 30.0  # seconds, without a terminal
 
 
 def make_listener(*, quiet: bool) -> Listener:
@@ -35,13 +35,13 @@ def make_listener(*, quiet: bool) -> Listener:
 
 
 class ShownListener(Listener):
-    """Shows a bar with throughput and time left, or a line every half minute; a line with the speed ends a task."""
+    """Shows a bar with throughput and time left, or a line every half minute; at its end, a line with the speed."""
 
     def __init__(self, *, bar: bool) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.bar = bar
         self.display: Progress | None = None
-        self.told = 0.0
+        self.last_line_at = 0.0
 
     @override
     def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
@@ -55,7 +55,7 @@ class ShownListener(Listener):
         self.display = Progress(*columns, console=self.console, transient=True, disable=not self.bar)
         self.display.add_task(task, total=total, completed=done, rate="", before=done, unit=unit)
         self.display.start()
-        self.told = time.monotonic()
+        self.last_line_at = time.monotonic()
 
     @override
     def advance(self, count: int) -> None:
@@ -64,9 +64,9 @@ class ShownListener(Listener):
         task = self.display.tasks[0]
         self.display.update(task.id, advance=count)
         self.display.update(task.id, rate=_amount(_speed(task), task.fields["unit"]) + "/s")
-        if not self.bar and time.monotonic() - self.told > _EVERY:
-            self.told = time.monotonic()
-            self._tell_progress(task)
+        if not self.bar and time.monotonic() - self.last_line_at > _LINE_INTERVAL:
+            self.last_line_at = time.monotonic()
+            self._print_progress(task)
 
     @override
     def end(self) -> None:
@@ -81,7 +81,7 @@ class ShownListener(Listener):
     def say(self, line: str) -> None:
         self.console.print(line, markup=False)
 
-    def _tell_progress(self, task: Task) -> None:
+    def _print_progress(self, task: Task) -> None:
         speed, unit = _speed(task), task.fields["unit"]
         line = f"{task.description}: {_amount(task.completed, unit)}"
         if task.total is not None:
@@ -91,7 +91,7 @@ class ShownListener(Listener):
 
 
 def _speed(task: Task) -> float:
-    """Units per second since this task began; those that were done before do not count."""
+    """Units per second since this task began; units of an earlier, interrupted run do not count."""
     return float(task.completed - task.fields["before"]) / max(task.elapsed or 0.0, 1e-9)
 
 
@@ -101,39 +101,41 @@ def _amount(count: float, unit: str) -> str:
     return f"{count:,.0f} {unit}" if count >= 10 or count == int(count) else f"{count:.1f} {unit}"
 
 
-def show_exported(done: "Exported", out: Path) -> None:
-    """What export found out about the bundle it made."""
+def show_exported(exported: "Exported", out: Path) -> None:
+    """Print what `export` measured of the bundle that it made."""
     from pneumoscope.metrics import at_least
 
-    print_line(f"bundle in {out}; largest difference from PyTorch: {done.difference:.1e}")
-    decision = done.decision
+    print_line(f"bundle in {out}; largest difference from PyTorch: {exported.difference:.1e}")
+    decision = exported.decision
     row = decision.row(decision.coverage)
     assert row is not None
-    right = "" if row.accuracy is None else f", of these {row.accuracy:.0%} with the right class"
+    accuracy = "" if row.accuracy is None else f", of these {row.accuracy:.0%} with the right class"
     print_line(
         f"at {row.coverage:.0%} coverage it answers {row.answered:.0%} of {decision.films:,} unseen films"
-        f" ({decision.evidence}){right}"
+        f" ({decision.evidence}){accuracy}"
     )
     if (films := decision.films or 0) < _FEW_FILMS:
-        print_line(f"note: that rests on {films} unseen films, too few to say how many films it will answer.")
+        print_line(f"note: this is measured on {films} unseen films, too few to predict how many films it will answer.")
     if not any(row.classes.values()):
-        print_line("note: every class has too few of them to leave it out at that coverage; it will abstain.")
-    if done.classes_told == 1:
-        print_line("note: the model gives all of these films the same class; it has learnt nothing.")
-    if (figures := done.quantisation) is None or done.gain is None:
+        print_line(
+            "note: each class has too few unseen films to be excluded at this coverage; the model will always abstain."
+        )
+    if exported.classes_told == 1:
+        print_line("note: the model gives all of these films the same class: it has learnt nothing.")
+    if (figures := exported.quantisation) is None or exported.gain is None:
         return
     print_line(
         f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} films compared "
-        f"(at 95 % confidence on at least {at_least(figures.agreement, figures.films):.1%} of such films), "
+        f"(with 95 % confidence on at least {at_least(figures.agreement, figures.films):.1%} of such films), "
         f"macro-F1 {figures.macro_f1:.3f} (fp32 {figures.macro_f1_fp32:.3f}), "
-        f"{len(figures.kept_fp32)} layers left in fp32, {done.gain:.1f} times as fast"
+        f"{len(figures.kept_fp32)} layers left in fp32, {exported.gain:.1f} times as fast"
     )
-    if done.gain < WORTHWHILE_GAIN:
-        print_line("int8 gains nothing for this network on this machine; export with --precision fp32.")
+    if exported.gain < WORTHWHILE_GAIN:
+        print_line("note: int8 is hardly faster for this network on this machine; export with --precision fp32.")
 
 
 def show_report(report: "Report") -> None:
-    """The figures of an evaluation that a reader wants first, with their intervals; the page has the others."""
+    """Print the main figures of an evaluation with their intervals; report.html has all."""
     from pneumoscope.report.card import HEADLINES
 
     for note in report.notes:
@@ -165,52 +167,64 @@ def show_report(report: "Report") -> None:
 
 
 def _show_comparison(comparison: "Comparison") -> None:
-    """Differences of two models on the same films; the page has the tests, too."""
+    """Print the differences of two models on the same films; report.html also has the tests."""
     from pneumoscope.report.card import in_words
     from pneumoscope.report.compare import headline_differences
 
     show_table(
-        ("figure", "this", "other", "difference, 95 % interval", "so it is"),
+        ("figure", "this", "other", "difference, 95 % interval", "verdict"),
         (
-            (in_words(row.figure), _three(row.this), _three(row.other), _with_range(row.difference), row.verdict)
+            (
+                in_words(row.figure),
+                _three_decimals(row.this),
+                _three_decimals(row.other),
+                _with_range(row.difference),
+                row.verdict,
+            )
             for row in headline_differences(comparison)
         ),
-        title=f"beside {comparison.other.name} {comparison.other.version}, {comparison.films:,} films, paired",
+        title=f"compared with {comparison.other.name} {comparison.other.version}, {comparison.films:,} films, paired",
         title_justify="left",
     )
 
 
 def _show_external(external: "External") -> None:
-    """The drop against the model's own films."""
+    """Print how far the figures fall below those on the model's own films."""
     from pneumoscope.report.card import in_words
 
     if not external.drops:
-        print_line(f"note: no drop can be given; the model's own figures: {external.own}.")
+        print_line(f"note: the drop cannot be computed; the model's own figures: {external.own}.")
         return
     show_table(
-        ("of", "figure", "here", "own", "difference, 95 % interval", "so it is"),
+        ("of", "figure", "here", "own", "difference, 95 % interval", "verdict"),
         (
             (
                 row.of,
                 in_words(row.figure),
-                _three(row.here.value),
-                _three(row.own.value),
+                _three_decimals(row.here.value),
+                _three_decimals(row.own.value),
                 _with_range(row.difference),
                 row.verdict,
             )
             for row in external.drops
         ),
-        title=f"against the model's own: {external.own}",
+        title=f"compared with the model's own: {external.own}",
         title_justify="left",
     )
 
 
 def show_drift(drift: "Drift") -> None:
-    """Whether films without labels look and are answered like those that the model is known on."""
+    """Print whether films without labels look, and are answered, like the model's own."""
     show_table(
         ("quantity", "here", "95 % interval", "reference", "verdict"),
         (
-            (sign.quantity, _three(sign.here.value), _range(sign.here), _three(sign.reference), sign.verdict)
+            (
+                sign.quantity,
+                _three_decimals(sign.here.value),
+                _range(sign.here),
+                _three_decimals(sign.reference),
+                sign.verdict,
+            )
             for sign in drift.signs
         ),
         title=f"{drift.n:,} image files; reference: {drift.reference}",
@@ -234,12 +248,12 @@ def _with_range(figure: "Figure") -> str:
     return "undefined" if figure.value is None else f"{figure.value:+.3f} ({_range(figure)})"
 
 
-def _three(value: float | None) -> str:
+def _three_decimals(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
 def show_cross_validation(report: dict[str, Any]) -> None:
-    """Print out-of-fold figures with their intervals, plain beside stress."""
+    """Print out-of-fold figures with their intervals: films as they are beside stress films."""
     title = f"{report['films']:,} films of {report['patients']:,} patients, each by a network that has not seen them"
     rows = []
     for name, plain in report["plain"].items():
@@ -253,13 +267,13 @@ def _interval(figure: dict[str, float | None]) -> str:
     return "–" if low is None or high is None else f"{low:.3f}–{high:.3f}"
 
 
-def complain(text: str, *, word: str = "error") -> None:
-    """One line on stderr."""
-    print(f"{word}: {text}", file=sys.stderr, flush=True)
+def print_problem(text: str, *, level: str = "error") -> None:
+    """Print one line on stderr, after its level."""
+    print(f"{level}: {text}", file=sys.stderr, flush=True)
 
 
 def show_predictions(predictions: Iterable["Prediction"], form: str) -> Iterator["Prediction"]:
-    """Print predictions one by one as they come, and pass them on."""
+    """Print predictions as `json`, `csv` or `table`, one by one as they come, and yield them."""
     return {"json": _json_lines, "csv": _csv_rows, "table": _table_rows}[form](predictions)
 
 
@@ -292,29 +306,30 @@ def _csv_rows(predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
 
 
 def _table_rows(predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
-    """Fixed-width lines, so that a long folder streams and memory stays flat."""
+    """Lines of fixed width rather than a table, so that a long folder streams and memory stays flat."""
     for number, prediction in enumerate(predictions):
         names = (*prediction.classes, *prediction.group_names)
         if number == 0:
-            titles = "".join(f"{_fitted(name, 10):>11}" for name in names)
+            titles = "".join(f"{_shortened(name, 10):>11}" for name in names)
             print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image")
         shares = prediction.probabilities | prediction.groups
         values = "".join(f"{shares[name]:>11.3f}" if shares else f"{'-':>11}" for name in names)
         tail = f"  [{'; '.join(prediction.reasons)}]" if prediction.reasons else ""
-        line = f"{prediction.status:<10}{_fitted(_short(prediction), 11):<12}{values}{prediction.milliseconds:>8.1f}"
+        label = _shortened(_short_label(prediction), 11)
+        line = f"{prediction.status:<10}{label:<12}{values}{prediction.milliseconds:>8.1f}"
         print(f"{line}  {prediction.image}{tail}", flush=True)
         yield prediction
 
 
-def _fitted(text: str, width: int) -> str:
+def _shortened(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def _short(prediction: "Prediction") -> str:
-    """The label as a table has room for it: of a group whose type is undetermined, its name with a question mark."""
+def _short_label(prediction: "Prediction") -> str:
+    """The label, short enough for a column: for `pneumonia, type undetermined`, the group with a question mark."""
     if prediction.label is None or prediction.status == "answered":
         return prediction.label or "-"
-    return f"{_fitted(prediction.label.partition(',')[0], 10)}?"
+    return f"{_shortened(prediction.label.partition(',')[0], 10)}?"
 
 
 def _number(figure: dict[str, float | None]) -> str:
@@ -323,7 +338,7 @@ def _number(figure: dict[str, float | None]) -> str:
 
 
 def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options: Any) -> None:
-    """A table whose cells are text, whatever markup they look like; `options` are rich's."""
+    """Print a table. Cells are plain text: class names may look like rich's markup. `options` are rich's."""
     table = Table(*map(escape, columns), **options)
     for row in rows:
         table.add_row(*map(escape, row))
@@ -331,10 +346,10 @@ def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], **options:
 
 
 def print_line(text: str) -> None:
-    """One line as it is, not wrapped."""
+    """Print one line as it is, not wrapped."""
     stdout().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def stdout() -> Console:
-    """Where documents and tables go."""
+    """The console for documents and tables."""
     return Console(highlight=False)

@@ -5,25 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from pneumoscope.aws.client.invoke import Client, as_document, as_refusal
-from pneumoscope.cli.image_files import encoded, find_films
-from pneumoscope.cli.show import complain, print_line, show_table
+from pneumoscope.cli.image_files import find_image_files, lazy_image_file
+from pneumoscope.cli.show import print_line, print_problem, show_table
 from pneumoscope.engine import Encoded
 from pneumoscope.errors import AnswerError, BusyError, ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS
 
-_MOST_BUSY = 3  # films in a row: then it is the endpoint
+_MOST_BUSY = 3  # films in a row; after that the endpoint is at fault, not the film
 
 
 def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -> int:
-    """Send films one by one and print what is said of each; how many were refused or not answered.
+    """Send image files one by one and print the decisions. Return how many were rejected or not answered.
 
     Raises:
-        UsageError: there is no film.
+        UsageError: there is no image file.
         BusyError: the endpoint was busy or out of reach for several films in a row.
     """
     refused, busy, header = 0, 0, form == "table"
-    for path in find_films(paths):
-        document, failure = _ask(client, encoded(path, DEFAULT_LIMITS), quiet=quiet)
+    for path in find_image_files(paths):
+        document, failure = _classify(client, lazy_image_file(path, DEFAULT_LIMITS), quiet=quiet)
         busy = busy + 1 if isinstance(failure, BusyError) else 0
         refused += document["status"] == "rejected"
         if form == "json":
@@ -38,36 +38,36 @@ def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -
     return refused
 
 
-def _ask(client: Client, film: Encoded, *, quiet: bool) -> tuple[dict[str, Any], Exception | None]:
-    """What is said of a film, and what went wrong with it alone. What is wrong with the endpoint is raised."""
+def _classify(client: Client, film: Encoded, *, quiet: bool) -> tuple[dict[str, Any], Exception | None]:
+    """The decision document, and the failure if this film alone failed. Failures of the endpoint are raised."""
     try:
         data = film.read()
         found = client.classify(data)
     except (ImageError, AnswerError, BusyError, OSError) as failure:
-        complain(f"{film.name}: {failure}")
+        print_problem(f"{film.name}: {failure}")
         return as_refusal(film.name, client, failure), failure
     if found.shrunk and not quiet:
-        _note(film.name, len(data), client)
+        _note_shrunk(film.name, len(data), client)
     return as_document(film.name, client, found), None
 
 
-def show_made(found: list[dict[str, str]], form: str, region: str) -> None:
-    """What there is, as a table or one JSON document."""
+def show_resources(found: list[dict[str, str]], form: str, region: str) -> None:
+    """Print the resources of `aws status`, as a table or one JSON document."""
     if form == "json":
         print(json.dumps(found))
         return
     if not found:
-        print_line(f"nothing that was made from here is in {region}.")
+        print_line(f"nothing that Pneumoscope made is in {region}.")
         return
     rows = ((each["kind"], each["name"], each["state"], each["made"]) for each in found)
-    show_table(("what", "name", "state", "made (UTC)"), rows, title=region)
+    show_table(("kind", "name", "state", "made (UTC)"), rows, title=region)
 
 
-def _note(name: str, size: int, client: Client) -> None:
-    """A word on a film that was not sent as it is."""
+def _note_shrunk(name: str, size: int, client: Client) -> None:
+    """Print a note on a film that was too large to be sent as it is."""
     side = client.contract.input.size if client.contract else 0
-    sentence = f"has {size / 1e6:.1f} MB, over the {client.limit / 1e6:.1f} MB that {client.name} takes"
-    complain(f"{name} {sentence}: sent as the {side}×{side} pixels that the model reads.", word="note")
+    sentence = f"has {size / 1e6:.1f} MB, over the {client.limit / 1e6:.1f} MB that {client.name} accepts"
+    print_problem(f"{name} {sentence}: sent as the {side}×{side} pixels that the model reads.", level="note")
 
 
 def _row(document: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the `data` commands print of their work."""
+"""What the `data` commands print."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ _MOST_NAMES = 40
 
 
 def show_prepared(summary: "PrepareSummary") -> None:
-    """Films and patients by split and class; what each source gave; what was refused, by name."""
+    """Print films and patients by split and class, what each source contributed, and what was refused, by name."""
     table = Table("split", *map(escape, summary.classes), "films", title="films (patients)")
     for split, row in summary.counts.items():
         cells = [f"{films:,} ({patients:,})" for films, patients in row.values()]
@@ -29,23 +29,23 @@ def show_prepared(summary: "PrepareSummary") -> None:
     if summary.without_file:
         print_line(f"{summary.without_file:,} images of the label files are in no source")
     for source in summary.sources:
-        told = f"{source.name}: {source.films:,} films read"
+        line = f"{source.name}: {source.films:,} films read"
         for count, what in (
-            (source.matched, "of them films of an earlier source"),
+            (source.matched, "of them also in an earlier source"),
             (source.copies, "repeated copies dropped"),
             (source.junk, "junk entries dropped"),
             (source.excluded, "excluded"),
             (source.other_files, "other files ignored"),
             (source.refused, "refused"),
         ):
-            told += f", {count:,} {what}" if count else ""
+            line += f", {count:,} {what}" if count else ""
         if len(summary.sources) > 1:
-            told += f"; {source.added:,} added"
-        print_line(told)
+            line += f"; {source.added:,} added"
+        print_line(line)
         if not source.patients_named:
             print_line(
-                "  patients are not named throughout this source: a film without a name counts as its own patient. "
-                "If some share a patient, name them with --patient-pattern."
+                "  not every film of this source names its patient; one that does not counts as a patient of its own. "
+                "If such films share patients, pass --patient-pattern."
             )
     _show_likeness(summary)
     _show_refused(summary.refused)
@@ -60,7 +60,7 @@ def _show_likeness(summary: "PrepareSummary") -> None:
         )
     merged = sum(pair.merged for pair in summary.near_duplicates)
     if merged:
-        print_line(f"{merged:,} nearly identical films of different sources were taken as one")
+        print_line(f"{merged:,} nearly identical films of different sources were treated as one")
     if unmerged := len(summary.near_duplicates) - merged:
         print_line(f"{unmerged:,} pairs of nearly identical films")
     if summary.duplicates or summary.near_duplicates:
@@ -68,7 +68,7 @@ def _show_likeness(summary: "PrepareSummary") -> None:
 
 
 def _show_refused(refused: "tuple[RefusedFile, ...]") -> None:
-    """Every refused file by name; of many with the same reason the first few and their number."""
+    """Print every refused file by name; of many with the same reason, the first few and their number."""
     if not refused:
         return
     print_line(f"{len(refused):,} refused (all are listed in dataset.json):")
@@ -81,7 +81,7 @@ def _show_refused(refused: "tuple[RefusedFile, ...]") -> None:
 
 
 def show_audit(audit: "Audit") -> None:
-    """Counts, baselines and shifts as tables, then the findings with names."""
+    """Print counts, baselines and shifts as tables, then the findings with names."""
     console = stdout()
     console.print(_counts_table(audit))
     if audit.shortcuts:
@@ -106,14 +106,16 @@ def _counts_table(audit: "Audit") -> Table:
 
 
 def _shortcuts_table(audit: "Audit") -> Table:
-    table = Table("seen", "task", "tested on", "right (95 %)", "chance", title="told without any detail of a lung")
+    table = Table(
+        "features", "task", "tested on", "accuracy (95 %)", "chance", title="classified without any detail of a lung"
+    )
     for row in audit.shortcuts:
         table.add_row(row.features, escape(row.task), row.tested_on, _interval(row.accuracy), f"{row.chance:.3f}")
     return table
 
 
 def _shifts_table(audit: "Audit") -> Table:
-    table = Table("seen", *map(escape, audit.classes), title="train against test: AUROC (95 %), 0.5 is no shift")
+    table = Table("features", *map(escape, audit.classes), title="train against test: AUROC (95 %); 0.5 means no shift")
     areas = {(row.features, row.label): _interval(row.auroc) for row in audit.shifts}
     for features in dict.fromkeys(row.features for row in audit.shifts):
         table.add_row(features, *(areas.get((features, label), "-") for label in audit.classes))

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 def train_command(settings: "Train") -> None:
-    """Train a network. Options change single values of the recipe.
+    """Train a network on a data set.
 
-    Recipes: quick (a small network, for trying the flow); pneumoscope-base (of the bundle that ships);
-    capstone-vgg19-frozen, capstone-vgg19, capstone-resnet50-short, capstone-resnet50 (the 2020 capstone's four).
+    A recipe sets every value that is not given as an option. Recipes: quick (small and fast, for trying the flow);
+    pneumoscope-base (of the bundle that ships); and the four of the 2020 capstone project: capstone-vgg19-frozen,
+    capstone-vgg19, capstone-resnet50-short, capstone-resnet50.
     """
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
@@ -25,10 +26,10 @@ def train_command(settings: "Train") -> None:
 
     out, quiet = settings.out, settings.quiet or not World.of().leads
     if settings.resume and settings.teachers:
-        raise UsageError("--resume keeps the run's teachers; leave --teachers out.")
+        raise UsageError("--resume keeps the run's teachers; leave out --teachers.")
     if settings.resume:
         values = load_recipe(settings.recipe) if settings.recipe else load_config(out).model_dump()
-        data = data_of(load_card(out).data, settings.data)
+        data = dataset_path(load_card(out).data, settings.data)
     elif settings.data is None:
         raise UsageError("--data is missing; give a data set made by `pneumoscope data prepare`.")
     else:
@@ -50,8 +51,8 @@ def train_command(settings: "Train") -> None:
             listener=listener,
         )
     except KeyboardInterrupt:
-        begun = (out / CARD_FILE).is_file()
-        hint = f"go on with: pneumoscope train --out {out} --resume" if begun else "nothing was made"
+        has_begun = (out / CARD_FILE).is_file()
+        hint = f"resume with: pneumoscope train --out {out} --resume" if has_begun else "nothing was made"
         typer.echo(f"interrupted; {hint}", err=True)
         raise
     if not quiet:
@@ -62,11 +63,11 @@ def train_command(settings: "Train") -> None:
 
 
 def cross_validate_command(settings: "CrossValidate") -> None:
-    """Train one network per fold, by patient, and report on the films that each has not seen.
+    """Train a network per fold; report on unseen patients.
 
-    Train and validation films take part, test films do not. Figures are of the films as they are and of the
-    same films framed, covered and stored anew, with 95 % intervals over patients. evidence.npz keeps every
-    film's predictions, for `export --evidence` and `train --teachers`.
+    Films of the train and validation splits take part; test films do not. Figures have 95 % intervals over
+    patients, and are given twice: for the films as they are, and for the same films framed, covered and stored anew
+    (stress). evidence.npz holds the prediction for every film, for `export --evidence` and `train --teachers`.
     """
     from pneumoscope.cli.show import make_listener, show_cross_validation
     from pneumoscope.dataset import load_dataset
@@ -86,15 +87,19 @@ def cross_validate_command(settings: "CrossValidate") -> None:
             listener=make_listener(quiet=settings.quiet),
         )
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; go on with the same command and --resume: {out}", err=True)
+        typer.echo(f"interrupted; to resume, run the same command with --resume: {out}", err=True)
         raise
     show_cross_validation(report)
     typer.echo(f"written: {out / REPORT_FILE}, {out / EVIDENCE_FILE}")
 
 
-def data_of(recorded: str, given: Path | None) -> Path:
-    """The data set to use: the one given, or the one a run remembers."""
+def dataset_path(recorded: str, given: Path | None) -> Path:
+    """The data set to use: the given one, else the one recorded in the run.
+
+    Raises:
+        UsageError: it does not exist.
+    """
     data = given or Path(recorded)
     if not data.exists():
-        raise UsageError(f"the run's data set {data} is not there; pass --data.")
+        raise UsageError(f"the run's data set {data} does not exist; pass --data.")
     return data

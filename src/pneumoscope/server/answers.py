@@ -42,7 +42,7 @@ def render(prediction: Prediction, *, wanted: Heatmap, preview: bool) -> dict[st
     if wanted == "maps":
         document["maps"] = _maps(prediction)
     if wanted == "overlay":
-        drawn = heatmap.of_prediction(prediction)
+        drawn = heatmap.content_of_prediction(prediction)
         document["overlay"] = None if drawn is None else _text(heatmap.draw(drawn))
     if preview:
         luma = prediction.luma

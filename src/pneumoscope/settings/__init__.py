@@ -1,1 +1,1 @@
-"""What each command may be told, declared once: the command line and its documents are made from these models."""
+"""The settings of every command, declared once: the command line and docs/cli.md are generated from these models."""

@@ -14,7 +14,7 @@ Variant: TypeAlias = Literal["realtime", "serverless", "async"]
 Serving: TypeAlias = Literal["own", "ray"]
 
 
-def _no_alias(given: str) -> str:
+def _refuse_alias(given: str) -> str:
     if given.rpartition(":")[2].startswith("alias/"):
         raise ValueError(f"{given!r} is an alias; give the key's id or ARN, which AWS takes everywhere")
     return given
@@ -33,148 +33,168 @@ def _parse_changes(given: Any) -> Any:
     return changes
 
 
-def _source(given: Any) -> Any:
-    """A bundle on this machine, or an archive in S3."""
+def _parse_source(given: Any) -> Any:
+    """`s3://…` → a location in S3, any other text → a path; anything else is left to validation."""
     if not isinstance(given, str):
         return given
     return parse_location(given) if given.startswith("s3://") else Path(given)
 
 
 _S3 = Spelling(metavar="S3://…", kind=str)
-Region = Annotated[str | None, Field(description="AWS region; by default your environment's or profile's.")]
+Region = Annotated[str | None, Field(description="AWS region; by default that of your environment or profile.")]
 Key = Annotated[
-    Annotated[str, AfterValidator(_no_alias)] | None,
-    Field(description="Id or ARN of a KMS key to encrypt with; by default S3's own keys."),
+    Annotated[str, AfterValidator(_refuse_alias)] | None,
+    Field(description="Id or ARN of a KMS key to encrypt with; by default, S3 encrypts with its own keys."),
 ]
 Source = Annotated[
     Path | Location,
-    BeforeValidator(_source),
+    BeforeValidator(_parse_source),
     Spelling(argument=True, kind=str),
-    Field(description="A bundle, or a training job's s3://…/model.tar.gz."),
+    Field(description="Folder of a bundle, or the s3://…/model.tar.gz of a training job."),
 ]
-Endpoint = Annotated[EndpointName, Spelling(argument=True), Field(description="The endpoint's name.")]
-Form = Annotated[Literal["table", "json"], Spelling(names=("--format",)), Field(description="How to print.")]
+Endpoint = Annotated[EndpointName, Spelling(argument=True), Field(description="Name of the endpoint.")]
+Form = Annotated[Literal["table", "json"], Spelling(names=("--format",)), Field(description="Output format.")]
 
 
 class Upload(Document):
-    """Of `aws upload`."""
+    """Settings of `aws upload`."""
 
     dataset: Annotated[Path, Spelling(argument=True, path="existing folder")] = Field(
         description="A data set made by `data prepare`."
     )
     place: Annotated[Place, Spelling(argument=True, metavar="S3://BUCKET/PREFIX", kind=str)] = Field(
-        description="Where to put it."
+        description="Folder in S3 to put it into."
     )
     region: Region = None
     kms_key: Key = None
-    allow_public: bool = Field(default=False, description="Into a bucket that the public can read, too.")
+    allow_public: bool = Field(default=False, description="Upload even into a bucket that the public can read.")
     quiet: Quiet = False
 
 
 class Train(Document):
-    """Of `aws train`."""
+    """Settings of `aws train`."""
 
     unprepared: bool = Field(
-        default=False, description="--data has folders of films and no manifest; the job prepares it."
+        default=False, description="--data is folders of films, not a data set: the job prepares it first."
     )
-    instance_type: InstanceType = Field(default="ml.g5.xlarge", description="Type of instance.")
-    instances: int = Field(default=1, ge=1, le=64, description="Hosts to train on.")
-    volume_gb: int = Field(default=50, ge=10, le=16_000, description="Disk of each host.")
-    max_hours: float = Field(default=12.0, gt=0, le=28 * 24, description="Stopped after so long.")
-    spot: bool = Field(default=False, description="Spare capacity: cheaper, resumed if interrupted.")
-    fast_file: bool = Field(default=False, description="Stream the films instead of copying first.")
+    instance_type: InstanceType = Field(default="ml.g5.xlarge", description="Instance type to train on.")
+    instances: int = Field(default=1, ge=1, le=64, description="Number of instances to train on.")
+    volume_gb: int = Field(default=50, ge=10, le=16_000, description="Disk of each instance, in GB.")
+    max_hours: float = Field(default=12.0, gt=0, le=28 * 24, description="Stop the job after this many hours.")
+    spot: bool = Field(default=False, description="Train on spare capacity: cheaper; an interrupted job is resumed.")
+    fast_file: bool = Field(
+        default=False, description="Stream the films from S3 instead of copying them to the disk first."
+    )
     kms_key: Key = None
-    data: Annotated[Place, _S3] = Field(description="A data set, as `aws upload` puts it there.")
-    out: Annotated[Place, _S3] = Field(description="Where model, reports and checkpoints go.")
+    data: Annotated[Place, _S3] = Field(description="Folder in S3 with a data set that `aws upload` put there.")
+    out: Annotated[Place, _S3] = Field(description="Folder in S3 for the model, reports and checkpoints.")
     role: Annotated[str, Spelling(variable="PNEUMOSCOPE_ROLE")] = Field(
-        min_length=1, description="Name or ARN of the role that SageMaker takes on (docs/aws.md)."
+        min_length=1, description="Name or ARN of the IAM role of the job (docs/aws.md)."
     )
     test: Annotated[Place | None, _S3] = Field(
-        default=None, description="A data set whose test split is evaluated at the end."
+        default=None, description="Folder in S3 with a data set whose test split is evaluated at the end."
     )
-    recipe: str = Field(default="quick", description="A shipped recipe's name (see `train --help`).")
+    recipe: str = Field(default="quick", description="Name of a shipped recipe (see `train --help`).")
     changes: Annotated[dict[str, str], BeforeValidator(_parse_changes), Spelling(names=("--set",), kind=list[str])] = (
-        Field(default={}, description="Change one value of the recipe, e.g. epochs=4. Repeatable.")
+        Field(default={}, description="Set one value instead of the recipe's, e.g. epochs=4. Repeatable.")
     )
-    export_precision: Precision | None = Field(
-        default=None, description="Of the bundle, fp32 or int8; by default fp32."
-    )
+    export_precision: Precision | None = Field(default=None, description="Precision of the bundle; by default fp32.")
     name: EndpointName = Field(
         default_factory=lambda given: f"{given['recipe']}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
-        description="The job's name; by default the recipe's and the time.",
+        description="Name of the job; by default the recipe's name and the time.",
     )
     image: str | None = Field(
-        default=None, description="Our own training image in ECR; by default AWS's PyTorch image and this code."
+        default=None,
+        description="Training image of Pneumoscope in ECR; by default AWS's PyTorch image, with this code added.",
     )
-    wait: bool = Field(default=False, description="Follow the job and its log until it has ended.")
+    wait: bool = Field(default=False, description="Follow the job and its log until it ends.")
     region: Region = None
     quiet: Quiet = False
 
 
 class PutModel(Document):
-    """Of `aws put-model`."""
+    """Settings of `aws put-model`."""
 
     source: Source
     folder: Annotated[Place, Spelling(argument=True, metavar="S3://BUCKET/FOLDER", kind=str)] = Field(
-        description="A folder without a model."
+        description="Folder in S3 that holds no model yet."
     )
-    serving: Serving = Field(default="own", description="Packed for our image, or for AWS's Ray Serve.")
+    serving: Serving = Field(
+        default="own", description="Image to pack the model for: own (Pneumoscope's), or ray (AWS's for Ray Serve)."
+    )
     region: Region = None
     kms_key: Key = None
     quiet: Quiet = False
 
 
 class Deploy(Document):
-    """Of `aws deploy`. The endpoint's stack has its name after `pneumoscope-`."""
+    """Settings of `aws deploy`. The endpoint's stack is named `pneumoscope-` and the endpoint's name."""
 
     role: Annotated[str | None, Spelling(variable="PNEUMOSCOPE_ENDPOINT_ROLE")] = Field(
-        default=None, description="Role that it takes on; by default the stack makes one."
+        default=None, description="Name or ARN of the endpoint's IAM role; by default the stack makes one."
     )
-    variant: Variant = Field(default="realtime", description="How it answers.")
-    instance_type: InstanceType = Field(default="ml.c6i.large", description="Type of instance.")
-    instances: int = Field(default=1, ge=1, le=100, description="Instances to begin with.")
-    most_instances: int = Field(default=1, ge=1, le=100, description="Scale by load up to so many, unless serverless.")
+    variant: Variant = Field(
+        default="realtime",
+        description="Kind of endpoint: always on (realtime), started on demand (serverless), or with films and answers "
+        "passed through S3 (async).",
+    )
+    instance_type: InstanceType = Field(default="ml.c6i.large", description="Instance type.")
+    instances: int = Field(
+        default=1, ge=1, le=100, description="Number of instances; with --most-instances, the smallest number."
+    )
+    most_instances: int = Field(
+        default=1, ge=1, le=100, description="Largest number of instances to scale up to by load; not for serverless."
+    )
     calls_per_minute: int = Field(
-        default=600, ge=1, description="Of one instance, before another is added, if real-time."
+        default=600, ge=1, description="realtime: calls per minute and instance above which another instance is added."
     )
     memory_mb: Annotated[Literal[1024, 2048, 3072, 4096, 5120, 6144], Spelling(kind=int)] = Field(
-        default=3072, description="Of a serverless endpoint, 1024 to 6144."
+        default=3072, description="serverless: memory in MB, 1024 to 6144 in steps of 1024."
     )
-    concurrency: int = Field(default=4, ge=1, le=200, description="Calls at a time, if serverless or async.")
+    concurrency: int = Field(
+        default=4, ge=1, le=200, description="serverless and async: number of calls that run at a time."
+    )
     capture: Annotated[Place | None, _S3] = Field(
-        default=None, description="Keep every film and answer there. Off unless given."
+        default=None, description="realtime: folder in S3 in which every film and answer is kept; by default none is."
     )
     kms_key: Key = None
     source: Source
-    to: Annotated[Place, _S3] = Field(description="Where models go; a folder NAME is made there.")
-    name: EndpointName | None = Field(default=None, description="The endpoint's name; by default the model's.")
-    serving: Serving = Field(default="own", description="Our image (give --image), or AWS's for Ray Serve.")
-    image: str | None = Field(default=None, description="Our service's image in ECR (docs/aws.md).")
-    wait: bool = Field(default=True, description="Wait until it answers.")
+    to: Annotated[Place, _S3] = Field(
+        description="Folder in S3 for models; the model goes into a folder named like the endpoint."
+    )
+    name: EndpointName | None = Field(default=None, description="Name of the endpoint; by default the model's.")
+    serving: Serving = Field(
+        default="own",
+        description="Image to serve with: own (Pneumoscope's, given by --image), or ray (AWS's for Ray Serve).",
+    )
+    image: str | None = Field(default=None, description="Pneumoscope's service image in ECR (docs/aws.md).")
+    wait: bool = Field(default=True, description="Wait until the endpoint is in service.")
     region: Region = None
     quiet: Quiet = False
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _consistent(self) -> Self:
         if self.capture is not None and self.variant != "realtime":
             raise ValueError(f"an endpoint of variant {self.variant} captures nothing; leave out --capture")
         if self.capture is not None and not self.capture.key:
-            raise ValueError("captures need a folder of their own, such as s3://BUCKET/captures")
+            raise ValueError("captures need a folder in the bucket, such as s3://BUCKET/captures")
         if self.variant == "serverless" and max(self.instances, self.most_instances) > 1:
             raise ValueError("a serverless endpoint has no instances; leave out --instances and --most-instances")
         if not self.image and self.serving != "ray":
-            raise ValueError("--image is missing; build ours and push it to ECR (docs/aws.md), or pass --serving ray")
+            raise ValueError(
+                "--image is missing; build the service image and push it to ECR (docs/aws.md), or pass --serving ray"
+            )
         return self
 
 
 class Invoke(Document):
-    """Of `aws invoke`."""
+    """Settings of `aws invoke`."""
 
     endpoint: Endpoint
     images: Images
-    variant: Variant | None = Field(default=None, description="How it is asked; by default AWS is asked that.")
+    variant: Variant | None = Field(default=None, description="Kind of the endpoint; by default AWS is queried for it.")
     bundle: Annotated[Path | None, Spelling(path="existing folder")] = Field(
-        default=None, description="Its bundle, to shrink films that are too large for it."
+        default=None, description="Bundle of the endpoint, for shrinking films that are too large to send."
     )
     form: Form = "table"
     region: Region = None
@@ -182,18 +202,16 @@ class Invoke(Document):
 
 
 class Status(Document):
-    """Of `aws status`."""
+    """Settings of `aws status`."""
 
     form: Form = "table"
     region: Region = None
 
 
 class Teardown(Document):
-    """Of `aws teardown`."""
+    """Settings of `aws teardown`."""
 
     name: Endpoint
-    keep_model: bool = Field(
-        default=False, description="Leave the model's files in S3, for a stack or another endpoint."
-    )
-    yes: bool = Field(default=False, description="Do not ask.")
+    keep_model: bool = Field(default=False, description="Keep the model's files in S3, for another stack or endpoint.")
+    yes: bool = Field(default=False, description="Do not ask for confirmation.")
     region: Region = None

@@ -1,4 +1,4 @@
-"""Names as AWS takes them: of jobs and endpoints, of types of instance, of places in S3."""
+"""Names that AWS accepts: of jobs and endpoints, of instance types, of places in S3."""
 
 import re
 from dataclasses import dataclass
@@ -8,39 +8,40 @@ from pydantic import AfterValidator, BeforeValidator
 
 from pneumoscope.errors import UsageError
 
+# Families with a g after the generation, such as c7g, are Graviton; Grace has names like p6e-gb200.
 _ARM = re.compile(r"[a-z]+\d+g[a-z]*|.*-gb\d+")
 
 
 def checked_name(given: str) -> str:
-    """SageMaker's rule for names of jobs, models and endpoints, of its service model in botocore.
+    """Return the name if SageMaker accepts it for jobs, models and endpoints (its service model in botocore).
 
     Raises:
-        ValueError: it is no such name.
+        ValueError: SageMaker does not accept it.
     """
     if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", given) is None:
-        raise ValueError(f"{given!r} is no name for SageMaker: letters, digits and hyphens between them, at most 63")
+        raise ValueError(f"{given!r} is not a SageMaker name: letters, digits and hyphens between them, at most 63")
     return given
 
 
 EndpointName: TypeAlias = Annotated[str, AfterValidator(checked_name)]
 
 
-def _on_x86(instance_type: str) -> str:
+def _check_x86(instance_type: str) -> str:
     found = re.fullmatch(r"ml\.([a-z0-9-]+)\.[a-z0-9-]+", instance_type)
     if found is None:
-        raise ValueError(f"{instance_type!r} is no type of instance; an example is ml.c6i.large")
+        raise ValueError(f"{instance_type!r} is not an instance type; an example is ml.c6i.large")
     if _ARM.fullmatch(found[1]):
         raise ValueError(f"{instance_type} has ARM processors, and the images are for x86; an example is ml.c6i.large")
     return instance_type
 
 
-#: A type of instance that the images run on.
-InstanceType: TypeAlias = Annotated[str, AfterValidator(_on_x86)]
+#: An instance type that the images run on: they are built for x86.
+InstanceType: TypeAlias = Annotated[str, AfterValidator(_check_x86)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """`s3://bucket/key`; the key may be empty, and never begins with a slash."""
+    """`s3://bucket/key`; the key can be empty and never begins with a slash."""
 
     bucket: str
     key: str
@@ -50,7 +51,7 @@ class Location:
 
     @property
     def folder(self) -> "Location":
-        """What it lies in."""
+        """The folder that it is in."""
         return Location(bucket=self.bucket, key=self.key.rpartition("/")[0])
 
     def __truediv__(self, name: str) -> "Location":
@@ -58,23 +59,25 @@ class Location:
 
 
 def parse_location(text: str) -> Location:
-    """Take an S3 address apart.
+    """Split an S3 address into bucket and key.
 
     >>> parse_location("s3://films/2026/a.png").key
     '2026/a.png'
 
     Raises:
-        UsageError: it is no address in S3.
+        UsageError: it is not an S3 address.
     """
+    # S3's rules for bucket names; slashes at either end of the key are dropped.
     found = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/+(.*))?", text)
     if found is None:
         raise UsageError(
-            f"{text!r} is no address in S3; write s3://BUCKET/PREFIX, the bucket with 3 to 63 small letters and digits."
+            f"{text!r} is not an S3 address; write s3://BUCKET/PREFIX, the bucket in 3 to 63 "
+            "lower-case letters and digits."
         )
     return Location(bucket=found[1], key=(found[2] or "").rstrip("/"))
 
 
-def _located(given: str | Location) -> Location:
+def _parse_place(given: str | Location) -> Location:
     try:
         return given if isinstance(given, Location) else parse_location(given)
     except UsageError as failure:
@@ -82,4 +85,4 @@ def _located(given: str | Location) -> Location:
 
 
 #: A setting that names a place in S3.
-Place: TypeAlias = Annotated[Location, BeforeValidator(_located)]
+Place: TypeAlias = Annotated[Location, BeforeValidator(_parse_place)]

@@ -48,11 +48,11 @@ def _text_codec(given: str) -> str:
     return given
 
 
-def _names(paths: tuple[Path, ...]) -> tuple[str, ...]:
+def _file_names(paths: tuple[Path, ...]) -> tuple[str, ...]:
     return tuple(path.name for path in paths)
 
 
-def _name(path: Path | None) -> str | None:
+def _file_name(path: Path | None) -> str | None:
     return None if path is None else path.name
 
 
@@ -66,127 +66,146 @@ Codec = Annotated[str, AfterValidator(_text_codec)]
 
 
 class Fetch(Document):
-    """Of `data fetch`."""
+    """Settings of `data fetch`."""
 
-    version: int = Field(ge=2, le=3, description="Version of the published archive: 2 or 3.")
-    out: Path = Field(description="The folder to fetch into.")
-    full: bool = Field(default=False, description="Version 3: fetch the whole 8.4 GB, not the chest films alone.")
-    url: str | None = Field(default=None, description="A mirror's address instead of the publisher's.")
+    version: int = Field(ge=2, le=3, description="Version of the published archive: 2 (1.2 GB) or 3.")
+    out: Path = Field(description="Folder to download into.")
+    full: bool = Field(default=False, description="Version 3: download all 8.4 GB, instead of the chest films only.")
+    url: str | None = Field(default=None, description="Address of a mirror, instead of the publisher's.")
     sha256: Annotated[str, AfterValidator(_sha256)] | None = Field(
-        default=None, description="SHA-256 of a mirror's file, if it is not the published one."
+        default=None, description="Expected SHA-256 of a mirror's file, if it differs from the published one."
     )
     quiet: Quiet = False
 
 
 class PrepareConfig(Document):
-    """How `data prepare` reads and cuts; saved in `dataset.json`, files by their names alone."""
+    """How `data prepare` reads sources and splits films; saved in `dataset.json`, with names of files, not paths."""
 
     val_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="Share of the train films cut as validation, by patient."
+        default=0.1, gt=0, lt=1, description="Share of the train films to split off for validation, by patient."
     )
     test_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="Share cut as test, by patient, if no source has a test part."
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Share of the films to split off for testing, by patient, if no source has a test part.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of the cuts.")
+    seed: int = Field(default=0, ge=0, description="Seed of the random splits.")
     patient_pattern: str | None = Field(
-        default=None, description=r"Regular expression that finds the patient in a path, e.g. 'p(\d+)_'."
+        default=None, description=r"Regular expression that finds the patient in a file's path, e.g. 'p(\d+)_'."
     )
     dicom_patients: Annotated[bool, Spelling(names=("--dicom-patients/--ignore-patient-ids",))] = Field(
-        default=True, description="Tell patients apart by the Patient IDs of DICOMs."
+        default=True, description="Identify patients by the Patient ID of DICOM files."
     )
     class_folder: FolderLevel | None = Field(
         default=None,
-        description="Which folder names the class where folders lie in folders: innermost if not ambiguous.",
+        description="Which of nested folders names the class; by default the innermost, unless that is ambiguous.",
     )
     split_folders: Annotated[
         dict[Text, SplitFolder], BeforeValidator(_parse_splits), Spelling(names=("--split-folder",), kind=list[str])
     ] = Field(
         default={},
-        description='What a folder is, or a value of --split-column, e.g. "Set A=test" or "eval=none". Repeatable.',
+        description='Split of a folder, or of a value in --split-column, e.g. "Set A=test", or "eval=none" if it is '
+        "not a split. Repeatable.",
     )
     exclude: tuple[Text, ...] = Field(
-        default=(), description="Leave out files by a pattern of their path or of a folder, e.g. masks. Repeatable."
+        default=(),
+        description="Leave out files whose path, or a folder in it, matches this pattern, e.g. masks. Repeatable.",
     )
     merge_classes: bool = Field(
-        default=False, description="Merge classes that differ in case, spaces, _ or - only, such as Normal and NORMAL."
+        default=False,
+        description="Merge classes whose names differ only in case, spaces, _ or -, such as Normal and NORMAL.",
     )
     name_encoding: Codec | None = Field(
-        default=None, description="Codec of an archive's names, or of a label file, that is not UTF-8, e.g. gbk."
-    )
-    labels: Annotated[tuple[Path, ...], Spelling(path="existing file"), PlainSerializer(_names)] = Field(
-        default=(),
-        description="A table of labels: CSV, TSV, or a published set's text file. Repeatable: tables are joined.",
-    )
-    label_map: Annotated[Path | None, Spelling(path="existing file"), PlainSerializer(_name)] = Field(
         default=None,
-        description="TOML file that says what is in the table: its columns, and the findings of each class.",
+        description="Text codec of an archive's file names, or of a label file, that is not UTF-8, e.g. gbk.",
     )
-    image_column: Text | None = Field(default=None, description="The table's column that names images.")
+    labels: Annotated[tuple[Path, ...], Spelling(path="existing file"), PlainSerializer(_file_names)] = Field(
+        default=(),
+        description="Label file: CSV, TSV, or the text file of a published set. Repeatable: the files are joined.",
+    )
+    label_map: Annotated[Path | None, Spelling(path="existing file"), PlainSerializer(_file_name)] = Field(
+        default=None,
+        description="TOML file that describes the label file: its columns, and the findings that make each class.",
+    )
+    image_column: Text | None = Field(default=None, description="Column of the label file that names the images.")
     label_column: tuple[Text, ...] = Field(
-        default=(), description="The column of labels; given several times, columns that each say yes or no to one."
+        default=(),
+        description="Column of the labels; if given several times, columns that each affirm or deny one label.",
     )
-    patient_column: Text | None = Field(default=None, description="The column that names patients.")
-    split_column: Text | None = Field(default=None, description="The column of train, validation and test.")
-    view_column: Text | None = Field(default=None, description="The column of views; only frontal ones are kept.")
+    patient_column: Text | None = Field(default=None, description="Column that identifies patients.")
+    split_column: Text | None = Field(
+        default=None, description="Column that assigns rows to train, validation or test."
+    )
+    view_column: Text | None = Field(default=None, description="Column of the view; only frontal films are kept.")
     several: Several | None = Field(
         default=None,
-        description="A film with several labels: mapped takes the one class that they are of, skip leaves it out, "
-        "whole takes the cell's text as one label.",
+        description="What to do with a film of several labels: mapped takes the one class that --label-map gives them, "
+        "skip leaves the film out, whole takes the cell's text as one label.",
     )
     groups: Annotated[
         dict[Text, tuple[Text, ...]] | None,
         BeforeValidator(_parse_groups),
         Spelling(names=("--group",), kind=list[str]),
-    ] = Field(default=None, description="Classes reported together, e.g. pneumonia=bacteria,virus. Repeatable.")
+    ] = Field(
+        default=None, description="Classes that are also reported together, e.g. pneumonia=bacteria,virus. Repeatable."
+    )
     max_pixels: MaxPixels = 100_000_000
-    test_only: bool = Field(default=False, description="Make every film a test film, to evaluate a trained model on.")
+    test_only: bool = Field(
+        default=False, description="Put every film into the test split, to evaluate a trained model."
+    )
     train_only: bool = Field(
-        default=False, description="Make every film a train film, for a final model; nothing validates."
+        default=False,
+        description="Put every film into the train split, for a final model; there is no validation then.",
     )
-    drop_duplicates: bool = Field(
-        default=False, description="Keep one of the films of a source that have equal pixels."
+    drop_duplicates: bool = Field(default=False, description="Of films of one source with equal pixels, keep only one.")
+    keep_conflicts: bool = Field(default=False, description="Keep films with equal pixels and different labels.")
+    merge_near: bool = Field(default=False, description="Treat nearly identical films of two sources as one film.")
+    stress: bool = Field(
+        default=False, description="Also write the stress split: the validation films, framed and stored anew."
     )
-    keep_conflicts: bool = Field(default=False, description="Keep films whose pixels carry several labels.")
-    merge_near: bool = Field(default=False, description="Take nearly identical films of two sources as one film.")
-    stress: bool = Field(default=False, description="Also write the stress split: validation, stored and framed anew.")
-    strict: bool = Field(default=False, description="Make nothing if any input is refused.")
+    strict: bool = Field(default=False, description="Write nothing if any input is refused.")
 
 
 class Prepare(Document):
-    """Of `data prepare`."""
+    """Settings of `data prepare`."""
 
     sources: Annotated[tuple[Path, ...], Spelling(argument=True, path="existing")] = Field(
         description="ZIP or tar archives as downloaded, or folders; with one folder of images per class, or --labels."
     )
-    out: Path = Field(description="The data set to make.")
+    out: Path = Field(description="Folder of the data set to make.")
     config: PrepareConfig
     overwrite: Overwrite = False
     quiet: Quiet = False
 
 
 class Audit(Document):
-    """Of `data audit`."""
+    """Settings of `data audit`."""
 
     subject: Annotated[Path, Spelling(argument=True, metavar="DATASET", path="existing")] = Field(
-        description="A prepared data set; or an archive or folder as published."
+        description="A data set made by `data prepare`, or an archive or folder as published."
     )
-    out: Path | None = Field(default=None, description="A folder to make, with audit.json and audit.html.")
+    out: Path | None = Field(default=None, description="Folder to make, for audit.json and audit.html.")
     form: Annotated[Literal["table", "json"], Spelling(names=("--format",))] = Field(
-        default="table", description="What is printed."
+        default="table", description="Output format."
     )
     fail_on: Literal["error", "warning", "never"] = Field(
-        default="never", description="Exit with 1 if there is a finding of this severity or a graver one."
+        default="never", description="Exit with code 1 if there is a finding of this severity or a graver one."
     )
-    name_encoding: Codec | None = Field(default=None, description="Codec of an archive's names that are not UTF-8.")
-    shortcuts: bool = Field(default=True, description="Also measure shortcuts and shifts: most of the time.")
+    name_encoding: Codec | None = Field(
+        default=None, description="Text codec of an archive's file names that are not UTF-8, e.g. gbk."
+    )
+    shortcuts: bool = Field(
+        default=True, description="Also measure shortcuts and shifts, which takes most of the time."
+    )
     overwrite: Overwrite = False
     quiet: Quiet = False
 
 
 class Phantom(Document):
-    """Of `data phantom`."""
+    """Settings of `data phantom`."""
 
-    out: Path = Field(description="The folder to make.")
-    count: int = Field(default=600, description="How many films; the classes are balanced.")
-    seed: int = Field(default=0, ge=0, description="Selects the population.")
+    out: Path = Field(description="Folder to make.")
+    count: int = Field(default=600, description="Number of films, at least 30; the classes are balanced.")
+    seed: int = Field(default=0, ge=0, description="Seed of the drawings.")
     overwrite: Overwrite = False

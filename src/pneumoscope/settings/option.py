@@ -1,4 +1,4 @@
-"""How a setting is spelled on the command line, and the settings that several commands share."""
+"""How a setting appears on the command line, and the settings that several commands share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +14,26 @@ BUNDLE_VARIABLE = "PNEUMOSCOPE_BUNDLE"
 
 @dataclass(frozen=True, kw_only=True)
 class Spelling:
-    """What pydantic does not know of a setting; stands among the field's annotations."""
+    """How a field appears on the command line, where pydantic cannot know it; one of the field's annotations."""
 
     names: tuple[str, ...] = ()
-    """As typer takes them, such as `--freeze/--no-freeze`; by default made from the field's name."""
+    """Option names in typer's notation, such as `--freeze/--no-freeze`; by default made from the field's name."""
     argument: bool = False
+    """Positional: an argument instead of an option."""
     metavar: str | None = None
+    """Placeholder for the value in the help text."""
     variable: str | None = None
-    """An environment variable that sets it, too."""
+    """Environment variable that also sets it."""
     path: Literal["existing", "existing file", "existing folder", "file", "folder", ""] = ""
+    """What a path must be; checked before the command runs."""
     kind: Any = None
-    """The type on the command line, if it is not the field's."""
+    """Type on the command line, where it differs from the field's."""
     changes: type[Document] | None = None
-    """The field is a dictionary of changes to such a document; each of its fields becomes an option."""
+    """The field is a dictionary of changes to such a document; each field of that document becomes an option."""
     without: tuple[str, ...] = ()
-    """Fields of `changes` that are no options here."""
+    """Fields of `changes` that do not become options."""
     hidden: bool = False
-    """It is no option."""
+    """The field does not become an option."""
 
 
 Images = Annotated[
@@ -41,22 +44,31 @@ Bundle = Annotated[
     Spelling(path="existing folder", variable=BUNDLE_VARIABLE),
     Field(description=f"A bundle made by `export`; by default {SHIPPED}, which ships with the package."),
 ]
-Run = Annotated[Path, Spelling(argument=True, path="existing folder"), Field(description="A finished run directory.")]
-Overwrite = Annotated[bool, Field(description="Replace what lies at --out.")]
+Run = Annotated[
+    Path, Spelling(argument=True, path="existing folder"), Field(description="Directory of a finished training run.")
+]
+Overwrite = Annotated[bool, Field(description="Replace an earlier result of this command at --out.")]
 Quiet = Annotated[bool, Field(description="Do not print progress or messages.")]
-MaxPixels = Annotated[int, Field(ge=1, description="Refuse images with more pixels.")]
-Provider = Annotated[str, Field(description="ONNX Runtime's execution provider: cpu, cuda, …")]
-Cache = Annotated[Path | None, Field(description="Folder for decoded images, by default inside --data.")]
+MaxPixels = Annotated[int, Field(ge=1, description="Refuse images with more than this many pixels.")]
+Provider = Annotated[
+    str, Field(description="ONNX Runtime execution provider, such as cpu or cuda; there is no fallback to cpu.")
+]
+Cache = Annotated[Path | None, Field(description="Folder for decoded images; by default inside --data.")]
 Coverage = Annotated[
     float | None,
-    Field(gt=0, lt=1, description="Share of each class's films whose set holds it; a row of the bundle's table."),
+    Field(
+        gt=0,
+        lt=1,
+        description="Share of each class's films whose prediction set must contain that class, such as 0.9; one of the "
+        "coverages in the bundle's table, by default the bundle's own.",
+    ),
 ]
 Point = Annotated[
     str | None,
-    Field(description="Such as sensitivity-0.95: decides alone, at level group, from a stored threshold on."),
+    Field(description="Decide at level group by this stored threshold alone, such as sensitivity-0.95."),
 ]
 FixOrientation = Annotated[
     bool,
-    Field(description="Turn negatives and films turned by right angles as they should be, and judge them then."),
+    Field(description="Correct negatives and films rotated by right angles, which are rejected otherwise."),
 ]
 Precision = Literal["fp32", "int8"]

@@ -1,4 +1,4 @@
-"""Settings of `serve`, and of the service."""
+"""Settings of `serve`, and of the service that it starts."""
 
 import re
 from pathlib import Path
@@ -12,8 +12,8 @@ from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, Point,
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
 SHORTEST_TOKEN = 16
-MOST_FILMS = 32  # in one request
-#: Content types of one film as the body.
+MOST_FILMS = 32  # image files in one request
+#: Content types of a request whose body is one image file.
 RAW = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")
 
 
@@ -33,30 +33,37 @@ def is_loopback(host: str) -> bool:
 
 
 class ServeOptions(Document):
-    """What the command line and the service share. Sizes are in bytes, times in seconds."""
+    """The settings that `serve` and the service share. Sizes are in bytes, times in seconds."""
 
     host: Annotated[str, Spelling(variable="PNEUMOSCOPE_HOST")] = Field(
-        default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all."
+        default="127.0.0.1", description="Address to listen on; 0.0.0.0 listens on all interfaces."
     )
     port: Annotated[int, Spelling(variable="PNEUMOSCOPE_PORT")] = Field(
-        default=8080, ge=0, le=65535, description="0 for any free one."
+        default=8080, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one."
     )
     workers: int = Field(
-        default=1, ge=1, le=64, description="Processes; each loads the model and has its share of cores."
+        default=1, ge=1, le=64, description="Worker processes; each loads the model and gets its share of the cores."
     )
-    queue: int = Field(default=64, ge=MOST_FILMS, description="Films that may wait; more are answered 503.")
-    max_bytes: int = Field(default=50_000_000, ge=1000, description="Largest request body.")
-    max_pixels: int = Field(default=50_000_000, ge=1000, description="Refuse films with more pixels.")
+    queue: int = Field(
+        default=64,
+        ge=MOST_FILMS,
+        description="Films that can wait for the model; any more are answered with status 503.",
+    )
+    max_bytes: int = Field(default=50_000_000, ge=1000, description="Largest request body, in bytes.")
+    max_pixels: int = Field(default=50_000_000, ge=1000, description="Refuse images with more than this many pixels.")
     read_seconds: Annotated[float, Spelling(variable="PNEUMOSCOPE_READ_SECONDS")] = Field(
-        default=60, gt=0, description="A request's body must arrive in this time."
+        default=60, gt=0, description="Time for a request's body to arrive, in seconds."
     )
-    drain_seconds: int = Field(default=25, ge=1, description="When stopped: time to finish requests under way.")
+    drain_seconds: int = Field(
+        default=25, ge=1, description="When stopped: time to finish the requests under way, in seconds."
+    )
     cors_origins: Annotated[tuple[str, ...], Spelling(names=("--cors-origin",))] = Field(
-        default=(), description="Web origin whose pages may send requests, such as https://pacs.example; repeatable."
+        default=(), description="Web origin whose pages may send requests, such as https://pacs.example. Repeatable."
     )
     as_endpoint: EndpointName | None = Field(
         default=None,
-        description="Also answer as this SageMaker endpoint, for clients with AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME.",
+        description="Also answer as the SageMaker endpoint of this name, for AWS clients with "
+        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME.",
     )
     keep_log: Annotated[Path | None, Spelling(path="file")] = Field(
         default=None, description="Append every decision to this file, as JSON lines."
@@ -71,16 +78,19 @@ class ServeOptions(Document):
     def _origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for each in given:
             if re.fullmatch(r"\*|https?://[^/\s]+", each) is None:
-                raise ValueError(f"{each!r} is no web origin; write * or one without a path, like https://pacs.example")
+                raise ValueError(
+                    f"{each!r} is not a web origin; write *, or one without a path like https://pacs.example"
+                )
         return given
 
 
 class Serve(ServeOptions):
-    """Of `serve`."""
+    """Settings of `serve`."""
 
     bundle: Bundle = None
     token_file: Annotated[Path | None, Spelling(path="existing file")] = Field(
-        default=None, description=f"File with a bearer token that clients must send; or set {TOKEN_VARIABLE}."
+        default=None,
+        description=f"File with the bearer token that clients must send; or put the token into {TOKEN_VARIABLE}.",
     )
     quiet: bool = Field(default=False, description="Log warnings and errors only.")
 
@@ -92,23 +102,26 @@ def _long_enough(token: SecretStr) -> SecretStr:
 
 
 class ServeConfig(ServeOptions):
-    """How the service is set up."""
+    """Settings of the running service."""
 
     bundle: Path
     token: Annotated[SecretStr, AfterValidator(_long_enough)] | None = Field(
         default=None, description="Bearer token that clients must send."
     )
     routers: tuple[str, ...] = Field(
-        default=(), description="Import paths, as module:name, of routers with routes beside the service's own."
+        default=(), description="Import paths, as module:name, of routers whose routes are added to the service's own."
     )
 
     @model_validator(mode="after")
-    def _stands_in_openly(self) -> Self:
+    def _no_token_for_an_endpoint(self) -> Self:
         if self.as_endpoint is not None and self.token is not None:
-            raise ValueError("as_endpoint is for developing, and AWS's clients cannot send a token; leave one out")
+            raise ValueError(
+                "as_endpoint is for development, and AWS's clients cannot send a token; leave out as_endpoint or token"
+            )
         return self
 
     @property
     def buffered_bytes(self) -> int:
-        """The most that bodies of all requests together may take in memory."""
+        """Limit on the memory that the bodies of all requests take together, in bytes."""
+        # More than `max_bytes`, or a body of an accepted size would never fit.
         return max(256_000_000, 2 * self.max_bytes)

@@ -10,104 +10,146 @@ from pneumoscope.settings.option import Cache, Overwrite, Precision, Quiet, Run,
 
 
 class TrainConfig(Document):
-    """Every choice that shapes the weights. Fields without a default must be in the recipe."""
+    """Every choice that shapes the weights. A recipe must give the fields that have no default."""
 
     schema_version: Annotated[Literal[1], Spelling(hidden=True)] = Field(
-        default=1, description="Of the stored document."
+        default=1, description="Version of the stored document."
     )
-    recipe: Annotated[Text, Spelling(hidden=True)] = Field(description="Name of the recipe these values began from.")
-    arch: Text = Field(description="A timm network by name; resnet50 and vgg19_bn get the capstone's heads.")
+    recipe: Annotated[Text, Spelling(hidden=True)] = Field(
+        description="Name of the recipe that these values started from."
+    )
+    arch: Text = Field(description="Name of a timm network; resnet50 and vgg19_bn get the 2020 capstone's classifiers.")
     size: int = Field(default=224, ge=32, le=1024, description="Side of the square input, in pixels.")
-    weights: Text = Field(default="imagenet", description="imagenet, none, or a file of weights.")
-    freeze: bool = Field(default=False, description="Train the classifier only.")
+    weights: Text = Field(
+        default="imagenet", description="Initial weights: imagenet, none (random), or a file of weights."
+    )
+    freeze: bool = Field(default=False, description="Train the classifier only; the other layers stay as they are.")
     head_epochs: int = Field(
         default=0,
         ge=0,
-        description="First epochs that train the classifier only, so that a random one does not spoil what the "
-        "network knows (arXiv:2202.10054).",
+        description="Number of first epochs that train the classifier only, so that its random weights do not distort "
+        "pretrained features (arXiv:2202.10054).",
     )
     head_scale: float | None = Field(
-        default=None, gt=0, le=1, description="Standard deviation of the classifier's first weights; by default timm's."
+        default=None,
+        gt=0,
+        le=1,
+        description="Standard deviation of the classifier's initial weights; by default timm's.",
     )
     batch_norm_momentum: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="Weight of a step in batch norm's running means; .01 keeps those of ImageNet through fine-tuning.",
+        description="Weight of each step in batch norm's running statistics; 0.01 preserves ImageNet's in fine-tuning.",
     )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of the classifier's inputs dropped.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout rate of the classifier's inputs.")
     drop_path: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of residual branches dropped in a step: stochastic depth (arXiv:1603.09382).",
+        description="Share of residual branches skipped in each step: stochastic depth (arXiv:1603.09382).",
     )
     epochs: int = Field(ge=1, le=10_000, description="Passes over the train films.")
-    batch_size: int = Field(default=32, ge=1, le=4096, description="Films in one step of one process.")
-    accumulate: int = Field(default=1, ge=1, le=1024, description="Steps whose gradients are added up.")
-    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="SGD with momentum, or AdamW.")
-    lr: float = Field(gt=0, le=10, description="Learning rate; the peak for cosine and onecycle.")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum.")
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Weight decay.")
-    schedule: Literal["constant", "cosine", "onecycle"] = Field(
-        default="constant", description="How the learning rate changes over the steps."
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Films per step and process.")
+    accumulate: int = Field(
+        default=1, ge=1, le=1024, description="Steps whose gradients are accumulated for one update of the weights."
     )
-    rise: float = Field(default=0.3, gt=0, lt=1, description="Share of the steps in which onecycle rises.")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="SGD with momentum, or AdamW.")
+    lr: float = Field(gt=0, le=10, description="Learning rate; with cosine and onecycle, its peak.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD; adamw ignores it.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="Weight decay of the optimizer.")
+    schedule: Literal["constant", "cosine", "onecycle"] = Field(
+        default="constant", description="How the learning rate changes from step to step."
+    )
+    rise: float = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="Share of the steps in which onecycle raises the learning rate to its peak.",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="Of the arithmetic; bf16 and fp16 are mixed precision, the weights stay fp32."
+        default="fp32",
+        description="Precision of the arithmetic; bf16 and fp16 are mixed precision, with weights in fp32.",
     )
     class_weights: Literal["none", "sqrt", "balanced"] = Field(
-        default="none", description="Weigh classes by the inverse (or its root) of their frequency."
+        default="none",
+        description="Class weights in the loss: equal, the inverse of the frequency (balanced), or its root (sqrt).",
     )
     prior: Literal["train", "uniform"] = Field(
         default="train",
-        description="Class frequencies that the probabilities stand for. With uniform, the train part's are added to "
-        "the logits in the loss only (logit adjustment, arXiv:2007.07314).",
+        description="Class frequencies that the probabilities assume: those of the train films, or equal ones. uniform "
+        "adds the logarithms of the train films' frequencies to the logits, in the loss only (logit adjustment, "
+        "arXiv:2007.07314).",
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Label smoothing of the cross-entropy.")
     mixup: float = Field(
         default=0.0,
         ge=0,
         le=10,
-        description="The a of Beta(a, a), by whose shares films of a batch are mixed; 0 mixes none (arXiv:1710.09412).",
+        description="Mix films in pairs, by a share from Beta(a, a) with this a; 0 turns it off (arXiv:1710.09412).",
     )
     logit_penalty: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="Half of it times the mean squared length of the logits is added to the loss: spectral "
-        "decoupling, against shortcuts (arXiv:2011.09468).",
+        description="Spectral decoupling, against shortcuts: half of this value times the mean squared length of the "
+        "logits is added to the loss (arXiv:2011.09468).",
     )
     teacher_share: float = Field(
-        default=0.5, ge=0, le=1, description="With teachers: their share of the target; the rest is the label."
+        default=0.5,
+        ge=0,
+        le=1,
+        description="With teachers: share of their probabilities in the training target; the rest is the label.",
     )
-    augment: Literal["none", "light", "robust"] = Field(default="none", description="Augmentation policy.")
-    crop: float = Field(default=0.55, gt=0, le=1, description="Smallest share of the area that robust keeps.")
-    jitter: float = Field(default=1.0, ge=0, le=3, description="Strength of robust's changes of exposure.")
-    mirror: bool = Field(default=False, description="Robust mirrors every other film.")
+    augment: Literal["none", "light", "robust"] = Field(
+        default="none",
+        description="Augmentation: light varies position and exposure a little; robust also framing, sharpness, noise "
+        "and JPEG quality.",
+    )
+    crop: float = Field(
+        default=0.55, gt=0, le=1, description="robust: smallest share of a film's area that a crop keeps."
+    )
+    jitter: float = Field(
+        default=1.0, ge=0, le=3, description="robust: strength of its changes of exposure; 0 turns them off."
+    )
+    mirror: bool = Field(default=False, description="robust: mirror films with probability 0.5.")
     crop_size: int | None = Field(
         default=None,
         ge=32,
         le=1024,
-        description="Side to which robust brings its crops; smaller than size, it trains faster, and crops look as "
-        "large as whole films do later (arXiv:1906.06423). By default as size.",
+        description="robust: side of its crops, in pixels; by default as size. A smaller side makes training faster, "
+        "and what crops show as large as it later is in whole films (arXiv:1906.06423).",
     )
     read_size: int | None = Field(
         default=None,
         ge=32,
         le=1024,
-        description="Side at which robust reads films before it crops; by default as size.",
+        description="robust: side at which films are read before they are cropped, in pixels; by default as size.",
     )
-    ema: float | None = Field(default=None, gt=0, lt=1, description="Decay of the weights' moving average.")
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights, such as 0.995; by default there is no average.",
+    )
     patience: int | None = Field(
-        default=None, ge=1, description="Stop after this many epochs without a better validation macro-F1."
+        default=None,
+        ge=1,
+        description="Stop after this many epochs without a better validation macro-F1; by default never.",
     )
     keep: Literal["last", "best"] = Field(
-        default="last", description="Whose weights the run ends with; best is by macro-F1."
+        default="last",
+        description="Epoch whose weights are kept; best is the one with the highest validation macro-F1.",
     )
-    compiled: bool = Field(default=False, description="Train with torch.compile: minutes to start, then faster.")
-    workers: int = Field(default=0, ge=0, le=64, description="Processes that augment; 0 does it in the main one.")
-    seed: int = Field(default=0, ge=0, description="Seed of initial weights, order, augmentation and dropout.")
+    compiled: bool = Field(
+        default=False, description="Train with torch.compile, which takes minutes to start and is faster then."
+    )
+    workers: int = Field(
+        default=0, ge=0, le=64, description="Processes that augment films; 0 augments in the main process."
+    )
+    seed: int = Field(
+        default=0, ge=0, description="Seed of the initial weights, the order of films, augmentation and dropout."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -119,38 +161,48 @@ class TrainConfig(Document):
 
 
 Changes = Annotated[dict[str, Any], Spelling(changes=TrainConfig)]
-#: Of the films that judge nothing may be chosen, and there are no teachers.
+#: A fold's held-out films must not decide when to stop or which weights to keep; and there are no teachers.
 FoldChanges = Annotated[dict[str, Any], Spelling(changes=TrainConfig, without=("patience", "keep", "teacher_share"))]
 
 
 class Train(Document):
-    """Of `train`. `changes` are single values of the recipe that the command line gives."""
+    """Settings of `train`. `changes` are the values that the command line sets instead of the recipe's."""
 
-    out: Path = Field(description="The run directory to make, or with --resume to go on with.")
+    out: Path = Field(description="Run directory to make or, with --resume, to continue.")
     data: Annotated[Path | None, Spelling(path="existing")] = Field(
-        default=None, description="A data set made by `data prepare`."
+        default=None, description="A data set made by `data prepare`; with --resume, by default the run's own."
     )
-    recipe: str | None = Field(default=None, description="A recipe's name (above) or a TOML file; by default quick.")
-    resume: bool = Field(default=False, description="Go on after the last completed epoch of --out.")
+    recipe: str | None = Field(
+        default=None,
+        description="Name of a recipe (see above) or a TOML file; by default quick, with --resume the run's own.",
+    )
+    resume: bool = Field(default=False, description="Continue after the last completed epoch in --out.")
     changes: Changes
     teachers: Annotated[tuple[Path, ...], Spelling(path="existing")] = Field(
         default=(),
-        description="A finished run, or the evidence.npz of cross-validate, whose predictions become soft targets. "
-        "Repeatable.",
+        description="A finished run, or the evidence.npz of `cross-validate`, whose probabilities become part of the "
+        "training target (see --teacher-share). Repeatable; several are averaged.",
     )
     cache: Cache = None
     quiet: Quiet = False
 
 
 class CrossValidate(Document):
-    """Of `cross-validate`."""
+    """Settings of `cross-validate`."""
 
     data: Annotated[Path, Spelling(path="existing")] = Field(description="A data set made by `data prepare`.")
-    out: Path = Field(description="The folder to make, or with --resume to go on with.")
-    recipe: str = Field(default="quick", description="A recipe's name (see `train --help`) or a TOML file.")
-    folds: int = Field(default=5, ge=2, le=50, description="Parts that each are predicted once.")
-    fold_seed: int = Field(default=0, ge=0, description="Seed of the folds and of the stress films.")
-    resume: bool = Field(default=False, description="Keep finished folds, and go on with an interrupted one.")
+    out: Path = Field(description="Folder to make or, with --resume, to continue.")
+    recipe: str = Field(default="quick", description="Name of a recipe (see `train --help`) or a TOML file.")
+    folds: int = Field(
+        default=5,
+        ge=2,
+        le=50,
+        description="Number of folds; each is predicted by a network that was trained on the others.",
+    )
+    fold_seed: int = Field(
+        default=0, ge=0, description="Seed of the patients' assignment to folds, and of the stress films."
+    )
+    resume: bool = Field(default=False, description="Keep the finished folds in --out and continue an interrupted one.")
     changes: FoldChanges
     cache: Cache = None
     quiet: Quiet = False
@@ -167,29 +219,31 @@ def _parse_ages(given: Any) -> Any:
 
 
 class ExportConfig(Document):
-    """What a bundle is to be, beyond its run."""
+    """What `export` decides about a bundle; all else comes from the run."""
 
-    name: str | None = Field(default=None, min_length=1, description="The model's name, by default the run's.")
+    name: str | None = Field(default=None, min_length=1, description="Name of the model; by default the run's.")
     precision: Precision = Field(
-        default="fp32", description="int8 is smaller and several times faster; refused unless it answers like fp32."
+        default="fp32",
+        description="int8 is smaller and several times faster; it is refused unless it answers like fp32.",
     )
     ages: Annotated[tuple[float, float] | None, BeforeValidator(_parse_ages), Spelling(kind=str)] = Field(
-        default=None, description="Patients' ages in whole years, e.g. 18-90; known for the published archives."
+        default=None,
+        description="Range of the patients' ages in whole years, e.g. 18-90; for the published archives it is known.",
     )
     evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,
-        description="evidence.npz of cross-validate, of the run's films, network and prior: sets calibration and "
-        "thresholds.",
+        description="evidence.npz of a `cross-validate` with the run's films, network and prior, to set calibration "
+        "and thresholds; by default the validation split sets them.",
     )
 
 
 class Export(Document):
-    """Of `export`."""
+    """Settings of `export`."""
 
     run: Run
-    out: Path = Field(description="The bundle to make.")
+    out: Path = Field(description="Folder of the bundle to make.")
     data: Annotated[Path | None, Spelling(path="existing")] = Field(
-        default=None, description="The run's data set, if it has moved since."
+        default=None, description="The run's data set, if it has moved since training."
     )
     config: ExportConfig
     overwrite: Overwrite = False
