@@ -1,3 +1,3 @@
-"""Reads a chest X-ray and says normal, bacterial or viral pneumonia. Not a medical device."""
+"""Classifies chest X-rays as normal, bacterial or viral pneumonia. For research only; not a medical device."""
 
 __version__ = "0.1.0"

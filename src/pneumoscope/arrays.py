@@ -1,4 +1,4 @@
-"""NumPy archives that are written whole, alike each time, and read without unpickling."""
+"""NumPy archives: written whole and reproducibly, read without unpickling."""
 
 import io
 import zipfile
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.files import whole_file
 
-#: An array's type and shape.
+#: An array's type and shape; a letter in the shape is a length that all arrays of the archive share.
 Kind: TypeAlias = tuple[type[np.generic], tuple[int | str, ...]]
 
 _FAULTS = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -24,34 +24,34 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         for name, array in arrays.items():
             stream = io.BytesIO()
             np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
-            member = zipfile.ZipInfo(f"{name}.npy")  # of 1980, so that no clock shows in the bytes
+            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, so that the bytes do not depend on the clock
             archive.writestr(member, stream.getvalue(), zipfile.ZIP_DEFLATED, 9)
 
 
 def read_arrays(path: Path, kinds: Mapping[str, Kind]) -> dict[str, NDArray[Any]]:
-    """Read arrays of these names, each of the given type and shape.
+    """Read the arrays named in `kinds`, each of the type and shape given there.
 
-    A shape's side is a number, or a letter that stands for the same number in all of them.
+    A length in a shape is a number, or a letter that stands for the same number in all arrays.
 
     Raises:
-        ValueError: the file cannot be read, is damaged, or an array is missing or of another type or shape.
+        ValueError: the file cannot be read or is damaged, or an array is missing or of another type or shape.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # Read whole first, which checks the bytes' sum.
+            # Each member is read whole before it is parsed, because ZipFile checks the CRC-32 at its end only.
             found = {name: _array(archive.read(f"{name}.npy")) for name in kinds}
     except _FAULTS as failure:
         raise ValueError(f"it cannot be read ({failure})") from failure
-    sides: dict[int | str, int] = {}
+    lengths: dict[int | str, int] = {}
     for name, (kind, shape) in kinds.items():
         array = found[name]
-        there = len(shape) == array.ndim and all(
-            side == length if isinstance(side, int) else sides.setdefault(side, length) == length
-            for side, length in zip(shape, array.shape, strict=True)
+        fits = len(shape) == array.ndim and all(
+            expected == length if isinstance(expected, int) else lengths.setdefault(expected, length) == length
+            for expected, length in zip(shape, array.shape, strict=True)
         )
-        if array.dtype != kind or not there:
-            wanted = f"{np.dtype(kind)} [{', '.join(map(str, shape))}]"
-            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {wanted}")
+        if array.dtype != kind or not fits:
+            specified = f"{np.dtype(kind)} [{', '.join(map(str, shape))}]"
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {specified}")
     return found
 
 

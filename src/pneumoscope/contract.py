@@ -1,8 +1,8 @@
 """The bundle's contract: everything about a model that is not its weights.
 
-Stored as `contract.json`, sealed: its field `sha256` is over the file's own bytes. No field has a
-default: a missing field is an error. Documents of older schema versions are read and brought up to
-date, each version by one function.
+Stored as `contract.json`, sealed: its field `sha256` is the hash of the file's own bytes, with zeros in the
+place of the hash. No field has a default: a missing field is an error. Documents of older schema versions
+are read and converted, each version by one function.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ CONTRACT_FILE = "contract.json"
 SCHEMA_VERSION = 3
 DISCLAIMER = "For research use only. Not a medical device; not for diagnosis or treatment."
 
-_NO_SEAL = "0" * 64
+_NO_SEAL = "0" * 64  # stands in the place of the hash while it is computed
 _SEAL = re.compile(rb'^\{\s*"sha256": "([0-9a-f]{64})"')
 
 Years = Annotated[float, Field(ge=0, le=150)]
@@ -33,8 +33,10 @@ class InputRule(Document):
 
     size: int = Field(ge=16, le=1024, description="Height and width of the input, in pixels.")
     channels: Literal[1] = Field(description="Luma only.")
-    resize: Literal["squash"] = Field(description="Both sides to `size`; the aspect is not kept.")
-    filter: Literal["bilinear-antialiased"] = Field(description="Pillow's BILINEAR, which widens when shrinking.")
+    resize: Literal["squash"] = Field(description="Both sides become `size`; the aspect ratio is not kept.")
+    filter: Literal["bilinear-antialiased"] = Field(
+        description="Pillow's BILINEAR, whose support widens when shrinking."
+    )
     decode_margin: float = Field(ge=1, le=8, description="JPEG may decode at a DCT scale this many times `size`.")
     colours: Literal["bt601"] = Field(description="Colours become ITU-R BT.601 luma, a JPEG's own Y channel.")
     transparency: Literal["over-black"] = Field(description="Transparent pixels are laid over black.")
@@ -44,13 +46,14 @@ class InputRule(Document):
 
     @classmethod
     def squash(cls, size: int) -> Self:
-        """The one rule of this version, at the given size."""
+        """The only rule of this version, at the given size."""
+        # A Literal of one value is its own value: the rule is written once, in the annotations above.
         kinds = {name: field.annotation for name, field in cls.model_fields.items()}
         only = {name: get_args(kind)[0] for name, kind in kinds.items() if get_origin(kind) is Literal}
         return cls(size=size, decode_margin=1.5, **only)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the rule, to key caches of prepared inputs."""
+        """SHA-256 of the rule, the key of caches of model inputs."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
@@ -65,8 +68,8 @@ class Normalisation(Document):
 GREY_IMAGENET = Normalisation(mean=0.449, std=0.226)
 
 
-#: What set calibration and thresholds: predictions of cross-validation, each by a network that had not seen the film's
-#: patient, or those of the one network for its validation split.
+#: The predictions that set calibration and thresholds: those of cross-validation, each by a network that had not seen
+#: the film's patient (out-of-fold), or those of the one network for its validation split.
 EvidenceKind = Literal["none", "validation", "out-of-fold"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -74,21 +77,21 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Calibration(Document):
     """Probabilities are `softmax(scale * logits + bias)`, with a scale and a bias for each class.
 
-    `temperature` has one scale for all classes and no bias, `none` leaves the network's own probabilities.
+    `temperature` has one scale for all classes and no bias; `none` keeps the network's own probabilities.
     """
 
     method: Literal["none", "temperature", "vector"]
     scale: dict[Text, Annotated[float, Field(gt=0)]]
     bias: dict[Text, float]
     prior: dict[Text, Probability] | None = Field(
-        description="The class frequencies that the probabilities assume; null: those of the train films, not recorded."
+        description="Class frequencies that the probabilities assume; null: those of the train films, not recorded."
     )
     evidence: EvidenceKind
-    films: int | None = Field(ge=1, description="Unseen films it was fitted to; null: none.")
+    films: int | None = Field(ge=1, description="Number of unseen films that it was fitted to; null: none.")
 
 
 class Sides(Document):
-    """From which probability on a film may be inside a group of classes, and from which on outside."""
+    """The group's probability from which on `inside` is possible, and the complement's from which on `outside` is."""
 
     inside: Probability
     outside: Probability
@@ -97,46 +100,50 @@ class Sides(Document):
 class CoverageRow(Document):
     """Conformal thresholds at one coverage, and how they did on films that did not set them.
 
-    A class, or a side of a group, is possible from its threshold on. `observed`, `answered` and `accuracy` are
-    cross-fitted: each film is judged by a calibration and by thresholds of films of other patients.
+    A class, or a side of a group, is possible for a film if its probability reaches the threshold. `observed`,
+    `answered` and `accuracy` are cross-fitted: each film is judged by a calibration and thresholds that were set on
+    films of other patients.
     """
 
     coverage: float | None = Field(
-        gt=0, lt=1, description="The share of each class's films, and of each side's, that is kept; null: not known."
+        gt=0,
+        lt=1,
+        description="Share of each class's films, and of each side's, whose set must keep it; null: not known.",
     )
     classes: dict[Text, Probability]
     groups: dict[Text, Sides]
-    observed: dict[Text, Probability | None] = Field(description="By class, the share that was kept; null: no films.")
-    answered: Probability | None = Field(description="Share of the films that is answered at level class.")
+    observed: dict[Text, Probability | None] = Field(description="By class, the observed share; null: no films.")
+    answered: Probability | None = Field(description="Share of the films that are answered at level class.")
     accuracy: Probability | None = Field(description="Share of the answered films with the right class.")
 
 
 class OperatingPoint(Document):
     """A threshold on a group's probability that was set for a sensitivity or a specificity.
 
-    From `threshold` on a film is in the group. The observed rates are cross-fitted; classes weigh as the prior says.
+    A film whose probability of the group reaches `threshold` is in the group. The observed rates are cross-fitted,
+    and classes are weighted by the prior.
     """
 
     name: Text
     group: Text
     aim: Literal["sensitivity", "specificity"]
-    level: float = Field(gt=0, lt=1, description="The least rate that was aimed at.")
+    level: float = Field(gt=0, lt=1, description="Sensitivity or specificity to reach at least.")
     threshold: Probability
     sensitivity: Probability
     specificity: Probability
 
 
 class Decision(Document):
-    """When the model answers: `coverage` is the default row of the table."""
+    """When the model answers. `coverage` names the default row of the table."""
 
     coverage: float | None = Field(gt=0, lt=1)
     table: tuple[CoverageRow, ...] = Field(min_length=1)
     operating_points: tuple[OperatingPoint, ...]
     evidence: EvidenceKind
-    films: int | None = Field(ge=1, description="Unseen films that set the thresholds; null: not known.")
+    films: int | None = Field(ge=1, description="Number of unseen films that set the thresholds; null: not known.")
 
     def row(self, coverage: float | None) -> CoverageRow | None:
-        """The row of a coverage, if there is one; that of `self.coverage` there is."""
+        """The row of a coverage, or None. The row of `self.coverage` always exists."""
         return next((row for row in self.table if row.coverage == coverage), None)
 
     @model_validator(mode="after")
@@ -144,31 +151,37 @@ class Decision(Document):
         coverages = [row.coverage for row in self.table]
         names = [point.name for point in self.operating_points]
         if self.coverage not in coverages or len({*coverages}) < len(coverages) or len({*names}) < len(names):
-            raise ValueError(f"coverage {self.coverage} must be one row, and no row or operating point may come twice")
+            raise ValueError(
+                f"coverage {self.coverage} must be one row, and rows and operating points must be distinct"
+            )
         return self
 
 
-#: The gate's codes of a film without a fault, and of one that is only mirrored.
+#: The gate's codes for a film without a fault, and for one that is mirrored and otherwise without a fault.
 FILM, MIRRORED = "film", "mirrored"
 
 
 class Gate(Document):
-    """Which inputs are rejected, by the graph's outputs `gate [N, F]` and `distance [N, 2]`.
+    """Which model inputs are rejected, by the graph's outputs `gate [N, F]` and `distance [N, 2]`.
 
     `distance` is the share of the features, at two depths, that the training films' principal components do not
     explain, in units of the training films' mean (Jackson and Mudholkar, Technometrics 1979;21:341).
     """
 
     codes: tuple[Text, ...] = Field(
-        description="What each score of `gate` stands for: a film, its faults, other pictures."
+        description="Meaning of each score of `gate`: a film, a film with a fault, another kind of picture."
     )
-    film_from: float = Field(ge=0, le=1, description="Least share of a film, mirrored or not, by the scores' softmax.")
-    mirrored_from: float = Field(ge=0, le=1, description="From which share on a film is reported as mirrored.")
-    distances: tuple[float, float] = Field(description="Largest distances that are accepted.")
-    coloured: float = Field(gt=0, le=1, description="Largest share of coloured pixels that is accepted.")
-    false_rejects: float = Field(gt=0, lt=1, description="Share of films, varied, that the limits were set to reject.")
+    film_from: float = Field(
+        ge=0, le=1, description="Accept from this share on: of a film, mirrored or not, in the scores' softmax."
+    )
+    mirrored_from: float = Field(ge=0, le=1, description="Report a film as mirrored from this share on.")
+    distances: tuple[float, float] = Field(description="Accept distances up to these.")
+    coloured: float = Field(gt=0, le=1, description="Accept a share of coloured pixels up to this.")
+    false_rejects: float = Field(
+        gt=0, lt=1, description="Share of the films, with variations, that the limits were set to reject."
+    )
     films: int = Field(
-        ge=1, description="Films that set the limits, none of them learnt from by the gate that judged it."
+        ge=1, description="Number of films that set the limits; each was scored by a gate that had not learnt from it."
     )
 
     @model_validator(mode="after")
@@ -179,7 +192,7 @@ class Gate(Document):
 
 
 class ActivationMap(Document):
-    """The class-activation map among the graph's outputs, and what is watched in it.
+    """The class-activation map among the graph's outputs, and when to warn about it.
 
     The map is exact (Zhou et al. 2016, arXiv:1512.04150): the mean of a class's map plus the
     classifier's bias is its logit. `border` and `corner` are shares of a side.
@@ -190,31 +203,36 @@ class ActivationMap(Document):
     width: int = Field(ge=1)
     border: float = Field(gt=0, lt=0.5, description="Width of the outer border.")
     corner: float = Field(gt=0, lt=0.5, description="Side of each corner's square.")
-    warn_from: float = Field(gt=0, le=1, description="Warn when the border or the corners hold this share of the map.")
+    warn_from: float = Field(
+        gt=0, le=1, description="Warn if the border or the corners hold at least this share of the map."
+    )
 
     @classmethod
     def of_grid(cls, height: int, width: int) -> Self:
-        """A map of this grid, watched as this version does: an even map has 0.44 in the border, 0.25 in the corners."""
+        """The rule of this version for a map of this grid."""
+        # An even map has 0.44 of its mass in this border and 0.25 in these corners: a warning needs more.
         return cls(method="cam", height=height, width=width, border=0.125, corner=0.25, warn_from=0.5)
 
 
 class Quantisation(Document):
     """How the int8 model was made, and how it compares with fp32 on validation."""
 
-    calibration_films: int = Field(ge=1, description="Train films that set the ranges of activations.")
-    operators: Literal["all", "layers"] = Field(description="In int8: all operators, or only layers with weights.")
-    kept_fp32: tuple[Text, ...] = Field(description="Layers left in fp32 because they hurt.")
-    films: int = Field(ge=1, description="Validation films compared.")
-    agreement: float = Field(ge=0, le=1, description="Share of them with the same largest logit.")
+    calibration_films: int = Field(ge=1, description="Number of train films that set the ranges of activations.")
+    operators: Literal["all", "layers"] = Field(
+        description="What is in int8: all operators, or only layers with weights."
+    )
+    kept_fp32: tuple[Text, ...] = Field(description="Layers kept in fp32 because int8 changed their results too much.")
+    films: int = Field(ge=1, description="Number of validation films compared.")
+    agreement: float = Field(ge=0, le=1, description="Share of these films with the same most probable class.")
     macro_f1: float = Field(ge=0, le=1)
     macro_f1_fp32: float = Field(ge=0, le=1)
 
 
 class Population(Document):
-    """Whom the films show."""
+    """The patients whom the films show."""
 
     age_years: tuple[Years, Years] | None = Field(description="Youngest and oldest; null: not known.")
-    drawings: bool | None = Field(description="All train films are drawings, of no patient; null: not known.")
+    drawings: bool | None = Field(description="Whether all train films are drawings, of no patient; null: not known.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -230,8 +248,8 @@ class Provenance(Document):
     recipe: Text
     weights: Text
     dataset: Sha256 = Field(description="SHA-256 of the data set's manifest.")
-    evidence: Sha256 | None = Field(description="SHA-256 of the file of out-of-fold predictions, if there is one.")
-    commit: str | None = Field(description="Git commit of the code that trained it, when there was one.")
+    evidence: Sha256 | None = Field(description="SHA-256 of the file of out-of-fold predictions, or null.")
+    commit: str | None = Field(description="Git commit of the code that trained the model, or null.")
     versions: dict[str, str]
 
 
@@ -250,7 +268,7 @@ class Contract(Document):
     calibration: Calibration
     decision: Decision
     activation_map: ActivationMap | None
-    gate: Gate | None = Field(description="None of bundles that were exported before there was one.")
+    gate: Gate | None = Field(description="null: the bundle was exported before gates existed.")
     precision: Literal["fp32", "int8"]
     quantisation: Quantisation | None
     provenance: Provenance
@@ -264,7 +282,7 @@ class Contract(Document):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
                 raise ValueError(f"file {name!r} is not inside the bundle")
         if (self.precision == "int8") != (self.quantisation is not None):
-            raise ValueError("field 'quantisation' belongs to precision int8, and int8 needs it")
+            raise ValueError("field 'quantisation' is required with precision int8 and must be null otherwise")
         return self
 
     def _check_tables(self) -> None:
@@ -277,11 +295,15 @@ class Contract(Document):
                 raise ValueError(f"row {row.coverage} of field 'decision.table' must name each class and each group")
         for point in decision.operating_points:
             if point.group not in self.groups:
-                raise ValueError(f"operating point {point.name!r} is of {point.group!r}, which is no group")
+                raise ValueError(f"operating point {point.name!r} is of {point.group!r}, which is not a group")
 
 
 def check_classes(classes: tuple[str, ...], groups: dict[str, tuple[str, ...]]) -> None:
-    """Raise ValueError unless classes are distinct and every group is a proper part of them."""
+    """Check classes and groups.
+
+    Raises:
+        ValueError: classes are not distinct, or a group is not a proper subset of them or bears the name of a class.
+    """
     if len(set(classes)) != len(classes):
         raise ValueError(f"classes are not distinct: {', '.join(classes)}")
     for group, members in groups.items():
@@ -301,15 +323,15 @@ def load_contract(bundle: Path) -> Contract:
     """Read and check `contract.json` of a bundle folder, of this schema version or an older one.
 
     Raises:
-        BundleError: no such folder or file, changed since it was written, not JSON, of a newer schema,
-            a field missing, unknown or out of range.
+        BundleError: there is no such folder or file; it is not JSON, of a newer schema version, or changed since it
+            was written; or a field is missing, unknown or out of range.
     """
     path = bundle / CONTRACT_FILE
     if not path.is_file():
         raise BundleError(f"{bundle} is not a bundle (it has no {CONTRACT_FILE}); make one with `pneumoscope export`.")
     content = path.read_bytes()
     try:
-        contract = read_document(Contract, json.dumps(_up_to_date(content)).encode(), strict=True)
+        contract = read_document(Contract, json.dumps(_upgraded(content)).encode(), strict=True)
         if json.loads(content)["schema_version"] > 1:  # version 1 had no seal
             _check_seal(content)
     except _TooNewError as failure:
@@ -319,16 +341,16 @@ def load_contract(bundle: Path) -> Contract:
     return contract
 
 
-def _up_to_date(content: bytes) -> dict[str, Any]:
-    """The stored document without its seal, brought to the newest schema version.
+def _upgraded(content: bytes) -> dict[str, Any]:
+    """The stored document without its seal, converted to the newest schema version.
 
     Raises:
-        ValueError: the message is a few words.
+        ValueError: it cannot be read or converted; the message is a few words.
     """
     try:
         document = json.loads(content)
     except RecursionError as failure:
-        raise ValueError("it is nested too deep") from failure
+        raise ValueError("it is nested too deeply") from failure
     if not isinstance(document, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004 (read as any other fault of the file)
     version = document.get("schema_version", SCHEMA_VERSION)
@@ -336,7 +358,8 @@ def _up_to_date(content: bytes) -> dict[str, Any]:
         raise ValueError("field 'schema_version' is not a number")  # noqa: TRY004 (as above)
     if version > SCHEMA_VERSION:
         raise _TooNewError(
-            f"schema version {version} is newer than {SCHEMA_VERSION}, the last that this program reads; upgrade it"
+            f"schema version {version} is newer than {SCHEMA_VERSION}, the last that this program reads; "
+            "upgrade pneumoscope"
         )
     document = {name: value for name, value in document.items() if name != "sha256"}
     if version == 1:
@@ -345,12 +368,12 @@ def _up_to_date(content: bytes) -> dict[str, Any]:
 
 
 class _TooNewError(ValueError):
-    """A document of a later program."""
+    """The document was written by a later version of this program."""
 
 
 def _check_seal(content: bytes) -> None:
     if (match := _SEAL.match(content)) is None:
-        raise ValueError("field 'sha256' is missing: it comes first, and is of the file itself")
+        raise ValueError("field 'sha256' is missing; it must be the first field")
     blank = content[: match.start(1)] + _NO_SEAL.encode() + content[match.end(1) :]
     if hashlib.sha256(blank).hexdigest().encode() != match[1]:
         raise ValueError("it was changed since it was written")

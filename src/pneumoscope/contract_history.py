@@ -1,4 +1,4 @@
-"""Contracts of older schema versions, each brought to the next version by one function."""
+"""Contracts of older schema versions, each converted to the next version by one function."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -11,19 +11,22 @@ _SINCE_VERSION_2 = frozenset({"population", "activation_map", "precision", "quan
 
 
 def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 decoded as version 2 says, had no activation map, no int8, and a threshold of no stated origin.
+    """Convert version 1 to version 2.
+
+    Version 1 decoded images by the rules that version 2 states. It had no activation map and no int8, and did not
+    record what its threshold was set on.
 
     Raises:
-        ValueError: it has fields of version 2.
+        ValueError: the document has fields of version 2.
     """
     if later := sorted(_SINCE_VERSION_2.intersection(document)):
         raise ValueError(f"field {later[0]!r} is not known in schema version 1")
     rules = {"colours": "bt601", "transparency": "over-black", "orientation": "upright", "dicom": "voi"}
     return document | {
-        "input": _extended(document.get("input"), rules),
-        "calibration": _extended(document.get("calibration"), {"prior": "train", "films": None}),
-        "decision": _extended(document.get("decision"), {"coverage": None, "films": None}),
-        "provenance": _extended(document.get("provenance"), {"evidence": None}),
+        "input": _with_fields(document.get("input"), rules),
+        "calibration": _with_fields(document.get("calibration"), {"prior": "train", "films": None}),
+        "decision": _with_fields(document.get("decision"), {"coverage": None, "films": None}),
+        "provenance": _with_fields(document.get("provenance"), {"evidence": None}),
         "population": {"age_years": None, "drawings": None},
         "activation_map": None,
         "precision": "fp32",
@@ -32,26 +35,27 @@ def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 had a temperature, and one threshold for the largest probability.
+    """Convert version 2 to version 3.
 
-    It had no gate either. The threshold becomes a table of one row without a coverage: a class, or side of a group, is
-    possible from that threshold on, or from one half if that is more, so that at most one class and one side are.
+    Version 2 had a temperature, one threshold for the largest probability, and no gate. The threshold becomes a table
+    of one row without a coverage. A class, or a side of a group, is possible from that threshold on, but at least
+    from one half on, so that at most one class and one side of each group are possible.
 
     Raises:
-        ValueError: one of the fields that change is missing or wrong, or it has a field of version 3.
+        ValueError: a field that changes is missing or wrong, or the document has a field of version 3.
     """
     if "gate" in document:
         raise ValueError("field 'gate' is not known before schema version 3")
     old = read_document(_Version2, json.dumps(document).encode(), strict=True)
     calibration, decision = old.calibration, old.decision
-    factor, least = 1 / calibration.temperature, max(decision.answer_from, 0.5)
+    scale, threshold = 1 / calibration.temperature, max(decision.answer_from, 0.5)
     evidence = "none" if calibration.films is None else "out-of-fold"
     return document | {
         "schema_version": 3,
         "gate": None,
         "calibration": {
-            "method": "none" if factor == 1 else "temperature",
-            "scale": dict.fromkeys(old.classes, factor),
+            "method": "none" if scale == 1 else "temperature",
+            "scale": dict.fromkeys(old.classes, scale),
             "bias": dict.fromkeys(old.classes, 0.0),
             "prior": dict.fromkeys(old.classes, 1 / len(old.classes)) if calibration.prior == "uniform" else None,
             "evidence": evidence,
@@ -62,8 +66,8 @@ def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
             "table": [
                 {
                     "coverage": None,
-                    "classes": dict.fromkeys(old.classes, least),
-                    "groups": {group: {"inside": least, "outside": least} for group in old.groups},
+                    "classes": dict.fromkeys(old.classes, threshold),
+                    "groups": {group: {"inside": threshold, "outside": threshold} for group in old.groups},
                     "observed": {},
                     "answered": None,
                     "accuracy": None,
@@ -89,7 +93,7 @@ class _Decision2(Document):
 
 
 class _Version2(Document):
-    """What of version 2 is read to bring it up to date."""
+    """The fields of version 2 that change in version 3."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -99,6 +103,6 @@ class _Version2(Document):
     decision: _Decision2
 
 
-def _extended(part: Any, more: dict[str, Any]) -> Any:
-    """A part of a document with further fields; left to validation if it is no object."""
-    return part | more if isinstance(part, dict) else part
+def _with_fields(part: Any, fields: dict[str, Any]) -> Any:
+    """A part of a document with further fields; what is not an object is left to validation."""
+    return part | fields if isinstance(part, dict) else part

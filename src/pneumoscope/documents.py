@@ -1,4 +1,4 @@
-"""Strict, frozen models: of stored documents, of settings, of decisions; `read_document` wants every field."""
+"""Strict, frozen models of stored documents, settings and decisions; a stored document must have every field."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,7 +12,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Document(BaseModel):
-    """Base of these models: frozen, and nothing unknown in it."""
+    """Base of these models: frozen, without unknown fields, without NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -26,12 +26,12 @@ def write_document(document: Document, path: Path) -> None:
 
 
 def read_document(kind: type[Stored], content: bytes, *, strict: bool = False) -> Stored:
-    """Validate a stored JSON document in which every field must be present, defaults or not.
+    """Read a stored JSON document. Every field must be present, also those that have a default.
 
-    With `strict`, a number as text or a truth value as number is an error, not converted.
+    With `strict`, values are not converted: a number given as text, or as true or false, is an error.
 
     Raises:
-        ValueError: not JSON, or a field missing, unknown or out of range; the message is a few words.
+        ValueError: it is not JSON, or a field is missing, unknown or out of range; the message is a few words.
     """
     try:
         document = kind.model_validate_json(content, strict=strict or None)

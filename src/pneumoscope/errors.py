@@ -1,29 +1,29 @@
-"""The exceptions this package raises on purpose.
+"""The exceptions that this package raises on purpose.
 
-Every message is one sentence or two: what was given, what is accepted, what to do next.
+Every message is one or two sentences: what was given, what is accepted, what to do next.
 """
 
 from typing import Any
 
 
 class PneumoscopeError(Exception):
-    """Base of every error a user can cause or mend."""
+    """Base of every error that a user can cause or fix."""
 
 
 class UsageError(PneumoscopeError):
-    """Options that contradict each other or a value outside its range."""
+    """Options that contradict each other, or a value outside its range."""
 
 
 class ImageError(PneumoscopeError):
-    """Bytes that are not a usable radiograph. `code` says so in a word, for programs."""
+    """Bytes that are not a usable radiograph. `code` is the reason for programs, in one word."""
 
     code = "undecodable"
 
 
 class UnsuitableError(ImageError):
-    """An image that can be read and is no frontal chest radiograph; `code` says what it is, or lacks.
+    """A readable image that is not a frontal chest radiograph; `code` names what it is, or what it lacks.
 
-    `radiograph` is what was read of it, where something else may still say better what it is.
+    `radiograph` is what was decoded, if there is any: the gate may find a more specific reason in it.
     """
 
     def __init__(self, message: str, *, code: str, radiograph: Any = None) -> None:
@@ -33,7 +33,7 @@ class UnsuitableError(ImageError):
 
 
 class DamagedImageError(ImageError):
-    """An image that seems whole and is not: part of its coded data is changed or missing."""
+    """An image that seems whole but is not: part of its coded data is changed or missing."""
 
     code = "damaged"
 
@@ -47,7 +47,7 @@ class DatasetError(PneumoscopeError):
 
 
 class RunError(PneumoscopeError):
-    """A training run that is missing, unfinished or does not fit what is asked of it."""
+    """A training run that is missing, unfinished or unsuitable for the command."""
 
 
 class WeightsError(PneumoscopeError):
@@ -59,16 +59,16 @@ class BundleError(PneumoscopeError):
 
 
 class CloudError(PneumoscopeError):
-    """AWS, or a service that stands in for it, refuses, lacks what is asked of it, or cannot be reached."""
+    """AWS, or a stand-in for it, refuses a request, lacks a resource, or cannot be reached."""
 
 
 class AnswerError(CloudError):
-    """An endpoint that is there failed on this film; another film may well be answered."""
+    """A working endpoint failed on this film; it may still answer others."""
 
 
 class BusyError(CloudError):
-    """What failed now may work later: throttled, overloaded, not ready, out of reach."""
+    """A request that may succeed later: throttled, overloaded, not ready, out of reach."""
 
 
-#: Codes of what no image can be read from.
+#: Codes for bytes from which no image can be read.
 UNREAD = frozenset({ImageError.code, DamagedImageError.code, "unreadable"})

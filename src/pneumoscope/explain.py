@@ -1,7 +1,7 @@
 """Where a trained network looked, for networks whose bundle has no exact map: Grad-CAM, with PyTorch.
 
-Selvaraju et al. 2017, arXiv:1610.02391, computed by Captum on the last convolutional features of the
-run's own weights; the film goes through the same preprocessing as everywhere.
+Maps are by Selvaraju et al. 2017, arXiv:1610.02391, computed by Captum on the network's last convolutional
+features. Films are preprocessed as everywhere else.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from pneumoscope.training.run_directory import load_card, load_config
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """Of one film and class: the map `float32 [h, w]` without its negative part, and where its mass lies."""
+    """The explanation of one film for one class: its map, `float32 [h, w]`, 0 or more, and where the map's mass is."""
 
     image: str
     label: str
@@ -35,7 +35,7 @@ class Explanation:
     luma: Luma
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON values; the map is left to the picture."""
+        """As plain JSON values, without the map, which only the picture shows."""
         return {
             "image": self.image,
             "method": "grad-cam",
@@ -45,13 +45,13 @@ class Explanation:
 
 
 class Explainer:
-    """The network of a finished run, ready to be asked why."""
+    """Explains films by the network of a finished run."""
 
     def __init__(self, run: Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
         """Load a run.
 
         Raises:
-            RunError: not a finished run.
+            RunError: it is not a finished run.
             UsageError: the network has no convolutional features to map.
         """
         self.classes = load_card(run).classes
@@ -61,10 +61,10 @@ class Explainer:
         self._method = LayerGradCam(self.network, last_features(self.network, self.rule.size))
 
     def explain(self, data: bytes, *, name: str = "", label: str | None = None) -> Explanation:
-        """Explain one film, given as the bytes of its file, for a class, by default the most probable one.
+        """Explain one film, given as the bytes of its image file, for a class, by default the most probable one.
 
         Raises:
-            ImageError: the bytes are no usable film.
+            ImageError: the bytes are not a usable radiograph.
             UsageError: the model does not know the class.
         """
         if label is not None and label not in self.classes:
@@ -75,8 +75,8 @@ class Explainer:
             row = self.network(image).double().softmax(dim=1)[0].tolist()
         probabilities = dict(zip(self.classes, row, strict=True))
         chosen = label or max(probabilities, key=probabilities.__getitem__)
-        mapped = self._method.attribute(image, target=self.classes.index(chosen), relu_attributions=True)
-        activation = np.asarray(mapped.detach()[0, 0], np.float32)
+        attribution = self._method.attribute(image, target=self.classes.index(chosen), relu_attributions=True)
+        activation = np.asarray(attribution.detach()[0, 0], np.float32)
         return Explanation(
             image=name,
             label=chosen,
@@ -88,24 +88,25 @@ class Explainer:
 
 
 def last_features(network: Network, size: int) -> nn.Module:
-    """The module whose output is the network's last convolutional features, before any pooling after them.
+    """The module whose output is the network's last convolutional features, before a pooling that follows them.
 
     Raises:
-        UsageError: its last features are no `[N, C, h, w]` with several places.
+        UsageError: the last features are not a `[N, C, h, w]` with more than one position.
     """
-    described = getattr(network.body, "feature_info", None)
-    last = described[-1]["module"] if isinstance(described, list) and described else ""
+    stages = getattr(network.body, "feature_info", None)
+    last = stages[-1]["module"] if isinstance(stages, list) and stages else ""
     folder, _, number = last.rpartition(".")
     module: nn.Module = network.body.get_submodule(last)
+    # VGG's last stage ends in its pooling: the layer before it has the finer map.
     if isinstance(module, nn.MaxPool2d) and number.isdecimal():
         module = network.body.get_submodule(f"{folder}.{int(number) - 1}")
-    if not last or not _gives_places(network, module, size):
+    if not last or not _has_spatial_output(network, module, size):
         raise UsageError("this network has no convolutional features to map; explain a convolutional network's run.")
     return module
 
 
-def _gives_places(network: Network, module: nn.Module, size: int) -> bool:
-    """Whether the module gives `[N, C, h, w]` with channels first, tried out on a black image."""
+def _has_spatial_output(network: Network, module: nn.Module, size: int) -> bool:
+    """Whether the module gives `[N, C, h, w]`, channels first, with more than one position; tried on a black image."""
     shapes: list[torch.Size] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: shapes.append(output.shape))
     try:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and their hashes."""
+"""Files and folders that are written whole or not at all, and their hashes."""
 
 import hashlib
 import json
@@ -12,19 +12,21 @@ from typing import Any
 
 from pneumoscope.errors import UsageError
 
-_ANOTHER = "choose another --out."
+_CHOOSE_ANOTHER = "choose another --out."
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)  # the name itself may be as long as can be
+    # Not made from the file's own name, which may already have the greatest length. In the same folder, because a
+    # rename is atomic within one file system only.
+    handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
     os.close(handle)
     partial = Path(name)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -32,13 +34,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_directory(path: Path, *, overwrite: bool = False, holding: str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; rename it to `path` when the block ends well.
+    """Yield a temporary folder beside `path`; rename it to `path` if the block ends without an error.
 
-    With `overwrite`, what lies at `path` is replaced only if it is a folder that holds an entry named
-    `holding`, so that a slip of the hand never costs somebody else's folder.
+    With `overwrite`, an existing folder is replaced only if it holds an entry named `holding`, which shows that this
+    command made it: a mistyped path must not cost anyone a folder.
 
     Raises:
-        UsageError: `path` exists and may not be replaced.
+        UsageError: `path` exists and must not be replaced.
     """
     refuse_existing(path, overwrite=overwrite, holding=holding)
     path = path.absolute()
@@ -47,7 +49,7 @@ def whole_directory(path: Path, *, overwrite: bool = False, holding: str) -> Ite
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
-        _exchange(partial, path)
+        _replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -55,21 +57,35 @@ def whole_directory(path: Path, *, overwrite: bool = False, holding: str) -> Ite
 def refuse_existing(
     path: Path, *, overwrite: bool, holding: str, instead: str = "choose another --out, or pass --overwrite"
 ) -> None:
-    """Raise UsageError when something non-empty lies at `path` and may not be replaced."""
+    """Check that `path` is free, an empty folder, or with `overwrite` a folder that this command made.
+
+    Args:
+        path: the file or folder to be made.
+        overwrite: accept a folder that is to be replaced.
+        holding: an entry that such a folder must have.
+        instead: advice for the message, if `path` exists.
+
+    Raises:
+        UsageError: something else is at `path`.
+    """
     if not path.exists() and not path.is_symlink():
         return
-    if path.is_symlink() or not path.is_dir() or path.is_mount() or path.resolve() in _precious():
-        raise UsageError(f"{path} cannot be made: a file, link, mount, home or working folder is there; {_ANOTHER}")
+    if path.is_symlink() or not path.is_dir() or path.is_mount() or path.resolve() in _protected_folders():
+        raise UsageError(
+            f"{path} cannot be made: a file, link, mount, home or working folder is there; {_CHOOSE_ANOTHER}"
+        )
     if not any(path.iterdir()):
         return
     if not overwrite:
         raise UsageError(f"{path} exists already; {instead}.")
     if not (path / holding).exists():
-        raise UsageError(f"{path} is not replaced: it has no {holding!r}, so this command did not make it; {_ANOTHER}")
+        raise UsageError(
+            f"{path} is not replaced: it has no {holding!r}, so this command did not make it; {_CHOOSE_ANOTHER}"
+        )
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -80,35 +96,39 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Hexadecimal SHA-256 of a file, which is not held in memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _exchange(new: Path, path: Path) -> None:
-    """Move `new` to `path`; what was there is deleted only after that, and put back if it fails."""
+def _replace(new: Path, path: Path) -> None:
+    """Move `new` to `path`. An old folder there is deleted last, and put back if the move fails."""
     if not path.exists():
         new.rename(path)
         return
+    # rename(2) replaces only empty folders, so the old one is moved aside first.
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
     path.rename(old / path.name)
     try:
         new.rename(path)
-    except BaseException:
+    except BaseException:  # an interrupt, too
         (old / path.name).rename(path)
         old.rmdir()
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _precious() -> set[Path]:
-    """Folders that are never replaced: the working folder, its parents, and home."""
+def _protected_folders() -> set[Path]:
+    """Folders that are never replaced: the working folder, its parents, and the home folder."""
     here = Path.cwd()
     return {here, *here.parents, Path.home()}
 
 
 def _umask() -> int:
-    """This process's file mode creation mask, read where that needs no change of it for all threads."""
+    """This process's file mode creation mask.
+
+    `os.umask` can read it only by setting it, for all threads; Linux also shows it in /proc/self/status.
+    """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Umask:")), 8)

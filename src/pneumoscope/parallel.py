@@ -1,4 +1,4 @@
-"""Threads for work that releases the interpreter lock: decoding, hashing, inference."""
+"""Threads, for work that releases the interpreter lock: decoding, hashing, inference."""
 
 import math
 import os
@@ -13,9 +13,10 @@ Result = TypeVar("Result")
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """Cores this process may use, at least 1: its affinity, and its control group's share of time, rounded up.
+    """The number of cores that this process can use, at least 1.
 
-    Containers are limited by either. `root` is where `proc` and `sys` are found.
+    It is the smaller of the process's CPU affinity and its control group's CPU quota, rounded up: containers are
+    limited by either. `root` is the folder of `proc` and `sys`.
     """
     if not hasattr(os, "sched_getaffinity"):  # macOS, Windows
         return os.cpu_count() or 1
@@ -23,14 +24,14 @@ def available_cores(root: Path = Path("/")) -> int:
 
 
 def _quota(root: Path) -> float:
-    """The smallest CPU quota of this process's control group and those above it, in cores; infinite if none.
+    """The smallest CPU quota of this process's control group and the groups above it, in cores; infinite without one.
 
-    Linux kernel, Documentation/admin-guide/cgroup-v2.rst (`cpu.max`) and scheduler/sched-bwc.rst.
+    Formats: Linux kernel, Documentation/admin-guide/cgroup-v2.rst (`cpu.max`) and scheduler/sched-bwc.rst.
     """
     quotas = [math.inf]
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and "cpu" not in controllers.split(","):  # version 2 lists no controllers here
             continue
         top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         inside = top / group.lstrip("/")
@@ -40,7 +41,7 @@ def _quota(root: Path) -> float:
 
 def _quota_in(folder: Path) -> float:
     limit = _read(folder / "cpu.max").split()  # version 2: "max 100000" or "150000 100000"
-    if not limit:
+    if not limit:  # version 1; a quota of -1 means no limit
         limit = [_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()]
     try:
         quota, period = map(int, limit)
@@ -50,7 +51,7 @@ def _quota_in(folder: Path) -> float:
 
 
 def _read(path: Path) -> str:
-    """A file's text, or nothing if there is no such file."""
+    """A file's text, or an empty text if it cannot be read."""
     try:
         return path.read_text(encoding="ascii")
     except (OSError, ValueError):
@@ -60,34 +61,34 @@ def _read(path: Path) -> str:
 def map_ordered(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None, ahead: int | None = None
 ) -> Iterator[Result]:
-    """Apply `function` to `items` in `workers` threads, by default one per core; yield results in order.
+    """Apply `function` to `items` in `workers` threads, by default one per core; yield the results in order.
 
-    At most `ahead` items, by default 4 per worker, are in flight or waiting to be taken, so memory stays
-    flat however long `items` is. An exception of `function` or of `items` is raised at its place.
+    At most `ahead` items, by default 4 per worker, are being worked on or wait to be consumed, so that memory stays
+    flat however long `items` is. An exception of `function` or `items` is raised after the results before it.
     """
     workers = workers or available_cores()
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="pneumoscope") as pool:
         try:
-            for future in _submitted(pool, function, items):
+            for future in _submit_all(pool, function, items):
                 pending.append(future)
                 if len(pending) >= (ahead or 4 * workers):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
-            for future in pending:
+            for future in pending:  # the consumer stopped early, or an item failed
                 future.cancel()
 
 
-def _submitted(
+def _submit_all(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Future[Result]]:
-    """The work on each item; an error of `items` itself is the last one's result, after what came before it."""
+    """Submit each item; an error of `items` itself becomes one more future, so that earlier results come first."""
     try:
         for item in items:
             yield pool.submit(function, item)
-    except Exception as trouble:  # noqa: BLE001 (raised at its place)
+    except Exception as error:  # noqa: BLE001 (raised when its turn comes)
         failed = Future[Result]()
-        failed.set_exception(trouble)
+        failed.set_exception(error)
         yield failed

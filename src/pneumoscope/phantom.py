@@ -1,7 +1,7 @@
-"""Synthetic chest radiographs of the three classes: made of numbers, never of patients.
+"""Synthetic chest radiographs of the three classes, drawn from random numbers.
 
-They exist so that the whole flow runs, and is tested, without any patient's film. A phantom shows
-the idea of a finding (a lobe filled in, a net over both lungs); it is no simulation of physics.
+With them, every stage can be run and tested without any patient's film. A phantom shows the idea of a finding
+(an opaque lobe, a fine net over both lungs); it does not simulate physics.
 """
 
 import zipfile
@@ -22,16 +22,16 @@ Finding: TypeAlias = Literal["bacteria", "normal", "virus"]
 Field: TypeAlias = NDArray[np.floating[Any]]
 
 FINDINGS: tuple[Finding, ...] = get_args(Finding)
-_WORK = 288  # anatomy is drawn with this many rows, then enlarged; noise is added at full size
-_DRAWN = b"Drawn by pneumoscope: a synthetic radiograph, of no patient."
-_HEAD = 4096  # bytes of a file in which the words are looked for
+_WORKING_ROWS = 288  # anatomy is drawn with this many rows, then enlarged; noise is added at full size
+_COMMENT = b"Drawn by pneumoscope: a synthetic radiograph, of no patient."
+_HEAD = 4096  # bytes at the start of a file in which the comment is looked for
 _TEST_SHARE = 0.2
 _ENCODINGS = ((75, False), (85, False), (92, False), (92, True))  # quality, progressive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
-    """One synthetic film. `name` follows the version 2 grammar; `luma` is `uint8 [H, W]`."""
+    """One synthetic film. `name` is a file name as in the version 2 archive; `luma` is `uint8 [H, W]`."""
 
     name: str
     finding: Finding
@@ -40,7 +40,10 @@ class Phantom:
 
 
 class _Anatomy:
-    """A patient's build, in units of half the film's height; the order of the draws is part of the drawing."""
+    """A patient's build, in units of half the film's height.
+
+    The order of the random draws must not change: the same seed would give other drawings.
+    """
 
     def __init__(self, random: np.random.Generator) -> None:
         self.lung_width = random.uniform(0.31, 0.38)
@@ -59,9 +62,9 @@ def film(finding: Finding, *, patient: int, shot: int = 0, seed: int = 0, size: 
     Args:
         finding: `normal` is clear; `bacteria` has one or two lobar consolidations; `virus` has a
             diffuse bilateral interstitial pattern.
-        patient: selects the anatomy.
-        shot: selects the film among the patient's: position, exposure, noise, extent.
-        seed: selects the whole population.
+        patient: seed of the anatomy.
+        shot: seed of what differs between films of a patient: position, exposure, noise, extent of the finding.
+        seed: seed of the whole population.
         size: height and width in pixels; by default drawn between 320 and 640.
 
     Returns:
@@ -75,17 +78,17 @@ def film(finding: Finding, *, patient: int, shot: int = 0, seed: int = 0, size: 
 
 
 def population(count: int, *, seed: int = 0) -> Iterator[Phantom]:
-    """Yield `count` phantoms of balanced classes, one to four films a patient."""
+    """Yield `count` phantoms of balanced classes, one to four films per patient."""
     random = np.random.default_rng([seed, count])
     wanted = {finding: count // 3 + (place < count % 3) for place, finding in enumerate(FINDINGS)}
-    made = dict.fromkeys(FINDINGS, 0)
+    drawn = dict.fromkeys(FINDINGS, 0)
     patient = 0
-    while made != wanted:
-        finding = max(FINDINGS, key=lambda each: wanted[each] - made[each])
+    while drawn != wanted:
+        finding = max(FINDINGS, key=lambda each: wanted[each] - drawn[each])
         patient += 1
-        for shot in range(min(int(random.integers(1, 5)), wanted[finding] - made[finding])):
-            made[finding] += 1
-            name = _name(finding, patient, shot, made[finding])
+        for shot in range(min(int(random.integers(1, 5)), wanted[finding] - drawn[finding])):
+            drawn[finding] += 1
+            name = _file_name(finding, patient, shot, drawn[finding])
             yield Phantom(
                 name=name, finding=finding, patient=patient, luma=film(finding, patient=patient, shot=shot, seed=seed)
             )
@@ -94,14 +97,14 @@ def population(count: int, *, seed: int = 0) -> Iterator[Phantom]:
 def write_archive_folder(out: Path, *, count: int, seed: int = 0, overwrite: bool) -> None:
     """Write phantoms as an extracted version 2 archive, `chest_xray/{train,test}/{NORMAL,PNEUMONIA}/`.
 
-    Patients go to one part whole. Encodings vary independently of the class. Each file says in a comment
-    that it is a drawing: see `is_phantom`.
+    All films of a patient are in one part. JPEG quality varies independently of the class, so that it is not a
+    shortcut. A comment in each file marks it as a drawing: see `is_phantom`.
 
     Raises:
-        UsageError: fewer than 30 films asked for, or `out` exists.
+        UsageError: `count` is less than 30, or `out` exists.
     """
     if count < 30:
-        raise UsageError(f"--count is {count}; at least 30 phantoms are needed for three classes in three splits.")
+        raise UsageError(f"--count is {count}; three classes in three splits need at least 30 phantoms.")
     with whole_directory(out, overwrite=overwrite, holding="chest_xray") as folder:
         for name, data in _archive_members(count, seed):
             path = folder / name
@@ -110,23 +113,24 @@ def write_archive_folder(out: Path, *, count: int, seed: int = 0, overwrite: boo
 
 
 def write_archive_zip(out: Path, *, count: int, seed: int = 0) -> None:
-    """Write the same phantoms as one ZIP, shaped like the version 2 download."""
+    """Write the same phantoms as one ZIP archive, laid out like the version 2 download."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, data in _archive_members(count, seed):
             archive.writestr(zipfile.ZipInfo(name), data)
 
 
 def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False, comment: bytes = b"") -> bytes:
-    """A grey JPEG of a luma image."""
+    """Encode a luma image, `uint8 [H, W]`, as a grey JPEG."""
     return encode(luma, "JPEG", quality=quality, progressive=progressive, comment=comment)
 
 
 def is_phantom(data: bytes) -> bool:
-    """Whether the bytes are those of a film that was drawn for an archive of phantoms, kept byte for byte.
+    """Whether the bytes are a file that `write_archive_folder` or `write_archive_zip` wrote, unchanged.
 
-    The JPEG's comment says so (ITU-T T.81 section B.2.4.5). Renaming or moving the file keeps it.
+    They carry a comment segment (ITU-T T.81, section B.2.4.5), which survives renaming and moving the file, but not
+    encoding it anew.
     """
-    segment = b"\xff\xfe" + (len(_DRAWN) + 2).to_bytes(2, "big") + _DRAWN
+    segment = b"\xff\xfe" + (len(_COMMENT) + 2).to_bytes(2, "big") + _COMMENT
     return segment in data[:_HEAD]
 
 
@@ -143,11 +147,11 @@ def _archive_members(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
         quality, progressive = _ENCODINGS[int(np.random.default_rng([seed, index, 7]).integers(len(_ENCODINGS)))]
         yield (
             f"chest_xray/{part}/{folder}/{phantom.name}",
-            encode_jpeg(phantom.luma, quality=quality, progressive=progressive, comment=_DRAWN),
+            encode_jpeg(phantom.luma, quality=quality, progressive=progressive, comment=_COMMENT),
         )
 
 
-def _name(finding: Finding, patient: int, shot: int, number: int) -> str:
+def _file_name(finding: Finding, patient: int, shot: int, number: int) -> str:
     if finding == "normal":
         return f"IM-{patient:04d}-{shot + 1:04d}.jpeg"
     return f"person{patient}_{finding}_{number}.jpeg"
@@ -163,7 +167,7 @@ def _compose(anatomy: _Anatomy, finding: Finding, random: np.random.Generator, *
     x, y = _grid(random, aspect)
     lungs = [_lung(anatomy, side, x, y) for side in (-1, 1)]
     air = np.maximum(*lungs)
-    body = _soft(1 - np.hypot(x / 1.04, (y - 0.35) / 1.60) ** 4, 0.10)
+    body = _smooth_step(1 - np.hypot(x / 1.04, (y - 0.35) / 1.60) ** 4, 0.10)
     density = 0.62 * body - 0.44 * air + _spine(x, y) * body
     heart = _heart(anatomy, x, y)
     lungs = [lung * (1 - heart / heart.max()) for lung in lungs]
@@ -171,15 +175,15 @@ def _compose(anatomy: _Anatomy, finding: Finding, random: np.random.Generator, *
     density = np.maximum(density, heart * body)
     density += _ribs(anatomy, x, y) * body
     density += _clavicles(x, y) * body
-    density -= 0.10 * _soft(0.05 - np.abs(x), 0.015) * _soft(-0.35 - y, 0.05)  # trachea
+    density -= 0.10 * _smooth_step(0.05 - np.abs(x), 0.015) * _smooth_step(-0.35 - y, 0.05)  # trachea
     density += air * _vessels(anatomy, x, y)
-    density += _finding(finding, lungs, random, x, y)
+    density += _finding_density(finding, lungs, random, x, y)
     return np.asarray(density, dtype=np.float32)
 
 
 def _grid(random: np.random.Generator, aspect: float) -> tuple[Field, Field]:
-    """Coordinates in half heights, turned, shifted and zoomed as a patient on a plate is."""
-    rows, columns = _WORK, round(_WORK * aspect)
+    """Coordinates in half heights, rotated, shifted and zoomed, as no patient is placed exactly."""
+    rows, columns = _WORKING_ROWS, round(_WORKING_ROWS * aspect)
     y, x = np.mgrid[-1 : 1 : complex(rows), -aspect : aspect : complex(columns)].astype(np.float32)
     angle = np.deg2rad(random.uniform(-6, 6))
     zoom = random.uniform(0.92, 1.12)
@@ -191,19 +195,19 @@ def _grid(random: np.random.Generator, aspect: float) -> tuple[Field, Field]:
 
 
 def _lung(anatomy: _Anatomy, side: int, x: Field, y: Field) -> Field:
-    """A rounded, apex-narrow field, cut below by the diaphragm's dome."""
+    """A lung: rounded, narrow at the apex, cut off below by the dome of the diaphragm."""
     centre = side * anatomy.gap
     widening = 1 + 0.28 * np.clip(y, -0.8, 0.5)
     across = np.abs((x - centre) / (anatomy.lung_width * widening))
     along = np.abs((y + 0.05) / anatomy.lung_height)
     dome = 0.58 + 0.05 * side + 0.9 * (x - centre) ** 2
-    return np.asarray(_soft(1 - (across**2.6 + along**3.0), 0.08) * _soft(dome - y, 0.02))
+    return np.asarray(_smooth_step(1 - (across**2.6 + along**3.0), 0.08) * _smooth_step(dome - y, 0.02))
 
 
 def _heart(anatomy: _Anatomy, x: Field, y: Field) -> Field:
     reach = np.hypot((x - 0.12) / anatomy.heart, (y - 0.34) / (anatomy.heart * 1.15))
-    mediastinum = _soft(0.13 - np.abs(x), 0.03) * _soft(y + 0.75, 0.1)
-    return np.asarray(np.maximum(0.64 * _soft(1 - reach, 0.07), 0.60 * mediastinum))
+    mediastinum = _smooth_step(0.13 - np.abs(x), 0.03) * _smooth_step(y + 0.75, 0.1)
+    return np.asarray(np.maximum(0.64 * _smooth_step(1 - reach, 0.07), 0.60 * mediastinum))
 
 
 def _spine(x: Field, y: Field) -> Field:
@@ -214,25 +218,29 @@ def _spine(x: Field, y: Field) -> Field:
 def _ribs(anatomy: _Anatomy, x: Field, y: Field) -> Field:
     reach = np.abs(x)
     spacing = 1.45 / anatomy.ribs
-    # One wave instead of one curve a rib: its crests are the ribs, falling away to the sides.
+    # One wave serves for all ribs: its crests are the ribs, sloping down to the sides.
     phase = (y - 0.75 * reach**1.7 + anatomy.rib_phase * spacing) / spacing
     crest = np.clip(np.cos(2 * np.pi * phase) - 0.35, 0, None) / 0.65
-    return np.asarray(anatomy.rib_strength * crest * _soft(reach - 0.08, 0.04) * _soft(0.75 - y, 0.1), dtype=np.float32)
+    return np.asarray(
+        anatomy.rib_strength * crest * _smooth_step(reach - 0.08, 0.04) * _smooth_step(0.75 - y, 0.1), dtype=np.float32
+    )
 
 
 def _clavicles(x: Field, y: Field) -> Field:
     distance = y + 0.62 - 0.22 * np.abs(np.abs(x) - 0.35)
-    return np.asarray(0.14 * np.exp(-((distance / 0.035) ** 2)) * _soft(np.abs(x) - 0.07, 0.03), dtype=np.float32)
+    return np.asarray(
+        0.14 * np.exp(-((distance / 0.035) ** 2)) * _smooth_step(np.abs(x) - 0.07, 0.03), dtype=np.float32
+    )
 
 
 def _vessels(anatomy: _Anatomy, x: Field, y: Field) -> Field:
-    """Branching markings, strongest near the hilum, the same on every film of a patient."""
+    """Vessel markings, strongest near the hilum, the same on every film of a patient."""
     random = np.random.default_rng(anatomy.vessels)
     hilum = np.exp(-(((np.abs(x) - 0.20) / 0.16) ** 2) - ((y - 0.02) / 0.30) ** 2)
     return np.asarray((0.03 + 0.13 * hilum) * (_net(random, x.shape, cells=11) + 0.4), dtype=np.float32)
 
 
-def _finding(finding: Finding, lungs: list[Field], random: np.random.Generator, x: Field, y: Field) -> Field:
+def _finding_density(finding: Finding, lungs: list[Field], random: np.random.Generator, x: Field, y: Field) -> Field:
     if finding == "bacteria":
         return _consolidation(lungs, random, x, y)
     if finding == "virus":
@@ -241,7 +249,7 @@ def _finding(finding: Finding, lungs: list[Field], random: np.random.Generator, 
 
 
 def _consolidation(lungs: list[Field], random: np.random.Generator, x: Field, y: Field) -> Field:
-    """One lobe, sometimes two, filled with a cloudy density with uneven edges."""
+    """One lobe, sometimes two, with a cloudy density and uneven edges."""
     density = np.zeros_like(x)
     for _ in range(1 + int(random.random() < 0.25)):
         lung = lungs[int(random.integers(2))]
@@ -250,12 +258,12 @@ def _consolidation(lungs: list[Field], random: np.random.Generator, x: Field, y:
         cx, cy = x[rows[pick], columns[pick]], y[rows[pick], columns[pick]]
         reach = np.hypot((x - cx) / random.uniform(0.20, 0.32), (y - cy) / random.uniform(0.18, 0.30))
         edge = 1 - reach + 0.35 * _cloud(random, x.shape, cells=9)
-        density = np.maximum(density, random.uniform(0.22, 0.34) * _soft(edge, 0.30) * lung)
+        density = np.maximum(density, random.uniform(0.22, 0.34) * _smooth_step(edge, 0.30) * lung)
     return np.asarray(density, dtype=np.float32)
 
 
 def _interstitial(lungs: list[Field], random: np.random.Generator) -> Field:
-    """A fine net over both lungs with a light haze."""
+    """A fine net and a light haze over both lungs."""
     air = np.maximum(*lungs)
     strength = random.uniform(0.10, 0.17)
     net = sum(_net(random, air.shape, cells=cells) for cells in (26, 36, 48))
@@ -264,19 +272,19 @@ def _interstitial(lungs: list[Field], random: np.random.Generator) -> Field:
 
 
 def _expose(density: Field, size: tuple[int, int], random: np.random.Generator) -> Luma:
-    """Enlarge, then exposure, contrast, grain, a letter marker, and 8 bits."""
+    """Enlarge the density, apply exposure, contrast and grain, add a marker, and convert to 8 bits."""
     height, width = size
     enlarged = np.asarray(Image.fromarray(density).resize((width, height), Image.Resampling.BICUBIC))
     span = random.uniform(0.85, 1.05)
     level = np.clip(enlarged / span, 0, 1) ** random.uniform(0.8, 1.25)
     level += random.uniform(0.006, 0.022) * random.standard_normal(level.shape, dtype=np.float32)
     level = random.uniform(0.0, 0.08) + random.uniform(0.82, 0.95) * level
-    _mark(level, random)
+    _draw_marker(level, random)
     return np.asarray(np.rint(np.clip(level, 0, 1) * 255), dtype=np.uint8)
 
 
-def _mark(level: Field, random: np.random.Generator) -> None:
-    """A lead letter in one of the upper corners, whatever the class."""
+def _draw_marker(level: Field, random: np.random.Generator) -> None:
+    """Draw a lead letter into one of the upper corners, independently of the class."""
     height, width = level.shape
     tall = max(8, height // 24)
     left = int(width * random.uniform(0.03, 0.10))
@@ -288,17 +296,17 @@ def _mark(level: Field, random: np.random.Generator) -> None:
 
 
 def _cloud(random: np.random.Generator, shape: tuple[int, ...], *, cells: int) -> Field:
-    """Smooth noise of zero mean and about unit range, with `cells` blotches a height."""
-    coarse = random.standard_normal((cells, max(2, cells * shape[1] // shape[0])), dtype=np.float32)
-    smooth = Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+    """Smooth noise of zero mean and about unit range, with `cells` blotches per height."""
+    grid = random.standard_normal((cells, max(2, cells * shape[1] // shape[0])), dtype=np.float32)
+    smooth = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
     return np.asarray(smooth)
 
 
 def _net(random: np.random.Generator, shape: tuple[int, ...], *, cells: int) -> Field:
-    """Thin bright lines where smooth noise crosses zero, 0 to 1."""
+    """A net of thin bright lines, 0 to 1: where smooth noise crosses zero."""
     return np.asarray(np.exp(-((_cloud(random, shape, cells=cells) / 0.22) ** 2)), dtype=np.float32)
 
 
-def _soft(distance: Field, width: float) -> Field:
-    """A step from 0 (outside, negative) to 1 (inside) that is `width` wide."""
+def _smooth_step(distance: Field, width: float) -> Field:
+    """A smooth step of `width` from 0, where the distance is negative (outside), to 1 (inside)."""
     return np.asarray(0.5 + 0.5 * np.tanh(distance / width), dtype=np.float32)

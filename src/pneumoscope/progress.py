@@ -1,4 +1,4 @@
-"""How long work tells what it is doing, without deciding where that is shown."""
+"""How long-running work reports its progress, without deciding where that is shown."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ Result = TypeVar("Result")
 
 
 class Listener:
-    """Hears about long work. This one keeps silent; the command line shows it."""
+    """Receives progress and messages of long-running work. This class ignores them; the command line shows them."""
 
     @contextmanager
     def progress(self, task: str, total: int | None, unit: str, *, done: int = 0) -> Iterator[None]:
-        """A task for as long as the block runs; see `begin`."""
+        """Report a task for as long as the block runs; see `begin`."""
         self.begin(task, total, unit, done=done)
         try:
             yield
@@ -20,23 +20,23 @@ class Listener:
             self.end()
 
     def track(self, task: str, results: Iterable[Result], total: int, unit: str = "images") -> Iterator[Result]:
-        """A task that ends with `results`: each of them, as it is taken and done with, is a unit of `total`."""
+        """Yield `results` and report a task: a result is one of `total` units, done when the next one is taken."""
         with self.progress(task, total, unit):
             for result in results:
                 yield result
                 self.advance(1)
 
     def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
-        """A task of `total` units (None: not known) has begun; `done` of them were done before.
+        """A task of `total` units (None: not known) has begun; `done` of them were done in an earlier run.
 
-        The unit `B` is bytes.
+        The unit `B` stands for bytes.
         """
 
     def advance(self, count: int) -> None:
-        """`count` more units of the current task are done; fewer, if it had to start over."""
+        """`count` more units of the current task are done; `count` is negative if work had to start over."""
 
     def end(self) -> None:
-        """The current task is over, finished or not."""
+        """The current task has ended, finished or not."""
 
     def say(self, line: str) -> None:
         """One line worth keeping, such as an epoch's figures."""

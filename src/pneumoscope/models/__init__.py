@@ -1,6 +1,6 @@
-"""The bundle that ships inside the package: what the command line works with unless it is given another.
+"""The bundle that ships with the package, which the command line uses unless it is given another.
 
-Only the command line falls back to it. Containers, endpoints and jobs name their bundle.
+Only the command line falls back to it: containers, endpoints and jobs must name their bundle.
 """
 
 from importlib import resources
@@ -15,7 +15,7 @@ def shipped_bundle() -> Path:
     """The folder of the bundle that ships with the package.
 
     Raises:
-        BundleError: this installation has none.
+        BundleError: this installation lacks it.
     """
     folder = Path(str(resources.files(__name__))) / SHIPPED
     if not folder.is_dir():
