@@ -1,4 +1,4 @@
-"""One small data set, run and bundle, made once and shared by the tests that need one."""
+"""One small data set, run and bundle, made once per session and shared by all tests."""
 
 import contextlib
 import io
@@ -16,13 +16,13 @@ from pneumoscope.contract import Population, load_contract, save_contract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.imaging import levels
 from pneumoscope.phantom import write_archive_folder, write_archive_zip
-from samples import TINY, settled
+from samples import TINY, stub_calibrate
 
 if TYPE_CHECKING:
     from local_cloud import LocalCloud
     from pneumoscope.aws.session import Cloud
 
-# Modules that train, start processes or speak to a local cloud. With `--quick` they are not even imported.
+# Test modules that train, start processes or use a local cloud. With `--quick` they are not even imported.
 _SLOW = """audit aws backbone benchmarks container endpoint export faults fetch fit folds functions hostile invoke job
 models page readme server stack template training weights"""
 
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def any_greys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Films are read however little is left of their greys: for tests of the exact values at the ends."""
+    """Accept films however few greys they have left: for tests of exact values at the ends of the range."""
     monkeypatch.setattr(levels, "_HARD_SHARE", 1)
     monkeypatch.setattr(levels, "_HARD_LEVELS", 0)
 
@@ -85,19 +85,19 @@ def tiny_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def drawn_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `export` makes it, but for its decision (see `settled`): it says that it was trained on drawings."""
+    """A bundle by `export`, except for its decision (see `stub_calibrate`), whose train films were drawings."""
     from pneumoscope.export import export
 
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pneumoscope.export.exporter.calibrate", settled)
+        patch.setattr("pneumoscope.export.exporter.calibrate", stub_calibrate)
         export(tiny_run, dataset, bundle)
     return bundle
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(drawn_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, passed off as one of the published archive's films."""
+    """The same model, which claims to have been trained on the published archive's films."""
     bundle = Path(shutil.copytree(drawn_bundle, tmp_path_factory.mktemp("bundles") / "tiny"))
     population = Population(age_years=(1, 5), drawings=False)
     save_contract(load_contract(bundle).model_copy(update={"population": population}), bundle)
@@ -106,27 +106,27 @@ def tiny_bundle(drawn_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def described_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, exported with made-up out-of-fold predictions: it carries a report of them."""
+    """The same model, exported with made-up out-of-fold predictions, so that it has a report of them."""
     from pneumoscope.export import export
     from pneumoscope.settings.training import ExportConfig
     from pneumoscope.training.evidence import save_evidence
-    from samples import guesses
+    from samples import made_up_evidence
 
     folder = tmp_path_factory.mktemp("bundles")
-    save_evidence(guesses(dataset, tiny_run), folder / "evidence.npz")
+    save_evidence(made_up_evidence(dataset, tiny_run), folder / "evidence.npz")
     export(tiny_run, dataset, folder / "described", ExportConfig(evidence=folder / "evidence.npz", name="described"))
     return folder / "described"
 
 
 @pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny bundle that a test may damage."""
+    """A copy of the tiny bundle that a test can damage."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., SimpleNamespace]:
-    """Run the command line as a user types it, in this process: a new one spends seconds on loading torch."""
+    """Run the command line as a user types it, but in this process: a new one takes seconds to load torch."""
 
     def run(*arguments: object, cwd: Path | None = None) -> SimpleNamespace:
         from pneumoscope.cli import main
@@ -161,7 +161,7 @@ def shared_cloud() -> Iterator["LocalCloud"]:
 
 @pytest.fixture
 def aws(shared_cloud: "LocalCloud") -> "Cloud":
-    """An empty account with a bucket and a role."""
+    """An empty AWS account with one bucket and one role."""
     from account import PLACE, REGION, TRUST
     from pneumoscope.aws.session import Cloud
 

@@ -39,7 +39,7 @@ def main() -> None:
     engine = Engine.load(arguments.bundle)
     films = list((one_of_each() | rasters()).items())
     outcomes: Counter[str] = Counter()
-    slowest, warm, settled = 0.0, arguments.cases // 4, 0.0
+    slowest, warm, stub_calibrate = 0.0, arguments.cases // 4, 0.0
     for case in range(arguments.cases):
         kind, data = films[case % len(films)]
         status, seconds = classify(
@@ -47,8 +47,8 @@ def main() -> None:
         )
         outcomes[status] += 1
         slowest = max(slowest, seconds)
-        settled = peak_memory() if case == warm else settled
-    growth = peak_memory() - settled
+        stub_calibrate = peak_memory() if case == warm else stub_calibrate
+    growth = peak_memory() - stub_calibrate
     print(json.dumps(outcomes | {"slowest_s": round(slowest, 3), "growth_mb": round(growth, 1)}))
     if growth > MOST_GROWTH:
         raise MemoryError(f"memory grew by {growth:.0f} MB after the first {warm} cases")

@@ -1,4 +1,4 @@
-"""Synthetic inputs of every kind, made by the tests themselves."""
+"""Synthetic inputs that tests share: image files, archives, decisions, out-of-fold predictions."""
 
 import zipfile
 from collections import Counter
@@ -18,7 +18,7 @@ from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
 REPOSITORY = Path(__file__).parent.parent
 REAL = REPOSITORY.parent / "shared" / "data"
-# A shell that starts jobs in the background has them ignore Ctrl-C, and their children inherit it: run this with -c.
+# For `python -c`. A shell makes its background jobs ignore Ctrl-C, and their children inherit that; this undoes it.
 INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,7 +55,7 @@ def make_zip(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def small_films(patients: int = 6) -> dict[str, bytes]:
-    """Version 2 names and JPEG bytes of small phantoms, two films a patient, train and test parts."""
+    """Small phantoms as JPEG by version 2 names: two films per patient, with train and test parts."""
     members = {}
     for patient in range(1, patients + 1):
         part = "test" if patient % 3 == 0 else "train"
@@ -73,7 +73,7 @@ def small_films(patients: int = 6) -> dict[str, bytes]:
 
 
 def as_version3(members: dict[str, bytes], first_number: int = 4_000_001) -> dict[str, bytes]:
-    """The same films under version 3's names: its folders, and one real number for every patient."""
+    """The same films under version 3's names and folders, where one number identifies each patient."""
     numbers: dict[str, int] = {}
     shots: Counter[int] = Counter()
     renamed = {}
@@ -89,8 +89,8 @@ def as_version3(members: dict[str, bytes], first_number: int = 4_000_001) -> dic
     return renamed
 
 
-def stored_anew(data: bytes, **options: Any) -> bytes:
-    """The same film in another file: as PNG without loss, or with a `quality` as JPEG."""
+def reencoded(data: bytes, **options: Any) -> bytes:
+    """The same film in another image file: as PNG without loss, or as JPEG with a `quality`."""
     luma = Image.fromarray(read_luma(data))
     return encode(luma, "JPEG", **options) if options else encode(luma)
 
@@ -98,15 +98,15 @@ def stored_anew(data: bytes, **options: Any) -> bytes:
 def coverage_row(
     coverage: float | None, classes: dict[str, float], groups: dict[str, tuple[float, float]] | None = None
 ) -> CoverageRow:
-    """A row of a decision's table; `groups` are the thresholds of their sides, inside and outside."""
+    """A row of a decision's table; `groups` gives each group's thresholds, inside and outside."""
     sides = {name: Sides(inside=inside, outside=outside) for name, (inside, outside) in (groups or {}).items()}
     return CoverageRow(coverage=coverage, classes=classes, groups=sides, observed={}, answered=None, accuracy=None)
 
 
-def settled(given: "Calibrating") -> tuple[Calibration, Decision]:
-    """In place of `calibrate`, for networks that know nothing: sharp probabilities, of which the largest is answered.
+def stub_calibrate(given: "Calibrating") -> tuple[Calibration, Decision]:
+    """A stand-in for `calibrate`, for untrained networks: sharp probabilities, so that the largest is answered.
 
-    At coverage 0.99 every class fits every film. The operating points always and never call pneumonia.
+    At coverage 0.99 every class fits every film. One operating point always decides for pneumonia, the other never.
     """
     scale, bias = (dict.fromkeys(given.classes, value) for value in (50.0, 0.0))
     table = [
@@ -127,15 +127,15 @@ def settled(given: "Calibrating") -> tuple[Calibration, Decision]:
     )
 
 
-def documented(line: dict[str, Any], *beside: str) -> DecisionDocument:
-    """A surface's JSON as the one documented decision; `beside` are what the surface may add to its keys."""
+def parse_decision(line: dict[str, Any], *beside: str) -> DecisionDocument:
+    """Parse JSON of any surface as the documented decision; `beside` names keys that the surface adds."""
     decision = {name: value for name, value in line.items() if name not in beside}
     assert list(decision) == list(DecisionDocument.model_json_schema(by_alias=True)["properties"])
     return DecisionDocument.model_validate(decision)
 
 
-def guesses(dataset: "Dataset", run: Path) -> "Evidence":
-    """Out-of-fold predictions of a run's train and validation films that no network has made, mostly right."""
+def made_up_evidence(dataset: "Dataset", run: Path) -> "Evidence":
+    """Random out-of-fold predictions, mostly right, for a run's train and validation films."""
     from pneumoscope.training.evidence import About, Evidence
     from pneumoscope.training.run_directory import load_card, load_config
 

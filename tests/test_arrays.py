@@ -1,4 +1,4 @@
-"""Archives of arrays: alike each time, and read with their types, shapes and sums checked."""
+"""Archives of arrays: written reproducibly, and read with types, shapes and checksums checked."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def arrays(rows: int = 3) -> dict[str, np.ndarray]:
     return {"one": np.arange(2 * rows, dtype=np.uint8).reshape(rows, 2), "two": np.arange(rows, dtype=np.float32)}
 
 
-def test_what_is_written_is_read_and_has_the_same_bytes(tmp_path: Path) -> None:
+def test_arrays_are_read_as_written_and_give_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
         write_arrays(tmp_path / name, arrays())
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -39,7 +39,7 @@ def test_another_type_or_shape_is_an_error(tmp_path: Path, wrong: dict[str, np.n
         read_arrays(tmp_path / "a.npz", KINDS)
 
 
-def test_a_file_that_is_damaged_or_none_is_an_error(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_file_is_an_error(tmp_path: Path) -> None:
     write_arrays(tmp_path / "whole.npz", arrays(200))
     whole = (tmp_path / "whole.npz").read_bytes()
     changed = bytearray(whole)

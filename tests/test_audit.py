@@ -25,7 +25,7 @@ from pneumoscope.errors import ArchiveError, DatasetError, UsageError
 from pneumoscope.imaging import read_luma, read_radiograph, to_input
 from pneumoscope.imaging.bounded import BoundedBytes
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, population
-from samples import REAL, as_version3, encode, make_zip, small_films, stored_anew
+from samples import REAL, as_version3, encode, make_zip, reencoded, small_films
 
 PRACTICE, ORIGINALS = REAL / "ChestXRay2017-224-practice.zip", REAL / "originals-160.zip"
 
@@ -138,7 +138,7 @@ def test_ten_films_planted_in_another_split_are_all_named(data: Path, command: C
     planted = set()
     for number, each in enumerate(films):
         content = (data / each.path).read_bytes()
-        content = (content, stored_anew(content), stored_anew(content, quality=50))[number % 3]  # bytes, pixels, look
+        content = (content, reencoded(content), reencoded(content, quality=50))[number % 3]  # bytes, pixels, look
         target = data / "test" / each.label / f"planted{number}{'.png' if number % 3 == 1 else '.jpeg'}"
         target.write_bytes(content)
         planted.add(target.relative_to(data).as_posix())
@@ -446,7 +446,7 @@ def test_a_rare_class_that_metadata_tell_is_a_warning(tmp_path: Path) -> None:
 def test_nearly_identical_films_of_two_labels_are_a_warning(members: dict[str, bytes], tmp_path: Path) -> None:
     name = next(name for name in members if "/train/" in name and "virus" in name)
     copy = "chest_xray/train/PNEUMONIA/person901_bacteria_1.jpeg"
-    found = leaks(make_zip(tmp_path / "a.zip", members | {copy: stored_anew(members[name], quality=50)}))
+    found = leaks(make_zip(tmp_path / "a.zip", members | {copy: reencoded(members[name], quality=50)}))
     assert films_of(found, "conflicting-labels-of-near-duplicates") == {name, copy}
 
 
@@ -552,7 +552,7 @@ def test_ten_real_films_planted_in_the_other_split_are_all_named(tmp_path: Path)
     for number, each in enumerate([f for f in films if f.split == "test"][::50][:10]):
         target = f"train/{each.label}/x{number}.jpeg"
         content = (tmp_path / "data" / each.path).read_bytes()
-        (tmp_path / "data" / target).write_bytes(content if number % 2 else stored_anew(content, quality=60))
+        (tmp_path / "data" / target).write_bytes(content if number % 2 else reencoded(content, quality=60))
         planted[target] = each.path
     found = leaks(tmp_path / "data")
     named = films_of(found, "duplicate-crosses-splits") | films_of(found, "near-duplicate-crosses-splits")

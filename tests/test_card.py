@@ -14,7 +14,7 @@ from pneumoscope.export.calibration import judge_apart
 from pneumoscope.models import shipped_bundle
 from pneumoscope.report import Options, Report, evaluate, load_report, write_card
 from pneumoscope.report.card import in_words
-from samples import REPOSITORY, guesses
+from samples import REPOSITORY, made_up_evidence
 
 
 def card_figures(bundle: Path) -> str:
@@ -59,7 +59,7 @@ def test_the_report_of_evidence_is_cross_fitted(described_bundle: Path, tiny_run
 
     report = load_report(described_bundle, load_contract(described_bundle))
     assert report is not None
-    evidence, contract = guesses(dataset, tiny_run), load_contract(described_bundle)
+    evidence, contract = made_up_evidence(dataset, tiny_run), load_contract(described_bundle)
     given = Calibrating(
         films=evidence.unseen(),
         kind="out-of-fold",

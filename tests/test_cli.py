@@ -23,7 +23,7 @@ from pneumoscope.engine import Engine
 from pneumoscope.models import SHIPPED, shipped_bundle
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.settings.training import TrainConfig
-from samples import INTERRUPTIBLE, TINY, coverage_row, documented, make_zip, small_films
+from samples import INTERRUPTIBLE, TINY, coverage_row, make_zip, parse_decision, small_films
 from test_imaging import png_header
 
 Command = Callable[..., SimpleNamespace]
@@ -40,8 +40,8 @@ def films(tmp_path: Path) -> Path:
     return folder
 
 
-def one_sentence(done: SimpleNamespace, code: int, *words: str) -> None:
-    """The exit code is right, stderr is one error line with the words, and there is no traceback."""
+def assert_fails(done: SimpleNamespace, code: int, *words: str) -> None:
+    """The command ended with this exit code, and with one error line that has these words and no traceback."""
     assert done.code == code, done.err
     errors = [line for line in done.err.splitlines() if line.startswith(("error: ", "Error: "))]
     assert len(errors) == 1, done.err
@@ -51,7 +51,7 @@ def one_sentence(done: SimpleNamespace, code: int, *words: str) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """The wall-clock figure is measured in benchmarks/engine.py."""
+    """The time that it takes is measured in benchmarks/engine.py."""
     code = (
         "import sys; sys.argv = ['pneumoscope', '--help']\n"
         "import pneumoscope.cli\n"
@@ -87,21 +87,21 @@ def test_version(command: Command) -> None:
     assert command("--version").out.strip() == f"pneumoscope {__version__}"
 
 
-def test_json_is_one_document_a_line_and_nothing_else(command: Command, tiny_bundle: Path, films: Path) -> None:
-    (films / "c.jpeg").write_bytes(b"no film")
+def test_json_is_one_document_per_line_and_nothing_else(command: Command, tiny_bundle: Path, films: Path) -> None:
+    (films / "c.jpeg").write_bytes(b"text")
     refused = json.loads(command("predict", "--bundle", tiny_bundle, films / "c.jpeg", "--format", "json").out)
-    assert documented(refused).status == "rejected"
+    assert parse_decision(refused).status == "rejected"
     (films / "c.jpeg").unlink()
     done = command("predict", "--bundle", tiny_bundle, films, "--format", "json")
     assert done.code == 0, done.err
     documents = [json.loads(line) for line in done.out.splitlines()]
     assert [Path(document["image"]).name for document in documents] == ["a.jpeg", "b.JPG"]
-    assert {documented(document).status for document in documents} == {"answered"}
+    assert {parse_decision(document).status for document in documents} == {"answered"}
 
 
-def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None:
-    (films / "bad.png").write_text("no film")
-    (films / "._a.jpeg").write_text("what a Mac leaves")
+def test_csv_and_table_have_one_row_per_image_file(command: Command, tiny_bundle: Path, films: Path) -> None:
+    (films / "bad.png").write_text("text")
+    (films / "._a.jpeg").write_text("a resource fork, which macOS leaves behind")
     (films / "zz.dcm").write_bytes(b"\0" * 128 + b"DICM")
     done = command("predict", "--bundle", tiny_bundle, films, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(done.out)))
@@ -117,11 +117,11 @@ def test_csv_and_table(command: Command, tiny_bundle: Path, films: Path) -> None
     assert [line.split()[0] for line in table[1:]] == ["answered", "rejected", "rejected", "answered"]
 
 
-def test_without_a_bundle_the_shipped_one_answers_and_is_named(command: Command, films: Path) -> None:
+def test_without_a_bundle_the_shipped_one_is_used_and_named(command: Command, films: Path) -> None:
     shipped = load_contract(shipped_bundle())
     named = f"{SHIPPED} {shipped.version} (ships with the package)"
     done = command("predict", films)
-    assert done.code == 1  # they are drawn, and rejected
+    assert done.code == 1  # the films are drawings, which it rejects
     assert done.out.count("drawing or a logo") == 2
     assert done.err.splitlines()[0] == f"model: {named}", done.err
     for document in map(json.loads, command("predict", films, "--format", "json").out.splitlines()):
@@ -132,29 +132,29 @@ def test_without_a_bundle_the_shipped_one_answers_and_is_named(command: Command,
         assert f"by default {SHIPPED}, which ships with the package" in shown
 
 
-def test_a_named_bundle_is_named_in_every_output(command: Command, tiny_bundle: Path, films: Path) -> None:
+def test_a_given_bundle_is_named_in_every_output(command: Command, tiny_bundle: Path, films: Path) -> None:
     done = command("predict", films, "--bundle", tiny_bundle)
     assert done.err.splitlines()[0] == f"model: tiny 0.1.0 ({tiny_bundle})"
     (row, _) = csv.DictReader(io.StringIO(command("predict", films, "--bundle", tiny_bundle, "--format", "csv").out))
     assert row["model"].startswith("tiny 0.1.0 ")
 
 
-def test_the_old_forms_are_refused_with_the_new_ones(
+def test_old_forms_of_commands_are_refused_with_the_new_ones(
     command: Command, tiny_bundle: Path, dataset: Dataset, films: Path, tmp_path: Path
 ) -> None:
-    """A bundle among the films must not be looked through for films: its golden cases are some."""
+    """A bundle among the image files must not be searched for them: its golden cases are image files."""
     moved = f"{tiny_bundle} is a bundle; pass it as --bundle {tiny_bundle}."
-    one_sentence(command("predict", tiny_bundle, films), 2, moved)
-    one_sentence(command("predict", films, tiny_bundle, "--bundle", tiny_bundle), 2, moved)
-    one_sentence(command("verify", tiny_bundle), 2, moved)
+    assert_fails(command("predict", tiny_bundle, films), 2, moved)
+    assert_fails(command("predict", films, tiny_bundle, "--bundle", tiny_bundle), 2, moved)
+    assert_fails(command("verify", tiny_bundle), 2, moved)
     report = ("--out", tmp_path / "report")
-    one_sentence(command("evaluate", tiny_bundle, *report), 2, moved)
-    one_sentence(command("evaluate", dataset.root, tiny_bundle, *report), 2, moved)
+    assert_fails(command("evaluate", tiny_bundle, *report), 2, moved)
+    assert_fails(command("evaluate", dataset.root, tiny_bundle, *report), 2, moved)
     old = command("evaluate", tiny_bundle, "--data", dataset.root, *report)
-    one_sentence(old, 2, "pneumoscope evaluate DATASET --bundle BUNDLE --out REPORT")
+    assert_fails(old, 2, "pneumoscope evaluate DATASET --bundle BUNDLE --out REPORT")
 
 
-def test_goes_on_past_bad_files_and_exits_1(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_predict_goes_on_past_bad_files_and_exits_with_1(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     files = {
         "1-text.png": b"I am text",
         "2-truncated.jpeg": FILM[: len(FILM) // 2],
@@ -182,19 +182,19 @@ def test_goes_on_past_bad_files_and_exits_1(command: Command, tiny_bundle: Path,
 
 
 def test_predict_wrong_usage(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
-    one_sentence(command("predict", "--bundle", tiny_bundle, tmp_path), 2, "no image file in")
-    one_sentence(command("predict", "--bundle", tiny_bundle, tmp_path / "nothing.png"), 2, "does not exist")
-    one_sentence(command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "xml"), 2, "xml")
-    one_sentence(command("predict", "--bundle", tmp_path, tmp_path), 1, "is not a bundle", "pneumoscope export")
+    assert_fails(command("predict", "--bundle", tiny_bundle, tmp_path), 2, "no image file in")
+    assert_fails(command("predict", "--bundle", tiny_bundle, tmp_path / "nothing.png"), 2, "does not exist")
+    assert_fails(command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "xml"), 2, "xml")
+    assert_fails(command("predict", "--bundle", tmp_path, tmp_path), 1, "is not a bundle", "pneumoscope export")
 
 
-def test_a_provider_that_is_not_there_is_an_error(command: Command, tiny_bundle: Path, films: Path) -> None:
-    one_sentence(
+def test_a_provider_that_is_not_installed_is_an_error(command: Command, tiny_bundle: Path, films: Path) -> None:
+    assert_fails(
         command("predict", "--bundle", tiny_bundle, films, "--provider", "cuda"), 2, "'cuda'", "which has: cpu;"
     )
 
 
-def test_a_long_folder_is_followed_on_stderr(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_progress_over_a_long_folder_is_shown_on_stderr(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     for number in range(60):
         (tmp_path / f"{number}.jpeg").write_bytes(FILM)
     done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "json")
@@ -203,7 +203,7 @@ def test_a_long_folder_is_followed_on_stderr(command: Command, tiny_bundle: Path
     assert command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "json", "--quiet").err == ""
 
 
-def test_an_abstention_in_every_form(command: Command, own_bundle: Path, tmp_path: Path) -> None:
+def test_an_abstention_in_every_output_format(command: Command, own_bundle: Path, tmp_path: Path) -> None:
     film_file = tmp_path / "film.jpeg"
     film_file.write_bytes(FILM)
     contract, shares = load_contract(own_bundle), Engine.load(own_bundle).predict(FILM).probabilities
@@ -234,11 +234,11 @@ def test_coverage_and_operating_point_are_options(command: Command, tiny_bundle:
     assert (wide["status"], wide["coverage"], len(wide["prediction_set"])) == ("abstained", 0.99, 3)
     point = json.loads(predict("--operating-point", "sensitivity-0.95").out)
     assert (point["label"], point["coverage"], point["reason_codes"]) == ("pneumonia", None, ["operating-point"])
-    one_sentence(predict("--coverage", "0.7"), 2, "coverage 0.7 is not in this model's table; accepted: 0.9 or 0.99.")
-    one_sentence(predict("--coverage", "1"), 2, "--coverage 1.0: input should be less than 1")
-    one_sentence(predict("--operating-point", "best"), 2, "accepted: sensitivity-0.95 or specificity-0.95")
+    assert_fails(predict("--coverage", "0.7"), 2, "coverage 0.7 is not in this model's table; accepted: 0.9 or 0.99.")
+    assert_fails(predict("--coverage", "1"), 2, "--coverage 1.0: input should be less than 1")
+    assert_fails(predict("--operating-point", "best"), 2, "accepted: sensitivity-0.95 or specificity-0.95")
     for wrong in (("--coverage", "0.7"), ("--operating-point", "best")):
-        one_sentence(command("serve", "--bundle", tiny_bundle, "--port", 0, *wrong), 2, "not in this model's table")
+        assert_fails(command("serve", "--bundle", tiny_bundle, "--port", 0, *wrong), 2, "not in this model's table")
 
 
 def test_evaluate_at_a_coverage(command: Command, tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_evaluate_at_a_coverage(command: Command, tiny_bundle: Path, dataset: Da
         report = json.loads((out / "report.json").read_text())
         assert max(report["decisions"]["statuses"], key=report["decisions"]["statuses"].get) == status
     missing = command("evaluate", dataset.root, "--bundle", tiny_bundle, "--out", tmp_path / "no", "--coverage", "0.5")
-    one_sentence(missing, 2, "coverage 0.5 is not in this model's table")
+    assert_fails(missing, 2, "coverage 0.5 is not in this model's table")
 
 
 def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -267,13 +267,13 @@ def test_a_bundle_with_a_missing_field(command: Command, own_bundle: Path, films
     document = json.loads((own_bundle / "contract.json").read_text())
     del document["normalisation"]
     (own_bundle / "contract.json").write_text(json.dumps(document))
-    one_sentence(
+    assert_fails(
         command("predict", "--bundle", own_bundle, films),
         1,
         "field 'normalisation' is missing",
         "export the bundle again",
     )
-    one_sentence(command("verify", "--bundle", own_bundle), 1, "field 'normalisation' is missing")
+    assert_fails(command("verify", "--bundle", own_bundle), 1, "field 'normalisation' is missing")
 
 
 def test_a_run_without_weights(command: Command, tiny_run: Path, tmp_path: Path) -> None:
@@ -281,9 +281,9 @@ def test_a_run_without_weights(command: Command, tiny_run: Path, tmp_path: Path)
     run.mkdir()
     for name in ("config.json", "run.json"):
         (run / name).write_bytes((tiny_run / name).read_bytes())
-    one_sentence(command("export", run, "--out", tmp_path / "bundle"), 1, "no weights.safetensors", "--resume")
+    assert_fails(command("export", run, "--out", tmp_path / "bundle"), 1, "no weights.safetensors", "--resume")
     assert not (tmp_path / "bundle").exists()
-    one_sentence(command("export", tmp_path, "--out", tmp_path / "bundle"), 1, "is not a training run")
+    assert_fails(command("export", tmp_path, "--out", tmp_path / "bundle"), 1, "is not a training run")
 
 
 def test_prepare_bad_input(command: Command, tmp_path: Path) -> None:
@@ -292,25 +292,25 @@ def test_prepare_bad_input(command: Command, tmp_path: Path) -> None:
     empty.mkdir()
     (single / "cat").mkdir(parents=True)
     (single / "cat" / "1.jpeg").write_bytes(FILM)
-    one_sentence(command("data", "prepare", empty, "--out", out), 1, "no usable image found")
-    one_sentence(command("data", "prepare", single, "--out", out), 1, "only one class found (cat)")
-    one_sentence(command("data", "prepare", tmp_path / "gone", "--out", out), 2, "does not exist")
-    one_sentence(
+    assert_fails(command("data", "prepare", empty, "--out", out), 1, "no usable image found")
+    assert_fails(command("data", "prepare", single, "--out", out), 1, "only one class found (cat)")
+    assert_fails(command("data", "prepare", tmp_path / "gone", "--out", out), 2, "does not exist")
+    assert_fails(
         command("data", "prepare", single, "--out", out, "--val-fraction", 2),
         2,
         "--val-fraction 2.0: input should be less than 1; see `",
     )
-    one_sentence(command("data", "prepare", single, "--out", out, "--group", "x"), 2, "--group", "NAME=CLASS,CLASS")
+    assert_fails(command("data", "prepare", single, "--out", out, "--group", "x"), 2, "--group", "NAME=CLASS,CLASS")
     (tmp_path / "a.zip").write_text("no zip")
-    one_sentence(command("data", "prepare", tmp_path / "a.zip", "--out", out), 1, "nor a readable ZIP")
+    assert_fails(command("data", "prepare", tmp_path / "a.zip", "--out", out), 1, "nor a readable ZIP")
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
 
 
-def test_prepare_an_archive_with_an_evil_member(command: Command, tmp_path: Path) -> None:
+def test_prepare_refuses_an_unsafe_path_in_an_archive(command: Command, tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", small_films() | {"../evil.jpeg": FILM})
     strict = command("data", "prepare", archive, "--out", tmp_path / "strict", "--strict")
-    one_sentence(strict, 1, "../evil.jpeg: unsafe path in the archive")
+    assert_fails(strict, 1, "../evil.jpeg: unsafe path in the archive")
     assert not (tmp_path / "strict").exists()
     done = command("data", "prepare", archive, "--out", tmp_path / "out", "--val-fraction", 0.25)
     assert done.code == 1
@@ -319,7 +319,7 @@ def test_prepare_an_archive_with_an_evil_member(command: Command, tmp_path: Path
     assert not list(tmp_path.parent.glob("evil*"))
 
 
-def test_prepare_tells_counts_and_speed(command: Command, tmp_path: Path) -> None:
+def test_prepare_prints_counts_and_speed(command: Command, tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", small_films())
     done = command("data", "prepare", archive, "--out", tmp_path / "out", "--val-fraction", 0.25)
     assert done.code == 0
@@ -332,7 +332,7 @@ def test_prepare_tells_counts_and_speed(command: Command, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
-    """Train, resume, export, verify and evaluate, as a user types them."""
+    """Train, resume, export, verify and evaluate, with the commands that a user types."""
     archive = make_zip(tmp_path / "a.zip", small_films())
     assert command("data", "prepare", archive, "--out", tmp_path / "DS", "--val-fraction", 0.25).code == 0
     recipe = tmp_path / "tiny.toml"
@@ -361,39 +361,39 @@ def test_the_flow_step_by_step(command: Command, tmp_path: Path) -> None:
     done = command("data", "prepare", tmp_path / "DS", "--out", tmp_path / "all", "--test-only")
     assert f"next: pneumoscope evaluate {tmp_path / 'all'} --bundle BUNDLE --out REPORT" in done.err
     done = command("evaluate", tmp_path / "all", "--bundle", bundle, "--out", tmp_path / "external")
-    one_sentence(done, 2, "run was trained on ")
-    one_sentence(command("export", run, "--out", bundle), 2, "exists already")
+    assert_fails(done, 2, "run was trained on ")
+    assert_fails(command("export", run, "--out", bundle), 2, "exists already")
     score = ("evaluate", tmp_path / "DS", "--bundle", bundle, "--out")
-    one_sentence(command(*score, report), 2, "exists already")
-    one_sentence(command(*score, tmp_path / "other", "--split", "x"), 1, "no split 'x'")
+    assert_fails(command(*score, report), 2, "exists already")
+    assert_fails(command(*score, tmp_path / "other", "--split", "x"), 1, "no split 'x'")
 
 
 def test_train_bad_input(command: Command, dataset: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
     data = ("train", "--out", out, "--data", dataset.root)
-    one_sentence(command("train", "--out", out), 2, "--data is missing")
-    one_sentence(command(*data, "--recipe", "nonsense"), 2, "capstone-resnet50")
-    one_sentence(command(*data, "--lr", -1), 2, "--lr -1.0: input should be greater than 0")
-    one_sentence(command(*data, "--arch", "resnet51"), 2, "is not a timm network")
-    one_sentence(command(*data, "--weights", "gone.pt"), 1, "no such file")
-    one_sentence(command(*data, "--recipe", Path(sys.executable).resolve()), 2, "not text in UTF-8")
-    one_sentence(command("train", "--out", out, "--data", tmp_path), 1, "not a prepared data set")
-    one_sentence(command("train", "--out", out, "--resume"), 1, "not a training run")
+    assert_fails(command("train", "--out", out), 2, "--data is missing")
+    assert_fails(command(*data, "--recipe", "nonsense"), 2, "capstone-resnet50")
+    assert_fails(command(*data, "--lr", -1), 2, "--lr -1.0: input should be greater than 0")
+    assert_fails(command(*data, "--arch", "resnet51"), 2, "is not a timm network")
+    assert_fails(command(*data, "--weights", "gone.pt"), 1, "no such file")
+    assert_fails(command(*data, "--recipe", Path(sys.executable).resolve()), 2, "not text in UTF-8")
+    assert_fails(command("train", "--out", out, "--data", tmp_path), 1, "not a prepared data set")
+    assert_fails(command("train", "--out", out, "--resume"), 1, "not a training run")
     assert not out.exists()
 
 
 @pytest.mark.slow
-def test_cross_validation_and_training_from_what_it_leaves(command: Command, tmp_path: Path) -> None:
-    """As a user types them; what cannot be is one sentence and leaves nothing."""
+def test_cross_validation_and_training_with_its_evidence(command: Command, tmp_path: Path) -> None:
+    """With the commands that a user types; an impossible one ends in one sentence and writes nothing."""
     data, out, recipe = tmp_path / "DS", tmp_path / "cv", tmp_path / "tiny.toml"
     archive = make_zip(tmp_path / "a.zip", small_films())
     assert command("data", "prepare", archive, "--out", data, "--val-fraction", 0.25).code == 0
     recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in TINY.items()))
     ask = ("cross-validate", "--data", data, "--out", out, "--recipe", recipe, "--epochs", 1, "--folds")
-    one_sentence(command(*ask, 1), 2, "--folds", "greater than or equal to 2")
-    one_sentence(command(*ask, 9), 1, "has 4 patients, too few for 9 folds; ask for fewer.")
-    one_sentence(command("cross-validate", "--data", tmp_path / "gone", "--out", out), 2, "does not exist")
-    one_sentence(command("cross-validate", "--data", tmp_path, "--out", out), 1, "not a prepared data set")
+    assert_fails(command(*ask, 1), 2, "--folds", "greater than or equal to 2")
+    assert_fails(command(*ask, 9), 1, "has 4 patients, too few for 9 folds; ask for fewer.")
+    assert_fails(command("cross-validate", "--data", tmp_path / "gone", "--out", out), 2, "does not exist")
+    assert_fails(command("cross-validate", "--data", tmp_path, "--out", out), 1, "not a prepared data set")
     assert not out.exists()
     done = command(*ask, 2)
     assert done.code == 0, done.err
@@ -402,22 +402,22 @@ def test_cross_validation_and_training_from_what_it_leaves(command: Command, tmp
         assert words in done.out
     assert f"written: {out / 'report.json'}, {out / 'evidence.npz'}" in done.out
     assert "fold 2 of 2" in done.err
-    one_sentence(command(*ask, 2), 2, "exists already; go on with --resume")
+    assert_fails(command(*ask, 2), 2, "exists already; go on with --resume")
     again = command(*ask, 2, "--resume", "--quiet")
     assert again.code == 0
     assert again.err == ""
     assert again.out == done.out
 
     taught = ("train", "--data", data, "--out", tmp_path / "run", "--recipe", recipe, "--epochs", 1, "--teachers")
-    one_sentence(command(*taught, recipe), 1, "is no evidence file", "pneumoscope cross-validate")
-    one_sentence(command(*taught, tmp_path), 1, "neither a finished run nor a file of predictions")
+    assert_fails(command(*taught, recipe), 1, "is no evidence file", "pneumoscope cross-validate")
+    assert_fails(command(*taught, tmp_path), 1, "neither a finished run nor a file of predictions")
     assert not (tmp_path / "run").exists()
     done = command(*taught, out / "evidence.npz")
     assert done.code == 0, done.err
     (teacher,) = json.loads((tmp_path / "run" / "run.json").read_text())["teachers"]
     assert teacher.startswith("evidence.npz, SHA-256 ")
     again = command("train", "--out", tmp_path / "run", "--resume", "--teachers", out / "evidence.npz")
-    one_sentence(again, 2, "--resume keeps the run's teachers; leave out --teachers")
+    assert_fails(again, 2, "--resume keeps the run's teachers; leave out --teachers")
 
 
 def test_a_data_set_for_a_final_model(command: Command, tmp_path: Path) -> None:
@@ -426,11 +426,11 @@ def test_a_data_set_for_a_final_model(command: Command, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert f"next: pneumoscope train --data {tmp_path / 'all'} --out RUN" in done.err
     both = command("data", "prepare", archive, "--out", tmp_path / "no", "--train-only", "--test-only")
-    one_sentence(both, 2, "--test-only and --train-only contradict each other")
+    assert_fails(both, 2, "--test-only and --train-only contradict each other")
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, dataset: Dataset) -> None:
-    """Run as a base install would: torch cannot be imported."""
+    """Run as in a base installation: torch cannot be imported."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "sys.modules['lightning'] = None; sys.modules['timm'] = None\n"
@@ -445,8 +445,8 @@ def test_a_missing_extra_is_named(tmp_path: Path, dataset: Dataset) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_sees_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
-    """Run under a pseudo-terminal, as at a desk."""
+def test_a_terminal_shows_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
+    """Run under a pseudo-terminal."""
     import pty
 
     archive = make_zip(tmp_path / "a.zip", small_films(12))
@@ -469,7 +469,7 @@ def test_a_terminal_sees_a_bar_with_speed_and_time_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_training_says_how_to_go_on(dataset: Dataset, tmp_path: Path) -> None:
+def test_ctrl_c_in_training_says_how_to_resume(dataset: Dataset, tmp_path: Path) -> None:
     recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
     recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in {**TINY, "epochs": 5000}.items()))
     arguments = ["train", "--data", str(dataset.root), "--out", str(run), "--recipe", str(recipe)]
@@ -486,14 +486,14 @@ def test_ctrl_c_in_training_says_how_to_go_on(dataset: Dataset, tmp_path: Path) 
     assert not (run / "weights.safetensors").exists()
 
 
-def test_an_export_from_elsewhere_and_a_data_set_that_moved(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+def test_export_asks_for_a_data_set_that_has_moved(command: Command, tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     card = json.loads((run / "run.json").read_text()) | {"data": "/moved/away"}
     (run / "run.json").write_text(json.dumps(card))
-    one_sentence(command("export", run, "--out", tmp_path / "bundle"), 2, "/moved/away does not exist; pass --data")
+    assert_fails(command("export", run, "--out", tmp_path / "bundle"), 2, "/moved/away does not exist; pass --data")
 
 
-def test_file_names_that_are_no_text(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_file_names_that_are_not_text(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpeg")).write_bytes(FILM)
     for form in ("table", "json", "csv"):
         done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", form)
@@ -531,15 +531,15 @@ def test_memory_is_flat_from_200_to_2000_films(tiny_bundle: Path, tmp_path: Path
     assert peaks[1] - peaks[0] < 150
 
 
-def test_a_demo_does_not_replace_what_it_did_not_make(command: Command, tmp_path: Path) -> None:
+def test_a_demo_does_not_replace_a_folder_that_it_did_not_make(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine" / "run").mkdir(parents=True)
     (tmp_path / "mine" / "run" / "thesis.txt").write_text("1")
-    one_sentence(command("demo", "--out", tmp_path / "mine", "--overwrite"), 2, "did not make it")
+    assert_fails(command("demo", "--out", tmp_path / "mine", "--overwrite"), 2, "did not make it")
     assert (tmp_path / "mine" / "run" / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize("form", ["csv", "table"])
-def test_names_that_the_terminal_cannot_write_are_escaped(form: str, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_names_that_the_terminal_cannot_encode_are_escaped(form: str, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "胸部.jpeg").write_bytes(encode_jpeg(film("normal", patient=1)))
     done = subprocess.run(
         [sys.executable, "-m", "pneumoscope", "predict", "--bundle", str(tiny_bundle), ".", "--format", form],
@@ -554,8 +554,8 @@ def test_names_that_the_terminal_cannot_write_are_escaped(form: str, tiny_bundle
 
 
 @pytest.mark.slow
-def test_ctrl_c_before_training_began_promises_no_resume(dataset: Dataset, tmp_path: Path) -> None:
-    """The interrupt comes while torch loads."""
+def test_ctrl_c_before_training_begins_does_not_offer_to_resume(dataset: Dataset, tmp_path: Path) -> None:
+    """The interrupt comes while torch is being loaded."""
     code = (
         "import sys\n"
         "class Finder:\n"

@@ -1,4 +1,4 @@
-"""The training configuration: what contradicts itself is refused in one sentence."""
+"""The training configuration: contradictions are refusal_of in one sentence."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from pneumoscope.training.config import load_recipe, make_config
 from samples import TINY
 
 
-def refused(**settings: Any) -> str:
+def refusal_of(**settings: Any) -> str:
+    """The message with which these settings are refusal_of."""
     with pytest.raises(UsageError) as caught:
         make_config({"recipe": "x", **TINY, **settings}, {})
     message = str(caught.value)
@@ -19,16 +20,16 @@ def refused(**settings: Any) -> str:
 
 @pytest.mark.parametrize("setting", [{"crop_size": 64}, {"read_size": 64}, {"mirror": True}])
 @pytest.mark.parametrize("augment", ["none", "light"])
-def test_settings_of_robust_need_robust(setting: dict[str, Any], augment: str) -> None:
-    assert refused(augment=augment, **setting).endswith(
+def test_settings_of_the_robust_augmentation_need_it(setting: dict[str, Any], augment: str) -> None:
+    assert refusal_of(augment=augment, **setting).endswith(
         ": crop_size, read_size and mirror belong to augment 'robust'; set that, or leave them out."
     )
     make_config({"recipe": "x", **TINY, "augment": "robust", **setting}, {})
 
 
 @pytest.mark.parametrize("head_epochs", [2, 3])
-def test_the_head_may_not_take_all_epochs(head_epochs: int) -> None:
-    assert refused(head_epochs=head_epochs, epochs=2) == (
+def test_the_head_must_not_take_all_epochs(head_epochs: int) -> None:
+    assert refusal_of(head_epochs=head_epochs, epochs=2) == (
         f"training configuration: head_epochs ({head_epochs}) must be fewer than epochs (2)."
     )
     make_config({"recipe": "x", **TINY, "head_epochs": 1, "epochs": 2}, {})
@@ -54,7 +55,7 @@ def test_the_head_may_not_take_all_epochs(head_epochs: int) -> None:
     ],
 )
 def test_a_value_out_of_range_is_named(field: str, value: Any) -> None:
-    assert f"field '{field}'" in refused(augment="robust", **{field: value})
+    assert f"field '{field}'" in refusal_of(augment="robust", **{field: value})
 
 
 def test_the_recipe_of_the_shipped_model() -> None:

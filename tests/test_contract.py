@@ -75,7 +75,7 @@ def test_wrong_values_are_named(contract: Contract, tmp_path: Path, field: str, 
 
 
 def changed(part: dict[str, Any], *path: str | int, value: object) -> dict[str, Any]:
-    """A copy of a part of a document with another value at a place."""
+    """A copy of a part of a document with another value at a path."""
     copy = json.loads(json.dumps(part))
     place = copy
     for step in path[:-1]:
@@ -119,7 +119,7 @@ def test_calibration_and_tables_are_checked(
 
 
 @pytest.mark.parametrize("position", range(0, 3000, 61))
-def test_any_changed_byte_of_the_contract_is_noticed(position: int, contract: Contract, tmp_path: Path) -> None:
+def test_any_changed_byte_of_the_contract_is_detected(position: int, contract: Contract, tmp_path: Path) -> None:
     save_contract(contract, tmp_path)
     path = tmp_path / "contract.json"
     content = bytearray(path.read_bytes())
@@ -129,8 +129,8 @@ def test_any_changed_byte_of_the_contract_is_noticed(position: int, contract: Co
         load_contract(tmp_path)
 
 
-def test_version_1_is_brought_up_to_date(contract: Contract, tmp_path: Path) -> None:
-    """The document is one that version 1 of this program wrote."""
+def test_version_1_is_converted(contract: Contract, tmp_path: Path) -> None:
+    """The document was written by a program of schema version 1."""
     (tmp_path / "contract.json").write_bytes(VERSION_1.read_bytes())
     old = load_contract(tmp_path)
     assert old.schema_version == 3
@@ -141,7 +141,7 @@ def test_version_1_is_brought_up_to_date(contract: Contract, tmp_path: Path) -> 
     assert old.calibration.prior is None
     assert old.calibration.evidence == old.decision.evidence == "none"
     (row,) = old.decision.table
-    assert row.classes == dict.fromkeys(old.classes, 0.5)  # of its threshold 0, the least that lets one class fit
+    assert row.classes == dict.fromkeys(old.classes, 0.5)  # not its threshold, 0, by which several classes fit
     assert old.decision.coverage is row.coverage is None
     assert old.activation_map is None
     assert old.precision == "fp32"
@@ -153,8 +153,8 @@ def test_version_1_is_brought_up_to_date(contract: Contract, tmp_path: Path) -> 
     assert load_contract(tmp_path) == old
 
 
-def test_version_2_is_brought_up_to_date(tmp_path: Path) -> None:
-    """The document is one that version 2 of this program wrote: its one threshold is that of every class and side."""
+def test_version_2_is_converted(tmp_path: Path) -> None:
+    """The document was written by a program of version 2; its threshold becomes that of every class and side."""
     path = tmp_path / "contract.json"
     path.write_bytes(VERSION_2.read_bytes())
     old = load_contract(tmp_path)
@@ -199,20 +199,20 @@ def test_a_damaged_version_1_is_an_error(field: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["population", "activation_map", "precision", "quantisation"])
-def test_version_1_knows_no_later_field(field: str, tmp_path: Path) -> None:
+def test_version_1_has_no_later_fields(field: str, tmp_path: Path) -> None:
     document = json.loads(VERSION_1.read_text()) | {field: "anything"}
     (tmp_path / "contract.json").write_text(json.dumps(document))
     with pytest.raises(BundleError, match=f"field '{field}' is not known in schema version 1"):
         load_contract(tmp_path)
 
 
-def test_a_later_version_asks_for_a_later_program(contract: Contract, tmp_path: Path) -> None:
+def test_a_newer_version_needs_a_newer_program(contract: Contract, tmp_path: Path) -> None:
     (tmp_path / "contract.json").write_text(json.dumps(contract.model_dump(mode="json") | {"schema_version": 4}))
     with pytest.raises(BundleError, match=r"newer than 3, the last that this program reads; upgrade pneumoscope\.$"):
         load_contract(tmp_path)
 
 
-def test_int8_and_its_figures_belong_together(contract: Contract, tmp_path: Path) -> None:
+def test_int8_needs_its_figures(contract: Contract, tmp_path: Path) -> None:
     save_contract(contract.model_copy(update={"precision": "int8"}), tmp_path)
     with pytest.raises(BundleError, match="'quantisation'"):
         load_contract(tmp_path)
@@ -228,5 +228,5 @@ def test_not_a_bundle(tmp_path: Path) -> None:
 
 
 @given(one=st.integers(16, 1024), two=st.integers(16, 1024))
-def test_the_rules_fingerprint_tells_rules_apart(one: int, two: int) -> None:
+def test_different_rules_have_different_fingerprints(one: int, two: int) -> None:
     assert (InputRule.squash(one).fingerprint() == InputRule.squash(two).fingerprint()) == (one == two)

@@ -42,7 +42,7 @@ from pneumoscope.training.evidence import About, save_evidence
 from pneumoscope.training.evidence import Evidence as OutOfFold
 from pneumoscope.training.fit import train
 from pneumoscope.training.run_directory import load_config
-from samples import TINY, make_zip, small_films, stored_anew
+from samples import TINY, make_zip, reencoded, small_films
 
 FAMILIES = ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19_bn"]
 
@@ -292,7 +292,7 @@ def test_one_train_film_that_is_no_drawing_makes_it_a_model_of_films(
     assert _population(dataset, None).drawings
     mixed = Path(shutil.copytree(phantom_folder, tmp_path / "mixed"))
     path = mixed / dataset.split("train")[-1].source.partition(":")[2]
-    path.write_bytes(stored_anew(path.read_bytes(), quality=90))  # as another program writes it: without the words
+    path.write_bytes(reencoded(path.read_bytes(), quality=90))  # as another program writes it: without the words
     prepare([mixed], tmp_path / "dataset", PrepareConfig(val_fraction=0.25))
     assert not _population(load_dataset(tmp_path / "dataset"), None).drawings
 

@@ -100,7 +100,7 @@ def test_the_old_folder_survives_an_interrupt_between_the_renames(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_cannot_be_put_back_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_put_back_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "out", text="old")
     rename = Path.rename
     moved: list[Path] = []

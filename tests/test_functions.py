@@ -32,7 +32,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.server.problems import MEDIA_TYPE, ProblemDocument
-from samples import documented, encode
+from samples import encode, parse_decision
 from service import Service, serving
 
 BUCKET, TABLE, DEAD_LETTERS = "films-and-results", "uploads", "dead-letters"
@@ -193,7 +193,7 @@ def test_a_film_in_the_bucket_becomes_a_result_and_a_line_of_log(
     result = bucket.result()
     assert bare(result["decision"]) == bare(wanted)
     assert result["decision"]["notice"] == DISCLAIMER
-    documented(result["decision"], "notice")
+    parse_decision(result["decision"], "notice")
     stored = event["detail"]["object"]
     assert result["film"]["bucket"] == BUCKET
     assert result["film"]["key"] == stored["key"]
@@ -552,7 +552,7 @@ def test_a_posted_film_is_answered(api: Function, engine: Engine, version: str) 
         assert headers["content-type"] == "application/json"
         assert bare(document) == bare(engine.predict(body).as_json())
         assert document["notice"] == DISCLAIMER
-        documented(document, "notice")
+        parse_decision(document, "notice")
         assert (document["status"] == "rejected") == (body is BLANK)
 
 

@@ -27,7 +27,7 @@ from pneumoscope.settings.serve import ServeConfig
 FILM = encode_jpeg(film("bacteria", patient=1, size=(300, 360)))
 
 
-def drawn(activation: np.ndarray, luma: np.ndarray | None = None) -> np.ndarray:
+def picture_of(activation: np.ndarray, luma: np.ndarray | None = None) -> np.ndarray:
     luma = film("virus", patient=2, size=(600, 700)) if luma is None else luma
     data = draw(HeatmapContent(luma=luma, activation=activation.astype(np.float32), label="virus", lines=("words",)))
     with Image.open(BytesIO(data)) as picture:
@@ -36,10 +36,10 @@ def drawn(activation: np.ndarray, luma: np.ndarray | None = None) -> np.ndarray:
         return np.asarray(picture)
 
 
-def test_colour_lies_where_the_map_is_high_and_nowhere_else() -> None:
+def test_colour_is_where_the_map_is_high_and_nowhere_else() -> None:
     activation = np.full((7, 7), -1.0)
     activation[1, 5] = 4
-    picture = drawn(activation)[:600].astype(int)
+    picture = picture_of(activation)[:600].astype(int)
     colour = picture.max(axis=2) - picture.min(axis=2)
     row, column = np.unravel_index(colour.argmax(), colour.shape)
     assert row * 7 // 600 == 1
@@ -49,26 +49,26 @@ def test_colour_lies_where_the_map_is_high_and_nowhere_else() -> None:
 
 
 def test_a_map_without_a_positive_part_leaves_the_film_grey() -> None:
-    picture = drawn(-np.ones((7, 7)))[:600]
+    picture = picture_of(-np.ones((7, 7)))[:600]
     assert (picture.max(axis=2) == picture.min(axis=2)).all()
     assert strength(-np.ones((2, 2), np.float32)).max() == 0
 
 
 @pytest.mark.parametrize("size", [(2000, 900), (900, 2400), (60, 40), (16, 700)])
-def test_the_film_keeps_its_aspect_and_the_words_their_room(size: tuple[int, int]) -> None:
+def test_the_film_keeps_its_aspect_ratio_and_the_text_has_room(size: tuple[int, int]) -> None:
     luma = np.tile(np.linspace(0, 255, size[1]).astype(np.uint8), (size[0], 1))
-    picture = drawn(np.ones((7, 7)), luma)
+    picture = picture_of(np.ones((7, 7)), luma)
     assert max(picture.shape[0] - 100, picture.shape[1]) <= LONGEST_SIDE
     assert picture.shape[1] >= 580
 
 
-def drawable(bundle: Path, data: bytes) -> Prediction:
-    """A decision that brings its film."""
+def predict_with_film(bundle: Path, data: bytes) -> Prediction:
+    """A prediction that keeps its film."""
     film = Encoded(name="", read=lambda: data)
     return next(Engine.load(bundle).predict_many([film], picture_side=LONGEST_SIDE))
 
 
-def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
+def test_a_picture_of_a_prediction_names_the_class_and_has_the_disclaimer(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import ImageDraw
@@ -77,7 +77,7 @@ def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
     monkeypatch.setattr(
         ImageDraw.ImageDraw, "text", lambda _pen, _place, text, *_more, **_options: written.append(text)
     )
-    prediction = drawable(tiny_bundle, FILM)
+    prediction = predict_with_film(tiny_bundle, FILM)
     assert prediction.attention is not None
     explained = content_of_prediction(prediction)
     assert explained is not None
@@ -88,12 +88,15 @@ def test_a_picture_of_a_prediction_names_the_class_and_says_what_it_is_not(
 
 
 def test_a_rejected_film_has_no_picture(tiny_bundle: Path) -> None:
-    assert content_of_prediction(drawable(tiny_bundle, b"no film")) is None
-    assert content_of_prediction(Engine.load(tiny_bundle).predict(FILM)) is None, "the film was not to be kept"
+    assert content_of_prediction(predict_with_film(tiny_bundle, b"no film")) is None
+    assert content_of_prediction(Engine.load(tiny_bundle).predict(FILM)) is None, "the film was not kept"
 
 
 def test_grad_cam_of_a_network_that_ends_in_a_mean_is_its_exact_map(tiny_run: Path, tiny_bundle: Path) -> None:
-    """There the gradient of a logit is the classifier's weight over the number of places (Selvaraju 2017, 3.1)."""
+    """For these networks the gradient of a logit is the classifier's weight divided by the number of positions.
+
+    Selvaraju et al. 2017, section 3.1.
+    """
     prediction = Engine.load(tiny_bundle).predict(FILM)
     assert prediction.maps is not None
     for index, label in enumerate(prediction.classes):
@@ -109,7 +112,7 @@ def test_grad_cam_of_a_network_that_ends_in_a_mean_is_its_exact_map(tiny_run: Pa
 
 
 def test_grad_cam_changes_with_the_weights(tiny_run: Path) -> None:
-    """Adebayo et al. 2018: randomised weights must give another map."""
+    """Randomised weights must give another map: the sanity check of Adebayo et al. 2018."""
     explainer = Explainer(tiny_run)
     before = [explainer.explain(FILM, label=label).activation for label in explainer.classes]
     torch.manual_seed(5)
@@ -151,7 +154,7 @@ def test_explaining_refuses_unknown_classes_and_bad_films(tiny_run: Path) -> Non
         explainer.explain(b"no film")
 
 
-def test_predict_writes_a_picture_a_film(
+def test_predict_writes_one_picture_per_film(
     command: Callable[..., SimpleNamespace], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     for folder in ("a", "b"):
@@ -170,7 +173,7 @@ def test_predict_writes_a_picture_a_film(
     assert pictures == [Path("a/one.jpeg.map.png"), Path("b/one.jpeg.map.png")]
 
 
-def test_pictures_never_meet_films_or_each_other(
+def test_pictures_never_replace_films_or_each_other(
     command: Callable[..., SimpleNamespace], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     films = tmp_path / "films"
@@ -193,7 +196,7 @@ def test_pictures_never_meet_films_or_each_other(
     assert ".map.png" not in again.out
 
 
-def test_a_picture_that_cannot_be_written_stops_nothing(
+def test_a_picture_that_cannot_be_written_does_not_stop_predict(
     command: Callable[..., SimpleNamespace], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "films").mkdir()
@@ -208,7 +211,7 @@ def test_a_picture_that_cannot_be_written_stops_nothing(
     assert [path.name for path in (tmp_path / "maps").iterdir()] == ["b.jpeg.map.png"]
 
 
-def test_pictures_that_can_go_nowhere_are_refused_before_a_film_is_read(
+def test_an_unusable_folder_for_pictures_is_refused_before_a_film_is_read(
     command: Callable[..., SimpleNamespace], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     film = tmp_path / "film.jpeg"
@@ -241,7 +244,7 @@ def test_explain_writes_pictures_and_json(
     assert refused.err.count("\n") == 1
 
 
-def test_a_model_without_maps_sends_to_explain(
+def test_a_model_without_maps_points_to_explain(
     command: Callable[..., SimpleNamespace], own_bundle: Path, tmp_path: Path
 ) -> None:
     from pneumoscope.contract import load_contract, save_contract
@@ -256,7 +259,7 @@ def test_a_model_without_maps_sends_to_explain(
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by the length of each raster file that is decoded."""
+    """The length of each raster file that has been decoded so far."""
     lengths: list[int] = []
     read = raster.read
 
@@ -273,8 +276,8 @@ def test_predict_with_pictures_decodes_each_film_once(tiny_bundle: Path, tmp_pat
     (tmp_path / "films").mkdir()
     for name in names:
         (tmp_path / "films" / name).write_bytes(FILM)
-    asked = ["predict", str(tmp_path / "films"), "--bundle", str(tiny_bundle), "--heatmap", str(tmp_path / "maps")]
-    assert CliRunner().invoke(app, asked).exit_code == 0
+    arguments = ["predict", str(tmp_path / "films"), "--bundle", str(tiny_bundle), "--heatmap", str(tmp_path / "maps")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
     assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [f"{name}.map.png" for name in names]
     assert decoded == [len(FILM)] * 3
 
@@ -286,8 +289,8 @@ def test_a_posted_film_is_decoded_once_with_overlay_and_preview(tiny_bundle: Pat
     service = create_app(ServeConfig(bundle=tiny_bundle), on_failure=fail, ready_first=True)
     with TestClient(service) as client:
         decoded.clear()  # of the golden cases
-        asked = {"heatmap": "overlay", "preview": "true"}
-        answer = client.post("/v1/predictions", content=FILM, params=asked, headers={"Content-Type": "image/jpeg"})
+        params = {"heatmap": "overlay", "preview": "true"}
+        answer = client.post("/v1/predictions", content=FILM, params=params, headers={"Content-Type": "image/jpeg"})
         assert answer.json()["overlay"]
         assert answer.json()["preview"]
         plain = client.post("/v1/predictions", content=FILM, headers={"Content-Type": "image/jpeg"}).json()

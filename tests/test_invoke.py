@@ -43,7 +43,7 @@ from pneumoscope.errors import (
 from pneumoscope.phantom import film
 from pneumoscope.server.app import create_app
 from pneumoscope.settings.serve import ServeConfig
-from samples import documented, encode
+from samples import encode, parse_decision
 from service import serving
 
 pytestmark = pytest.mark.usefixtures("aws")
@@ -174,7 +174,7 @@ def test_refusals_have_every_key_that_answers_have(tiny_bundle: Path, tmp_path: 
     for line in lines:
         assert line.keys() == answered.keys()
         assert line["endpoint"].keys() == answered["endpoint"].keys()
-        documented(line, "notice", "endpoint")
+        parse_decision(line, "notice", "endpoint")
         assert line["notice"] == DISCLAIMER
     with_bundle = run("invoke", "films", tmp_path, "--format", "json", "--bundle", tiny_bundle)
     assert [json.loads(line)["model"] for line in with_bundle.out.splitlines()] == [answered["model"]] * 5

@@ -1,4 +1,4 @@
-"""The bundle that ships with the package: it is there, it is packed, and it is what it says."""
+"""The bundle that ships with the package: it is in the wheel, it verifies, and it decides as it claims."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ from samples import REAL, REPOSITORY
 from test_project import SHIPPED_FILES
 
 
-def test_it_verifies_and_bears_its_name() -> None:
+def test_it_verifies_and_has_its_name() -> None:
     contract = load_contract(shipped_bundle())
     assert contract.name == SHIPPED
     assert contract.population.drawings is False
@@ -45,7 +45,7 @@ def test_it_is_small_and_its_evidence_is_the_one_in_the_repository() -> None:
     assert evidence.about.classes == contract.classes
 
 
-def test_its_card_says_what_a_reader_must_know() -> None:
+def test_its_card_has_what_a_reader_must_know() -> None:
     card = (shipped_bundle() / "card.md").read_text()
     for words in ("Not a medical device", "1 to 5 years", "CC BY 4.0", "rscbjbr9sj", "95 % interval", "## Limits"):
         assert words in card
@@ -53,7 +53,7 @@ def test_its_card_says_what_a_reader_must_know() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_rejects_pictures_that_are_no_films(kind: Kind) -> None:
+def test_it_rejects_pictures_that_are_not_films(kind: Kind) -> None:
     engine = Engine.load(shipped_bundle())
     random = np.random.default_rng([77, *kind.encode()])
     pictures = [draw(kind, random, 256, phantoms=False) for _ in range(25)]
@@ -73,7 +73,7 @@ def test_it_rejects_drawn_films_as_drawings(finding: Finding) -> None:
 
 
 @pytest.mark.parametrize("archive", ["originals-160.zip", "ChestXRay2017-224-practice.zip"])
-def test_it_answers_or_abstains_on_real_films_and_names_their_faults(archive: str) -> None:
+def test_it_accepts_real_films_and_names_their_faults(archive: str) -> None:
     path = REAL / archive
     if not path.is_file():
         pytest.skip(f"the real films of {archive} are not here")
@@ -85,8 +85,8 @@ def test_it_answers_or_abstains_on_real_films_and_names_their_faults(archive: st
     assert statuses.count("rejected") <= 0.02 * len(statuses)
     for code, make in MAKE.items():
         faulty = [make(read_luma(each), np.random.default_rng(0)) for each in data[::5]]
-        said = [engine.predict(encode_jpeg(np.ascontiguousarray(each))) for each in faulty]
-        assert sum(code in each.reason_codes for each in said) >= 0.9 * len(said)
+        predictions = [engine.predict(encode_jpeg(np.ascontiguousarray(each))) for each in faulty]
+        assert sum(code in each.reason_codes for each in predictions) >= 0.9 * len(predictions)
 
 
 def test_its_graph_normalises_as_its_contract_says() -> None:
@@ -118,7 +118,7 @@ def test_git_does_not_ignore_it() -> None:
     assert done.stdout == ""
 
 
-def test_wheel_and_source_distribution_hold_it(tmp_path: Path) -> None:
+def test_wheel_and_source_distribution_contain_it(tmp_path: Path) -> None:
     hatchling = Path(sys.executable).parent / "hatchling"
     for target in ("wheel", "sdist"):
         command = [str(hatchling), "build", "--target", target, "--directory", str(tmp_path)]

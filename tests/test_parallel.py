@@ -10,19 +10,20 @@ from pneumoscope.parallel import available_cores, map_ordered
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine of 8 cores with no control group."""
+    """A machine of 8 cores without control groups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     return tmp_path
 
 
 def write(root: Path, **files: str) -> None:
+    """Write files named by keyword: `__` stands for a slash, `_dot_` for a dot."""
     for name, text in files.items():
         path = root / name.replace("__", "/").replace("_dot_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
 
 
-def test_affinity_counts_without_a_control_group(machine: Path) -> None:
+def test_affinity_alone_counts_without_a_control_group(machine: Path) -> None:
     assert available_cores(machine) == 8
 
 
@@ -42,7 +43,7 @@ def test_version_2_quota(machine: Path, limit: str, cores: int) -> None:
     assert available_cores(machine) == cores
 
 
-def test_a_quota_of_a_group_above_counts(machine: Path) -> None:
+def test_the_quota_of_a_parent_group_counts(machine: Path) -> None:
     write(
         machine,
         proc__self__cgroup="0::/pod/box",
@@ -65,7 +66,7 @@ def test_this_machine() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
-def test_order_is_kept_and_work_runs_ahead_a_bounded_way() -> None:
+def test_order_is_kept_and_work_ahead_is_bounded() -> None:
     taken = 0
 
     def endless() -> Iterator[int]:
@@ -80,7 +81,7 @@ def test_order_is_kept_and_work_runs_ahead_a_bounded_way() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-def test_an_error_comes_at_its_place_and_ends_the_threads() -> None:
+def test_an_error_comes_in_order_and_ends_the_threads() -> None:
     results = map_ordered(lambda item: 1 // item, [1, 1, 0, 1], workers=2, ahead=3)
     assert [next(results), next(results)] == [1, 1]
     with pytest.raises(ZeroDivisionError):

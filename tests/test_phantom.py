@@ -30,7 +30,7 @@ def test_a_film_looks_like_a_chest(finding: Finding) -> None:
     assert luma[:20, :8].mean() < 60
 
 
-def test_findings_differ_where_they_should() -> None:
+def test_findings_look_different() -> None:
     """A consolidation brightens one region; an interstitial pattern roughens both lungs."""
 
     def roughness(finding: Finding) -> float:
@@ -80,11 +80,11 @@ def test_archive_folder_is_reproducible_and_split_by_patient(tmp_path: Path) -> 
         identity = version2(path.stem)
         assert identity is not None
         parts.setdefault(str(identity.patient), set()).add(path.parts[1])
-    assert all(len(held) == 1 for held in parts.values())
-    assert {patient.split("/")[0] for patient, held in parts.items() if "test" in held} == set(FINDINGS)
+    assert all(len(parts_of) == 1 for parts_of in parts.values())
+    assert {patient.split("/")[0] for patient, parts_of in parts.items() if "test" in parts_of} == set(FINDINGS)
 
 
-def test_every_film_of_an_archive_says_that_it_is_drawn(tmp_path: Path) -> None:
+def test_every_film_of_an_archive_is_marked_as_drawn(tmp_path: Path) -> None:
     write_archive_folder(tmp_path / "one", count=45, overwrite=False)
     assert all(is_phantom(path.read_bytes()) for path in (tmp_path / "one").rglob("*.jpeg"))
     drawn = next((tmp_path / "one").rglob("*.jpeg")).read_bytes()
@@ -92,6 +92,6 @@ def test_every_film_of_an_archive_says_that_it_is_drawn(tmp_path: Path) -> None:
     assert not is_phantom(b"")
 
 
-def test_too_few_are_refused(tmp_path: Path) -> None:
+def test_too_few_phantoms_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 30"):
         write_archive_folder(tmp_path / "a", count=3, overwrite=False)

@@ -18,7 +18,7 @@ def tracked() -> list[Path]:
     return [REPOSITORY / name for name in listed.stdout.splitlines()]
 
 
-def test_the_cli_document_is_the_commands_own_help() -> None:
+def test_the_cli_document_equals_the_commands_own_help() -> None:
     document = (REPOSITORY / "docs" / "cli.md").read_text()
     assert document == write_cli_docs.render(), "run `make docs`"
 
@@ -30,7 +30,7 @@ def test_the_readme_lists_every_file() -> None:
             assert path.name in listed, f"{path.name} is not in the README's list of files"
 
 
-def test_every_link_in_the_documents_leads_somewhere() -> None:
+def test_every_link_in_the_documents_has_a_target() -> None:
     for document in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
@@ -42,7 +42,7 @@ def test_every_recipe_is_in_the_readme() -> None:
         assert f"`{recipe.stem}`" in listed
 
 
-def test_the_lock_names_no_address() -> None:
+def test_the_lock_has_no_addresses() -> None:
     for path in tracked():
         if path.name.endswith((".lock", ".toml", "Makefile")):
             assert "://" not in path.read_text(), path
@@ -91,23 +91,23 @@ def test_only_the_command_line_prints_or_exits(path: Path) -> None:
             assert called not in ("print", "sys.exit", "exit", "quit"), f"{path.name}:{node.lineno} calls {called}"
 
 
-#: Who may call what changes an image's size, and why. Everything else goes through `imaging`.
+#: The modules that are allowed to change an image's size, and why. All others go through `imaging`.
 RESIZERS = {
     "imaging/film.py": "the one preprocessing",
     "imaging/raster.py": "opens images",
     "imaging/jpeg.py": "decodes a JPEG at a smaller scale",
     "imaging/colour.py": "samples a picture's colours",
-    "imaging/dicom/pixels.py": "decodes a DICOM's JPEG to luma alone, at full scale",
+    "imaging/dicom/pixels.py": "decodes a DICOM's JPEG to luma, at full scale",
     "phantom.py": "draws films",
-    "dataset/stress.py": "writes changed films",
-    "training/augment.py": "changes the model's input on purpose",
-    "export/faults.py": "likewise, for the gate",
-    "export/pictures.py": "draws pictures that are no films",
+    "dataset/stress.py": "writes altered films",
+    "training/augment.py": "augments the model's input",
+    "export/faults.py": "makes faulty films for the gate",
+    "export/pictures.py": "draws pictures that are not films",
 }
 RESIZING = {"resize", "thumbnail", "draft", "reduce_size", "interpolate", "resized_crop", "zoom", "Resize", "Normalize"}
-#: ImageNet's means and deviations, by channel and averaged, of 1 and of 255.
+#: ImageNet's means and standard deviations, per channel and averaged, on scales of 1 and 255.
 CONSTANTS = {0.485, 0.456, 0.406, 0.229, 0.224, 0.225, 0.449, 0.226, 123.675, 116.28, 103.53, 58.395, 57.12, 57.375}
-#: Who may turn bytes into the model's input. The command line, the server and the cloud go through the engine.
+#: The modules that are allowed to turn bytes into the model's input. All surfaces go through the engine.
 READERS = {
     "imaging/film.py",
     "engine/core.py",
@@ -121,7 +121,7 @@ READERS = {
 
 
 def preprocessing_faults(name: str, source: str) -> list[str]:
-    """What a file does that only the one preprocessing may do."""
+    """What a file does that is reserved for the one preprocessing."""
     faults = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
@@ -146,7 +146,7 @@ def _is_full_scale(node: ast.expr) -> bool:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_one_place_resizes_and_one_normalises(path: Path) -> None:
-    """Training, export, engine, command line and what is to come may not bring a second preprocessing."""
+    """No module must bring a second preprocessing, which would soon differ from the first."""
     assert not preprocessing_faults(path.relative_to(PACKAGE).as_posix(), path.read_text())
 
 
@@ -162,9 +162,9 @@ def test_one_place_resizes_and_one_normalises(path: Path) -> None:
         "Image.open(path)",
     ],
 )
-def test_a_second_preprocessing_is_noticed(line: str) -> None:
+def test_a_second_preprocessing_is_detected(line: str) -> None:
     assert preprocessing_faults("server/app.py", line)
 
 
-def test_every_exception_to_the_rule_is_a_file() -> None:
+def test_every_exception_to_the_rule_is_an_existing_file() -> None:
     assert all((PACKAGE / name).is_file() for name in RESIZERS.keys() | READERS)

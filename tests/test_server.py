@@ -30,7 +30,7 @@ from pneumoscope.engine.reference import load_reference
 from pneumoscope.models import SHIPPED
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.settings.serve import ServeConfig
-from samples import documented, encode
+from samples import encode, parse_decision
 from service import Service, form, serving
 
 FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))
@@ -59,8 +59,8 @@ def test_http_says_what_the_engine_says(service: Service, tiny_bundle: Path) -> 
         wanted = without(engine.predict(data).as_json(), "milliseconds")
         assert without(reply.json(), "milliseconds", "notice") == wanted
         assert reply.json()["notice"] == DISCLAIMER
-        assert documented(reply.json(), "notice").status in ("answered", "abstained")
-        documented(service.post("/invocations", data, kind).json(), "notice")
+        assert parse_decision(reply.json(), "notice").status in ("answered", "abstained")
+        parse_decision(service.post("/invocations", data, kind).json(), "notice")
 
 
 def deep_film() -> np.ndarray:
@@ -146,7 +146,7 @@ def test_what_is_no_frontal_chest_film_is_200_and_rejected(service: Service) -> 
         assert reply.status == HTTPStatus.OK
         assert reply.json()["status"] == "rejected"
         assert reply.json()["reason_codes"] == [code]
-        documented(reply.json(), "notice")
+        parse_decision(reply.json(), "notice")
 
 
 def test_level_group_answers_with_the_groups_name(service: Service) -> None:

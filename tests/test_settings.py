@@ -1,4 +1,4 @@
-"""The command line is made from the settings: every field is an option, once, with its help."""
+"""The command line is made from the settings: every field becomes one option, with its help."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ from pneumoscope.settings.option import Spelling
 from pneumoscope.settings.training import CrossValidate, Train, TrainConfig
 
 
-def leaves() -> dict[str, SettingsCommand]:
+def settings_commands() -> dict[str, SettingsCommand]:
     """The commands that are made from settings, by name."""
     root = get_command(app).commands  # type: ignore[attr-defined]
     inner = [(f"{group} {name}", each) for group in ("data", "aws") for name, each in root[group].commands.items()]
@@ -25,28 +25,28 @@ def leaves() -> dict[str, SettingsCommand]:
 
 
 def test_every_option_has_help_and_one_name() -> None:
-    commands = leaves()
+    commands = settings_commands()
     assert {"train", "cross-validate", "export", "predict", "evaluate", "serve", "data prepare", "aws train"} <= set(
         commands
     )
     for name, command in commands.items():
-        spelled = [option for each in command.params for option in (*each.opts, *each.secondary_opts)]
-        assert len(spelled) == len(set(spelled)), name
+        names = [option for each in command.params for option in (*each.opts, *each.secondary_opts)]
+        assert len(names) == len(set(names)), name
         for each in command.params:
             assert each.help, f"{name} {each.name}"
 
 
 @pytest.mark.parametrize("command", ["train", "cross-validate"])
 def test_a_training_setting_is_an_option_with_the_settings_own_help(command: str) -> None:
-    """What was written twice before had drifted apart: help, choices, bounds."""
-    options = {each.name: each for each in leaves()[command].params}
+    """When help, choices and bounds were written twice, they drifted apart."""
+    options = {each.name: each for each in settings_commands()[command].params}
     for name, field in TrainConfig.model_fields.items():
         if name not in ("schema_version", "recipe"):
             if command == "cross-validate" and name in ("patience", "keep", "teacher_share"):
                 assert name not in options
                 continue
             assert options[name].help.startswith(str(field.description))
-            assert options[name].default is None, "left out, an option changes nothing"
+            assert options[name].default is None, "an option that is left out changes nothing"
     assert options["optimizer"].type_descriptor.annotation == Literal["sgd", "adamw"]
 
 
@@ -56,7 +56,7 @@ def test_help_shows_choices_and_bounds() -> None:
         assert words in shown
 
 
-def test_what_is_not_given_is_the_models_own_default() -> None:
+def test_a_field_that_is_not_given_has_its_default() -> None:
     read = read_settings(Prepare, {"sources": [Path("a")], "out": Path("b"), "seed": 3, "groups": ["g=x,y"]}, "prepare")
     assert isinstance(read, Prepare)
     assert read.config.seed == 3
@@ -76,7 +76,7 @@ def test_what_is_not_given_is_the_models_own_default() -> None:
     assert named.changes == {}
 
 
-def test_a_value_that_does_not_fit_is_named_by_its_option() -> None:
+def test_a_value_that_is_not_accepted_is_named_by_its_option() -> None:
     given = {"sources": [Path("a")], "out": Path("b"), "test_fraction": 1.0}
     with pytest.raises(UsageError, match=r"^--test-fraction 1.0: input should be less than 1; see `p --help`.$"):
         read_settings(Prepare, given, "p")
@@ -89,19 +89,19 @@ def test_a_value_that_does_not_fit_is_named_by_its_option() -> None:
 
 
 class Sample(Document):
-    """Every way in which a field becomes an option."""
+    """Every way in which a field becomes an option or argument."""
 
     place: Annotated[Path, Spelling(argument=True, metavar="PLACE")] = Field(description="Where.")
-    on: bool = Field(default=False, description="Off unless given.")
-    off: bool = Field(default=True, description="On unless told otherwise.")
-    either: bool | None = Field(default=None, description="Not said.")
+    on: bool = Field(default=False, description="Off by default.")
+    off: bool = Field(default=True, description="On by default.")
+    either: bool | None = Field(default=None, description="Neither by default.")
     names: tuple[str, ...] = Field(default=(), description="Several.")
     secret: Annotated[int, Spelling(hidden=True)] = 1
 
 
-def test_the_spelling_of_options() -> None:
-    spelled = {each.name: [*each.opts, *each.secondary_opts] for each in parameters_of(Sample)}
-    assert spelled == {
+def test_the_names_of_options() -> None:
+    names = {each.name: [*each.opts, *each.secondary_opts] for each in parameters_of(Sample)}
+    assert names == {
         "place": ["place"],
         "on": ["--on"],
         "off": ["--off", "--no-off"],

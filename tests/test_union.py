@@ -23,7 +23,7 @@ from pneumoscope.dataset.prepare import PrepareSummary
 from pneumoscope.dataset.split import join
 from pneumoscope.imaging import read_luma, read_radiograph
 from pneumoscope.phantom import encode_jpeg, film
-from samples import REAL, as_version3, encode, make_zip, small_films, stored_anew
+from samples import REAL, as_version3, encode, make_zip, reencoded, small_films
 
 TESTED = "its patient, or an identical or nearly identical film, is also in a test part"
 PRACTICE = REAL / "ChestXRay2017-224-practice.zip"
@@ -55,7 +55,7 @@ def splits_of(data: Dataset, key: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("lossless", [False, True])
 def test_the_union_of_both_versions_holds_every_film_once(tmp_path: Path, *, lossless: bool) -> None:
     two = small_films()
-    three = as_version3({name: stored_anew(data) if lossless else data for name, data in two.items()})
+    three = as_version3({name: reencoded(data) if lossless else data for name, data in two.items()})
     summary, out = make(tmp_path, two, three)
     assert len(out.films) == len(two)
     assert [(each.films, each.matched) for each in summary.sources] == [(36, 0), (36, 36)]
@@ -160,7 +160,7 @@ def test_a_conflicting_test_film_still_keeps_its_patient_from_train(tmp_path: Pa
 
 def test_near_duplicates_are_listed_grouped_and_merged_only_on_request(tmp_path: Path) -> None:
     two = small_films()
-    lossy = as_version3({name: stored_anew(data, quality=60) for name, data in two.items()})
+    lossy = as_version3({name: reencoded(data, quality=60) for name, data in two.items()})
     summary, out = make(tmp_path / "listed", two, lossy)
     assert [each.matched for each in summary.sources] == [0, 0]
     pairs = {frozenset(part.partition(":")[0] for part in pair.films) for pair in summary.near_duplicates}
@@ -183,7 +183,7 @@ def test_near_duplicates_are_listed_grouped_and_merged_only_on_request(tmp_path:
 def test_a_re_encoded_test_film_of_another_source_is_left_out_of_train(tmp_path: Path) -> None:
     two = small_films()
     name, data = next(each for each in two.items() if "/test/" in each[0] and "virus" in each[0])
-    other = {"chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg": stored_anew(data, quality=70)}
+    other = {"chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg": reencoded(data, quality=70)}
     summary, out = make(tmp_path, two, other)
     assert [each.name for each in summary.refused] == list(other)
     assert name.rpartition("/")[2] in {Path(each.path).name for each in out.split("test")}
@@ -194,11 +194,11 @@ def test_a_re_encoded_test_film_is_left_out_whoever_else_has_it(tmp_path: Path) 
     name, data = next(each for each in two.items() if "/test/" in each[0] and "virus" in each[0])
     other = {
         "chest_xray/train/PNEUMONIA/VIRUS-98-0001.jpeg": data,
-        "chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg": stored_anew(data, quality=60),
+        "chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg": reencoded(data, quality=60),
     }
     summary, out = make(tmp_path / "across", two, other)
     assert "chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg" in {each.name for each in summary.refused}
-    within = {"chest_xray/train/PNEUMONIA/person99_virus_99.jpeg": stored_anew(data, quality=60)}
+    within = {"chest_xray/train/PNEUMONIA/person99_virus_99.jpeg": reencoded(data, quality=60)}
     summary, out = make(tmp_path / "within", two | within)
     assert [each.name for each in summary.refused] == list(within)
     assert name.rpartition("/")[2] in {Path(each.path).name for each in out.split("test")}
@@ -231,7 +231,7 @@ def test_copies_under_two_patients_tie_them(tmp_path: Path) -> None:
 def test_photographs_of_the_retina_are_no_chest_films(tmp_path: Path) -> None:
     three = as_version3(small_films())
     eyes = {
-        f"CellData/OCT/train/NORMAL/NORMAL-{number}-1.jpeg": stored_anew(held)
+        f"CellData/OCT/train/NORMAL/NORMAL-{number}-1.jpeg": reencoded(held)
         for number, held in enumerate(three.values())
     }
     eyes |= {f"CellData/OCT/train/CNV/CNV-{number}-{shot}.jpeg": b"an eye" for number in range(30) for shot in range(3)}
@@ -246,7 +246,7 @@ def test_photographs_of_the_retina_are_no_chest_films(tmp_path: Path) -> None:
 def test_added_counts_what_is_in_the_data_set(tmp_path: Path) -> None:
     two = small_films()
     tested = {name: held for name, held in two.items() if "/test/" in name}
-    again = {name.replace("/test/", "/train/"): stored_anew(held, quality=70) for name, held in tested.items()}
+    again = {name.replace("/test/", "/train/"): reencoded(held, quality=70) for name, held in tested.items()}
     summary, _ = make(tmp_path, two, again)
     assert [each.added for each in summary.sources] == [36, 0]
 
@@ -325,7 +325,7 @@ def test_a_perceptual_hash_survives_storage_and_tells_patients_apart() -> None:
 
 def test_the_stress_split_is_validation_stored_alike_for_every_class(tmp_path: Path) -> None:
     members = {
-        name: stored_anew(data) if "NORMAL" in name else data  # the encoding gives the class away
+        name: reencoded(data) if "NORMAL" in name else data  # the encoding gives the class away
         for name, data in small_films(9).items()
     }
     summary, out = make(tmp_path, members, stress=True)
@@ -393,7 +393,7 @@ def test_the_real_union_is_5232_films_without_a_leak(tmp_path: Path) -> None:
     with zipfile.ZipFile(PRACTICE) as archive:
         two = {name: archive.read(name) for name in archive.namelist() if name.endswith(".jpeg")}
     three = as_version3(
-        {name: data if number % 9 else stored_anew(data) for number, (name, data) in enumerate(two.items())}
+        {name: data if number % 9 else reencoded(data) for number, (name, data) in enumerate(two.items())}
     )
     paths = [PRACTICE, make_zip(tmp_path / "ZhangLabData.zip", three)]
     summary = prepare(paths, tmp_path / "out", PrepareConfig())

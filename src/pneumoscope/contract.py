@@ -64,7 +64,7 @@ class Normalisation(Document):
     std: float = Field(gt=0, le=1)
 
 
-#: The average over the channels of ImageNet's published mean and standard deviation.
+#: ImageNet's published mean and standard deviation, averaged over the three channels.
 GREY_IMAGENET = Normalisation(mean=0.449, std=0.226)
 
 
@@ -315,6 +315,7 @@ def check_classes(classes: tuple[str, ...], groups: dict[str, tuple[str, ...]]) 
 
 def save_contract(contract: Contract, bundle: Path) -> None:
     """Write `contract.json` into a bundle folder, sealed."""
+    # The seal comes first, where it can be found and blanked without parsing; it covers every byte but its own.
     text = json.dumps({"sha256": _NO_SEAL} | contract.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
     write_text(bundle / CONTRACT_FILE, text.replace(_NO_SEAL, hashlib.sha256(text.encode()).hexdigest(), 1))
 

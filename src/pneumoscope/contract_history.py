@@ -21,6 +21,7 @@ def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
     """
     if later := sorted(_SINCE_VERSION_2.intersection(document)):
         raise ValueError(f"field {later[0]!r} is not known in schema version 1")
+    # What version 1 did without recording it.
     rules = {"colours": "bt601", "transparency": "over-black", "orientation": "upright", "dicom": "voi"}
     return document | {
         "input": _with_fields(document.get("input"), rules),
@@ -49,6 +50,7 @@ def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
     old = read_document(_Version2, json.dumps(document).encode(), strict=True)
     calibration, decision = old.calibration, old.decision
     scale, threshold = 1 / calibration.temperature, max(decision.answer_from, 0.5)
+    # In version 2 only out-of-fold predictions set a temperature; without them, thresholds were set on validation.
     evidence = "none" if calibration.films is None else "out-of-fold"
     return document | {
         "schema_version": 3,
@@ -68,7 +70,7 @@ def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
                     "coverage": None,
                     "classes": dict.fromkeys(old.classes, threshold),
                     "groups": {group: {"inside": threshold, "outside": threshold} for group in old.groups},
-                    "observed": {},
+                    "observed": {},  # not recorded
                     "answered": None,
                     "accuracy": None,
                 }

@@ -36,6 +36,7 @@ def prepare_folder(out: Path, *, overwrite: bool) -> None:
         UsageError: `out` exists and `overwrite` is false, or it was not made by a demo.
     """
     refuse_existing(out, overwrite=overwrite, holding=_MARKER)
+    # Written first, so that an interrupted demo can be replaced, too.
     write_text(out / _MARKER, "Made by `pneumoscope demo`, which replaces it with --overwrite.\n")
     for part in (_DRAWINGS, *_STAGES):
         shutil.rmtree(out / part, ignore_errors=True)

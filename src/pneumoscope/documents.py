@@ -54,6 +54,7 @@ def first_problem(failure: ValidationError) -> str:
 
 
 def _require_all(document: Document) -> None:
+    # pydantic fills absent fields with their defaults, but in a stored document an absent field is an error.
     for name in type(document).model_fields:
         if name not in document.model_fields_set:
             raise ValueError(f"field {name!r} is missing")

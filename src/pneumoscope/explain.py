@@ -114,4 +114,5 @@ def _has_spatial_output(network: Network, module: nn.Module, size: int) -> bool:
             network(torch.zeros(1, 1, size, size, dtype=torch.uint8))
     finally:
         handle.remove()
+    # Squares of at most half the input's side: else it is tokens, channels last, or not a layer of features.
     return len(shapes) == 1 and len(shapes[0]) == 4 and 1 < shapes[0][3] <= size // 2 and shapes[0][2] == shapes[0][3]

@@ -19,7 +19,7 @@ from pneumoscope.imaging import Luma, enlarge, fit
 
 LONGEST_SIDE = 768
 _LEAST_WIDTH = 580  # pixels, so that the text has room
-_OPACITY = 0.65
+_OPACITY = 0.65  # where the map is largest: the film stays visible below
 _LINE, _PAD = 20, 8  # height of a line of text and space around it, in pixels
 _FONT_SIZE = 14
 _SCALE_BAR = 120
@@ -102,7 +102,7 @@ def overlay(film: Luma, activation: NDArray[np.float32]) -> NDArray[np.uint8]:
 @cache
 def palette() -> NDArray[np.uint8]:
     """The colours of a map, from 0 to its largest value, as RGB `uint8 [256, 3]`."""
-    from cmap import Colormap
+    from cmap import Colormap  # only pictures need it
 
     return np.asarray(np.rint(np.asarray(Colormap("inferno").lut(256))[:, :3] * 255), np.uint8)
 

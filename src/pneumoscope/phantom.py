@@ -25,7 +25,7 @@ FINDINGS: tuple[Finding, ...] = get_args(Finding)
 _WORKING_ROWS = 288  # anatomy is drawn with this many rows, then enlarged; noise is added at full size
 _COMMENT = b"Drawn by pneumoscope: a synthetic radiograph, of no patient."
 _HEAD = 4096  # bytes at the start of a file in which the comment is looked for
-_TEST_SHARE = 0.2
+_TEST_SHARE = 0.2  # of the films of each class
 _ENCODINGS = ((75, False), (85, False), (92, False), (92, True))  # quality, progressive
 
 
@@ -116,7 +116,7 @@ def write_archive_zip(out: Path, *, count: int, seed: int = 0) -> None:
     """Write the same phantoms as one ZIP archive, laid out like the version 2 download."""
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, data in _archive_members(count, seed):
-            archive.writestr(zipfile.ZipInfo(name), data)
+            archive.writestr(zipfile.ZipInfo(name), data)  # dated 1980: the same archive every time
 
 
 def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False, comment: bytes = b"") -> bytes:
@@ -170,6 +170,7 @@ def _compose(anatomy: _Anatomy, finding: Finding, random: np.random.Generator, *
     body = _smooth_step(1 - np.hypot(x / 1.04, (y - 0.35) / 1.60) ** 4, 0.10)
     density = 0.62 * body - 0.44 * air + _spine(x, y) * body
     heart = _heart(anatomy, x, y)
+    # Vessels and findings are not drawn over the heart.
     lungs = [lung * (1 - heart / heart.max()) for lung in lungs]
     air = np.maximum(*lungs)
     density = np.maximum(density, heart * body)
@@ -235,7 +236,7 @@ def _clavicles(x: Field, y: Field) -> Field:
 
 def _vessels(anatomy: _Anatomy, x: Field, y: Field) -> Field:
     """Vessel markings, strongest near the hilum, the same on every film of a patient."""
-    random = np.random.default_rng(anatomy.vessels)
+    random = np.random.default_rng(anatomy.vessels)  # of its own, so that other films of the patient show the same
     hilum = np.exp(-(((np.abs(x) - 0.20) / 0.16) ** 2) - ((y - 0.02) / 0.30) ** 2)
     return np.asarray((0.03 + 0.13 * hilum) * (_net(random, x.shape, cells=11) + 0.4), dtype=np.float32)
 

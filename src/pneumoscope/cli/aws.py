@@ -94,7 +94,7 @@ def deploy_command(settings: "Deploy") -> None:
     name, listener = name_of(settings), make_listener(quiet=settings.quiet)
     try:
         deploy(_cloud(settings.region), settings, listener=listener)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # CloudFormation goes on with what it was sent
         typer.echo(f"AWS may still make endpoint {name}; `pneumoscope aws teardown {name}` removes it.", err=True)
         raise
     if not settings.wait:
@@ -153,7 +153,7 @@ def teardown_command(settings: "Teardown") -> None:
 
     cloud, name = _cloud(settings.region), settings.name
     found = list(belongings(cloud, name, keep_model=settings.keep_model))
-    captures = captured(cloud, name)
+    captures = captured(cloud, name)  # asked now: the stack that names them is deleted below
     if not found:
         typer.echo(f"nothing named {name} that Pneumoscope made is in {cloud.region}.")
         return

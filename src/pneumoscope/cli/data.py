@@ -33,6 +33,7 @@ def fetch_command(settings: "Fetch") -> None:
     published, listener = PUBLISHED[settings.version], make_listener(quiet=settings.quiet)
     if settings.full and published.films_folder is None:
         raise UsageError(f"--full is for version 3; version {settings.version} is always fetched whole.")
+    # Range requests into the remote ZIP fetch the chest films alone; version 3 whole is 8.4 GB.
     films_only = published.films_folder is not None and not settings.full
     if settings.sha256 is not None and films_only:
         raise UsageError("--sha256 is the hash of the whole archive; with --version 3 it needs --full.")
@@ -43,7 +44,7 @@ def fetch_command(settings: "Fetch") -> None:
         outcome = "already there" if count is None else f"{count:,} chest films fetched and verified"
     else:
         path = settings.out / published.file
-        size = published.size if settings.sha256 is None else None
+        size = published.size if settings.sha256 is None else None  # of a mirror's own file, only the hash is known
         wanted = Wanted(url=address, sha256=(settings.sha256 or published.sha256).lower(), size=size)
         fetched = fetch_file(wanted, path, listener=listener)
         outcome = "fetched and verified" if fetched else "already there, and verified"

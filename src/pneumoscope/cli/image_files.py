@@ -29,8 +29,8 @@ from pneumoscope.imaging import (
 if TYPE_CHECKING:
     from pneumoscope.explain import Explainer
 
-PICTURE_SUFFIX = ".map.png"
-_LONGEST_NAME = 255
+PICTURE_SUFFIX = ".map.png"  # never read as a film, so that pictures can be among films of a later call
+_LONGEST_NAME = 255  # bytes, on most file systems
 
 
 class Pictures:
@@ -120,7 +120,7 @@ def draw_heatmaps(predictions: Iterable[Prediction], paths: Iterable[str], pictu
         try:
             if (drawn := heatmap.content_of_prediction(prediction)) is not None:
                 pictures.write(Path(path), drawn)
-        except OSError as failure:
+        except OSError as failure:  # the prediction counts more than its picture
             pictures.failed += 1
             print_problem(f"no picture of {prediction.image}: {failure}")
 
@@ -151,8 +151,9 @@ def _walk(path: Path) -> Iterator[Path]:
         yield path
         return
     unreadable: list[OSError] = []
+    # os.walk and not Path.rglob, which passes over folders that it cannot read.
     for folder, folders, files in os.walk(path, onerror=unreadable.append):
-        folders.sort()
+        folders.sort()  # in place: this is the order in which os.walk goes on
         yield from (Path(folder, file) for file in sorted(files) if _is_image_file(Path(folder, file)))
     yield from (Path(str(failure.filename)) for failure in unreadable)
 

@@ -65,7 +65,7 @@ def _show_drawings(choice: Choice, predictions: "list[Prediction]") -> None:
     from pneumoscope.contract import load_contract
 
     typer.echo(f"model: {choice.describe(load_contract(choice.folder))}")
-    for _ in show_predictions(predictions, "table"):
+    for _ in show_predictions(predictions, "table"):  # it prints while it is iterated
         pass
     typer.echo("These are drawings, not radiographs: the answers only show that everything runs.")
 
@@ -185,6 +185,7 @@ def predict_command(settings: "Predict") -> None:
             "use `pneumoscope explain RUN IMAGE --out DIR`."
         )
     rule = engine.rule(level=settings.level, coverage=settings.coverage, operating_point=settings.operating_point)
+    # Checked before the first image is read, as is all that can be wrong with the options.
     pictures = None if settings.heatmap is None else Pictures(settings.heatmap, images)
     if form == "table":
         typer.echo(f"model: {choice.describe(engine.contract)}", err=True)
@@ -196,6 +197,7 @@ def predict_command(settings: "Predict") -> None:
     )
     if pictures is not None:
         predictions = draw_heatmaps(predictions, paths, pictures)
+    # On a terminal the table itself shows the progress, and a bar would be drawn into it.
     listener = make_listener(quiet=settings.quiet or (form == "table" and sys.stdout.isatty()))
     if len(paths) >= _PROGRESS_FROM:
         predictions = listener.track("classifying", predictions, len(paths))

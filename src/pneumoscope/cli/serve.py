@@ -39,6 +39,7 @@ def serve_command(settings: "Serve") -> None:
     config = _config(settings, choice.folder)
     contract = load_contract(choice.folder)  # before "starting" is printed: a broken bundle ends here
     choose_rule(contract, coverage=config.coverage, operating_point=config.operating_point)
+    # The socket is bound before anything is announced, so that a port in use ends here in one sentence.
     with listen(config) as listener:
         port = listener.getsockname()[1]  # the one that --port 0 picked
         shown = f"[{host}]" if ":" in host else host

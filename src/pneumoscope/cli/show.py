@@ -52,6 +52,7 @@ class ShownListener(Listener):
             TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
         )
+        # Transient: the line that `end` prints takes the place of the bar.
         self.display = Progress(*columns, console=self.console, transient=True, disable=not self.bar)
         self.display.add_task(task, total=total, completed=done, rate="", before=done, unit=unit)
         self.display.start()
@@ -279,7 +280,7 @@ def show_predictions(predictions: Iterable["Prediction"], form: str) -> Iterator
 
 def _json_lines(predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
     for prediction in predictions:
-        print(json.dumps(prediction.as_json(), allow_nan=False), flush=True)
+        print(json.dumps(prediction.as_json(), allow_nan=False), flush=True)  # a reader down the pipe waits for it
         yield prediction
 
 
@@ -352,4 +353,5 @@ def print_line(text: str) -> None:
 
 def stdout() -> Console:
     """The console for documents and tables."""
+    # Made for each call: sys.stdout may be another one by then, as in tests.
     return Console(highlight=False)

@@ -24,6 +24,7 @@ def train_command(settings: "Train") -> None:
     from pneumoscope.training.run_directory import CARD_FILE, load_card, load_config
     from pneumoscope.training.world import World
 
+    # With several processes (torchrun), only the first one prints.
     out, quiet = settings.out, settings.quiet or not World.of().leads
     if settings.resume and settings.teachers:
         raise UsageError("--resume keeps the run's teachers; leave out --teachers.")
@@ -51,7 +52,7 @@ def train_command(settings: "Train") -> None:
             listener=listener,
         )
     except KeyboardInterrupt:
-        has_begun = (out / CARD_FILE).is_file()
+        has_begun = (out / CARD_FILE).is_file()  # the interrupt may also come while torch loads
         hint = f"resume with: pneumoscope train --out {out} --resume" if has_begun else "nothing was made"
         typer.echo(f"interrupted; {hint}", err=True)
         raise

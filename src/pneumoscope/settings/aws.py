@@ -99,6 +99,7 @@ class Train(Document):
         Field(default={}, description="Set one value instead of the recipe's, e.g. epochs=4. Repeatable.")
     )
     export_precision: Precision | None = Field(default=None, description="Precision of the bundle; by default fp32.")
+    # After `recipe`: pydantic gives a default factory only the fields before it.
     name: EndpointName = Field(
         default_factory=lambda given: f"{given['recipe']}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
         description="Name of the job; by default the recipe's name and the time.",

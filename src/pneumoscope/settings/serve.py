@@ -11,7 +11,7 @@ from pneumoscope.settings.aws_names import EndpointName
 from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, Point, Provider, Spelling
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
-SHORTEST_TOKEN = 16
+SHORTEST_TOKEN = 16  # characters
 MOST_FILMS = 32  # image files in one request
 #: Content types of a request whose body is one image file.
 RAW = ("image/*", "application/dicom", "application/octet-stream", "application/x-image")
@@ -77,6 +77,7 @@ class ServeOptions(Document):
     @classmethod
     def _origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for each in given:
+            # Browsers send origins without a path, so that one with a path would never match.
             if re.fullmatch(r"\*|https?://[^/\s]+", each) is None:
                 raise ValueError(
                     f"{each!r} is not a web origin; write *, or one without a path like https://pacs.example"
