@@ -409,7 +409,7 @@ def test_cross_validation_and_training_with_its_evidence(command: Command, tmp_p
     assert again.out == done.out
 
     taught = ("train", "--data", data, "--out", tmp_path / "run", "--recipe", recipe, "--epochs", 1, "--teachers")
-    assert_fails(command(*taught, recipe), 1, "is no evidence file", "pneumoscope cross-validate")
+    assert_fails(command(*taught, recipe), 1, "evidence file", "pneumoscope cross-validate")
     assert_fails(command(*taught, tmp_path), 1, "neither a finished run nor a file of predictions")
     assert not (tmp_path / "run").exists()
     done = command(*taught, out / "evidence.npz")
