@@ -439,7 +439,7 @@ def test_wrong_usage_is_one_sentence(
         for options, words in (
             (["--port", taken.getsockname()[1]], "choose another --host or --port"),
             (["--host", "203.0.113.9"], "cannot listen on 203.0.113.9"),
-            (["--token-file", token], "at least 16 letters"),
+            (["--token-file", token], "at least 16 characters"),
             (["--keep-log", tmp_path / "none" / "log", "--workers", 2], "cannot be kept"),
             (["--cors-origin", "pacs.example"], "'pacs.example' is not a web origin; write *, or one without a path"),
             (["--as-endpoint", "bad name"], "'bad name' is not a SageMaker name: letters, digits and hyphens"),
