@@ -82,10 +82,10 @@ def deploy_command(settings: "Deploy") -> None:
 
     It is a stack of CloudFormation, pneumoscope-NAME, which `aws status` lists and `aws teardown` deletes.
     """
-    from pneumoscope.aws.client.deploy import deploy, name_of
+    from pneumoscope.aws.client.deploy import deploy, endpoint_name
     from pneumoscope.cli.show import make_listener
 
-    name, listener = name_of(settings), make_listener(quiet=settings.quiet)
+    name, listener = endpoint_name(settings), make_listener(quiet=settings.quiet)
     try:
         deploy(_cloud(settings.region), settings, listener=listener)
     except KeyboardInterrupt:
@@ -108,11 +108,11 @@ def invoke_command(settings: "Invoke") -> None:
     Goes on past bad films; exit code 1 if there were any.
     """
     from pneumoscope.aws.client.invoke import Client
-    from pneumoscope.aws.session import Cloud, stand_in
+    from pneumoscope.aws.session import Cloud, uses_stand_in
     from pneumoscope.cli.show_aws import show_answers
     from pneumoscope.contract import DISCLAIMER
 
-    cloud = Cloud(region=settings.region or "us-east-1", anonymous=True) if stand_in() else _cloud(settings.region)
+    cloud = Cloud(region=settings.region or "us-east-1", anonymous=True) if uses_stand_in() else _cloud(settings.region)
     client = Client(cloud, settings.endpoint, variant=settings.variant, bundle=settings.bundle)
     refused = show_answers(client, list(settings.images), settings.form, quiet=settings.quiet)
     if settings.form == "table":
@@ -138,11 +138,11 @@ def teardown_command(settings: "Teardown") -> None:
     Of the files only those that bear the tag that `aws deploy` gave them. Data sets, training jobs' results,
     films and answers of an asynchronous endpoint, and what was captured stay.
     """
-    from pneumoscope.aws.client.inventory import belongings, captured
+    from pneumoscope.aws.client.inventory import capture_location, deployed_resources
 
     cloud, name = _cloud(settings.region), settings.name
-    found = list(belongings(cloud, name, keep_model=settings.keep_model))
-    films = captured(cloud, name)
+    found = list(deployed_resources(cloud, name, keep_model=settings.keep_model))
+    films = capture_location(cloud, name)
     if not found:
         typer.echo(f"nothing named {name} that was made from here is in {cloud.region}.")
         return
