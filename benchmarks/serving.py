@@ -99,7 +99,7 @@ def compare(films: list[bytes], bundle: Path, port: int, plain_port: int) -> Non
         alone.append(len(films) / seconds(lambda: drain(engine.predict_many(encoded_films(films)))))
         loads.append(load(port, films, clients=CLIENTS, duration=SECONDS))
         plain.append(load(plain_port, films, clients=CLIENTS, duration=SECONDS))
-    best, served, slow = (statistics.median(paces) for paces in (alone, paces_of(loads), paces_of(plain)))
+    best, served, slow = (statistics.median(paces) for paces in (alone, film_rates(loads), film_rates(plain)))
     title(f"{CLIENTS} clients, full-size films", "films/s", "ratio")
     row("Engine.predict_many, no service", f"{best:.1f}", "1.00")
     row("pneumoscope serve", f"{served:.1f}", f"{served / best:.2f}")
@@ -114,7 +114,7 @@ def compare(films: list[bytes], bundle: Path, port: int, plain_port: int) -> Non
     print(f"statuses: {dict(statuses)}", flush=True)
 
 
-def paces_of(loads: list[Load]) -> list[float]:
+def film_rates(loads: list[Load]) -> list[float]:
     """Films per second of each load."""
     return [one.pace for one in loads]
 

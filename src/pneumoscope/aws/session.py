@@ -20,7 +20,7 @@ TRANSFERS = 16  # concurrent transfers; they are bound by the network, not by th
 _ATTEMPTS = 6  # botocore's default of three gives up after two seconds of throttling
 _READ_SECONDS = 70.0  # SageMaker allows a model 60 s to answer; wait slightly longer than that
 _MAX_MESSAGE = 300  # characters of an AWS error message
-# AWS error codes by their first letters. AWS's messages say what was refused but not what to do, so we add that.
+# Beginnings of AWS error codes. AWS's messages name the problem but not the remedy, which we add for these.
 _BUSY_CODES = (
     "ModelNotReady",
     "RequestLimitExceeded",
@@ -82,7 +82,7 @@ class Cloud:
 
     def runtime_client(self, seconds: float = _READ_SECONDS) -> Any:
         """A boto3 client for `sagemaker-runtime` that tries each call once, with a read timeout of `seconds`."""
-        # `Endpoint` repeats calls itself: only it knows which answers of the model behind the endpoint are temporary.
+        # `Endpoint` repeats calls itself, because botocore would not repeat those that a busy model refuses.
         return self._create("sagemaker-runtime", attempts=1, read_timeout=seconds)
 
     def _create(self, service: str, *, attempts: int, read_timeout: float) -> Any:
@@ -200,10 +200,7 @@ def _describe_response(failure: exceptions.ClientError) -> tuple[type[CloudError
         action = _IAM_ACTIONS.get(failure.operation_name, failure.operation_name)
         return CloudError, f"AWS denies access ({message}); allow {action} for your user or role."
     if code.startswith(_CREDENTIAL_CODES):
-        return (
-            CloudError,
-            f"AWS does not accept the credentials ({code}); renew them, or set AWS_PROFILE.",
-        )
+        return CloudError, f"AWS does not accept the credentials ({code}); renew them, or set AWS_PROFILE."
     if code == "NoSuchBucket":
         return CloudError, "the bucket does not exist; create it, or check its name."
     return CloudError, f"{message} ({code})."

@@ -94,6 +94,7 @@ def _why_public(s3: Any, bucket: str) -> str | None:
     block = read(s3.get_public_access_block).get("PublicAccessBlockConfiguration", {})
     if all(block.get(name) for name in _BLOCKED):
         return None
+    # RestrictPublicBuckets makes a public policy ineffective, and IgnorePublicAcls a public access control list.
     if not block.get("RestrictPublicBuckets"):
         status = read(s3.get_bucket_policy_status).get("PolicyStatus", {})
         if status.get("IsPublic"):

@@ -81,6 +81,7 @@ def describe_request(settings: Train, role: str, region: str, code: Location | N
     """
     channels = {"train": settings.data} | ({} if settings.test is None else {"test": settings.test})
     seconds = int(settings.max_hours * 3600)
+    # With spot capacity, SageMaker requires a limit for run time and waiting together.
     stopping = {"MaxRuntimeInSeconds": seconds} | ({"MaxWaitTimeInSeconds": 2 * seconds} if settings.spot else {})
     key = settings.kms_key
     output = {} if key is None else {"KmsKeyId": key}

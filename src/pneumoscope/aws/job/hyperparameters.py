@@ -70,6 +70,7 @@ def _by_field(given: Iterable[tuple[str, str]]) -> dict[str, Any]:
         name = spelled.lower().replace("-", "_")
         if name in _RESERVED:
             raise UsageError(f"hyper-parameter {spelled!r} is set by the platform in a training job; leave it out.")
+        # Switches may be negated, as on our command line; of `freeze` and `no_freeze` the last one counts.
         if (positive := name.removeprefix("no_")) in _SWITCHES:
             found[positive] = _parse_bool(spelled, value) is (name == positive)
         elif not name.startswith(_TOOLKIT_PREFIX):

@@ -92,7 +92,7 @@ def stoppable() -> Iterator[None]:
 
 
 def _torchrun_options(job: Job) -> list[str]:
-    """Torchrun's options for this host."""
+    """The options of torchrun for this host."""
     return [
         f"--nnodes={len(job.hosts)}",
         f"--node-rank={job.hosts.index(job.host)}",
@@ -139,6 +139,7 @@ def _refuse_overlap(dataset: Dataset, test: Dataset) -> None:
     """Refuse test films that will be trained on: hours later, `evaluate` would refuse them."""
     training, films = dataset.split("train"), test.split("test")
     drawn = all(is_phantom(dataset.read(film)) for film in training)
+    # As in `evaluate`, nearly identical films do not count among drawings.
     overlap = TrainedFilms.of(training).overlap(films, near=not drawn)
     if overlap:
         raise DatasetError(
@@ -189,7 +190,7 @@ def _deliver(
 
 
 def _install(bundle: Path, model: Path) -> None:
-    """Copy a bundle into an existing folder, so that the folder is a complete bundle or none.
+    """Copy a bundle into an existing folder, so that the folder is always a complete bundle or not a bundle.
 
     The folder may be a mount, so it cannot be replaced by renaming. It is a bundle only with its contract, which is
     therefore deleted first and copied last.

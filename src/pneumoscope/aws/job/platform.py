@@ -113,6 +113,7 @@ def failure_reason(failure: BaseException) -> str:
     if not isinstance(failure, PneumoscopeError):
         text = f"{type(failure).__name__}: {text}"
     suffixes = "|".join(re.escape(suffix) for suffix in sorted(SUFFIXES, reverse=True))
+    # Everything from the first slash, or from the last colon, up to an image suffix: names may contain spaces.
     text = re.sub(rf"(?:/.*|[^:]*)(?:{suffixes})\b['\"]?", "a film", text, flags=re.IGNORECASE)
     return text.rstrip(": ")[:_MAX_REASON]
 
