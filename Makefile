@@ -42,7 +42,7 @@ browser:  ## install Chromium for the page's tests, if root; without it they are
 docs: $(READY)  ## write docs/cli.md from the commands' own help
 	$(BIN)/python scripts/write_cli_docs.py
 
-model: $(MODEL)/bundle/contract.json  ## the bundle that ships, from ARCHIVE=FILE.zip; takes hours, and resumes if interrupted
+model: $(MODEL)/bundle/contract.json  ## the bundle that ships, from ARCHIVE=FILE.zip; takes hours, can be resumed
 
 $(MODEL)/data/manifest.csv: | $(READY)
 	test -n "$(ARCHIVE)" || { echo "ARCHIVE is missing; run: make model ARCHIVE=FILE.zip" >&2; exit 2; }
