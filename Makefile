@@ -1,4 +1,4 @@
-# Everything runs in a private environment, .venv, made from requirements.lock by the first target that needs it.
+# Everything runs in a private environment, .venv, which the first target that needs it creates from requirements.lock.
 PYTHON ?= python3
 DEMO ?= demo
 VENV := .venv
@@ -8,13 +8,13 @@ READY := $(VENV)/.ready
 
 MODEL ?= model
 BASE := pneumoscope-base
-# Huge pages, and memory that is kept between steps: training is a sixth faster on a CPU.
+# Huge pages, and an allocator that keeps memory between steps: training on a CPU is a sixth faster.
 FAST := THP_MEM_ALLOC_ENABLE=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
 
-# Tests run in as many processes as there are cores: one thread of PyTorch in each.
+# Tests run in one process per core, so each gets a single PyTorch thread.
 PARALLEL := OMP_NUM_THREADS=1
 
-# A fifth faster again; the weights then differ slightly from those of an uncompiled run.
+# Another fifth faster; the weights then differ slightly from those of an uncompiled run.
 COMPILED := $(if $(shell command -v g++),--compiled)
 
 .PHONY: demo test quick check docs lock clean browser model
@@ -34,18 +34,18 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-browser:  ## Chromium for the page's tests, where it can be had; without it they are skipped
+browser:  ## install Chromium for the page's tests, if root; without it they are skipped
 	@command -v chromium chromium-browser google-chrome >/dev/null \
 		|| { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes chromium >/dev/null; } \
-		|| echo "no Chromium, and it cannot be installed here: the page's tests are skipped"
+		|| echo "Chromium is missing and cannot be installed here; the page's tests are skipped"
 
 docs: $(READY)  ## write docs/cli.md from the commands' own help
 	$(BIN)/python scripts/write_cli_docs.py
 
-model: $(MODEL)/bundle/contract.json  ## the bundle that ships, from ARCHIVE=FILE.zip; hours; goes on where it was interrupted
+model: $(MODEL)/bundle/contract.json  ## the bundle that ships, from ARCHIVE=FILE.zip; takes hours, can be resumed
 
 $(MODEL)/data/manifest.csv: | $(READY)
-	test -n "$(ARCHIVE)" || { echo "give the archive of films: make model ARCHIVE=FILE.zip" >&2; exit 2; }
+	test -n "$(ARCHIVE)" || { echo "ARCHIVE is missing; run: make model ARCHIVE=FILE.zip" >&2; exit 2; }
 	$(BIN)/pneumoscope data prepare "$(ARCHIVE)" --out $(MODEL)/data --train-only
 
 $(MODEL)/folds/evidence.npz: | $(MODEL)/data/manifest.csv
@@ -59,7 +59,7 @@ $(MODEL)/run/weights.safetensors: | $(MODEL)/folds/evidence.npz
 $(MODEL)/bundle/contract.json: | $(MODEL)/run/weights.safetensors
 	$(BIN)/pneumoscope export $(MODEL)/run --name $(BASE) --evidence $(MODEL)/folds/evidence.npz --out $(MODEL)/bundle
 
-lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
+lock: $(UV)  ## update the lock files to the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade \
 		--python-version 3.11 --all-extras pyproject.toml --output-file requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
@@ -71,10 +71,10 @@ lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 	echo hatchling | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --constraint requirements.lock - --output-file deploy/build.lock
 
-clean:  ## remove what the other targets made, except the environment
+clean:  ## remove the output of other targets, except the environment
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-# pip needs no venv module for --target, so a bare Debian Python is enough.
+# With --target, pip needs no venv module, which a bare Debian Python lacks.
 $(UV):
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
 		--target $(VENV)/tools "uv>=0.9"

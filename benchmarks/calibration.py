@@ -1,10 +1,10 @@
-"""Which calibration is best on films that it was not fitted on, and what the decision then answers.
+"""Which calibration method is best on films that it was not fitted to, and what the decision then answers.
 
 python benchmarks/calibration.py EVIDENCE.npz
 
-Everything is cross-fitted: each fold's films are judged by a calibration and by thresholds of the other folds' films.
-Films weigh as the evidence's prior says, but for accuracy and for what is answered, which are shares of the films.
-Intervals are of a bootstrap over patients, of the difference between one method and another on the same films.
+Everything is cross-fitted: calibration and thresholds for each fold's films are fitted to the other folds' films.
+Films are weighted to the evidence's prior, except for accuracy and the answered share, which count every film once.
+Intervals are of the difference between two methods on the same films, by a bootstrap over patients.
 """
 
 import argparse
@@ -27,7 +27,7 @@ DRAWS = 2000
 
 
 def main() -> None:
-    """Print a table of methods, one of their differences, and one of coverages; plain and stress."""
+    """Print tables of the methods, of their differences and of coverages, for plain and for stress films."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("evidence", type=Path)
     evidence = load_evidence(parser.parse_args().evidence)
@@ -50,25 +50,27 @@ def main() -> None:
 
 
 def compare(films: Unseen, logits: Floats, rows: NDArray[np.bool_]) -> None:
-    """Methods fitted to the plain films of other folds, on the logits `[N, C]` of those `rows` `[N]`."""
-    said = {name: cross_fitted(films, logits, name)[rows] for name in ("none", "temperature", "vector", "dirichlet")}
-    judged = films.at(rows)
-    losses = {name: metrics.film_losses(judged.truth, shares) for name, shares in said.items()}
-    for name, shares in said.items():
-        accuracy = np.mean(shares.argmax(axis=1) == judged.truth)
-        loss = float(np.average(losses[name], weights=judged.weights))
-        error = calibration_errors(judged, shares, np.ones((1, len(judged.truth))))[0]
+    """Compare methods, fitted to other folds' plain films, on the `rows` (`bool [N]`) of the logits `[N, C]`."""
+    by_method = {
+        name: cross_fitted(films, logits, name)[rows] for name in ("none", "temperature", "vector", "dirichlet")
+    }
+    selected = films.at(rows)
+    losses = {name: metrics.film_losses(selected.truth, shares) for name, shares in by_method.items()}
+    for name, shares in by_method.items():
+        accuracy = np.mean(shares.argmax(axis=1) == selected.truth)
+        loss = float(np.average(losses[name], weights=selected.weights))
+        error = calibration_errors(selected, shares, np.ones((1, len(selected.truth))))[0]
         print(f"  {name:12} NLL {loss:.4f}  ECE {error:.4f}  accuracy {accuracy:.4f}")
-    resampled = np.concatenate(list(metrics.bootstrap_weights(judged.patient.astype(str).tolist(), draws=DRAWS)))
-    errors = {name: calibration_errors(judged, shares, resampled.astype(float)) for name, shares in said.items()}
+    resampled = np.concatenate(list(metrics.bootstrap_weights(selected.patient.astype(str).tolist(), draws=DRAWS)))
+    errors = {name: calibration_errors(selected, shares, resampled.astype(float)) for name, shares in by_method.items()}
     for one, other in PAIRS:
-        low, high = metrics.gain_interval(losses[one], losses[other], judged, draws=DRAWS)
+        low, high = metrics.gain_interval(losses[one], losses[other], selected, draws=DRAWS)
         less, more = metrics.percentile_interval(np.subtract(errors[one], errors[other]))
         print(f"  {one} against {other}: NLL {low:+.4f} to {high:+.4f}, ECE {less:+.4f} to {more:+.4f}")
 
 
 def cross_fitted(films: Unseen, logits: Floats, method: str) -> Floats:
-    """Probabilities `[N, C]` of logits `[N, C]`, by a method fitted to the plain films of the other folds."""
+    """Probabilities `[N, C]` for logits `[N, C]`, by a method fitted to the other folds' plain films."""
     found = np.empty(logits.shape)
     for held, others in films.parts():
         if method == "dirichlet":
@@ -80,9 +82,9 @@ def cross_fitted(films: Unseen, logits: Floats, method: str) -> Floats:
 
 
 def dirichlet(films: Unseen, logits: Floats) -> Floats:
-    """Full Dirichlet calibration (Kull et al. 2019, arXiv:1910.12656): any linear map of the log-probabilities.
+    """Full Dirichlet calibration (Kull et al. 2019, arXiv:1910.12656): a linear map of the log-probabilities.
 
-    What lies off the diagonal is held small (ODIR, with a weight of 0.001).
+    Off-diagonal entries are regularised (ODIR, with a weight of 0.001).
     """
     classes = logits.shape[1]
     known = np.log(np.clip(metrics.softmax(films.logits), 1e-12, 1))
@@ -102,7 +104,7 @@ def dirichlet(films: Unseen, logits: Floats) -> Floats:
 
 
 def calibration_errors(films: Unseen, shares: Floats, counts: Floats) -> Floats:
-    """Expected calibration error of the largest probability in equal bins, for each row of `counts` `[B, N]`."""
+    """Expected calibration error of the largest probability, in bins of equal width, per row of `counts` `[B, N]`."""
     confidence = shares.max(axis=1)
     gap = films.weights * (confidence - (shares.argmax(axis=1) == films.truth))
     bins = np.eye(BINS)[np.minimum((confidence * BINS).astype(int), BINS - 1)]
@@ -110,15 +112,15 @@ def calibration_errors(films: Unseen, shares: Floats, counts: Floats) -> Floats:
 
 
 def decide(given: Calibrating, stress: Floats) -> None:
-    """What is answered at each coverage, of films as they are and of the stress films."""
+    """Print what is answered at each coverage, for plain and for stress films."""
     films = given.films
-    made = [(held, calibrate(replace(given, films=others))) for held, others in films.parts()]
+    fitted = [(held, calibrate(replace(given, films=others))) for held, others in films.parts()]
     for name, logits in (("plain", films.logits), ("stress", stress)):
-        print(f"{name}: coverage; answered, right of these, type undetermined; kept of each class")
+        print(f"{name}: coverage; answered, correct of these, type undetermined; coverage of each class")
         for coverage in COVERAGES:
             answer, labels = np.full(len(films.truth), -1), np.empty(len(films.truth), object)
             kept = np.zeros(logits.shape, np.bool_)
-            for held, (calibration, decision) in made:
+            for held, (calibration, decision) in fitted:
                 row = decision.row(coverage)
                 assert row is not None
                 scale, bias = (np.array([*part.values()]) for part in (calibration.scale, calibration.bias))

@@ -3,14 +3,14 @@
     python benchmarks/capstone.py DATASET [--out capstone] [--only NAME ...] [--max-epochs N]
 
 DATASET is made by `pneumoscope data prepare` and has train, validation and test films. Every row of `ROWS` becomes a
-run and a bundle in a folder of its own below --out, and the figures are those of the bundle on the test films. Finished
-runs are kept and an interrupted one goes on, so the same command can be given again. A run of another configuration is
-refused; choose another --out for it. Rows that are not asked for, whose ImageNet weights are out of reach, or whose
-bundle is refused, are in the table with the reason. The table goes to stdout, and with every figure and its interval to
-capstone.json.
+run and a bundle in its own folder below --out, and the figures are those of the bundle on the test films. Finished runs
+are kept and an interrupted one is resumed, so the command can simply be repeated. A folder with a run of another
+configuration is refused; choose another --out. Rows that were not requested, whose ImageNet weights cannot be fetched,
+or whose bundle is refused are in the table with the reason. The table goes to stdout, and with every figure and its
+interval to capstone.json.
 
-Training time is the sum of the epochs, validation included; decoding the films before the first one is not counted.
-The time for one film is that of `Engine.predict` from the bytes of the file on, decoding included, the bundles in turn.
+Training time is the sum of the epochs, validation included; decoding the films before the first epoch is not counted.
+The time per film is that of `Engine.predict`, from the file's bytes on, decoding included; the bundles take turns.
 """
 
 import argparse
@@ -48,14 +48,14 @@ TIMED_FILMS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run: a recipe, and the values in which the run differs from it."""
+    """One run: a recipe, and the values that the run changes in it."""
 
     name: str
     recipe: str
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-# A network whose ImageNet weights install as a package; those of the capstone's networks come from a hub.
+# A network whose ImageNet weights install as a package; those of the capstone's networks are downloaded from a hub.
 LITE0 = {"arch": "tf_efficientnet_lite0"}
 ROWS = (
     Row(name="pneumoscope-base", recipe="pneumoscope-base"),
@@ -72,7 +72,7 @@ ROWS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A row's run, and the folder of its bundle. `seconds` is None if the time of an epoch was lost."""
+    """A row's run, and the folder of its bundle. `seconds` is None if an interruption lost the time of an epoch."""
 
     config: TrainConfig
     run: Path
@@ -86,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--out", type=Path, default=Path("capstone"), help="folder for the runs and bundles")
-    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="run these rows")
-    parser.add_argument("--max-epochs", type=int, help="cut every row to so many epochs, for a quick try")
+    parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="run only these rows")
+    parser.add_argument("--max-epochs", type=int, help="limit every row to this many epochs, for a quick try")
     given = parser.parse_args()
     if given.max_epochs is not None and given.max_epochs < 1:
         parser.error(f"--max-epochs {given.max_epochs}: expected 1 or more")
@@ -96,23 +96,23 @@ def main() -> None:
     except PneumoscopeError as failure:
         raise SystemExit(str(failure)) from failure
     except KeyboardInterrupt as stop:
-        raise SystemExit("interrupted; the same command goes on after the last epoch") from stop
+        raise SystemExit("interrupted; the same command resumes after the last finished epoch") from stop
     write_json(given.out / TABLE_FILE, table)
     show(table)
 
 
 def redo(dataset: Dataset, out: Path, *, only: Sequence[str] | None, max_epochs: int | None) -> dict[str, Any]:
     """Run the rows, or those named in `only`, and return the table as JSON values."""
-    films = dataset.split(SPLIT)  # a data set without a test part fails here, not after hours
+    films = dataset.split(SPLIT)  # a data set without a test split fails here, not after hours
     finished, reasons = dict[str, Finished](), dict[str, str]()
     for row in ROWS:
         if only is not None and row.name not in only:
-            reasons[row.name] = "not asked for"
+            reasons[row.name] = "not requested"
             continue
         say(f"{row.name}:")
         try:
             finished[row.name] = finish(dataset, row, out / row.name, max_epochs)
-        except (WeightsError, BundleError) as failure:  # the other rows need not wait for this one
+        except (WeightsError, BundleError) as failure:  # the other rows still run
             reasons[row.name] = str(failure)
     engines = {name: Engine.load(each.bundle) for name, each in finished.items()}
     milliseconds = latency(dataset, engines)
@@ -137,7 +137,7 @@ def redo(dataset: Dataset, out: Path, *, only: Sequence[str] | None, max_epochs:
 
 
 def configuration(row: Row, max_epochs: int | None) -> TrainConfig:
-    """The row's configuration, its epochs cut if asked for."""
+    """The row's configuration, with at most `max_epochs` epochs."""
     config = make_config(load_recipe(row.recipe), row.changes)
     epochs = min(config.epochs, max_epochs or config.epochs)
     cut = {"epochs": epochs, "head_epochs": min(config.head_epochs, epochs - 1)}
@@ -145,7 +145,7 @@ def configuration(row: Row, max_epochs: int | None) -> TrainConfig:
 
 
 class Clock(Listener):
-    """Passes on what training says, and keeps the seconds of every epoch in a file, for runs that are interrupted."""
+    """Passes on training's messages, and keeps the seconds of every epoch in a file that outlasts interruptions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -166,13 +166,13 @@ class Clock(Listener):
             write_json(self.path, self.epochs)
 
     def total(self, epochs: int) -> float | None:
-        """Seconds of so many epochs, or None if one was not written down before an interruption."""
+        """Seconds of the first `epochs` epochs, or None if an interruption lost one of them."""
         times = [self.epochs.get(str(number)) for number in range(1, epochs + 1)]
         return None if None in times else sum(filter(None, times))
 
 
 def finish(dataset: Dataset, row: Row, folder: Path, max_epochs: int | None) -> Finished:
-    """Train the row's network, or go on with it, and export its bundle."""
+    """Train the row's network, or resume its training, and export its bundle."""
     config, run, bundle = configuration(row, max_epochs), folder / "run", folder / "bundle"
     clock = Clock(run / SECONDS_FILE)
     history = train(dataset, config, run, resume=run.is_dir(), listener=clock)
@@ -183,7 +183,7 @@ def finish(dataset: Dataset, row: Row, folder: Path, max_epochs: int | None) -> 
 
 
 def measure(dataset: Dataset, row: Finished, engine: Engine) -> dict[str, Any]:
-    """What the table says of a row, but for the time of one film."""
+    """A row's figures, except the time per film."""
     scored = score(engine, dataset, SPLIT)
     card, contract = load_card(row.run), engine.contract
     return {
@@ -206,7 +206,7 @@ def measure(dataset: Dataset, row: Finished, engine: Engine) -> dict[str, Any]:
 
 
 def latency(dataset: Dataset, engines: dict[str, Engine]) -> dict[str, float]:
-    """Median milliseconds of each engine for one film, over test films spread evenly over the split."""
+    """Median milliseconds per film of each engine, on test films taken evenly from the split."""
     films = dataset.split(SPLIT)
     data = [dataset.read(film) for film in films[:: max(1, len(films) // TIMED_FILMS)]]
     taken = in_turn({name: engine.predict for name, engine in engines.items()}, data)
@@ -218,7 +218,7 @@ def show(table: dict[str, Any]) -> None:
     what = f"{table['films']} test films of {table['patients']} patients, {table['cores']} cores"
     print(f"The capstone's table, redone: {what}; the loss is cross-entropy in nats")
     if table["max_epochs"] is not None:
-        print(f"CUT TO {table['max_epochs']} EPOCHS A ROW AT MOST, for a quick try: these are not the table's figures")
+        print(f"AT MOST {table['max_epochs']} EPOCHS PER ROW, for a quick try: these are not the table's figures")
     columns = f"{'epochs':>7}{'accuracy, 95 % interval':>26}{'loss':>8}{'normal or not':>15}"
     print(f"\n{'row':<26}{columns}{'training, min':>15}{'parameters':>13}{'film, ms':>10}")
     for row in table["rows"]:
@@ -241,7 +241,7 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def say(line: str) -> None:
-    """Progress, apart from the table."""
+    """Print progress to stderr, apart from the table."""
     print(line, file=sys.stderr, flush=True)
 
 

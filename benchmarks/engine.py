@@ -1,16 +1,17 @@
-"""The engine beside the plain way: tables, all of them measured in this one run.
+"""The engine compared with a plain implementation. All tables are measured in this one run.
 
     python benchmarks/engine.py [--bundle DIR] [--films originals-160.zip] [--many N]
         [--resnet50 [--run RUN --data DATASET]]
 
-The bundle is by default the one that ships with the package. Without --films, phantoms of the originals' sizes are
-used. --many is the size of the larger folder of the memory test. With --resnet50, the same tables follow for a
-ResNet-50 at 224 px in fp32 and in int8: of --run, or trained on a few phantoms for four epochs from random weights.
+The default bundle is the one that ships with the package. Without --films, phantoms of the originals' sizes are used.
+--many is the number of films in the larger folder of the memory test. With --resnet50, the same tables follow for a
+ResNet-50 at 224 px in fp32 and in int8: that of --run, or one trained on a few phantoms for four epochs from random
+weights.
 
-The plain way is the capstone's: Pillow to RGB, torchvision's resize, tensor and normalisation, PyTorch eager in
-fp32 on all cores. It runs a ResNet-50 at 224 px, and the bundle's own network at its own size, both from random
-weights: speed does not depend on what a network learnt. The bound of `predict_many` is the time that decoding and the
-model, each measured alone with all cores at work, take together.
+The plain way is the capstone's: Pillow to RGB; torchvision's resize, tensor and normalisation; PyTorch eager in fp32 on
+all cores. It runs a ResNet-50 at 224 px, and the bundle's own network at its own size, both with random weights: speed
+does not depend on what a network learnt. The bound of `predict_many` is the sum of two times, that of decoding and that
+of the model, each measured alone with all cores at work.
 """
 
 import argparse
@@ -49,9 +50,9 @@ SIZES = [(1357, 1654), (760, 1136), (808, 1272)]  # median rows and columns of n
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="by default the bundle that ships with the package")
+    parser.add_argument("--bundle", type=Path, help="the bundle; by default the one that ships with the package")
     parser.add_argument("--films", type=Path, help="ZIP of JPEG films")
     parser.add_argument("--many", type=int, default=10_000)
     parser.add_argument("--resnet50", action="store_true", help="also a ResNet-50 in fp32 and int8")
@@ -59,17 +60,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="with --run: its data set")
     given = parser.parse_args()
     if (given.run is None) != (given.data is None) or (given.run is not None and not given.resnet50):
-        parser.error("--run and --data belong together, and to --resnet50")
+        parser.error("--run and --data must be given together, and with --resnet50")
     films, what = read_films(given.films)
     print(f"{len(films)} {what}, {available_cores()} cores", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        of_bundle(films, given.bundle, given.many, Path(name))
+        bundle_tables(films, given.bundle, given.many, Path(name))
         if given.resnet50:
-            of_resnet50(films, given.run, given.data, given.many, Path(name))
+            resnet50_tables(films, given.run, given.data, given.many, Path(name))
 
 
-def of_bundle(films: list[bytes], given: Path | None, many: int, folder: Path) -> None:
-    """The tables of a bundle, or of the one that ships."""
+def bundle_tables(films: list[bytes], given: Path | None, many: int, folder: Path) -> None:
+    """Print the tables of the given bundle, or of the one that ships."""
     bundle = given or shipped_bundle()
     engine = Engine.load(bundle)
     contract = engine.contract
@@ -82,10 +83,10 @@ def of_bundle(films: list[bytes], given: Path | None, many: int, folder: Path) -
     start_up(films[0], {"predict film.jpeg": named_bundle}, folder)
 
 
-def of_resnet50(films: list[bytes], run: Path | None, data: Path | None, many: int, folder: Path) -> None:
-    """The tables of a ResNet-50 in fp32 and in int8."""
+def resnet50_tables(films: list[bytes], run: Path | None, data: Path | None, many: int, folder: Path) -> None:
+    """Print the tables of a ResNet-50 in fp32 and in int8."""
     if run is None or data is None:
-        run, data = train_anew(folder)
+        run, data = train_resnet50(folder)
     bundles = {precision: folder / precision for precision in ("fp32", "int8")}
     for precision, bundle in bundles.items():
         export_bundle(run, data, bundle, precision)
@@ -100,21 +101,21 @@ def of_resnet50(films: list[bytes], run: Path | None, data: Path | None, many: i
 
 
 def read_films(path: Path | None) -> tuple[list[bytes], str]:
-    """Full-size films as bytes, and what they are."""
+    """Full-size films as bytes, and a description of them."""
     if path is None:
-        made = [
+        phantoms = [
             encode_jpeg(film(finding, patient=patient, size=size))
             for patient in range(1, 21)
             for finding, size in zip(FINDINGS, SIZES, strict=True)
         ]
-        return made, "phantoms at the originals' sizes"
+        return phantoms, "phantoms at the originals' sizes"
     with zipfile.ZipFile(path) as archive:
         names = sorted(each for each in archive.namelist() if each.endswith(".jpeg"))
         return [archive.read(each) for each in names], f"films of {path.name}"
 
 
-def train_anew(folder: Path) -> tuple[Path, Path]:
-    """A ResNet-50 that has seen a few phantoms, and its data set."""
+def train_resnet50(folder: Path) -> tuple[Path, Path]:
+    """Train a ResNet-50 on a few phantoms; return its run and its data set."""
     write_archive_folder(folder / "phantoms", count=240, overwrite=False)
     prepare([folder / "phantoms"], folder / "data", PrepareConfig(val_fraction=0.2))
     values = load_recipe("capstone-resnet50") | {
@@ -129,7 +130,7 @@ def train_anew(folder: Path) -> tuple[Path, Path]:
 
 
 def export_bundle(run: Path, data: Path, out: Path, precision: str) -> None:
-    """Export, and say how int8 compares."""
+    """Export a bundle, and print how int8 compares with fp32."""
     try:
         done = export(run, load_dataset(data), out, ExportConfig(precision="int8" if precision == "int8" else "fp32"))
     except BundleError as failure:
@@ -143,10 +144,11 @@ def export_bundle(run: Path, data: Path, out: Path, precision: str) -> None:
 
 
 def latency(films: list[bytes], plain: list[tuple[str, int]], engines: dict[str, Engine]) -> None:
-    """One film, bytes to decision, in turn by engines and the plain way with these networks at these sizes."""
+    """Time one film, bytes to decision, by each engine and by the plain way with each network and size in `plain`."""
     names = [f"plain way {number}" for number in range(1, len(plain) + 1)]
     ways: dict[str, Callable[[bytes], object]] = {
-        f"{name}: {arch} at {size} px": plainly(arch, size) for name, (arch, size) in zip(names, plain, strict=True)
+        f"{name}: {arch} at {size} px": plain_predictor(arch, size)
+        for name, (arch, size) in zip(names, plain, strict=True)
     }
     ways |= {name: engine.predict for name, engine in engines.items()}
     taken = in_turn(ways, films)
@@ -157,8 +159,8 @@ def latency(films: list[bytes], plain: list[tuple[str, int]], engines: dict[str,
         row(name, f"{median * 1e3:.1f}", f"{np.quantile(times, 0.95) * 1e3:.1f}", *ratios)
 
 
-def plainly(arch: str, size: int) -> Callable[[bytes], list[float]]:
-    """Bytes to probabilities as one would write it: three channels, random weights."""
+def plain_predictor(arch: str, size: int) -> Callable[[bytes], list[float]]:
+    """The plain way from bytes to probabilities: three channels, random weights."""
     network = timm.create_model(arch, num_classes=len(FINDINGS)).eval()
     transform = plain_transform(size)
 
@@ -173,7 +175,7 @@ def plainly(arch: str, size: int) -> Callable[[bytes], list[float]]:
 
 
 def plain_transform(size: int) -> v2.Compose:
-    """The capstone's: torchvision, for three channels."""
+    """The capstone's preprocessing: torchvision, three channels, ImageNet normalisation."""
     return v2.Compose(
         [
             v2.Resize((size, size)),
@@ -187,8 +189,8 @@ def plain_transform(size: int) -> v2.Compose:
 def in_turn(ways: dict[str, Callable[[bytes], object]], films: list[bytes]) -> list[list[float]]:
     """Seconds of each way on each film, after a warm-up.
 
-    The ways take turns in blocks, so that a busy minute hurts all of them, and threads of one do not wait
-    beside the next.
+    The ways take turns in blocks of ten films, so that a busy minute of the machine affects all of them, and
+    the waiting threads of one way do not slow down the next.
     """
     taken: list[list[float]] = [[] for _ in ways]
     for start in range(0, len(films), 10):
@@ -202,7 +204,7 @@ def in_turn(ways: dict[str, Callable[[bytes], object]], films: list[bytes]) -> l
 
 
 def throughput(films: list[bytes], engines: dict[str, Engine]) -> None:
-    """The models alone beside the first of them, and predict_many of the last against its bound."""
+    """Compare each model alone with the first one, and `predict_many` of the last engine with its bound."""
     cores = available_cores()
     first, last = next(iter(engines)), list(engines)[-1]
     rule = engines[last].contract.input
@@ -214,7 +216,7 @@ def throughput(films: list[bytes], engines: dict[str, Engine]) -> None:
         decode.append(seconds(lambda: decode_all(films, rule, cores)))
         for name, engine in engines.items():
             model[name].append(seconds(partial(run_batches, engine, images)))
-        many.append(seconds(lambda: drain(engines[last].predict_many(named(films)))))
+        many.append(seconds(lambda: drain(engines[last].predict_many(encoded_films(films)))))
     each = len(films)
     bound = statistics.median(decode) + statistics.median(model[last])
     title("throughput", "ms per film", "films/s", "ratio")
@@ -241,12 +243,12 @@ def memory(films: list[bytes], bundle: Path, many: int, folder: Path, name: str)
         for number in range(count):
             (links / f"{number:05d}.jpeg").symlink_to(source / f"{number % len(films)}.jpeg")
         started = time.perf_counter()
-        peak = peak_of(["predict", "--bundle", str(bundle), str(links), "--format", "json", "--quiet"])
+        peak = peak_memory(["predict", "--bundle", str(bundle), str(links), "--format", "json", "--quiet"])
         row(f"{count:,} full-size films", f"{peak:.0f}", f"{count / (time.perf_counter() - started):.0f}")
 
 
 def start_up(data: bytes, predictions: dict[str, list[str]], folder: Path) -> None:
-    """Cold processes: the help, and one film by `predict` with these options, by name."""
+    """Time cold processes: `--help`, and `predict` of one film with each set of options."""
     path = folder / "film.jpeg"
     path.write_bytes(data)
     title("cold process", "median s")
@@ -256,7 +258,7 @@ def start_up(data: bytes, predictions: dict[str, list[str]], folder: Path) -> No
         row(f"pneumoscope {name}", f"{statistics.median(taken):.2f}")
 
 
-# A child's peak counts from its parent's memory at the fork, and this process is large: a small one stands between.
+# A child's peak includes its parent's memory at the fork, and this process is large: a small process starts the child.
 _MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -265,60 +267,60 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 """
 
 
-def peak_of(arguments: list[str]) -> float:
-    """Peak resident memory in MB of one command of ours."""
+def peak_memory(arguments: list[str]) -> float:
+    """Peak resident memory of one `pneumoscope` command, in MB."""
     command = [sys.executable, "-c", _MEASURE, sys.executable, "-m", "pneumoscope", *arguments]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def cold(arguments: list[str]) -> None:
-    """One command of ours, output to nowhere."""
+    """Run one `pneumoscope` command, and discard its output."""
     command = [sys.executable, "-m", "pneumoscope", *arguments]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
 
 def decode_all(films: list[bytes], rule: InputRule, cores: int) -> None:
-    """Decoding and resizing alone, all cores at work."""
+    """Decode and resize the films on all cores, without a model."""
     with ThreadPoolExecutor(cores) as pool:
         drain(pool.map(lambda data: load_input(data, rule), films))
 
 
 def run_batches(engine: Engine, images: np.ndarray) -> None:
-    """The model alone."""
+    """Run the model alone, on batches of 8."""
     for start in range(0, len(images), 8):
         engine.run(images[start : start + 8])
 
 
-def named(films: Iterable[bytes]) -> Iterable[Encoded]:
-    """Films as the engine takes them."""
+def encoded_films(films: Iterable[bytes]) -> Iterable[Encoded]:
+    """Films in the form that `predict_many` takes."""
     return (Encoded(name="", read=BytesIO(data).read) for data in films)
 
 
 def drain(items: Iterable[object]) -> None:
-    """Use them up."""
+    """Consume an iterable."""
     for _ in items:
         pass
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """How many seconds the work takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def pace(each: float) -> tuple[str, str]:
-    """Milliseconds per film, films per second."""
+    """Milliseconds per film and films per second, from seconds per film."""
     return f"{each * 1e3:.1f}", f"{1 / each:.1f}"
 
 
 def title(what: str, *columns: str) -> None:
-    """A part's heading."""
+    """Print a table's heading."""
     print(f"\n{what:<52}" + "".join(f"{column:>18}" for column in columns), flush=True)
 
 
 def row(name: str, *values: str) -> None:
-    """A line of the table."""
+    """Print a table's row."""
     print(f"{name:<52}" + "".join(f"{value:>18}" for value in values), flush=True)
 
 

@@ -1,10 +1,10 @@
-"""What the gate rejects, measured on films and pictures that it has not learnt from.
+"""What the gate rejects, measured on films and pictures that it was not fitted to.
 
     python benchmarks/gate.py FOLDS DATASET [KIND=FOLDER ...] [--folds 1,2] [--films 400]
 
-FOLDS is a finished cross-validation of DATASET. For each fold a gate is fitted to the fold's network and train films,
-as `export` does it, and judges the fold's other films: as they are, as stress films, and with each fault made of them.
-It also judges pictures: drawn anew, and those of the folders, whose files should be rejected with the code KIND.
+FOLDS is a finished cross-validation of DATASET. For each fold, a gate is fitted to the fold's network and train films,
+as `export` does it. It is then applied to the fold's held-out films, as they are, as stress films and with each fault,
+and to pictures: newly drawn ones, and those of each FOLDER, which should be rejected with the code KIND.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from pneumoscope.training.inputs import read_inputs
 from pneumoscope.training.predict import load_network
 from pneumoscope.training.run_directory import load_config
 
-DRAWN = 100  # pictures of each kind for a fold
+DRAWN = 100  # pictures of each kind per fold
 
 
 def main() -> None:
-    """Judge fold by fold, and print a table of all of them together."""
+    """Apply the gate fold by fold, and print one table for all folds together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folds", type=Path)
     parser.add_argument("dataset", type=Path)
@@ -43,19 +43,21 @@ def main() -> None:
     parser.add_argument("--folds", dest="chosen", default="1,2,3,4,5")
     parser.add_argument("--films", type=int, default=400)
     given = parser.parse_args()
-    said: dict[str, Counter[str]] = {}
+    counts_by_kind: dict[str, Counter[str]] = {}
     parts = fold_datasets(load_dataset(given.dataset), folds=5, seed=0)
     for number in map(int, given.chosen.split(",")):
-        judge_fold(parts[number - 1], given.folds / f"fold-{number}", given.films, given.pictures, said)
-    for name, codes in said.items():
+        judge_fold(parts[number - 1], given.folds / f"fold-{number}", given.films, given.pictures, counts_by_kind)
+    for name, codes in counts_by_kind.items():
         total = codes.total()
         rejected = total - codes["accepted"] - codes[f"accepted, {MIRRORED}"]
         shares = ", ".join(f"{code} {count}" for code, count in codes.most_common())
         print(f"{name:<24}{rejected / total:>8.2%} of {total:>5}   {shares}")
 
 
-def judge_fold(part: Dataset, run: Path, films: int, pictures: list[str], said: dict[str, Counter[str]]) -> None:
-    """Fit one fold's gate, and count what it says of each kind of input."""
+def judge_fold(
+    part: Dataset, run: Path, films: int, pictures: list[str], counts_by_kind: dict[str, Counter[str]]
+) -> None:
+    """Fit one fold's gate, and count its outcomes for each kind of input."""
     rule = InputRule.squash(load_config(run).size)
     train, held = part.split("train"), part.split("val")
     train = [train[place] for place in spread(len(train), FILMS)]
@@ -71,12 +73,12 @@ def judge_fold(part: Dataset, run: Path, films: int, pictures: list[str], said: 
         stress, usable = stress_inputs(part, held, rule, seed=0)
         kinds = {"film": unseen, "stress film": stress[usable], **_faults(unseen[:, 0]), **_drawn(rule.size, run.name)}
         for name, images in kinds.items():
-            said.setdefault(name, Counter()).update(_codes(model, gate, images, [0.0] * len(images)))
+            counts_by_kind.setdefault(name, Counter()).update(_outcomes(model, gate, images, [0.0] * len(images)))
         for kind, _, place in (each.partition("=") for each in pictures):
             found = list(_read(Path(place), rule))
             images = np.stack([image for image, _ in found])
-            counts = said.setdefault(f"{kind}: {Path(place).name}", Counter())
-            counts.update(_codes(model, gate, images, [coloured for _, coloured in found]))
+            counts = counts_by_kind.setdefault(f"{kind}: {Path(place).name}", Counter())
+            counts.update(_outcomes(model, gate, images, [coloured for _, coloured in found]))
 
 
 def _faults(films: Luma) -> dict[str, Luma]:
@@ -92,7 +94,7 @@ def _drawn(side: int, name: str) -> dict[str, Luma]:
     }
 
 
-def _codes(model: Path, gate: Gate, images: Luma, coloured: list[float]) -> Iterator[str]:
+def _outcomes(model: Path, gate: Gate, images: Luma, coloured: list[float]) -> Iterator[str]:
     found = run_model(model, [GATE, DISTANCE], images)
     rows = ((score, distance) for scores, distances in found for score, distance in zip(scores, distances, strict=True))
     for (scores, distances), share in zip(rows, coloured, strict=True):
@@ -103,7 +105,7 @@ def _codes(model: Path, gate: Gate, images: Luma, coloured: list[float]) -> Iter
 
 
 def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, float]]:
-    """Inputs of the files that can be decoded, and how much of each is coloured."""
+    """Model inputs of the files that can be decoded, each with its share of coloured pixels."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             radiograph = _radiograph(path.read_bytes(), rule)
@@ -113,7 +115,7 @@ def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, float]]:
 
 
 def _radiograph(data: bytes, rule: InputRule) -> Radiograph | None:
-    """What the engine would judge: also of a picture with hardly any grey."""
+    """The radiograph that the engine would decide on, also for a picture with hardly any grey."""
     try:
         return read_for(data, rule)
     except UnsuitableError as refusal:

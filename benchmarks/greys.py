@@ -1,9 +1,9 @@
-"""How much of ordinary films is black or white, and how many levels of grey they have: for `imaging.levels`.
+"""How many pixels of ordinary films are black or white, and how many grey levels they have: for `imaging.levels`.
 
     python benchmarks/greys.py ARCHIVE...
 
-Each ARCHIVE is a folder or ZIP archive of films. Prints the highest and lowest of both, and every film that would be
-refused or told of.
+Each ARCHIVE is a folder or ZIP archive of films. Prints quantiles of the share of black and white pixels, the lowest
+number of grey levels, and every film that is refused or gets a note.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
                 found.append((shares[0] + shares[255], (shares > levels.RARE).sum()))
         ends, counts = np.asarray(found).T
         shown = ", ".join(f"{share:.0%}: {np.quantile(ends, share):.3f}" for share in (0.5, 0.95, 0.99, 1))
-        print(f"{path.name}: {len(found)} films; black or white {shown}; levels of grey from {counts.min():.0f} on")
+        print(f"{path.name}: {len(found)} films; black or white {shown}; at least {counts.min():.0f} levels of grey")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 python benchmarks/growing.py [--films 5000 50000]
 
-Drawing the phantoms takes some minutes; it is not part of what is measured.
+Drawing the phantoms takes some minutes, which are not measured.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from pathlib import Path
 
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
-FILMS_A_PATIENT = 2
+FILMS_PER_PATIENT = 2
 SIZE = (64, 72)
 
 
 def draw(number: int) -> tuple[str, bytes]:
     """One small phantom under its version 2 name; every fifth patient is in the test part."""
     finding = FINDINGS[number % len(FINDINGS)]
-    patient, shot = divmod(number // len(FINDINGS), FILMS_A_PATIENT)
+    patient, shot = divmod(number // len(FINDINGS), FILMS_PER_PATIENT)
     part = "test" if patient % 5 == 0 else "train"
     name = (
         f"NORMAL/IM-{patient:06d}-{shot:04d}.jpeg"
@@ -37,7 +37,7 @@ def draw(number: int) -> tuple[str, bytes]:
 
 
 def write_archives(folder: Path, counts: list[int]) -> Iterator[tuple[int, Path]]:
-    """An archive of each count's first phantoms."""
+    """Write an archive of the first phantoms for each count."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         drawn = list(pool.map(draw, range(max(counts)), chunksize=200))
     for count in counts:
@@ -58,7 +58,7 @@ def main() -> None:
         folder = Path(name)
         archives = list(write_archives(folder, counts))
         print(f"{'films':>8}{'seconds':>9}{'films/s':>9}{'peak MB':>9}{'time ratio':>12}")
-        for count, path in archives:  # from few to many: the peak below is of all children so far
+        for count, path in archives:  # in ascending order: the peak below is the maximum of all children so far
             started = time.perf_counter()
             command = [sys.executable, "-m", "pneumoscope", "data", "prepare", str(path), "--out", str(folder / "out")]
             subprocess.run([*command, "--overwrite", "--quiet"], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""How far apart different films are by their perceptual hashes, and how far re-encodings of one film.
+"""Distances of perceptual hashes: between different films, and between a film and its re-encodings.
 
 python benchmarks/likeness.py ARCHIVE [--sample 300]
 """
@@ -27,7 +27,7 @@ CHANGES: dict[str, tuple[int, float, float]] = {  # JPEG quality, scale, gamma
 
 
 def changed(luma: Luma, quality: int, scale: float, gamma: float) -> Luma:
-    """The film stored anew."""
+    """The film after resizing, a change of gamma, and re-encoding."""
     image = Image.fromarray(luma)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     image = image.point([round(255 * (level / 255) ** gamma) for level in range(256)])
@@ -42,7 +42,7 @@ def bits(luma: Luma) -> NDArray[np.uint8]:
 
 
 def nearest(hashes: NDArray[np.uint8]) -> int:
-    """The smallest distance of any two of them (`uint8 [N, 32]`)."""
+    """The smallest Hamming distance between any two of the hashes (`uint8 [N, 32]`)."""
     return min(int(np.bitwise_count(hashes[at + 1 :] ^ hashes[at]).sum(axis=1).min()) for at in range(len(hashes) - 1))
 
 
@@ -61,7 +61,7 @@ def main() -> None:
         print(f"{pairs:,} pairs of {len(hashes):,} different films: the nearest are {nearest(hashes)} apart")
         step = max(1, len(members) // arguments.sample)
         lumas = [read_luma(member.read()) for member in members[::step]]
-    print(f"{'stored anew':<24}{'median':>8}{'99 %':>8}{'most':>8}   of {len(lumas)} films")
+    print(f"{'re-encoding':<24}{'median':>8}{'99 %':>8}{'most':>8}   of {len(lumas)} films")
     for name, change in CHANGES.items():
         found = [int(np.bitwise_count(bits(luma) ^ bits(changed(luma, *change))).sum()) for luma in lumas]
         print(f"{name:<24}{np.median(found):>8.0f}{np.percentile(found, 99):>8.0f}{max(found):>8}")

@@ -1,9 +1,10 @@
-"""Seconds of all figures with 95 % intervals by the patient-clustered bootstrap, and those of a loop over scikit-learn.
+"""How long all figures with 95 % intervals take: `summarise` against a loop over scikit-learn's metrics.
 
 python benchmarks/metrics.py [--films 600 5232] [--draws 2000] [--looped 20]
 
-The predictions are random, two films per patient. The loop has the plain figures only: rates, AUROCs, average
-precisions, Brier score and cross-entropy; `--looped` of its resamplings are timed, and their time is scaled to all.
+Intervals are by the patient-clustered bootstrap. The predictions are random, with two films per patient. The loop
+computes the plain figures only: rates, AUROCs, average precisions, Brier score and cross-entropy. `--looped` of its
+resamplings are timed, and their time is scaled to all.
 """
 
 import argparse
@@ -19,7 +20,7 @@ CLASSES = ("bacteria", "normal", "virus")
 
 
 def predictions(films: int) -> tuple[Indices, Floats, list[str]]:
-    """True classes, probabilities of a fair model, and patients of two films each."""
+    """True classes, probabilities of a fairly good model, and patients with two films each."""
     random = np.random.default_rng(0)
     truth = random.integers(len(CLASSES), size=films)
     logits = random.normal(size=(films, len(CLASSES))) + 2 * np.eye(len(CLASSES))[truth]
@@ -27,7 +28,7 @@ def predictions(films: int) -> tuple[Indices, Floats, list[str]]:
 
 
 def seconds_of_summary(films: int, draws: int) -> tuple[int, float]:
-    """How many figures `summarise` gives, and its seconds."""
+    """The number of figures that `summarise` returns, and the seconds that it takes."""
     truth, probabilities, patients = predictions(films)
     groups: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
     started = time.perf_counter()
@@ -36,7 +37,7 @@ def seconds_of_summary(films: int, draws: int) -> tuple[int, float]:
 
 
 def seconds_of_loop(films: int, draws: int, looped: int) -> float:
-    """Seconds of scikit-learn's figures, one resampling after another."""
+    """Seconds that scikit-learn's figures take, one resampling after another."""
     truth, probabilities, patients = predictions(films)
     rows = next(bootstrap_weights(patients, draws=looped))
     started = time.perf_counter()
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--looped", type=int, default=20)
     arguments = parser.parse_args()
-    print(f"{'films':>8}{'resamplings':>13}{'figures':>9}{'seconds':>9}{'a loop':>9}{'ratio':>8}")
+    print(f"{'films':>8}{'resamplings':>13}{'figures':>9}{'seconds':>9}{'loop':>9}{'ratio':>8}")
     for films in arguments.films:
         figures, seconds = seconds_of_summary(films, arguments.draws)
         loop = seconds_of_loop(films, arguments.draws, min(arguments.looped, arguments.draws))

@@ -1,8 +1,8 @@
-"""Do full-size originals and their small copies get the same class, each by the network that has not seen the film?
+"""Whether full-size originals and their small copies get the same class, from a network that has not seen the film.
 
 python benchmarks/originals.py FOLDS DATASET ORIGINALS.zip
 
-FOLDS is the folder of `pneumoscope cross-validate` on DATASET, which holds the small copies.
+FOLDS is the folder of `pneumoscope cross-validate` on DATASET, which has the small copies.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pneumoscope.training.predict import predict_inputs
 
 
 def main() -> None:
-    """Print the share and the films that change their class."""
+    """Print the share of originals with the class of their copy, and the films that change class."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folds", type=Path)
     parser.add_argument("dataset", type=Path)
@@ -53,7 +53,7 @@ def main() -> None:
         total += len(names)
     share = 1 - len(changed) / total
     print(f"{total - len(changed)} of {total} originals get the class of their small copy ({share:.1%})")
-    print(f"largest difference of a logit: {difference:.3f}")
+    print(f"largest difference in a logit: {difference:.3f}")
     for name in changed:
         print(f"changed: {name}")
 

@@ -1,10 +1,10 @@
-"""The service beside the engine alone and beside the plain way: one table, all of it measured in this one run.
+"""The service compared with the engine alone and with a plain service. All tables are measured in this one run.
 
     python benchmarks/serving.py [--films originals-160.zip] [--bundle BUNDLE]
 
 Clients, service and engine share this machine's cores. Without --bundle, a ResNet-50 at 224 px is trained on a few
 phantoms and exported in int8: speed does not depend on what it learnt. Without --films, phantoms of the originals'
-sizes are used. The plain way is FastAPI with Pillow to RGB, torchvision's transforms and the bundle's network, from
+sizes are used. The plain way is FastAPI with Pillow to RGB, torchvision's transforms and the bundle's network with
 random weights, in PyTorch eager in fp32, one request at a time.
 """
 
@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import drain, export_bundle, named, plainly, read_films, row, seconds, title, train_anew
+from engine import drain, encoded_films, export_bundle, plain_predictor, read_films, row, seconds, title, train_resnet50
 from pneumoscope.contract import load_contract
 from pneumoscope.engine import Engine
 from pneumoscope.imaging import load_input
@@ -41,17 +41,17 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=Path, help="ZIP of JPEG films")
-    parser.add_argument("--bundle", type=Path, help="by default a ResNet-50 in int8")
+    parser.add_argument("--bundle", type=Path, help="the bundle; by default a ResNet-50 in int8")
     given = parser.parse_args()
     films, what = read_films(given.films)
     print(f"{len(films)} {what}, {available_cores()} cores", flush=True)
     with tempfile.TemporaryDirectory() as name:
         bundle = given.bundle
         if bundle is None:
-            run, data = train_anew(Path(name))
+            run, data = train_resnet50(Path(name))
             bundle = Path(name) / "int8"
             export_bundle(run, data, bundle, "int8")
         start_up(bundle)
@@ -63,7 +63,7 @@ def main() -> None:
 
 @dataclass
 class Load:
-    """What clients saw."""
+    """The outcome of a load test, as its clients saw it."""
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -77,29 +77,29 @@ class Load:
 
 
 def start_up(bundle: Path) -> None:
-    """From the command to `/readyz`, golden cases included."""
+    """Time from the command to a ready `/readyz`, golden cases included."""
     title("start", "median s")
     row("pneumoscope serve, until ready", f"{statistics.median(seconds(lambda: once(bundle)) for _ in range(5)):.2f}")
 
 
 def once(bundle: Path) -> None:
-    """Start, wait until it is ready, and have it killed without counting that."""
+    """Start the service and wait until it is ready. It is killed, as a graceful stop would be timed too."""
     with service(bundle, kill=True):
         pass
 
 
 def compare(films: list[bytes], bundle: Path, port: int, plain_port: int) -> None:
-    """The engine alone, the service and the plain way, in turn."""
+    """Measure the engine alone, the service and the plain way, in turn."""
     engine = Engine.load(bundle)
     alone, loads = list[float](), list[Load]()
     plain = list[Load]()
-    drain(engine.predict_many(named(films[:16])))
+    drain(engine.predict_many(encoded_films(films[:16])))
     load(port, films, clients=CLIENTS, duration=2)
     for _ in range(ROUNDS):
-        alone.append(len(films) / seconds(lambda: drain(engine.predict_many(named(films)))))
+        alone.append(len(films) / seconds(lambda: drain(engine.predict_many(encoded_films(films)))))
         loads.append(load(port, films, clients=CLIENTS, duration=SECONDS))
         plain.append(load(plain_port, films, clients=CLIENTS, duration=SECONDS))
-    best, served, slow = (statistics.median(paces) for paces in (alone, paces_of(loads), paces_of(plain)))
+    best, served, slow = (statistics.median(paces) for paces in (alone, film_rates(loads), film_rates(plain)))
     title(f"{CLIENTS} clients, full-size films", "films/s", "ratio")
     row("Engine.predict_many, no service", f"{best:.1f}", "1.00")
     row("pneumoscope serve", f"{served:.1f}", f"{served / best:.2f}")
@@ -114,27 +114,27 @@ def compare(films: list[bytes], bundle: Path, port: int, plain_port: int) -> Non
     print(f"statuses: {dict(statuses)}", flush=True)
 
 
-def paces_of(loads: list[Load]) -> list[float]:
-    """Films per second of each."""
+def film_rates(loads: list[Load]) -> list[float]:
+    """Films per second of each load."""
     return [one.pace for one in loads]
 
 
 def crowd(films: list[bytes], port: int, process: "subprocess.Popen[bytes]") -> None:
-    """Far more clients than there is room for: answered or told to come again, and then all is as before."""
+    """Put far more clients on the service than it has room for: each gets an answer or a 503, and it then recovers."""
     before = memory(process)
     seen = load(port, films, clients=CROWD, duration=SECONDS)
     title(f"{CROWD} clients", "answered", "503", "other")
     others = sum(seen.statuses.values()) - seen.statuses[200] - seen.statuses[503]
-    row("for a dozen seconds", *(f"{number}" for number in (seen.statuses[200], seen.statuses[503], others)))
+    row(f"during {SECONDS:.0f} s", *(f"{number}" for number in (seen.statuses[200], seen.statuses[503], others)))
     if seen.unclean:
         print(f"unclean: {seen.unclean[:3]}")
-    row("memory before, at most, MB", f"{before:.0f}", f"{memory(process, peak=True):.0f}", "")
+    row("memory before, peak, MB", f"{before:.0f}", f"{memory(process, peak=True):.0f}", "")
     again = load(port, films, clients=CLIENTS, duration=4)
     row(f"afterwards, {CLIENTS} clients: films/s, statuses", f"{again.pace:.1f}", f"{dict(again.statuses)}", "")
 
 
 def batching(films: list[bytes], bundle: Path) -> None:
-    """What collecting films into batches gains: the model alone, both ways with all cores."""
+    """Measure the gain from batching films: the model alone, with all cores in both cases."""
     engine, cores = Engine.load(bundle), available_cores()
     images = [load_input(data, engine.contract.input)[np.newaxis] for data in films[:64]]
     batches = [np.concatenate(images[start : start + 8]) for start in range(0, len(images), 8)]
@@ -153,13 +153,13 @@ def batching(films: list[bytes], bundle: Path) -> None:
 
 
 def in_threads(engine: Engine, images: list[np.ndarray], cores: int) -> None:
-    """Each image in a run of its own."""
+    """Run the model on each image alone, in several threads."""
     with ThreadPoolExecutor(cores) as pool:
         drain(pool.map(engine.run, images))
 
 
 def load(port: int, films: list[bytes], *, clients: int, duration: float) -> Load:
-    """Clients that each post one film after another on a connection of their own."""
+    """Let clients post films, one after another, each on its own connection."""
     seen, lock, numbers = Load(), threading.Lock(), count()
     start, until = time.perf_counter(), time.perf_counter() + duration
 
@@ -199,7 +199,7 @@ def load(port: int, films: list[bytes], *, clients: int, duration: float) -> Loa
 
 @contextmanager
 def service(bundle: Path, *, kill: bool = False) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """`pneumoscope serve`, ready."""
+    """A ready `pneumoscope serve`: its port and its process."""
     command = [sys.executable, "-m", "pneumoscope", "serve", "--bundle", str(bundle), "--port", "0", "--quiet"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
@@ -214,7 +214,7 @@ def service(bundle: Path, *, kill: bool = False) -> Iterator[tuple[int, "subproc
 
 @contextmanager
 def plain_way(bundle: Path) -> Iterator[int]:
-    """The plain service with a bundle's network, in a process of its own."""
+    """The plain service with a bundle's network, in its own process; its port."""
     contract = load_contract(bundle)
     network = (contract.provenance.arch, contract.input.size)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -229,11 +229,11 @@ def plain_way(bundle: Path) -> Iterator[int]:
 
 
 def serve_plainly(network: tuple[str, int], port: int) -> None:
-    """What one would write in ten minutes."""
+    """Serve the network the plain way."""
     import uvicorn
     from fastapi import FastAPI, Request
 
-    plain = plainly(*network)
+    plain = plain_predictor(*network)
     app = FastAPI()
 
     @app.get("/")
@@ -248,7 +248,7 @@ def serve_plainly(network: tuple[str, int], port: int) -> None:
 
 
 def await_ready(port: int, path: str) -> None:
-    """Ask until it answers 200."""
+    """Wait until a path answers 200."""
     for _ in range(6000):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
@@ -264,7 +264,7 @@ def await_ready(port: int, path: str) -> None:
 
 
 def memory(process: "subprocess.Popen[bytes]", *, peak: bool = False) -> float:
-    """Resident megabytes, now or at most."""
+    """Resident memory of the process in MB: its present size or its peak."""
     text = Path(f"/proc/{process.pid}/status").read_text()
     return int(re.findall(rf"Vm{'HWM' if peak else 'RSS'}:\s+(\d+)", text)[0]) / 1024
 

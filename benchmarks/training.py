@@ -1,9 +1,9 @@
-"""Training throughput against the same network's bare loop on a constant batch, in one run.
+"""Training throughput compared with a bare loop of the same network on one constant batch, in one run.
 
     python benchmarks/training.py
 
-The bare loop (forward, backward, step on one batch in memory) runs before and after our training,
-and its mean is the bound; validation between epochs is not counted on either side.
+The bare loop (forward, backward and step on one batch in memory) runs before and after our training, and the mean of
+the two is the bound. Validation between epochs is not counted.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pneumoscope.training.fit import train
 
 
 class Stopwatch(Listener):
-    """Times of each epoch: when the one before was over (validation included), then of every batch."""
+    """Times per epoch: the end of the previous one (validation included), then the end of every batch."""
 
     def __init__(self) -> None:
         self.epochs: list[list[float]] = []
@@ -41,13 +41,13 @@ class Stopwatch(Listener):
             self.epochs.append([time.perf_counter()])
 
     def steps_per_second(self) -> float:
-        """Over all epochs but the first, from the epoch's start (loader included) to its last batch."""
+        """Steps per second of all epochs but the first, from the epoch's start (loader included) to its last batch."""
         timed = [epoch for epoch in self.epochs if len(epoch) > 1]
         return sum(len(epoch) - 1 for epoch in timed) / sum(epoch[-1] - epoch[0] for epoch in timed)
 
 
 def bare(config: TrainConfig, steps: int) -> float:
-    """Steps per second of the loop that does nothing else."""
+    """Steps per second of the bare loop."""
     network = build(config.arch, classes=3, size=config.size)[0].train()
     optimizer = torch.optim.SGD(network.parameters(), lr=config.lr, momentum=config.momentum)
     images = torch.randint(0, 256, (config.batch_size, 1, config.size, config.size), dtype=torch.uint8)
@@ -63,7 +63,7 @@ def bare(config: TrainConfig, steps: int) -> float:
 
 
 def compare(arch: str, size: int, augment: str, data: Path, folder: Path, epochs: int) -> None:
-    """Print one row."""
+    """Measure one network, and print its row."""
     recipe = {"recipe": "benchmark", "arch": arch, "size": size, "weights": "none", "lr": 0.01, "epochs": epochs}
     config = make_config(recipe | {"augment": augment}, {})
     dataset, watch = load_dataset(data), Stopwatch()

@@ -1,4 +1,4 @@
-"""An empty account of AWS, what is asked of it in the tests, and servers that say what moto does not."""
+"""Helpers for tests against an empty AWS account in moto, and a scripted server for answers that moto does not give."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from local_cloud import LocalCloud
 from pneumoscope.aws.client.bucket import list_files
-from pneumoscope.aws.client.inventory import belongings
+from pneumoscope.aws.client.inventory import deployed_resources
 from pneumoscope.aws.session import Cloud
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.progress import Listener
@@ -29,8 +29,8 @@ TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 FILM = encode_jpeg(film("virus", patient=1))
 
 
-class Heard(Listener):
-    """What a listener was told."""
+class RecordingListener(Listener):
+    """A listener that records what it receives."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -47,7 +47,7 @@ class Heard(Listener):
 
 @contextmanager
 def scripted(*replies: tuple[int, dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """A server that gives these answers one after the other, the last one for ever; its address, and what was asked."""
+    """A server that gives these answers in order and repeats the last one; its URL, and the list of its requests."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,13 +81,13 @@ def scripted(*replies: tuple[int, dict[str, Any]]) -> Iterator[tuple[str, list[s
         thread.join()
 
 
-def heads(aws: Cloud, key: str) -> dict[str, Any]:
+def head_object(aws: Cloud, key: str) -> dict[str, Any]:
     found: dict[str, Any] = aws.client("s3").head_object(Bucket=PLACE.bucket, Key=key, ChecksumMode="ENABLED")
     return found
 
 
 def become_nobody(shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be a user to whom nothing is allowed."""
+    """Use the credentials of a new user without permissions."""
     iam = shared_cloud.client("iam")
     iam.create_user(UserName="nobody")
     key = iam.create_access_key(UserName="nobody")["AccessKey"]
@@ -95,7 +95,7 @@ def become_nobody(shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
 
 
-def request(**changes: Any) -> Train:
+def train_settings(**changes: Any) -> Train:
     values: dict[str, Any] = {
         "name": "capstone-1",
         "role": "trainer",
@@ -106,7 +106,7 @@ def request(**changes: Any) -> Train:
 
 
 def run(*arguments: object, **environment: str) -> SimpleNamespace:
-    """The command line in its own process, with this process's environment."""
+    """Run `pneumoscope aws` in its own process, with this process's environment."""
     done = subprocess.run(
         [sys.executable, "-m", "pneumoscope", "aws", *map(str, arguments)],
         capture_output=True,
@@ -118,20 +118,20 @@ def run(*arguments: object, **environment: str) -> SimpleNamespace:
     return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
-def wanted(source: object, **changes: Any) -> Deploy:
+def deploy_settings(source: object, **changes: Any) -> Deploy:
     values: dict[str, Any] = {
         "source": source,
         "name": "films",
         "to": "s3://films-bucket/models",
         "image": "111111111111.dkr.ecr.eu-central-1.amazonaws.com/pneumoscope:1",
-        "instance_type": "ml.c5.large",  # one that moto knows
+        "instance_type": "ml.c5.large",  # a type that moto knows
     }
     return Deploy(**values | changes)
 
 
-def keys(aws: Cloud, prefix: str) -> list[str]:
+def list_keys(aws: Cloud, prefix: str) -> list[str]:
     return [each["Key"] for each in list_files(aws, parse_location(f"s3://{PLACE.bucket}/{prefix}"))]
 
 
-def names(aws: Cloud, **options: Any) -> list[str]:
-    return [each.name for each in belongings(aws, "films", **options)]
+def deployed_names(aws: Cloud, **options: Any) -> list[str]:
+    return [each.name for each in deployed_resources(aws, "films", **options)]

@@ -1,4 +1,4 @@
-"""Events as AWS gives them to functions: of S3, by itself and through EventBridge, and of API Gateway's two APIs."""
+"""Events in the form that AWS passes to functions: from S3, EventBridge and API Gateway's two kinds of API."""
 
 import base64
 import uuid
@@ -7,7 +7,7 @@ from urllib.parse import quote_plus
 
 
 def from_eventbridge(bucket: str, key: str, *, version: str | None = None, sequencer: str = "0A1B") -> dict[str, Any]:
-    """EventBridge's "Object Created" ("Event message structure for EventBridge"); the key is as it is."""
+    """EventBridge's "Object Created" ("Event message structure for EventBridge"); the key is not encoded."""
     stored = {"key": key, "size": 5, "etag": "b1946ac92492d2347c6235b4d2611184", "sequencer": sequencer}
     return {
         "version": "0",
@@ -31,7 +31,7 @@ def from_eventbridge(bucket: str, key: str, *, version: str | None = None, seque
 
 
 def from_s3(bucket: str, *keys: str, version: str | None = None, sequencer: str = "0A1B") -> dict[str, Any]:
-    """S3's own notification ("Event message structure"), a record for each key; these are encoded as in a form."""
+    """S3's own notification ("Event message structure"), with a record per key; keys are form-encoded."""
     return {"Records": [_s3_record(bucket, key, version, sequencer) for key in keys]}
 
 
@@ -55,14 +55,14 @@ def _s3_record(bucket: str, key: str, version: str | None, sequencer: str) -> di
     }
 
 
-def of_http_api(method: str, path: str, body: bytes | str | None = None, **headers: str) -> dict[str, Any]:
-    """A request as an HTTP API passes it on, payload version 2.0; bytes are sent as base64."""
+def from_http_api(method: str, path: str, body: bytes | str | None = None, **headers: str) -> dict[str, Any]:
+    """A request as passed by an HTTP API, payload version 2.0; a body of bytes is base64."""
     return {
         "version": "2.0",
         "routeKey": "$default",
         "rawPath": path,
         "rawQueryString": "",
-        "headers": {"host": "api.example", **_named(headers)},
+        "headers": {"host": "api.example", **_header_names(headers)},
         "requestContext": {
             "accountId": "123456789012",
             "apiId": "api",
@@ -74,18 +74,21 @@ def of_http_api(method: str, path: str, body: bytes | str | None = None, **heade
             "time": "23/Nov/2026:09:00:00 +0000",
             "timeEpoch": 1795424400000,
         },
-        **_carried(body),
+        **_body_fields(body),
     }
 
 
-def of_rest_api(method: str, path: str, body: bytes | str | None = None, **headers: str) -> dict[str, Any]:
-    """A request as a REST API passes it on, payload version 1.0; bytes are sent as base64."""
+def from_rest_api(method: str, path: str, body: bytes | str | None = None, **headers: str) -> dict[str, Any]:
+    """A request as passed by a REST API, payload version 1.0; a body of bytes is base64."""
     return {
         "resource": "/{proxy+}",
         "path": path,
         "httpMethod": method,
-        "headers": {"Host": "api.example", **_named(headers)},
-        "multiValueHeaders": {"Host": ["api.example"], **{name: [value] for name, value in _named(headers).items()}},
+        "headers": {"Host": "api.example", **_header_names(headers)},
+        "multiValueHeaders": {
+            "Host": ["api.example"],
+            **{name: [value] for name, value in _header_names(headers).items()},
+        },
         "queryStringParameters": None,
         "multiValueQueryStringParameters": None,
         "pathParameters": {"proxy": path.lstrip("/")},
@@ -101,15 +104,15 @@ def of_rest_api(method: str, path: str, body: bytes | str | None = None, **heade
             "resourcePath": "/{proxy+}",
             "stage": "prod",
         },
-        **_carried(body),
+        **_body_fields(body),
     }
 
 
-def _named(headers: dict[str, str]) -> dict[str, str]:
+def _header_names(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def _carried(body: bytes | str | None) -> dict[str, Any]:
+def _body_fields(body: bytes | str | None) -> dict[str, Any]:
     if isinstance(body, bytes):
         return {"body": base64.b64encode(body).decode(), "isBase64Encoded": True}
     return {"body": body, "isBase64Encoded": False}

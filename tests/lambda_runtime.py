@@ -1,7 +1,7 @@
-"""AWS Lambda around a function, on this machine: its Runtime API for the real runtime client, its retries.
+"""AWS Lambda on this machine: the Runtime API for the real runtime client, and Lambda's retries.
 
-The function runs as in its container image, `python -m awslambdaric HANDLER`, in a process of its own, and asks
-for events by the API that AWS documents ("Using the Lambda runtime API for custom runtimes").
+The function runs in its own process as in its container image, `python -m awslambdaric HANDLER`, and gets its events
+through the API that AWS documents ("Using the Lambda runtime API for custom runtimes").
 """
 
 import json
@@ -26,11 +26,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _ROOT = "/2018-06-01/runtime"
-_MOST_SECONDS = 60.0
-_TIMEOUT_SECONDS = 60  # of the function, for its deadline
+_WAIT_SECONDS = 60.0
+_TIMEOUT_SECONDS = 60  # the function's time limit, from which its deadline follows
 _ARN = "arn:aws:lambda:eu-central-1:123456789012:function:films"
 _TRACE = "Root=1-65000000-0123456789abcdef01234567;Parent=0123456789abcdef;Sampled=0"
-#: What Lambda itself sets, beside what a test sets; nothing of this machine's environment but where programs are.
+#: The variables that Lambda sets. Of this machine's environment, functions get PATH only.
 _ENVIRONMENT = {
     "AWS_LAMBDA_FUNCTION_NAME": "films",
     "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
@@ -52,14 +52,14 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one call gave: an answer, or an error as the runtime posts it; and what was written to the log."""
+    """The outcome of one invocation: an answer, or an error as the runtime posts it, and the lines added to the log."""
 
     answer: Any = None
     error: dict[str, Any] | None = None
     log: str
 
     def lines(self, message: str) -> list[dict[str, Any]]:
-        """The structured lines of the log with this message."""
+        """The log's JSON lines with this message."""
         return [line for line in structured(self.log) if line.get("message") == message]
 
     @property
@@ -74,7 +74,7 @@ def structured(log: str) -> list[dict[str, Any]]:
 
 
 class Function:
-    """A running function: one event at a time, as Lambda gives them to a process."""
+    """A running function. It gets one event at a time, as from Lambda."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, api: "_Api") -> None:
         self._process = process
@@ -86,15 +86,15 @@ class Function:
         return self._log.read_text()
 
     def peak(self) -> float:
-        """The most megabytes that the process has had in memory."""
+        """The process's peak resident memory, in MB."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
 
     def invoke(self, event: Any) -> Outcome:
-        """Give the function an event and wait for what it makes of it."""
+        """Pass an event to the function, and wait for the outcome."""
         before = len(self.log)
         self._api.events.put(json.dumps(event).encode())
-        until = time.monotonic() + _MOST_SECONDS
+        until = time.monotonic() + _WAIT_SECONDS
         while time.monotonic() < until:
             try:
                 kind, body = self._api.answers.get(timeout=0.1)
@@ -106,7 +106,7 @@ class Function:
         raise AssertionError(f"the function does not answer: {self.log}")
 
     def deliver(self, event: Any, sqs: Any, dead_letters: str, *, tries: int = 3) -> list[Outcome]:
-        """Call it as Lambda does asynchronously: again on an error, and then the event is a dead letter."""
+        """Deliver an event as Lambda does asynchronously: retry after errors, then send it to the dead-letter queue."""
         outcomes = list[Outcome]()
         while len(outcomes) < tries:
             outcomes.append(self.invoke(event))
@@ -128,7 +128,7 @@ def running(handler: str, environment: dict[str, str]) -> Iterator[Function]:
 
     Args:
         handler: `module.function`.
-        environment: what the function is configured with; Lambda's own variables are added.
+        environment: the function's configured variables; Lambda's own are added.
     """
     with TemporaryDirectory() as folder, _Api() as api:
         log = Path(folder) / "log"
@@ -143,17 +143,17 @@ def running(handler: str, environment: dict[str, str]) -> Iterator[Function]:
         try:
             yield Function(process, log, api)
         finally:
-            process.kill()  # as Lambda does with a process that it has frozen
-            process.wait(_MOST_SECONDS)
+            process.kill()  # as Lambda ends a frozen process: without a signal that it could handle
+            process.wait(_WAIT_SECONDS)
 
 
 def lambda_environment(environment: dict[str, str]) -> dict[str, str]:
-    """What Lambda sets, and what a function is configured with."""
+    """Lambda's variables and those that the function is configured with."""
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent"} | _ENVIRONMENT | environment
 
 
 class _Api(ThreadingHTTPServer):
-    """The Runtime API's server: hands out events, takes answers."""
+    """The Runtime API's server: it hands out events and receives answers."""
 
     daemon_threads = True
 
@@ -165,14 +165,14 @@ class _Api(ThreadingHTTPServer):
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self.events.put(None)  # lets go of the request for the next event
+        self.events.put(None)  # releases the pending request for the next event
         self.shutdown()
         self.server_close()
         self._thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Both halves of the API."""
+    """The API's two requests: GET for the next event, POST for its outcome."""
 
     protocol_version = "HTTP/1.1"
     server: _Api
@@ -210,17 +210,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 def nowhere() -> str:
-    """An address where nobody answers."""
+    """The URL of a free port, where nothing listens."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def official() -> Path | None:
-    """AWS's own emulator of Lambda's runtime, if it is here: by a variable, or in an installed aws-sam-cli."""
+def official_emulator() -> Path | None:
+    """AWS's own Lambda emulator, from PNEUMOSCOPE_LAMBDA_EMULATOR or an installed aws-sam-cli, or None."""
     if given := os.environ.get("PNEUMOSCOPE_LAMBDA_EMULATOR"):
         return Path(given)
     found = find_spec("samcli")
@@ -229,8 +229,8 @@ def official() -> Path | None:
     return Path(found.origin).parent / "local" / "rapid" / "aws-lambda-rie-x86_64"
 
 
-def invoke_officially(program: Path, handler: str, environment: dict[str, str], event: Any) -> Outcome:
-    """Start a function in AWS's own emulator, give it one event, and stop it."""
+def invoke_in_emulator(program: Path, handler: str, environment: dict[str, str], event: Any) -> Outcome:
+    """Start a function in AWS's own emulator, invoke it once, and stop it."""
     outside, inside = urlsplit(nowhere()).netloc, urlsplit(nowhere()).netloc
     command = [str(program), "--runtime-interface-emulator-address", outside, "--runtime-api-address", inside]
     with TemporaryDirectory() as folder, (Path(folder) / "log").open("wb+") as log:
@@ -242,20 +242,20 @@ def invoke_officially(program: Path, handler: str, environment: dict[str, str], 
             stderr=subprocess.STDOUT,
         )
         try:
-            answer = _posted(outside, "/2015-03-31/functions/function/invocations", json.dumps(event))
+            answer = _post(outside, "/2015-03-31/functions/function/invocations", json.dumps(event))
         finally:
             process.terminate()
-            process.wait(_MOST_SECONDS)
+            process.wait(_WAIT_SECONDS)
         log.seek(0)
         return Outcome(answer=json.loads(answer), log=log.read().decode())
 
 
-def _posted(address: str, path: str, body: str) -> bytes:
-    """The answer to a request, as soon as somebody listens."""
-    until = time.monotonic() + _MOST_SECONDS
+def _post(address: str, path: str, body: str) -> bytes:
+    """The answer to a request, which is repeated until the server listens."""
+    until = time.monotonic() + _WAIT_SECONDS
     while True:
         try:
-            with closing(HTTPConnection(address, timeout=_MOST_SECONDS)) as connection:
+            with closing(HTTPConnection(address, timeout=_WAIT_SECONDS)) as connection:
                 connection.request("POST", path, body)
                 return connection.getresponse().read()
         except ConnectionError:

@@ -1,4 +1,4 @@
-"""AWS on this machine: moto's server over HTTP, and an environment in which boto3 knows no other."""
+"""AWS on this machine: moto's server over HTTP, and an environment in which boto3 uses no other."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ENVIRONMENT = {
 
 
 class LocalCloud:
-    """A server at `url`, and clients of it. Its state is the process's: two at once would share it."""
+    """Moto's server at `url`, and clients for it. Moto's state is global: two servers in one process would share it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -34,32 +34,32 @@ class LocalCloud:
         self._clients: dict[tuple[str, ...], Any] = {}
 
     def client(self, service: str, **credentials: str) -> Any:
-        """A boto3 client of a service, made once; with `credentials` as another than the environment says."""
+        """A boto3 client for a service, created once; `credentials` replace those of the environment."""
         key = (service, *credentials.values())
         if key not in self._clients:
             self._clients[key] = self._session.client(service, endpoint_url=self.url, **credentials)
         return self._clients[key]
 
     def reset(self) -> None:
-        """Forget everything."""
-        self._tell("reset")
-        self._tell("config", json.dumps({"lambda": {"use_docker": False}}))
+        """Delete everything in the account."""
+        self._post("reset")
+        self._post("config", json.dumps({"lambda": {"use_docker": False}}))
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Apply the policies of IAM to every call; for S3 by object, for other services by action alone."""
-        self._tell("reset-auth", "0")
+        """Apply IAM policies to every call. Moto compares resources for S3 only; for other services, only actions."""
+        self._post("reset-auth", "0")
         try:
             yield
         finally:
-            self._tell("reset-auth", "inf")
+            self._post("reset-auth", "inf")
 
     def close(self) -> None:
         """Close the clients' connections."""
         for each in self._clients.values():
             each.close()
 
-    def _tell(self, what: str, body: str = "") -> None:
+    def _post(self, what: str, body: str = "") -> None:
         connection = HTTPConnection(self.url.removeprefix("http://"))
         try:
             connection.request("POST", f"/moto-api/{what}", body, {"Content-Type": "application/json"})
@@ -71,26 +71,26 @@ class LocalCloud:
 
 @contextmanager
 def cloud() -> Iterator[LocalCloud]:
-    """An empty cloud, and an environment that names it; both are gone afterwards."""
+    """An empty account, and an environment that points to it, until the block ends."""
     with served() as url, pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             environment.delenv(name)
         for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": url}).items():
             environment.setenv(name, value)
-        # moto names a stack's endpoint itself, whatever the template says
+        # otherwise moto gives a stack's endpoint its own name, whatever the template says
         environment.setattr(FakeEndpoint, "cloudformation_name_type", staticmethod(lambda: "EndpointName"))
-        made = LocalCloud(url)
-        made.reset()
+        local = LocalCloud(url)
+        local.reset()
         try:
-            yield made
+            yield local
         finally:
-            made.reset()
-            made.close()
+            local.reset()
+            local.close()
 
 
 @contextmanager
 def served() -> Iterator[str]:
-    """Moto's server at a free port."""
+    """Moto's server on a free port; its URL."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
@@ -98,4 +98,4 @@ def served() -> Iterator[str]:
     finally:
         server.stop()
         assert server._server is not None
-        server._server.server_close()  # which stop() forgets
+        server._server.server_close()  # stop() leaves the socket open

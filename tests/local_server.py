@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that serves bytes well, or as badly as it is told."""
+"""A real HTTP server on this machine that serves a file correctly, or with a chosen fault."""
 
 import re
 import threading
@@ -16,7 +16,7 @@ PIECE = 16_384
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` under `/BEHAVIOUR`, and remembers what was asked for."""
+    """Serves `content` under `/BEHAVIOUR`, and records every request with its range."""
 
     daemon_threads = True
 
@@ -32,7 +32,7 @@ class Server(ThreadingHTTPServer):
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no error of ours."""
+        """Ignore clients that are killed in the middle of a request."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,23 +53,23 @@ class Handler(BaseHTTPRequestHandler):
         self.send_range()
 
     def missing(self, _: int) -> None:
-        self.plain(404)
+        self.answer(404)
 
     def redirect(self, _: int) -> None:
-        self.plain(302, {"Location": "/good"})
+        self.answer(302, {"Location": "/good"})
 
     def circle(self, _: int) -> None:
-        self.plain(302, {"Location": "/circle"})
+        self.answer(302, {"Location": "/circle"})
 
-    def busy_twice(self, time_asked: int) -> None:
-        self.plain(503, {"Retry-After": "0"}) if time_asked <= 2 else self.send_range()
+    def busy_twice(self, attempt: int) -> None:
+        self.answer(503, {"Retry-After": "0"}) if attempt <= 2 else self.send_range()
 
     def always_busy(self, _: int) -> None:
-        self.plain(503)
+        self.answer(503)
 
-    def breaks(self, time_asked: int) -> None:
-        """Sends a third of the file and closes, again and again."""
-        self.send_range(stop_after=len(self.server.content) // 3 + time_asked)
+    def breaks(self, attempt: int) -> None:
+        """Send a third of the file and close the connection, every time."""
+        self.send_range(stop_after=len(self.server.content) // 3 + attempt)
 
     def breaks_at_once(self, _: int) -> None:
         self.send_range(stop_after=0)
@@ -77,19 +77,21 @@ class Handler(BaseHTTPRequestHandler):
     def no_ranges(self, _: int) -> None:
         self.send_whole(self.server.content)
 
-    def no_ranges_breaks_once(self, time_asked: int) -> None:
+    def no_ranges_breaks_once(self, attempt: int) -> None:
         half = len(self.server.content) // 2
-        self.send_whole(self.server.content, stop_after=half if time_asked == 1 else None)
+        self.send_whole(self.server.content, stop_after=half if attempt == 1 else None)
 
     def wrong_range(self, _: int) -> None:
-        """Says, and sends, another part than was asked for."""
+        """Announce and send another part than the requested one."""
         if self.headers.get("Range") is None:
             self.send_range(stop_after=1000)
         else:
-            self.plain(206, {"Content-Range": self.said(5, len(self.server.content))}, self.server.content[5:])
+            self.answer(
+                206, {"Content-Range": self.content_range(5, len(self.server.content))}, self.server.content[5:]
+            )
 
-    def stalls_once(self, time_asked: int) -> None:
-        self.send_range(stop_after=2000, stall=2.0) if time_asked == 1 else self.send_range()
+    def stalls_once(self, attempt: int) -> None:
+        self.send_range(stop_after=2000, stall=2.0) if attempt == 1 else self.send_range()
 
     def announces_more(self, _: int) -> None:
         self.send_whole(self.server.content, announced=len(self.server.content) + 7)
@@ -100,8 +102,8 @@ class Handler(BaseHTTPRequestHandler):
     def corrupt(self, _: int) -> None:
         self.send_range(self.damaged())
 
-    def corrupt_once(self, time_asked: int) -> None:
-        self.send_range(self.damaged() if time_asked <= 3 else self.server.content)
+    def corrupt_once(self, attempt: int) -> None:
+        self.send_range(self.damaged() if attempt <= 3 else self.server.content)
 
     def no_length(self, _: int) -> None:
         self.send_response(200)
@@ -110,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(self.server.content)
 
     def maintenance(self, _: int) -> None:
-        """A friendly page instead of what was asked for."""
+        """Answer with an HTML page and status 200 instead of the file."""
         page = b"<html>back soon</html>"
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
@@ -119,20 +121,20 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(page)
 
     def curt(self, _: int) -> None:
-        """Says that a range lies outside the file, but not how long the file is."""
+        """Answer 416 without the length of the file."""
         if self.headers.get("Range") == "bytes=0-0":
             self.send_range()
         else:
-            self.plain(416)
+            self.answer(416)
 
     def to_nowhere(self, _: int) -> None:
-        self.plain(302, {"Location": f"http://{'a' * 70}.com/x"})
+        self.answer(302, {"Location": f"http://{'a' * 70}.com/x"})
 
     def to_ftp(self, _: int) -> None:
-        self.plain(302, {"Location": "ftp://127.0.0.1/x"})
+        self.answer(302, {"Location": "ftp://127.0.0.1/x"})
 
     def long_numbers(self, _: int) -> None:
-        self.plain(206, {"Content-Range": f"bytes 10-20/{'9' * 5000}"}, b"x")
+        self.answer(206, {"Content-Range": f"bytes 10-20/{'9' * 5000}"}, b"x")
 
     def slow(self, _: int) -> None:
         self.send_range(pause=0.004)
@@ -143,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         content[middle] ^= 0xFF
         return bytes(content)
 
-    def plain(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+    def answer(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -169,10 +171,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             start, stop = int(asked[1]), min(len(content), int(asked[2] or len(content)) + 1)
             if start >= len(content):
-                self.plain(416, {"Content-Range": f"bytes */{len(content)}"})
+                self.answer(416, {"Content-Range": f"bytes */{len(content)}"})
                 return
             self.send_response(206)
-            self.send_header("Content-Range", self.said(start, stop))
+            self.send_header("Content-Range", self.content_range(start, stop))
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         body = content[start:stop][:stop_after]
@@ -185,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(stall)
             self.close_connection = True
 
-    def said(self, start: int, stop: int) -> str:
+    def content_range(self, start: int, stop: int) -> str:
         return f"bytes {start}-{stop - 1}/{len(self.server.content)}"
 
 

@@ -1,4 +1,4 @@
-"""Stacks of CloudFormation in a local cloud, and what their templates come to there."""
+"""CloudFormation stacks in moto, and their templates as resolved there."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ from moto.cloudformation.parsing import clean_json
 from local_cloud import LocalCloud
 
 ACCOUNT, REGION = "123456789012", "eu-central-1"
-# What moto's CloudFormation does not make, it warns of; these are checked as the template resolves for moto's stack.
+# Moto's CloudFormation warns about these types, which it does not create. Tests check them as the template resolves.
 NOT_IN_MOTO = (
     "ApiGatewayV2::(Api|Authorizer|Integration|Route|Stage)|ApplicationAutoScaling::Scal(ableTarget|ingPolicy)|"
     "CloudWatch::Alarm|Lambda::EventInvokeConfig|S3::BucketPolicy|SQS::QueuePolicy"
@@ -24,14 +24,14 @@ UNMADE = f"ignore:Tried to parse AWS::({NOT_IN_MOTO}) but".replace("::", "..") +
 
 
 def long_form(template: Path) -> str:
-    """A template as it is written, in CloudFormation's long form, as JSON."""
+    """A template as written, in CloudFormation's long form, as JSON."""
     read, problems = decode(str(template))
     assert not problems
     return json.dumps(read)
 
 
 class Names:
-    """What a stack's references stand for; what moto did not make stands for its own name."""
+    """The values of a stack's references. One to a resource that moto did not create resolves to `<LogicalId>`."""
 
     def __init__(self, made: Any) -> None:
         self._made = made
@@ -47,7 +47,7 @@ class Names:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """A stack in the local cloud, and what its template came to there."""
+    """A stack in moto, and its template with resolved references."""
 
     name: str
     template: dict[str, Any]
@@ -65,7 +65,7 @@ class Stack:
         return "Condition" not in resource or bool(self.names.lazy_condition_map[resource["Condition"]])
 
     def of(self, kind: str) -> dict[str, Any]:
-        """The properties of all its resources of a type, by name."""
+        """The properties of all resources of a type, by logical id."""
         resources = self.template["Resources"]
         return {name: self[name] for name, each in resources.items() if each["Type"] == f"AWS::{kind}" and self[name]}
 
@@ -76,12 +76,12 @@ class Stack:
         return str(clean_json({"Fn::GetAtt": [logical, "Arn"]}, self.names))
 
     def policies(self, role: str) -> dict[str, dict[str, Any]]:
-        """The documents of a role's policies, by name, as IAM has them."""
+        """The documents of a role's policies in IAM, by name."""
         iam, name = self.aws.client("iam"), self.id(role)
         found = {}
         for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
             document = iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
-            # moto writes a role's own policies as Python, not as JSON
+            # moto stores a role's inline policies as the text of a Python dictionary, not as JSON
             found[policy] = ast.literal_eval(document) if isinstance(document, str) else document
         return found
 
@@ -91,7 +91,7 @@ class Stack:
 
 
 def make_stack(aws: LocalCloud, name: str, template: dict[str, Any], parameters: dict[str, str]) -> Stack:
-    """Make a stack of a template without transforms."""
+    """Create a stack from a template without transforms."""
     made = aws.client("cloudformation").create_stack(
         StackName=name,
         TemplateBody=json.dumps(template),
@@ -102,7 +102,7 @@ def make_stack(aws: LocalCloud, name: str, template: dict[str, Any], parameters:
 
 
 def update_stack(stack: Stack, parameters: dict[str, str]) -> Stack:
-    """Give a stack other parameters."""
+    """Update a stack with other parameters."""
     made = stack.aws.client("cloudformation").update_stack(
         StackName=stack.name,
         TemplateBody=json.dumps(stack.template),

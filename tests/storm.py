@@ -1,9 +1,9 @@
-"""Ill-treat a running service: damaged films, slow, lying and vanishing clients, bodies without end.
+"""Stress a running service with damaged films, false heads, vanishing clients, unread answers and endless bodies.
 
     python tests/storm.py --bundle BUNDLE --uploads 10000
 
-Every upload must be answered as the API says, never with a 500; the service must go on, and its memory must not
-grow. What went otherwise ends this with its number. The upload's number and the seed make it again.
+Every upload must get an answer that the API documents, never a 500; the service must stay ready, and its memory must
+not grow. The first violation ends the run with the upload's number, which with the seed reproduces it.
 """
 
 import argparse
@@ -35,13 +35,13 @@ LINE = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 HEAD = LINE + b"Content-Type: image/jpeg\r\n"
 FORM = LINE + b"Content-Type: multipart/form-data; "
 EXPECTED = {200, 400, 422, 503}
-MOST_GROWTH = 50.0  # MB
-MOST_UNREAD = 512.0  # MB: the service's bound, twice over for what is being made
+MAX_GROWTH = 50.0  # MB
+MAX_UNREAD = 512.0  # MB: twice the service's bound, for answers that are being made
 GIGABYTE = 1_000_000_000
 
 
 def main() -> None:
-    """Parse the arguments, run everything, print what was answered and how memory went."""
+    """Parse the arguments, run everything, and print the statuses and the growth of memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--uploads", type=int, default=10_000)
@@ -53,18 +53,18 @@ def main() -> None:
         statuses = uploads(service, given.uploads, seed=given.seed)
         growth = service.memory() - before
         print(json.dumps({"uploads": statuses, "growth_mb": round(growth, 1)}), flush=True)
-        if growth > MOST_GROWTH:
+        if growth > MAX_GROWTH:
             raise MemoryError(f"memory grew by {growth:.0f} MB")
-        for attack in (lies, vanishing, unread, endless):
+        for attack in (false_heads, vanishing_clients, unread_answers, endless_bodies):
             attack(service)
             require_health(service)
-            print(f"{attack.__name__}: the service goes on, {service.memory():.0f} MB", flush=True)
+            print(f"{attack.__name__}: the service is ready, {service.memory():.0f} MB", flush=True)
         assert "Traceback" not in service.log
         assert service.stop() == 0
 
 
 def uploads(service: Service, count: int, *, seed: int) -> dict[int, int]:
-    """Post damaged films from several clients at once; how often each status came."""
+    """Post damaged films from several clients at once; return the number of answers per status."""
     films = list((one_of_each() | rasters()).values())
     queries = ("", "?heatmap=overlay", "?heatmap=maps&preview=true", "?level=group")
 
@@ -92,8 +92,8 @@ def uploads(service: Service, count: int, *, seed: int) -> dict[int, int]:
         return dict(sum(parts, Counter()))
 
 
-def lies(service: Service) -> None:
-    """Heads that say what is not so, and what each must be answered with."""
+def false_heads(service: Service) -> None:
+    """Send request heads with false or unusual headers, and check that each gets an expected status."""
     body = encode_jpeg(film("virus", patient=2, size=(64, 64)))
     length = b"Content-Length: %d\r\n" % len(body)
     part, kind = form(("+2AA-\\ud800.jpeg", body))
@@ -130,8 +130,8 @@ def lies(service: Service) -> None:
         assert int(final[9:12] or 0) in expected, (head[:120], answer[:300])
 
 
-def unread(service: Service) -> None:
-    """Large answers that nobody reads: they are not piled up."""
+def unread_answers(service: Service) -> None:
+    """Request large answers and do not read them: the service must not accumulate them."""
     noise = np.random.default_rng(1).integers(0, 255, (700, 700), dtype=np.uint8)
     body, kind = form(*[("noise.jpeg", encode(Image.fromarray(noise), "JPEG", quality=60))] * 16)
     head = b"POST /v1/predictions?heatmap=overlay&preview=true HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n"
@@ -143,7 +143,7 @@ def unread(service: Service) -> None:
             asking.sendall(whole)
         await_quiet(service)
         grown = service.memory() - before
-    assert grown < MOST_UNREAD, f"{grown:.0f} MB are held for clients that do not read"
+    assert grown < MAX_UNREAD, f"{grown:.0f} MB are kept for clients that do not read"
     await_quiet(service, "pneumoscope_buffered_bytes")
 
 
@@ -155,8 +155,8 @@ def await_quiet(service: Service, gauge: str = "pneumoscope_queue_films") -> Non
         time.sleep(0.05)
 
 
-def vanishing(service: Service) -> None:
-    """Fifty clients that go away: in the head, in the body, while the answer is made; politely or with a reset."""
+def vanishing_clients(service: Service) -> None:
+    """Fifty clients that disconnect in the head, in the body or before the answer, by closing or with a reset."""
     body = encode_jpeg(film("normal", patient=3, size=(700, 800)))
     whole = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     chance = random.Random(3)
@@ -167,11 +167,11 @@ def vanishing(service: Service) -> None:
             if number % 2:  # closing now sends a reset
                 asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    at_once([partial(go, number) for number in range(50)])
+    run_concurrently([partial(go, number) for number in range(50)])
 
 
-def endless(service: Service) -> None:
-    """A body of a gigabyte, announced and not: refused, and not kept."""
+def endless_bodies(service: Service) -> None:
+    """Send a body of one gigabyte, with and without its length: both are refused, and not kept in memory."""
     part = bytes(1_000_000)
 
     def chunked() -> None:
@@ -189,19 +189,19 @@ def endless(service: Service) -> None:
                 asking.sendall(part)
 
     before = service.memory()
-    at_once([chunked, announced])
-    assert service.memory() < before + MOST_GROWTH
+    run_concurrently([chunked, announced])
+    assert service.memory() < before + MAX_GROWTH
 
 
 def require_health(service: Service) -> None:
-    """It is ready, and answers a film."""
+    """Check that the service is ready, and that it answers a film."""
     assert service.get("/readyz").status == 200
     data = encode_jpeg(film("virus", patient=2, size=(64, 64)))
     assert service.post("/v1/predictions", data).status == 200
 
 
 def raw(service: Service, content: bytes, seconds: float = 90) -> bytes:
-    """What comes back on a connection of its own, until it is closed or nothing more comes."""
+    """The bytes that come back on a new connection, until the service closes it."""
     answer = b""
     with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as asking:
         try:
@@ -209,20 +209,20 @@ def raw(service: Service, content: bytes, seconds: float = 90) -> bytes:
             while part := asking.recv(65536):
                 answer += part
         except ConnectionError:
-            pass  # closed before it was all sent
+            pass  # closed before everything was sent
     return answer
 
 
-def at_once(deeds: list[Callable[[], None]]) -> None:
-    """Do all of it at the same time; raise what any of it raised."""
-    start = threading.Barrier(len(deeds))
+def run_concurrently(tasks: list[Callable[[], None]]) -> None:
+    """Run all tasks at the same time; raise the first exception of any of them."""
+    start = threading.Barrier(len(tasks))
 
-    def begin(deed: Callable[[], None]) -> None:
+    def begin(task: Callable[[], None]) -> None:
         start.wait()
-        deed()
+        task()
 
-    with ThreadPoolExecutor(len(deeds)) as pool:
-        for done in [pool.submit(begin, deed) for deed in deeds]:
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        for done in [pool.submit(begin, task) for task in tasks]:
             done.result()
 
 

@@ -1,4 +1,4 @@
-"""Data, jobs and endpoints against a real moto server over HTTP; what moto cannot say comes from a scripted one."""
+"""Uploads, jobs and policies: against a real moto server over HTTP, and a scripted server for what moto cannot do."""
 
 import json
 import re
@@ -17,18 +17,29 @@ import pytest
 from botocore import exceptions
 from pydantic import ValidationError
 
-from account import PLACE, REGION, TRUST, Heard, become_nobody, heads, request, run, scripted, wanted
+from account import (
+    PLACE,
+    REGION,
+    TRUST,
+    RecordingListener,
+    become_nobody,
+    deploy_settings,
+    head_object,
+    run,
+    scripted,
+    train_settings,
+)
 from local_cloud import LocalCloud
 from pneumoscope.aws.client.bucket import check_bucket, list_files
 from pneumoscope.aws.client.deploy import deploy
 from pneumoscope.aws.client.images import has_disks, training_image
-from pneumoscope.aws.client.inventory import belongings, limits_of, status
-from pneumoscope.aws.client.package import pinned, requirements, training_archive, write_model_archive
-from pneumoscope.aws.client.train import describe_request, follow, look, role_arn, start
+from pneumoscope.aws.client.inventory import deployed_resources, status, variant_and_contract
+from pneumoscope.aws.client.package import pinned_requirements, requirements, training_archive, write_model_archive
+from pneumoscope.aws.client.train import describe_job, describe_request, follow, role_arn, start
 from pneumoscope.aws.client.upload import upload
 from pneumoscope.aws.endpoint import Answer
 from pneumoscope.aws.functions import on_upload, shared
-from pneumoscope.aws.session import Cloud, in_words
+from pneumoscope.aws.session import Cloud, translate_errors
 from pneumoscope.aws.unpack import extract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import (
@@ -43,16 +54,16 @@ from samples import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("aws")
 
-# --- data into S3
+# --- uploads to S3
 
 
 def test_a_data_set_is_uploaded_once_encrypted_and_readable_again(aws: Cloud, dataset: Dataset, tmp_path: Path) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     first = upload(aws, dataset, PLACE, listener=heard)
     assert first.sent == len(dataset.films) + 2
     assert first.there == 0
     assert heard.units == sum(each.bytes for each in dataset.films)
-    assert heads(aws, "films/manifest.csv")["ServerSideEncryption"] == "AES256"
+    assert head_object(aws, "films/manifest.csv")["ServerSideEncryption"] == "AES256"
     again = upload(aws, dataset, PLACE)
     assert again.sent == 0
     assert again.sent_bytes == 0
@@ -66,20 +77,20 @@ def test_a_data_set_is_uploaded_once_encrypted_and_readable_again(aws: Cloud, da
     assert [copy.read(each) for each in copy.films[:3]] == [dataset.read(each) for each in dataset.films[:3]]
 
 
-def test_another_key_encrypts_what_is_there_already(aws: Cloud, shared_cloud: LocalCloud, dataset: Dataset) -> None:
+def test_another_key_encrypts_files_that_exist_already(aws: Cloud, shared_cloud: LocalCloud, dataset: Dataset) -> None:
     upload(aws, dataset, PLACE)
     key = shared_cloud.client("kms").create_key()["KeyMetadata"]["KeyId"]
     assert upload(aws, dataset, PLACE, kms_key=key).there == 0
-    told = heads(aws, "films/manifest.csv")
-    assert told["ServerSideEncryption"] == "aws:kms"
-    assert told["SSEKMSKeyId"].endswith(key)
+    head = head_object(aws, "films/manifest.csv")
+    assert head["ServerSideEncryption"] == "aws:kms"
+    assert head["SSEKMSKeyId"].endswith(key)
     assert upload(aws, dataset, PLACE, kms_key=key).sent == 0
 
 
-def test_what_changed_is_sent_again(aws: Cloud, dataset: Dataset) -> None:
+def test_changed_and_deleted_files_are_sent_again(aws: Cloud, dataset: Dataset) -> None:
     upload(aws, dataset, PLACE)
     changed = dataset.films[0]
-    spoilt = bytes(changed.bytes)  # as long, but other bytes
+    spoilt = bytes(changed.bytes)  # the same length, but other bytes
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key=f"films/{changed.path}", Body=spoilt)
     aws.client("s3").delete_object(Bucket=PLACE.bucket, Key=f"films/{dataset.films[1].path}")
     assert upload(aws, dataset, PLACE).sent == 2
@@ -87,7 +98,9 @@ def test_what_changed_is_sent_again(aws: Cloud, dataset: Dataset) -> None:
     assert body == dataset.read(changed)
 
 
-def test_a_broken_upload_leaves_no_manifest_and_goes_on(aws: Cloud, dataset: Dataset, tmp_path: Path) -> None:
+def test_an_interrupted_upload_leaves_no_manifest_and_can_be_continued(
+    aws: Cloud, dataset: Dataset, tmp_path: Path
+) -> None:
     copy = load_dataset(Path(shutil.copytree(dataset.root, tmp_path / "data")))
     last = copy.films[-1]
     (copy.root / last.path).write_bytes(b"another")
@@ -102,26 +115,24 @@ def test_a_broken_upload_leaves_no_manifest_and_goes_on(aws: Cloud, dataset: Dat
     assert "films/manifest.csv" in {each["Key"] for each in list_files(aws, PLACE)}
 
 
-def test_a_broken_upload_over_another_data_set_leaves_no_manifest(
+def test_an_interrupted_upload_over_another_data_set_leaves_no_manifest(
     aws: Cloud, dataset: Dataset, phantom_folder: Path, tmp_path: Path
 ) -> None:
-    """The old one would vouch for films of two data sets, and a job would start on them."""
+    """The old manifest would vouch for films of two data sets, and a job would start on them."""
     upload(aws, dataset, PLACE)
-    start(aws, request(name="before"))
+    start(aws, train_settings(name="before"))
     prepare([phantom_folder], tmp_path / "other", PrepareConfig(val_fraction=0.5))
     other = load_dataset(tmp_path / "other")
     (other.root / other.films[-1].path).write_bytes(b"damaged")
     with pytest.raises(DatasetError, match="not the file the manifest names"):
         upload(aws, other, PLACE)
-    with pytest.raises(CloudError, match=r"films has no manifest.csv, so its upload is not whole; repeat"):
-        start(aws, request(name="after"))
+    with pytest.raises(CloudError, match=r"films has no manifest.csv, so its upload is incomplete; repeat"):
+        start(aws, train_settings(name="after"))
     upload(aws, dataset, PLACE)
-    start(aws, request(name="again"))
+    start(aws, train_settings(name="again"))
 
 
-def test_a_manifest_that_stays_is_never_taken_away(
-    aws: Cloud, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unchanged_manifest_is_never_removed(aws: Cloud, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(aws, dataset, PLACE)
 
     def removed(**_: Any) -> None:
@@ -131,7 +142,7 @@ def test_a_manifest_that_stays_is_never_taken_away(
     assert upload(aws, dataset, PLACE).sent == 0
 
 
-def test_a_bucket_elsewhere_missing_or_public_is_refused(aws: Cloud, shared_cloud: LocalCloud) -> None:
+def test_a_missing_public_or_distant_bucket_is_refused(aws: Cloud, shared_cloud: LocalCloud) -> None:
     s3 = shared_cloud.client("s3")
     ireland = shared_cloud.client("s3", region_name="eu-west-1")
     ireland.create_bucket(Bucket="in-ireland", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
@@ -139,7 +150,7 @@ def test_a_bucket_elsewhere_missing_or_public_is_refused(aws: Cloud, shared_clou
         CloudError, match=r"in-ireland is in eu-west-1, but .* in eu-central-1; pass --region eu-west-1"
     ):
         check_bucket(aws, parse_location("s3://in-ireland/x"))
-    with pytest.raises(CloudError, match=r"bucket nowhere does not exist; make it with: aws s3 mb"):
+    with pytest.raises(CloudError, match=r"bucket nowhere does not exist; create it with: aws s3 mb"):
         check_bucket(aws, parse_location("s3://nowhere"))
     everybody = {
         "Version": "2012-10-17",
@@ -167,42 +178,42 @@ def test_denied_access_is_one_sentence(
     shared_cloud: LocalCloud, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     become_nobody(shared_cloud, monkeypatch)
-    with shared_cloud.guarded(), pytest.raises(CloudError, match=r"AWS denies it .*let \w+ be allowed") as failure:
+    with shared_cloud.guarded(), pytest.raises(CloudError, match=r"AWS denies access .*allow \w+ for") as failure:
         upload(Cloud(region=REGION), dataset, PLACE)
     assert "\n" not in str(failure.value)
 
 
 @pytest.mark.parametrize("address", ["films", "s3:/films", "s3://", "s3://UPPER/x", "https://films.s3.amazonaws.com"])
-def test_what_is_no_address_in_s3_is_refused(address: str) -> None:
+def test_an_invalid_s3_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match=r"write s3://BUCKET/PREFIX"):
         parse_location(address)
 
 
-# --- AWS's other refusals
+# --- other errors of AWS
 
 
-def test_throttling_is_waited_for_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_throttled_call_is_retried_and_then_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     throttled = (400, {"__type": "ThrottlingException", "message": "Rate exceeded"})
     job = (200, {"TrainingJobName": "a", "TrainingJobStatus": "Completed", "SecondaryStatus": "Completed"})
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
     with scripted(throttled, throttled, job) as (url, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
-        assert look(Cloud(region=REGION), "a")["TrainingJobStatus"] == "Completed"
+        assert describe_job(Cloud(region=REGION), "a")["TrainingJobStatus"] == "Completed"
         assert len(asked) == 3
     with scripted(throttled) as (url, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
         with pytest.raises(
             BusyError, match=r"training job a: AWS is busy or throttles \(ThrottlingException\); try again later"
         ):
-            look(Cloud(region=REGION), "a")
+            describe_job(Cloud(region=REGION), "a")
         assert len(asked) == 3
 
 
-def test_nobody_there_no_region_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_server_no_region_and_no_credentials_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(BusyError, match=r"http://127.0.0.1:9\S* cannot be reached"):
-        look(Cloud(region=REGION), "a")
+        describe_job(Cloud(region=REGION), "a")
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -210,16 +221,16 @@ def test_nobody_there_no_region_no_credentials(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(CloudError, match="no AWS region is set; pass --region"):
         Cloud()
     with pytest.raises(CloudError, match="there are no AWS credentials; run `aws configure`"):
-        look(Cloud(region=REGION), "a")
-    monkeypatch.setenv("AWS_PROFILE", "of-somebody-else")
-    with pytest.raises(CloudError, match="of-somebody-else"):
+        describe_job(Cloud(region=REGION), "a")
+    monkeypatch.setenv("AWS_PROFILE", "missing-profile")
+    with pytest.raises(CloudError, match="missing-profile"):
         Cloud(region=REGION)
 
 
 # --- training jobs
 
 
-def test_a_training_job_is_started_as_asked_and_followed(
+def test_a_training_job_is_started_as_configured_and_followed(
     aws: Cloud, shared_cloud: LocalCloud, dataset: Dataset, tmp_path: Path
 ) -> None:
     upload(aws, dataset, PLACE)
@@ -239,25 +250,25 @@ def test_a_training_job_is_started_as_asked_and_followed(
     assert done.code == 0, done.err
     assert "training job mine started in eu-central-1" in done.out, done.err
     assert all(line in done.err for line in lines)
-    told = shared_cloud.client("sagemaker").describe_training_job(TrainingJobName="mine")
-    assert told["ResourceConfig"]["InstanceCount"] == 2
-    assert told["EnableManagedSpotTraining"] is True
-    assert told["CheckpointConfig"]["S3Uri"] == "s3://films-bucket/runs/mine/checkpoints"
-    assert told["HyperParameters"]["epochs"] == "2"
-    assert told["HyperParameters"]["freeze"] == "true"
-    assert told["HyperParameters"]["export_precision"] == "int8"
-    (channel,) = told["InputDataConfig"]
+    job = shared_cloud.client("sagemaker").describe_training_job(TrainingJobName="mine")
+    assert job["ResourceConfig"]["InstanceCount"] == 2
+    assert job["EnableManagedSpotTraining"] is True
+    assert job["CheckpointConfig"]["S3Uri"] == "s3://films-bucket/runs/mine/checkpoints"
+    assert job["HyperParameters"]["epochs"] == "2"
+    assert job["HyperParameters"]["freeze"] == "true"
+    assert job["HyperParameters"]["export_precision"] == "int8"
+    (channel,) = job["InputDataConfig"]
     assert channel["ChannelName"] == "train"
     assert channel["InputMode"] == "FastFile"
     assert channel["DataSource"]["S3DataSource"]["S3Uri"] == "s3://films-bucket/films/"
-    source = parse_location(told["HyperParameters"]["sagemaker_submit_directory"])
-    assert heads(aws, source.key)["ServerSideEncryption"] == "AES256"
+    source = parse_location(job["HyperParameters"]["sagemaker_submit_directory"])
+    assert head_object(aws, source.key)["ServerSideEncryption"] == "AES256"
     listed_jobs = [each for each in status(aws) if each["kind"] == "training job"]
     assert [each["name"] for each in listed_jobs] == ["mine"]
     code = tmp_path / "sourcedir.tar.gz"
     aws.client("s3").download_file(source.bucket, source.key, str(code))
     extract(code, tmp_path / "code")
-    started = subprocess.run(  # as the training image does, away from this checkout
+    started = subprocess.run(  # as the training image does, outside this checkout
         [sys.executable, "train.py", "--help"], cwd=tmp_path / "code", capture_output=True, text=True, check=False
     )
     assert "the command of a training job's container" in started.stdout
@@ -266,7 +277,7 @@ def test_a_training_job_is_started_as_asked_and_followed(
     assert "Traceback" not in shown.stderr
 
 
-def test_the_code_for_script_mode_is_this_package_and_what_it_needs() -> None:
+def test_the_archive_for_script_mode_has_this_package_and_its_requirements() -> None:
     with tarfile.open(fileobj=BytesIO(training_archive())) as archive:
         names = archive.getnames()
         needed = archive.extractfile("requirements.txt")
@@ -274,26 +285,26 @@ def test_the_code_for_script_mode_is_this_package_and_what_it_needs() -> None:
         text = needed.read().decode()
     assert {"train.py", "pneumoscope/cli/model.py", "pneumoscope/recipes/quick.toml"} <= set(names)
     assert not [name for name in names if name.startswith("/") or "__pycache__" in name]
-    installed = {each.partition("==")[0] for each in pinned()}
+    installed = {each.partition("==")[0] for each in pinned_requirements()}
     assert installed >= {"lightning", "pydicom", "timm"}, "an extra of an extra is missing"
     assert not installed & {"pytest", "boto3"}
-    assert text == "".join(f"{each}\n" for each in pinned())
+    assert text == "".join(f"{each}\n" for each in pinned_requirements())
     assert training_archive() == training_archive()
 
 
-def test_a_job_installs_nothing_that_is_not_pinned_by_its_hash() -> None:
-    """Films lie beside it. PyTorch is the image's, which no pin may replace."""
-    for each in pinned():
+def test_a_job_installs_only_packages_pinned_by_hash() -> None:
+    """A package could read the films. PyTorch is the image's own build, which no pin must replace."""
+    for each in pinned_requirements():
         assert re.match(r"[a-z0-9-]+==[\w.]+( ;[^\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}", each), each[:80]
-    installed = {each.partition("==")[0] for each in pinned()}
+    installed = {each.partition("==")[0] for each in pinned_requirements()}
     needed = [each for extra in ("train", "data", "dicom", "weights") for each in requirements(extra)]
-    asked = {re.split(r"[^\w-]", each)[0].lower() for each in needed}
-    assert asked - installed == {"torch", "torchvision"}
+    required = {re.split(r"[^\w-]", each)[0].lower() for each in needed}
+    assert required - installed == {"torch", "torchvision"}
     assert not [name for name in installed if name.startswith(("nvidia-", "cuda-", "triton"))]
 
 
 def test_no_archive_holds_the_shipped_bundle(tiny_bundle: Path) -> None:
-    """A job brings its data and an endpoint its model: neither could fall back to ours."""
+    """A job trains its own model and an endpoint serves one: neither must fall back to ours."""
     stream = BytesIO()
     write_model_archive(tiny_bundle, stream, for_ray=True)
     for content in (training_archive(), stream.getvalue()):
@@ -303,18 +314,18 @@ def test_no_archive_holds_the_shipped_bundle(tiny_bundle: Path) -> None:
         assert not [name for name in names if f"models/{SHIPPED}" in name]
 
 
-def test_own_image_and_test_channel_and_key_are_in_the_request() -> None:
-    wanted = request(image="1.dkr.ecr/x", test="s3://films-bucket/other", kms_key="key-1", instances=3)
-    told = describe_request(wanted, "arn:role", REGION, None)
-    assert not [name for name in told["HyperParameters"] if name.startswith("sagemaker")]
-    assert [each["ChannelName"] for each in told["InputDataConfig"]] == ["train", "test"]
-    assert told["OutputDataConfig"]["KmsKeyId"] == "key-1"
-    assert "VolumeKmsKeyId" not in told["ResourceConfig"], "AWS refuses one for a type with disks of its own"
-    plain = describe_request(request(kms_key="key-1", instance_type="ml.c6i.4xlarge"), "arn:role", REGION, None)
+def test_a_custom_image_a_test_channel_and_a_key_are_in_the_request() -> None:
+    settings = train_settings(image="1.dkr.ecr/x", test="s3://films-bucket/other", kms_key="key-1", instances=3)
+    job = describe_request(settings, "arn:role", REGION, None)
+    assert not [name for name in job["HyperParameters"] if name.startswith("sagemaker")]
+    assert [each["ChannelName"] for each in job["InputDataConfig"]] == ["train", "test"]
+    assert job["OutputDataConfig"]["KmsKeyId"] == "key-1"
+    assert "VolumeKmsKeyId" not in job["ResourceConfig"], "AWS refuses one for a type with local disks"
+    plain = describe_request(train_settings(kms_key="key-1", instance_type="ml.c6i.4xlarge"), "arn:role", REGION, None)
     assert plain["ResourceConfig"]["VolumeKmsKeyId"] == "key-1"
-    assert told["EnableInterContainerTrafficEncryption"] is True
-    assert "CheckpointConfig" not in told
-    names = {each["Name"] for each in told["AlgorithmSpecification"]["MetricDefinitions"]}
+    assert job["EnableInterContainerTrafficEncryption"] is True
+    assert "CheckpointConfig" not in job
+    names = {each["Name"] for each in job["AlgorithmSpecification"]["MetricDefinitions"]}
     assert {"train:loss", "train:accuracy", "validation:loss", "validation:accuracy"} <= names
 
 
@@ -326,47 +337,47 @@ def test_own_image_and_test_channel_and_key_are_in_the_request() -> None:
         *((f"ml.{each}.xlarge", False) for each in ("c5", "c6i", "c7i", "m5", "m7i", "r5", "p3", "p2", "inf2", "t3")),
     ],
 )
-def test_types_with_disks_of_their_own_are_known(instance_type: str, *, disks: bool) -> None:
+def test_types_with_local_disks_are_known(instance_type: str, *, disks: bool) -> None:
     assert has_disks(instance_type) is disks
-    assert request(instance_type=instance_type).instance_type == instance_type
+    assert train_settings(instance_type=instance_type).instance_type == instance_type
 
 
 @pytest.mark.parametrize("family", ["c6g", "c7gd", "c7gn", "m6gd", "r7g", "t4g", "g5g", "p6e-gb200"])
 def test_arm_is_refused_where_the_images_cannot_run(family: str) -> None:
-    for make in (request, partial(wanted, "bundle")):
+    for make in (train_settings, partial(deploy_settings, "bundle")):
         with pytest.raises(ValidationError, match="has ARM processors, and the images are for x86"):
             make(instance_type=f"ml.{family}.xlarge")
 
 
-def test_a_data_set_whose_upload_was_broken_off_is_not_trained_on(aws: Cloud, dataset: Dataset) -> None:
+def test_an_incomplete_data_set_is_not_trained_on(aws: Cloud, dataset: Dataset) -> None:
     upload(aws, dataset, PLACE)
     aws.client("s3").delete_object(Bucket=PLACE.bucket, Key="films/manifest.csv")
     with pytest.raises(CloudError, match=r"s3://films-bucket/films has no manifest.csv, .* or pass --unprepared"):
-        start(aws, request())
-    start(aws, request(unprepared=True))
+        start(aws, train_settings())
+    start(aws, train_settings(unprepared=True))
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="other/train/normal/a.png", Body=b"x")
     with pytest.raises(CloudError, match=r"s3://films-bucket/other has no manifest.csv"):
-        start(aws, request(name="another", unprepared=True, test="s3://films-bucket/other"))
-    with pytest.raises(CloudError, match="nothing lies under s3://films-bucket/none"):
-        start(aws, request(name="another", unprepared=True, test="s3://films-bucket/none"))
+        start(aws, train_settings(name="another", unprepared=True, test="s3://films-bucket/other"))
+    with pytest.raises(CloudError, match="there is nothing under s3://films-bucket/none"):
+        start(aws, train_settings(name="another", unprepared=True, test="s3://films-bucket/none"))
 
 
-def test_a_job_of_many_hosts_is_heard_whole(aws: Cloud, shared_cloud: LocalCloud) -> None:
+def test_the_log_of_a_job_on_many_hosts_is_complete(aws: Cloud, shared_cloud: LocalCloud) -> None:
     logs, group = shared_cloud.client("logs"), "/aws/sagemaker/TrainingJobs"
     logs.create_log_group(logGroupName=group)
-    now, hosts = int(time.time() * 1000), 60  # AWS tells of fifty streams at a time
+    now, hosts = int(time.time() * 1000), 60  # AWS lists fifty streams per page
     for host in range(hosts):
         stream = {"logGroupName": group, "logStreamName": f"many/algo-{host}"}
         logs.create_log_stream(**stream)
         logs.put_log_events(**stream, logEvents=[{"timestamp": now, "message": f"host {host}"}])
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"x")
-    start(aws, request(name="many"))
-    heard = Heard()
+    start(aws, train_settings(name="many"))
+    heard = RecordingListener()
     follow(aws, "many", listener=heard, pause=lambda _: None)
     assert {f"host {host}" for host in range(hosts)} <= set(heard.lines)
 
 
-def test_images_are_those_of_the_region_and_the_kind_of_machine() -> None:
+def test_images_are_those_of_the_region_and_the_instance_type() -> None:
     assert training_image("ml.g6.2xlarge", "us-east-1").endswith(
         "us-east-1.amazonaws.com/pytorch:2.13-cu133-amzn2023-sagemaker"
     )
@@ -376,11 +387,11 @@ def test_images_are_those_of_the_region_and_the_kind_of_machine() -> None:
         training_image("ml.m5.large", "moon-west-1")
 
 
-def test_a_failing_job_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_job_is_reported_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = {"TrainingJobName": "a", "TrainingJobStatus": "InProgress", "SecondaryStatus": "Starting"}
     training = begun | {"SecondaryStatus": "Training"}
     failed = begun | {"TrainingJobStatus": "Failed", "SecondaryStatus": "Failed", "FailureReason": "no split 'val'."}
-    heard, waited = Heard(), list[float]()
+    heard, waited = RecordingListener(), list[float]()
     with scripted((200, begun), (200, begun), (200, training), (200, failed)) as (url, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
         with pytest.raises(CloudError, match=r"training job a failed: no split 'val'; its log is in /aws/sagemaker"):
@@ -393,20 +404,20 @@ def test_a_failing_job_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "sentence"),
     [
         (("--role", "nobody"), "there is no role nobody"),
-        (("--data", "s3://films-bucket/empty"), "nothing lies under s3://films-bucket/empty"),
+        (("--data", "s3://films-bucket/empty"), "there is nothing under s3://films-bucket/empty"),
         (("--set", "epochs=many"), "epochs"),
         (("--set", "epochs"), "is not NAME=VALUE"),
         (("--set", "epoch=3"), "epoch"),
-        (("--recipe", "unknown"), "no shipped recipe"),
-        (("--recipe", "mine.toml"), "no shipped recipe"),
-        (("--set", "weights=mine.safetensors"), "are a file, which a job does not have"),
+        (("--recipe", "unknown"), "not a shipped recipe"),
+        (("--recipe", "mine.toml"), "not a shipped recipe"),
+        (("--set", "weights=mine.safetensors"), "are a file, which a job cannot read"),
         (("--instance-type", "large"), "'large' is not an instance type"),
         (("--export-precision", "int4"), "int4"),
         (("--name", "a b"), "name"),
         (("--region", "us-east-1"), "is in eu-central-1, but"),
     ],
 )
-def test_a_job_that_cannot_be_is_not_started(
+def test_an_impossible_job_is_not_started(
     options: tuple[str, str], sentence: str, aws: Cloud, shared_cloud: LocalCloud
 ) -> None:
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"x")
@@ -419,7 +430,7 @@ def test_a_job_that_cannot_be_is_not_started(
     assert not shared_cloud.client("sagemaker").list_training_jobs()["TrainingJobSummaries"]
 
 
-def test_a_role_that_may_not_be_looked_at_is_taken_by_its_arn(
+def test_a_role_that_cannot_be_read_is_used_by_its_arn(
     aws: Cloud, shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arn = role_arn(aws, "trainer")
@@ -427,14 +438,14 @@ def test_a_role_that_may_not_be_looked_at_is_taken_by_its_arn(
     become_nobody(shared_cloud, monkeypatch)
     with shared_cloud.guarded():
         assert role_arn(Cloud(region=REGION), arn) == arn
-        with pytest.raises(CloudError, match=r"role trainer: AWS denies it .*let GetRole be allowed"):
+        with pytest.raises(CloudError, match=r"role trainer: AWS denies access .*allow GetRole for"):
             role_arn(Cloud(region=REGION), "trainer")
 
 
-def test_the_documented_role_lets_a_job_do_its_work_and_no_more(
+def test_the_documented_role_allows_what_a_job_needs_and_no_more(
     shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two documents of docs/aws.md, put into IAM; then what may be done with them is tried."""
+    """The two documents of docs/aws.md are put into IAM; then calls are tried with their permissions."""
     folder, iam = REPOSITORY / "deploy" / "aws", shared_cloud.client("iam")
     policy = (folder / "sagemaker-role.json").read_text().replace("BUCKET", PLACE.bucket)
     iam.create_role(RoleName="films", AssumeRolePolicyDocument=(folder / "sagemaker-trust.json").read_text())
@@ -451,25 +462,26 @@ def test_the_documented_role_lets_a_job_do_its_work_and_no_more(
         assert s3.get_object(Bucket=PLACE.bucket, Key="runs/a")["Body"].read() == b"x"
         assert s3.get_object(Bucket=PLACE.bucket, Key="films/a.png")["Body"].read() == b"film"
         for forbidden in (s3.delete_object, partial(s3.put_object, Body=b"x")):
-            with pytest.raises(CloudError, match="denies"), in_words():
+            with pytest.raises(CloudError, match="denies"), translate_errors():
                 forbidden(Bucket=PLACE.bucket, Key="films/a.png")
-        with pytest.raises(CloudError, match="denies"), in_words():
+        with pytest.raises(CloudError, match="denies"), translate_errors():
             s3.put_object(Bucket="theirs", Key="a", Body=b"x")
-        with pytest.raises(CloudError, match="denies"), in_words():
+        with pytest.raises(CloudError, match="denies"), translate_errors():
             somebody.client("iam").list_users()
 
 
-def test_the_documented_user_can_do_all_that_the_commands_do(
+def test_the_documented_user_can_run_every_command(
     shared_cloud: LocalCloud, dataset: Dataset, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = (REPOSITORY / "deploy" / "aws" / "user.json").read_text()
     policy = policy.replace("BUCKET", PLACE.bucket).replace("ROLE", "trainer")
-    # Application Auto Scaling looks for it at whoever registers an endpoint with it; moto does not.
+    # Application Auto Scaling requires this permission of a user who registers an endpoint; moto does not.
     assert '"sagemaker:UpdateEndpointWeightsAndCapacities"' in policy
-    policy = policy.replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"')  # moto's own name; AWS has none
-    # Moto compares resources for S3 alone.
+    # Moto checks an action s3:HeadBucket, which AWS does not have.
+    policy = policy.replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"')
+    # Moto compares resources for S3 only, and no tags, so the other limits are removed.
     policy = re.sub(r'"arn:aws:(logs|cloudformation|cloudwatch):[^"]+"', '"*"', policy)
-    policy = re.sub(r',\s*"Condition": {"Null": {"aws:ResourceTag/pneumoscope": "false"}}', "", policy)  # nor tags
+    policy = re.sub(r',\s*"Condition": {"Null": {"aws:ResourceTag/pneumoscope": "false"}}', "", policy)
     become_nobody(shared_cloud, monkeypatch)
     shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
     shared_cloud.client("iam").create_role(RoleName="trainer-endpoint", AssumeRolePolicyDocument=TRUST)
@@ -477,17 +489,17 @@ def test_the_documented_user_can_do_all_that_the_commands_do(
         somebody = Cloud(region=REGION)
         somebody.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"another's")
         upload(somebody, dataset, PLACE)
-        start(somebody, request())
+        start(somebody, train_settings())
         follow(somebody, "capstone-1", pause=lambda _: None)
-        deploy(somebody, wanted(tiny_bundle, role="trainer-endpoint"))
-        assert limits_of(somebody, "films")[0] == "realtime"
+        deploy(somebody, deploy_settings(tiny_bundle, role="trainer-endpoint"))
+        assert variant_and_contract(somebody, "films")[0] == "realtime"
         assert {each["name"] for each in status(somebody)} == {"films", "capstone-1"}
-        for each in list(belongings(somebody, "films")):
+        for each in list(deployed_resources(somebody, "films")):
             each.remove()
         assert [each["name"] for each in status(somebody)] == ["capstone-1"]
-        with pytest.raises(CloudError, match="denies"), in_words():
+        with pytest.raises(CloudError, match="denies"), translate_errors():
             somebody.client("s3").delete_object(Bucket=PLACE.bucket, Key=f"films/{dataset.films[0].path}")
-        with pytest.raises(CloudError, match="denies"), in_words():
+        with pytest.raises(CloudError, match="denies"), translate_errors():
             somebody.client("iam").list_users()
 
 
@@ -531,8 +543,8 @@ def test_the_documented_role_of_an_endpoint_reads_the_model_and_little_else(
         assert not [place for place in places if may(s3.delete_object, place)]
 
 
-def test_the_documented_user_removes_only_what_bears_the_tag_or_lies_with_models() -> None:
-    """By its text: moto looks at no conditions."""
+def test_the_documented_user_removes_only_tagged_resources_and_model_files() -> None:
+    """Checked in the text of the policy, because moto ignores conditions."""
     policy = json.loads((REPOSITORY / "deploy" / "aws" / "user.json").read_text())
     for statement in policy["Statement"]:
         actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
@@ -544,16 +556,16 @@ def test_the_documented_user_removes_only_what_bears_the_tag_or_lies_with_models
         elif removing:
             assert statement["Condition"] == {"Null": {"aws:ResourceTag/pneumoscope": "false"}}
             assert actions == removing
-        if "sagemaker:AddTags" in actions:  # else a tag of one's own would open everything
+        if "sagemaker:AddTags" in actions:  # else the user could tag, and then remove, anything
             assert "sagemaker:TaggingAction" in statement["Condition"]["StringEquals"]
 
 
-def test_the_documented_policy_of_a_key_is_one(shared_cloud: LocalCloud) -> None:
+def test_the_documented_policy_of_a_key_is_valid(shared_cloud: LocalCloud) -> None:
     policy = (REPOSITORY / "deploy" / "aws" / "key.json").read_text().replace("KEY", "arn:aws:kms:eu-central-1:1:key/a")
     shared_cloud.client("iam").put_role_policy(RoleName="trainer", PolicyName="key", PolicyDocument=policy)
 
 
-def test_the_documented_line_empties_a_bucket_with_versions(aws: Cloud) -> None:
+def test_the_documented_command_empties_a_bucket_with_versions(aws: Cloud) -> None:
     s3 = aws.client("s3")
     s3.put_bucket_versioning(Bucket=PLACE.bucket, VersioningConfiguration={"Status": "Enabled"})
     for body in (b"1", b"2"):
@@ -568,7 +580,7 @@ def test_the_documented_line_empties_a_bucket_with_versions(aws: Cloud) -> None:
 
 @pytest.fixture
 def in_a_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The environment of a function, and what it keeps of it."""
+    """The environment of a function, and afterwards empty caches of what was read from it."""
     for name, value in (("MODEL", "s3://films-bucket/model.tar.gz"), ("BUCKET", PLACE.bucket), ("TABLE", "films")):
         monkeypatch.setenv(f"PNEUMOSCOPE_{name}", value)
     yield
@@ -577,19 +589,22 @@ def in_a_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("in_a_function")
-def test_of_two_calls_that_store_at_once_one_comes_again(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both looked before either wrote."""
+def test_of_two_concurrent_writes_of_a_result_one_is_retried(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both calls read the stored result before either of them writes."""
     upload_of = partial(on_upload.Upload, bucket=PLACE.bucket, key="films/a.png", version=None)
-    found, place = shared.Found(data=b"", size=0, etag="e"), {"Bucket": PLACE.bucket, "Key": "results/a.png.json"}
+    found, place = (
+        shared.StoredObject(data=b"", size=0, etag="e"),
+        {"Bucket": PLACE.bucket, "Key": "results/a.png.json"},
+    )
     decided = Answer(prediction={"status": "answered", "reason_codes": []}, milliseconds=1.0)
     store = partial(on_upload._store, found=found, decided=decided, request_id="1")
-    before = on_upload._stored(place)
+    before = on_upload._read_stored(place)
     assert store(upload_of(sequencer="0B"))
-    looked = on_upload._stored(place)
-    monkeypatch.setattr(on_upload, "_stored", lambda _: before)
+    after = on_upload._read_stored(place)
+    monkeypatch.setattr(on_upload, "_read_stored", lambda _: before)
     with pytest.raises(BusyError, match="another call stored a result"):
         store(upload_of(sequencer="0A"))
-    monkeypatch.setattr(on_upload, "_stored", lambda _: looked)
+    monkeypatch.setattr(on_upload, "_read_stored", lambda _: after)
     assert store(upload_of(sequencer="0C"))
     with pytest.raises(BusyError, match="another call stored a result"):
         store(upload_of(sequencer="0D"))
@@ -597,13 +612,13 @@ def test_of_two_calls_that_store_at_once_one_comes_again(aws: Cloud, monkeypatch
 
 
 @pytest.mark.usefixtures("in_a_function")
-def test_a_missing_object_is_told_from_a_forbidden_one(aws: Cloud) -> None:
-    """S3 says AccessDenied of both where listing is allowed for a prefix only."""
+def test_a_missing_object_is_distinguished_from_a_forbidden_one(aws: Cloud) -> None:
+    """Where listing is allowed for a prefix only, S3 answers AccessDenied for both."""
     denied = exceptions.ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject")
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="results/there.json", Body=b"{}")
     assert shared.is_absent(denied, "results/missing.json")
     assert shared.is_absent(denied, "results/there")
     assert not shared.is_absent(denied, "results/there.json")
-    gone, other = (exceptions.ClientError({"Error": {"Code": code}}, "GetObject") for code in ("NoSuchKey", "500"))
-    assert shared.is_absent(gone, "results/there.json")
+    absent, other = (exceptions.ClientError({"Error": {"Code": code}}, "GetObject") for code in ("NoSuchKey", "500"))
+    assert shared.is_absent(absent, "results/there.json")
     assert not shared.is_absent(other, "results/missing.json")

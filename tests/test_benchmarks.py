@@ -1,4 +1,4 @@
-"""The tables in benchmarks/ that are tested: quick tries of them on phantoms. Their figures mean nothing here."""
+"""Quick runs, on phantoms, of some tables in benchmarks/. Their figures mean nothing here."""
 
 import json
 import sys
@@ -49,7 +49,7 @@ def test_the_capstones_table(
 
     lines = run(1).splitlines()
     assert lines[0].startswith("The capstone's table, redone: ")
-    assert "CUT TO 1 EPOCHS A ROW AT MOST" in lines[1]
+    assert "AT MOST 1 EPOCHS PER ROW" in lines[1]
     tiny, hub, left_out = lines[-3:]
     table = json.loads((tmp_path / "capstone.json").read_text())
     films = dataset.split("test")
@@ -73,8 +73,8 @@ def test_the_capstones_table(
     words = "not run: the ImageNet weights of 'test_resnet' could not be fetched (is this machine offline?)"
     assert hub.split(maxsplit=1) == ["from-the-hub", words]
     assert "HF_HOME" in second["not_run"]
-    assert left_out.split(maxsplit=1) == ["left-out", "not run: not asked for"]
-    assert third["not_run"] == "not asked for"
+    assert left_out.split(maxsplit=1) == ["left-out", "not run: not requested"]
+    assert third["not_run"] == "not requested"
 
     exported = (tmp_path / "tiny" / "bundle" / "model.onnx").stat()
     run(1)
@@ -87,15 +87,15 @@ def test_the_capstones_table(
 
 
 def test_every_row_is_a_configuration_of_its_own() -> None:
-    whole = [capstone.configuration(row, None) for row in capstone.ROWS]
-    assert len({config.model_dump_json() for config in whole}) == len({row.name for row in capstone.ROWS}) == len(whole)
-    for row, config in zip(capstone.ROWS, whole, strict=True):
+    full = [capstone.configuration(row, None) for row in capstone.ROWS]
+    assert len({config.model_dump_json() for config in full}) == len({row.name for row in capstone.ROWS}) == len(full)
+    for row, config in zip(capstone.ROWS, full, strict=True):
         changed = load_recipe(row.recipe) | row.changes
         assert {name: getattr(config, name) for name in changed} == changed
         assert capstone.configuration(row, 1).epochs == 1
 
 
-def test_the_times_of_epochs_outlast_an_interruption(tmp_path: Path) -> None:
+def test_epoch_times_survive_an_interruption(tmp_path: Path) -> None:
     path = tmp_path / "seconds.json"
     for epochs in ((1, 2), (3,)):
         clock = Clock(path)
@@ -106,11 +106,11 @@ def test_the_times_of_epochs_outlast_an_interruption(tmp_path: Path) -> None:
     assert Clock(path).total(4) is None
 
 
-def test_the_time_of_all_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_computing_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["metrics.py", "--films", "60", "90", "--draws", "40", "--looped", "2"])
     figures_table.main()
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["films", "resamplings", "figures", "seconds", "a", "loop", "ratio"]
+    assert head.split() == ["films", "resamplings", "figures", "seconds", "loop", "ratio"]
     assert [row.split()[:3] for row in rows] == [["60", "40", "43"], ["90", "40", "43"]]
     assert all(float(value) > 0 for row in rows for value in row.split()[4:])
 
@@ -118,10 +118,10 @@ def test_the_time_of_all_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_the_table_of_calibrations(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Classes that are told apart four times in five, by logits ten times too small."""
+    """The logits name the right class four times in five, and are ten times too small."""
     evidence = made_up(dataset, prior="uniform")
-    said = np.where(np.random.default_rng(0).random(len(evidence.label)) < 0.8, evidence.label, 0)
-    logits = (0.1 * evidence.logits + 0.3 * np.eye(3)[said]).astype(np.float32)
+    predicted = np.where(np.random.default_rng(0).random(len(evidence.label)) < 0.8, evidence.label, 0)
+    logits = (0.1 * evidence.logits + 0.3 * np.eye(3)[predicted]).astype(np.float32)
     save_evidence(replace(evidence, logits=logits), tmp_path / "evidence.npz")
     monkeypatch.setattr(sys, "argv", ["calibration.py", str(tmp_path / "evidence.npz")])
     monkeypatch.setattr(calibration, "DRAWS", 50)

@@ -1,4 +1,4 @@
-"""What can be said of the container without an engine to build it: lint, files, and its entry point run as in it."""
+"""The container images, as far as they can be tested without Docker: lint, files, packages and the entry point."""
 
 import http.client
 import json
@@ -25,13 +25,13 @@ UV = REPOSITORY / ".venv" / "tools" / "bin" / "uv"
 
 
 def instructions(dockerfile: Path = DOCKERFILE) -> list[tuple[str, str]]:
-    """A Dockerfile's instructions in order, lines joined."""
+    """The instructions of a Dockerfile in order, with continued lines joined."""
     text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in text.splitlines() if line.strip()]
 
 
 def last_stage(dockerfile: Path = DOCKERFILE) -> dict[str, str]:
-    """Of each instruction of the image that is shipped, the last."""
+    """The last one of each kind of instruction in the final stage."""
     found = instructions(dockerfile)
     start = max(number for number, (word, _) in enumerate(found) if word == "FROM")
     return dict(found[start:])
@@ -49,7 +49,7 @@ def test_hadolint_finds_nothing(dockerfile: Path) -> None:
     assert done.stdout == ""
 
 
-def test_it_runs_as_nobody_and_says_whether_it_is_well() -> None:
+def test_the_service_image_is_unprivileged_and_has_a_health_check() -> None:
     stage = last_stage()
     assert stage["ARG"] == "RUN_AS=65532:65532"
     assert stage["USER"] == "${RUN_AS}"
@@ -65,26 +65,28 @@ def test_the_training_image_trains() -> None:
     stage = last_stage(TRAINING)
     assert json.loads(stage["ENTRYPOINT"]) == ["python", "-m", "pneumoscope.aws.job"]
     assert json.loads(stage["CMD"]) == ["train"]
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in stage["ENV"]  # GPUs are counted by nvidia-smi
+    assert (
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in stage["ENV"]
+    )  # nvidia-smi, which counts the GPUs, needs these
     assert "not a medical device" in stage["LABEL"]
     assert "USER" not in stage
 
 
 @pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING], ids=["service", "training"])
-def test_what_it_copies_is_there_and_let_through(dockerfile: Path) -> None:
+def test_copied_files_exist_and_are_not_ignored(dockerfile: Path) -> None:
     ignored = dockerfile.with_name(f"{dockerfile.name}.dockerignore").read_text()
-    let_through = re.findall(r"^!(.+)$", ignored, re.MULTILINE)
+    included = re.findall(r"^!(.+)$", ignored, re.MULTILINE)
     copied = [
         name
         for word, rest in instructions(dockerfile)
         if word == "COPY" and "--from" not in rest
         for name in rest.split()[:-1]
     ]
-    assert sorted(copied) == sorted(let_through)
+    assert sorted(copied) == sorted(included)
     assert all((REPOSITORY / name).exists() for name in copied)
 
 
-def test_its_packages_are_the_tested_ones_and_few() -> None:
+def test_the_service_image_has_few_packages_in_tested_versions() -> None:
     assert pins(LOCK) < pins(REPOSITORY / "requirements.lock")
     assert pins(LOCK.with_name("build.lock")) < pins(REPOSITORY / "requirements.lock")
     names = {pin.partition("==")[0] for pin in pins(LOCK)}
@@ -92,7 +94,7 @@ def test_its_packages_are_the_tested_ones_and_few() -> None:
     assert not names & {"torch", "timm", "lightning", "scikit-learn", "matplotlib", "pytest"}
 
 
-def test_the_training_images_packages_are_the_tested_ones() -> None:
+def test_the_training_image_has_packages_in_tested_versions() -> None:
     training = pins(TRAINING_LOCK)
     assert training < pins(REPOSITORY / "requirements.lock")
     names = {pin.partition("==")[0] for pin in training}
@@ -102,7 +104,7 @@ def test_the_training_images_packages_are_the_tested_ones() -> None:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the image's packages and ours as a wheel, as the Dockerfile makes it."""
+    """An environment with the image's packages and our wheel, built as in the Dockerfile."""
     if not UV.exists():
         pytest.skip("`make` has not set up .venv here")
     folder = tmp_path_factory.mktemp("image")
@@ -123,21 +125,21 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def comes_true(command: list[str], environment: dict[str, str]) -> bool:
-    """Whether the command succeeds before long, asked again and again."""
+def succeeds_eventually(command: list[str], environment: dict[str, str]) -> bool:
+    """Whether the command succeeds within 200 attempts."""
     return any(
         subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0 for _ in range(200)
     )
 
 
-def others_may_run(path: Path) -> bool:
-    """Whether we may become another user, and that user may reach the interpreter (root's own may lie in its home)."""
+def can_run_as_another_user(path: Path) -> bool:
+    """Whether we can start processes as another user who can read the interpreter: root's may be in its home."""
     real = path.resolve()
     return os.getuid() == 0 and all(folder.stat().st_mode & 0o001 for folder in (real, *real.parents))
 
 
-def ask_as_sagemaker(port: int) -> None:
-    """SageMaker's container contract: /ping within 2 s, /invocations with a film's bytes."""
+def call_as_sagemaker(port: int) -> None:
+    """Follow SageMaker's container contract: /ping answers within 2 s, /invocations takes a film's bytes."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     connection.request("GET", "/ping")
     with connection.getresponse() as reply:
@@ -150,18 +152,18 @@ def ask_as_sagemaker(port: int) -> None:
     connection.close()
 
 
-def test_sagemakers_limits_of_time_are_kept() -> None:
-    """A call may last a minute, of which a body takes half at most; after SIGTERM there are 30 seconds."""
+def test_sagemakers_time_limits_are_kept() -> None:
+    """A call may last a minute, of which receiving the body takes at most half; after SIGTERM there are 30 seconds."""
     settings = dict(re.findall(r"(PNEUMOSCOPE_\w+)=(\S+)", last_stage()["ENV"]))
     assert float(settings["PNEUMOSCOPE_READ_SECONDS"]) <= 30
     assert settings["PNEUMOSCOPE_PORT"] == "8080"
     assert json.loads(last_stage()["ENTRYPOINT"]) == ["pneumoscope"]
-    assert json.loads(last_stage()["CMD"]) == ["serve"]  # what SageMaker passes
+    assert json.loads(last_stage()["CMD"]) == ["serve"]  # the argument that SageMaker passes
     assert ServeConfig(bundle=Path("bundle")).drain_seconds < 30
 
 
-def test_the_entry_point_serves_as_it_does_in_the_image(image: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    """The image's command and environment, as its user, from a folder it cannot write to; stopped by its signal."""
+def test_the_entry_point_serves_as_in_the_image(image: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """With the image's command, environment, user and stop signal, in a folder that the user cannot write to."""
     stage = last_stage()
     settings = dict(re.findall(r"(PNEUMOSCOPE_\w+|PYTHON\w+)=(\S+)", stage["ENV"]))
     assert settings["PNEUMOSCOPE_BUNDLE"] == "/opt/ml/model"
@@ -173,14 +175,16 @@ def test_the_entry_point_serves_as_it_does_in_the_image(image: Path, tiny_bundle
     with tarfile.open(archive) as packed:
         packed.extractall(place, filter="data")
     settings |= {"PNEUMOSCOPE_BUNDLE": str(place), "PNEUMOSCOPE_PORT": "0", "PATH": f"{image}/bin:/usr/bin:/bin"}
-    as_user = {"user": 65532, "group": 65532, "extra_groups": []} if others_may_run(image / "bin" / "python") else {}
+    as_user = (
+        {"user": 65532, "group": 65532, "extra_groups": []} if can_run_as_another_user(image / "bin" / "python") else {}
+    )
     command = [f"{image}/bin/{json.loads(stage['ENTRYPOINT'])[0]}", *json.loads(stage["CMD"])]
     process = subprocess.Popen(command, env=settings, cwd="/", stderr=subprocess.PIPE, **as_user)  # type: ignore[call-overload]
     try:
         port = int(re.findall(rb":(\d+)/; Ctrl-C", process.stderr.readline())[0])
         health = json.loads(stage["HEALTHCHECK"].partition("CMD ")[2])
-        assert comes_true(health, settings | {"PNEUMOSCOPE_PORT": str(port)})
-        ask_as_sagemaker(port)
+        assert succeeds_eventually(health, settings | {"PNEUMOSCOPE_PORT": str(port)})
+        call_as_sagemaker(port)
         process.send_signal(getattr(signal, stage["STOPSIGNAL"]))
         assert process.wait(30) == 0
     finally:

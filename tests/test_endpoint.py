@@ -1,4 +1,4 @@
-"""Endpoints made, updated and removed again in moto, each with its stack."""
+"""Endpoints in moto, created, updated and removed by their stacks."""
 
 import json
 import re
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from account import PLACE, REGION, Heard, keys, names, request, run, wanted
+from account import PLACE, REGION, RecordingListener, deploy_settings, deployed_names, list_keys, run, train_settings
 from local_cloud import LocalCloud
-from pneumoscope.aws.client.deploy import deploy, describe
+from pneumoscope.aws.client.deploy import deploy, make_parameters
 from pneumoscope.aws.client.images import RAY_SERVE, aws_image
-from pneumoscope.aws.client.inventory import belongings, limits_of, status
+from pneumoscope.aws.client.inventory import deployed_resources, status, variant_and_contract
 from pneumoscope.aws.client.model_upload import put_model
-from pneumoscope.aws.client.stack import find_stack, parameters_of
+from pneumoscope.aws.client.stack import find_stack, stack_parameters
 from pneumoscope.aws.client.train import describe_request, role_arn
 from pneumoscope.aws.session import Cloud
 from pneumoscope.aws.unpack import extract, fetch_bundle
@@ -46,9 +46,7 @@ def model_of(cloud: LocalCloud) -> dict[str, Any]:
     return dict(sagemaker.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"]))
 
 
-def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
-    aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path
-) -> None:
+def test_an_endpoint_is_created_listed_and_removed(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
     sagemaker = shared_cloud.client("sagemaker")
     role = role_arn(aws, "trainer")
     sagemaker.create_model(ModelName="theirs", PrimaryContainer={"Image": "1.dkr.ecr/x:1"}, ExecutionRoleArn=role)
@@ -60,21 +58,23 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
     assert container["Image"] == IMAGE
     assert archive.bucket == PLACE.bucket
     digest = load_contract(tiny_bundle).files["model.onnx"][:12]
-    assert keys(aws, "models") == [f"models/films/{digest}/contract.json", f"models/films/{digest}/model.tar.gz"]
+    assert list_keys(aws, "models") == [f"models/films/{digest}/contract.json", f"models/films/{digest}/model.tar.gz"]
     with fetch_bundle(aws, archive) as (_, engine):
         assert engine.contract == load_contract(tiny_bundle)
-    told = json.loads(run("status", "--format", "json").out)
-    assert [(each["kind"], each["name"], each["state"]) for each in told] == [("endpoint", "films", "CREATE_COMPLETE")]
+    listed = json.loads(run("status", "--format", "json").out)
+    assert [(each["kind"], each["name"], each["state"]) for each in listed] == [
+        ("endpoint", "films", "CREATE_COMPLETE")
+    ]
     assert "films" in run("status").out
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="models/films/notes.txt", Body=b"mine")
-    unasked = run("teardown", "films")
-    assert unasked.code == 2
-    assert "pass --yes" in unasked.err
-    assert unasked.err.count("to be removed: ") == 3
+    unconfirmed = run("teardown", "films")
+    assert unconfirmed.code == 2
+    assert "pass --yes" in unconfirmed.err
+    assert unconfirmed.err.count("to be removed: ") == 3
     removed = run("teardown", "films", "--yes")
     assert removed.code == 0, removed
     assert removed.out.count("removed: ") == 3, removed
-    assert keys(aws, "models") == ["models/films/notes.txt"]
+    assert list_keys(aws, "models") == ["models/films/notes.txt"]
     assert [each["ModelName"] for each in sagemaker.list_models()["Models"]] == ["theirs"]
     assert not sagemaker.list_endpoints()["Endpoints"]
     assert "nothing named films" in run("teardown", "films", "--yes").out
@@ -82,33 +82,33 @@ def test_an_endpoint_is_made_listed_and_removed_with_nothing_else(
 
 
 def test_an_endpoint_is_updated_in_place(aws: Cloud, tiny_bundle: Path) -> None:
-    """With other options, and with the same once more."""
-    deploy(aws, wanted(tiny_bundle))
-    deploy(aws, wanted(tiny_bundle, instances=2, most_instances=2))
+    """With other options, and then with the same options again."""
+    deploy(aws, deploy_settings(tiny_bundle))
+    deploy(aws, deploy_settings(tiny_bundle, instances=2, most_instances=2))
     stack = find_stack(aws, "pneumoscope-films")
     assert stack is not None
     assert stack["StackStatus"] == "UPDATE_COMPLETE"
-    assert parameters_of(stack)["MinInstances"] == "2"
-    assert len(keys(aws, "models")) == 2
-    deploy(aws, wanted(tiny_bundle, instances=2, most_instances=2))
-    assert len(names(aws)) == 3
+    assert stack_parameters(stack)["MinInstances"] == "2"
+    assert len(list_keys(aws, "models")) == 2
+    deploy(aws, deploy_settings(tiny_bundle, instances=2, most_instances=2))
+    assert len(deployed_names(aws)) == 3
 
 
-def test_a_teardown_that_was_broken_off_goes_on(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(tiny_bundle))
-    whole = names(aws)
-    assert whole[-1] == "stack pneumoscope-films with endpoint films"
-    assert [each.rpartition("/")[2] for each in whole[:2]] == ["contract.json", "model.tar.gz"]
-    for left in range(len(whole) - 1, -1, -1):  # one step each, as if each had been the last one
-        next(belongings(aws, "films")).remove()
-        assert names(aws) == whole[len(whole) - left :]
+def test_an_interrupted_teardown_can_be_repeated(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, deploy_settings(tiny_bundle))
+    before = deployed_names(aws)
+    assert before[-1] == "stack pneumoscope-films with endpoint films"
+    assert [each.rpartition("/")[2] for each in before[:2]] == ["contract.json", "model.tar.gz"]
+    for left in range(len(before) - 1, -1, -1):  # one step at a time, as if each had been interrupted
+        next(deployed_resources(aws, "films")).remove()
+        assert deployed_names(aws) == before[len(before) - left :]
 
 
-def test_a_model_that_something_else_reads_is_kept(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(tiny_bundle))
+def test_keep_model_leaves_the_models_files(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, deploy_settings(tiny_bundle))
     assert run("teardown", "films", "--yes", "--keep-model").out.count("removed: ") == 1
-    assert len(keys(aws, "models")) == 2
-    assert names(aws) == []
+    assert len(list_keys(aws, "models")) == 2
+    assert deployed_names(aws) == []
 
 
 def test_an_endpoint_of_others_is_left_alone(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
@@ -123,15 +123,15 @@ def test_an_endpoint_of_others_is_left_alone(aws: Cloud, shared_cloud: LocalClou
     }
     sagemaker.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName="films", EndpointConfigName="theirs")
-    with pytest.raises(CloudError, match="there is an endpoint films already that was not made by a stack"):
-        deploy(aws, wanted(tiny_bundle))
-    assert keys(aws, "models") == []
-    assert names(aws) == []
+    with pytest.raises(CloudError, match="endpoint films already exists and was not created by a stack"):
+        deploy(aws, deploy_settings(tiny_bundle))
+    assert list_keys(aws, "models") == []
+    assert deployed_names(aws) == []
     assert status(aws) == []
-    assert limits_of(aws, "films") == ("realtime", None)
+    assert variant_and_contract(aws, "films") == ("realtime", None)
 
 
-def test_what_was_sent_goes_again_if_the_stack_is_refused(
+def test_an_uploaded_model_is_removed_if_the_stack_is_refused(
     aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(**_: Any) -> None:
@@ -139,14 +139,14 @@ def test_what_was_sent_goes_again_if_the_stack_is_refused(
 
     monkeypatch.setattr(aws.client("cloudformation"), "create_stack", refused)
     with pytest.raises(CloudError, match="limit of stacks"):
-        deploy(aws, wanted(tiny_bundle))
-    assert keys(aws, "models") == []
+        deploy(aws, deploy_settings(tiny_bundle))
+    assert list_keys(aws, "models") == []
 
 
-def test_a_stack_that_fails_says_why_and_takes_its_model_along(
+def test_a_failed_stack_is_reported_with_its_cause_and_its_model_is_removed(
     aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moto's do not fail: an event, and the state after it, are put into what it says."""
+    """Moto's stacks do not fail, so its answers are replaced by failing states and events."""
     client, event = aws.client("cloudformation"), {"LogicalResourceId": "Endpoint", "ResourceStatus": "CREATE_FAILED"}
     describe, states = client.describe_stacks, iter(["CREATE_IN_PROGRESS", "DELETE_IN_PROGRESS", "DELETE_COMPLETE"])
 
@@ -164,28 +164,28 @@ def test_a_stack_that_fails_says_why_and_takes_its_model_along(
     monkeypatch.setattr(client, "describe_stacks", failing)
     monkeypatch.setattr(client, "get_paginator", lambda _: Events())
     with pytest.raises(CloudError, match=r"delete complete: Endpoint: The primary container did not pass the ping"):
-        deploy(aws, wanted(tiny_bundle), pause=lambda _: None)
-    assert keys(aws, "models") == []
+        deploy(aws, deploy_settings(tiny_bundle), pause=lambda _: None)
+    assert list_keys(aws, "models") == []
 
 
-def test_nothing_is_captured_where_the_public_can_read(aws: Cloud, tiny_bundle: Path) -> None:
+def test_captures_into_a_public_bucket_are_refused(aws: Cloud, tiny_bundle: Path) -> None:
     here = {"LocationConstraint": REGION}
     aws.client("s3").create_bucket(Bucket="open-bucket", CreateBucketConfiguration=here)
     aws.client("s3").put_bucket_acl(Bucket="open-bucket", ACL="public-read")
     with pytest.raises(UsageError, match="bucket open-bucket is open to the public") as failure:
-        deploy(aws, wanted(tiny_bundle, capture="s3://open-bucket/films"))
+        deploy(aws, deploy_settings(tiny_bundle, capture="s3://open-bucket/films"))
     assert "--allow-public" not in str(failure.value), "there is no such option here"
-    assert keys(aws, "models") == []
+    assert list_keys(aws, "models") == []
     for variant in ("serverless", "async"):
         with pytest.raises(ValidationError, match="captures nothing; leave out --capture"):
-            wanted(tiny_bundle, variant=variant, capture="s3://films-bucket/kept")
+            deploy_settings(tiny_bundle, variant=variant, capture="s3://films-bucket/kept")
     with pytest.raises(ValidationError, match="a folder of their own"):
-        wanted(tiny_bundle, capture="s3://films-bucket")
+        deploy_settings(tiny_bundle, capture="s3://films-bucket")
     with pytest.raises(ValidationError, match="a serverless endpoint has no instances"):
-        wanted(tiny_bundle, variant="serverless", most_instances=2)
+        deploy_settings(tiny_bundle, variant="serverless", most_instances=2)
 
 
-def test_ctrl_c_while_waiting_says_that_the_endpoint_goes_on(
+def test_ctrl_c_while_waiting_reports_that_the_endpoint_may_be_created(
     aws: Cloud, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
@@ -197,10 +197,10 @@ def test_ctrl_c_while_waiting_says_that_the_endpoint_goes_on(
         main()
     assert stopped.value.code == 130
     assert "AWS may still make endpoint films" in capsys.readouterr().err
-    assert len(names(aws)) == 3
+    assert len(deployed_names(aws)) == 3
 
 
-def test_what_is_wrong_here_is_told_before_an_account_is_asked_for(tmp_path: Path) -> None:
+def test_local_mistakes_are_reported_before_credentials_are_needed(tmp_path: Path) -> None:
     nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
     place = ("--to", "s3://films-bucket/models", "--role", "trainer", "--serving", "ray", "--name", "films")
     for arguments in (("deploy", tmp_path / "none", *place), ("teardown", "a b"), ("invoke", "../x", tmp_path)):
@@ -211,54 +211,54 @@ def test_what_is_wrong_here_is_told_before_an_account_is_asked_for(tmp_path: Pat
         assert len(done.err.strip().splitlines()) == 1, done.err
 
 
-def test_training_jobs_are_listed_without_a_call_for_each(aws: Cloud, shared_cloud: LocalCloud) -> None:
-    asked = list[str]()
+def test_training_jobs_are_listed_by_a_single_call(aws: Cloud, shared_cloud: LocalCloud) -> None:
+    calls = list[str]()
     role, own = role_arn(aws, "trainer"), {"Key": "pneumoscope", "Value": "x"}
     for number in range(20):
-        arguments = describe_request(request(name=f"job-{number}"), role, REGION, None)
+        arguments = describe_request(train_settings(name=f"job-{number}"), role, REGION, None)
         tags = [own] if number % 2 else [{"Key": "theirs", "Value": "x"}]
         shared_cloud.client("sagemaker").create_training_job(**arguments | {"Tags": tags})
-    aws.client("sagemaker").meta.events.register("before-call", lambda model, **_: asked.append(model.name))
+    aws.client("sagemaker").meta.events.register("before-call", lambda model, **_: calls.append(model.name))
     rows = status(aws)
     assert {each["name"] for each in rows} == {f"job-{number}" for number in range(1, 20, 2)}
     assert all(each["state"] and each["made"] for each in rows)
-    assert asked == ["Search"]
+    assert calls == ["Search"]
 
 
-def test_teardown_says_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(tiny_bundle, capture="s3://films-bucket/captures"))
+def test_teardown_reports_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, deploy_settings(tiny_bundle, capture="s3://films-bucket/captures"))
     removed = run("teardown", "films", "--yes")
     assert removed.code == 0, removed
     assert "captured stay in s3://films-bucket/captures" in removed.err, removed
-    deploy(aws, wanted(tiny_bundle))
+    deploy(aws, deploy_settings(tiny_bundle))
     assert "captured" not in run("teardown", "films", "--yes").err
 
 
-def test_a_model_is_put_once_and_verified(
+def test_a_model_is_verified_and_never_overwritten(
     aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, own_bundle: Path
 ) -> None:
     done = run("put-model", tiny_bundle, "s3://films-bucket/models/one")
     assert done.code == 0, done
     assert "model in s3://films-bucket/models/one" in done.out, done
-    assert keys(aws, "models") == ["models/one/contract.json", "models/one/model.tar.gz"]
+    assert list_keys(aws, "models") == ["models/one/contract.json", "models/one/model.tar.gz"]
     with fetch_bundle(aws, parse_location("s3://films-bucket/models/one/model.tar.gz")) as (_, engine):
         assert engine.contract == load_contract(tiny_bundle)
     tags = shared_cloud.client("s3").get_object_tagging(Bucket=PLACE.bucket, Key="models/one/model.tar.gz")["TagSet"]
     assert tags == [{"Key": "pneumoscope", "Value": "one"}]
     again = run("put-model", tiny_bundle, "s3://films-bucket/models/one")
     assert again.code == 1, again
-    assert "model.tar.gz already; choose another folder" in again.err, again
-    whole = run("put-model", tiny_bundle, "s3://films-bucket")
-    assert whole.code == 2, whole
-    assert "name a folder in it" in whole.err, whole
+    assert "model.tar.gz exists already; choose another folder" in again.err, again
+    no_folder = run("put-model", tiny_bundle, "s3://films-bucket")
+    assert no_folder.code == 2, no_folder
+    assert "name a folder in it" in no_folder.err, no_folder
     (own_bundle / "model.onnx").write_bytes(b"other")
     damaged = run("put-model", own_bundle, "s3://films-bucket/models/two")
     assert damaged.code == 1, damaged
     assert "model.onnx was changed" in damaged.err, damaged
-    assert keys(aws, "models/two") == []
+    assert list_keys(aws, "models/two") == []
 
 
-def test_half_a_model_is_not_left_behind(aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_model_is_removed(aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = aws.client("s3").put_object
 
     def refused(**arguments: Any) -> Any:
@@ -269,14 +269,14 @@ def test_half_a_model_is_not_left_behind(aws: Cloud, tiny_bundle: Path, monkeypa
     monkeypatch.setattr(aws.client("s3"), "put_object", refused)
     with pytest.raises(CloudError, match="the disk is full"):
         put_model(aws, PutModel(source=tiny_bundle, folder="s3://films-bucket/models/one"))
-    assert keys(aws, "models") == []
+    assert list_keys(aws, "models") == []
 
 
-def test_a_bundle_that_does_not_verify_is_not_deployed(aws: Cloud, own_bundle: Path) -> None:
+def test_a_bundle_that_fails_verification_is_not_deployed(aws: Cloud, own_bundle: Path) -> None:
     (own_bundle / "model.onnx").write_bytes(b"other")
     with pytest.raises(BundleError, match=r"model.onnx was changed"):
-        deploy(aws, wanted(own_bundle))
-    assert keys(aws, "models") == []
+        deploy(aws, deploy_settings(own_bundle))
+    assert list_keys(aws, "models") == []
 
 
 def test_a_training_jobs_archive_is_deployed_from_s3(aws: Cloud, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -284,22 +284,22 @@ def test_a_training_jobs_archive_is_deployed_from_s3(aws: Cloud, tiny_bundle: Pa
     with tarfile.open(archive, "w:gz") as packed:  # as SageMaker packs the model directory
         packed.add(tiny_bundle, arcname=".")
     aws.client("s3").upload_file(str(archive), PLACE.bucket, "runs/mine/output/model.tar.gz")
-    heard = Heard()
+    heard = RecordingListener()
     source = parse_location("s3://films-bucket/runs/mine/output/model.tar.gz")
-    deploy(aws, wanted(source, variant="serverless"), listener=heard)
+    deploy(aws, deploy_settings(source, variant="serverless"), listener=heard)
     assert heard.lines[-1] == "stack pneumoscope-films: create complete"
-    variant, contract = limits_of(aws, "films")
+    variant, contract = variant_and_contract(aws, "films")
     digest = load_contract(tiny_bundle).files["model.onnx"][:12]
     assert variant == "serverless"
     assert str(contract) == f"s3://films-bucket/models/films/{digest}/contract.json"
     aws.client("s3").put_object(Bucket=PLACE.bucket, Key="junk/model.tar.gz", Body=b"no archive")
     with pytest.raises(BundleError, match="cannot be unpacked"):
-        deploy(aws, wanted(parse_location("s3://films-bucket/junk/model.tar.gz"), name="other"))
+        deploy(aws, deploy_settings(parse_location("s3://films-bucket/junk/model.tar.gz"), name="other"))
     with pytest.raises(CloudError, match=r"reading s3://films-bucket/none.tar.gz"):
-        deploy(aws, wanted(parse_location("s3://films-bucket/none.tar.gz"), name="other"))
+        deploy(aws, deploy_settings(parse_location("s3://films-bucket/none.tar.gz"), name="other"))
 
 
-def test_options_are_parameters_of_the_template(aws: Cloud, shared_cloud: LocalCloud) -> None:
+def test_options_become_valid_parameters_of_the_template(aws: Cloud, shared_cloud: LocalCloud) -> None:
     folder = parse_location("s3://films-bucket/models/films/one")
     template = json.loads(long_form(REPOSITORY / "deploy" / "aws" / "endpoint.yaml"))["Parameters"]
     key = shared_cloud.client("kms").create_key()["KeyMetadata"]
@@ -311,21 +311,21 @@ def test_options_are_parameters_of_the_template(aws: Cloud, shared_cloud: LocalC
         {"capture": "s3://films-bucket/kept", "kms_key": key["KeyId"], "role": "trainer"},
         {"instance_type": "ml.g5.xlarge", "kms_key": key["Arn"]},
     ):
-        asked = wanted("bundle", **{"image": IMAGE} | changes)
-        role = None if asked.role is None else role_arn(aws, asked.role)
-        given = describe(aws, asked, "films", folder, role)
+        settings = deploy_settings("bundle", **{"image": IMAGE} | changes)
+        role = None if settings.role is None else role_arn(aws, settings.role)
+        given = make_parameters(aws, settings, "films", folder, role)
         assert given.keys() <= template.keys()
         for name, value in given.items():
             pattern, values = template[name].get("AllowedPattern"), template[name].get("AllowedValues")
             assert pattern is None or re.fullmatch(pattern, value), name
             assert values is None or value in map(str, values), name
-        assert given["ImageUri"] == (asked.image or aws_image(RAY_SERVE, REGION))
+        assert given["ImageUri"] == (settings.image or aws_image(RAY_SERVE, REGION))
         assert given["KmsKeyArn"] in ("", key["Arn"])
-        assert given["InstanceDisks"] == ("true" if "g5" in asked.instance_type else "false")
-        assert given["AsyncPrefix"] == ("models/films" if asked.variant == "async" else "")
+        assert given["InstanceDisks"] == ("true" if "g5" in settings.instance_type else "false")
+        assert given["AsyncPrefix"] == ("models/films" if settings.variant == "async" else "")
 
 
-def test_an_archive_that_leads_out_or_unpacks_endlessly_is_refused(
+def test_an_archive_with_outside_paths_or_without_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evil = tmp_path / "evil.tar.gz"
@@ -336,7 +336,7 @@ def test_an_archive_that_leads_out_or_unpacks_endlessly_is_refused(
     with pytest.raises(BundleError, match="cannot be unpacked"):
         extract(evil, tmp_path / "in")
     assert not (tmp_path / "outside").exists()
-    monkeypatch.setattr("pneumoscope.aws.unpack._MOST_UNPACKED", 1000)
+    monkeypatch.setattr("pneumoscope.aws.unpack._MAX_UNPACKED", 1000)
     with tarfile.open(evil, "w:gz") as packed:
         entry = tarfile.TarInfo("zeros")
         entry.size = 2000

@@ -38,19 +38,19 @@ def test_damaged_uploads_are_answered(service: Service) -> None:
 
 
 def test_heads_that_lie(service: Service) -> None:
-    storm.lies(service)
+    storm.false_heads(service)
 
 
 def test_clients_that_vanish(service: Service) -> None:
-    storm.vanishing(service)
+    storm.vanishing_clients(service)
 
 
 def test_answers_that_nobody_reads(service: Service) -> None:
-    storm.unread(service)
+    storm.unread_answers(service)
 
 
 def test_bodies_without_end(service: Service) -> None:
-    storm.endless(service)
+    storm.endless_bodies(service)
 
 
 def test_slow_connections_are_closed_and_keep_nobody_waiting(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""Endpoints asked: the real boto3 against the real service, and against servers that say what it does not."""
+"""Calls to endpoints: the real boto3 against the real service, and against servers with scripted answers."""
 
 import json
 import os
@@ -18,15 +18,15 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import ray_serve
-from account import FILM, REGION, keys, run, scripted, wanted
+from account import FILM, REGION, deploy_settings, list_keys, run, scripted
 from local_cloud import LocalCloud
 from pneumoscope.aws.client.deploy import deploy
-from pneumoscope.aws.client.inventory import limits_of
+from pneumoscope.aws.client.inventory import variant_and_contract
 from pneumoscope.aws.client.invoke import Client
 from pneumoscope.aws.client.package import write_model_archive
-from pneumoscope.aws.endpoint import Endpoint, read_prediction, said_by_model
+from pneumoscope.aws.endpoint import Endpoint, problem_detail, read_prediction
 from pneumoscope.aws.limits import REALTIME, SERVERLESS
-from pneumoscope.aws.session import Cloud, in_words
+from pneumoscope.aws.session import Cloud, translate_errors
 from pneumoscope.aws.unpack import extract
 from pneumoscope.cli.show_aws import show_answers
 from pneumoscope.contract import DISCLAIMER, load_contract
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("aws")
 
 @pytest.fixture(scope="module")
 def standing_in(tiny_bundle: Path) -> Iterator[str]:
-    """Our service in the place of an endpoint."""
+    """The URL of our service as a stand-in for an endpoint."""
     with serving(tiny_bundle, "--as-endpoint", "films") as service:
         yield service.url
 
@@ -59,7 +59,7 @@ def standing_in(tiny_bundle: Path) -> Iterator[str]:
 @pytest.fixture
 def runtime(standing_in: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", standing_in)
-    monkeypatch.delenv("AWS_ENDPOINT_URL")  # no control plane, as for whoever has no account
+    monkeypatch.delenv("AWS_ENDPOINT_URL")  # no control plane, as without an account
     return standing_in
 
 
@@ -71,19 +71,19 @@ def big_film() -> bytes:
 
 
 @pytest.mark.usefixtures("runtime")
-def test_boto3_gets_the_engines_own_answer(aws: Cloud, tiny_bundle: Path) -> None:
-    """`serve --as-endpoint` to an unchanged client of AWS's."""
+def test_boto3_receives_the_engines_own_prediction(aws: Cloud, tiny_bundle: Path) -> None:
+    """`serve --as-endpoint`, called by an unmodified boto3 client."""
     reply = aws.client("sagemaker-runtime").invoke_endpoint(
         EndpointName="films", Body=FILM, ContentType="application/x-image"
     )
     assert reply["InvokedProductionVariant"] == "AllTraffic"
-    said = json.loads(reply["Body"].read())
-    assert said["probabilities"] == Engine.load(tiny_bundle).predict(FILM).as_json()["probabilities"]
-    assert "Not a medical device" in said["notice"]
+    answer = json.loads(reply["Body"].read())
+    assert answer["probabilities"] == Engine.load(tiny_bundle).predict(FILM).as_json()["probabilities"]
+    assert "Not a medical device" in answer["notice"]
 
 
 @pytest.mark.usefixtures("runtime")
-def test_a_stand_in_errs_as_aws_does(aws: Cloud) -> None:
+def test_a_stand_ins_errors_are_those_of_aws(aws: Cloud) -> None:
     client = aws.client("sagemaker-runtime")
     with pytest.raises(client.exceptions.ModelError) as failure:
         client.invoke_endpoint(EndpointName="films", Body=b"text", ContentType="image/png")
@@ -111,14 +111,14 @@ def test_a_service_with_a_token_cannot_stand_in(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("runtime")
-def test_invoke_prints_decisions_and_what_the_call_took(tmp_path: Path) -> None:
+def test_invoke_prints_decisions_and_durations(tmp_path: Path) -> None:
     (tmp_path / "a.jpeg").write_bytes(FILM)
     done = run("invoke", "films", tmp_path / "a.jpeg", "--format", "json")
-    said = json.loads(done.out)
+    answer = json.loads(done.out)
     assert done.code == 0
-    assert said["status"] == "answered"
-    assert said["image"] == str(tmp_path / "a.jpeg")
-    assert said["endpoint"] | {"milliseconds": 1} == {
+    assert answer["status"] == "answered"
+    assert answer["image"] == str(tmp_path / "a.jpeg")
+    assert answer["endpoint"] | {"milliseconds": 1} == {
         "name": "films",
         "variant": "realtime",
         "milliseconds": 1,
@@ -135,7 +135,7 @@ def test_invoke_prints_decisions_and_what_the_call_took(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("runtime")
-def test_every_film_has_a_line_of_json_and_no_film_is_said(tmp_path: Path) -> None:
+def test_every_film_has_a_line_of_json_and_a_folder_without_films_is_reported(tmp_path: Path) -> None:
     none = tmp_path / "none"
     none.mkdir()
     (none / "readme.txt").write_text("no film")
@@ -156,8 +156,8 @@ def test_every_film_has_a_line_of_json_and_no_film_is_said(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("runtime")
-def test_refusals_have_every_key_that_answers_have(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Whoever refuses: the model, the way there, or this machine."""
+def test_rejections_have_the_same_keys_as_answers(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Whether the model rejects the film, the endpoint's limit, or this machine, which cannot read it."""
     (tmp_path / "a.jpeg").write_bytes(FILM)
     (tmp_path / "b.png").write_bytes(b"text")
     (tmp_path / "c.png").write_bytes(bytes(REALTIME + 1))
@@ -187,8 +187,8 @@ def test_one_film_without_an_answer_does_not_end_the_others(
     for name in "abcde":
         (tmp_path / f"{name}.jpeg").write_bytes(FILM)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    said = (200, prediction)
-    with scripted(said, said, model_error(418, "teapot"), said) as (url, _):
+    answer = (200, prediction)
+    with scripted(answer, answer, model_error(418, "teapot"), answer) as (url, _):
         done = run("invoke", "films", tmp_path, "--format", "json", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=url)
     lines = [json.loads(line) for line in done.out.splitlines()]
     assert [each["status"] == "rejected" for each in lines] == [False, False, True, False, False]
@@ -212,7 +212,9 @@ def test_an_endpoint_that_stays_busy_ends_the_batch(
     assert len(asked) == 15
 
 
-def test_a_stand_in_that_is_none_is_said_in_words(tiny_bundle: Path, standing_in: str, tmp_path: Path) -> None:
+def test_mistakes_with_a_stand_in_are_reported_in_one_sentence(
+    tiny_bundle: Path, standing_in: str, tmp_path: Path
+) -> None:
     (tmp_path / "a.jpeg").write_bytes(FILM)
     bare = {name: "" for name in os.environ if name.startswith("AWS_")}
 
@@ -223,13 +225,13 @@ def test_a_stand_in_that_is_none_is_said_in_words(tiny_bundle: Path, standing_in
         assert len(done.err.strip().splitlines()) == 1, done.err
         return str(done.err)
 
-    assert "is no address; write http://127.0.0.1:8080" in ask("127.0.0.1:8080")
-    assert "see that `pneumoscope serve --bundle BUNDLE --as-endpoint NAME` runs there" in ask("http://127.0.0.1:9")
-    assert "stands in for a real-time endpoint, not for async ones" in ask(standing_in, "--variant", "async")
-    assert "its name is the one that `serve --as-endpoint` was given" in ask(standing_in, name="other")
+    assert "is not an HTTP address; an example is http://127.0.0.1:8080" in ask("127.0.0.1:8080")
+    assert "check that `pneumoscope serve --bundle BUNDLE --as-endpoint NAME` runs there" in ask("http://127.0.0.1:9")
+    assert "stands in for real-time endpoints only, not for async ones" in ask(standing_in, "--variant", "async")
+    assert "use the name that was given to `serve --as-endpoint`" in ask(standing_in, name="other")
     assert "has no contract.json" in ask(standing_in, "--bundle", tmp_path)
     with serving(tiny_bundle) as plain:
-        assert "answers 404 and is no endpoint; if it is this product's service, start it with" in ask(plain.url)
+        assert "answers 404 and is not an endpoint; if it is `pneumoscope serve`, start that with" in ask(plain.url)
 
 
 def test_a_stand_in_needs_no_account(standing_in: str, tmp_path: Path) -> None:
@@ -251,16 +253,16 @@ def test_a_large_film_is_shrunk_by_the_contracts_rule(tiny_bundle: Path, tmp_pat
     assert without.code == 1
     assert "name the endpoint's bundle with --bundle" in without.err
     done = run("invoke", "films", tmp_path / "large.png", "--bundle", tiny_bundle, "--format", "json")
-    said = json.loads(done.out)
-    assert said["endpoint"]["shrunk"] is True
+    answer = json.loads(done.out)
+    assert answer["endpoint"]["shrunk"] is True
     assert f"sent as the {load_contract(tiny_bundle).input.size}×" in done.err
-    assert said["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
+    assert answer["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
 
 
-def test_the_contract_beside_the_model_says_how_to_shrink(
+def test_a_large_film_is_shrunk_by_the_contract_beside_the_model(
     aws: Cloud, standing_in: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deploy(aws, wanted(tiny_bundle, variant="serverless"))
+    deploy(aws, deploy_settings(tiny_bundle, variant="serverless"))
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", standing_in)
     client = Client(Cloud(region=REGION), "films")
     assert client.variant == "serverless"
@@ -272,15 +274,15 @@ def test_the_contract_beside_the_model_says_how_to_shrink(
 
 
 def queue_answers(url: str, answers: dict[str, Any]) -> None:
-    """Tell moto what an asynchronous endpoint will say."""
+    """Give moto the answers of an asynchronous endpoint."""
     place = f"{url}/moto-api/static/sagemaker/async-endpoint-results"
     headers = {"Content-Type": "application/json"}
     with urllib.request.urlopen(urllib.request.Request(place, json.dumps(answers).encode(), headers)) as reply:
         assert reply.status < 300
 
 
-def test_an_asynchronous_endpoint_is_asked_through_s3(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(tiny_bundle, variant="async"))
+def test_an_asynchronous_endpoint_is_called_through_s3(aws: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path) -> None:
+    deploy(aws, deploy_settings(tiny_bundle, variant="async"))
     prediction = Engine.load(tiny_bundle).predict(FILM).as_json()
     refused = 'Received client error (422) from primary with message "{"detail": "the file is empty."}". See logs.'
     queue_answers(
@@ -302,62 +304,62 @@ def test_an_asynchronous_endpoint_is_asked_through_s3(aws: Cloud, shared_cloud: 
         client.classify(FILM)
     with pytest.raises(CloudError, match="could not get a response"):
         client.classify(FILM)
-    with pytest.raises(CloudError, match="does not answer like this product"):
+    with pytest.raises(CloudError, match="does not answer like Pneumoscope"):
         client.classify(FILM)
-    assert keys(aws, "models/films/films") == [], "films were left behind"
+    assert list_keys(aws, "models/films/films") == [], "films were left behind"
 
 
-def test_a_film_that_nobody_waits_for_any_more_stays_for_the_endpoint(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(tiny_bundle, variant="async"))
+def test_a_film_stays_in_s3_if_the_wait_for_its_answer_is_given_up(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, deploy_settings(tiny_bundle, variant="async"))
     client = Client(aws, "films", patience=0.0, pause=lambda _: None)
 
     def nothing_yet(address: str) -> None:
         assert address.startswith("s3://")
 
-    client._object = nothing_yet  # type: ignore[method-assign] # moto answers at once
-    with pytest.raises(BusyError, match=r"gave no answer in 0 s; it may come yet, in s3://"):
+    client._read_object = nothing_yet  # type: ignore[method-assign] # moto answers at once
+    with pytest.raises(BusyError, match=r"did not answer in 0 s; it may still, in s3://"):
         client.classify(FILM)
-    assert len(keys(aws, "models/films/films")) == 1
-    assert client.limit == ServeConfig(bundle=tiny_bundle).max_bytes, "the service behind it takes no more"
+    assert len(list_keys(aws, "models/films/films")) == 1
+    assert client.limit == ServeConfig(bundle=tiny_bundle).max_bytes, "the service behind it accepts no more"
 
 
-def test_an_endpoint_that_never_answers_is_given_up_in_time() -> None:
-    """As a function must, whose own time is short."""
+def test_a_silent_endpoint_is_given_up_in_time() -> None:
+    """A Lambda function needs this, because its own time is short."""
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as environment:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         environment.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", address)
-        asked = Endpoint(Cloud(region=REGION).asker(0.4), "films", patience=0.4)
+        endpoint = Endpoint(Cloud(region=REGION).runtime_client(0.4), "films", patience=0.4)
         started = time.monotonic()
-        with pytest.raises(BusyError, match="gave no answer in time"):
-            asked.classify(FILM)
-        assert time.monotonic() - started < 5  # and not 70 seconds, six times, five times over
+        with pytest.raises(BusyError, match="did not answer in time"):
+            endpoint.classify(FILM)
+        assert time.monotonic() - started < 5  # not five tries of six attempts, with 70 s each
         silent.settimeout(0)
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
             silent.accept()
 
 
-def test_a_region_that_is_none_is_said_in_words() -> None:
+def test_an_invalid_region_is_reported_in_one_sentence() -> None:
     with pytest.raises(CloudError, match="eu_central_1") as failure:
         Cloud(region="eu_central_1").client("s3")
     assert "AWS_ENDPOINT_URL" not in str(failure.value)
 
 
-def test_an_alias_is_no_key(dataset: Dataset) -> None:
+def test_an_alias_is_refused_as_a_key(dataset: Dataset) -> None:
     for alias in ("alias/films", "arn:aws:kms:eu-central-1:1:alias/films"):
         done = run("upload", dataset.root, "s3://films-bucket/films", "--kms-key", alias)
         assert done.code == 2, done.err
         assert "is an alias; give the key's id or ARN" in done.err, done.err
 
 
-def test_a_download_that_breaks_off_again_and_again_is_said_in_words() -> None:
-    with pytest.raises(BusyError, match=r"reading s3://a/b: .*try again later"), in_words("reading s3://a/b"):
+def test_a_download_that_fails_repeatedly_is_reported_in_one_sentence() -> None:
+    with pytest.raises(BusyError, match=r"reading s3://a/b: .*try again later"), translate_errors("reading s3://a/b"):
         raise RetriesExceededError(OSError("the connection was closed"))
 
 
-def test_a_model_without_a_contract_beside_it_is_asked_for_its_bundle(aws: Cloud, tiny_bundle: Path) -> None:
-    deploy(aws, wanted(tiny_bundle))
-    contract = limits_of(aws, "films")[1]
+def test_without_a_contract_in_s3_a_large_film_needs_the_bundle(aws: Cloud, tiny_bundle: Path) -> None:
+    deploy(aws, deploy_settings(tiny_bundle))
+    contract = variant_and_contract(aws, "films")[1]
     assert contract is not None
     aws.client("s3").delete_object(Bucket=contract.bucket, Key=contract.key)
     with pytest.raises(UnsuitableError, match="name the endpoint's bundle with --bundle") as failure:
@@ -365,14 +367,16 @@ def test_a_model_without_a_contract_beside_it_is_asked_for_its_bundle(aws: Cloud
     assert failure.value.code == "too-large"
 
 
-def test_a_missing_endpoint_is_named(aws: Cloud) -> None:
+def test_a_missing_endpoint_is_reported_by_name(aws: Cloud) -> None:
     with pytest.raises(CloudError, match=r"there is no endpoint films in eu-central-1"):
         Client(aws, "films")
 
 
 @pytest.mark.usefixtures("runtime")
-def test_an_unknown_endpoint_and_a_stopped_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CloudError, match=r"Endpoint other of account \d+ not found; its name is the one that `serve"):
+def test_an_unknown_endpoint_and_a_stopped_one_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        CloudError, match=r"Endpoint other of account \d+ not found; use the name that was given to `serve"
+    ):
         Client(Cloud(region=REGION), "other", variant="realtime").classify(FILM)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -382,18 +386,23 @@ def test_an_unknown_endpoint_and_a_stopped_one(monkeypatch: pytest.MonkeyPatch) 
     assert waits == [0.25, 0.5, 1.0, 2.0]
 
 
-def model_error(number: int, said: str) -> tuple[int, dict[str, Any]]:
-    return 424, {"__type": "ModelError", "OriginalStatusCode": number, "OriginalMessage": said, "LogStreamArn": "arn:x"}
+def model_error(status: int, message: str) -> tuple[int, dict[str, Any]]:
+    return 424, {
+        "__type": "ModelError",
+        "OriginalStatusCode": status,
+        "OriginalMessage": message,
+        "LogStreamArn": "arn:x",
+    }
 
 
-def test_a_busy_model_is_asked_again_and_a_broken_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_model_is_called_again_and_a_broken_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     prediction = {"status": "answered", "probabilities": {}, "reasons": []}
     busy = model_error(503, json.dumps({"detail": "the queue is full."}))
 
     def ask(*replies: tuple[int, dict[str, Any]]) -> Any:
         with scripted(*replies) as (url, asked):
             monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
-            runtime = Cloud(region=REGION).asker()
+            runtime = Cloud(region=REGION).runtime_client()
             try:
                 return Endpoint(runtime, "films", pause=lambda _: None).classify(FILM)
             finally:
@@ -405,21 +414,21 @@ def test_a_busy_model_is_asked_again_and_a_broken_one_is_not(monkeypatch: pytest
         ask(busy)
     with pytest.raises(CloudError, match=r"its model answered 418 \(teapot\); its log is arn:x"):
         ask(model_error(418, "teapot"))
-    with pytest.raises(CloudError, match="does not answer like this product"):
+    with pytest.raises(CloudError, match="does not answer like Pneumoscope"):
         ask((200, {"label": 2}))
     assert counted == [3, 5, 1, 1]
 
 
-def test_words_of_models_and_of_others() -> None:
-    assert said_by_model('{"detail": "so it is."}') == "so it is."
-    assert said_by_model("plain") == "plain"
-    assert said_by_model("[1]") == "[1]"
+def test_problem_documents_and_other_answers_are_read() -> None:
+    assert problem_detail('{"detail": "so it is."}') == "so it is."
+    assert problem_detail("plain") == "plain"
+    assert problem_detail("[1]") == "[1]"
     with pytest.raises(CloudError):
         read_prediction(b"\xff", "films")
 
 
 def test_a_ray_serve_package_runs_in_ray_serve(tiny_bundle: Path, tmp_path: Path) -> None:
-    """What `deploy --serving ray` sends, unpacked and started as AWS's image does, with the image's own command."""
+    """The archive of `deploy --serving ray`, unpacked and started with the command of AWS's image."""
     if sys.version_info >= (3, 14):
         pytest.skip("Ray has no release for this Python")
     archive = tmp_path / "model.tar.gz"
@@ -440,7 +449,7 @@ def test_a_ray_serve_package_runs_in_ray_serve(tiny_bundle: Path, tmp_path: Path
 
 
 def test_a_replica_waits_for_its_model_and_does_not_start_with_a_damaged_one(own_bundle: Path) -> None:
-    """The application as Ray Serve's ingress starts it."""
+    """The application, started as Ray Serve's ingress starts it."""
 
     def fail(failure: PneumoscopeError) -> None:
         raise failure

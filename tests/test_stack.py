@@ -1,4 +1,4 @@
-"""The template of one endpoint: linted, and stacks of each variant made, updated and deleted in a local cloud."""
+"""The template of one endpoint: linted, and stacks of every variant created, updated and deleted in moto."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ ALWAYS = {
     "ImageUri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/pneumoscope:1.0",
     "ModelBucketName": "models-of-ours",
     "ModelPrefix": "models/films/one",
-    "InstanceType": "ml.c5.large",  # one that moto knows
+    "InstanceType": "ml.c5.large",  # a type that moto knows
 }
 CASES: dict[str, dict[str, str]] = {
     "realtime": {"MaxInstances": "3", "CaptureBucketName": "kept-films", "KmsKeyArn": KEY},
@@ -65,8 +65,8 @@ def test_every_parameter_is_described_bounded_and_grouped() -> None:
     assert [name for group in groups for name in group["Parameters"]] == list(template["Parameters"])
 
 
-def endpoint_of(aws: LocalCloud) -> dict[str, Any]:
-    """The endpoint with its configuration's one variant and its model, as SageMaker has them."""
+def describe_endpoint(aws: LocalCloud) -> dict[str, Any]:
+    """The endpoint's configuration, its one variant and its model, as SageMaker describes them."""
     sagemaker = aws.client("sagemaker")
     endpoint = sagemaker.describe_endpoint(EndpointName="films")
     assert endpoint["EndpointStatus"] == "InService"
@@ -75,9 +75,9 @@ def endpoint_of(aws: LocalCloud) -> dict[str, Any]:
     return {"config": config, "variant": variant, "model": sagemaker.describe_model(ModelName=variant["ModelName"])}
 
 
-def test_a_stack_is_made_updated_and_deleted(stack: Stack) -> None:
-    """Moto makes a resource anew only if the template's text differs: an update is checked as the template resolves."""
-    made = endpoint_of(stack.aws)
+def test_a_stack_is_created_updated_and_deleted(stack: Stack) -> None:
+    """Moto recreates resources only if the template's text differs: updates are checked as the template resolves."""
+    made = describe_endpoint(stack.aws)
     assert made["model"]["PrimaryContainer"] == {
         "Image": (ALWAYS | CASES[stack.name])["ImageUri"],
         "ModelDataUrl": "s3://models-of-ours/models/films/one/model.tar.gz",
@@ -92,14 +92,14 @@ def test_a_stack_is_made_updated_and_deleted(stack: Stack) -> None:
     assert not stack.aws.client("logs").describe_log_groups()["logGroups"]
 
 
-def test_each_variant_is_what_it_is(stack: Stack) -> None:
-    found, config = endpoint_of(stack.aws), stack["EndpointConfig"]
+def test_each_variant_has_its_own_settings_only(stack: Stack) -> None:
+    found, config = describe_endpoint(stack.aws), stack["EndpointConfig"]
     is_serverless, is_async = stack.name == "serverless", stack.name == "async"
     assert ("ServerlessConfig" in found["variant"]) == is_serverless
     assert ("InstanceType" in found["variant"]) == (not is_serverless)
     assert (config.get("AsyncInferenceConfig") is not None) == is_async
     assert (config.get("DataCaptureConfig") is not None) == (stack.name == "realtime")
-    assert (config.get("KmsKeyId") is not None) == (stack.name == "realtime")  # the hardware's disks take none
+    assert (config.get("KmsKeyId") is not None) == (stack.name == "realtime")  # local disks take no key
     assert ("EnableNetworkIsolation" in stack["Model"]) == (stack.name not in ("serverless", "ray"))
     if is_serverless:
         assert found["variant"]["ServerlessConfig"] == {"MemorySizeInMB": 2048, "MaxConcurrency": 7}
@@ -108,20 +108,20 @@ def test_each_variant_is_what_it_is(stack: Stack) -> None:
         assert output["S3OutputPath"] == "s3://models-of-ours/models/films/answers"
 
 
-def test_it_grows_and_shrinks_with_what_it_is_asked(stack: Stack) -> None:
-    """Moto makes nothing of this kind from a template."""
+def test_the_endpoint_scales_with_its_load(stack: Stack) -> None:
+    """Checked as the template resolves, because moto creates no scaling."""
     policy = stack["ScalingPolicy"]
     assert (policy is not None) == (stack.name in ("realtime", "async"))
     if policy is None:
         return
-    followed = policy["TargetTrackingScalingPolicyConfiguration"]
+    tracking = policy["TargetTrackingScalingPolicyConfiguration"]
     if stack.name == "async":
-        assert followed["TargetValue"] == 8
-        assert followed["CustomizedMetricSpecification"]["MetricName"] == "ApproximateBacklogSizePerInstance"
-        assert "PredefinedMetricSpecification" not in followed
+        assert tracking["TargetValue"] == 8
+        assert tracking["CustomizedMetricSpecification"]["MetricName"] == "ApproximateBacklogSizePerInstance"
+        assert "PredefinedMetricSpecification" not in tracking
     else:
-        assert followed["TargetValue"] == 600
-        assert "CustomizedMetricSpecification" not in followed
+        assert tracking["TargetValue"] == 600
+        assert "CustomizedMetricSpecification" not in tracking
     assert stack["ScalableTarget"]["ResourceId"] == "endpoint/films/variant/AllTraffic"
 
 
@@ -137,9 +137,9 @@ def test_the_role_reads_the_model_and_little_else(stack: Stack) -> None:
         for resource in ([each["Resource"]] if isinstance(each["Resource"], str) else each["Resource"])
     ]
     bucket = "arn:aws:s3:::models-of-ours"
-    wanted = [f"{bucket}/models/films/one/model.tar.gz"]
+    expected = [f"{bucket}/models/films/one/model.tar.gz"]
     if stack.name == "async":
-        wanted += [f"{bucket}/models/films/{each}/*" for each in ("films", "answers", "failures")] + [bucket]
+        expected += [f"{bucket}/models/films/{each}/*" for each in ("films", "answers", "failures")] + [bucket]
     if stack.name == "realtime":
-        wanted += ["arn:aws:s3:::kept-films/captures/*"]
-    assert sorted(places) == sorted(wanted)
+        expected += ["arn:aws:s3:::kept-films/captures/*"]
+    assert sorted(places) == sorted(expected)

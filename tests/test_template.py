@@ -1,4 +1,4 @@
-"""The SAM template: linted, translated as AWS does it, and made in a local cloud; then asked what it allows."""
+"""The SAM template: linted, translated as AWS does it, created in moto, and tested for what it allows."""
 
 import importlib
 import json
@@ -56,7 +56,7 @@ CASES: dict[str, dict[str, str]] = {
     },
     "serverless": {"Serving": "serverless", "ApiAuthorization": "NONE"},
 }
-#: Actions that AWS knows no resources of, and so may be allowed on "*".
+#: Actions without resource-level permissions, which can only be allowed on "*".
 WITHOUT_RESOURCES = {
     "cloudwatch:PutMetricData",
     "ecr:GetAuthorizationToken",
@@ -71,12 +71,12 @@ def source_text() -> str:
 
 
 def source() -> dict[str, Any]:
-    """The template as it is written, in CloudFormation's long form."""
+    """The template as written, in CloudFormation's long form."""
     return dict(json.loads(source_text()))
 
 
 def translate(parameters: dict[str, str]) -> dict[str, Any]:
-    """The template as the SAM transform hands it to CloudFormation."""
+    """The template as the SAM transform passes it to CloudFormation."""
     return dict(Translator({}, Parser()).translate(source(), dict(parameters)))
 
 
@@ -100,11 +100,11 @@ def stack(request: pytest.FixtureRequest, stacks: dict[str, Stack]) -> Stack:
     return stacks[request.param]
 
 
-def listed(value: Any) -> list[str]:
+def as_list(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-# ---------------------------------------------------------------- as it is written
+# ---------------------------------------------------------------- the template as written
 
 
 def test_cfn_lint_finds_nothing() -> None:
@@ -126,7 +126,7 @@ def test_sam_finds_nothing() -> None:
 
 
 def test_cloudformation_can_read_its_yaml() -> None:
-    """It takes no anchors and aliases."""
+    """CloudFormation accepts no anchors and aliases."""
     aliased = re.compile(r"(^|[\s\[{,])[&*]\w", re.MULTILINE)
     assert aliased.search("Tags: *tags")
     assert not aliased.search(TEMPLATE.read_text())
@@ -143,7 +143,7 @@ def test_every_parameter_and_output_is_described_bounded_and_grouped() -> None:
     assert [name for group in groups for name in group["Parameters"]] == list(template["Parameters"])
 
 
-def test_what_is_not_asked_for_is_closed() -> None:
+def test_everything_is_closed_by_default() -> None:
     defaults = {name: each.get("Default") for name, each in source()["Parameters"].items()}
     assert {name for name, value in defaults.items() if value is None} == set(ALWAYS)
     assert defaults["ApiAuthorization"] == "AWS_IAM"
@@ -178,7 +178,7 @@ def test_no_prefix_contains_another(data: st.DataObject) -> None:
         ("OnUploadConcurrency", ["", "0", "10"], ["-1", "many"]),
     ],
 )
-def test_patterns_tell_good_values_from_bad(name: str, good: list[str], bad: list[str]) -> None:
+def test_patterns_accept_good_values_and_refuse_bad_ones(name: str, good: list[str], bad: list[str]) -> None:
     pattern = source()["Parameters"][name]["AllowedPattern"]
     assert [value for value in good + bad if re.fullmatch(pattern, value)] == good
 
@@ -194,7 +194,7 @@ def test_patterns_tell_good_values_from_bad(name: str, good: list[str], bad: lis
         ({"CapturePercentage": "1", "Serving": "serverless"}, {"CaptureIsRealtime"}),
     ],
 )
-def test_rules_refuse_what_cannot_work(parameters: dict[str, str], broken: set[str]) -> None:
+def test_rules_refuse_impossible_parameters(parameters: dict[str, str], broken: set[str]) -> None:
     template = source()
     given_parameters = ResourceMap("id", "name", ALWAYS | parameters, {}, REGION, ACCOUNT, template, None)
     given_parameters.load_parameters()
@@ -210,18 +210,18 @@ def test_rules_refuse_what_cannot_work(parameters: dict[str, str], broken: set[s
     assert found == broken
 
 
-# ---------------------------------------------------------------- as it is made
+# ---------------------------------------------------------------- the stack as created
 
 
-def test_the_stack_is_made(stack: Stack) -> None:
+def test_the_stack_is_created(stack: Stack) -> None:
     client = stack.aws.client
     bucket, table = stack.id("FilmBucket"), stack.id("FilmTable")
     (encryption,) = client("s3").get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
     algorithm = "AES256" if stack["UseKey"] is None else "aws:kms"
     assert encryption["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == algorithm
-    described = client("dynamodb").describe_table(TableName=table)["Table"]
-    assert described["KeySchema"] == [{"AttributeName": "id", "KeyType": "HASH"}]
-    assert described["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    description = client("dynamodb").describe_table(TableName=table)["Table"]
+    assert description["KeySchema"] == [{"AttributeName": "id", "KeyType": "HASH"}]
+    assert description["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
     queue = client("sqs").get_queue_attributes(QueueUrl=stack.id("DeadLetterQueue"), AttributeNames=["All"])
     assert queue["Attributes"]["MessageRetentionPeriod"] == str(14 * 24 * 3600)
     rule = client("events").describe_rule(Name=stack.id("FilmUploaded"))
@@ -233,8 +233,8 @@ def test_the_stack_is_made(stack: Stack) -> None:
         )
 
 
-def test_logs_are_kept_for_a_while(stack: Stack) -> None:
-    """And encrypted by the key, which moto leaves out of what a template makes."""
+def test_logs_expire_and_are_encrypted(stack: Stack) -> None:
+    """The key is checked as the template resolves, because moto does not set it."""
     logs = stack.of("Logs::LogGroup")
     assert len(logs) == (3 if stack["Endpoint"] is None else 4)
     key = CASES[stack.name.removeprefix("case-")].get("KmsKeyArn")
@@ -281,7 +281,7 @@ def test_the_bucket_is_closed(stack: Stack) -> None:
     assert statement["Resource"] == [arn, f"{arn}/*"]
 
 
-def test_nothing_is_kept_for_ever(stack: Stack) -> None:
+def test_films_results_and_captures_expire(stack: Stack) -> None:
     rules = {each["Id"]: each for each in stack["FilmBucket"]["LifecycleConfiguration"]["Rules"]}
     assert {each["Status"] for each in rules.values()} == {"Enabled"}
     days = {each["Prefix"]: each["ExpirationInDays"] for each in rules.values() if "Prefix" in each}
@@ -294,7 +294,7 @@ def test_nothing_is_kept_for_ever(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "realtime"])
-def test_pages_of_other_origins_come_in_only_if_named(stacks: dict[str, Stack], name: str) -> None:
+def test_only_listed_origins_are_allowed(stacks: dict[str, Stack], name: str) -> None:
     bucket, api = (stacks[name][each].get("CorsConfiguration") for each in ("FilmBucket", "HttpApi"))
     if name == "plain":
         assert bucket is None
@@ -312,7 +312,7 @@ def test_pages_of_other_origins_come_in_only_if_named(stacks: dict[str, Stack], 
 # ---------------------------------------------------------------- the functions
 
 
-def test_functions_start_what_the_package_has(stack: Stack) -> None:
+def test_functions_start_handlers_that_exist(stack: Stack) -> None:
     functions = stack.of("Lambda::Function")
     assert len(functions) == 2
     for each in functions.values():
@@ -329,7 +329,7 @@ def test_functions_start_what_the_package_has(stack: Stack) -> None:
     assert reserved == (None if stack["Capture"] is None else "4")
 
 
-def test_the_environment_is_the_one_that_the_code_reads(stack: Stack) -> None:
+def test_the_environment_has_exactly_the_variables_that_the_code_reads(stack: Stack) -> None:
     names = {f"PNEUMOSCOPE_{field.upper()}" for field in Settings.model_fields}
     names |= {"AWS_MAX_ATTEMPTS"} | {
         f"POWERTOOLS_{rest}" for rest in ("SERVICE_NAME", "METRICS_NAMESPACE", "LOG_LEVEL")
@@ -349,7 +349,7 @@ def test_the_environment_is_the_one_that_the_code_reads(stack: Stack) -> None:
         assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "Pneumoscope"
 
 
-def test_what_fails_reaches_one_queue(stack: Stack) -> None:
+def test_undelivered_and_failed_events_go_to_one_queue(stack: Stack) -> None:
     queue = stack.arn("DeadLetterQueue")
     (target,) = stack.aws.client("events").list_targets_by_rule(Rule=stack.id("FilmUploaded"))["Targets"]
     assert target["Arn"] == stack.arn("OnUploadFunction")
@@ -368,8 +368,8 @@ def test_what_fails_reaches_one_queue(stack: Stack) -> None:
     assert deny["Condition"] == {"Bool": {"aws:SecureTransport": False}}
 
 
-def test_only_films_come_to_the_function(aws: LocalCloud) -> None:
-    """Events of buckets pass through the rule; a queue stands for the function, which moto cannot run."""
+def test_only_films_reach_the_function(aws: LocalCloud) -> None:
+    """Events of two buckets pass through the rule, to a queue in place of the function, which moto cannot run."""
     stack = make(aws, "events", {})
     own, rule, queue = (stack.id(each) for each in ("FilmBucket", "FilmUploaded", "DeadLetterQueue"))
     events, s3 = aws.client("events"), aws.client("s3")
@@ -389,12 +389,12 @@ def test_only_films_come_to_the_function(aws: LocalCloud) -> None:
     assert [(each["bucket"]["name"], each["object"]["key"]) for each in details] == [(own, "films/a.png")]
 
 
-# ---------------------------------------------------------------- who may do what
+# ---------------------------------------------------------------- permissions
 
 READ_MODEL = {"s3:GetObject"}
 FUNCTION = READ_MODEL | {"sagemaker:InvokeEndpoint", "logs:CreateLogStream", "logs:PutLogEvents"}
 TRACE = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
-MAY = {
+PERMISSIONS = {
     "OnUploadRole": FUNCTION
     | {"s3:GetObjectVersion", "s3:ListBucket", "s3:PutObject", "sqs:SendMessage"}
     | {f"dynamodb:{verb}Item" for verb in ("Get", "Put", "Update", "Delete")},
@@ -408,34 +408,34 @@ MAY = {
 
 
 def actions(stack: Stack, role: str) -> set[str]:
-    return {action for each in stack.allowed(role) for action in listed(each["Action"])}
+    return {action for each in stack.allowed(role) for action in as_list(each["Action"])}
 
 
-def test_roles_may_do_what_is_listed_and_no_more(stacks: dict[str, Stack]) -> None:
-    assert {role: actions(stacks["realtime"], role) for role in MAY} == MAY
-    assert actions(stacks["plain"], "OnUploadRole") == MAY["OnUploadRole"] - {"sagemaker:InvokeEndpoint"}
-    assert actions(stacks["plain"], "ApiRole") == MAY["ApiRole"] - {"sagemaker:InvokeEndpoint"}
+def test_roles_have_the_listed_permissions_and_no_others(stacks: dict[str, Stack]) -> None:
+    assert {role: actions(stacks["realtime"], role) for role in PERMISSIONS} == PERMISSIONS
+    assert actions(stacks["plain"], "OnUploadRole") == PERMISSIONS["OnUploadRole"] - {"sagemaker:InvokeEndpoint"}
+    assert actions(stacks["plain"], "ApiRole") == PERMISSIONS["ApiRole"] - {"sagemaker:InvokeEndpoint"}
     assert stacks["plain"]["ServingRole"] is None
     only_realtime = {"s3:PutObject", "kms:CreateGrant", "kms:DescribeKey"}
-    assert actions(stacks["serverless"], "ServingRole") == MAY["ServingRole"] - only_realtime
+    assert actions(stacks["serverless"], "ServingRole") == PERMISSIONS["ServingRole"] - only_realtime
 
 
-def test_resources_are_named_as_narrowly_as_they_can_be(stack: Stack) -> None:
+def test_permissions_name_narrow_resources(stack: Stack) -> None:
     own = stack.id("FilmBucket")
     open_ended = re.compile(rf"arn:aws:s3:::{own}/(films/(ward-3/)?|results/|captures/)\*|arn:aws:logs:[^*]+(:\*)?")
     for role in stack.of("IAM::Role"):
         for statement in stack.allowed(role):
-            for resource in listed(statement["Resource"]):
+            for resource in as_list(statement["Resource"]):
                 assert resource.startswith("arn:") or resource == "*"
                 if resource == "*":
-                    assert set(listed(statement["Action"])) <= WITHOUT_RESOURCES
+                    assert set(as_list(statement["Action"])) <= WITHOUT_RESOURCES
                 elif "*" in resource:
                     assert open_ended.fullmatch(resource), resource
     listing = [each for each in stack.allowed("ApiRole") if each["Action"] == "s3:ListBucket"]
     assert [each["Condition"] for each in listing] == [{"StringLike": {"s3:prefix": "results/*"}}]
 
 
-def test_each_role_is_for_one_service(stack: Stack) -> None:
+def test_each_role_trusts_one_service(stack: Stack) -> None:
     trusted = {
         role: statement["Principal"]["Service"]
         for role, each in stack.of("IAM::Role").items()
@@ -445,7 +445,7 @@ def test_each_role_is_for_one_service(stack: Stack) -> None:
     assert trusted == {"OnUploadRole": "lambda.amazonaws.com", "ApiRole": "lambda.amazonaws.com"} | serving
 
 
-def test_key_and_traces_are_for_every_role_that_needs_them(stack: Stack) -> None:
+def test_roles_have_the_policies_for_key_and_traces_that_they_need(stack: Stack) -> None:
     attached = [each.get("ManagedPolicyArns") for each in stack.of("IAM::Role").values()]
     if stack.name != "case-realtime":
         assert attached == [None] * len(attached)
@@ -459,8 +459,8 @@ def test_key_and_traces_are_for_every_role_that_needs_them(stack: Stack) -> None
 
 
 def become(stack: Stack, role: str) -> Any:
-    """A client of S3 as a role."""
-    for policy, document in stack.policies(role).items():  # as JSON, the only thing that moto's guard reads
+    """An S3 client with the permissions of a role."""
+    for policy, document in stack.policies(role).items():  # stored again as JSON, the only form that moto can enforce
         stack.aws.client("iam").put_role_policy(
             RoleName=stack.id(role), PolicyName=policy, PolicyDocument=json.dumps(document)
         )
@@ -473,8 +473,8 @@ def become(stack: Stack, role: str) -> Any:
     )
 
 
-def works(call: Any, bucket: str, key: str, **more: Any) -> bool:
-    """Whether S3 does it, or else denies it."""
+def is_allowed(call: Any, bucket: str, key: str, **more: Any) -> bool:
+    """Whether S3 allows the call; errors other than AccessDenied are raised."""
     try:
         call(Bucket=bucket, Key=key, **more)
     except ClientError as failure:
@@ -502,17 +502,17 @@ def test_no_function_can_feed_itself(aws: LocalCloud, role: str, reads: set[str]
             aws.client("s3").put_object(Bucket=bucket, Key=key, Body=b"{}")
     s3 = become(stack, role)
     with aws.guarded():
-        assert {key for key in present if works(s3.get_object, own, key)} == reads
-        assert {key for key in new if works(s3.put_object, own, key, Body=b"{}")} == writes
-        assert not any(works(s3.delete_object, own, key) for key in present)
-        assert [works(s3.get_object, models, f"models/one/{name}") for name in files] == [True, True, False]
-        assert not works(s3.put_object, models, "models/one/model.tar.gz", Body=b"{}")
+        assert {key for key in present if is_allowed(s3.get_object, own, key)} == reads
+        assert {key for key in new if is_allowed(s3.put_object, own, key, Body=b"{}")} == writes
+        assert not any(is_allowed(s3.delete_object, own, key) for key in present)
+        assert [is_allowed(s3.get_object, models, f"models/one/{name}") for name in files] == [True, True, False]
+        assert not is_allowed(s3.put_object, models, "models/one/model.tar.gz", Body=b"{}")
 
 
 # ---------------------------------------------------------------- the HTTP API
 
 
-def test_the_api_is_for_those_who_are_named(stack: Stack) -> None:
+def test_every_route_requires_the_chosen_authorization(stack: Stack) -> None:
     routes = stack.of("ApiGatewayV2::Route").values()
     assert {each["RouteKey"] for each in routes} == {"POST /predictions", "POST /jobs", "GET /jobs/{id}"}
     expected = (ALWAYS | {"ApiAuthorization": "AWS_IAM"} | CASES[stack.name.removeprefix("case-")])["ApiAuthorization"]
@@ -525,7 +525,7 @@ def test_the_api_is_for_those_who_are_named(stack: Stack) -> None:
         assert authorizer["JwtConfiguration"] == {"Issuer": "https://issuer.example.org", "Audience": ["films"]}
 
 
-def test_the_api_calls_one_function_and_only_it_may(stack: Stack) -> None:
+def test_only_the_api_can_invoke_its_function(stack: Stack) -> None:
     integration = stack["HttpIntegration"]
     assert integration["IntegrationType"] == "AWS_PROXY"
     assert integration["PayloadFormatVersion"] == "2.0"
@@ -538,7 +538,7 @@ def test_the_api_calls_one_function_and_only_it_may(stack: Stack) -> None:
     assert permissions[stack.id("ApiFunction")]["Principal"] == "apigateway.amazonaws.com"
 
 
-def test_the_api_is_throttled_and_logs_who_asks_but_not_from_where(stack: Stack) -> None:
+def test_the_api_is_throttled_and_logs_callers_but_not_addresses(stack: Stack) -> None:
     stage = stack["HttpStage"]
     assert stage["StageName"] == "$default"
     assert stage["AutoDeploy"]
@@ -553,7 +553,7 @@ def test_the_api_is_throttled_and_logs_who_asks_but_not_from_where(stack: Stack)
 # ---------------------------------------------------------------- the endpoint
 
 
-def test_without_an_endpoint_nothing_of_sagemaker_is_made(stacks: dict[str, Stack]) -> None:
+def test_without_an_endpoint_there_are_no_sagemaker_resources(stacks: dict[str, Stack]) -> None:
     assert not stacks["plain"].of("SageMaker::Endpoint")
     assert not stacks["plain"].of("SageMaker::Model")
     assert not stacks["plain"].of("ApplicationAutoScaling::ScalableTarget")
@@ -600,7 +600,7 @@ def test_the_endpoint_pulls_its_own_image(stacks: dict[str, Stack], name: str, r
     assert pull["Resource"] == repository
 
 
-def test_the_key_covers_the_endpoints_disks_unless_hardware_does(stacks: dict[str, Stack], aws: LocalCloud) -> None:
+def test_the_key_encrypts_the_endpoints_disks_unless_they_are_local(stacks: dict[str, Stack], aws: LocalCloud) -> None:
     key = CASES["realtime"]["KmsKeyArn"]
     assert stacks["realtime"]["EndpointConfig"]["KmsKeyId"] == key
     assert stacks["serverless"]["EndpointConfig"].get("KmsKeyId") is None
@@ -610,26 +610,26 @@ def test_the_key_covers_the_endpoints_disks_unless_hardware_does(stacks: dict[st
     assert disks["LendKeyToDisks"] is None
 
 
-def test_nothing_names_a_partition() -> None:
-    """In China, ARNs and registries have other names."""
+def test_no_resource_names_a_partition() -> None:
+    """In China, ARNs and image registries have other names."""
     assert not re.search(r"arn:aws[:-]", json.dumps(source()["Resources"]))
     template, parameters = source(), ALWAYS | {"ImageUri": IN_CHINA, "Serving": "realtime"}
     names = ResourceMap("id", "name", parameters, {}, "cn-north-1", ACCOUNT, template, None)
     names.load_parameters()
-    names._parsed_resources["AWS::Partition"] = "aws-cn"  # which moto takes for everybody's
+    names._parsed_resources["AWS::Partition"] = "aws-cn"  # moto assumes the same partition everywhere
     names.load_conditions()
     statements = template["Resources"]["ServingRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
     pull = next(each for each in statements if each["Sid"] == "PullImage")
     assert clean_json(pull["Resource"], names) == f"arn:aws-cn:ecr:cn-north-1:{ACCOUNT}:repository/team/pneumoscope"
 
 
-def test_the_documented_policy_lets_logs_use_a_key() -> None:
+def test_the_documented_key_policy_is_for_cloudwatch_logs() -> None:
     statement = json.loads((REPOSITORY / "deploy" / "aws" / "key-for-logs.json").read_text())
     assert statement["Principal"] == {"Service": "logs.REGION.amazonaws.com"}
     assert statement["Condition"]["ArnLike"]
 
 
-def test_the_endpoint_grows_and_shrinks(stacks: dict[str, Stack], aws: LocalCloud) -> None:
+def test_the_endpoint_scales(stacks: dict[str, Stack], aws: LocalCloud) -> None:
     stack = stacks["realtime"]
     target, policy = stack["ScalableTarget"], stack["ScalingPolicy"]
     assert target["MinCapacity"] == 1
@@ -646,10 +646,10 @@ def test_the_endpoint_grows_and_shrinks(stacks: dict[str, Stack], aws: LocalClou
     assert fixed["EndpointConfig"]["ProductionVariants"][0]["InitialInstanceCount"] == 2
 
 
-# ---------------------------------------------------------------- watching
+# ---------------------------------------------------------------- alarms and tags
 
 
-def test_alarms_watch_what_there_is(stack: Stack) -> None:
+def test_alarms_watch_every_part_of_the_stack(stack: Stack) -> None:
     alarms = stack.of("CloudWatch::Alarm")
     watched = {(each["Namespace"], each["MetricName"], each["Dimensions"][0]["Value"]) for each in alarms.values()}
     expected = {
@@ -665,7 +665,7 @@ def test_alarms_watch_what_there_is(stack: Stack) -> None:
     assert all(each.get("AlarmActions") == (topic and [topic]) for each in alarms.values())
 
 
-def test_everything_that_takes_a_tag_has_the_stacks(stack: Stack) -> None:
+def test_every_taggable_resource_has_the_stacks_tag(stack: Stack) -> None:
     tagged = set()
     for name, resource in stack.template["Resources"].items():
         schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema(REGION, resource["Type"]).schema

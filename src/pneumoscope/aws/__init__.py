@@ -1,5 +1,5 @@
-"""The cloud half, thin: every decision is made by the engine.
+"""The cloud half, kept thin: the engine makes every decision.
 
-`client` runs on a user's machine, `job` in a training job, `functions` in a Lambda. None of them imports another; what
-they share lies here.
+`client` runs on a user's machine, `job` in a training job, `functions` in AWS Lambda. None of these three imports
+another; the modules beside them are what they share.
 """

@@ -1,6 +1,6 @@
-"""Figures of a training job that SageMaker finds in its log and charts."""
+"""Figures that SageMaker reads from a training job's log and charts."""
 
-#: By name, the expression that finds a figure in the line that training prints of an epoch: a job's MetricDefinitions.
+#: The job's MetricDefinitions: a metric's name, and the regular expression that finds it in the line printed per epoch.
 METRICS: tuple[tuple[str, str], ...] = (
     ("train:loss", r"epoch \d+/\d+ +train loss ([0-9.]+)"),
     ("train:accuracy", r"train loss \S+ accuracy ([0-9.]+)"),

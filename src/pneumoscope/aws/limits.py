@@ -1,13 +1,14 @@
-"""How many bytes each way into AWS takes. Sources are named, as these change."""
+"""Size limits, in bytes, of each way to send a film to AWS. They change, so each names its source."""
 
 MEBIBYTE = 1 << 20
-#: InvokeEndpoint's body, by boto3's service model of sagemaker-runtime; newer documents speak of 25 MB.
+#: Body of InvokeEndpoint, as in botocore's service model of sagemaker-runtime. AWS's newer pages give 25 MB; we keep to
+#: the smaller limit.
 REALTIME = 6 * MEBIBYTE
-#: "Amazon SageMaker endpoints and quotas", serverless inference.
+#: Body of a call to a serverless endpoint: "Amazon SageMaker endpoints and quotas", serverless inference.
 SERVERLESS = 4 * MEBIBYTE
-#: InvokeEndpointAsync takes up to 1 GB out of S3, but the service behind it no more than this of any film.
+#: InvokeEndpointAsync reads up to 1 GB from S3, but the service behind the endpoint accepts no more than this.
 ASYNCHRONOUS = 50_000_000
-#: "Lambda quotas", payload of a synchronous call; a binary body arrives in it as base64, four thirds as long.
+#: Payload of a synchronous invocation: "Lambda quotas". A binary body arrives as base64, a third longer than it is.
 LAMBDA = 6 * MEBIBYTE
-#: What is left of that for a film, beside the event's other fields.
+#: The part of that payload left for a film: 64 KiB are reserved for the event's other fields.
 API_FILM = (LAMBDA - 64 * 1024) * 3 // 4

@@ -1,6 +1,6 @@
-"""SageMaker's runtime API, as far as boto3's `invoke_endpoint` needs it: for developing without an account.
+"""The part of SageMaker's runtime API that boto3's `invoke_endpoint` needs, for development without an AWS account.
 
-Errors are those of the service model of `sagemaker-runtime` in botocore: the code in `x-amzn-ErrorType`.
+Errors follow botocore's service model of `sagemaker-runtime`, which takes the error code from `x-amzn-ErrorType`.
 """
 
 from http import HTTPStatus
@@ -17,15 +17,16 @@ VARIANT = "AllTraffic"
 _NO_ACCOUNT = "000000000000"
 _ERROR = "x-amzn-ErrorType"
 
-router = APIRouter(include_in_schema=False)  # documented by AWS
+router = APIRouter(include_in_schema=False)  # AWS documents this API; our OpenAPI document leaves it out
 
 
 @router.post("/endpoints/{name}/invocations")
 async def invoke_endpoint(request: Request, name: str, room: Held) -> JSONResponse:
-    """InvokeEndpoint of the one endpoint that is served here."""
+    """InvokeEndpoint, for the single endpoint that this service stands in for."""
     config = service_of(request).config
     if name != config.as_endpoint:
         return _error(HTTPStatus.BAD_REQUEST, "ValidationError", f"Endpoint {name} of account {_NO_ACCOUNT} not found.")
+    # The announced length is enough: a body over the limit is refused unread.
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > REALTIME:
         sentence = f"HTTP content length exceeded {REALTIME} bytes."
@@ -40,13 +41,13 @@ async def invoke_endpoint(request: Request, name: str, room: Held) -> JSONRespon
 
 def _model_error(problem: HTTPException, name: str, request_id: str) -> JSONResponse:
     status = problem.status_code
-    said = bytes(respond(HTTPStatus(status), problem.detail, request_id).body).decode()
+    original = bytes(respond(HTTPStatus(status), problem.detail, request_id).body).decode()
     return _error(
         HTTPStatus.FAILED_DEPENDENCY,
         "ModelError",
-        f'Received {"client" if status < 500 else "server"} error ({status}) from primary with message "{said}".',
+        f'Received {"client" if status < 500 else "server"} error ({status}) from primary with message "{original}".',
         OriginalStatusCode=status,
-        OriginalMessage=said,
+        OriginalMessage=original,
         LogStreamArn=f"arn:aws:logs:local:{_NO_ACCOUNT}:log-group:/aws/sagemaker/Endpoints/{name}",
     )
 

@@ -88,10 +88,10 @@ def deploy_command(settings: "Deploy") -> None:
     The bundle is verified here first. The endpoint is a CloudFormation stack, pneumoscope-NAME, which `aws status`
     lists and `aws teardown` deletes.
     """
-    from pneumoscope.aws.client.deploy import deploy, name_of
+    from pneumoscope.aws.client.deploy import deploy, endpoint_name
     from pneumoscope.cli.show import make_listener
 
-    name, listener = name_of(settings), make_listener(quiet=settings.quiet)
+    name, listener = endpoint_name(settings), make_listener(quiet=settings.quiet)
     try:
         deploy(_cloud(settings.region), settings, listener=listener)
     except KeyboardInterrupt:  # CloudFormation goes on with what it was sent
@@ -114,12 +114,12 @@ def invoke_command(settings: "Invoke") -> None:
     unanswered files do not stop the command; if there were any, it exits with code 1.
     """
     from pneumoscope.aws.client.invoke import Client
-    from pneumoscope.aws.session import Cloud, stand_in
+    from pneumoscope.aws.session import Cloud, uses_stand_in
     from pneumoscope.cli.show_aws import show_answers
     from pneumoscope.contract import DISCLAIMER
 
     # A local stand-in ignores the region, but boto3 wants one.
-    cloud = Cloud(region=settings.region or "us-east-1", anonymous=True) if stand_in() else _cloud(settings.region)
+    cloud = Cloud(region=settings.region or "us-east-1", anonymous=True) if uses_stand_in() else _cloud(settings.region)
     client = Client(cloud, settings.endpoint, variant=settings.variant, bundle=settings.bundle)
     refused = show_answers(client, list(settings.images), settings.form, quiet=settings.quiet)
     if settings.form == "table":
@@ -149,11 +149,11 @@ def teardown_command(settings: "Teardown") -> None:
     tag that `aws deploy` gave them are deleted. Data sets, results of training jobs, films and answers of an
     asynchronous endpoint, and captured films and answers stay.
     """
-    from pneumoscope.aws.client.inventory import belongings, captured
+    from pneumoscope.aws.client.inventory import capture_location, deployed_resources
 
     cloud, name = _cloud(settings.region), settings.name
-    found = list(belongings(cloud, name, keep_model=settings.keep_model))
-    captures = captured(cloud, name)  # asked now: the stack that names them is deleted below
+    found = list(deployed_resources(cloud, name, keep_model=settings.keep_model))
+    captures = capture_location(cloud, name)  # asked now: the stack that names them is deleted below
     if not found:
         typer.echo(f"nothing named {name} that Pneumoscope made is in {cloud.region}.")
         return

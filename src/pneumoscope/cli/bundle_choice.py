@@ -38,11 +38,11 @@ def choose_bundle(given: Path | None) -> Choice:
     """
     if given is not None:
         return Choice(folder=given, shipped=False)
-    from pneumoscope.aws.job.platform import gives_models
+    from pneumoscope.aws.job.platform import provides_model_directory
     from pneumoscope.settings.option import BUNDLE_VARIABLE
 
     # Our container image sets the variable; if it is empty, the container was started without a bundle.
-    if BUNDLE_VARIABLE in os.environ or gives_models():
+    if BUNDLE_VARIABLE in os.environ or provides_model_directory():
         raise UsageError(f"--bundle is missing; in a container or a job, pass --bundle or set {BUNDLE_VARIABLE}.")
     return Choice(folder=shipped_bundle(), shipped=True)
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.aws.client.invoke import Client, as_document, as_refusal
+from pneumoscope.aws.client.invoke import Client, answer_document, failure_document
 from pneumoscope.cli.image_files import find_image_files, lazy_image_file
 from pneumoscope.cli.show import print_line, print_problem, show_table
 from pneumoscope.engine import Encoded
@@ -45,10 +45,10 @@ def _classify(client: Client, film: Encoded, *, quiet: bool) -> tuple[dict[str, 
         found = client.classify(data)
     except (ImageError, AnswerError, BusyError, OSError) as failure:
         print_problem(f"{film.name}: {failure}")
-        return as_refusal(film.name, client, failure), failure
+        return failure_document(film.name, client, failure), failure
     if found.shrunk and not quiet:
         _note_shrunk(film.name, len(data), client)
-    return as_document(film.name, client, found), None
+    return answer_document(film.name, client, found), None
 
 
 def show_resources(found: list[dict[str, str]], form: str, region: str) -> None:

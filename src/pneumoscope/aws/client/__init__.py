@@ -1,1 +1,1 @@
-"""On a user's machine, through boto3: data into S3, training jobs, endpoints, and films sent to them."""
+"""What runs on a user's machine, through boto3: uploads to S3, training jobs, endpoints, and calls to endpoints."""

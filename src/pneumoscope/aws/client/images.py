@@ -1,4 +1,4 @@
-"""AWS's types of instance, and its own container images, by region."""
+"""SageMaker instance types, and the addresses of AWS's own container images in each region."""
 
 import re
 
@@ -6,8 +6,8 @@ from pneumoscope.errors import UsageError
 
 TRAINING_CPU, TRAINING_GPU = "pytorch:2.13-cpu-amzn2023-sagemaker", "pytorch:2.13-cu133-amzn2023-sagemaker"
 RAY_SERVE = "ray:serve-ml-sagemaker-cpu-v1"
-#: "AWS Deep Learning Containers, region availability": the registry's account where it is not the common one.
-#: No call of AWS's tells it: its own SDK (sagemaker) ships such a table, with much that is not needed here.
+#: The account of the image registry, common to most regions: "AWS Deep Learning Containers, region availability".
+#: No AWS API returns it. AWS's own SDK (sagemaker) ships such a table too, with much that is not needed here.
 _COMMON = "763104351884"
 _OTHERS = (
     "af-south-1 626614931356, ap-east-1 871362719292, ap-northeast-3 364406365360, ap-south-2 772153158452, "
@@ -22,17 +22,17 @@ _COMMON_REGIONS = {
     *("eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3", "sa-east-1"),
     *("us-east-1", "us-east-2", "us-west-1", "us-west-2"),
 }
-#: "Amazon EC2 instance store volumes": families with a d after their number, and those with GPUs or Trainium.
+#: Families with local disks: a d after the number, GPUs or Trainium ("Amazon EC2 instance store volumes").
 _WITH_DISKS = re.compile(r"[a-z]+\d+[a-z]*d[a-z]*|gr?[5-9]\w*|p[4-9].*|dl\d\w*|trn\d\w*")
 
 
 def family(instance_type: str) -> str:
-    """Of `ml.c6i.large` the part that names the hardware, `c6i`."""
+    """The family in an instance type: `c6i` in `ml.c6i.large`."""
     return instance_type.removeprefix("ml.").partition(".")[0]
 
 
 def has_disks(instance_type: str) -> bool:
-    """Whether a type has disks of its own. They are encrypted by hardware; a KMS key for the volume is refused then.
+    """Whether an instance type has local disks. The hardware encrypts them, so AWS refuses a KMS key for the volume.
 
     >>> has_disks("ml.g5.xlarge"), has_disks("ml.c6i.large")
     (True, False)
@@ -47,15 +47,15 @@ def aws_image(name: str, region: str) -> str:
     '763104351884.dkr.ecr.eu-central-1.amazonaws.com/ray:serve-ml-sagemaker-cpu-v1'
 
     Raises:
-        UsageError: the region's registry is not known here.
+        UsageError: the region's registry is unknown.
     """
     account = _COMMON if region in _COMMON_REGIONS else _ACCOUNTS.get(region)
     if account is None:
-        raise UsageError(f"the registry of AWS's images in {region} is not known here; pass --image.")
+        raise UsageError(f"the registry of AWS's images in {region} is unknown; pass --image.")
     suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     return f"{account}.dkr.ecr.{region}.{suffix}/{name}"
 
 
 def training_image(instance_type: str, region: str) -> str:
-    """AWS's script-mode PyTorch image for a type of instance, such as `ml.g6.xlarge`."""
+    """AWS's script-mode PyTorch image for an instance type: the GPU image for families g and p, or the CPU image."""
     return aws_image(TRAINING_GPU if family(instance_type).startswith(("g", "p")) else TRAINING_CPU, region)

@@ -1,4 +1,4 @@
-"""What is sent to AWS as archives: our code for AWS's own images, and a bundle as `model.tar.gz`."""
+"""The archives sent to AWS: our code for AWS's own images, and a bundle as `model.tar.gz`."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ from pneumoscope.models import SHIPPED
 
 TRAIN_PROGRAM = "train.py"
 _PACKAGE = "pneumoscope"
-_OF_THE_IMAGE = re.compile(r"(torch|torchvision|triton|(cuda|nvidia)-[a-z0-9-]+)==")
+_IN_AWS_IMAGE = re.compile(r"(torch|torchvision|triton|(cuda|nvidia)-[a-z0-9-]+)==")
 _TRAIN = f'''"""Made by `pneumoscope aws train`: the training image runs this with the hyper-parameters as arguments."""
 
 from {_PACKAGE}.aws.job.__main__ import main
@@ -40,19 +40,19 @@ _RAY_CONFIG = """applications:
 
 
 def training_archive() -> bytes:
-    """`sourcedir.tar.gz` for script mode: the entry point, this package, and the pinned packages beside PyTorch."""
+    """`sourcedir.tar.gz` for script mode: the entry point, this package, and a list of the packages that it needs."""
     stream = io.BytesIO()
-    with _writing(stream) as archive:
+    with _open_archive(stream) as archive:
         _add(archive, TRAIN_PROGRAM, _TRAIN.encode())
-        _add(archive, "requirements.txt", _lines(pinned()))
+        _add(archive, "requirements.txt", _lines(pinned_requirements()))
         _add_package(archive)
     return stream.getvalue()
 
 
 def write_model_archive(bundle: Path, stream: IO[bytes], *, for_ray: bool) -> None:
-    """`model.tar.gz`: the bundle's files, or for Ray Serve's image our code with the bundle beside it."""
+    """Write `model.tar.gz`: the bundle's files, or for AWS's Ray Serve image our code with the bundle in a folder."""
     contract = load_contract(bundle)
-    with _writing(stream) as archive:
+    with _open_archive(stream) as archive:
         for name in (CONTRACT_FILE, *contract.files):
             _add(archive, f"bundle/{name}" if for_ray else name, (bundle / name).read_bytes())
         if for_ray:
@@ -62,19 +62,19 @@ def write_model_archive(bundle: Path, stream: IO[bytes], *, for_ray: bool) -> No
             _add_package(archive)
 
 
-def pinned() -> list[str]:
-    """What a training job installs: the packages of the lock with their hashes, but those that come with AWS's image.
+def pinned_requirements() -> list[str]:
+    """What a training job installs: the lock's packages with their hashes, without those that AWS's image already has.
 
-    pip takes what is installed for a package that others need, so PyTorch stays the image's. Of any other package it
-    accepts no file whose hash is not listed.
+    pip keeps an installed package that satisfies the others' requirements, so PyTorch stays the image's build. Of the
+    listed packages it accepts only files whose hash is in the list.
     """
     lock = resources.files("pneumoscope.aws.client") / "train.lock"
     entries = re.split(r"\n(?=\S)", lock.read_text(encoding="utf-8").strip())
-    return [each for each in entries if _OF_THE_IMAGE.match(each) is None]
+    return [each for each in entries if _IN_AWS_IMAGE.match(each) is None]
 
 
 def requirements(extra: str) -> list[str]:
-    """What this package needs with one of its extras, as pip takes it; extras that this one brings are left out."""
+    """This package's requirements with one of its extras, in pip's syntax; extras within that extra are left out."""
     found = set[str]()
     for each in map(Requirement, metadata.requires(_PACKAGE) or []):
         wanted = each.marker is None or any(each.marker.evaluate({"extra": name}) for name in ("", extra))
@@ -85,8 +85,8 @@ def requirements(extra: str) -> list[str]:
 
 
 @contextmanager
-def _writing(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
-    """The same files give the same bytes: no times, no owners."""
+def _open_archive(stream: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """A gzipped tar archive for writing. The same files give the same bytes: no times, no owners."""
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=stream, compresslevel=6, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,
@@ -101,7 +101,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _add_package(archive: tarfile.TarFile) -> None:
-    """Our code, without the bundle that ships with it: jobs and endpoints bring their own."""
+    """Our code without the shipped bundle: jobs and endpoints bring their own, and must never fall back to ours."""
     with resources.as_file(resources.files(_PACKAGE)) as root:
         shipped = root / "models" / SHIPPED
         for path in sorted(root.rglob("*")):

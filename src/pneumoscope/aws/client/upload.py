@@ -1,4 +1,4 @@
-"""A prepared data set into S3: in parallel, encrypted, and only what is not there already."""
+"""Uploading a prepared data set to S3: in parallel, encrypted, and only files that are not there yet."""
 
 import base64
 import hashlib
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mimetypes import guess_type
 
 from pneumoscope.aws.client.bucket import check_bucket, encryption, list_files, remove_file, write_file
-from pneumoscope.aws.session import TRANSFERS, Cloud, ask_for
+from pneumoscope.aws.session import TRANSFERS, Cloud, call_or_none
 from pneumoscope.dataset import Dataset, Film
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
 from pneumoscope.parallel import map_ordered
@@ -15,8 +15,8 @@ from pneumoscope.settings.aws_names import Location
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uploaded:
-    """What was done: files sent and bytes in them, and files that were there already."""
+class UploadSummary:
+    """The outcome of an upload: files sent, bytes in these, and files that were in S3 already."""
 
     sent: int
     sent_bytes: int
@@ -31,25 +31,25 @@ def upload(
     kms_key: str | None = None,
     allow_public: bool = False,
     listener: Listener = SILENT,
-) -> Uploaded:
-    """Put a data set's files under a prefix; the manifest last, so that a prefix with one is whole.
+) -> UploadSummary:
+    """Put a data set's files under a prefix. The manifest goes last, so a prefix that has one is complete.
 
-    Another data set's manifest is removed first: it would vouch for films that are being replaced. A file that is
-    there with the same SHA-256 and encryption is not sent again, so a broken upload goes on when it is asked for
-    again. Every film is checked against the manifest as it is read.
+    The manifest of another data set is removed first: it would vouch for films that are being replaced. A file that
+    exists with the same SHA-256 and the same encryption is not sent again, so repeating an interrupted upload continues
+    it. Every film is checked against the manifest as it is read.
 
     Args:
-        cloud: of the region that the training job will run in.
+        cloud: the clients for the region in which the training job will run.
         dataset: a prepared data set.
         place: bucket and prefix.
-        kms_key: key id or ARN to encrypt with; by default S3's own keys.
-        allow_public: put it into a bucket that the public can read.
-        listener: hears of progress.
+        kms_key: id or ARN of the KMS key to encrypt with; by default S3's own keys.
+        allow_public: accept a bucket that the public can read.
+        listener: receives progress.
 
     Raises:
         UsageError: the bucket is public.
-        CloudError: it is missing, elsewhere, or AWS refuses.
-        DatasetError: a film's file is not the one the manifest names.
+        CloudError: the bucket does not exist, is in another region, or AWS refuses.
+        DatasetError: a film's file is not the one that the manifest names.
     """
     check_bucket(cloud, place, allow_public=allow_public)
     options = encryption(kms_key)
@@ -62,7 +62,7 @@ def upload(
         content = dataset.read(film)
         return len(content), _put(cloud, place / film.path, content, options, present)
 
-    sizes = list[int]()  # of what was sent
+    sizes = list[int]()  # of the files sent
     with listener.progress("uploading", sum(film.bytes for film in dataset.films), "B"):
         for size, sent in map_ordered(send, dataset.films, workers=TRANSFERS, ahead=2 * TRANSFERS):
             listener.advance(size)
@@ -73,11 +73,11 @@ def upload(
         if _put(cloud, place / name, content, options, present):
             sizes.append(len(content))
     there = len(dataset.films) + 2 - len(sizes)
-    return Uploaded(sent=len(sizes), sent_bytes=sum(sizes), there=there)
+    return UploadSummary(sent=len(sizes), sent_bytes=sum(sizes), there=there)
 
 
 def _put(cloud: Cloud, target: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> bool:
-    """Send a file unless it is there; whether it was sent."""
+    """Write an object unless it exists unchanged; whether it was written."""
     if _is_same(cloud, target, content, options, present):
         return False
     kind = guess_type(target.key)[0] or "application/octet-stream"
@@ -86,13 +86,14 @@ def _put(cloud: Cloud, target: Location, content: bytes, options: dict[str, str]
 
 
 def _is_same(cloud: Cloud, target: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> bool:
-    """Whether the same bytes are there, encrypted as they are to be."""
+    """Whether the object exists with the same bytes and the wanted encryption."""
     if present.get(target.key) != len(content):
         return False
     read, place = cloud.client("s3").head_object, {"Bucket": target.bucket, "Key": target.key}
-    head = ask_for(f"reading {target}", read, "404", **place, ChecksumMode="ENABLED")
-    if head is None:  # gone since it was listed
+    head = call_or_none(f"reading {target}", read, "404", **place, ChecksumMode="ENABLED")
+    if head is None:  # deleted since it was listed
         return False
-    same_key = str(head.get("SSEKMSKeyId", "")).endswith(options.get("SSEKMSKeyId", ""))  # told as an ARN
+    # S3 returns the key's ARN, which ends with the id that the option may give.
+    same_key = str(head.get("SSEKMSKeyId", "")).endswith(options.get("SSEKMSKeyId", ""))
     same_bytes = head.get("ChecksumSHA256") == base64.b64encode(hashlib.sha256(content).digest()).decode()
     return same_bytes and same_key and head.get("ServerSideEncryption") == options["ServerSideEncryption"]

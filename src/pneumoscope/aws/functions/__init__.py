@@ -1,1 +1,1 @@
-"""Inside a Lambda: one function reads every uploaded film, the other one answers an HTTP API."""
+"""The AWS Lambda functions: one decides on every uploaded film, the other answers an HTTP API."""

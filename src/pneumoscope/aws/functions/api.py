@@ -1,11 +1,11 @@
-"""The Lambda function behind an API: a film is posted, its decision comes back; large films go by way of S3.
+"""The Lambda function behind an HTTP API: it answers a posted film with its decision. Large films go through S3.
 
-    POST /predictions   a film's file as the body: its decision
-    POST /jobs          a place to upload a film of any size to, and where its result will be
-    GET  /jobs/{id}     the decision, once the film was uploaded and decided on, or that there will be none
+    POST /predictions   the body is an image file: returns its decision
+    POST /jobs          returns a form to upload a film of any size, and the path of its result
+    GET  /jobs/{id}     returns the decision once there is one, or reports that there will be none
 
-Behind an HTTP API (payload version 2.0) API Gateway itself answers what browsers ask about origins (CORS), and
-ignores what a function says of it; behind a REST API (version 1.0) the function answers.
+Behind an HTTP API (payload version 2.0), API Gateway itself answers CORS preflight requests and ignores a function's
+CORS headers; behind a REST API (version 1.0), the function answers them.
 """
 
 import base64
@@ -32,10 +32,10 @@ from pneumoscope.errors import UNREAD, BusyError
 from pneumoscope.settings.serve import RAW, film_type
 
 _UPLOAD_SECONDS = 900
-_WORK_SECONDS = 1800  # for three tries on a film, after it has waited for the function
-_STORED_AS = "application/octet-stream"  # what the bytes are is read from themselves
-_AGAIN_SECONDS = 5  # when busy
-_POLL_SECONDS = 2
+_WORK_SECONDS = 1800  # for three attempts on a film, on top of its wait for the function
+_STORED_AS = "application/octet-stream"  # the format is detected from the bytes
+_RETRY_SECONDS = 5  # in the Retry-After of a 503
+_POLL_SECONDS = 2  # in the Retry-After of a 202
 _PREFLIGHT_SECONDS = 600
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _REQUEST_ID = "X-Request-Id"
@@ -52,17 +52,17 @@ class Problem(Exception):  # noqa: N818 (the standard's word)
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
-    """Answer a request that API Gateway passes on.
+    """Answer a request from API Gateway.
 
     Args:
-        event: of an HTTP API (payload version 2.0) or a REST API.
-        context: Lambda's.
+        event: the event of an HTTP API (payload version 2.0) or a REST API (version 1.0).
+        context: Lambda's invocation context.
 
     Returns:
-        The answer, as API Gateway takes it.
+        The response in the form that API Gateway expects.
 
     Raises:
-        UsageError: the function's environment is wrong.
+        UsageError: the function's environment is invalid.
     """
     return shared.run(_resolver(str(event.get("version", ""))).resolve, event, context)
 
@@ -72,11 +72,12 @@ def _resolver(version: str) -> ApiGatewayResolver:
     kind, cors = (APIGatewayHttpResolver, None) if version == "2.0" else (APIGatewayRestResolver, _cors())
     resolver: ApiGatewayResolver = kind(cors=cors, debug=False)
     resolver.post("/predictions")(predict)
-    resolver.post("/jobs")(begin)
-    resolver.get("/jobs/<job>")(look)
-    answers = {Problem: _problem, NotFoundError: _not_found, BusyError: _busy, Exception: _fault}
-    for failure, answer in answers.items():
-        resolver.exception_handler(failure)(answer)
+    resolver.post("/jobs")(create_job)
+    resolver.get("/jobs/<job>")(read_job)
+    resolver.exception_handler(Problem)(_answer_problem)
+    resolver.exception_handler(NotFoundError)(_answer_not_found)
+    resolver.exception_handler(BusyError)(_answer_busy)
+    resolver.exception_handler(Exception)(_answer_fault)
     return resolver
 
 
@@ -88,8 +89,8 @@ def _cors() -> CORSConfig | None:
 
 
 def predict() -> Response[str]:
-    """Decide on the film that is the body. No image in it is 422; no frontal chest film is an answer."""
-    film = _film()
+    """Decide on the film in the body. A body that is not an image is a 422; a rejected picture is a decision."""
+    film = _read_film()
     decided = shared.classify(film)
     shared.record(decided, bytes=len(film))
     if not UNREAD.isdisjoint(decided.prediction["reason_codes"]):
@@ -97,38 +98,39 @@ def predict() -> Response[str]:
     return _respond(HTTPStatus.OK, decided.prediction)
 
 
-def begin() -> Response[str]:
-    """Give a place for a film of any size, without its name."""
+def create_job() -> Response[str]:
+    """Return an upload form for a film of any size. The film's name is not asked for."""
     return _respond(HTTPStatus.ACCEPTED, _new_job())
 
 
-def look(job: str) -> Response[str]:
-    """The decision on an uploaded film; 202 while one can still come, and 410 if none will.
+def read_job(job: str) -> Response[str]:
+    """Return the decision on an uploaded film; 202 while one may still come, 410 when none will.
 
-    This function has no access to films: it cannot tell an id whose film is not uploaded yet from an id that nobody was
-    given. Both are answered 202 until the time in the id has run out.
+    This function has no access to films, so it cannot distinguish an id whose film is not uploaded yet from an id that
+    was never issued. Both get a 202 until the time in the id, plus the longest way to a decision, has passed.
     """
-    begun = _begun(job)
-    if begun is None:
-        sentence = "unknown job id; POST /jobs gives one, a UUID of version 7 in small letters."
+    started = _start_time(job)
+    if started is None:
+        sentence = "unknown job id; POST /jobs creates one, a version 7 UUID in lower case."
         raise Problem(HTTPStatus.BAD_REQUEST, sentence)
     key = f"{settings().films_prefix}{job}"
-    if (result := _object(shared.result_key(key))) is not None:
+    if (result := _read_json(shared.result_key(key))) is not None:
         return _respond(HTTPStatus.OK, result["decision"])
-    failed = _object(shared.failure_key(key)) or {"tries": 0}
-    until = begun + _UPLOAD_SECONDS + 2 * settings().event_age + _WORK_SECONDS
-    if failed["tries"] >= shared.TRIES or time.time() > until:
-        sentence = "no film came in time, or it could not be decided on; begin again, or report the id to the operator."
+    failed = _read_json(shared.failure_key(key)) or {"tries": 0}
+    # The event can wait twice for up to the event age: once in EventBridge, once in Lambda's queue.
+    until = started + _UPLOAD_SECONDS + 2 * settings().event_age + _WORK_SECONDS
+    if failed["tries"] >= shared.ATTEMPTS or time.time() > until:
+        sentence = "no film arrived in time, or it failed for good; create a new job, or report the id to the operator."
         raise Problem(HTTPStatus.GONE, sentence, more={"job": {"id": job, "status": "failed"}})
     pending = {"id": job, "status": "pending", "result": f"/jobs/{job}"}
     return _respond(HTTPStatus.ACCEPTED, pending, {"Retry-After": str(_POLL_SECONDS)})
 
 
-def _film() -> bytes:
-    """The request's body, checked.
+def _read_film() -> bytes:
+    """The image file in the request's body.
 
     Raises:
-        Problem: 400, 413 or 415.
+        Problem: 400 (no body, or not base64), 413 (too large) or 415 (another content type).
     """
     request = BaseRouter.current_event
     kind, is_film = film_type(request.headers.get("content-type"))
@@ -140,27 +142,28 @@ def _film() -> bytes:
     announced = request.headers.get("content-length") or ""
     if len(body) * 3 // 4 > API_FILM or (announced.isdecimal() and int(announced) > API_FILM):
         sentence = (
-            f"the film has more than {API_FILM:,} bytes, the most that comes through here; upload it to `upload`."
+            f"the film has more than {API_FILM:,} bytes, the limit of this route; upload it with the form in `upload`."
         )
         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence, more={"upload": _new_job()})
     if not body:
-        raise Problem(HTTPStatus.BAD_REQUEST, "the request holds no film; send the bytes of a film's file as its body.")
+        raise Problem(HTTPStatus.BAD_REQUEST, "the request has no body; send the bytes of an image file as the body.")
     if not request.is_base64_encoded:
-        sentence = "the body came as text; send the film's file as it is (a REST API needs */* as a binary media type)."
+        sentence = "the body came as text; send the image file unchanged (a REST API needs */* as a binary media type)."
         raise Problem(HTTPStatus.BAD_REQUEST, sentence)
     try:
         return base64.b64decode(body, validate=True)
     except binascii.Error:
-        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not the base64 that it is said to be.") from None
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body is marked as base64 but is not valid base64.") from None
 
 
 def _new_job() -> dict[str, Any]:
-    """A form to upload one film under one key, for a quarter of an hour.
+    """A form to upload one film under one key, valid for 15 minutes.
 
-    S3 holds a form to a range of sizes and to a content type; a link to PUT to (a presigned URL) it would not.
+    It is a presigned POST because S3 then enforces the range of sizes and the content type; with a presigned PUT URL it
+    would not.
     """
-    job, most, kind = _new_id(), shared.most_bytes(), {"Content-Type": _STORED_AS}
-    form = _signing().generate_presigned_post(
+    job, most, kind = _new_id(), shared.max_film_bytes(), {"Content-Type": _STORED_AS}
+    form = _signing_client().generate_presigned_post(
         settings().bucket,
         f"{settings().films_prefix}{job}",
         Fields=kind,
@@ -173,16 +176,16 @@ def _new_job() -> dict[str, Any]:
 
 
 def _new_id() -> str:
-    """A UUID of version 7 (RFC 9562): its first 48 bits tell when the job began, 74 others are random."""
+    """A version 7 UUID (RFC 9562): its first 48 bits are the job's creation time in ms, 74 bits are random."""
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    number = number & ~(0xF << 76) | 7 << 76  # the version
-    number = number & ~(0b11 << 62) | 0b10 << 62  # the variant
+    number = number & ~(0xF << 76) | 7 << 76  # version 7
+    number = number & ~(0b11 << 62) | 0b10 << 62  # variant 10, RFC 9562
     return str(uuid.UUID(int=number))
 
 
 @cache
-def _signing() -> Any:
-    """A client that signs links for the bucket's own region; the global address sends new buckets' users elsewhere."""
+def _signing_client() -> Any:
+    """An S3 client that signs forms for the bucket's region; the global address redirects requests to new buckets."""
     import boto3
     from botocore.config import Config
 
@@ -190,8 +193,8 @@ def _signing() -> Any:
     return boto3.client("s3", region_name=cloud().region, config=Config(signature_version="s3v4", s3=s3))
 
 
-def _begun(job: str) -> float | None:
-    """When a job began, in seconds since 1970; None if it has no id of ours."""
+def _start_time(job: str) -> float | None:
+    """The creation time in a job id, in seconds since 1970; None if it is not an id of ours."""
     try:
         found = uuid.UUID(job)
     except ValueError:
@@ -199,13 +202,13 @@ def _begun(job: str) -> float | None:
     return (found.int >> 80) / 1000 if str(found) == job and found.version == 7 else None
 
 
-def _object(key: str) -> dict[str, Any] | None:
-    """A JSON document beside the results, if it is there."""
+def _read_json(key: str) -> dict[str, Any] | None:
+    """The JSON document at a key under the results' prefix, or None."""
     found = shared.read_object("reading the result", key)
     return None if found.data is None else dict(json.loads(found.data))
 
 
-def _problem(problem: Problem) -> Response[str]:
+def _answer_problem(problem: Problem) -> Response[str]:
     document = {
         "type": "about:blank",
         "title": problem.status.phrase,
@@ -216,22 +219,22 @@ def _problem(problem: Problem) -> Response[str]:
     return _respond(problem.status, document | problem.more, problem.headers, kind="application/problem+json")
 
 
-def _not_found(_: NotFoundError) -> Response[str]:
-    sentence = "there is nothing here; there are POST /predictions, POST /jobs and GET /jobs/{id}."
-    return _problem(Problem(HTTPStatus.NOT_FOUND, sentence))
+def _answer_not_found(_: NotFoundError) -> Response[str]:
+    sentence = "this path does not exist; use POST /predictions, POST /jobs or GET /jobs/{id}."
+    return _answer_problem(Problem(HTTPStatus.NOT_FOUND, sentence))
 
 
-def _busy(failure: BusyError) -> Response[str]:
-    logger().warning("busy", extra={"reason": shared.told(failure)})
-    sentence = f"the model is busy or not ready; try again in {_AGAIN_SECONDS} s."
-    headers = {"Retry-After": str(_AGAIN_SECONDS)}
-    return _problem(Problem(HTTPStatus.SERVICE_UNAVAILABLE, sentence, headers=headers))
+def _answer_busy(failure: BusyError) -> Response[str]:
+    logger().warning("busy", extra={"reason": shared.log_reason(failure)})
+    sentence = f"the model is busy or not ready; try again in {_RETRY_SECONDS} s."
+    headers = {"Retry-After": str(_RETRY_SECONDS)}
+    return _answer_problem(Problem(HTTPStatus.SERVICE_UNAVAILABLE, sentence, headers=headers))
 
 
-def _fault(failure: Exception) -> Response[str]:
-    logger().error("fault", extra={"reason": shared.told(failure)})
-    sentence = f"a fault of this service; tell its operator the request id {_request_id()}."
-    return _problem(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, sentence))
+def _answer_fault(failure: Exception) -> Response[str]:
+    logger().error("fault", extra={"reason": shared.log_reason(failure)})
+    sentence = f"an internal error; report the request id {_request_id()} to the operator."
+    return _answer_problem(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, sentence))
 
 
 def _respond(

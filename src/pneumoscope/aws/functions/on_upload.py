@@ -1,13 +1,12 @@
-"""The Lambda function behind a bucket: a film is put there, its decision appears beside it and in the log.
+"""The Lambda function behind a bucket: it decides on every uploaded film, and writes a result and a log line.
 
-Delivered at least once, by S3 itself or through EventBridge, and safe to deliver again: a film's upload is
-decided on once. What is no film is a result like any other. Only what may be otherwise later is raised:
-Lambda then tries again, and hands the event to the dead-letter queue when it has tried often enough.
+S3, directly or through EventBridge, delivers an event at least once; an upload is decided on once however often its
+event is delivered. A file that is not a film is not an error: its result has the status `rejected`. Only failures that
+may be temporary are raised. Lambda then retries, and after the last attempt sends the event to the dead-letter queue.
 
-Of two uploads to one key the later one's result stays.
+Of two uploads to one key, the result of the later one is kept.
 
-A film's result lies at its key without the films' prefix, under the results' prefix, with `.json` after it; how often
-it failed lies there with `.failed` after it.
+The result of `FILMS_PREFIX/NAME` is `RESULTS_PREFIX/NAME.json`; `RESULTS_PREFIX/NAME.failed` counts its failures.
 """
 
 import json
@@ -29,20 +28,20 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from pneumoscope.aws.endpoint import Answer
 from pneumoscope.aws.functions import shared
-from pneumoscope.aws.functions.shared import Event, Found, cloud, logger, settings
-from pneumoscope.aws.session import ask_for
+from pneumoscope.aws.functions.shared import Event, StoredObject, cloud, logger, settings
+from pneumoscope.aws.session import call_or_none
 from pneumoscope.errors import BusyError, CloudError, ImageError, PneumoscopeError, UsageError
 
-_CREATED = ("Object Created", "ObjectCreated:")  # EventBridge's and S3's
-_SEQUENCER = "sequencer"  # in a result's metadata
-_CHANGED = "PreconditionFailed|ConditionalRequestConflict"
-_IDENTITY = "[bucket, key, version || sequencer]"  # the same of every event that tells of an upload, and of no other
-_REMEMBERED = 2 * 24 * 3600  # seconds; EventBridge delivers for a day, Lambda keeps an event for six hours
+_CREATED = ("Object Created", "ObjectCreated:")  # as EventBridge and as S3 itself name the event
+_SEQUENCER = "sequencer"  # key in a result's metadata
+_CONFLICT = "PreconditionFailed|ConditionalRequestConflict"
+_IDENTITY = "[bucket, key, version || sequencer]"  # equal for all events of one upload, and for no others
+_REMEMBER_SECONDS = 2 * 24 * 3600  # EventBridge retries for up to 24 h, and Lambda keeps an event for up to 6 h
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """An object that was put into a bucket. `key` is as in S3, decoded."""
+    """An object that was put into a bucket; `key` is decoded, as S3 stores it."""
 
     bucket: str
     key: str
@@ -50,79 +49,84 @@ class Upload:
     sequencer: str | None
 
     @property
-    def mark(self) -> str:
-        """Stands for it in the log."""
-        return shared.mark(self.bucket, self.key)
+    def pseudonym(self) -> str:
+        """The film's pseudonym in the log."""
+        return shared.pseudonym(self.bucket, self.key)
 
 
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
-    """Decide on the films that an event tells of, and store the results.
+    """Decide on the films of an event, and store the results.
 
     Args:
         event: EventBridge's "Object Created", or S3's own notification of one or several objects.
-        context: Lambda's.
+        context: Lambda's invocation context.
 
     Returns:
-        How many films the event told of, and how many of its objects are none of ours.
+        `films`, the number of films in the event, and `ignored`, the number of its other records.
 
     Raises:
-        PneumoscopeError: some films could not be decided on now; the others are done, and stay so.
+        PneumoscopeError: some films could not be decided on now. The others are done, and a retry skips them.
     """
-    return shared.run(_take, event, context)
+    return shared.run(_process_event, event, context)
 
 
-def _take(event: Event, context: LambdaContext) -> dict[str, Any]:
-    _remembering().register_lambda_context(context)  # so that a call that dies is not at work for ever
+def _process_event(event: Event, context: LambdaContext) -> dict[str, Any]:
+    _idempotency_config().register_lambda_context(context)  # lets the "in progress" mark of a crashed call expire
     done: Counter[str] = Counter(films=0, ignored=0)
     failures = list[PneumoscopeError]()
-    for each in records(event):  # Lambda takes partial answers about queues and streams only, not about such an event
+    # Lambda accepts partial failures from queues and streams only, so one failed film fails the whole event.
+    for each in records(event):
         try:
-            done[_settle(each, str(context.aws_request_id))] += 1
-        except Exception as failure:  # noqa: BLE001 (whatever it is, the event's other films have their turn)
-            failures.append(failure if isinstance(failure, PneumoscopeError) else CloudError(shared.told(failure)))
+            done[_process_record(each, str(context.aws_request_id))] += 1
+        except Exception as failure:  # noqa: BLE001 (the event's other films are processed, whatever fails)
+            failures.append(
+                failure if isinstance(failure, PneumoscopeError) else CloudError(shared.log_reason(failure))
+            )
     if failures:
         raise failures[0] if len(failures) == 1 else CloudError(" ".join(map(str, failures)))
     return dict(done)
 
 
-def _settle(each: Event, request_id: str) -> Literal["films", "ignored"]:
-    """Do what one record asks for."""
+def _process_record(each: Event, request_id: str) -> Literal["films", "ignored"]:
+    """Decide on the film of one record, or ignore the record."""
     upload = read_record(each)
-    reason = "no object was created" if upload is None else refusal(upload)
+    reason = "not the creation of an object" if upload is None else ignore_reason(upload)
     if upload is None or reason is not None:
         logger().info("ignored", extra={"reason": reason})
         return "ignored"
     try:
-        _once()(upload=upload, request_id=request_id)
+        _decide_once()(upload=upload, request_id=request_id)
     except IdempotencyAlreadyInProgressError:
-        raise BusyError("another call decides on this film at the moment; try again later.") from None
+        raise BusyError("another call is deciding on this film; try again later.") from None
     except IdempotencyPersistenceLayerError as failure:
-        raise CloudError(f"table {settings().table} cannot be used ({failure}); look at it and at the role.") from None
+        raise CloudError(
+            f"table {settings().table} cannot be used ({failure}); check it and the function's role."
+        ) from None
     except Exception as failure:
-        _note(upload, failure)
+        _record_failure(upload, failure)
         raise
     return "films"
 
 
-def _note(upload: Upload, failure: Exception) -> None:
-    """Write into the log that a film failed, and beside the results how often, for the API to answer so."""
-    logger().error("failed", extra={"film": upload.mark, "reason": shared.told(failure)})
+def _record_failure(upload: Upload, failure: Exception) -> None:
+    """Log that a film failed, and count its failures beside the results, where the API reads them."""
+    logger().error("failed", extra={"film": upload.pseudonym, "reason": shared.log_reason(failure)})
     place = {"Bucket": upload.bucket, "Key": shared.failure_key(upload.key)}
-    with suppress(CloudError), shared.nameless("noting the failure"):  # the film's own failure is raised
-        # Without the right to list, S3 denies access to what is absent.
-        before = ask_for("", cloud().client("s3").get_object, "NoSuchKey|AccessDenied", **place)
+    with suppress(CloudError), shared.redact_errors("counting the failure"):  # the caller raises the film's own failure
+        # Without s3:ListBucket for this prefix, S3 answers AccessDenied for a missing object.
+        before = call_or_none("", cloud().client("s3").get_object, "NoSuchKey|AccessDenied", **place)
         tries = 0 if before is None else json.loads(before["Body"].read())["tries"]
         content = json.dumps({"tries": tries + 1}).encode()
         cloud().client("s3").put_object(**place, Body=content, ContentType="application/json")
 
 
 def records(event: Event) -> list[Event]:
-    """What an event holds: EventBridge's is one by itself, S3's a list, and S3's test event nothing.
+    """The records in an event: one in EventBridge's, a list in S3's, and none in S3's test event.
 
-    A dead letter of Lambda's holds the event that it could not deliver, and may be sent again as it is.
+    A dead letter of Lambda's contains the event that failed, so it can be sent again unchanged.
 
     Raises:
-        UsageError: it is of neither.
+        UsageError: the event is from neither service.
     """
     if isinstance(event.get("requestPayload"), dict):
         return records(event["requestPayload"])
@@ -138,30 +142,30 @@ def records(event: Event) -> list[Event]:
 
 
 def read_record(each: Event) -> Upload | None:
-    """The upload that a record tells of; None if it tells of something else that happened in a bucket.
+    """The upload in a record; None if the record is of another event of a bucket, such as a deletion.
 
     Raises:
-        UsageError: it is no record of S3.
+        UsageError: it is not a record of S3.
     """
     by_eventbridge = "detail-type" in each
     try:
         if not (each["detail-type"] if by_eventbridge else each["eventName"]).startswith(_CREATED):
             return None
-        told = each["detail" if by_eventbridge else "s3"]
-        stored = told["object"]
+        detail = each["detail" if by_eventbridge else "s3"]
+        stored = detail["object"]
         version = stored.get("version-id" if by_eventbridge else "versionId")
         return Upload(
-            bucket=told["bucket"]["name"],
-            key=stored["key"] if by_eventbridge else unquote_plus(stored["key"]),  # S3's own are as in an HTML form
-            version=None if version == "null" else version,  # every object's of a bucket without versions
+            bucket=detail["bucket"]["name"],
+            key=stored["key"] if by_eventbridge else unquote_plus(stored["key"]),  # S3 form-encodes keys
+            version=None if version == "null" else version,  # what a bucket without versioning reports
             sequencer=stored.get("sequencer"),
         )
     except (KeyError, TypeError) as failure:
         raise UsageError(f"the event's record lacks {failure}; connect the function to S3 or EventBridge.") from None
 
 
-def refusal(upload: Upload) -> str | None:
-    """Why an object is none of ours, or None. A result is never taken for a film."""
+def ignore_reason(upload: Upload) -> str | None:
+    """Why an object is not one of our films, or None. Results are never read as films."""
     if upload.bucket != settings().bucket:
         return "another bucket"
     if upload.key.startswith(settings().results_prefix):
@@ -172,42 +176,46 @@ def refusal(upload: Upload) -> str | None:
 
 
 @cache
-def _remembering() -> IdempotencyConfig:
-    return IdempotencyConfig(event_key_jmespath=_IDENTITY, expires_after_seconds=_REMEMBERED, hash_function="sha256")
+def _idempotency_config() -> IdempotencyConfig:
+    return IdempotencyConfig(
+        event_key_jmespath=_IDENTITY, expires_after_seconds=_REMEMBER_SECONDS, hash_function="sha256"
+    )
 
 
 @cache
-def _once() -> Callable[..., None]:
-    """`_decide`, but for an upload that is done already: its answer is then what it was."""
+def _decide_once() -> Callable[..., None]:
+    """`_decide`, made idempotent: an upload that is done already is not decided on again."""
     table = DynamoDBPersistenceLayer(settings().table, boto3_client=cloud().client("dynamodb"))
     once: Callable[..., None] = idempotent_function(
-        _decide, data_keyword_argument="upload", persistence_store=table, config=_remembering()
+        _decide, data_keyword_argument="upload", persistence_store=table, config=_idempotency_config()
     )
     return once
 
 
 def _decide(*, upload: Upload, request_id: str) -> None:
-    found = shared.read_object("reading the film", upload.key, version=upload.version, most=shared.most_bytes())
+    found = shared.read_object(
+        "reading the film", upload.key, version=upload.version, max_bytes=shared.max_film_bytes()
+    )
     decided = _decision(found)
     if not _store(upload, found, decided, request_id):
-        logger().info("outdated", extra={"film": upload.mark})
-    shared.record(decided, film=upload.mark, bytes=found.size)
+        logger().info("outdated", extra={"film": upload.pseudonym})
+    shared.record(decided, film=upload.pseudonym, bytes=found.size)
 
 
-def _decision(found: Found) -> Answer:
-    """The decision on a film, if it is there and not too large."""
+def _decision(found: StoredObject) -> Answer:
+    """The decision on a film; a missing or too large one is rejected."""
     if found.data is not None:
         return shared.classify(found.data)
     if found.size is None:
-        document = shared.refuse("the file cannot be read (the object is gone).", "unreadable")
+        document = shared.rejection_document("the file cannot be read (the object no longer exists).", "unreadable")
     else:
-        sentence = f"the file has {found.size:,} bytes; at most {shared.most_bytes():,} are accepted."
-        document = shared.refuse(sentence, ImageError.code)
+        sentence = f"the file has {found.size:,} bytes; at most {shared.max_film_bytes():,} are accepted."
+        document = shared.rejection_document(sentence, ImageError.code)
     return Answer(prediction=document, milliseconds=0.0)
 
 
-def _store(upload: Upload, found: Found, decided: Answer, request_id: str) -> bool:
-    """Write the result, unless there is one of a later upload to the same key; whether it was written."""
+def _store(upload: Upload, found: StoredObject, decided: Answer, request_id: str) -> bool:
+    """Write the result unless that of a later upload to the same key exists; whether it was written."""
     document = {
         "film": asdict(upload) | {"etag": found.etag, "bytes": found.size},
         "decision": decided.prediction,
@@ -218,30 +226,30 @@ def _store(upload: Upload, found: Found, decided: Answer, request_id: str) -> bo
     }
     place = {"Bucket": upload.bucket, "Key": shared.result_key(upload.key)}
     content = json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
-    with shared.nameless("storing the result"):
-        sequencer, unchanged = _stored(place)
+    with shared.redact_errors("storing the result"):
+        sequencer, unchanged = _read_stored(place)
         if _is_later(sequencer, upload.sequencer):
             return False
         put, options = cloud().client("s3").put_object, place | unchanged | {"ContentType": "application/json"}
         metadata = {_SEQUENCER: upload.sequencer or ""}
-        stored = ask_for("", put, _CHANGED, **options, Body=content, Metadata=metadata)
-    if stored is None:
-        raise BusyError("another call stored a result of this film's key meanwhile; try again later.")
+        stored = call_or_none("", put, _CONFLICT, **options, Body=content, Metadata=metadata)
+    if stored is None:  # the result has changed since it was read: a retry compares the sequencers again
+        raise BusyError("another call stored a result for this film's key meanwhile; try again later.")
     return True
 
 
-def _stored(place: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """The sequencer of the upload whose result is there, and the condition that it is the same when it is replaced."""
-    found = ask_for("", cloud().client("s3").head_object, "404|403", **place)
-    if found is None:  # S3 answers 403 for a missing object where the role may not list
+def _read_stored(place: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The sequencer of the stored result, and the S3 condition by which only that very result is replaced."""
+    found = call_or_none("", cloud().client("s3").head_object, "404|403", **place)
+    if found is None:  # S3 answers 403 for a missing object where the role lacks s3:ListBucket
         return "", {"IfNoneMatch": "*"}
     return str(found["Metadata"].get(_SEQUENCER, "")), {"IfMatch": found["ETag"]}
 
 
 def _is_later(one: str, other: str | None) -> bool:
-    """Whether a sequencer of S3's is of a later event than another one of the same key.
+    """Whether one S3 sequencer is of a later event than another one of the same key.
 
-    They are hexadecimal; of two lengths, the shorter one is filled up with zeros on its right
+    Sequencers are hexadecimal. To compare two of different lengths, the shorter one is padded with zeros on its right
     (docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
     """
     if not one or not other:

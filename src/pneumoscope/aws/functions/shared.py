@@ -1,7 +1,7 @@
-"""What the two Lambda functions share: settings, clients, one way to a decision, its record and its metrics.
+"""What the two Lambda functions share: settings, clients, the decision on a film, its log line and its metrics.
 
-Everything is made at first use and kept while Lambda keeps the process; importing does nothing. What is
-written to the log never names a film: file names, and what AWS says of keys, may tell of a patient.
+Everything is created at first use and kept while Lambda keeps the process; importing creates nothing. The log never
+names a film: file names, and AWS messages that quote object keys, may identify a patient.
 """
 
 import hmac
@@ -26,84 +26,85 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pneumoscope.aws.endpoint import Answer, Endpoint, fit_film
 from pneumoscope.aws.limits import REALTIME
-from pneumoscope.aws.session import Cloud, code_of, fetch_file, in_words
+from pneumoscope.aws.session import Cloud, error_code, fetch_file, translate_errors
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
 from pneumoscope.settings.aws_names import Location, Place
 
-if TYPE_CHECKING:  # these load the model's libraries, which an endpoint's caller rarely needs
+if TYPE_CHECKING:  # loads ONNX Runtime and the image decoders, which calls to an endpoint rarely need
     from pneumoscope.engine import Engine
 
 Event: TypeAlias = dict[str, Any]
 Work: TypeAlias = Callable[[Event, LambdaContext], dict[str, Any]]
 
-_GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}  # the last: a version that marks a deletion
-_DIGITS = 16  # of a film's mark in the log
-#: Of an event that Lambda delivers by itself, at first and again: the template's MaximumRetryAttempts and one.
-TRIES = 3
-#: The item of the table that holds the key of marks; the others are films done.
-KEY_OF_MARKS = "key-of-marks"
+#: S3's codes for an object that does not exist; MethodNotAllowed is for a version that is a delete marker.
+_ABSENT_CODES = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}
+_PSEUDONYM_DIGITS = 16  # hexadecimal, 64 bits
+#: Deliveries of an event that Lambda invokes asynchronously: the first, and the template's MaximumRetryAttempts.
+ATTEMPTS = 3
+#: The table's item with the secret key of the pseudonyms; all other items are uploads already decided on.
+PSEUDONYM_KEY_ITEM = "key-of-marks"
 _SECRET_BYTES = 32
 
 
 class Settings(BaseModel):
-    """The functions' environment: a field's variable is its name in capitals after PNEUMOSCOPE_."""
+    """The functions' settings, from the environment: the field `table` is the variable PNEUMOSCOPE_TABLE."""
 
     model_config = ConfigDict(frozen=True, alias_generator=lambda name: f"PNEUMOSCOPE_{name.upper()}")
 
-    endpoint: str = Field(default="", description="SageMaker endpoint to ask; empty: classify in this process.")
-    model: Place = Field(description="The model.tar.gz; contract.json lies beside it.")
-    bucket: str = Field(min_length=3, description="Of films and results.")
+    endpoint: str = Field(default="", description="SageMaker endpoint to call; empty: classify in this process.")
+    model: Place = Field(description="S3 address of the model.tar.gz; contract.json is beside it.")
+    bucket: str = Field(min_length=3, description="Bucket of the films and the results.")
     films_prefix: str = Field(default="films/", pattern=r"^[^/].*/$")
     results_prefix: str = Field(default="results/", pattern=r"^[^/].*/$")
-    table: str = Field(min_length=3, description="DynamoDB table that remembers which uploads are done.")
+    table: str = Field(min_length=3, description="DynamoDB table of the uploads already decided on.")
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
-    endpoint_limit: int = Field(default=REALTIME, ge=1000, description="Bytes that the endpoint takes.")
+    endpoint_limit: int = Field(default=REALTIME, ge=1000, description="Bytes that the endpoint accepts.")
     seconds: float = Field(default=60, ge=2, description="The function's own time limit.")
     event_age: float = Field(default=3600, ge=60, description="Seconds that an upload may wait for the function.")
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
-        """Take the settings from environment variables; an empty one is as none.
+        """Read the settings from environment variables; an empty variable counts as unset.
 
         Raises:
-            UsageError: one is missing or wrong.
+            UsageError: a variable is missing or invalid.
         """
         try:
             return cls.model_validate({name: value for name, value in environment.items() if value})
         except ValidationError as failure:
-            raise UsageError(_explained(failure)) from None
+            raise UsageError(_describe_invalid(failure)) from None
 
     @field_validator("model")
     @classmethod
-    def _archive(cls, given: Location) -> Location:
+    def _require_archive(cls, given: Location) -> Location:
         if not given.key.endswith(".tar.gz"):
-            raise ValueError("it names no model.tar.gz")
+            raise ValueError("it must end with .tar.gz, as s3://BUCKET/FOLDER/model.tar.gz does")
         return given
 
     @field_validator("cors_origins", mode="before")
     @classmethod
-    def _separate(cls, given: str) -> tuple[str, ...]:
+    def _split_origins(cls, given: str) -> tuple[str, ...]:
         return tuple(origin.strip() for origin in given.split(",") if origin.strip())
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
-        """A result that was itself taken for a film would make the next result, and so on without end."""
+    def _require_separate_prefixes(self) -> Self:
+        """Refuse prefixes that contain each other: a result read as a film would lead to a result, without end."""
         films, results = self.films_prefix, self.results_prefix
         if films.startswith(results) or results.startswith(films):
             raise ValueError(
-                f"PNEUMOSCOPE_FILMS_PREFIX {films!r} and PNEUMOSCOPE_RESULTS_PREFIX {results!r} contain one another; "
+                f"PNEUMOSCOPE_FILMS_PREFIX {films!r} and PNEUMOSCOPE_RESULTS_PREFIX {results!r} contain each other; "
                 "choose two that do not, such as films/ and results/"
             )
         return self
 
     @property
     def how(self) -> str:
-        """How films are decided on, for results and the log."""
+        """Where films are classified, as results and log lines state it."""
         return "endpoint" if self.endpoint else "in-process"
 
 
-def _explained(failure: ValidationError) -> str:
+def _describe_invalid(failure: ValidationError) -> str:
     problem = failure.errors()[0]
     words = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if not problem["loc"]:
@@ -115,8 +116,8 @@ def _explained(failure: ValidationError) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What was read of an object; nothing of one that is not there, and no data of one that is too large."""
+class StoredObject:
+    """An S3 object as read. All fields are None if it does not exist; `data` alone is None if it is too large."""
 
     data: bytes | None = None
     size: int | None = None
@@ -128,47 +129,47 @@ def settings() -> Settings:
     """This process's settings.
 
     Raises:
-        UsageError: a variable is missing or wrong.
+        UsageError: a variable is missing or invalid.
     """
     return Settings.read(os.environ)
 
 
 @cache
 def cloud() -> Cloud:
-    """This process's clients of AWS; what does not answer them is given up within the function's time."""
+    """This process's AWS clients. Their read timeout is a quarter of the function's time: a call ends within it."""
     return Cloud(answer_seconds=0.25 * settings().seconds)
 
 
 @cache
 def logger() -> Logger:
-    """Structured lines on stdout, which Lambda keeps."""
+    """The logger: one JSON document per line on stdout, which Lambda sends to CloudWatch Logs."""
     return Logger(service=os.environ.get("POWERTOOLS_SERVICE_NAME", "pneumoscope"))
 
 
 def run(work: Work, event: Event, context: LambdaContext) -> dict[str, Any]:
-    """Do a call's work with Lambda's request id in every line of the log.
+    """Handle an invocation, with Lambda's request id in every log line.
 
-    The event is in none of them, whatever powertools' variables say.
+    The event, which contains object keys, is never logged, not even if POWERTOOLS_LOGGER_LOG_EVENT asks for it.
 
     Raises:
-        UsageError: the function's environment is wrong.
+        UsageError: the function's environment is invalid.
     """
     settings()
     return logger().inject_lambda_context(work, log_event=False, clear_state=True)(event, context)
 
 
 def classify(film: bytes) -> Answer:
-    """Decide on a film by the endpoint, or in this process if none is set. What is no film is rejected.
+    """Decide on a film by the endpoint, or in this process if none is set. A file that is not a film is rejected.
 
     Args:
-        film: the bytes of a file; one above the endpoint's limit is shrunk by the contract's rule.
+        film: the bytes of an image file; one above the endpoint's limit is shrunk by the contract's input rule.
 
     Returns:
-        The decision; its `milliseconds` are the whole way's.
+        The decision; `milliseconds` includes shrinking, calling and retrying.
 
     Raises:
         BusyError: the endpoint may answer later.
-        CloudError: there is no such endpoint or model, or it may not be used.
+        CloudError: the endpoint or the model does not exist, or access to it is denied.
         BundleError: the model is damaged.
     """
     started, shrunk = time.perf_counter(), False
@@ -179,15 +180,15 @@ def classify(film: bytes) -> Answer:
             content, shrunk = fit_film(film, settings().endpoint_limit, _contract)
             document = _endpoint().classify(content).prediction
         else:
-            document = refuse("the file is empty.", ImageError.code)
+            document = rejection_document("the file is empty.", ImageError.code)
     except ImageError as refusal:
-        document = refuse(str(refusal), refusal.code)
+        document = rejection_document(str(refusal), refusal.code)
     milliseconds = (time.perf_counter() - started) * 1000
     return Answer(prediction=document | {"notice": DISCLAIMER}, milliseconds=milliseconds, shrunk=shrunk)
 
 
-def refuse(reason: str, code: str) -> dict[str, Any]:
-    """The document that the service gives of a file it rejects, for a file that did not come so far."""
+def rejection_document(reason: str, code: str) -> dict[str, Any]:
+    """The service's document for a rejected file, for files that are rejected before the model sees them."""
     from pneumoscope.engine import rejection
 
     return rejection(_contract(), code, reason).as_json() | {"notice": DISCLAIMER}
@@ -195,34 +196,36 @@ def refuse(reason: str, code: str) -> dict[str, Any]:
 
 @cache
 def _endpoint() -> Endpoint:
-    """Of one film: who is not answered can still say so, and a busy endpoint is asked again early or not at all."""
+    """The endpoint, with time limits for one film."""
+    # One attempt may take three quarters of the function's time, so that a failure can still be logged; retries start
+    # only in the first 15 %, so that a late one is never cut off by the function's time limit.
     seconds = settings().seconds
-    return Endpoint(cloud().asker(0.75 * seconds), settings().endpoint, patience=0.15 * seconds)
+    return Endpoint(cloud().runtime_client(0.75 * seconds), settings().endpoint, patience=0.15 * seconds)
 
 
 @cache
 def _engine() -> "Engine":
-    """The bundle in S3, loaded and verified; its files are not kept."""
+    """The engine of the bundle in S3, loaded and verified; its files are not kept on disk."""
     from pneumoscope.aws.unpack import fetch_bundle
 
     with fetch_bundle(cloud(), settings().model) as (_, engine):
         return engine
 
 
-def most_bytes() -> int:
-    """The largest file that is read as a film."""
+def max_film_bytes() -> int:
+    """The largest file that is decoded as a film, in bytes."""
     from pneumoscope.imaging import DEFAULT_LIMITS
 
     return DEFAULT_LIMITS.max_bytes
 
 
 def result_key(film: str) -> str:
-    """Where the result of the film at a key lies."""
+    """The key of the result for the film at a key."""
     return f"{settings().results_prefix}{film.removeprefix(settings().films_prefix)}.json"
 
 
 def failure_key(film: str) -> str:
-    """Where it lies how often the film at a key could not be decided on; no result's key ends so."""
+    """The key of the count of failures for the film at a key; results end in .json, so the two cannot collide."""
     return f"{settings().results_prefix}{film.removeprefix(settings().films_prefix)}.failed"
 
 
@@ -236,99 +239,105 @@ def _contract() -> Contract:
 
 
 @contextmanager
-def nameless(what: str) -> Iterator[None]:
-    """Turn botocore's errors into ours by their codes alone: AWS's sentences and addresses quote the object's key.
+def redact_errors(what: str) -> Iterator[None]:
+    """Turn botocore's errors into ours by their codes alone: AWS's messages and URLs quote the object's key.
 
     Args:
-        what: names what was tried, such as "reading the film".
+        what: the operation, such as "reading the film".
 
     Raises:
-        BusyError: it may work later.
-        CloudError: it will not.
+        BusyError: the failure is temporary; the operation may succeed later.
+        CloudError: the operation will not succeed as it is.
     """
     try:
-        with in_words(what):
+        with translate_errors(what):
             yield
     except CloudError as failure:
         cause = failure.__cause__
-        code = code_of(cause) if isinstance(cause, ClientError) else type(cause).__name__
-        sentence = f"{what}: AWS answers {code}; look whether the function's role may, and whether S3 is reachable."
-        raise type(failure)(sentence) from None
+        code = error_code(cause) if isinstance(cause, ClientError) else type(cause).__name__
+        sentence = f"{what}: AWS answers {code}; check that the function's role allows it and that AWS can be reached."
+        raise type(failure)(sentence) from None  # a chained traceback would quote the key
 
 
-def read_object(what: str, key: str, *, version: str | None = None, most: float = math.inf) -> Found:
-    """An object of the bucket as its version was, or if it has none, as it is now; up to `most` bytes of it.
+def read_object(what: str, key: str, *, version: str | None = None, max_bytes: float = math.inf) -> StoredObject:
+    """Read an object of the bucket, unless it is larger than `max_bytes`; its length is known before its data is read.
 
-    Its length is known before it is read. `what` names it, as for `nameless`.
+    Args:
+        what: the operation, as for `redact_errors`.
+        key: the object's key.
+        version: the version to read; by default the current one.
+        max_bytes: the largest object whose data is read.
 
     Raises:
-        BusyError, CloudError: it cannot be read, though it may be there.
+        BusyError, CloudError: the object cannot be read, although it may exist.
     """
     place = {"Bucket": settings().bucket, "Key": key} | ({} if version is None else {"VersionId": version})
-    with nameless(what):
+    with redact_errors(what):
         try:
             reply = cloud().client("s3").get_object(**place)
         except ClientError as failure:
             if is_absent(failure, key):
-                return Found()
+                return StoredObject()
             raise
         size = int(reply["ContentLength"])
         with closing(reply["Body"]) as body:
-            data = body.read() if size <= most else None
-    return Found(data=data, size=size, etag=reply["ETag"].strip('"'))
+            data = body.read() if size <= max_bytes else None
+    return StoredObject(data=data, size=size, etag=reply["ETag"].strip('"'))
 
 
 def is_absent(failure: ClientError, key: str) -> bool:
-    """Whether an object could not be read because it is not there.
+    """Whether an object could not be read because it does not exist.
 
-    Where listing is allowed for a prefix only, S3 may say AccessDenied of what is missing; a listing tells.
+    Where listing is allowed for a prefix only, S3 may answer AccessDenied for a missing object, too; listing the key
+    tells the two apart.
     """
-    if code_of(failure) != "AccessDenied":
-        return code_of(failure) in _GONE
+    if error_code(failure) != "AccessDenied":
+        return error_code(failure) in _ABSENT_CODES
     found = cloud().client("s3").list_objects_v2(Bucket=settings().bucket, Prefix=key, MaxKeys=1)
     return not any(each["Key"] == key for each in found.get("Contents", []))
 
 
 def record(decided: Answer, **more: Any) -> None:
-    """Write one line of log on a decision, and count it in CloudWatch's metrics."""
+    """Write a decision to the log, as one line, and to CloudWatch's metrics."""
     prediction, status = decided.prediction, str(decided.prediction["status"])
-    said = {name: prediction[name] for name in ("status", "label", "probabilities", "reason_codes")} | {
+    line = {name: prediction[name] for name in ("status", "label", "probabilities", "reason_codes")} | {
         "model": prediction["model"]["sha256"],
         "how": settings().how,
         "shrunk": decided.shrunk,
         "milliseconds": round(decided.milliseconds, 1),
     }
-    logger().info("decision", extra=more | said)
+    logger().info("decision", extra=more | line)
     namespace = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "Pneumoscope")
     metrics = EphemeralMetrics(service=logger().service, namespace=namespace)
-    metrics.add_dimensions(service=logger().service, status=status)  # beside the service alone
+    metrics.add_dimensions(service=logger().service, status=status)  # in addition to the service alone
     metrics.add_metric("Decisions", MetricUnit.Count, 1)
     metrics.add_metric("Rejected", MetricUnit.Count, int(status == "rejected"))
     metrics.add_metric("Milliseconds", MetricUnit.Milliseconds, decided.milliseconds)
     metrics.flush_metrics()
 
 
-def mark(*names: str) -> str:
-    """What stands for a film in the log: the beginning of an HMAC over its names.
+def pseudonym(*names: str) -> str:
+    """A film's pseudonym in the log: the first 16 hexadecimal digits of an HMAC-SHA256 over its names.
 
-    Keyed with a secret: otherwise anyone who guesses a name could confirm it beside a diagnosis.
+    The key is secret. With a plain hash, anyone who guesses a name could confirm it next to a diagnosis.
 
     Raises:
-        BusyError, CloudError: the stack's table cannot be used.
+        BusyError, CloudError: the stack's table cannot be read or written.
     """
-    return hmac.new(_secret(), "\0".join(names).encode(), "sha256").hexdigest()[:_DIGITS]
+    return hmac.new(_pseudonym_key(), "\0".join(names).encode(), "sha256").hexdigest()[:_PSEUDONYM_DIGITS]
 
 
 @cache
-def _secret() -> bytes:
-    """The stack's key of marks: drawn by the first function that needs it, and the same for all from then on."""
-    with nameless("reading the key of marks"):
+def _pseudonym_key() -> bytes:
+    """The stack's pseudonym key: generated by the first function that needs it, then read by all of them."""
+    with redact_errors("reading the pseudonym key"):
         reply = (
             cloud()
             .client("dynamodb")
             .update_item(
                 TableName=settings().table,
-                Key={"id": {"S": KEY_OF_MARKS}},
+                Key={"id": {"S": PSEUDONYM_KEY_ITEM}},
+                # One atomic operation: of functions that start at once, the first one's key counts for all.
                 UpdateExpression="SET hmac_key = if_not_exists(hmac_key, :new)",
                 ExpressionAttributeValues={":new": {"B": secrets.token_bytes(_SECRET_BYTES)}},
                 ReturnValues="ALL_NEW",
@@ -337,8 +346,8 @@ def _secret() -> bytes:
     return bytes(reply["Attributes"]["hmac_key"]["B"])
 
 
-def told(failure: BaseException) -> str:
-    """An error for the log: our sentences as they are; of others, which may quote a film, the kind and the place."""
+def log_reason(failure: BaseException) -> str:
+    """An error for the log: our own message; of any other error, whose message may quote a film, its type and place."""
     if isinstance(failure, PneumoscopeError):
         return str(failure)
     frames = reversed(traceback.extract_tb(failure.__traceback__))

@@ -1,1 +1,1 @@
-"""Inside a training job's container, without boto3."""
+"""What runs inside a training job's container; it needs no boto3."""

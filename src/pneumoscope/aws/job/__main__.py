@@ -1,8 +1,9 @@
 """`python -m pneumoscope.aws.job`: the command of a training job's container.
 
-It trains on the job's channel `train`, exports into the job's model directory, and reports on the validation films and
-on the channel `test`, on one host or several. Hyper-parameters are arguments (`--epochs 4`, `--freeze true`), or come
-from the platform's file: every field of the training configuration, `recipe`, `export_precision` and `quiet`.
+It trains on the job's channel `train`, exports the bundle into the job's model directory, and evaluates it on the
+validation films and on the channel `test`, if there is one. It runs on one host or on several. Hyper-parameters are
+arguments (`--epochs 4`, `--freeze true`) or come from the platform's file: every field of the training configuration,
+`recipe`, `export_precision` and `quiet`.
 """
 
 import sys
@@ -18,7 +19,7 @@ from pneumoscope.training.world import World, is_launched
 
 
 def main() -> None:
-    """Train as the platform asks; what fails is said in one sentence, also where the platform looks for it."""
+    """Train as the platform configures the job; a failure is one sentence, also in the platform's failure file."""
     run(lambda: _train(sys.argv[1:]))
 
 
@@ -32,8 +33,8 @@ def _train(arguments: Sequence[str]) -> None:
         platform.clear_failure()
     try:
         _work(platform.read_job(), arguments)
-    except Exception as failure:  # the platform is told, too, and nothing that is said names a film
-        reason = platform.reason_of(failure)
+    except Exception as failure:  # also goes to the failure file, in a form that names no film
+        reason = platform.failure_reason(failure)
         platform.write_failure(reason)
         if not isinstance(failure, PneumoscopeError | OSError):
             raise
@@ -41,7 +42,7 @@ def _train(arguments: Sequence[str]) -> None:
 
 
 def _work(job: platform.Job, arguments: Sequence[str]) -> None:
-    """The job, or this host's share of it."""
+    """Run the job, or this host's processes of it."""
     config, options = read_hyperparameters(job.hyperparameters, arguments)
     listener = make_listener(quiet=options.quiet or not World.of().leads)
     with stoppable():
@@ -49,8 +50,8 @@ def _work(job: platform.Job, arguments: Sequence[str]) -> None:
             for report in run_job(job, config, precision=options.export_precision, listener=listener):
                 show_report(report)
         elif code := launch(job, arguments):
-            said = platform.read_failure()
-            raise RunError(said or f"the training processes of this host ended with code {code}; see the log.")
+            reason = platform.read_failure()  # written by the process that failed first
+            raise RunError(reason or f"the training processes of this host ended with code {code}; see the log.")
 
 
 if __name__ == "__main__":

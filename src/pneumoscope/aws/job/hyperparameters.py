@@ -1,7 +1,7 @@
-"""A training job's hyper-parameters, in every way that SageMaker and AWS's tools spell them.
+"""A training job's hyper-parameters, in every spelling that SageMaker and AWS's tools use.
 
-Script mode passes them as arguments (`--batch_size 32 --freeze true`), an image of one's own finds them in a file, and
-AWS's SDK writes values as JSON, so that a text has quotation marks of its own.
+Script mode passes them as arguments (`--batch_size 32 --freeze true`); a custom image finds them in a file. AWS's SDK
+encodes each value as JSON, so strings arrive with quotation marks.
 """
 
 import json
@@ -15,15 +15,15 @@ from pneumoscope.errors import UsageError
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.config import load_recipe, make_config
 
-_TOOLKITS = "sagemaker_"  # what the platform's own tools add for themselves
-_PLATFORMS = {"out", "data", "cache", "resume", "teachers", "help"}  # options of `train` that a job cannot choose
+_TOOLKIT_PREFIX = "sagemaker_"  # parameters that AWS's toolkit adds for itself
+_RESERVED = {"out", "data", "cache", "resume", "teachers", "help"}  # options of `train` that the platform sets in a job
 
 
 class JobOptions(Document):
-    """What a job may be told beside the fields of the training configuration."""
+    """A job's options beside the fields of the training configuration."""
 
-    recipe: Text = Field(default="quick", description="Name of a recipe that the configuration begins from.")
-    export_precision: Literal["fp32", "int8"] = Field(default="fp32", description="Of the bundle's arithmetic.")
+    recipe: Text = Field(default="quick", description="Name of the recipe to start from.")
+    export_precision: Literal["fp32", "int8"] = Field(default="fp32", description="Arithmetic of the bundle's model.")
     quiet: bool = Field(default=False, description="Print neither progress nor messages.")
 
 
@@ -33,27 +33,27 @@ _SWITCHES = {
 
 
 def read_hyperparameters(stored: Mapping[str, str], arguments: Sequence[str]) -> tuple[TrainConfig, JobOptions]:
-    """A job's training configuration and its options; of a name given twice, the last one counts.
+    """A job's training configuration and its options. If a name is given twice, the last value counts.
 
     Args:
-        stored: by name, as the platform's file has them.
-        arguments: of the job's command; a leading `train`, which SageMaker passes, means nothing.
+        stored: values by name, as in the platform's file.
+        arguments: the arguments of the job's command. A leading `train`, which SageMaker passes, is ignored.
 
     Raises:
-        UsageError: one is unknown, out of range, or not a job's to choose.
+        UsageError: a hyper-parameter is unknown, out of range, or set by the platform in a job.
     """
     given = list(arguments[1:] if arguments[:1] == ["train"] else arguments)
-    values = _named([*((name, _plain(value)) for name, value in stored.items()), *_pairs(given)])
+    values = _by_field([*((name, _unquote(value)) for name, value in stored.items()), *_pairs(given)])
     options = {name: values.pop(name) for name in JobOptions.model_fields if name in values}
     try:
-        wanted = JobOptions.model_validate(options)
+        job_options = JobOptions.model_validate(options)
     except ValidationError as failure:
         raise UsageError(f"hyper-parameters: {first_problem(failure)}.") from failure
-    return make_config(load_recipe(wanted.recipe), values), wanted
+    return make_config(load_recipe(job_options.recipe), values), job_options
 
 
 def _pairs(arguments: list[str]) -> Iterator[tuple[str, str]]:
-    """Names and values of `--name value`, `--name=value` and `--name`, which means true."""
+    """Names and values from `--name value`, `--name=value` and `--name`, whose value is true."""
     while arguments:
         name, joined, value = arguments.pop(0).partition("=")
         if not name.startswith("--"):
@@ -63,31 +63,32 @@ def _pairs(arguments: list[str]) -> Iterator[tuple[str, str]]:
         yield name[2:], value
 
 
-def _named(given: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """The values by the names of our fields: `no-freeze: true` is `freeze: false`."""
+def _by_field(given: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The values by our field names; `no-freeze: true` becomes `freeze: false`."""
     found: dict[str, Any] = {}
     for spelled, value in given:
         name = spelled.lower().replace("-", "_")
-        if name in _PLATFORMS:
-            raise UsageError(f"hyper-parameter {spelled!r} is the platform's to say in a training job; leave it out.")
+        if name in _RESERVED:
+            raise UsageError(f"hyper-parameter {spelled!r} is set by the platform in a training job; leave it out.")
+        # Switches may be negated, as on our command line; of `freeze` and `no_freeze` the last one counts.
         if (positive := name.removeprefix("no_")) in _SWITCHES:
-            found[positive] = _truth(spelled, value) is (name == positive)
-        elif not name.startswith(_TOOLKITS):
+            found[positive] = _parse_bool(spelled, value) is (name == positive)
+        elif not name.startswith(_TOOLKIT_PREFIX):
             found[name] = value
     return found
 
 
-def _truth(name: str, value: str) -> bool:
+def _parse_bool(name: str, value: str) -> bool:
     try:
         return TypeAdapter(bool).validate_python(value or "true")
     except ValidationError:
         raise UsageError(f"hyper-parameter {name!r} is {value!r}; give true or false.") from None
 
 
-def _plain(value: str) -> str:
-    """A value without the quotation marks of JSON.
+def _unquote(value: str) -> str:
+    """A value; a JSON string loses its quotation marks.
 
-    >>> _plain('"quick"'), _plain("16")
+    >>> _unquote('"quick"'), _unquote("16")
     ('quick', '16')
     """
     try:

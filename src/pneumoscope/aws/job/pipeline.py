@@ -1,4 +1,4 @@
-"""A training job from its channels to the bundle in its model directory, on one host or several."""
+"""A training job, from its channels to the bundle in its model directory, on one host or on several."""
 
 import os
 import shutil
@@ -24,47 +24,48 @@ from pneumoscope.settings.training import ExportConfig, TrainConfig
 from pneumoscope.training.run_directory import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
 from pneumoscope.training.world import World, is_launched, together
 
-#: Changes the port on which the first host answers the others.
+#: The environment variable with the port on which the first host listens for the others.
 PORT_VARIABLE = "PNEUMOSCOPE_MASTER_PORT"
-_PORT = "29500"
-_GRACE = 60.0  # seconds from SIGTERM until the processes started are killed; SageMaker itself waits 120
+_DEFAULT_PORT = "29500"
+_GRACE_SECONDS = 60.0  # from SIGTERM until started processes are killed; SageMaker kills the container after 120 s
 _RUN_FILES = (CONFIG_FILE, CARD_FILE, METRICS_FILE, CURVES_FILE)
 
 
 def needs_launch(job: Job, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the job is one for several processes that nobody has started yet."""
+    """Whether the job needs several processes that have not been started yet."""
     return not is_launched(environment) and len(job.hosts) * max(1, job.gpus) > 1
 
 
 def launch(job: Job, arguments: Sequence[str]) -> int:
-    """Run the job's command with these arguments in this host's share of the processes, by torchrun; its exit code."""
+    """Run the job's command with these arguments in all of this host's processes, by torchrun; return the exit code."""
     module = ["-m", "pneumoscope.aws.job", *arguments]
     process = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *_place(job), *module], env=os.environ | _network(job)
+        [sys.executable, "-m", "torch.distributed.run", *_torchrun_options(job), *module],
+        env=os.environ | _network_variables(job),
     )
     try:
         code = process.wait()
     except BaseException:
         process.terminate()
         try:
-            process.wait(_GRACE)
+            process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
         raise
-    return code if code >= 0 else 128 - code
+    return code if code >= 0 else 128 - code  # a process killed by signal N exits with 128 + N, as in a shell
 
 
 def run_job(
     job: Job, config: TrainConfig, *, precision: Precision = "fp32", listener: Listener = SILENT
 ) -> list[Report]:
-    """Train on the job's channel, put the bundle into its model directory, report on `val` and the channel `test`.
+    """Train on the channel `train`, install the bundle in the model directory, evaluate it on `val` and channel `test`.
 
-    A channel is a prepared data set, or a folder of class folders or archives, which is prepared first.
-    Nothing is written into channels. If the job keeps checkpoints, a run begun there is gone on with.
-    Every process of the job calls this; the leading one writes, and returns the reports.
+    The channel `train` is a prepared data set, or a folder of class folders or archives, which is prepared first.
+    Nothing is written into channels. If the job keeps checkpoints, an interrupted run there is resumed.
+    Every process of the job calls this function; only the leading one writes and returns the reports.
 
     Raises:
-        PneumoscopeError: something is wrong with the channels, the run found or the configuration.
+        PneumoscopeError: the channels, an interrupted run or the configuration are invalid.
     """
     world = World.of()
     with tempfile.TemporaryDirectory(prefix="pneumoscope-job-") as own:
@@ -79,9 +80,9 @@ def run_job(
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM, by which the platform stops a job, interrupts the block as Ctrl-C does.
+    """Let SIGTERM, by which the platform stops a job, interrupt the block as Ctrl-C does.
 
-    A container's first process would not even notice it.
+    Linux ignores SIGTERM for a container's first process unless that process installs a handler.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -90,37 +91,37 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _place(job: Job) -> list[str]:
-    """The options by which torchrun knows this host."""
+def _torchrun_options(job: Job) -> list[str]:
+    """The options of torchrun for this host."""
     return [
         f"--nnodes={len(job.hosts)}",
         f"--node-rank={job.hosts.index(job.host)}",
         f"--nproc-per-node={max(1, job.gpus)}",
         f"--master-addr={job.hosts[0]}",
-        f"--master-port={os.environ.get(PORT_VARIABLE, _PORT)}",
+        f"--master-port={os.environ.get(PORT_VARIABLE, _DEFAULT_PORT)}",
     ]
 
 
-def _network(job: Job) -> dict[str, str]:
-    """Which network interface the hosts talk over, where the platform names one and nobody has chosen."""
+def _network_variables(job: Job) -> dict[str, str]:
+    """Variables that select the hosts' network interface, if the platform names one and the user has not chosen."""
     names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     return {name: job.interface for name in names if job.interface and name not in os.environ}
 
 
 def _open_channel(channel: Path, prepared: Path, listener: Listener) -> Dataset:
-    """The channel's data set; one that is not prepared is prepared in `prepared`, once."""
+    """The channel's data set. An unprepared one is prepared once, in the folder `prepared`."""
     if (channel / MANIFEST_FILE).is_file():
         return load_dataset(channel)
     if not (prepared / MANIFEST_FILE).is_file():
         archives = sorted(path for path in channel.iterdir() if path.suffix.lower() == ".zip")
-        made = prepare([*archives, channel], prepared, PrepareConfig(), listener=listener)
-        films = sum(number for counts in made.counts.values() for number, _ in counts.values())
-        listener.say(f"the channel is prepared: {films} films used, {len(made.refused)} refused")
+        done = prepare([*archives, channel], prepared, PrepareConfig(), listener=listener)
+        films = sum(number for counts in done.counts.values() for number, _ in counts.values())
+        listener.say(f"the channel is prepared: {films} films used, {len(done.refused)} refused")
     return load_dataset(prepared)
 
 
 def _open_test(channel: Path, dataset: Dataset) -> Dataset:
-    """The data set to test on; what is wrong with it is said before training, not after."""
+    """The data set to test on. It is checked before training, not hours later."""
     if not (channel / MANIFEST_FILE).is_file():
         raise DatasetError(
             f"channel 'test' has no {MANIFEST_FILE}; give a data set made by `pneumoscope data prepare`."
@@ -130,36 +131,37 @@ def _open_test(channel: Path, dataset: Dataset) -> Dataset:
     if set(test.classes) != set(dataset.classes):
         known, given = ", ".join(dataset.classes), ", ".join(test.classes)
         raise DatasetError(f"channel 'train' has the classes {known}, channel 'test' {given}; they must be the same.")
-    _refuse_trained(dataset, test)
+    _refuse_overlap(dataset, test)
     return test
 
 
-def _refuse_trained(dataset: Dataset, test: Dataset) -> None:
-    """Films that will be trained on cannot be tested on; hours later their report would be refused."""
+def _refuse_overlap(dataset: Dataset, test: Dataset) -> None:
+    """Refuse test films that will be trained on: hours later, `evaluate` would refuse them."""
     training, films = dataset.split("train"), test.split("test")
     drawn = all(is_phantom(dataset.read(film)) for film in training)
+    # As in `evaluate`, nearly identical films do not count among drawings.
     overlap = TrainedFilms.of(training).overlap(films, near=not drawn)
     if overlap:
         raise DatasetError(
-            f"channel 'test' holds {len(overlap.same)} of channel 'train's films, and {len(overlap.near)} that are "
+            f"channel 'test' has {len(overlap.same)} of channel 'train's films, and {len(overlap.near)} that are "
             f"nearly the same, among its {len(films)}; test on films of other patients."
         )
 
 
 def _train(job: Job, config: TrainConfig, dataset: Dataset, work: Path, world: World, listener: Listener) -> Path:
-    """Train, or go on; the run's directory."""
+    """Train, or resume; return the run's directory."""
     listener.say("loading PyTorch")
     from pneumoscope.training.fit import train  # after the checks: it takes seconds
 
     run = (job.checkpoints or work) / "run"
-    if begun := world.share(lambda: _is_begun(run)):
-        listener.say("going on with the run in the checkpoint directory")
-    train(dataset, config, run, resume=begun, cache=work / "cache", listener=listener)
+    if resume := world.share(lambda: _can_resume(run)):
+        listener.say("resuming the run in the checkpoint directory")
+    train(dataset, config, run, resume=resume, cache=work / "cache", listener=listener)
     return run
 
 
-def _is_begun(run: Path) -> bool:
-    """Whether there is a run to go on with; what an interrupted copy has left of one is cleared away."""
+def _can_resume(run: Path) -> bool:
+    """Whether there is a run to resume. The incomplete remains of one, from an interrupted copy, are deleted."""
     if all((run / name).is_file() for name in (CONFIG_FILE, CARD_FILE)):
         return True
     if not (run / LAST).exists():
@@ -170,7 +172,7 @@ def _is_begun(run: Path) -> bool:
 def _deliver(
     job: Job, run: Path, dataset: Dataset, test: Dataset | None, work: Path, precision: Precision, listener: Listener
 ) -> list[Report]:
-    """Bundle, run files and reports to where the platform collects them; the reports."""
+    """Write the bundle, the run's files and the reports where the platform collects them; return the reports."""
     from pneumoscope.export import export
 
     for name in _RUN_FILES:
@@ -188,9 +190,10 @@ def _deliver(
 
 
 def _install(bundle: Path, model: Path) -> None:
-    """Copy a bundle into an existing folder, which may be a mount; it is there whole or not at all.
+    """Copy a bundle into an existing folder, so that the folder is always a complete bundle or not a bundle.
 
-    The contract makes a bundle of a folder: it goes first and comes last.
+    The folder may be a mount, so it cannot be replaced by renaming. It is a bundle only with its contract, which is
+    therefore deleted first and copied last.
     """
     (model / CONTRACT_FILE).unlink(missing_ok=True)
     files = [path.relative_to(bundle) for path in bundle.rglob("*") if path.is_file()]

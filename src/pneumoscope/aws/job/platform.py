@@ -1,7 +1,7 @@
-"""What SageMaker tells a training container, in the two ways it does.
+"""What SageMaker passes to a training container, in both of its ways.
 
 Its script-mode images set variables (`SM_CHANNEL_TRAIN`, `SM_MODEL_DIR`, …) and pass hyper-parameters as
-arguments. An image of one's own is started with the argument `train` and finds files below `/opt/ml`:
+arguments. A custom image is started with the argument `train` and finds files below `/opt/ml`:
 
 ====================================  ==========================================================
 `input/config/hyperparameters.json`   every value a string
@@ -30,18 +30,17 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 
-_LONGEST_REASON = 1024  # characters; SageMaker shows no more
+_MAX_REASON = 1024  # characters; SageMaker shows no more
 _HYPERPARAMETERS = "input/config/hyperparameters.json"
 _RESOURCES = "input/config/resourceconfig.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A training job as its container sees it.
+    """A training job as seen from its container.
 
-    `checkpoints` is None if the job keeps none, `gpus` are this host's, `interface` is the network
-    interface between the hosts where the platform names one. `hyperparameters` are those that do not
-    come as arguments already.
+    `checkpoints` is None if the job keeps none, `gpus` is the number in this host, `interface` the network interface
+    between the hosts if the platform names one. `hyperparameters` has those that are not passed as arguments.
     """
 
     name: str
@@ -61,32 +60,34 @@ def on_platform(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process runs in a training job's container."""
     if "SM_MODEL_DIR" in environment:
         return True
-    return "TRAINING_JOB_NAME" in environment and (_base(environment) / _HYPERPARAMETERS).is_file()
+    return "TRAINING_JOB_NAME" in environment and (_base_directory(environment) / _HYPERPARAMETERS).is_file()
 
 
-def gives_models(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process runs where a platform puts models: in a job's container, or in an endpoint's."""
-    return on_platform(environment) or (_base(environment) / "model").is_dir()
+def provides_model_directory(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the platform provides a model directory: in the container of a training job or of an endpoint."""
+    return on_platform(environment) or (_base_directory(environment) / "model").is_dir()
 
 
 def read_job(environment: Mapping[str, str] = os.environ) -> Job:
-    """The job that this process is.
+    """The training job in which this process runs.
 
     Raises:
-        UsageError: it has no channel `train`, or what the platform says cannot be understood.
+        UsageError: the job has no channel `train`, or the platform's variables or files are invalid.
     """
-    base, given = _base(environment), environment.get
-    resources = _read(base / _RESOURCES) if (base / _RESOURCES).is_file() else {}
-    hosts = _hosts(environment["SM_HOSTS"]) if "SM_HOSTS" in environment else resources.get("hosts", ["localhost"])
+    base, given = _base_directory(environment), environment.get
+    resources = _read_json(base / _RESOURCES) if (base / _RESOURCES).is_file() else {}
+    hosts = (
+        _parse_hosts(environment["SM_HOSTS"]) if "SM_HOSTS" in environment else resources.get("hosts", ["localhost"])
+    )
     scripted = "SM_MODEL_DIR" in environment
-    stored = {} if scripted else _read(base / _HYPERPARAMETERS)
+    stored = {} if scripted else _read_json(base / _HYPERPARAMETERS)
     job = Job(
         name=given("TRAINING_JOB_NAME", "pneumoscope"),
         train=Path(given("SM_CHANNEL_TRAIN", base / "input/data/train")),
-        test=Path(test) if (test := given("SM_CHANNEL_TEST")) else _folder(base / "input/data/test"),
+        test=Path(test) if (test := given("SM_CHANNEL_TEST")) else _existing_folder(base / "input/data/test"),
         model=Path(given("SM_MODEL_DIR", base / "model")),
         output=Path(given("SM_OUTPUT_DATA_DIR", base / "output/data")),
-        checkpoints=_folder(base / "checkpoints"),
+        checkpoints=_existing_folder(base / "checkpoints"),
         hosts=tuple(map(str, hosts)),
         host=given("SM_CURRENT_HOST", str(resources.get("current_host", hosts[0]))),
         gpus=int(given("SM_NUM_GPUS") or 0) if scripted else _count_gpus(),
@@ -94,16 +95,16 @@ def read_job(environment: Mapping[str, str] = os.environ) -> Job:
         hyperparameters={name: str(value) for name, value in stored.items()},
     )
     if job.host not in job.hosts:
-        raise UsageError(f"this host, {job.host!r}, is none of the job's hosts: {', '.join(job.hosts)}.")
+        raise UsageError(f"this host, {job.host!r}, is not one of the job's hosts: {', '.join(job.hosts)}.")
     if not job.train.is_dir():
         raise UsageError("the job has no channel 'train'; give one with a data set made by `pneumoscope data prepare`.")
     return job
 
 
-def reason_of(failure: BaseException) -> str:
-    """An exception in one line without films' names, which may identify patients.
+def failure_reason(failure: BaseException) -> str:
+    """An exception in one line, without the names of image files, which may identify patients.
 
-    >>> reason_of(UsageError("/data/val/normal/Ann Smith 3.jpeg: the image is blank."))
+    >>> failure_reason(UsageError("/data/val/normal/Ann Smith 3.jpeg: the image is blank."))
     'a film: the image is blank.'
     """
     from pneumoscope.imaging import SUFFIXES
@@ -112,51 +113,52 @@ def reason_of(failure: BaseException) -> str:
     if not isinstance(failure, PneumoscopeError):
         text = f"{type(failure).__name__}: {text}"
     suffixes = "|".join(re.escape(suffix) for suffix in sorted(SUFFIXES, reverse=True))
+    # Everything from the first slash, or from the last colon, up to an image suffix: names may contain spaces.
     text = re.sub(rf"(?:/.*|[^:]*)(?:{suffixes})\b['\"]?", "a film", text, flags=re.IGNORECASE)
-    return text.rstrip(": ")[:_LONGEST_REASON]
+    return text.rstrip(": ")[:_MAX_REASON]
 
 
 def clear_failure() -> None:
-    """Forget why an earlier job in the same place failed."""
+    """Delete the failure file of an earlier job in the same directory."""
     with suppress(OSError):
         _failure_file().unlink(missing_ok=True)
 
 
 def read_failure() -> str | None:
-    """What has been said of why the job failed."""
+    """The content of the job's failure file, or None."""
     path = _failure_file()
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 def write_failure(reason: str) -> None:
-    """Say why the job failed, unless it has been said: what fails first is the cause."""
+    """Write the job's failure file, unless it exists: the first failure is the cause of the others."""
     path = _failure_file()
-    with suppress(OSError):  # the reason is on stderr, too; FileExistsError among others
+    with suppress(OSError):  # FileExistsError among others; the reason is on stderr, too
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(reason)
 
 
 def _failure_file() -> Path:
-    return _base(os.environ) / "output" / "failure"
+    return _base_directory(os.environ) / "output" / "failure"
 
 
-def _base(environment: Mapping[str, str]) -> Path:
+def _base_directory(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 
 
-def _folder(path: Path) -> Path | None:
+def _existing_folder(path: Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _hosts(text: str) -> tuple[str, ...]:
+def _parse_hosts(text: str) -> tuple[str, ...]:
     try:
         return TypeAdapter(Annotated[tuple[str, ...], Field(min_length=1)]).validate_json(text)
     except ValidationError:
         raise UsageError(f"SM_HOSTS is not a list of at least one host in JSON: {text!r}.") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except ValueError as failure:
