@@ -434,7 +434,7 @@ def test_a_role_that_may_not_be_looked_at_is_taken_by_its_arn(
 def test_the_documented_role_lets_a_job_do_its_work_and_no_more(
     shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two documents of docs/aws.md, put into IAM; then what may be done with them is tried."""
+    """The two documents of docs/how-to/aws.md, put into IAM; then what may be done with them is tried."""
     folder, iam = REPOSITORY / "deploy" / "aws", shared_cloud.client("iam")
     policy = (folder / "sagemaker-role.json").read_text().replace("BUCKET", PLACE.bucket)
     iam.create_role(RoleName="films", AssumeRolePolicyDocument=(folder / "sagemaker-trust.json").read_text())

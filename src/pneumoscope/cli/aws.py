@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pneumoscope.settings.aws import Deploy, Invoke, PutModel, Status, Teardown, Train, Upload
 
 app = typer.Typer(
-    help="Films to S3, a training job, an endpoint, and back to nothing (docs/aws.md).",
+    help="Films to S3, a training job, an endpoint, and back to nothing (docs/how-to/aws.md).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

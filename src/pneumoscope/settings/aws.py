@@ -87,7 +87,7 @@ class Train(Document):
     data: Annotated[Place, _S3] = Field(description="A data set, as `aws upload` puts it there.")
     out: Annotated[Place, _S3] = Field(description="Where model, reports and checkpoints go.")
     role: Annotated[str, Spelling(variable="PNEUMOSCOPE_ROLE")] = Field(
-        min_length=1, description="Name or ARN of the role that SageMaker takes on (docs/aws.md)."
+        min_length=1, description="Name or ARN of the role that SageMaker takes on (docs/how-to/aws.md)."
     )
     test: Annotated[Place | None, _S3] = Field(
         default=None, description="A data set whose test split is evaluated at the end."
@@ -149,7 +149,7 @@ class Deploy(Document):
     to: Annotated[Place, _S3] = Field(description="Where models go; a folder NAME is made there.")
     name: EndpointName | None = Field(default=None, description="The endpoint's name; by default the model's.")
     serving: Serving = Field(default="own", description="Our image (give --image), or AWS's for Ray Serve.")
-    image: str | None = Field(default=None, description="Our service's image in ECR (docs/aws.md).")
+    image: str | None = Field(default=None, description="Our service's image in ECR (docs/how-to/aws.md).")
     wait: bool = Field(default=True, description="Wait until it answers.")
     region: Region = None
     quiet: Quiet = False
@@ -163,7 +163,9 @@ class Deploy(Document):
         if self.variant == "serverless" and max(self.instances, self.most_instances) > 1:
             raise ValueError("a serverless endpoint has no instances; leave out --instances and --most-instances")
         if not self.image and self.serving != "ray":
-            raise ValueError("--image is missing; build ours and push it to ECR (docs/aws.md), or pass --serving ray")
+            raise ValueError(
+                "--image is missing; build ours and push it to ECR (docs/how-to/aws.md), or pass --serving ray"
+            )
         return self
 
 

@@ -143,7 +143,9 @@ def role_arn(cloud: Cloud, role: str) -> str:
             return role
         raise
     if found is None:
-        raise CloudError(f"there is no role {name}; make one that sagemaker.amazonaws.com may take on (docs/aws.md).")
+        raise CloudError(
+            f"there is no role {name}; make one that sagemaker.amazonaws.com may take on (docs/how-to/aws.md)."
+        )
     return str(found["Role"]["Arn"])
 
 
