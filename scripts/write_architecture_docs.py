@@ -137,29 +137,30 @@ def draw_rooms() -> str:
 
 def draw_flow() -> str:
     """The data flow as an SVG picture: kinds of files as boxes, commands and their rooms on the arrows."""
-    column, row, wide, high, left, top = 240, 96, 96, 34, 66, 130
+    column, row, wide, high, left, top = 204, 96, 88, 34, 58, 130
     at = {name: (left + column * x, top + row * y) for name, (x, y) in _PLACES.items()}
     tip = '<path d="M0 0 L8 4 L0 8 z" fill="#33568a"/>'
     size = 'viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto"'
     parts = [f'<defs><marker id="tip" {size}>{tip}</marker></defs>']
     for step in FLOW:
         (x1, y1), (x2, y2) = at[step.source], at[step.target]
-        start, end = x1 + wide / 2, x2 - (70 if x2 > 960 else wide / 2)
+        start, end = x1 + wide / 2, x2 - (70 if x2 > 860 else wide / 2)
         middle, height = start + (end - start) * 0.55, y1 + (y2 - y1) * 0.55  # nearer the tip, where arrows part
         parts.append(f'<path class="line" marker-end="url(#tip)" d="M{start:g} {y1:g} L{end:g} {y2:g}"/>')
         parts.append(_label(middle, height, step))
     for name, (x, y) in at.items():
-        half = 70 if x > 960 else wide / 2
+        half = 70 if x > 860 else wide / 2
         parts.append(
             f'<rect class="box" x="{x - half:g}" y="{y - high / 2:g}" width="{2 * half:g}" height="{high}" rx="4"/>'
         )
         parts.append(f'<text x="{x:g}" y="{y + 5:g}">{escape(name)}</text>')
-    return _svg(1110, 350, "From an archive to decisions: kinds of files, and the commands between them", parts)
+    return _svg(960, 350, "From an archive to decisions: kinds of files, and the commands between them", parts)
 
 
 def _label(x: float, y: float, step: Step) -> str:
+    half = 3.4 * max(len(step.command), len(step.room))
     return (
-        f'<rect x="{x - 46:g}" y="{y - 18:g}" width="92" height="34" fill="#fff" opacity="0.85"/>'
+        f'<rect x="{x - half:g}" y="{y - 18:g}" width="{2 * half:g}" height="34" fill="#fff" opacity="0.85"/>'
         f'<text class="small" x="{x:g}" y="{y - 5:g}">{escape(step.command)}</text>'
         f'<text class="small room" x="{x:g}" y="{y + 11:g}">{escape(step.room)}</text>'
     )
