@@ -17,7 +17,7 @@ PARALLEL := OMP_NUM_THREADS=1
 # Another fifth faster; the weights then differ slightly from those of an uncompiled run.
 COMPILED := $(if $(shell command -v g++),--compiled)
 
-.PHONY: demo test quick check docs lock clean browser model
+.PHONY: demo test quick check docs site lock clean browser model
 
 demo: $(READY)  ## the whole flow on synthetic radiographs
 	$(BIN)/pneumoscope demo --out $(DEMO) --overwrite
@@ -34,13 +34,18 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-browser:  ## install Chromium for the page's tests, if root; without it they are skipped
-	@command -v chromium chromium-browser google-chrome >/dev/null \
-		|| { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes chromium >/dev/null; } \
-		|| echo "Chromium is missing and cannot be installed here; the page's tests are skipped"
+browser:  ## Chromium for the page's tests, where it can be had; without it they are skipped
+	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 \
+		&& echo "The tests of the page need Chromium, which is missing: installing Debian's package chromium (apt-get)" \
+		&& apt-get update -qq && apt-get install -qq --yes chromium >/dev/null; } \
+		|| echo "no Chromium, and it cannot be installed here: the tests of the page are skipped"
 
-docs: $(READY)  ## write docs/cli.md from the commands' own help
+docs: $(READY)  ## write the pages and pictures that are made from the code
 	$(BIN)/python scripts/write_cli_docs.py
+	$(BIN)/python scripts/write_architecture_docs.py
+
+site: $(READY)  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 model: $(MODEL)/bundle/contract.json  ## the bundle that ships, from ARCHIVE=FILE.zip; takes hours, can be resumed
 

@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help; a test checks that the two agree.
+"""Write docs/reference/cli.md from the commands' own help; a test checks that the two agree.
 
 python scripts/write_cli_docs.py
 """
@@ -12,8 +12,8 @@ from typer.main import get_command
 from pneumoscope.cli.app import app
 from pneumoscope.settings.training import TrainConfig
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
-HEAD = """# The command line
+DOCUMENT = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
+HEAD = """# Commands
 
 Written by `make docs` from the commands' own help.
 Exit codes: 0 success, 1 the command failed or some inputs were refused, 2 wrong usage, 130 interrupted. An interrupted
@@ -25,7 +25,7 @@ _SETTINGS = TrainConfig.model_fields.keys() - {"schema_version", "recipe"}  # th
 
 
 def render() -> str:
-    """The whole document, `docs/cli.md`."""
+    """The whole document, `docs/reference/cli.md`."""
     root: Any = get_command(app)
     sections = [HEAD]
     for name, command in root.commands.items():

@@ -2,10 +2,14 @@ import ast
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+import write_architecture_docs
 import write_cli_docs
+from pneumoscope.cli.app import app
 from pneumoscope.models import SHIPPED
 from samples import REPOSITORY
 
@@ -19,30 +23,64 @@ def tracked() -> list[Path]:
 
 
 def test_the_cli_document_equals_the_commands_own_help() -> None:
-    document = (REPOSITORY / "docs" / "cli.md").read_text()
+    document = (REPOSITORY / "docs" / "reference" / "cli.md").read_text()
     assert document == write_cli_docs.render(), "run `make docs`"
 
 
-def test_the_readme_lists_every_file() -> None:
-    listed = (REPOSITORY / "README.md").read_text()
-    for path in [*SOURCES, *(REPOSITORY / "benchmarks").glob("*.py"), *(REPOSITORY / "docs").glob("*.md")]:
-        if path.name not in ("__init__.py", "__main__.py"):
-            assert path.name in listed, f"{path.name} is not in the README's list of files"
+@pytest.mark.parametrize("path", write_architecture_docs.DOCUMENTS, ids=lambda path: path.name)
+def test_the_pages_of_the_architecture_are_made_from_the_code(path: Path) -> None:
+    assert path.read_text() == write_architecture_docs.DOCUMENTS[path](), "run `make docs`"
 
 
-def test_every_link_in_the_documents_has_a_target() -> None:
-    for document in [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
+def test_the_list_of_source_files_is_complete() -> None:
+    listed = (REPOSITORY / "docs" / "concepts" / "source-files.md").read_text()
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES} - {"__init__", "__main__"}
+    assert {line[4:-1] for line in listed.splitlines() if line.startswith("## `")} == rooms | {
+        "benchmarks/",
+        "scripts/",
+    }
+    for path in [*SOURCES, *(REPOSITORY / "benchmarks").glob("*.py"), *(REPOSITORY / "scripts").glob("*.py")]:
+        if path.parent != PACKAGE and path.name != "__init__.py":
+            assert f"{path.name}` |" in listed, path
 
 
-def test_every_recipe_is_in_the_readme() -> None:
-    listed = (REPOSITORY / "README.md").read_text()
+def test_the_picture_of_the_rooms_holds_for_the_real_imports() -> None:
+    """What the architecture page says of the picture: imports lead to lower layers, but for one exception."""
+    layers = write_architecture_docs.layers()
+    depth = {room: number for number, layer in enumerate(layers) for room in layer}
+    imports = write_architecture_docs.imports()
+    upward = {(room, other) for room in imports for other in imports[room] if depth[other] <= depth[room]}
+    assert upward == {("aws", "cli")}
+    assert len(imports) == len(depth) > 20
+    picture = (REPOSITORY / "docs" / "images" / "rooms.svg").read_text()
+    heights = {room: int(re.findall(rf'y="(\d+)">{room}<', picture)[0]) for room in depth}
+    assert sorted(depth, key=depth.__getitem__) == sorted(depth, key=heights.__getitem__)
+
+
+def test_the_picture_of_the_data_flow_holds_for_the_command_line() -> None:
+    root: Any = get_command(app)
+    imports = write_architecture_docs.imports()
+    for step in write_architecture_docs.FLOW:
+        command: Any = root
+        for word in step.command.split():
+            command = command.commands[word]
+        assert step.room in imports["cli"], step
+
+
+def test_every_recipe_is_in_the_documentation() -> None:
+    listed = (REPOSITORY / "docs" / "how-to" / "train.md").read_text()
     for recipe in (PACKAGE / "recipes").glob("*.toml"):
         assert f"`{recipe.stem}`" in listed
 
 
-def test_the_lock_has_no_addresses() -> None:
+def test_system_packages_are_announced_before_they_are_installed() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    assert "`make test` installs Debian's package `chromium`" in readme
+    steps = subprocess.run(["make", "--dry-run", "browser"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert 0 < steps.stdout.index("installing Debian's package") < steps.stdout.index("apt-get update")
+
+
+def test_the_lock_names_no_address() -> None:
     for path in tracked():
         if path.name.endswith((".lock", ".toml", "Makefile")):
             assert "://" not in path.read_text(), path
@@ -69,7 +107,8 @@ SHIPPED_FILES = {
 def test_no_image_is_tracked() -> None:
     images = {".jpeg", ".jpg", ".png", ".tif", ".tiff", ".dcm", ".zip", ".onnx", ".safetensors", ".ckpt"}
     shipped = {PACKAGE / "models" / SHIPPED / name for name in SHIPPED_FILES}
-    assert not [path for path in tracked() if path.suffix.lower() in images and path not in shipped]
+    shown = {REPOSITORY / "docs" / "images" / "page.png"}  # the page with a phantom, for the README
+    assert not [path for path in tracked() if path.suffix.lower() in images and path not in shipped | shown]
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pneumoscope.settings.aws import Deploy, Invoke, PutModel, Status, Teardown, Train, Upload
 
 app = typer.Typer(
-    help="Train and deploy on AWS (docs/aws.md).",
+    help="Train and deploy on AWS (docs/how-to/aws.md).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

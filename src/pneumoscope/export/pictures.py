@@ -1,8 +1,8 @@
 """Pictures that are not chest films, for the gate to learn from: drawn anew for every export, and library samples.
 
 No patient's film is needed for them, and none is downloaded. Each kind is drawn with much variety, since a gate
-learns what the kind has in common and not one program's style: see `docs/experiments.md` for what it then recognises
-in pictures of other sources.
+learns what the kind has in common and not one program's style: see `docs/concepts/experiments.md` for what it then
+recognises in pictures of other sources.
 """
 
 from collections.abc import Callable, Sequence

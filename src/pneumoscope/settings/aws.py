@@ -89,7 +89,7 @@ class Train(Document):
     data: Annotated[Place, _S3] = Field(description="Folder in S3 with a data set that `aws upload` put there.")
     out: Annotated[Place, _S3] = Field(description="Folder in S3 for the model, reports and checkpoints.")
     role: Annotated[str, Spelling(variable="PNEUMOSCOPE_ROLE")] = Field(
-        min_length=1, description="Name or ARN of the IAM role of the job (docs/aws.md)."
+        min_length=1, description="Name or ARN of the IAM role of the job (docs/how-to/aws.md)."
     )
     test: Annotated[Place | None, _S3] = Field(
         default=None, description="Folder in S3 with a data set whose test split is evaluated at the end."
@@ -168,7 +168,7 @@ class Deploy(Document):
         default="own",
         description="Image to serve with: own (Pneumoscope's, given by --image), or ray (AWS's for Ray Serve).",
     )
-    image: str | None = Field(default=None, description="Pneumoscope's service image in ECR (docs/aws.md).")
+    image: str | None = Field(default=None, description="Pneumoscope's service image in ECR (docs/how-to/aws.md).")
     wait: bool = Field(default=True, description="Wait until the endpoint is in service.")
     region: Region = None
     quiet: Quiet = False
@@ -183,7 +183,7 @@ class Deploy(Document):
             raise ValueError("a serverless endpoint has no instances; leave out --instances and --most-instances")
         if not self.image and self.serving != "ray":
             raise ValueError(
-                "--image is missing; build the service image and push it to ECR (docs/aws.md), or pass --serving ray"
+                "--image is missing; build the service image and push it to ECR (docs/how-to/aws.md), or pass --serving ray"
             )
         return self
 

@@ -150,7 +150,9 @@ def role_arn(cloud: Cloud, role: str) -> str:
             return role
         raise
     if found is None:
-        raise CloudError(f"there is no role {name}; create one that sagemaker.amazonaws.com may assume (docs/aws.md).")
+        raise CloudError(
+            f"there is no role {name}; create one that sagemaker.amazonaws.com may assume (docs/how-to/aws.md)."
+        )
     return str(found["Role"]["Arn"])
 
 
