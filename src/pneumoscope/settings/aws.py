@@ -183,7 +183,8 @@ class Deploy(Document):
             raise ValueError("a serverless endpoint has no instances; leave out --instances and --most-instances")
         if not self.image and self.serving != "ray":
             raise ValueError(
-                "--image is missing; build the service image and push it to ECR (docs/how-to/aws.md), or pass --serving ray"
+                "--image is missing; build the service image and push it to ECR (docs/how-to/aws.md), or pass "
+                "--serving ray"
             )
         return self
 
