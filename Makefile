@@ -17,7 +17,7 @@ PARALLEL := OMP_NUM_THREADS=1
 # A fifth faster again; the weights then differ slightly from those of an uncompiled run.
 COMPILED := $(if $(shell command -v g++),--compiled)
 
-.PHONY: demo test quick check docs lock clean browser model
+.PHONY: demo test quick check docs lock clean browser model dist sbom release
 
 demo: $(READY)  ## the whole flow on synthetic radiographs
 	$(BIN)/pneumoscope demo --out $(DEMO) --overwrite
@@ -70,6 +70,17 @@ lock: $(UV)  ## resolve the newest versions that pyproject.toml allows
 		--output-file src/pneumoscope/aws/client/train.lock
 	echo hatchling | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --constraint requirements.lock - --output-file deploy/build.lock
+
+dist: $(READY)  ## the wheel and the sdist in dist/, byte for byte the same from the same commit
+	$(BIN)/python scripts/release.py dist
+
+sbom: $(READY)  ## these two, and the bill of materials of an installation without extras
+	$(BIN)/python scripts/release.py sbom
+
+release: $(READY)  ## everything up to the upload: checks, tests, files in dist/, both tried out, notes
+	$(BIN)/python scripts/release.py check
+	$(MAKE) test
+	$(BIN)/python scripts/release.py release
 
 clean:  ## remove what the other targets made, except the environment
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
