@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
@@ -302,6 +303,27 @@ def test_the_version_is_written_in_one_place() -> None:
     names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
     found = [name for name in names if (REPOSITORY / name).exists() and written.search((REPOSITORY / name).read_text())]
     assert found == ["src/pneumoscope/__init__.py"]
+
+
+def test_the_upload_is_left_to_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = Built(wheel=tmp_path / "a.whl", sdist=tmp_path / "a.tar.gz")
+    monkeypatch.setattr(release, "release", lambda _root, _out: files)
+    monkeypatch.setattr(sys, "argv", ["release.py", "release", "--out", str(tmp_path)])
+    release.main()
+    shown = capsys.readouterr().out
+    assert "Nothing has been published" in shown
+    assert f"uv publish {files.wheel} {files.sdist}" in shown
+    assert f"git tag --annotate v{__version__}" in shown
+
+
+def test_a_refusal_is_one_message(monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
+    (small / "new.txt").write_text("not committed\n")
+    monkeypatch.setattr(release, "ROOT", small)
+    monkeypatch.setattr(sys, "argv", ["release.py", "check"])
+    with pytest.raises(SystemExit, match=r"^error: the working tree is not clean"):
+        release.main()
 
 
 def test_a_release_is_one_command() -> None:
