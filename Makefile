@@ -17,7 +17,7 @@ PARALLEL := OMP_NUM_THREADS=1
 # Another fifth faster; the weights then differ slightly from those of an uncompiled run.
 COMPILED := $(if $(shell command -v g++),--compiled)
 
-.PHONY: demo test quick check docs site lock clean browser model
+.PHONY: demo test quick check docs site lock clean browser model dist sbom release
 
 demo: $(READY)  ## the whole flow on synthetic radiographs
 	$(BIN)/pneumoscope demo --out $(DEMO) --overwrite
@@ -75,6 +75,17 @@ lock: $(UV)  ## update the lock files to the newest versions that pyproject.toml
 		--output-file src/pneumoscope/aws/client/train.lock
 	echo hatchling | $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --constraint requirements.lock - --output-file deploy/build.lock
+
+dist: $(READY)  ## the wheel and the sdist in dist/, byte for byte the same from the same commit
+	$(BIN)/python scripts/release.py dist
+
+sbom: $(READY)  ## these two, and the bill of materials of an installation without extras
+	$(BIN)/python scripts/release.py sbom
+
+release: $(READY)  ## everything up to the upload: checks, tests, files in dist/, both tried out, notes
+	$(BIN)/python scripts/release.py check
+	$(MAKE) test
+	$(BIN)/python scripts/release.py release
 
 clean:  ## remove the output of other targets, except the environment
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

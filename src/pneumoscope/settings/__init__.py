@@ -1,1 +1,1 @@
-"""The settings of every command, declared once: the command line and docs/reference/cli.md are generated from these models."""
+"""The settings of every command, declared once; the command line and its documentation are generated from them."""
