@@ -23,7 +23,7 @@ def train_command(settings: "Train") -> None:
     from pneumoscope.training.run_directory import CARD_FILE, load_card, load_config
     from pneumoscope.training.world import World
 
-    out, quiet = settings.out, settings.quiet or not World.of().leads
+    out, quiet = settings.out, settings.quiet or not World.from_environment().is_leader
     if settings.resume and settings.teachers:
         raise UsageError("--resume keeps the run's teachers; leave --teachers out.")
     if settings.resume:
