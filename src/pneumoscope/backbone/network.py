@@ -26,6 +26,7 @@ class Network(nn.Module):
         self.second_head = second_head
         self.normalisation = normalisation
         self.frozen: list[nn.Module] = []
+        # Not in checkpoints: the run's card and the bundle's contract state the normalisation.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
 

@@ -12,9 +12,10 @@ from pneumoscope.errors import WeightsError
 
 # torchvision keeps VGG's hidden layers as `classifier`; timm keeps them as convolutions.
 _TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2.", "classifier.6.": "head.fc."}
+# Keys under which checkpoints store a state dict, and prefixes that training wrappers put before its names.
 _WRAPPERS = ("state_dict", "model", "model_state")
 _PREFIXES = ("network.", "module.", "model.", "body.")
-_COUNTER = "num_batches_tracked"
+_COUNTER = "num_batches_tracked"  # of batch norm: not a weight, so it counts neither as loaded nor as missing
 # efficientnet_pytorch's names → timm's: outside the blocks, in blocks with an expansion, and in blocks without.
 _AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _SQUEEZE = {"_depthwise_conv": "conv_dw", "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
@@ -102,7 +103,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)  # unpickles tensors only, runs no code
     except Exception as failure:
         raise WeightsError(
             f"--weights {path} is neither safetensors nor a plain torch state dict ({type(failure).__name__}); "

@@ -21,7 +21,7 @@ from pneumoscope.server.protocol import Protocol
 from pneumoscope.server.telemetry import MULTIPROCESS
 from pneumoscope.settings.serve import ServeConfig
 
-_BACKLOG = 2048
+_BACKLOG = 2048  # connections that wait to be accepted; uvicorn's default
 
 
 def listen(config: ServeConfig) -> socket.socket:

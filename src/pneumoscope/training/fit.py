@@ -159,6 +159,8 @@ class Recorder(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         history = pl_module.history
+        # Only a complete checkpoint gets its final name: a process killed while it writes leaves the one before. `best`
+        # is copied first: a process killed between the two repeats the epoch and copies it again.
         partial = (self.run / LAST).with_name(".last.ckpt.partial")
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:

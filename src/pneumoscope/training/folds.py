@@ -172,7 +172,7 @@ def _run_fold(part: Dataset, config: TrainConfig, run: Path, seed: int, cache: P
     logits, embedding = predict_inputs(run, plain, listener=listener)
     images, usable = stress_inputs(part, part.split("val"), rule, seed=seed)
     stress, _ = predict_inputs(run, images, listener=listener)
-    stress[~usable] = np.nan
+    stress[~usable] = np.nan  # the prediction for a blank film means nothing
     with whole_file(run / OUTPUTS_FILE) as partial_file, partial_file.open("wb") as stream:
         np.savez(stream, logits=logits, stress=stress, embedding=embedding.astype(np.float16))
 

@@ -60,7 +60,7 @@ def cache_inputs(
             raise DatasetError(
                 f"{folder} cannot be written ({failure.strerror}); pass --cache FOLDER for the decoded images."
             ) from failure
-        found = find_cached(dataset, split, rule, folder)
+        found = find_cached(dataset, split, rule, folder)  # opened again, read-only
     assert found is not None
     return found
 

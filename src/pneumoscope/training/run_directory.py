@@ -156,6 +156,7 @@ def _load(run: Path, name: str, kind: type[Stored]) -> Stored:
 
 
 def _draw(path: Path, history: list[Record]) -> None:
+    # Not pyplot, which keeps global state and chooses a backend by the environment.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

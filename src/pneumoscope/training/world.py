@@ -97,7 +97,7 @@ def _broadcast(value: Any, source: int) -> Any:
     import torch
     from torch import distributed
 
-    box = [value]
+    box = [value]  # torch replaces the list's item in the receiving processes
     with translate_peer_errors():
         distributed.broadcast_object_list(box, src=source, device=torch.device("cpu"))
     return box[0]
