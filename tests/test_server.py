@@ -441,8 +441,8 @@ def test_wrong_usage_is_one_sentence(
             (["--host", "203.0.113.9"], "cannot listen on 203.0.113.9"),
             (["--token-file", token], "at least 16 letters"),
             (["--keep-log", tmp_path / "none" / "log", "--workers", 2], "cannot be kept"),
-            (["--cors-origin", "pacs.example"], "'pacs.example' is no web origin; write * or one without a path"),
-            (["--as-endpoint", "bad name"], "'bad name' is no name for SageMaker: letters, digits and hyphens"),
+            (["--cors-origin", "pacs.example"], "web origin; write * or one without a path"),
+            (["--as-endpoint", "bad name"], "name for SageMaker: letters, digits and hyphens"),
             (["--keep-log", tmp_path / "none" / "log"], "cannot be kept"),
             (["--provider", "tpu"], "provider 'tpu'"),
         ):
