@@ -1,4 +1,4 @@
-"""Ray Serve on this machine, started with the command of AWS's image."""
+"""Ray Serve on this machine, started by the same command as in AWS's image."""
 
 import http.client
 import os
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_MOST_SECONDS = 150.0
+_TIMEOUT_SECONDS = 150.0
 
 
 @contextmanager
 def running(place: Path) -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
-    """`serve run config.yaml` in an unpacked model archive; yields how to post a film to it."""
+    """Run `serve run config.yaml` in an unpacked model archive; yield a function that posts a film to it."""
     port = _free_port()
     config = place / "config.yaml"
     config.write_text(f"http_options:\n  host: 127.0.0.1\n  port: {port}\n" + config.read_text())
@@ -43,20 +43,20 @@ def running(place: Path) -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
 
 
 def _await_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    until = time.monotonic() + _MOST_SECONDS
+    until = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < until and process.poll() is None:
         with suppress(OSError):
-            if _ask(port, "GET", "/")[0] == 200:
+            if _request(port, "GET", "/")[0] == 200:
                 return
         time.sleep(0.2)
     raise AssertionError(f"Ray Serve did not start: {log.read_text(errors='replace')[-3000:]}")
 
 
 def _post(port: int, film: bytes) -> tuple[int, bytes]:
-    return _ask(port, "POST", "/", film)
+    return _request(port, "POST", "/", film)
 
 
-def _ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+def _request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, body, {"Content-Type": "application/x-image"})

@@ -1,4 +1,4 @@
-"""Tells schemathesis how films look, for its own bytes are none: it posts these where the document says `binary`."""
+"""Films for schemathesis, whose random bytes are not images: it posts these for every `binary` body."""
 
 import schemathesis
 from hypothesis import strategies

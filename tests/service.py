@@ -1,4 +1,4 @@
-"""A running `pneumoscope serve`, as its users have it: another process, asked over a socket."""
+"""A running `pneumoscope serve`, as users run it: another process, reached over a socket."""
 
 import http.client
 import json
@@ -18,12 +18,12 @@ from typing import Any
 
 from samples import INTERRUPTIBLE
 
-_MOST_SECONDS = 60.0
+_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -49,7 +49,7 @@ class Service:
     def log(self) -> str:
         return self._log.read_text()
 
-    def ask(
+    def request(
         self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, seconds: float = 60
     ) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
@@ -62,25 +62,25 @@ class Service:
             connection.close()
 
     def get(self, path: str, **headers: str) -> Reply:
-        return self.ask("GET", path, headers=headers)
+        return self.request("GET", path, headers=headers)
 
     def post(self, path: str, body: Any, kind: str | None = "image/jpeg", **headers: str) -> Reply:
-        return self.ask("POST", path, body, headers=headers | ({} if kind is None else {"Content-Type": kind}))
+        return self.request("POST", path, body, headers=headers | ({} if kind is None else {"Content-Type": kind}))
 
     def memory(self) -> float:
         """Resident megabytes now."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
-    def stop(self, how: int = signal.SIGTERM) -> int:
-        """Stop it; its exit code."""
-        self.process.send_signal(how)
-        return self.process.wait(_MOST_SECONDS)
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(signum)
+        return self.process.wait(_TIMEOUT_SECONDS)
 
 
 @contextmanager
 def serving(bundle: Path | None, *options: object, environment: dict[str, str] | None = None) -> Iterator[Service]:
-    """Start the service on a free port, wait until it is ready, and stop it at the end; without a bundle, as it is."""
+    """Start the service on a free port, wait until it is ready, and stop it at the end. None is the shipped bundle."""
     chosen = [] if bundle is None else ["--bundle", str(bundle)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -98,14 +98,14 @@ def serving(bundle: Path | None, *options: object, environment: dict[str, str] |
             if process.poll() is None:
                 process.terminate()
             try:
-                process.wait(_MOST_SECONDS)
+                process.wait(_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
 
 
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:
-    until = time.monotonic() + _MOST_SECONDS
+    until = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"http://\S+:(\d+)/; Ctrl-C", log.read_text()):
             return int(found[1])
@@ -114,7 +114,7 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
 
 
 def _await_ready(service: Service) -> None:
-    until = time.monotonic() + _MOST_SECONDS
+    until = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < until and service.process.poll() is None:
         try:
             if service.get("/readyz").status == 200:

@@ -24,12 +24,12 @@ def grey_batch(size: int = 64) -> torch.Tensor:
 
 
 def test_resnet50_has_the_capstones_head() -> None:
-    network, account = build("resnet50", classes=3, size=64)
+    network, report = build("resnet50", classes=3, size=64)
     last = network.body.get_classifier()
     assert isinstance(last, nn.Linear)
     assert last.in_features == 2048
     assert last.out_features == 3
-    assert account is None
+    assert report is None
     assert len(network.second_head) == 0
     assert network.body.conv1.in_channels == 1
 
@@ -62,8 +62,8 @@ def test_vgg_freezes_its_convolutions_only() -> None:
 
 
 @pytest.mark.parametrize(("arch", "classifier"), [("resnet18", "fc"), ("test_efficientnet", "classifier")])
-def test_freezing_leaves_the_classifier_and_batch_norm_stays(arch: str, classifier: str) -> None:
-    """EfficientNet's batch norms have their activation within, so they are no leaves among the modules."""
+def test_freezing_trains_the_classifier_only_and_keeps_batch_norm(arch: str, classifier: str) -> None:
+    """EfficientNet's batch norms contain their activation, so they are not leaves of the module tree."""
     network, _ = build(arch, classes=3, size=64, freeze=True)
     head = {f"body.{classifier}.weight", f"body.{classifier}.bias"}
     assert {name for name, value in network.named_parameters() if value.requires_grad} == head
@@ -77,21 +77,21 @@ def test_freezing_leaves_the_classifier_and_batch_norm_stays(arch: str, classifi
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "test_efficientnet"])
-def test_thawing_undoes_freezing(arch: str) -> None:
+def test_unfreezing_undoes_freezing(arch: str) -> None:
     network, _ = build(arch, classes=3, size=64, freeze=True)
-    network.train().thaw()
+    network.train().unfreeze()
     assert all(value.requires_grad for value in network.parameters())
     assert all(module.training for module in network.modules())
     assert not network.eval().training
-    network.thaw()
+    network.unfreeze()
     assert not any(module.training for module in network.modules())
 
 
 @pytest.mark.parametrize("arch", ["test_resnet", "test_efficientnet", "test_vit"])
-def test_the_last_layer_starts_as_small_as_asked(arch: str) -> None:
+def test_the_last_layer_starts_with_the_given_deviation(arch: str) -> None:
     network, _ = build(arch, classes=50, size=96)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    network.start_head(0.01)
+    network.initialise_head(0.01)
     head = network.head()
     assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
     assert head.bias is not None
@@ -108,7 +108,7 @@ def test_the_capstones_second_head_is_the_last_layer(vgg: Any) -> None:
 
 @pytest.mark.parametrize("arch", ["test_resnet", "test_efficientnet"])
 def test_batch_norm_moves_by_its_momentum(arch: str) -> None:
-    """Of a step's batch, a share `momentum` enters the running means: PyTorch's, not TensorFlow's, sense."""
+    """The share `momentum` of a step's batch enters the running means: PyTorch's meaning, not TensorFlow's."""
     network, _ = build(arch, classes=3, size=64)
     network.set_batch_norm_momentum(0.25)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -131,7 +131,7 @@ def test_dropout_and_stochastic_depth_are_the_networks_own() -> None:
     ("arch", "options"),
     [("vgg11", {"drop_path": 0.1}), ("vgg19_bn", {"dropout": 0.1}), ("vgg19_bn", {"drop_path": 0.1})],
 )
-def test_a_network_without_the_option_says_so(arch: str, options: dict[str, float]) -> None:
+def test_an_option_that_the_network_lacks_is_an_error(arch: str, options: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=rf"--arch {arch} has .*leave dropout (or|and) drop_path out\."):
         build(arch, classes=3, size=64, **options)  # type: ignore[arg-type]
 
@@ -142,14 +142,14 @@ def test_without_freezing_everything_trains() -> None:
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "test_convnext", "test_efficientnet"])
-def test_summed_first_convolution_equals_grey_replicated_thrice(arch: str, tmp_path: Path) -> None:
+def test_summed_first_convolution_equals_three_equal_channels(arch: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     colour = timm.create_model(arch, num_classes=3, in_chans=3).eval()
     save_file(colour.state_dict(), tmp_path / "colour.safetensors")
-    network, account = build(arch, classes=3, size=64, weights=str(tmp_path / "colour.safetensors"))
-    assert account is not None
-    assert len(account.summed) == 1
-    assert not account.left_random
+    network, report = build(arch, classes=3, size=64, weights=str(tmp_path / "colour.safetensors"))
+    assert report is not None
+    assert len(report.summed) == 1
+    assert not report.left_random
     images = grey_batch()
     with torch.no_grad():
         expected = colour(network.normalise(images).repeat(1, 3, 1, 1))
@@ -162,26 +162,26 @@ def test_torchvision_vgg_weights_fit(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = vgg19_bn().eval()
     torch.save(theirs.state_dict(), tmp_path / "vgg19_bn.pth")
-    network, account = build("vgg19_bn", classes=3, size=224, weights=str(tmp_path / "vgg19_bn.pth"))
-    assert account is not None
-    assert account.left_random == ("second_head.2.weight", "second_head.2.bias")
-    assert not account.not_used
+    network, report = build("vgg19_bn", classes=3, size=224, weights=str(tmp_path / "vgg19_bn.pth"))
+    assert report is not None
+    assert report.left_random == ("second_head.2.weight", "second_head.2.bias")
+    assert not report.not_used
     images = grey_batch(224)
     with torch.no_grad():
         expected = theirs(network.normalise(images).repeat(1, 3, 1, 1))
         torch.testing.assert_close(network.eval().body(network.normalise(images)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_another_number_of_classes_leaves_the_head_at_random_and_says_so(tmp_path: Path) -> None:
+def test_another_number_of_classes_leaves_the_head_at_random_and_reports_it(tmp_path: Path) -> None:
     donor = timm.create_model("test_resnet", num_classes=10, in_chans=1)
     torch.save(
         {"state_dict": {f"module.{name}": value for name, value in donor.state_dict().items()}}, tmp_path / "w.pt"
     )
-    _, account = build("test_resnet", classes=3, size=48, weights=str(tmp_path / "w.pt"))
-    assert account is not None
-    assert account.left_random == ("body.fc.weight", "body.fc.bias")
-    assert "2 left at random (body.fc.weight, body.fc.bias)" in str(account)
-    assert "not used" in str(account)
+    _, report = build("test_resnet", classes=3, size=48, weights=str(tmp_path / "w.pt"))
+    assert report is not None
+    assert report.left_random == ("body.fc.weight", "body.fc.bias")
+    assert "2 left at random (body.fc.weight, body.fc.bias)" in str(report)
+    assert "not used" in str(report)
 
 
 class Exploit:
@@ -198,7 +198,7 @@ def test_code_in_a_weights_file_is_never_run(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "exploited").exists()
 
 
-def test_useless_weights_files(tmp_path: Path) -> None:
+def test_unusable_weights_files_are_errors(tmp_path: Path) -> None:
     network, _ = build("test_resnet", classes=3, size=48)
     with pytest.raises(WeightsError, match="no such file"):
         load_weights(network, tmp_path / "nothing.pt")
@@ -233,7 +233,7 @@ def test_any_timm_classifier_gives_logits_and_embedding(arch: str) -> None:
     assert embedding.shape[1] == network.body.num_features
 
 
-def test_offline_imagenet_is_one_sentence_with_the_ways_out(tmp_path: Path) -> None:
+def test_imagenet_weights_offline_give_one_sentence_with_the_alternatives(tmp_path: Path) -> None:
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     code = "from pneumoscope.backbone import build; build('resnet18', classes=3, size=64, weights='imagenet')"
     done = subprocess.run(
@@ -251,11 +251,11 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet", num_classes=1000, in_chans=3).state_dict(), tmp_path / "w.safetensors")
     data = (tmp_path / "w.safetensors").read_bytes()
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             known = self.path.endswith("/resolve/main/model.safetensors")
             self.send_response(200 if known else 404)
             self.send_header("Content-Length", str(len(data) if known else 0))
@@ -274,7 +274,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requested
     finally:
         server.shutdown()
         thread.join()
@@ -282,7 +282,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_imagenet_weights_come_through_timm_from_the_hub(hub: tuple[str, list[str]], tmp_path: Path) -> None:
-    address, asked = hub
+    address, requested = hub
     environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     code = (
         "import json, torch; from pneumoscope.backbone import build;"
@@ -297,4 +297,4 @@ def test_imagenet_weights_come_through_timm_from_the_hub(hub: tuple[str, list[st
     published: Any = timm.create_model("test_resnet", num_classes=1000, in_chans=3)
     expected = published.conv1[0].weight.detach().sum(dim=1).flatten()
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-6)
-    assert any("test_resnet" in path for path in asked)
+    assert any("test_resnet" in path for path in requested)

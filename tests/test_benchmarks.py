@@ -17,7 +17,7 @@ from pneumoscope.dataset import Dataset
 from pneumoscope.training.config import load_recipe
 from pneumoscope.training.evidence import save_evidence
 from samples import TINY
-from test_evidence import made_up
+from test_evidence import random_evidence
 
 TINY_ROWS = (
     Row(name="tiny", recipe="quick", changes=TINY),
@@ -119,7 +119,7 @@ def test_the_table_of_calibrations(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The logits name the right class four times in five, and are ten times too small."""
-    evidence = made_up(dataset, prior="uniform")
+    evidence = random_evidence(dataset, prior="uniform")
     predicted = np.where(np.random.default_rng(0).random(len(evidence.label)) < 0.8, evidence.label, 0)
     logits = (0.1 * evidence.logits + 0.3 * np.eye(3)[predicted]).astype(np.float32)
     save_evidence(replace(evidence, logits=logits), tmp_path / "evidence.npz")

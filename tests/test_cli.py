@@ -402,14 +402,14 @@ def test_cross_validation_and_training_with_its_evidence(command: Command, tmp_p
         assert words in done.out
     assert f"written: {out / 'report.json'}, {out / 'evidence.npz'}" in done.out
     assert "fold 2 of 2" in done.err
-    assert_fails(command(*ask, 2), 2, "exists already; go on with --resume")
+    assert_fails(command(*ask, 2), 2, "exists already; continue with --resume")
     again = command(*ask, 2, "--resume", "--quiet")
     assert again.code == 0
     assert again.err == ""
     assert again.out == done.out
 
     taught = ("train", "--data", data, "--out", tmp_path / "run", "--recipe", recipe, "--epochs", 1, "--teachers")
-    assert_fails(command(*taught, recipe), 1, "evidence file", "pneumoscope cross-validate")
+    assert_fails(command(*taught, recipe), 1, "is not an evidence file", "pneumoscope cross-validate")
     assert_fails(command(*taught, tmp_path), 1, "neither a finished run nor a file of predictions")
     assert not (tmp_path / "run").exists()
     done = command(*taught, out / "evidence.npz")

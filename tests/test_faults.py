@@ -144,7 +144,7 @@ def test_no_name_no_pixel_and_no_identifier_is_kept_or_logged(tiny_bundle: Path,
         ):
             for path in ("/v1/predictions?x=markedquery", "/invocations?x=markedquery", "/markedpath"):
                 service.post(path, body, kind, **{"X-Request-Id": "markedhead", "User-Agent": "markedhead"})
-        service.ask("MARKEDHEAD", "/markedpath")
+        service.request("MARKEDHEAD", "/markedpath")
         storm.raw(service, b"GET /markedpath HTTP/1.1\r\nmarkedhead\x00: x\r\n\r\n")
         metrics = service.get("/metrics").body.decode()
         service.stop()

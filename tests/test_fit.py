@@ -20,11 +20,11 @@ from pneumoscope.training.config import make_config
 from pneumoscope.training.fit import train
 from pneumoscope.training.module import rate_factor
 from pneumoscope.training.run_directory import LAST, load_card
-from pneumoscope.training.teachers import ask_teachers, describe_teacher
+from pneumoscope.training.teachers import describe_teacher, teacher_probabilities
 from samples import TINY
 
 
-class Stop(Exception):  # noqa: N818 (what it does)
+class Stop(Exception):  # noqa: N818 (it is not an error)
     """Ends a command from within, as Ctrl-C would."""
 
 
@@ -32,16 +32,16 @@ class StopAfter(Listener):
     """Stops when an epoch is over, or a few batches later."""
 
     def __init__(self, epoch: int, *, batches: int = 0) -> None:
-        self.epoch, self.batches, self.over = epoch, batches, False
+        self.epoch, self.batches, self.reached = epoch, batches, False
 
     def say(self, line: str) -> None:
-        self.over = self.over or line.startswith(f"epoch {self.epoch}/")
-        if self.over and not self.batches:
+        self.reached = self.reached or line.startswith(f"epoch {self.epoch}/")
+        if self.reached and not self.batches:
             raise Stop
 
     def advance(self, count: int) -> None:
-        self.batches -= self.over and count > 0
-        if self.over and not self.batches:
+        self.batches -= self.reached and count > 0
+        if self.reached and not self.batches:
             raise Stop
 
 
@@ -53,7 +53,7 @@ def train_only(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def donor(arch: str, path: Path) -> dict[str, Tensor]:
-    """A file of weights for a network of one channel and three classes; what is in it, under our names."""
+    """Write weights for a network with one channel and three classes; return them under this package's names."""
     torch.manual_seed(5)
     state: dict[str, Tensor] = timm.create_model(arch, num_classes=3, in_chans=1).state_dict()
     torch.save(state, path)
@@ -83,7 +83,7 @@ def test_head_epochs_train_the_classifier_only_and_then_everything(
     train(dataset, make_config(values, {}), run, resume=True)
     then = changed(after_head, load_file(run / "weights.safetensors"))
     assert {name for name in first if not name.endswith("weight")} <= then  # running means and biases
-    assert len(then) > 0.8 * len(first)  # norms after a branch that began at zero have hardly a gradient yet
+    assert len(then) > 0.8 * len(first)  # norms after a branch that starts at zero have hardly any gradient yet
     assert load_card(run).trainable == load_card(run).parameters
 
 
@@ -97,7 +97,7 @@ def test_the_schedule_begins_after_the_head() -> None:
     assert [round(cosine(step), 3) for step in (19, 20, 60, 100)] == [1, 1, 0.5, 0]
 
 
-# Everything that draws, or that a resume must bring back, besides what test_training has.
+# Every setting that draws random numbers or has state to restore, besides those of test_training.
 EVERYTHING: dict[str, Any] = {
     **TINY,
     "recipe": "hard",
@@ -124,10 +124,10 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def test_with_everything_a_resume_is_bit_for_bit_across_the_heads_end(
+def test_with_every_setting_a_resume_is_bit_for_bit_across_the_end_of_the_head_epochs(
     tiny_run: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """The first weights' file is gone by then; their normalisation (here not that of random weights) must stay."""
+    """The file of initial weights is deleted meanwhile; the normalisation that it brought must stay."""
     weights, cache = tmp_path / "donor.pt", tmp_path / "cache"
     donor("test_resnet", weights)
     config = make_config({**EVERYTHING, "weights": str(weights)}, {})
@@ -146,13 +146,13 @@ def test_with_everything_a_resume_is_bit_for_bit_across_the_heads_end(
     assert card.teachers == (describe_teacher(tiny_run),)
     assert card.normalisation.mean == 0.5
     assert card.normalisation.std == 0.5
-    taught = np.load(tmp_path / "whole" / "teacher.npy")
-    np.testing.assert_array_equal(taught, ask_teachers(dataset, [tiny_run], cache=cache))
-    alone = tmp_path / "alone"
+    soft_targets = np.load(tmp_path / "whole" / "teacher.npy")
+    np.testing.assert_array_equal(soft_targets, teacher_probabilities(dataset, [tiny_run], cache=cache))
+    untaught = tmp_path / "untaught"
     with pytest.raises(Stop):
-        train(dataset, make_config({**EVERYTHING, "weights": "none"}, {}), alone, cache=cache, listener=StopAfter(1))
-    assert not (alone / "teacher.npy").exists()
-    assert load_card(alone).teachers == ()
+        train(dataset, make_config({**EVERYTHING, "weights": "none"}, {}), untaught, cache=cache, listener=StopAfter(1))
+    assert not (untaught / "teacher.npy").exists()
+    assert load_card(untaught).teachers == ()
 
 
 def test_without_validation_films_it_trains_to_the_end_and_resumes(train_only: Dataset, tmp_path: Path) -> None:
@@ -178,12 +178,12 @@ def test_without_validation_films_it_trains_to_the_end_and_resumes(train_only: D
 def test_without_validation_films_nothing_can_be_the_best(
     choice: dict[str, Any], train_only: Dataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="patience and keep 'best' need validation films, and all films of this data"):
+    with pytest.raises(UsageError, match="patience and keep 'best' need validation films, and this data set has only"):
         train(train_only, make_config({"recipe": "tiny", **TINY}, choice), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_that_cannot_take_the_crops_says_which(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_network_that_cannot_take_the_crop_size_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
     values = {"recipe": "x", **TINY, "arch": "vit_tiny_patch16_224", "size": 96, "augment": "robust", "crop_size": 64}
     with pytest.raises(UsageError, match=r"--arch vit_tiny_patch16_224 cannot take --crop-size 64 .*; leave it out\."):
         train(dataset, make_config(values, {}), tmp_path / "run")

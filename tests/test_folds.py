@@ -23,19 +23,19 @@ from pneumoscope.training.evidence import load_evidence, save_evidence
 from pneumoscope.training.folds import cross_validate, fold_datasets, report_on, stress_inputs
 from pneumoscope.training.predict import load_network
 from samples import TINY
-from test_evidence import made_up
+from test_evidence import random_evidence
 
 
 def tiny(**changes: Any) -> TrainConfig:
     return make_config({"recipe": "tiny", **TINY}, changes)
 
 
-class Stop(Exception):  # noqa: N818 (what it does)
+class Stop(Exception):  # noqa: N818 (it is not an error)
     """Ends a command from within, as Ctrl-C would."""
 
 
 class StopAt(Listener):
-    """Stops when a line begins with these words for the so-manieth time."""
+    """Stops at the `times`-th line that begins with these words."""
 
     def __init__(self, words: str, *, times: int = 1) -> None:
         self.words, self.left = words, times
@@ -47,37 +47,37 @@ class StopAt(Listener):
 
 
 @dataclass(frozen=True)
-class Done:
+class Finished:
     out: Path
     report: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def done(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     out = tmp_path_factory.mktemp("folds") / "cv"
-    return Done(out, cross_validate(dataset, tiny(), out, folds=2))
+    return Finished(out, cross_validate(dataset, tiny(), out, folds=2))
 
 
 def test_folds_cover_train_and_validation_patient_by_patient(dataset: Dataset) -> None:
     parts = fold_datasets(dataset, folds=3, seed=0)
     held: defaultdict[str, list[int]] = defaultdict(list)
     patients: defaultdict[str, set[int]] = defaultdict(set)
-    taking_part = {film.path for film in dataset.films if film.split != "test"}
+    expected = {film.path for film in dataset.films if film.split != "test"}
     for number, part in enumerate(parts):
         assert {film.split for film in part.films} == {"train", "val"}
-        assert {film.path for film in part.films} == taking_part
+        assert {film.path for film in part.films} == expected
         assert not {film.patient for film in part.split("train")} & {film.patient for film in part.split("val")}
         for film in part.split("val"):
             held[film.path].append(number)
             patients[film.patient].add(number)
-    assert held.keys() == taking_part
+    assert held.keys() == expected
     assert all(len(numbers) == 1 for numbers in [*held.values(), *patients.values()])
     other = [part.fingerprint for seed in (0, 1) for part in fold_datasets(dataset, folds=3, seed=seed)]
     assert len({dataset.fingerprint, *other}) == 7
 
 
-def test_the_evidence_has_every_film_but_the_tests_from_the_network_that_has_not_seen_it(
-    done: Done, dataset: Dataset
+def test_the_evidence_predicts_each_film_outside_test_by_the_network_that_has_not_seen_it(
+    done: Finished, dataset: Dataset
 ) -> None:
     evidence = load_evidence(done.out / "evidence.npz")
     films = [film for film in dataset.films if film.split != "test"]
@@ -102,7 +102,7 @@ def test_the_evidence_has_every_film_but_the_tests_from_the_network_that_has_not
     assert not np.allclose(evidence.stress, evidence.logits, atol=1e-3)
 
 
-def test_the_report_is_of_the_evidence(done: Done, dataset: Dataset) -> None:
+def test_the_report_is_computed_from_the_evidence(done: Finished, dataset: Dataset) -> None:
     report = json.loads((done.out / "report.json").read_text())
     assert report == done.report == report_on(load_evidence(done.out / "evidence.npz"))
     films = [film for film in dataset.films if film.split != "test"]
@@ -117,7 +117,7 @@ def test_the_report_is_of_the_evidence(done: Done, dataset: Dataset) -> None:
     assert np.dot(shares, by_fold) == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_stopped_twice_and_resumed_it_gives_the_same_bytes(done: Done, dataset: Dataset, tmp_path: Path) -> None:
+def test_stopped_twice_and_resumed_it_gives_the_same_bytes(done: Finished, dataset: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "cv"
     with pytest.raises(Stop):
         cross_validate(dataset, tiny(), out, folds=2, listener=StopAt("fold 2"))
@@ -133,41 +133,41 @@ def test_stopped_twice_and_resumed_it_gives_the_same_bytes(done: Done, dataset: 
         assert (out / name).read_bytes() == (done.out / name).read_bytes()
 
 
-def test_a_damaged_fold_is_named_and_made_anew(done: Done, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_fold_is_reported_and_can_be_repeated(done: Finished, dataset: Dataset, tmp_path: Path) -> None:
     out = Path(shutil.copytree(done.out, tmp_path / "folds"))
     path = out / "fold-2" / "outputs.npz"
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(RunError, match=r"fold-2/outputs\.npz is damaged .*; delete it, and go on with --resume"):
+    with pytest.raises(RunError, match=r"fold-2/outputs\.npz is damaged .*; delete it and continue with --resume"):
         cross_validate(dataset, tiny(), out, folds=2, resume=True)
     path.unlink()
     cross_validate(dataset, tiny(), out, folds=2, resume=True)
     assert (out / "evidence.npz").read_bytes() == (done.out / "evidence.npz").read_bytes()
 
 
-def test_a_resume_keeps_everything_that_shapes_the_folds(done: Done, dataset: Dataset, tmp_path: Path) -> None:
-    def go_on(out: Path = done.out, *, config: TrainConfig | None = None, **choices: Any) -> None:
+def test_a_resume_keeps_everything_that_shapes_the_folds(done: Finished, dataset: Dataset, tmp_path: Path) -> None:
+    def resume(out: Path = done.out, *, config: TrainConfig | None = None, **choices: Any) -> None:
         cross_validate(dataset, config or tiny(), out, resume=True, **{"folds": 2, **choices})
 
-    differ = r"keeps folds, seed, configuration and data set of .*, and these differ"
+    differ = r"needs the folds, seed, configuration and data set of .*, and these differ"
     for choice in ({"config": tiny(lr=0.5)}, {"folds": 3}, {"seed": 1}):
         with pytest.raises(UsageError, match=differ):
-            go_on(**choice)
+            resume(**choice)
     with pytest.raises(UsageError, match=differ):
         cross_validate(replace(dataset, fingerprint="0" * 64), tiny(), done.out, folds=2, resume=True)
-    with pytest.raises(UsageError, match="exists already; go on with --resume, or choose another --out"):
+    with pytest.raises(UsageError, match="exists already; continue with --resume, or choose another --out"):
         cross_validate(dataset, tiny(), done.out, folds=2)
-    with pytest.raises(RunError, match=r"is no cross-validation \(it has no folds\.json\)"):
-        go_on(tmp_path)
+    with pytest.raises(RunError, match=r"is not a cross-validation \(it has no folds\.json\)"):
+        resume(tmp_path)
     (tmp_path / "folds.json").write_text("{}")
-    with pytest.raises(RunError, match=r"folds\.json is not valid: .*; begin anew"):
-        go_on(tmp_path)
+    with pytest.raises(RunError, match=r"folds\.json is not valid: .*; start again with another --out"):
+        resume(tmp_path)
 
 
-def test_what_cannot_be_cross_validated_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_refused_cross_validation_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"patients, too few for 50 folds; ask for fewer\."):
         cross_validate(dataset, tiny(), tmp_path / "cv", folds=50)
     for choice in ({"patience": 2}, {"keep": "best"}):
-        with pytest.raises(UsageError, match="by the very films that cross-validation judges by; leave them out"):
+        with pytest.raises(UsageError, match="by the films that cross-validation tests on; leave them out"):
             cross_validate(dataset, tiny(**choice), tmp_path / "cv", folds=2)
     assert not list(tmp_path.iterdir())
 
@@ -202,8 +202,8 @@ def test_a_stress_film_that_is_blank_is_left_out(dataset: Dataset, monkeypatch: 
     np.testing.assert_array_equal(images[[0, 2]], whole[[0, 2]])
 
 
-def test_the_report_of_stress_is_of_the_films_that_have_one(dataset: Dataset, tmp_path: Path) -> None:
-    evidence = made_up(dataset)  # one stress film is blank
+def test_stress_figures_use_only_the_films_that_have_a_stress_film(dataset: Dataset, tmp_path: Path) -> None:
+    evidence = random_evidence(dataset)  # one stress film is blank
     save_evidence(evidence, tmp_path / "evidence.npz")
     report = report_on(load_evidence(tmp_path / "evidence.npz"))
     kept = np.arange(len(evidence.label)) != 1

@@ -27,7 +27,7 @@ def batch(labels: torch.Tensor = LABELS, teacher: torch.Tensor | None = None) ->
     return Batch(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels, teacher)
 
 
-def test_without_any_setting_it_is_the_cross_entropy_of_the_labels() -> None:
+def test_the_default_loss_is_the_cross_entropy_of_the_labels() -> None:
     plain = objective()
     targets = plain.targets(batch())
     assert targets is LABELS
@@ -35,7 +35,7 @@ def test_without_any_setting_it_is_the_cross_entropy_of_the_labels() -> None:
 
 
 def test_a_uniform_prior_adds_the_frequencies_to_the_logits_in_the_loss() -> None:
-    """Equal logits, frequencies 3/4 and 1/4: the loss is that of probabilities 3/4 and 1/4."""
+    """For equal logits and class frequencies 3/4 and 1/4, the loss is that of probabilities 3/4 and 1/4."""
     adjusted = objective(prior="uniform")
     undecided = torch.zeros(1, 2)
     assert float(adjusted(undecided, torch.tensor([0]))) == pytest.approx(-math.log(3 / 4))
@@ -50,8 +50,8 @@ def test_with_equal_frequencies_a_uniform_prior_changes_nothing() -> None:
     )
 
 
-def test_the_log_prior_takes_probabilities_from_equal_frequencies_to_those_of_the_labels() -> None:
-    """Bayes: odds of 1 become 3 where the first class is three times as frequent."""
+def test_the_log_prior_converts_probabilities_from_equal_frequencies_to_the_labels() -> None:
+    """Bayes: odds of 1 become 3 if the first class is three times as frequent."""
     logits = np.array([[0.0, 0.0], [2.0, 1.0]])
     shares = softmax(logits + log_prior(THREE_TO_ONE, 2))
     np.testing.assert_allclose(shares[0], [0.75, 0.25])
@@ -65,7 +65,7 @@ def test_the_penalty_is_half_the_mean_squared_length_of_the_logits() -> None:
     assert float(difference) == pytest.approx(0.1 / 2 * np.mean(lengths), rel=1e-5)
 
 
-def test_teachers_stand_between_the_label_and_what_they_say() -> None:
+def test_targets_are_interpolated_between_label_and_teacher() -> None:
     teacher = torch.tensor([[0.5, 0.5], [0.75, 0.25], [0.0, 1.0]])
     certain = one_hot(LABELS, 2).float()
     torch.testing.assert_close(objective(teacher_share=0.0).targets(batch(teacher=teacher)), certain)
@@ -75,14 +75,14 @@ def test_teachers_stand_between_the_label_and_what_they_say() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_labels_as_shares_cost_what_labels_cost(smoothing: float) -> None:
+def test_one_hot_targets_have_the_loss_of_their_labels(smoothing: float) -> None:
     mixed = objective(mixup=0.2, label_smoothing=smoothing)
     targets = mixed.targets(batch())
     torch.testing.assert_close(targets, one_hot(LABELS, 2).float())
     torch.testing.assert_close(mixed(LOGITS, targets), objective(label_smoothing=smoothing)(LOGITS, LABELS))
 
 
-def test_without_mixup_everything_stays_as_it_is() -> None:
+def test_without_mixup_nothing_changes() -> None:
     one = batch()
     images, targets = mix(one, one.labels, 0.0)
     assert images is one.images
@@ -91,10 +91,10 @@ def test_without_mixup_everything_stays_as_it_is() -> None:
 
 @given(seed=st.integers(0, 10_000), alpha=st.floats(0.05, 10), count=st.integers(1, 9))
 @settings(deadline=None)
-def test_mixup_mixes_pictures_and_targets_by_one_share_and_keeps_most_of_the_own(
+def test_mixup_mixes_films_and_targets_by_one_share_and_keeps_the_larger_part(
     seed: int, alpha: float, count: int
 ) -> None:
-    """Every film is its own class here, so that targets tell who was mixed with whom."""
+    """Every film has a class of its own here, so that targets show which films were mixed."""
     values = (torch.arange(count) * 20).to(torch.uint8)
     one = Batch(values[:, None, None, None].expand(count, 1, 2, 2), torch.arange(count))
     with torch.random.fork_rng(devices=[]):

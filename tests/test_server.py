@@ -1,4 +1,4 @@
-"""The HTTP API, asked over a socket as its users ask it."""
+"""The HTTP API, used over a socket."""
 
 import base64
 import hashlib
@@ -51,13 +51,13 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in names}
 
 
-def test_http_says_what_the_engine_says(service: Service, tiny_bundle: Path) -> None:
+def test_http_gives_the_engines_decision(service: Service, tiny_bundle: Path) -> None:
     engine = Engine.load(tiny_bundle)
     for data, kind in ((FILM, "image/jpeg"), (OTHER, "image/png"), (dicoms.dicom(deep_film()), "application/dicom")):
         reply = service.post("/v1/predictions", data, kind)
         assert reply.status == HTTPStatus.OK
-        wanted = without(engine.predict(data).as_json(), "milliseconds")
-        assert without(reply.json(), "milliseconds", "notice") == wanted
+        expected = without(engine.predict(data).as_json(), "milliseconds")
+        assert without(reply.json(), "milliseconds", "notice") == expected
         assert reply.json()["notice"] == DISCLAIMER
         assert parse_decision(reply.json(), "notice").status in ("answered", "abstained")
         parse_decision(service.post("/invocations", data, kind).json(), "notice")
@@ -69,7 +69,7 @@ def deep_film() -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/JPEG; x=1", "application/octet-stream", "application/x-image"])
 def test_accepted_content_types(service: Service, kind: str) -> None:
-    """The bytes decide what a file is, not what its sender calls it."""
+    """The bytes decide what a file is, not the content type."""
     assert service.post("/v1/predictions", FILM, kind).json()["status"] == "answered"
 
 
@@ -128,7 +128,7 @@ def test_malformed_is_400(service: Service, body: bytes, kind: str, words: str) 
     assert words in problem(reply)["detail"]
 
 
-def test_bytes_that_are_no_image_are_422(service: Service) -> None:
+def test_bytes_that_are_not_an_image_are_422(service: Service) -> None:
     for body, kind in ((b"words", "image/jpeg"), form(("a.txt", b"words")), (FILM[:900], "image/jpeg")):
         reply = service.post("/v1/predictions", body, kind)
         assert reply.status == HTTPStatus.UNPROCESSABLE_ENTITY
@@ -138,7 +138,7 @@ def test_bytes_that_are_no_image_are_422(service: Service) -> None:
     assert lenient.json()["status"] == "rejected"
 
 
-def test_what_is_no_frontal_chest_film_is_200_and_rejected(service: Service) -> None:
+def test_anything_but_a_frontal_chest_film_is_200_and_rejected(service: Service) -> None:
     lateral = dicoms.dicom(deep_film(), ViewPosition="LL")
     blank = encode(Image.new("L", (90, 90), 7))
     for body, code in ((lateral, "view"), (blank, "blank"), (dicoms.dicom(deep_film(), Modality="MR"), "modality")):
@@ -156,7 +156,7 @@ def test_level_group_answers_with_the_groups_name(service: Service) -> None:
     assert document["class"] == (1 if document["label"] == "normal" else None)
 
 
-def test_a_request_names_a_row_or_a_point_of_the_models_tables(service: Service) -> None:
+def test_a_request_chooses_a_coverage_or_an_operating_point(service: Service) -> None:
     wide = service.post("/v1/predictions?coverage=0.99", FILM).json()
     assert (wide["status"], wide["coverage"], wide["reason_codes"]) == ("abstained", 0.99, ["several-classes"])
     for point, label in (("sensitivity-0.95", "pneumonia"), ("specificity-0.95", "normal")):
@@ -172,8 +172,8 @@ def test_a_request_names_a_row_or_a_point_of_the_models_tables(service: Service)
     assert accepted["operating_point"] == ["sensitivity-0.95", "specificity-0.95"]
 
 
-def test_a_service_is_started_with_its_own_rule(tiny_bundle: Path, tmp_path: Path) -> None:
-    """A request may ask for another one; SageMaker's cannot."""
+def test_the_service_has_a_default_rule(tiny_bundle: Path, tmp_path: Path) -> None:
+    """A request can choose another one; one of SageMaker's cannot."""
     with serving(tiny_bundle, "--coverage", 0.99, "--keep-log", tmp_path / "log") as service:
         for path, coverage in (
             ("/v1/predictions", 0.99),
@@ -207,7 +207,7 @@ def test_heat_map_as_numbers_and_as_a_picture(service: Service, tiny_bundle: Pat
 
 
 def test_preview_is_the_film_as_it_was_read(service: Service) -> None:
-    """Upright, inverted once if MONOCHROME1, in 8 bits: what a browser would not show of a DICOM."""
+    """Upright, MONOCHROME1 inverted, in 8 bits: a browser could not show a DICOM file so."""
     values = np.linspace(100, 3000, 90 * 80).reshape(90, 80).astype(np.uint16)
     for photometric, rising in (("MONOCHROME2", True), ("MONOCHROME1", False)):
         body = dicoms.dicom(values, PhotometricInterpretation=photometric)
@@ -237,30 +237,30 @@ def test_unknown_address_and_method(service: Service) -> None:
     problem(reply)
 
 
-def test_too_large_by_its_own_word_or_not(service: Service) -> None:
-    """With a length it is refused before it is read; without one while it is read."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as asking:
-        asking.sendall(
+def test_a_body_that_is_too_large_is_413_with_and_without_a_length(service: Service) -> None:
+    """With a length it is refused before it is read; without one, while it is read."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(
             b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 3000001\r\n\r\n"
         )
-        assert asking.recv(2000).startswith(b"HTTP/1.1 413 ")
+        assert connection.recv(2000).startswith(b"HTTP/1.1 413 ")
     parts = (bytes(100_000) for _ in range(40))
-    reply = service.ask("POST", "/v1/predictions", parts, headers={"Content-Type": "image/jpeg"})
+    reply = service.request("POST", "/v1/predictions", parts, headers={"Content-Type": "image/jpeg"})
     assert reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     assert "3,000,000" in problem(reply)["detail"]
 
 
 def test_a_body_that_does_not_come_is_408(service: Service) -> None:
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as asking:
-        asking.sendall(
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(
             b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nabc"
         )
-        answer = b"".join(iter(lambda: asking.recv(4000), b""))  # until it is closed
+        answer = b"".join(iter(lambda: connection.recv(4000), b""))  # until the server closes the connection
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"within 2 s" in answer
 
 
-def test_a_request_id_is_a_uuid_or_made_anew(service: Service) -> None:
+def test_a_request_id_that_is_not_a_uuid_is_replaced(service: Service) -> None:
     mine = "0b0b1c9e-6f7d-4a52-9c37-2f5d0d3c7e11"
     assert service.get("/healthz", **{"X-Request-Id": mine}).headers["x-request-id"] == mine
     other = service.get("/healthz", **{"X-Request-Id": "Ada Wintergreen"}).headers["x-request-id"]
@@ -272,9 +272,9 @@ def test_health_and_sagemakers_contract(service: Service) -> None:
     for path in ("/readyz", "/ping"):
         assert service.get(path).status == HTTPStatus.OK
         assert service.get(path).json() == {"status": "ready"}
-    wanted = without(service.post("/v1/predictions", FILM).json(), "milliseconds")
+    expected = without(service.post("/v1/predictions", FILM).json(), "milliseconds")
     for kind in ("application/x-image", "image/jpeg", "application/octet-stream"):
-        assert without(service.post("/invocations", FILM, kind).json(), "milliseconds") == wanted
+        assert without(service.post("/invocations", FILM, kind).json(), "milliseconds") == expected
     body, kind = form(("a.jpeg", FILM))
     assert service.post("/invocations", body, kind).status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
@@ -287,12 +287,12 @@ def test_the_model_is_described(service: Service, tiny_bundle: Path) -> None:
     assert document["service"]["version"] == __version__
 
 
-def test_other_origins_may_ask_only_if_named(service: Service) -> None:
+def test_only_the_named_origins_may_send_requests(service: Service) -> None:
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
-    allowed = service.ask("OPTIONS", "/v1/predictions", headers={"Origin": ORIGIN} | asked)
+    allowed = service.request("OPTIONS", "/v1/predictions", headers={"Origin": ORIGIN} | asked)
     assert allowed.status == HTTPStatus.OK
     assert allowed.headers["access-control-allow-origin"] == ORIGIN
-    stranger = service.ask("OPTIONS", "/v1/predictions", headers={"Origin": "https://evil.example"} | asked)
+    stranger = service.request("OPTIONS", "/v1/predictions", headers={"Origin": "https://evil.example"} | asked)
     assert "access-control-allow-origin" not in stranger.headers
     assert service.post("/v1/predictions", FILM, Origin=ORIGIN).headers["access-control-allow-origin"] == ORIGIN
 
@@ -318,7 +318,7 @@ def test_the_documentation_needs_no_network(service: Service) -> None:
 
 
 def test_schemathesis_finds_nothing(service: Service) -> None:
-    """The OpenAPI document is true: what it allows is accepted, what it forbids is refused as it says."""
+    """The OpenAPI document is correct: what it allows is accepted, what it forbids is refused as documented."""
     done = subprocess.run(
         [Path(sys.executable).parent / "schemathesis", "run", f"{service.url}/openapi.json", "--max-examples", "40"],
         env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_films", "PYTHONPATH": str(Path(__file__).parent)},
@@ -330,7 +330,7 @@ def test_schemathesis_finds_nothing(service: Service) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_metrics_count_what_was_done(tiny_bundle: Path) -> None:
+def test_metrics_count_films_and_requests(tiny_bundle: Path) -> None:
     with serving(tiny_bundle) as service:
         for body in (FILM, FILM, OTHER, b"words", dicoms.dicom(deep_film(), ViewPosition="LL")):
             service.post("/v1/predictions?heatmap=overlay", body, "application/octet-stream")
@@ -362,7 +362,7 @@ def samples_of(page: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def test_a_token_is_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_token_is_required(tiny_bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
     with serving(tiny_bundle, "--token-file", file) as service:
@@ -381,7 +381,7 @@ def test_a_token_is_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
         assert TOKEN not in service.log
 
 
-def test_several_workers_are_one_service(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_several_workers_act_as_one_service(tiny_bundle: Path, tmp_path: Path) -> None:
     kept = tmp_path / "decisions.jsonl"
     environment = {"PNEUMOSCOPE_TOKEN": TOKEN}
     right = {"Authorization": f"Bearer {TOKEN}"}
@@ -398,7 +398,7 @@ def test_several_workers_are_one_service(tiny_bundle: Path, tmp_path: Path) -> N
     assert len(kept.read_text().splitlines()) == 12
 
 
-def test_decisions_are_kept_only_if_asked_for(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_decisions_are_logged_with_keep_log(tiny_bundle: Path, tmp_path: Path) -> None:
     kept = tmp_path / "decisions.jsonl"
     with serving(tiny_bundle, "--keep-log", kept) as service:
         first = service.post("/v1/predictions", FILM)
@@ -411,8 +411,8 @@ def test_decisions_are_kept_only_if_asked_for(tiny_bundle: Path, tmp_path: Path)
     assert kept.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
-def test_no_decision_is_given_that_cannot_be_kept(tiny_bundle: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_decision_that_cannot_be_logged_is_withheld(tiny_bundle: Path) -> None:
     with serving(tiny_bundle, "--keep-log", "/dev/full") as service:
         reply = service.post("/v1/predictions", FILM)
     assert reply.status == HTTPStatus.SERVICE_UNAVAILABLE
@@ -467,10 +467,10 @@ def test_wrong_usage_is_one_sentence(
         (["elsewhere"], {}, "unexpected argument 'elsewhere'"),
     ],
 )
-def test_a_bundle_must_be_named_where_others_are_served(
+def test_containers_and_endpoints_must_name_their_bundle(
     options: list[str], environment: dict[str, str], words: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """An endpoint or a container whose bundle was forgotten must not answer with ours."""
+    """An endpoint or a container without a bundle must not answer with the shipped one."""
     (tmp_path / "base" / "model").mkdir(parents=True)
     (tmp_path / "BUNDLE").symlink_to(tiny_bundle)
     done = subprocess.run(
@@ -494,7 +494,7 @@ def test_without_a_bundle_the_shipped_one_is_served_and_named() -> None:
         assert service.get("/v1/model").json()["card"]["name"] == SHIPPED
 
 
-def test_the_environment_may_say_what_to_serve(command: Callable[..., SimpleNamespace]) -> None:
+def test_help_names_the_environment_variables(command: Callable[..., SimpleNamespace]) -> None:
     shown = command("serve", "--help").out
     for variable in ("PNEUMOSCOPE_BUNDLE", "PNEUMOSCOPE_HOST", "PNEUMOSCOPE_PORT", "PNEUMOSCOPE_TOKEN"):
         assert variable in shown
@@ -508,7 +508,7 @@ def test_ctrl_c_is_130(tiny_bundle: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_told_to_stop_while_it_starts_it_stops(tiny_bundle: Path, workers: int) -> None:
+def test_a_signal_during_the_start_stops_the_service(tiny_bundle: Path, workers: int) -> None:
     command = [sys.executable, "-m", "pneumoscope", "serve", "--bundle", str(tiny_bundle), "--port", "0"]
     with subprocess.Popen([*command, "--workers", str(workers)], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
@@ -518,8 +518,8 @@ def test_told_to_stop_while_it_starts_it_stops(tiny_bundle: Path, workers: int) 
         assert process.wait(30) in (0, -signal.SIGTERM)
 
 
-def test_a_workers_death_is_forgotten(tiny_bundle: Path) -> None:
-    """Another takes its place, and the gauges do not count it twice."""
+def test_a_killed_worker_is_replaced_and_leaves_the_metrics(tiny_bundle: Path) -> None:
+    """A new worker takes its place, and the gauges do not count both."""
     with serving(tiny_bundle, "--workers", 2) as service:
         await_workers(service, 2)
         children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
@@ -540,7 +540,7 @@ def await_workers(service: Service, count: int, **headers: str) -> None:
 
 def test_head_is_get_without_a_body(service: Service) -> None:
     for path in ("/", "/healthz", "/static/page.js"):
-        reply = service.ask("HEAD", path)
+        reply = service.request("HEAD", path)
         assert reply.status == HTTPStatus.OK
         assert reply.body == b""
         assert int(reply.headers["content-length"]) > 0

@@ -26,16 +26,16 @@ from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import apply_seeded, policy
 from pneumoscope.training.config import load_recipe, make_config, recipe_names
 from pneumoscope.training.fit import train
-from pneumoscope.training.history import best_epoch, ran_out
+from pneumoscope.training.history import best_epoch, is_finished
 from pneumoscope.training.inputs import CachedFilms, EpochOrder, cache_inputs, labels_of
 from pneumoscope.training.loss import weigh_classes
 from pneumoscope.training.module import rate_factor
 from pneumoscope.training.run_directory import load_card, load_config
 from samples import TINY
 
-# Everything that a resume must bring back: order, augmentation, optimiser moments, schedule, weight
-# average, patience, best epoch.
-THOROUGH = {
+# Uses all the state that a resume must restore: order, augmentation, optimiser moments, schedule, weight average,
+# patience, best epoch.
+STATEFUL = {
     **TINY,
     "recipe": "hard",
     "epochs": 4,
@@ -85,7 +85,7 @@ train(load_dataset(data), make_config(values, {}), run, listener=killer)
 """
 
 
-class Ear(Listener):
+class Recorder(Listener):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.tasks: list[tuple[str, int]] = []
@@ -112,19 +112,19 @@ def kill_at(moment: str, dataset: Dataset, run: Path, values: dict[str, Any]) ->
 @pytest.fixture(scope="module")
 def uninterrupted(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("resume") / "whole"
-    train(dataset, make_config(THOROUGH, {}), run)
+    train(dataset, make_config(STATEFUL, {}), run)
     return run
 
 
 @pytest.mark.parametrize("moment", ["mid-epoch", "mid-checkpoint"])
 def test_resume_after_kill_is_bit_for_bit(moment: str, dataset: Dataset, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    kill_at(moment, dataset, run, THOROUGH)
+    kill_at(moment, dataset, run, STATEFUL)
     assert not (run / "weights.safetensors").exists()
     assert len((run / "metrics.csv").read_text().splitlines()) == 1 + 2
-    ear = Ear()
-    train(dataset, make_config(THOROUGH, {}), run, resume=True, listener=ear)
-    assert [line.split()[1] for line in ear.lines if line.startswith("epoch")] == ["3/4", "4/4"]
+    recorder = Recorder()
+    train(dataset, make_config(STATEFUL, {}), run, resume=True, listener=recorder)
+    assert [line.split()[1] for line in recorder.lines if line.startswith("epoch")] == ["3/4", "4/4"]
     assert sha256_of(run / "weights.safetensors") == sha256_of(uninterrupted / "weights.safetensors")
     assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
 
@@ -136,10 +136,10 @@ def tiny_resnet_with_dropout(**options: Any) -> Any:
 
 
 def test_resume_with_dropout_is_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
-    values = {**THOROUGH, "arch": "tiny_resnet_with_dropout"}
+    values = {**STATEFUL, "arch": "tiny_resnet_with_dropout"}
     train(dataset, make_config(values, {}), tmp_path / "whole")
 
-    class Stop(Ear):
+    class Stop(Recorder):
         def say(self, line: str) -> None:
             super().say(line)
             if line.startswith("epoch 2/"):
@@ -158,7 +158,7 @@ def test_resuming_a_finished_run_changes_nothing(dataset: Dataset, uninterrupted
     before = sha256_of(run / "weights.safetensors")
     (run / "weights.safetensors").unlink()  # killed after the last checkpoint, before anything else
     (run / "metrics.csv").unlink()
-    history = train(dataset, make_config(THOROUGH, {}), run, resume=True)
+    history = train(dataset, make_config(STATEFUL, {}), run, resume=True)
     assert len(history) == 4
     assert sha256_of(run / "weights.safetensors") == before
     assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
@@ -170,19 +170,19 @@ def test_resume_refuses_another_configuration_or_data_set(
     from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 
     with pytest.raises(UsageError, match=r"lr \(0.005 → 0.1\)"):
-        train(dataset, make_config(THOROUGH, {"lr": 0.1}), uninterrupted, resume=True)
+        train(dataset, make_config(STATEFUL, {"lr": 0.1}), uninterrupted, resume=True)
     prepare([phantom_zip], tmp_path / "other", PrepareConfig(seed=8, val_fraction=0.25))
     with pytest.raises(RunError, match="is not the data set"):
-        train(load_dataset(tmp_path / "other"), make_config(THOROUGH, {}), uninterrupted, resume=True)
+        train(load_dataset(tmp_path / "other"), make_config(STATEFUL, {}), uninterrupted, resume=True)
     with pytest.raises(RunError, match="not a training run"):
-        train(dataset, make_config(THOROUGH, {}), tmp_path / "nothing", resume=True)
+        train(dataset, make_config(STATEFUL, {}), tmp_path / "nothing", resume=True)
     run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     (run / "checkpoints" / "last.ckpt").write_bytes(b"half a checkpoint")
     with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
-        train(dataset, make_config(THOROUGH, {}), run, resume=True)
+        train(dataset, make_config(STATEFUL, {}), run, resume=True)
 
 
-def test_the_run_directory_holds_what_it_says(tiny_run: Path, dataset: Dataset) -> None:
+def test_the_run_directory_has_the_documented_files(tiny_run: Path, dataset: Dataset) -> None:
     with (tiny_run / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     columns = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1"]
@@ -232,7 +232,7 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_frozen_weights_stay(dataset: Dataset, tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change(dataset: Dataset, tmp_path: Path) -> None:
     values = {"recipe": "tiny", **TINY, "freeze": True}
     train(dataset, make_config(values, {"epochs": 1}), tmp_path / "one")
     train(dataset, make_config(values, {"epochs": 2}), tmp_path / "two")
@@ -272,19 +272,19 @@ def test_an_existing_run_is_not_overwritten(tiny_run: Path, dataset: Dataset) ->
 
 
 def test_cache_equals_the_inputs_and_is_made_once(dataset: Dataset, tmp_path: Path) -> None:
-    rule, ear = InputRule.squash(40), Ear()
-    array = cache_inputs(dataset, "val", rule, tmp_path, listener=ear)
+    rule, recorder = InputRule.squash(40), Recorder()
+    array = cache_inputs(dataset, "val", rule, tmp_path, listener=recorder)
     assert isinstance(array, np.memmap)
     assert not array.flags.writeable
     expected = np.stack([load_input(dataset.read(film), rule) for film in dataset.split("val")])
     np.testing.assert_array_equal(array, expected)
-    cache_inputs(dataset, "val", rule, tmp_path, listener=ear)
-    cache_inputs(dataset, "val", InputRule.squash(48), tmp_path, listener=ear)
-    assert ear.tasks == [("decoding val images", len(array))] * 2
+    cache_inputs(dataset, "val", rule, tmp_path, listener=recorder)
+    cache_inputs(dataset, "val", InputRule.squash(48), tmp_path, listener=recorder)
+    assert recorder.tasks == [("decoding val images", len(array))] * 2
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_cache_folder_that_cannot_be_made(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_cache_folder_that_cannot_be_made_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="--cache"):
         cache_inputs(dataset, "val", InputRule.squash(40), tmp_path / "file" / "cache")
@@ -353,7 +353,7 @@ def test_patience_and_epochs_end_training() -> None:
     config = make_config({"recipe": "tiny", **TINY, "epochs": 9, "patience": 2}, {})
     history = [{"val_macro_f1": value} for value in (0.1, 0.5, 0.5, 0.4)]
     assert best_epoch(history) == 1
-    assert [ran_out(history[:count], config) for count in range(5)] == [False, False, False, False, True]
+    assert [is_finished(history[:count], config) for count in range(5)] == [False, False, False, False, True]
 
 
 CAPSTONE = {
@@ -378,7 +378,7 @@ def test_recipes_are_the_capstones() -> None:
         assert config.size == 224
 
 
-def test_recipes_from_files_and_wrong_ones(tmp_path: Path) -> None:
+def test_recipes_are_read_from_files_and_wrong_ones_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('arch = "resnet18"\nepochs = 3\nlr = 0.1\n')
     config = make_config(load_recipe(str(path)), {"epochs": 5})
@@ -401,31 +401,31 @@ def test_recipes_from_files_and_wrong_ones(tmp_path: Path) -> None:
         make_config({"recipe": "x", "epochs": 1, "lr": 1}, {})
 
 
-def test_training_says_what_it_does(dataset: Dataset, tmp_path: Path) -> None:
-    ear = Ear()
+def test_training_reports_its_progress(dataset: Dataset, tmp_path: Path) -> None:
+    recorder = Recorder()
     train(
         dataset,
         make_config({"recipe": "tiny", **TINY}, {"epochs": 1}),
         tmp_path / "run",
         cache=tmp_path / "cache",
-        listener=ear,
+        listener=recorder,
     )
     count = len(dataset.split("train"))
-    assert ("training images", count) in ear.tasks
-    assert ("decoding train images", count) in ear.tasks
+    assert ("training images", count) in recorder.tasks
+    assert ("decoding train images", count) in recorder.tasks
     for words in ("epoch 1/1", "train loss", "accuracy", "val loss", "macro-F1", "images/s"):
-        assert words in ear.lines[-1]
+        assert words in recorder.lines[-1]
     assert not os.environ.get("PL_GLOBAL_SEED")
 
 
-def test_a_resume_needs_the_first_weights_no_more(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_resume_does_not_need_the_initial_weights(dataset: Dataset, tmp_path: Path) -> None:
     donor = timm.create_model("test_resnet", num_classes=3, in_chans=1)
     weights = tmp_path / "donor.pt"
     torch.save(donor.state_dict(), weights)
-    ear = Ear()
+    recorder = Recorder()
     values = {"recipe": "tiny", **TINY, "weights": str(weights)}
-    train(dataset, make_config(values, {}), tmp_path / "run", listener=ear)
-    assert "tensors loaded from donor.pt" in ear.lines[0]
+    train(dataset, make_config(values, {}), tmp_path / "run", listener=recorder)
+    assert "tensors loaded from donor.pt" in recorder.lines[0]
     (tmp_path / "run" / "weights.safetensors").unlink()
     weights.unlink()
     assert len(train(dataset, make_config(values, {}), tmp_path / "run", resume=True)) == 2
@@ -473,7 +473,7 @@ def test_a_last_batch_of_one_film_is_left_out(dataset: Dataset, tmp_path: Path) 
     assert np.isfinite(train(dataset, config, tmp_path / "run")[0]["train_loss"])
 
 
-def test_a_damaged_cache_is_made_anew(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_replaced(dataset: Dataset, tmp_path: Path) -> None:
     rule = InputRule.squash(40)
     expected = np.array(cache_inputs(dataset, "val", rule, tmp_path))
     (path,) = tmp_path.iterdir()
@@ -481,15 +481,15 @@ def test_a_damaged_cache_is_made_anew(dataset: Dataset, tmp_path: Path) -> None:
     np.testing.assert_array_equal(cache_inputs(dataset, "val", rule, tmp_path), expected)
 
 
-def test_limits_of_the_data_set_travel(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_data_sets_limits_apply_to_the_cache(dataset: Dataset, tmp_path: Path) -> None:
     small = replace(dataset, limits=Limits(max_pixels=1000))
     with pytest.raises(DatasetError, match=r"jpeg: .*at most 1,000"):
         cache_inputs(small, "val", InputRule.squash(40), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_commit_is_the_codes_own(tmp_path: Path) -> None:
-    """Inside somebody else's repository, and untracked there, there is no commit to report."""
+def test_the_commit_is_that_of_the_package_itself(tmp_path: Path) -> None:
+    """A package that is inside another repository, and untracked there, has no commit."""
     package = tmp_path / "theirs" / "pneumoscope"
     shutil.copytree(Path(pneumoscope.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     for command in ("init -q", "-c user.name=a -c user.email=a@a commit -q --allow-empty -m theirs"):
@@ -498,10 +498,10 @@ def test_the_commit_is_the_codes_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "theirs", capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [str(package / "training" / "run.py"), "None"]
+    assert done.stdout.split() == [str(package / "training" / "run_directory.py"), "None"]
 
 
-def test_the_run_remembers_where_its_data_set_is(tiny_run: Path, dataset: Dataset) -> None:
+def test_the_run_records_the_path_of_its_data_set(tiny_run: Path, dataset: Dataset) -> None:
     assert json.loads((tiny_run / "run.json").read_text())["data"] == str(dataset.root.resolve())
 
 

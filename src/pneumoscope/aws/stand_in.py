@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from pneumoscope.aws.limits import REALTIME
 from pneumoscope.server.problems import respond
-from pneumoscope.server.routes import Held, decide, service_of
+from pneumoscope.server.routes import Memory, decide, service_of
 
 VARIANT = "AllTraffic"
 _NO_ACCOUNT = "000000000000"
@@ -21,7 +21,7 @@ router = APIRouter(include_in_schema=False)  # AWS documents this API; our OpenA
 
 
 @router.post("/endpoints/{name}/invocations")
-async def invoke_endpoint(request: Request, name: str, room: Held) -> JSONResponse:
+async def invoke_endpoint(request: Request, name: str, room: Memory) -> JSONResponse:
     """InvokeEndpoint, for the single endpoint that this service stands in for."""
     config = service_of(request).config
     if name != config.as_endpoint:

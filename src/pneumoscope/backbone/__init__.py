@@ -1,7 +1,7 @@
-"""Networks by timm's names: `build` makes one, with its weights; `Network` is what it makes."""
+"""Networks by their timm names: `build` makes a `Network` and loads its initial weights."""
 
 from pneumoscope.backbone.build import IMAGENET, NONE, build, normalisation_of
 from pneumoscope.backbone.network import Network
-from pneumoscope.backbone.weights import WeightsAccount, load_weights
+from pneumoscope.backbone.weights import WeightsReport, load_weights
 
-__all__ = ["IMAGENET", "NONE", "Network", "WeightsAccount", "build", "load_weights", "normalisation_of"]
+__all__ = ["IMAGENET", "NONE", "Network", "WeightsReport", "build", "load_weights", "normalisation_of"]

@@ -1,4 +1,4 @@
-"""Networks by timm's names, with one grey input channel, initial weights, and normalisation inside."""
+"""Networks by their timm names, with one grey input channel, initial weights, and normalisation inside."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 
 from pneumoscope.backbone.network import Network
 from pneumoscope.backbone.pretrained import fetch_state, published_normalisation
-from pneumoscope.backbone.weights import WeightsAccount, load_state, load_weights
+from pneumoscope.backbone.weights import WeightsReport, load_state, load_weights
 from pneumoscope.contract import GREY_IMAGENET, Normalisation
 from pneumoscope.errors import UsageError
 
@@ -26,15 +26,15 @@ def build(
     normalisation: Normalisation | None = None,
     dropout: float = 0.0,
     drop_path: float = 0.0,
-) -> tuple[Network, WeightsAccount | None]:
+) -> tuple[Network, WeightsReport | None]:
     """Build a network and load its initial weights.
 
     `vgg19_bn` keeps its 1000 outputs, followed by ReLU, Dropout(0.5) and Linear(1000, classes), and
     torchvision's dropout of 0.5 between its hidden layers. Every other network has timm's own
     classifier with `classes` outputs (`resnet50`: Linear(2048, classes)).
 
-    A first convolution for three channels becomes one for one channel by summing its weights, which
-    is exact because all channels of a grey film are equal and normalised alike.
+    The first convolution's weights for three channels are summed into weights for one. That is exact,
+    because all channels of a grey film are equal and normalised alike.
 
     Args:
         arch: a timm model name.
@@ -42,13 +42,13 @@ def build(
         size: side of the square input, for networks that fix it when built (vision transformers).
         weights: `imagenet`, `none`, or a path to a safetensors file or a torch state dict.
         freeze: see `Network.freeze_features`.
-        normalisation: applied inside the network; by default what the network's published weights expect,
-            and ImageNet's with random weights.
+        normalisation: applied inside the network; by default the one that the network's published weights expect,
+            or ImageNet's with random weights.
         dropout: share of the classifier's inputs that is dropped while training.
         drop_path: share of residual branches that is dropped in the last block while training (stochastic depth).
 
     Raises:
-        UsageError: timm has no such network, it has no single linear classifier, or no such option.
+        UsageError: timm has no such network, or the network has several classifiers or lacks an option.
         WeightsError: the weights cannot be fetched, read, or matched.
     """
     if not timm.is_model(arch):
@@ -65,18 +65,18 @@ def build(
     if normalisation is None:
         normalisation = normalisation_of(arch, weights)
     network = Network(body, second_head, normalisation)
-    account = _load(network, arch, weights, fixed)
+    report = _load(network, arch, weights, fixed)
     if freeze:
         network.freeze_features()
-    return network, account
+    return network, report
 
 
 def normalisation_of(arch: str, weights: str) -> Normalisation:
-    """What a network's weights expect: what was published of it; ImageNet's, averaged, for random weights."""
+    """What a network's weights expect: the published normalisation; ImageNet's, averaged, for random weights."""
     return GREY_IMAGENET if weights == NONE else published_normalisation(arch)
 
 
-def _load(network: Network, arch: str, weights: str, fixed: dict[str, Any]) -> WeightsAccount | None:
+def _load(network: Network, arch: str, weights: str, fixed: dict[str, Any]) -> WeightsReport | None:
     if weights == NONE:
         return None
     if weights == IMAGENET:
@@ -86,7 +86,7 @@ def _load(network: Network, arch: str, weights: str, fixed: dict[str, Any]) -> W
 
 
 def _fixed_options(arch: str, size: int) -> dict[str, Any]:
-    """Options of a network that its weights depend on."""
+    """Options of the network on which the shapes of its weights depend."""
     published = timm.get_pretrained_cfg(arch)
     return {"img_size": size} if published is not None and published.fixed_input_size else {}
 
@@ -96,7 +96,7 @@ def _head_options(arch: str, classes: int, dropout: float, drop_path: float) -> 
         if dropout or drop_path:
             raise UsageError(f"--arch {arch} has the capstone's dropout of 0.5; leave dropout and drop_path out.")
         return {"num_classes": 1000, "drop_rate": 0.5}
-    stochastic = {"drop_path_rate": drop_path} if drop_path else {}  # not every network has it
+    stochastic = {"drop_path_rate": drop_path} if drop_path else {}  # not every network has the option
     return {"num_classes": classes} | ({"drop_rate": dropout} if dropout else {}) | stochastic
 
 

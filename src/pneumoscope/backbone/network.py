@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # the one base of all batch norms
+from torch.nn.modules.batchnorm import _BatchNorm  # the common base of all batch norms
 
 from pneumoscope.contract import Normalisation
 
@@ -26,6 +26,7 @@ class Network(nn.Module):
         self.second_head = second_head
         self.normalisation = normalisation
         self.frozen: list[nn.Module] = []
+        # Not in checkpoints: the run's card and the bundle's contract state the normalisation.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
 
@@ -45,30 +46,30 @@ class Network(nn.Module):
         return self.body.forward_head(features), embedding.flatten(1)
 
     def outputs(self, images: Tensor, *, maps: bool) -> tuple[Tensor, ...]:
-        """What the exported graph gives, for the classes and for the gate.
+        """The outputs of the exported graph, for the classes and for the gate.
 
         Returns:
-            Logits `[N, C]`; embedding `[N, D]`; features of the last stage but one, `[N, M, h, w]`, where the place
-            of things in the film still shows; and, if `maps`, class-activation maps `[N, C, h, w]`, which a
-            network has that `exact_maps` finds exact.
+            Logits `[N, C]`; embedding `[N, D]`; features of the last stage but one, `[N, M, h, w]`, which still show
+            where things are in the film; and, if `maps`, class-activation maps `[N, C, h, w]`. Ask for `maps` only
+            if `exact_maps` finds that the network has them.
         """
         features, (middle,) = self.body.forward_intermediates(self.normalise(images), indices=[-2])
         if len(self.second_head):
             embedding = self.second_head[:-1](self.body.forward_head(features))
             return self.second_head[-1](embedding), embedding, middle
         embedding = self.body.forward_head(features, pre_logits=True).flatten(1)
-        found = self.body.forward_head(features), embedding, middle
+        outputs = self.body.forward_head(features), embedding, middle
         if not maps:
-            return found
+            return outputs
         weight = self.body.get_classifier().weight
-        return *found, nn.functional.conv2d(features, weight[:, :, None, None])
+        # The classifier applied at every place: a 1 x 1 convolution with its weights.
+        return *outputs, nn.functional.conv2d(features, weight[:, :, None, None])
 
     def exact_maps(self, size: int) -> tuple[int, int] | None:
         """Height and width of the class-activation maps of inputs of this size, if the network has exact ones.
 
         It has them if its logits are one linear layer of the spatial mean of its last features (Zhou et
-        al. 2016, arXiv:1512.04150), which is tried out on noise: the mean of a map is then a logit less
-        its bias.
+        al. 2016, arXiv:1512.04150): the mean of a map is then the logit minus its bias. This is tested on noise.
         """
         classifier = self.body.get_classifier()
         if len(self.second_head) or not isinstance(classifier, nn.Linear):
@@ -88,26 +89,26 @@ class Network(nn.Module):
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def head(self) -> nn.Linear | nn.Conv2d:
-        """The last layer, which gives the logits."""
+        """The last layer, whose outputs are the logits."""
         last = self.second_head[-1] if len(self.second_head) else self.body.get_classifier()
         layers = [layer for layer in last.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
         return layers[-1]
 
-    def start_head(self, scale: float) -> None:
-        """Draw the last layer's weights anew, normal with this standard deviation, and set its bias to zero."""
+    def initialise_head(self, scale: float) -> None:
+        """Draw the last layer's weights from a normal distribution of this deviation; set its bias to zero."""
         head = self.head()
         nn.init.normal_(head.weight, std=scale)
         if head.bias is not None:
             nn.init.zeros_(head.bias)
 
     def set_batch_norm_momentum(self, momentum: float) -> None:
-        """How much a step's batch moves the running means and variances of every batch norm."""
+        """Set how much a step's batch moves the running means and variances of every batch norm."""
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.momentum = momentum
 
-    def thaw(self) -> None:
-        """Undo `freeze_features`: everything is trained."""
+    def unfreeze(self) -> None:
+        """Undo `freeze_features`: train every layer."""
         self.frozen = []
         for parameter in self.parameters():
             parameter.requires_grad = True
@@ -117,8 +118,8 @@ class Network(nn.Module):
         """Freeze the feature extractor: VGG's convolutions, otherwise all but the classifier."""
         extractor = self.body.features if len(self.second_head) else self.body
         classifier = self.body.get_classifier()
-        kept = set(classifier.modules())
-        self.frozen = [module for module in extractor.modules() if _keeps_state(module) and module not in kept]
+        trained = set(classifier.modules())
+        self.frozen = [module for module in extractor.modules() if _keeps_state(module) and module not in trained]
         for parameter in extractor.parameters():
             parameter.requires_grad = False
         for parameter in classifier.parameters():
@@ -127,11 +128,12 @@ class Network(nn.Module):
 
     def train(self, mode: bool = True) -> "Network":  # noqa: FBT001, FBT002 (torch's signature)
         super().train(mode)
+        # In training mode, frozen batch norms would update their running means.
         for module in self.frozen:
             module.eval()
         return self
 
 
 def _keeps_state(module: nn.Module) -> bool:
-    """A leaf, or a batch norm: timm's `BatchNormAct2d` holds its activation as a child."""
+    """Whether it is a leaf or a batch norm: timm's `BatchNormAct2d` has its activation as a child."""
     return next(module.children(), None) is None or isinstance(module, _BatchNorm)

@@ -24,7 +24,7 @@ PACKAGES = {
 def published_normalisation(arch: str) -> Normalisation:
     """Mean and deviation that a network's published weights expect, averaged over the colour channels.
 
-    ImageNet's own where timm publishes no configuration of the network.
+    It is ImageNet's own if timm publishes no configuration of the network.
     """
     published = timm.get_pretrained_cfg(arch)
     if published is None or not published.mean or not published.std:
@@ -34,13 +34,13 @@ def published_normalisation(arch: str) -> Normalisation:
 
 
 def fetch_state(arch: str, options: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """The state dict of a network's published weights, classifier included, and where it comes from.
+    """The state dict of a network's published weights, classifier included, and the name of its source.
 
-    A package that is installed comes first, then the Hugging Face cache, then the hub.
+    An installed package is tried first, then the Hugging Face cache, then the hub.
 
     Args:
         arch: a timm model name.
-        options: for timm, those of the network that the weights are for.
+        options: timm's options of the network that will load the weights.
 
     Raises:
         WeightsError: timm publishes no weights of this network, or they cannot be fetched.
@@ -59,7 +59,7 @@ def fetch_state(arch: str, options: dict[str, Any]) -> tuple[dict[str, Tensor], 
 
 
 def packaged_file(arch: str) -> Path | None:
-    """The file of weights in a network's installed package; None if no package is installed for it."""
+    """The file of weights in the package for this network; None if that is not installed."""
     spec = find_spec(PACKAGES[arch]) if arch in PACKAGES else None
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -68,7 +68,7 @@ def packaged_file(arch: str) -> Path | None:
 
 
 def _require_reachable(arch: str, repository: str) -> None:
-    """Ask the hub once; left alone, its client retries for most of a minute when offline."""
+    """Send the hub one request; offline, its own client would retry for most of a minute."""
     from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(repository, _HUB_FILE), str):
@@ -80,7 +80,7 @@ def _require_reachable(arch: str, repository: str) -> None:
 
 
 def _how_to_get(arch: str) -> str:
-    """What to do when published weights cannot be fetched."""
+    """The error message for published weights that cannot be fetched, with the ways to get them."""
     if arch in PACKAGES:
         package = PACKAGES[arch].replace("_", "-")
         return (

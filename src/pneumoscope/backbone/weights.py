@@ -1,4 +1,4 @@
-"""Initial weights: read from a file or a state dict, renamed, fitted to a network, and accounted for."""
+"""Initial weights: read from a file or a state dict, renamed, fitted to a network, and reported."""
 
 import re
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from pneumoscope.errors import WeightsError
 
 # torchvision keeps VGG's hidden layers as `classifier`; timm keeps them as convolutions.
 _TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2.", "classifier.6.": "head.fc."}
+# Keys under which checkpoints store a state dict, and prefixes that training wrappers put before its names.
 _WRAPPERS = ("state_dict", "model", "model_state")
 _PREFIXES = ("network.", "module.", "model.", "body.")
-_COUNTER = "num_batches_tracked"
-# efficientnet_pytorch's names → timm's: around the blocks, in a block that expands, and in one that does not.
+_COUNTER = "num_batches_tracked"  # of batch norm: not a weight, so it counts neither as loaded nor as missing
+# efficientnet_pytorch's names → timm's: outside the blocks, in blocks with an expansion, and in blocks without.
 _AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _SQUEEZE = {"_depthwise_conv": "conv_dw", "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
 _NORMS = {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
@@ -24,8 +25,8 @@ _PLAIN = _SQUEEZE | {"_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsAccount:
-    """What happened to published weights, or to a file of weights."""
+class WeightsReport:
+    """Which tensors of published weights, or of a file of weights, a network has loaded."""
 
     source: str
     loaded: tuple[str, ...]
@@ -38,14 +39,14 @@ class WeightsAccount:
         if self.summed:
             parts.append(f"{', '.join(self.summed)} summed over its colour channels")
         if self.left_random:
-            parts.append(f"{len(self.left_random)} left at random ({_few(self.left_random)})")
+            parts.append(f"{len(self.left_random)} left at random ({_abbreviate(self.left_random)})")
         if self.not_used:
-            parts.append(f"{len(self.not_used)} of the file not used ({_few(self.not_used)})")
+            parts.append(f"{len(self.not_used)} of the file not used ({_abbreviate(self.not_used)})")
         return "; ".join(parts)
 
 
-def load_weights(network: nn.Module, path: Path) -> WeightsAccount:
-    """Load what fits of a file of weights into a network, and say what did not.
+def load_weights(network: nn.Module, path: Path) -> WeightsReport:
+    """Load the tensors of a file that fit a network, and report the others.
 
     Accepted are safetensors and torch state dicts (loaded without running any code in them), bare or
     under `state_dict`/`model`, with the names of timm, of torchvision or of `efficientnet_pytorch`.
@@ -56,35 +57,35 @@ def load_weights(network: nn.Module, path: Path) -> WeightsAccount:
     return load_state(network, read_state(path), source=path.name)
 
 
-def load_state(network: nn.Module, state: dict[str, Tensor], *, source: str) -> WeightsAccount:
-    """Load what fits of a state dict into a network, and say what did not. `source` names it for people.
+def load_state(network: nn.Module, state: dict[str, Tensor], *, source: str) -> WeightsReport:
+    """Load the tensors of a state dict that fit a network, and report the others. `source` is its name in the report.
 
     Raises:
         WeightsError: less than half of the network fits.
     """
     state = _rename(state, network.state_dict())
-    wanted = network.state_dict()
+    expected = network.state_dict()
     fitting: dict[str, Tensor] = {}
     summed, not_used = [], []
     for name, tensor in state.items():
-        if name in wanted and (fitted := _fit(tensor, wanted[name])) is not None:
+        if name in expected and (fitted := _fit(tensor, expected[name])) is not None:
             fitting[name] = fitted
             if fitted.shape != tensor.shape and fitted.numel() != tensor.numel():
                 summed.append(name)
         elif not name.endswith(_COUNTER):
             not_used.append(name)
-    body = [name for name in wanted if name.startswith("body.") and not name.endswith(_COUNTER)]
+    body = [name for name in expected if name.startswith("body.") and not name.endswith(_COUNTER)]
     if sum(name in fitting for name in body) * 2 < len(body):
         raise WeightsError(
             f"{source} does not fit this network: {len(fitting)} of {len(body)} tensors match by name and shape; "
             "check --arch against the network the weights were made with."
         )
     network.load_state_dict(fitting, strict=False)
-    return WeightsAccount(
+    return WeightsReport(
         source=source,
         loaded=tuple(fitting),
         summed=tuple(summed),
-        left_random=tuple(name for name in wanted if name not in fitting and not name.endswith(_COUNTER)),
+        left_random=tuple(name for name in expected if name not in fitting and not name.endswith(_COUNTER)),
         not_used=tuple(not_used),
     )
 
@@ -93,7 +94,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict of a file, without running any code in it.
 
     Raises:
-        WeightsError: no such file, or it holds no state dict.
+        WeightsError: no such file, or it has no state dict.
     """
     if not path.is_file():
         raise WeightsError(f"--weights {path}: no such file; give imagenet, none or a file of weights.")
@@ -102,7 +103,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)  # unpickles tensors only, runs no code
     except Exception as failure:
         raise WeightsError(
             f"--weights {path} is neither safetensors nor a plain torch state dict ({type(failure).__name__}); "
@@ -116,35 +117,35 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"--weights {path} holds no state dict; save the network's state_dict() and give that.")
+        raise WeightsError(f"--weights {path} has no state dict; save the network's state_dict() and give that.")
     return {str(name): tensor for name, tensor in loaded.items()}
 
 
-def _rename(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our names for the tensors of a file that uses timm's, torchvision's or `efficientnet_pytorch`'s."""
+def _rename(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a file's tensors from timm's, torchvision's or `efficientnet_pytorch`'s names to this package's."""
     if "_conv_stem.weight" in state:
-        state = _rename_efficientnet(state, wanted)
+        state = _rename_efficientnet(state, expected)
     renamed = {}
     for name, tensor in state.items():
         ours = name
-        if ours not in wanted:
+        if ours not in expected:
             for prefix in _PREFIXES:
                 ours = ours.removeprefix(prefix)
             for theirs, timms in _TORCHVISION_VGG.items():
-                if ours.startswith(theirs) and f"body.{timms}weight" in wanted:
+                if ours.startswith(theirs) and f"body.{timms}weight" in expected:
                     ours = ours.replace(theirs, timms)
             ours = f"body.{ours}"
-        renamed[ours if ours in wanted else name] = tensor
+        renamed[ours if ours in expected else name] = tensor
     return renamed
 
 
-def _rename_efficientnet(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Timm's names for the tensors of the `efficientnet_pytorch` family.
+def _rename_efficientnet(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of the `efficientnet_pytorch` family to timm's names.
 
-    That family counts blocks from the first to the last; timm counts stages, and blocks in each. A block
-    that does not expand has no first convolution, so its norms and its projection have other names.
+    That family numbers its blocks from the first to the last; timm numbers stages, and the blocks in each. A block
+    without an expansion has no first convolution, so timm names its norms and its projection differently.
     """
-    blocks = list(dict.fromkeys(match[0] for name in wanted if (match := re.search(r"blocks\.\d+\.\d+\.", name))))
+    blocks = list(dict.fromkeys(match[0] for name in expected if (match := re.search(r"blocks\.\d+\.\d+\.", name))))
     expands = {name.split(".")[1] for name in state if "_expand_conv" in name}
     renamed = {}
     for name, tensor in state.items():
@@ -159,17 +160,17 @@ def _rename_efficientnet(state: dict[str, Tensor], wanted: dict[str, Tensor]) ->
     return renamed
 
 
-def _fit(tensor: Tensor, wanted: Tensor) -> Tensor | None:
-    """The tensor in the wanted shape: as it is, a linear layer as a convolution, or colours summed."""
-    if tensor.shape == wanted.shape:
+def _fit(tensor: Tensor, expected: Tensor) -> Tensor | None:
+    """The tensor in the expected shape (unchanged, linear to convolution, or colours summed), or None."""
+    if tensor.shape == expected.shape:
         return tensor
-    if tensor.ndim == 2 and wanted.ndim == 4 and tensor.numel() == wanted.numel():
-        return tensor.reshape(wanted.shape)
-    if tensor.ndim == wanted.ndim == 4 and tensor.shape[1] == 3 and wanted.shape[1] == 1:
+    if tensor.ndim == 2 and expected.ndim == 4 and tensor.numel() == expected.numel():
+        return tensor.reshape(expected.shape)
+    if tensor.ndim == expected.ndim == 4 and tensor.shape[1] == 3 and expected.shape[1] == 1:
         adapted = adapt_input_conv(1, tensor)
-        return adapted if adapted.shape == wanted.shape else None
+        return adapted if adapted.shape == expected.shape else None
     return None
 
 
-def _few(names: tuple[str, ...], most: int = 3) -> str:
+def _abbreviate(names: tuple[str, ...], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

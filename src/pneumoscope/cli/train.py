@@ -25,7 +25,7 @@ def train_command(settings: "Train") -> None:
     from pneumoscope.training.world import World
 
     # With several processes (torchrun), only the first one prints.
-    out, quiet = settings.out, settings.quiet or not World.of().leads
+    out, quiet = settings.out, settings.quiet or not World.from_environment().is_leader
     if settings.resume and settings.teachers:
         raise UsageError("--resume keeps the run's teachers; leave out --teachers.")
     if settings.resume:

@@ -1,5 +1,6 @@
-"""The service: bytes of a film over HTTP, the engine's decision back, and a page for people.
+"""The service: the bytes of a film arrive over HTTP, the engine's decision goes back; and a page for people.
 
-`routes` is the API, `films` reads what is posted, `service` holds the engine and its bounded queue, `boundary` is
-what every request passes (id, headers, log), `page` serves the page, `run` starts and stops it all.
+`routes` is the API, `uploads` reads request bodies, `service` owns the engine and its bounded queue, `boundary` is the
+middleware around every request (id, headers, log), `web_page` serves the page, `supervisor` starts and stops the
+processes.
 """

@@ -24,22 +24,22 @@ from pneumoscope.settings.serve import ServeConfig
 def create_app(
     config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None, ready_first: bool = False
 ) -> FastAPI:
-    """The service of one bundle. Loading and verifying begin with its lifespan, beside the first requests.
+    """The service of one bundle. Its lifespan begins to load and verify the bundle; requests can arrive meanwhile.
 
     Args:
         config: settings.
-        on_failure: told if the bundle cannot be loaded or verified.
-        ready_first: let the lifespan's start wait for that, for servers that take its end for readiness.
+        on_failure: called with the error if the bundle cannot be loaded or verified.
+        ready_first: complete the lifespan's startup only then, for servers that treat a completed startup as readiness.
 
     Raises:
-        BundleError: the folder is no bundle.
+        BundleError: the folder is not a bundle.
         UsageError: the log of decisions cannot be written.
     """
     service = Service(config, on_failure=on_failure)
     app = _Application(
         title="Pneumoscope",
         version=__version__,
-        summary="A chest film in, a decision out, with reasons.",
+        summary="Classifies chest X-rays and gives its reasons.",
         description=DISCLAIMER,
         docs_url=None,
         redoc_url=None,
@@ -66,7 +66,7 @@ def create_app(
 
 
 class _Application(FastAPI):
-    """Its OpenAPI document also has the problem document, which no route returns, and what the model's tables hold."""
+    """Adds to the OpenAPI document the problem document, which no route returns, and values of the model's tables."""
 
     @override
     def openapi(self) -> dict[str, Any]:
@@ -94,6 +94,6 @@ async def _lifespan(_: FastAPI, *, service: Service, ready_first: bool) -> Async
         yield
     finally:
         starting.cancel()
-        with suppress(asyncio.CancelledError, PneumoscopeError):  # whoever waits has heard of it
+        with suppress(asyncio.CancelledError, PneumoscopeError):  # `on_failure` has reported it
             await starting
         await asyncio.to_thread(service.stop)

@@ -1,4 +1,4 @@
-"""The model's turn: one run at a time, on all the films that were decoded while the last one ran."""
+"""Batches for the model: one run at a time, on all the films that were decoded during the run before."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -7,37 +7,38 @@ from pneumoscope.engine import BATCH, Decoded, Engine, Prediction
 
 
 class Batcher:
-    """Collects films for runs of up to `BATCH`, without waiting for any: alone, a film is run alone.
+    """Collects films for runs of up to `BATCH`, without waiting for more: a single film is run at once.
 
-    To be used on one event loop.
+    All calls must come from one event loop.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._waiting: list[tuple[Decoded, asyncio.Future[Prediction]]] = []
-        self._run: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     async def decide(self, film: Decoded) -> Prediction:
-        """The decision on a film, when its turn has come. A film whose caller is gone by then is left out."""
+        """The decision on a film, after the runs before it. A film whose caller has left by then is not run."""
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         self._waiting.append((film, answer))
-        if self._run is None or self._run.done():
-            self._run = asyncio.create_task(self._work())
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run_batches())
         return await answer
 
     def stop(self) -> None:
-        """Let go of the thread."""
+        """Stop the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    async def _work(self) -> None:
+    async def _run_batches(self) -> None:
         while self._waiting:
-            wanted = [(film, answer) for film, answer in self._waiting if not answer.done()]
-            batch, self._waiting = wanted[:BATCH], wanted[BATCH:]
+            # A future is done before its turn if its request was cancelled.
+            pending = [(film, answer) for film, answer in self._waiting if not answer.done()]
+            batch, self._waiting = pending[:BATCH], pending[BATCH:]
             films = [film for film, _ in batch]
             try:
                 results = await asyncio.get_running_loop().run_in_executor(self._thread, self._decide, films)
-            except Exception as failure:  # noqa: BLE001 (each of those who wait must hear of it)
+            except Exception as failure:  # noqa: BLE001 (every waiting request must get the error)
                 for _, answer in batch:
                     if not answer.done():
                         answer.set_exception(failure)

@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: an id, safe headers, a count, one line of log, no traceback."""
+"""Middleware around every request: an id, safe headers, a count, one line of log, and never a traceback."""
 
 import asyncio
 import logging
@@ -18,11 +18,11 @@ from pneumoscope.server.telemetry import Telemetry
 
 _LOG = logging.getLogger(__name__)
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
-_PART = 65536  # bytes of an answer that are sent at a time
+_PART = 65536  # bytes of an answer that are sent at once
 _LINGER_SECONDS = 10.0
-_GONE = 499  # of no standard, but what logs call a client that went away
+_CLIENT_CLOSED_REQUEST = 499  # not in any standard; nginx's status for a client that went away
 
-#: Nothing from elsewhere, nothing inline. Pictures are drawn from what the page holds (blob:, data:).
+#: Nothing from other hosts, nothing inline. The page makes pictures from answers (blob:, data:).
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -37,19 +37,19 @@ class Boundary:
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Pass a request to the application, and log it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, started=time.perf_counter())
         scope = {**scope, "state": {"request_id": exchange.request_id}}
         if scope["method"] == "HEAD":
-            scope["method"] = "GET"  # answered as GET; the server leaves the body out (RFC 9110 section 9.3.2)
+            scope["method"] = "GET"  # answered like GET; the server leaves out the body (RFC 9110 section 9.3.2)
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except (ClientDisconnect, ConnectionResetError):
-            exchange.status = exchange.status or _GONE
-        except Exception as failure:  # noqa: BLE001 (the last place before the client)
+            exchange.status = exchange.status or _CLIENT_CLOSED_REQUEST
+        except Exception as failure:  # noqa: BLE001 (nothing after this could answer the client)
             await exchange.fail(failure)
         finally:
             self._count(scope, exchange)
@@ -60,13 +60,13 @@ class Boundary:
         seconds = time.perf_counter() - exchange.started
         self._telemetry.requests.labels(method, route, str(exchange.status)).inc()
         self._telemetry.request_seconds.labels(route).observe(seconds)
-        level = logging.DEBUG if route in _QUIET and exchange.status == HTTPStatus.OK else logging.INFO
+        level = logging.DEBUG if route in _PROBES and exchange.status == HTTPStatus.OK else logging.INFO
         _LOG.log(level, "%s %s %d %.1f ms %s", method, route, exchange.status, seconds * 1000, exchange.request_id)
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _FILES = ("/docs/assets", "/openapi.json", "/static")
-_QUIET = {"/healthz", "/readyz", "/ping", "/metrics"}  # asked every few seconds
+_PROBES = {"/healthz", "/readyz", "/ping", "/metrics"}  # requested every few seconds: logged only when they fail
 
 
 class _Exchange:
@@ -100,7 +100,7 @@ class _Exchange:
             return
         body = message.get("body", b"")
         last = max(0, len(body) - 1) // _PART * _PART
-        for start in range(0, last, _PART):  # a slow reader holds us up here, and not megabytes in the transport
+        for start in range(0, last, _PART):  # a slow reader blocks here, before megabytes fill the transport's buffer
             await self._send({"type": "http.response.body", "body": body[start : start + _PART], "more_body": True})
         body = body[last:]
         if self.status >= HTTPStatus.BAD_REQUEST and not message.get("more_body", False) and not self._all_read:
@@ -110,10 +110,11 @@ class _Exchange:
         await self._send({**message, "body": body})
 
     async def _linger(self) -> None:
-        """Read and forget the rest of a refused request, for a while, before the connection is closed.
+        """Read and discard the rest of a refused request, for a while, before the connection is closed.
 
-        Most clients send all of it before they look for an answer; closed at once, they would see a broken
-        connection in its place (RFC 9112 section 9.6). One that expects `100 Continue` does not send it.
+        Most clients send the whole request before they read the answer. If the connection closed at once, they
+        would see a broken connection in place of the answer (RFC 9112 section 9.6). A client that expects
+        `100 Continue` does not send the rest.
         """
         if self.status == HTTPStatus.REQUEST_TIMEOUT or "expect" in Headers(scope=self._scope):
             return
@@ -123,26 +124,26 @@ class _Exchange:
                     await self.receive()
 
     async def fail(self, failure: Exception) -> None:
-        """Answer 500. What the exception says stays out of log and answer: it may quote the film."""
+        """Answer 500. The exception's message stays out of log and answer, because it may quote the film."""
         places = " < ".join(
             f"{each.name}:{each.lineno}" for each in reversed(traceback.extract_tb(failure.__traceback__))
         )
         _LOG.error("%s at %s, request %s", type(failure).__name__, places, self.request_id)
         if self.status:
-            raise ConnectionResetError("an answer broke off") from None
-        detail = f"a fault of this service; tell its operator the request id {self.request_id}."
+            raise ConnectionResetError("the answer was cut off by an error") from None
+        detail = f"the service has failed; report the request id {self.request_id} to its operator."
         response = respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, self.request_id)
         await response(self._scope, self.receive, self.send)
 
 
 def _route(scope: Scope) -> str:
-    """The route's own path, for what was asked for may say anything."""
+    """The route's own path, never the requested one: clients can put anything into that, a patient's name too."""
     if "route" in scope:
         return str(getattr(scope["route"], "path", "none"))
     return next((place for place in _FILES if scope["path"].startswith(place)), "none")
 
 
 def _request_id(scope: Scope) -> str:
-    """The sender's X-Request-Id if it is a UUID, else a new one: any other text could tell of a patient."""
+    """The client's X-Request-Id if it is a UUID, else a new one: any other text could identify a patient."""
     given = Headers(scope=scope).get("x-request-id", "").lower()
     return given if _UUID.fullmatch(given) else str(uuid.uuid4())

@@ -1,4 +1,4 @@
-"""A log of decisions, kept only if asked for: one JSON line a film, without a name, a pixel or an identifier."""
+"""The optional log of decisions: one JSON line per film, without a name, a pixel or an identifier."""
 
 import hashlib
 import json
@@ -9,15 +9,15 @@ from pathlib import Path
 from pneumoscope.engine import Prediction
 from pneumoscope.errors import UsageError
 
-_MODE = 0o600
-_KEPT = {"status", "class_index", "label", "probabilities", "prediction_set", "coverage", "reason_codes", "model"}
+_MODE = 0o600  # decisions on patients' films are for the service's own user
+_FIELDS = {"status", "class_index", "label", "probabilities", "prediction_set", "coverage", "reason_codes", "model"}
 
 
 class Journal:
-    """An append-only file. A line is one write, so that threads and processes may share it."""
+    """An append-only file. Each line is one write, so that threads and processes can share the file."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file.
+        """Open the file, or create it.
 
         Raises:
             UsageError: it cannot be written.
@@ -30,7 +30,7 @@ class Journal:
             ) from failure
 
     def keep(self, data: bytes, prediction: Prediction, request_id: str) -> None:
-        """Append what was decided on a film of these bytes.
+        """Append the decision on the film with these bytes.
 
         Raises:
             OSError: the line could not be written whole.
@@ -39,7 +39,7 @@ class Journal:
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": request_id,
             "sha256": hashlib.sha256(data).hexdigest(),
-            **prediction.document().model_dump(mode="json", by_alias=True, include=_KEPT),
+            **prediction.document().model_dump(mode="json", by_alias=True, include=_FIELDS),
         }
         line = json.dumps(document, allow_nan=False).encode() + b"\n"
         if os.write(self._file, line) != len(line):

@@ -22,18 +22,18 @@ def card(contract: Contract) -> dict[str, Any]:
         "precision": contract.precision,
         "where_it_looked": "exact class-activation maps" if contract.activation_map else "no maps: see `explain`",
         "limits": [
-            "A readable picture that is no chest film is not recognised as such.",
-            "A map says which places spoke for a class, not that the class is right.",
-            "Films unlike those it was trained on, by age, machine or view, may be misread without a warning.",
+            "A readable picture that is not a chest film may be taken for one.",
+            "A map shows which places counted towards a class, not that the class is right.",
+            "Films that differ from the training films in age, machine or view may be misread without a warning.",
         ],
     }
 
 
 def _population(contract: Contract) -> str:
     if contract.population.drawings:
-        return "drawings, of no patient"
+        return "drawings, not patients"
     ages = contract.population.age_years
-    return "ages not known" if ages is None else f"ages {ages[0]:g} to {ages[1]:g} years"
+    return "ages unknown" if ages is None else f"ages {ages[0]:g} to {ages[1]:g} years"
 
 
 def _decision(contract: Contract) -> str:

@@ -1,4 +1,4 @@
-"""What goes wrong, as problem documents (RFC 9457)."""
+"""Errors as problem documents (RFC 9457)."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
@@ -18,7 +18,7 @@ MEDIA_TYPE = "application/problem+json"
 class ProblemDocument(BaseModel):
     """RFC 9457 section 3.1, with the request's id."""
 
-    type: str = Field(description="Always about:blank: the title says it all.")
+    type: str = Field(description="Always about:blank: the status explains itself.")
     title: str
     status: int
     detail: str
@@ -26,10 +26,10 @@ class ProblemDocument(BaseModel):
 
 
 class Busy(HTTPException):
-    """No room now; `after` is in how many seconds there may be."""
+    """The service cannot take the request now; it may in `retry_after` seconds."""
 
-    def __init__(self, detail: str, *, after: int) -> None:
-        super().__init__(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(after)})
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(retry_after)})
 
 
 def respond(status: HTTPStatus, detail: str, request_id: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -44,27 +44,27 @@ async def _answer(request: Request, failure: Exception) -> JSONResponse:
     status, detail, headers = HTTPStatus.BAD_REQUEST, str(failure), None
     if isinstance(failure, HTTPException):
         status, headers = HTTPStatus(failure.status_code), failure.headers
-        detail = _WORDS.get(status, failure.detail)
+        detail = _DETAILS.get(status, failure.detail)
     elif isinstance(failure, RequestValidationError):
         first = failure.errors()[0]
         detail = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}."
     return respond(status, detail, str(request.state.request_id), headers)
 
 
-#: The one table of exceptions that are answered with a problem document; for an application.
+#: The one table of exceptions that become problem documents; for `FastAPI(exception_handlers=…)`.
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     HTTPException: _answer,
     RequestValidationError: _answer,
     UsageError: _answer,
 }
 
-_WORDS = {
-    HTTPStatus.NOT_FOUND: "there is nothing at this address; /docs lists what there is.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "this address does not take this method; the header Allow lists those it takes.",
+_DETAILS = {
+    HTTPStatus.NOT_FOUND: "there is nothing at this address; /docs lists the addresses.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this address does not accept this method; the header Allow lists those it does.",
 }
 
 
-def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+def describe_problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of these problems."""
     return {
         status.value: {
@@ -76,13 +76,13 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 _MEANINGS = {
-    HTTPStatus.BAD_REQUEST: "Malformed: an option out of range, a body that is no form, no film in it.",
+    HTTPStatus.BAD_REQUEST: "Malformed: an option is out of range, a form cannot be read, or the body has no film.",
     HTTPStatus.UNAUTHORIZED: "The bearer token is missing or wrong.",
     HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is over the limit.",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Not an accepted content type, or a content encoding.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The content type is not accepted, or the body has a content encoding.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "No film of the request can be decoded.",
     HTTPStatus.SERVICE_UNAVAILABLE: "Not ready yet, or the queue is full: try again after Retry-After seconds.",
 }
 
-POSTING = documented(*_MEANINGS)  # whatever takes films may answer with any of them
+UPLOAD_PROBLEMS = describe_problems(*_MEANINGS)  # a route that takes films may answer with any of them

@@ -1,10 +1,11 @@
-"""HTTP/1.1 by uvicorn on h11, with limits to what it waits for without end: a request's head, a reader of answers.
+"""HTTP/1.1 by uvicorn on h11, with time limits for a request's head and for a client to read the answer.
 
-h11 and not httptools, which takes a request that offers an upgrade (`Upgrade: h2c`, as some clients do by default)
-for the end of HTTP and loses its body; RFC 9110 section 7.8 lets a server ignore the offer.
+h11 and not httptools: httptools treats a request that offers an upgrade (`Upgrade: h2c`, as some clients send by
+default) as the end of HTTP and loses its body. RFC 9110 section 7.8 lets a server ignore the offer.
 
-A subclass, because uvicorn 0.54 has a setting for neither (`timeout_keep_alive` begins after an answer). Hypercorn 0.18
-and granian 2.8 limit heads, but not readers; Linux's TCP_USER_TIMEOUT spares a reader that takes a byte now and then.
+This is a subclass because uvicorn 0.54 has a setting for neither limit (`timeout_keep_alive` begins after an answer).
+Hypercorn 0.18 and granian 2.8 limit heads but not readers; Linux's TCP_USER_TIMEOUT does not stop a reader that takes
+a byte now and then.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ READER_SECONDS = 60.0
 
 
 class Protocol(H11Protocol):
-    """A connection. It ends when a whole head does not come, or an answer is not read at all, in time."""
+    """A connection that is closed when no whole head arrives in time, or when the client stops reading the answer."""
 
     _head: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
@@ -44,8 +45,8 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
-        """Go on waiting if no request is under way, else wait no more."""
-        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation leaves the None out
+        """Start the head's timer if no request is under way; cancel it if one is."""
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation omits the None
         if cycle is not None and not cycle.response_complete:
             _cancel(self._head)
             self._head = None

@@ -13,14 +13,14 @@ from pneumoscope.settings.serve import ServeConfig
 if TYPE_CHECKING:
     from ray.serve import Application
 
-_MOST_WAITING = 64  # of requests in one replica; Ray keeps the others
+_MAX_REQUESTS = 64  # in one replica at a time; Ray queues the others
 
 
 def application(bundle: Path) -> "Application":
-    """The Ray Serve application of one bundle. A replica whose golden cases come out otherwise does not start.
+    """The Ray Serve application of one bundle. A replica that does not reproduce the golden cases does not start.
 
     Raises:
-        ModuleNotFoundError: Ray Serve is not installed; it is in the image.
+        ModuleNotFoundError: Ray Serve is not installed; AWS's image has it.
     """
     from ray import serve
 
@@ -32,7 +32,7 @@ def application(bundle: Path) -> "Application":
     class Pneumoscope:
         """One replica; the application does its work."""
 
-    replica: Any = serve.deployment(name="pneumoscope", max_ongoing_requests=_MOST_WAITING)(
+    replica: Any = serve.deployment(name="pneumoscope", max_ongoing_requests=_MAX_REQUESTS)(
         serve.ingress(build)(Pneumoscope)
     )
     bound: Application = replica.bind()

@@ -22,13 +22,13 @@ from pneumoscope.heatmap import LONGEST_SIDE
 from pneumoscope.imaging import ACCEPTED
 from pneumoscope.server.answers import Answer, Answers, Heatmap, render
 from pneumoscope.server.model_card import card
-from pneumoscope.server.problems import POSTING, Busy, documented
-from pneumoscope.server.service import Room, Service, while_connected
+from pneumoscope.server.problems import UPLOAD_PROBLEMS, Busy, describe_problems
+from pneumoscope.server.service import Reserve, Service, while_connected
 from pneumoscope.server.telemetry import CONTENT_TYPE
-from pneumoscope.server.uploads import FORM, Posted, media_type, read_films
+from pneumoscope.server.uploads import FORM, UploadedFilm, media_type, read_films
 from pneumoscope.settings.serve import MOST_FILMS
 
-_BEARER = HTTPBearer(auto_error=False, description="Only if the service was given a token.")
+_BEARER = HTTPBearer(auto_error=False, description="Only if the service has a token.")
 _FILE = {"type": "string", "format": "binary"}
 _BINARY = {"schema": _FILE}
 _DOCUMENTED = ("image/jpeg", "image/png", "image/tiff", "application/dicom", "application/octet-stream")
@@ -43,7 +43,7 @@ class Live(BaseModel):
 
 
 class ModelDocument(BaseModel):
-    """The bundle's contract and what it means in words."""
+    """The bundle's contract, the card that explains it, and the service's limits."""
 
     contract: dict[str, Any]
     card: dict[str, Any]
@@ -51,18 +51,19 @@ class ModelDocument(BaseModel):
 
 
 class Options(BaseModel):
-    """What may be asked for with films."""
+    """Options of a request for decisions."""
 
     level: Level = Field(default="class", description="`group` answers with a group's name, such as pneumonia.")
     coverage: float | None = Field(
-        default=None, description="Of a row of the model's table, by default the service's; see /v1/model."
+        default=None,
+        description="Decides by this row of the model's table; by default the service's. See /v1/model.",
     )
     operating_point: str | None = Field(
         default=None,
-        description="Decides alone: at level group, from a stored threshold on; see /v1/model.",
+        description="Decides at level group by a stored threshold, without a coverage. See /v1/model.",
     )
     heatmap: Heatmap = Field(default="none", description="`maps` as numbers, or an `overlay` as a picture.")
-    preview: bool = Field(default=False, description="Give a picture of the film as it was read.")
+    preview: bool = Field(default=False, description="Adds a picture of the film as it was read.")
 
 
 def service_of(request: Request) -> Service:
@@ -72,22 +73,24 @@ def service_of(request: Request) -> Service:
     return service
 
 
-Shared = Annotated[Service, Depends(service_of)]
+CurrentService = Annotated[Service, Depends(service_of)]
 
 
-async def _room_of(service: Shared) -> AsyncIterator[Room]:
-    """Memory for a request, until its answer has gone out."""
-    with service.room() as room:
-        yield room
+async def _reserve_memory(service: CurrentService) -> AsyncIterator[Reserve]:
+    """Memory for a request, until its answer is sent."""
+    with service.memory() as reserve:
+        yield reserve
 
 
-Held = Annotated[Room, Depends(_room_of)]
+Memory = Annotated[Reserve, Depends(_reserve_memory)]
 
 
-def require_token(service: Shared, given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
+def require_token(
+    service: CurrentService, given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+) -> None:
     """Raise HTTPException 401 unless the request carries the configured token."""
     token = service.config.token
-    assert token is not None  # without one, no route asks for it
+    assert token is not None  # without a token, no route depends on this
     if given is None or not secrets.compare_digest(given.credentials.encode(), token.get_secret_value().encode()):
         raise HTTPException(
             HTTPStatus.UNAUTHORIZED,
@@ -97,14 +100,14 @@ def require_token(service: Shared, given: Annotated[HTTPAuthorizationCredentials
 
 
 router = APIRouter()
-guarded = APIRouter()  # `require_token` comes before these, if there is a token
+guarded = APIRouter()  # with a token, `require_token` runs before these routes
 
 
 @guarded.post(
     "/v1/predictions",
     summary="Decide on films",
     response_description="One film as the body: its decision. A form: the decisions on its files, in their order.",
-    responses=POSTING | {200: {"model": Answer | Answers}},
+    responses=UPLOAD_PROBLEMS | {200: {"model": Answer | Answers}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -112,32 +115,32 @@ guarded = APIRouter()  # `require_token` comes before these, if there is a token
         }
     },
 )
-async def predict(request: Request, room: Held, options: Annotated[Options, Query()]) -> JSONResponse:
-    """Post a film's file as the body, or up to 32 as a form.
+async def predict(request: Request, reserve: Memory, options: Annotated[Options, Query()]) -> JSONResponse:
+    """Post the file of one film as the body, or up to 32 files as a form.
 
-    A film that is abstained on, or no frontal chest film, is a 200 and says so in `status`. 422 is for bytes that
-    no image can be read from; beside readable ones in a form, or with `Prefer: handling=lenient` (RFC 7240), such
-    a file has the status `rejected`. For research use only; not a medical device.
+    An abstention, or a rejection because the film is not a frontal chest film, is a 200 with its `status`. Bytes from
+    which no image can be read are a 422; in a form beside readable files, or with `Prefer: handling=lenient`
+    (RFC 7240), such a file is `rejected` instead. For research use only; not a medical device.
     """
-    return await _decide(request, room, options)
+    return await _decide(request, reserve, options)
 
 
 @guarded.post(
     "/invocations",
     summary="Decide on a film (SageMaker)",
-    responses=POSTING | {200: {"model": Answer}},
+    responses=UPLOAD_PROBLEMS | {200: {"model": Answer}},
     openapi_extra={
         "requestBody": {"required": True, "content": dict.fromkeys((*_DOCUMENTED, "application/x-image"), _BINARY)}
     },
 )
-async def invoke(request: Request, room: Held) -> JSONResponse:
+async def invoke(request: Request, reserve: Memory) -> JSONResponse:
     """SageMaker's container contract: one film in, its decision out."""
-    return await decide(request, room)
+    return await decide(request, reserve)
 
 
-@guarded.get("/v1/model", summary="The model", responses=documented(HTTPStatus.UNAUTHORIZED))
-async def model(service: Shared) -> ModelDocument:
-    """The contract as it lies in the bundle, a card in words, and this service's limits."""
+@guarded.get("/v1/model", summary="The model", responses=describe_problems(HTTPStatus.UNAUTHORIZED))
+async def model(service: CurrentService) -> ModelDocument:
+    """The contract as stored in the bundle, a card that explains it, and this service's limits."""
     contract, config = service.contract, service.config
     return ModelDocument(
         contract=contract.model_dump(mode="json"),
@@ -158,48 +161,48 @@ async def model(service: Shared) -> ModelDocument:
     "/metrics",
     summary="Metrics",
     response_class=Response,
-    responses=documented(HTTPStatus.UNAUTHORIZED)
+    responses=describe_problems(HTTPStatus.UNAUTHORIZED)
     | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format."}},
 )
-async def metrics(service: Shared) -> Response:
-    """Counts, times and drift, for Prometheus; nothing of any one film."""
-    return Response(service.telemetry.page(), media_type=CONTENT_TYPE)
+async def metrics(service: CurrentService) -> Response:
+    """Counts, times and drift, for Prometheus; nothing about a single film."""
+    return Response(service.telemetry.exposition(), media_type=CONTENT_TYPE)
 
 
 @router.get("/healthz", summary="Alive")
 async def healthz() -> Live:
-    """The process answers; whether it can decide is for `/readyz`."""
+    """The process answers; `/readyz` reports whether it can decide."""
     return Live(status="alive")
 
 
-@router.get("/readyz", summary="Ready", responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
-@router.get("/ping", summary="Ready (SageMaker)", responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
-async def readyz(service: Shared) -> Live:
-    """The golden cases came out right on this machine."""
-    _ = service.engine
+@router.get("/readyz", summary="Ready", responses=describe_problems(HTTPStatus.SERVICE_UNAVAILABLE))
+@router.get("/ping", summary="Ready (SageMaker)", responses=describe_problems(HTTPStatus.SERVICE_UNAVAILABLE))
+async def readyz(service: CurrentService) -> Live:
+    """This machine has reproduced the golden cases."""
+    _ = service.engine  # raises Busy until it is ready
     return Live(status="ready")
 
 
-async def decide(request: Request, room: Room) -> JSONResponse:
-    """The decision on the one film that is a request's body.
+async def decide(request: Request, reserve: Reserve) -> JSONResponse:
+    """The decision on the one film in a request's body.
 
     Raises:
         HTTPException: see `/invocations`.
     """
     if media_type(request) == FORM:
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send one film as the body, not a form.")
-    return await _decide(request, room, Options())
+    return await _decide(request, reserve, Options())
 
 
-async def _decide(request: Request, room: Room, options: Options) -> JSONResponse:
+async def _decide(request: Request, reserve: Reserve, options: Options) -> JSONResponse:
     service, as_form = service_of(request), media_type(request) == FORM
     rule = service.rule(options.level, options.coverage, options.operating_point)
-    _ = service.engine
-    service.require_room()
+    _ = service.engine  # refuse before the body is read, which may take long
+    service.require_queue_space()
     started = time.perf_counter()
-    films = await read_films(request, service, room)
+    films = await read_films(request, service, reserve)
     service.telemetry.stage_seconds.labels("read").observe(time.perf_counter() - started)
-    service.require_room(len(films))
+    service.require_queue_space(len(films))
     tasks = [
         service.predict(
             film.data,
@@ -210,7 +213,7 @@ async def _decide(request: Request, room: Room, options: Options) -> JSONRespons
         )
         for film in films
     ]
-    decided = await while_connected(_gone(request), asyncio.gather(*tasks))
+    decided = await while_connected(_wait_for_disconnect(request), asyncio.gather(*tasks))
     predictions = [prediction for prediction, _ in decided]
     unread = all(UNREAD & set(prediction.reason_codes) for prediction in predictions)
     if unread and "handling=lenient" not in request.headers.get("prefer", "").lower():
@@ -218,26 +221,28 @@ async def _decide(request: Request, room: Room, options: Options) -> JSONRespons
     answers = [answer for _, answer in decided]
     content = {"predictions": answers} if as_form else answers[0]
     plain = options.heatmap == "none" and not options.preview
-    response = JSONResponse(content) if plain else await asyncio.to_thread(JSONResponse, content)  # may be megabytes
-    room(len(response.body))
+    response = (
+        JSONResponse(content) if plain else await asyncio.to_thread(JSONResponse, content)
+    )  # megabytes of maps and pictures would block the loop
+    reserve(len(response.body))
     return response
 
 
 def _finish(
-    service: Service, film: Posted, options: Options, request_id: str, prediction: Prediction
+    service: Service, film: UploadedFilm, options: Options, request_id: str, prediction: Prediction
 ) -> tuple[Prediction, dict[str, Any]]:
-    """Keep and render a decision; in a thread."""
+    """Log a decision, if there is a log, and render it. Runs in a thread."""
     if service.journal is not None:
         try:
             service.journal.keep(film.data, prediction, request_id)
         except OSError:
-            sentence = "the log of decisions cannot be written, so none is given; tell the operator."
-            raise Busy(sentence, after=30) from None
+            sentence = "the decision is withheld because the log of decisions cannot be written; tell the operator."
+            raise Busy(sentence, retry_after=30) from None
     with service.telemetry.stage_seconds.labels("draw").time():
-        return prediction, render(prediction, wanted=options.heatmap, preview=options.preview)
+        return prediction, render(prediction, heat=options.heatmap, preview=options.preview)
 
 
-async def _gone(request: Request) -> None:
-    """Wait until the client has gone away."""
+async def _wait_for_disconnect(request: Request) -> None:
+    """Return when the client has closed its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

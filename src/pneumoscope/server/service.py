@@ -1,4 +1,4 @@
-"""The engine behind a bounded queue: loaded and verified once, asked by many."""
+"""The engine behind a bounded queue: loaded and verified once, used by all requests."""
 
 import asyncio
 import logging
@@ -23,18 +23,19 @@ from pneumoscope.server.telemetry import Telemetry
 from pneumoscope.settings.serve import ServeConfig
 
 State: TypeAlias = Literal["starting", "ready", "failed", "stopping"]
-Room: TypeAlias = Callable[[int], None]  # takes so many more bytes; raises Busy if all requests would hold too many
+#: Reserves this many more bytes for a request; raises Busy if all requests together would exceed the limit.
+Reserve: TypeAlias = Callable[[int], None]
 Result = TypeVar("Result")
 
 _LOG = logging.getLogger(__name__)
-_USUAL_SECONDS = 0.05  # of a film, until some have been seen
-_WEIGHT = 0.05  # of the newest film in the running mean
+_FIRST_SECONDS = 0.05  # assumed per film, until some have been measured
+_WEIGHT = 0.05  # of the newest film in the running mean of seconds per film
 
 
 class Service:
-    """What the routes share. Its methods run on the event loop; films are worked on in threads.
+    """The state that the routes share. Its methods run on the event loop; threads decode and render films.
 
-    `state` is `starting` until the golden cases came out right, then `ready`; or `failed`.
+    `state` is `starting` until the golden cases are reproduced, then `ready`; or `failed`.
     """
 
     def __init__(self, config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None) -> None:
@@ -52,7 +53,7 @@ class Service:
         self._finishing = ThreadPoolExecutor(self._threads, thread_name_prefix="finish")
         self._films = 0
         self._buffered = 0
-        self._seconds = _USUAL_SECONDS
+        self._seconds = _FIRST_SECONDS
 
     @property
     def engine(self) -> Engine:
@@ -62,11 +63,11 @@ class Service:
             Busy: it is not ready.
         """
         if self._engine is None or self.state != "ready":
-            raise Busy(f"the service is {self.state}; ask /readyz, and try again.", after=1)
+            raise Busy(f"the service is {self.state}; try again when /readyz answers 200.", retry_after=1)
         return self._engine
 
     def rule(self, level: Level, coverage: float | None, operating_point: str | None) -> Rule:
-        """The rule of a request; if it names neither a coverage nor an operating point, the service's own hold.
+        """The rule for a request; without a coverage and an operating point of its own, the service's apply.
 
         Raises:
             UsageError: the model has no such coverage, operating point or groups.
@@ -76,22 +77,22 @@ class Service:
         return choose_rule(self.contract, level=level, coverage=coverage, operating_point=operating_point)
 
     async def start(self) -> None:
-        """Load and verify the bundle, in a thread; tell `on_failure` if that fails."""
+        """Load and verify the bundle, in a thread; call `on_failure` if that fails."""
         try:
             self._engine = await asyncio.get_running_loop().run_in_executor(self._pool, self._load)
-        except Exception as failure:  # noqa: BLE001 (whatever it is, the service must not go on as if it were starting)
+        except Exception as failure:  # noqa: BLE001 (after any error at all, the state must not stay at starting)
             self.state = "failed"
             bundle = self.config.bundle
             words = f"{bundle} cannot be served ({type(failure).__name__}); run `pneumoscope verify --bundle {bundle}`."
             self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(words))
             return
         self._batcher = Batcher(self._engine)
-        self.telemetry.loaded(self._engine.model, self._reference)
+        self.telemetry.record_model(self._engine.model, self._reference)
         self.state = "ready"
         _LOG.info("ready: %s %s", self.contract.name, self.contract.version)
 
     def stop(self) -> None:
-        """Let go of threads and files."""
+        """Stop the threads and close the files."""
         self.state = "stopping"
         self._pool.shutdown(cancel_futures=True)
         if self._batcher is not None:
@@ -100,11 +101,11 @@ class Service:
         if self.journal is not None:
             self.journal.close()
 
-    def require_room(self, films: int = 1) -> None:
-        """Raise Busy if this many more films would not fit into the queue."""
+    def require_queue_space(self, films: int = 1) -> None:
+        """Raise Busy unless the queue has space for this many more films."""
         if self._films + films > self.config.queue:
-            after = max(1, math.ceil(self._films * self._seconds))
-            raise Busy(f"{self._films} films are waiting, the most that may; try again in {after} s.", after=after)
+            wait = max(1, math.ceil(self._films * self._seconds))
+            raise Busy(f"the queue is full ({self._films} films); try again in {wait} s.", retry_after=wait)
 
     async def predict(
         self,
@@ -115,15 +116,15 @@ class Service:
         finish: Callable[[Prediction], Result],
         picture_side: int | None = None,
     ) -> Result:
-        """Decide on a film of these bytes, when its turn has come, and `finish` the decision in a thread.
+        """Queue the film with these bytes, decide on it, and `finish` the decision in a thread.
 
-        With `picture_side` the decision brings the film as it was read, at most so many pixels long, to draw on.
+        With `picture_side`, the prediction includes the film as it was read, its longer side at most this many pixels.
 
         Raises:
             Busy: the queue is full.
         """
-        self.require_room()
-        engine, batcher, asked = self.engine, self._batcher, time.perf_counter()
+        self.require_queue_space()
+        engine, batcher, queued_at = self.engine, self._batcher, time.perf_counter()
         assert batcher is not None
         encoded, loop = Encoded(name=name, read=lambda: data), asyncio.get_running_loop()
         self._count_films(1)
@@ -132,8 +133,8 @@ class Service:
             decoded = await loop.run_in_executor(self._pool, decode)
             prediction = await batcher.decide(decoded)
             worked = sum(prediction.stages.values()) / 1000
-            self.telemetry.film(prediction, waited=max(0.0, time.perf_counter() - asked - worked))
-            self._learn(prediction)
+            self.telemetry.record_film(prediction, waited=max(0.0, time.perf_counter() - queued_at - worked))
+            self._update_seconds(prediction)
             return await loop.run_in_executor(self._finishing, finish, prediction)
         finally:
             self._count_films(-1)
@@ -142,28 +143,28 @@ class Service:
         self._films += change
         self.telemetry.waiting.set(self._films)
 
-    def _learn(self, prediction: Prediction) -> None:
-        """How long a film takes: decoding is shared by the threads, the model has all of them."""
+    def _update_seconds(self, prediction: Prediction) -> None:
+        """Update the mean time per film. Threads decode several films at once; the model uses all threads itself."""
         stages = prediction.stages
         seconds = (stages["decode"] / self._threads + stages.get("model", 0.0)) / 1000
         self._seconds += _WEIGHT * (seconds - self._seconds)
 
     @contextmanager
-    def room(self) -> Iterator[Room]:
-        """Memory for the bytes of one request, which is given back when the block ends."""
-        taken = 0
+    def memory(self) -> Iterator[Reserve]:
+        """Memory for the bytes of one request and its answer, released when the block ends."""
+        reserved = 0
 
-        def take(count: int) -> None:
-            nonlocal taken
+        def reserve(count: int) -> None:
+            nonlocal reserved
             if self._buffered + count > self.config.buffered_bytes:
-                raise Busy("too many bytes of requests and answers are in memory; try again in 1 s.", after=1)
-            taken += count
+                raise Busy("requests and answers fill the memory; try again in 1 s.", retry_after=1)
+            reserved += count
             self._count_bytes(count)
 
         try:
-            yield take
+            yield reserve
         finally:
-            self._count_bytes(-taken)
+            self._count_bytes(-reserved)
 
     def _count_bytes(self, change: int) -> None:
         self._buffered += change
@@ -184,13 +185,13 @@ class Service:
         return engine
 
 
-async def while_connected(gone: Awaitable[object], work: Awaitable[Result]) -> Result:
-    """The result of `work`, unless `gone` comes first: then the work is dropped.
+async def while_connected(disconnect: Awaitable[object], work: Awaitable[Result]) -> Result:
+    """The result of `work`; if `disconnect` completes first, the work is cancelled.
 
     Raises:
-        ConnectionResetError: `gone` came first.
+        ConnectionResetError: `disconnect` completed first.
     """
-    leaving, working = asyncio.ensure_future(gone), asyncio.ensure_future(work)
+    leaving, working = asyncio.ensure_future(disconnect), asyncio.ensure_future(work)
     try:
         await asyncio.wait({leaving, working}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():

@@ -1,4 +1,4 @@
-"""Start the service, keep it running, and stop it without losing a request."""
+"""Starts the service, keeps its workers running, and stops it without losing a request."""
 
 import os
 import signal
@@ -21,14 +21,14 @@ from pneumoscope.server.protocol import Protocol
 from pneumoscope.server.telemetry import MULTIPROCESS
 from pneumoscope.settings.serve import ServeConfig
 
-_BACKLOG = 2048
+_BACKLOG = 2048  # connections that wait to be accepted; uvicorn's default
 
 
 def listen(config: ServeConfig) -> socket.socket:
-    """Take the port.
+    """Bind the port.
 
     Raises:
-        UsageError: it is taken, or may not be.
+        UsageError: the port is in use, or binding it is not permitted.
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
@@ -40,20 +40,20 @@ def listen(config: ServeConfig) -> socket.socket:
 
 
 def serve(config: ServeConfig, listener: socket.socket, *, log_level: str = "info") -> None:
-    """Serve until told to stop (SIGTERM or Ctrl-C); requests under way are answered first.
+    """Serve until SIGTERM or Ctrl-C; requests under way are answered first.
 
     Raises:
-        BundleError: the bundle cannot be loaded, or its golden cases come out otherwise.
+        BundleError: the bundle cannot be loaded, or does not reproduce its golden cases.
         KeyboardInterrupt: Ctrl-C, after the last answer.
     """
     load_contract(config.bundle)
     if config.workers == 1:
-        _serve_here(config, listener, log_level)
+        _serve_in_this_process(config, listener, log_level)
     else:
         _serve_in_workers(config, listener, log_level)
 
 
-def _serve_here(config: ServeConfig, listener: socket.socket, log_level: str) -> None:
+def _serve_in_this_process(config: ServeConfig, listener: socket.socket, log_level: str) -> None:
     failures: list[PneumoscopeError] = []
 
     def on_failure(failure: PneumoscopeError) -> None:
@@ -61,8 +61,8 @@ def _serve_here(config: ServeConfig, listener: socket.socket, log_level: str) ->
         server.should_exit = True
 
     app = create_app(config, on_failure=on_failure)
-    server = uvicorn.Server(_uvicorn(config, app, log_level))
-    # uvicorn passes a signal on when it has stopped. To be told to stop is no failure.
+    server = uvicorn.Server(_uvicorn_config(config, app, log_level))
+    # uvicorn raises the signal again after it has stopped; then SIGTERM would end the process like a failure.
     signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listener])
     if failures:
@@ -70,14 +70,14 @@ def _serve_here(config: ServeConfig, listener: socket.socket, log_level: str) ->
 
 
 def _serve_in_workers(config: ServeConfig, listener: socket.socket, log_level: str) -> None:
-    # Here first: a worker that fails is started again and again.
+    # Check here first, because the supervisor restarts a failing worker again and again.
     if config.keep_log is not None:
         Journal(config.keep_log).close()
     verify(config.bundle, engine=Engine.load(config.bundle, provider=config.provider))
     with ExitStack() as stack:
         os.environ[MULTIPROCESS] = stack.enter_context(tempfile.TemporaryDirectory(prefix="pneumoscope-"))
         stack.callback(os.environ.pop, MULTIPROCESS)
-        options = _uvicorn(config, partial(worker, config), log_level, factory=True, workers=config.workers)
+        options = _uvicorn_config(config, partial(worker, config), log_level, factory=True, workers=config.workers)
         supervisor = _Supervisor(options, sockets=[listener])
         supervisor.run()
     if supervisor.interrupted:
@@ -85,7 +85,7 @@ def _serve_in_workers(config: ServeConfig, listener: socket.socket, log_level: s
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's, which forgets why it stopped."""
+    """uvicorn's supervisor; this one remembers that Ctrl-C stopped it."""
 
     interrupted = False
 
@@ -99,7 +99,7 @@ def worker(config: ServeConfig) -> FastAPI:
     return create_app(config, on_failure=lambda _: signal.raise_signal(signal.SIGTERM))
 
 
-def _uvicorn(config: ServeConfig, app: Any, log_level: str, **more: Any) -> uvicorn.Config:
+def _uvicorn_config(config: ServeConfig, app: Any, log_level: str, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         host=config.host,
@@ -107,15 +107,15 @@ def _uvicorn(config: ServeConfig, app: Any, log_level: str, **more: Any) -> uvic
         http=Protocol,
         ws="none",
         lifespan="on",
-        log_config=_logging(log_level),
-        access_log=False,  # ours holds no path and no address
+        log_config=_log_config(log_level),
+        access_log=False,  # uvicorn's has paths and addresses; `boundary` logs without them
         server_header=False,
         timeout_graceful_shutdown=config.drain_seconds,
         **more,
     )
 
 
-def _logging(level: str) -> dict[str, Any]:
+def _log_config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -125,6 +125,6 @@ def _logging(level: str) -> dict[str, Any]:
             "pneumoscope": {"handlers": ["stderr"], "level": level.upper(), "propagate": False},
             "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
             "uvicorn.error": {"level": "WARNING"},
-            "python_multipart": {"level": "CRITICAL", "propagate": False},  # quotes what was uploaded
+            "python_multipart": {"level": "CRITICAL", "propagate": False},  # its messages quote the upload
         },
     }

@@ -1,4 +1,4 @@
-"""What an operator may watch (Prometheus): counts, times and the drift of what comes in, nothing of any one film."""
+"""Metrics for operators (Prometheus): counts, times and the drift of the input; nothing about a single film."""
 
 import os
 from functools import partial
@@ -11,7 +11,7 @@ from pneumoscope import __version__
 from pneumoscope.engine import Outputs, Prediction
 from pneumoscope.engine.reference import Reference
 
-MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # the library's own variable, set by `run` for several workers
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # the library's own variable; `supervisor` sets it for several workers
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
@@ -19,7 +19,7 @@ _DISTANCES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 
 
 class Telemetry:
-    """The service's metrics. Labels are of fixed, small sets: routes, statuses, codes and the model's classes."""
+    """The service's metrics. Labels come from small, fixed sets: routes, statuses, codes and the model's classes."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -34,45 +34,50 @@ class Telemetry:
         self.request_seconds = seconds(
             "pneumoscope_request_seconds", "From the request's head to the answer's end.", ["route"]
         )
-        self.predictions = counter("pneumoscope_predictions", "Films decided on.", ["status", "label"])
+        self.predictions = counter("pneumoscope_predictions", "Decisions on films.", ["status", "label"])
         self.reasons = counter("pneumoscope_reasons", "Reasons given, by code.", ["code"])
         self.stage_seconds = seconds(
-            "pneumoscope_stage_seconds", "Of a film: read, queue, decode, model, draw.", ["stage"]
+            "pneumoscope_stage_seconds", "Seconds per film in each stage: read, queue, decode, model, draw.", ["stage"]
         )
-        self.score = shares("pneumoscope_largest_probability", "Of films that were read: drifts with what comes in.")
-        self.probability = shares("pneumoscope_probability", "By class.", ["label"])
+        self.score = shares(
+            "pneumoscope_largest_probability", "Largest probability of each decoded film; shifts if the input changes."
+        )
+        self.probability = shares(
+            "pneumoscope_probability", "Probability of each class, for each decoded film.", ["label"]
+        )
         self.brightness = shares(
-            "pneumoscope_input_brightness", "Mean of the model's input, 0 black to 1 white: drifts with what comes in."
+            "pneumoscope_input_brightness",
+            "Mean of the model's input, 0 black to 1 white; shifts if the input changes.",
         )
         self.most_probable = counter(
-            "pneumoscope_most_probable", "Films that could be decoded, by their most probable class.", ["label"]
+            "pneumoscope_most_probable", "Decoded films, by their most probable class.", ["label"]
         )
         self.distance = Histogram(
             "pneumoscope_embedding_distance",
-            "Of films that could be decoded, from the bundle's reference: 99 % of its own films lie within 1.",
+            "Distance of each decoded film from the bundle's reference; 99 % of the reference films are within 1.",
             registry=registry,
             buckets=_DISTANCES,
         )
         self.reference_share = gauge(
             "pneumoscope_reference_share",
-            "Of the bundle's reference films: what shares of films to expect, by status and by most probable class.",
+            "Expected shares of films, by status and by most probable class, from the bundle's reference films.",
             ["quantity", "label"],
             multiprocess_mode="max",
         )
-        self.waiting = gauge("pneumoscope_queue_films", "Films that wait or are worked on.")
-        self.buffered = gauge("pneumoscope_buffered_bytes", "Request bodies in memory.")
+        self.waiting = gauge("pneumoscope_queue_films", "Films waiting or being processed.")
+        self.buffered = gauge("pneumoscope_buffered_bytes", "Bytes of request bodies and answers in memory.")
         self.ready = gauge("pneumoscope_ready", "Workers that passed verification.")
         self.information = gauge(
             "pneumoscope_model",
-            "1, labelled with what is running.",
+            "Always 1; its labels name the running package and model.",
             ["version", "name", "model_version", "sha256"],
             multiprocess_mode="max",
         )
         if MULTIPROCESS not in os.environ:
             ProcessCollector(registry=registry)
 
-    def film(self, prediction: Prediction, *, waited: float) -> None:
-        """Count a film's decision. `waited` is in seconds."""
+    def record_film(self, prediction: Prediction, *, waited: float) -> None:
+        """Record a film's decision. `waited` is in seconds."""
         self.predictions.labels(prediction.status, prediction.label or "").inc()
         for code in prediction.reason_codes:
             self.reasons.labels(code).inc()
@@ -82,10 +87,10 @@ class Telemetry:
         if prediction.brightness is not None:
             self.brightness.observe(prediction.brightness)
         if prediction.outputs is not None:
-            self._drift(prediction.classes, prediction.outputs)
+            self._record_drift(prediction.classes, prediction.outputs)
 
-    def _drift(self, classes: tuple[str, ...], outputs: Outputs) -> None:
-        """What `evaluate --unlabelled` measures of a folder, of a film that could be decoded, whatever was decided."""
+    def _record_drift(self, classes: tuple[str, ...], outputs: Outputs) -> None:
+        """Record what `evaluate --unlabelled` measures in a folder: for every decoded film, whatever its decision."""
         self.score.observe(float(outputs.probabilities.max()))
         self.most_probable.labels(classes[int(outputs.probabilities.argmax())]).inc()
         for label, value in zip(classes, outputs.probabilities, strict=True):
@@ -93,8 +98,8 @@ class Telemetry:
         if self._reference is not None:
             self.distance.observe(float(self._reference.distance(outputs.embedding)))
 
-    def loaded(self, model: dict[str, str], reference: Reference | None) -> None:
-        """Say what is running, and what its films looked like."""
+    def record_model(self, model: dict[str, str], reference: Reference | None) -> None:
+        """Record which model is running, and what its reference films let expect."""
         self.information.labels(__version__, model["name"], model["version"], model["sha256"]).set(1)
         self._reference = reference
         if reference is not None:
@@ -105,21 +110,21 @@ class Telemetry:
                 self.reference_share.labels("most_probable", label).set(share)
         self.ready.set(1)
 
-    def page(self) -> bytes:
-        """The exposition, of all workers together."""
+    def exposition(self) -> bytes:
+        """The metrics of all workers together, in Prometheus' text format."""
         if MULTIPROCESS not in os.environ:
             return generate_latest(self.registry)
-        _forget_the_dead()
-        together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        _remove_dead_workers()
+        combined = CollectorRegistry()
+        MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
+        return generate_latest(combined)
 
 
-def _forget_the_dead() -> None:
-    """Take the gauges of workers that are no more out of the sums."""
+def _remove_dead_workers() -> None:
+    """Remove the gauges of workers that have ended from the sums."""
     for path in Path(os.environ[MULTIPROCESS]).glob("gauge_live*_*.db"):
         number = int(path.stem.rpartition("_")[2])
         try:
-            os.kill(number, 0)
+            os.kill(number, 0)  # sends nothing; fails if there is no such process
         except ProcessLookupError:
             mark_process_dead(number)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What is posted: one film as the body, or several as a form. Read with limits, and kept in memory only."""
+"""Request bodies: one film as the body, or several as a form. Read with limits, and kept in memory only."""
 
 import asyncio
 import re
@@ -11,25 +11,25 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pneumoscope.server.service import Room, Service
+from pneumoscope.server.service import Reserve, Service
 from pneumoscope.settings.serve import MOST_FILMS, RAW, film_type
 
 FORM = "multipart/form-data"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Posted:
-    """A film's bytes, and the name its sender gave it, if any. The name goes back to the sender and nowhere else."""
+class UploadedFilm:
+    """A film's bytes, and its file name, if the client sent one. The name goes back to the client and nowhere else."""
 
     name: str
     data: bytes
 
 
-async def read_films(request: Request, service: Service, room: Room) -> list[Posted]:
+async def read_films(request: Request, service: Service, reserve: Reserve) -> list[UploadedFilm]:
     """The films of a request, in order; one if the body is not a form.
 
     Raises:
-        HTTPException: 400, 408, 413 or 415, or 503 if there is no room.
+        HTTPException: 400, 408, 413 or 415, or 503 if memory is full.
         starlette.requests.ClientDisconnect: the client went away.
     """
     kind = media_type(request)
@@ -44,7 +44,7 @@ async def read_films(request: Request, service: Service, room: Room) -> list[Pos
         raise _too_large(service)
     try:
         async with asyncio.timeout(service.config.read_seconds):
-            body = _limited(request, service, room)
+            body = _limited(request, service, reserve)
             films = await _form(request, body, service) if kind == FORM else [await _whole(body)]
     except TimeoutError:
         raise HTTPException(
@@ -54,16 +54,16 @@ async def read_films(request: Request, service: Service, room: Room) -> list[Pos
         ) from None
     if not any(film.data for film in films):
         raise HTTPException(
-            HTTPStatus.BAD_REQUEST, "the request holds no film; send the bytes of a film's file as its body."
+            HTTPStatus.BAD_REQUEST, "the request has no film; send the bytes of a film's file as its body."
         )
     return films
 
 
 def media_type(request: Request) -> str:
-    """The content type without its parameters, checked.
+    """The content type without its parameters.
 
     Raises:
-        HTTPException: 415, not one that is accepted.
+        HTTPException: 415, if it is not accepted.
     """
     kind, is_film = film_type(request.headers.get("content-type"))
     if is_film or kind == FORM:
@@ -71,45 +71,47 @@ def media_type(request: Request) -> str:
     accepted = ", ".join((*RAW, FORM))
     raise HTTPException(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        f"the content type is {kind[:60] or 'missing'}; accepted are {accepted}. "
+        f"the content type is {kind[:60] or 'missing'}; accepted: {accepted}. "
         "With curl: -H 'Content-Type: application/octet-stream'.",
         headers={"Accept": accepted},
     )
 
 
-async def _limited(request: Request, service: Service, room: Room) -> AsyncGenerator[bytes, None]:
-    """The body's parts, as long as they are few enough; what it says of its length is not believed.
+async def _limited(request: Request, service: Service, reserve: Reserve) -> AsyncGenerator[bytes, None]:
+    """The body's parts, up to the limit. They are counted: a request may understate its length, or state none.
 
-    Not Starlette's `max_body_size`, which answers in plain text.
+    Starlette's own `max_body_size` is not used, because it answers in plain text.
     """
     count = 0
     async for part in request.stream():
         count += len(part)
         if count > service.config.max_bytes:
             raise _too_large(service)
-        room(len(part))
+        reserve(len(part))
         yield part
 
 
-async def _whole(body: AsyncGenerator[bytes, None]) -> Posted:
-    return Posted(name="", data=b"".join([part async for part in body]))
+async def _whole(body: AsyncGenerator[bytes, None]) -> UploadedFilm:
+    return UploadedFilm(name="", data=b"".join([part async for part in body]))
 
 
-async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Service) -> list[Posted]:
-    # Names are UTF-8 (RFC 7578 section 4.2, and what browsers send); a charset that the sender may choose is a trap.
+async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Service) -> list[UploadedFilm]:
+    # File names are UTF-8 (RFC 7578 section 4.2, and what browsers send). The parser would decode them by any charset
+    # that the client names, so that parameter is removed.
     kind = re.sub(r";\s*charset=[^;]*", "", request.headers["content-type"], flags=re.IGNORECASE)
     parser = MultiPartParser(Headers({"content-type": kind}), body, max_files=MOST_FILMS, max_fields=0)
-    parser.spool_max_size = service.config.max_bytes + 1  # in memory, never in a temporary file
+    parser.spool_max_size = service.config.max_bytes + 1  # films stay in memory, never in a temporary file
     try:
         form = await parser.parse()
     except MultiPartException as failure:
         raise HTTPException(
-            HTTPStatus.BAD_REQUEST, f"the form cannot be read: {failure.message} Send up to {MOST_FILMS} files."
+            HTTPStatus.BAD_REQUEST,
+            f"the form cannot be read: {failure.message} Send a form with up to {MOST_FILMS} files.",
         ) from failure
     films = []
     for _, value in form.multi_items():
-        assert not isinstance(value, str)  # no fields are taken
-        films.append(Posted(name=value.filename or "", data=await value.read()))
+        assert not isinstance(value, str)  # `max_fields=0` refuses fields
+        films.append(UploadedFilm(name=value.filename or "", data=await value.read()))
         await value.close()
     return films
 
@@ -117,6 +119,6 @@ async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Se
 def _too_large(service: Service) -> HTTPException:
     return HTTPException(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body has more than {service.config.max_bytes:,} bytes, the most that is accepted; "
+        f"the body exceeds the limit of {service.config.max_bytes:,} bytes; "
         "send fewer films at a time, or compressed ones.",
     )

@@ -1,4 +1,4 @@
-"""The page for people, its examples, and the API's own documentation: all from this package, nothing from outside."""
+"""The page for people, its example drawings, and the API's documentation. Nothing is loaded from other hosts."""
 
 from functools import cache
 from importlib import resources
@@ -14,7 +14,7 @@ from pneumoscope.phantom import Finding, encode_jpeg, film
 _STATIC = Path(str(resources.files("pneumoscope.server"))) / "static"
 _EXAMPLE_PATIENT = 7
 _EXAMPLE_SIZE = (808, 1000)
-_REVALIDATE = {"Cache-Control": "no-cache"}  # a new version of the page is seen at once
+_REVALIDATE = {"Cache-Control": "no-cache"}  # browsers see a new version of the page at once
 
 router = APIRouter(include_in_schema=False)
 
@@ -42,13 +42,13 @@ async def colours() -> JSONResponse:
 
 @router.get("/examples/{finding}.jpeg")
 def example(finding: Finding) -> Response:
-    """A phantom: a drawn film of no patient."""
+    """A phantom: a drawing, not a patient's film."""
     return Response(_phantom(finding), media_type="image/jpeg", headers={"Cache-Control": "max-age=86400"})
 
 
 @router.get("/docs")
 async def documentation() -> FileResponse:
-    """Swagger UI over the OpenAPI document. Not by FastAPI's own page: its script is inline, and would be blocked."""
+    """Swagger UI for the OpenAPI document. FastAPI's own page has an inline script, which `PAGE_POLICY` blocks."""
     return FileResponse(_STATIC / "docs.html", headers=_REVALIDATE)
 
 

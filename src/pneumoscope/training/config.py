@@ -40,7 +40,7 @@ def load_recipe(recipe: str) -> dict[str, Any]:
 
 
 def make_config(values: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:
-    """Build a configuration from recipe values and the changes asked for (None means unchanged).
+    """Build a configuration from a recipe's values and changes to them (None leaves a value unchanged).
 
     Raises:
         UsageError: a value is missing, unknown or out of range.

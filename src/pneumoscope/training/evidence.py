@@ -1,15 +1,15 @@
-"""Out-of-fold evidence: what cross-validation's networks say of films they have not seen, in one file.
+"""Out-of-fold evidence: the predictions of cross-validation's networks for films they have not seen, in one file.
 
-A compressed NumPy archive, never unpickled. One row a film, in manifest order:
+A compressed NumPy archive, never unpickled. One row per film, in manifest order:
 
 ==============  ====================================================================================
 `about`         JSON (`About`): classes, prior, recipe, data set
 `film`          SHA-256 of the film's file, `uint8 [N, 32]`
-`patient`       number of its patient, `int32 [N]`; the numbers mean nothing outside the file
+`patient`       number of its patient, `int32 [N]`, valid only within the file
 `label`         class index, `int8 [N]`
 `fold`          the fold whose network has not seen it, from 0, `int8 [N]`
 `logits`        of the film, `float32 [N, C]`
-`stress`        of the film framed, covered and stored anew (`dataset.stress`), `float32 [N, C]`; NaN if blank
+`stress`        of the film reframed, covered and stored again (`dataset.stress`), `float32 [N, C]`; NaN if blank
 `embedding`     input of the last linear layer, `float16 [N, D]`
 ==============  ====================================================================================
 """
@@ -43,7 +43,7 @@ _TYPES = {
 
 
 class About(Document):
-    """What the rows of an evidence file stand for."""
+    """The description of an evidence file: what its rows and columns mean."""
 
     schema_version: Literal[1]
     classes: tuple[Text, ...] = Field(min_length=2)
@@ -58,7 +58,7 @@ class About(Document):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
-    """An evidence file's content; see the module's text for shapes and types."""
+    """The content of an evidence file; shapes and types are in the module's docstring."""
 
     about: About
     film: NDArray[np.uint8]
@@ -84,7 +84,7 @@ class Evidence:
         return np.array([known[each] for each in hashes], np.int64)
 
     def figures(self, probabilities: Floats, rows: NDArray[np.bool_] | slice = slice(None)) -> dict[str, Any]:
-        """Figures of some rows, with 95 % intervals over patients, by all films' `[N, C]`; see `summarise`."""
+        """Figures for some rows of `probabilities` `[N, C]`, with 95 % intervals over patients; see `summarise`."""
         return summarise(
             self.label[rows].astype(np.int64),
             probabilities[rows],
@@ -95,7 +95,7 @@ class Evidence:
         )
 
     def unseen(self) -> Unseen:
-        """The films to calibrate with; at a uniform prior every class weighs the same."""
+        """The films for calibration; with a uniform prior, every class has the same weight."""
         truth, count = self.label.astype(np.int64), len(self.about.classes)
         frequencies = np.bincount(truth, minlength=count) / len(truth)
         uniform = self.about.config.prior == "uniform"
@@ -119,7 +119,7 @@ def load_evidence(path: Path) -> Evidence:
     """Read an evidence file.
 
     Raises:
-        RunError: no such file, or not one that cross-validation has written.
+        RunError: no such file, or not one written by cross-validation.
     """
     if not path.is_file():
         raise RunError(f"{path}: no such file; make it with `pneumoscope cross-validate`.")
@@ -131,13 +131,13 @@ def load_evidence(path: Path) -> Evidence:
         _check(evidence)
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as failure:
         raise RunError(
-            f"{path} is no evidence file ({failure}); make it with `pneumoscope cross-validate`."
+            f"{path} is not an evidence file ({failure}); make it with `pneumoscope cross-validate`."
         ) from failure
     return evidence
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """An array of the archive; its bytes are read whole first, which checks their sum."""
+    """An array of the archive. Its bytes are read whole first: only then does `zipfile` check their checksum."""
     stream = io.BytesIO(archive.read(f"{name}.npy"))
     array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
     return array
@@ -154,4 +154,4 @@ def _check(evidence: Evidence) -> None:
             raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {expected}")
     for name, numbers, count in (("label", evidence.label, classes), ("fold", evidence.fold, evidence.about.folds)):
         if not rows or not 0 <= numbers.min() <= numbers.max() < count:
-            raise ValueError(f"{name} must be numbers from 0 to {count - 1}, one a film")
+            raise ValueError(f"{name} must be numbers from 0 to {count - 1}, one per film")

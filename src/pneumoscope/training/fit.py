@@ -1,4 +1,4 @@
-"""Training from a data set to a run directory, and going on after an interruption."""
+"""Training, from a data set to a run directory; also after an interruption."""
 
 import pickle
 import shutil
@@ -31,7 +31,7 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import policy
 from pneumoscope.training.config import check_compiler
-from pneumoscope.training.history import Record, best_epoch, ran_out
+from pneumoscope.training.history import Record, best_epoch, is_finished
 from pneumoscope.training.inputs import CACHE_FOLDER, CachedFilms, Loaders, cache_inputs, labels_of, make_loaders
 from pneumoscope.training.loss import Objective
 from pneumoscope.training.module import Classifier
@@ -51,13 +51,13 @@ from pneumoscope.training.run_directory import (
     save_history,
     save_weights,
 )
-from pneumoscope.training.teachers import ask_teachers, describe_teacher
-from pneumoscope.training.world import World, peers_may_fail, together
+from pneumoscope.training.teachers import describe_teacher, teacher_probabilities
+from pneumoscope.training.world import World, process_group, translate_peer_errors
 
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # Advice for other set-ups: our loader reads a memory map, and frozen layers are in eval mode on purpose.
 _LOGGERS = ("lightning.pytorch", "torch.utils.cpp_extension")
-_NOT_OURS = (
+_IGNORED_WARNINGS = (
     r".*does not have many workers.*",
     r".*module\(s\) in eval mode.*",
     r".*smaller than the logging interval.*",
@@ -77,62 +77,63 @@ def train(
     teachers: Sequence[Path] = (),
     listener: Listener = SILENT,
 ) -> list[Record]:
-    """Train a network on a data set's train split; return the history, one record an epoch.
+    """Train a network on a data set's train split; return the history, one record per epoch.
 
-    With `resume`, training goes on after the last completed epoch of `run`; on a CPU the final
+    With `resume`, training continues after the last completed epoch of `run`; on a CPU the final
     weights are then, bit for bit, those of a run that was never interrupted. Torch's global random
     state is seeded.
 
-    Started by torchrun, every process calls this and returns the same history; only the one of rank 0
-    needs, reads and writes `run`, and only its listener hears anything.
+    Under torchrun, every process calls this and returns the same history. Only the process of rank 0
+    reads and writes `run` and reports to its listener.
 
     Args:
-        dataset: with splits `train` and, unless all its films train, `val`.
+        dataset: has a split `train` and, unless all its films are for training, `val`.
         config: the run's configuration; with `resume` it must equal the saved one.
-        run: the run directory to make, or with `resume` to go on with.
+        run: the run directory to make; with `resume`, the one to continue.
         resume: see above.
-        cache: folder for decoded inputs, by default `.cache` in the data set.
-        teachers: finished runs, or files of predictions made by cross-validation, whose probabilities become
-            soft targets (Hinton et al. 2015, arXiv:1503.02531). A resume has them in the run.
-        listener: hears of progress.
+        cache: folder for decoded inputs; by default `.cache` in the data set.
+        teachers: finished runs, or evidence files of cross-validation, whose probabilities become soft
+            targets (Hinton et al. 2015, arXiv:1503.02531). A resume reads the targets from the run.
+        listener: receives progress.
 
     Raises:
         UsageError, DatasetError, RunError, WeightsError.
     """
-    world = World.of()
-    listener = listener if world.leads else SILENT
-    with together(world):
-        begun = world.share(lambda: _check_begin(run, config, dataset, resume=resume))
+    world = World.from_environment()
+    listener = listener if world.is_leader else SILENT
+    with process_group(world):
+        has_checkpoint = world.from_leader(lambda: _check_run(run, config, dataset, resume=resume))
         _require_one_data_set(dataset, world)
-        folder = cache or dataset.root / CACHE_FOLDER
-        module, card, account = _build(dataset, config, teachers, weights=NONE if begun else config.weights)
-        listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {account}")
-        teacher = world.share(lambda: _taught(run, dataset, teachers, folder, listener, resume=resume))
+        cache = cache or dataset.root / CACHE_FOLDER
+        weights = NONE if has_checkpoint else config.weights
+        module, card, description = _build(dataset, config, teachers, weights=weights)
+        listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {description}")
+        teacher = world.from_leader(lambda: _soft_targets(run, dataset, teachers, cache, listener, resume=resume))
         with world.host_by_host():
-            loaders = _loaders(dataset, config, world, folder, listener, teacher)
-        if world.leads and not resume:
-            with whole_directory(run, holding="") as made:
-                write_document(config, made / CONFIG_FILE)
-                write_document(card, made / CARD_FILE)
+            loaders = _loaders(dataset, config, world, cache, listener, teacher)
+        if world.is_leader and not resume:
+            with whole_directory(run, holding="") as folder:
+                write_document(config, folder / CONFIG_FILE)
+                write_document(card, folder / CARD_FILE)
                 if teacher is not None:
-                    np.save(made / TEACHER_FILE, teacher)
-        history = world.share(lambda: _saved_history(run / LAST))
-        if not ran_out(history, config):
+                    np.save(folder / TEACHER_FILE, teacher)
+        history = world.from_leader(lambda: _saved_history(run / LAST))
+        if not is_finished(history, config):
             films = len(dataset.split("train"))
             recorder = Recorder(run, config, listener, films=films, done=len(history), ranks=world.size)
             history = _fit(module, loaders, recorder, world)
-        elif world.leads:
+        elif world.is_leader:
             save_history(run, history)
-        if world.leads and not (run / WEIGHTS_FILE).is_file():
+        if world.is_leader and not (run / WEIGHTS_FILE).is_file():
             save_weights(run, run / (BEST if config.keep == "best" else LAST))
         world.wait()
     return history
 
 
 class Recorder(Checkpoint):
-    """Tells a listener of every batch; writes metrics, curves and a checkpoint, whole or not at all, after each epoch.
+    """Reports every batch to a listener; writes metrics, curves and a checkpoint after each epoch, whole or not at all.
 
-    Lightning runs subclasses of Checkpoint after every other hook, so the epoch is complete.
+    A subclass of Checkpoint, because Lightning runs these after all other hooks: the epoch is complete by then.
     """
 
     def __init__(
@@ -158,6 +159,8 @@ class Recorder(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         history = pl_module.history
+        # Only a complete checkpoint gets its final name: a process killed while it writes leaves the one before. `best`
+        # is copied first: a process killed between the two repeats the epoch and copies it again.
         partial = (self.run / LAST).with_name(".last.ckpt.partial")
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
@@ -166,25 +169,25 @@ class Recorder(Checkpoint):
                     shutil.copyfile(partial, copy)
             partial.replace(self.run / LAST)
             save_history(self.run, history)
-        self._say(history[-1])
-        if ran_out(history, self.config):
+        self._report(history[-1])
+        if is_finished(history, self.config):
             trainer.should_stop = True
 
-    def _say(self, record: Record) -> None:
+    def _report(self, record: Record) -> None:
         seconds = time.monotonic() - self.started
-        words = [
+        parts = [
             f"epoch {int(record['epoch'])}/{self.config.epochs}",
             f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}",
             f"{seconds:.1f} s, {self.films / seconds:.0f} images/s",
         ]
         if "val_loss" in record:
             loss, accuracy, macro_f1 = (record[f"val_{name}"] for name in ("loss", "accuracy", "macro_f1"))
-            words.insert(2, f"val loss {loss:.4f} accuracy {accuracy:.4f} macro-F1 {macro_f1:.4f}")
-        self.listener.say("  ".join(words))
+            parts.insert(2, f"val loss {loss:.4f} accuracy {accuracy:.4f} macro-F1 {macro_f1:.4f}")
+        self.listener.say("  ".join(parts))
 
 
-class OwnStop(pl.Callback):
-    """Keeps what SIGTERM does here: Lightning's way waits for every process, and the others may not be told to stop."""
+class KeepSigterm(pl.Callback):
+    """Keeps this process's SIGTERM handler. Lightning's waits for every process, and the others may get no signal."""
 
     def __init__(self) -> None:
         self.handler = signal.getsignal(signal.SIGTERM)
@@ -198,12 +201,12 @@ class OwnStop(pl.Callback):
 def _build(
     dataset: Dataset, config: TrainConfig, teachers: Sequence[Path], *, weights: str
 ) -> tuple[Classifier, RunCard, str]:
-    """The module, its card, and a word on its initial weights.
+    """The module, its card, and a description of its initial weights.
 
-    A resume passes no weights: it brings its own, and the first ones may be out of reach by then.
+    A resume passes `NONE`: the checkpoint has the weights, and the initial ones may no longer be available.
     """
     torch.manual_seed(config.seed)
-    network, account = build(
+    network, report = build(
         config.arch,
         classes=len(dataset.classes),
         size=config.size,
@@ -214,11 +217,11 @@ def _build(
         drop_path=config.drop_path,
     )
     if config.head_scale is not None:
-        network.start_head(config.head_scale)
+        network.initialise_head(config.head_scale)
     if config.batch_norm_momentum is not None:
         network.set_batch_norm_momentum(config.batch_norm_momentum)
     _try_out(network, config)
-    told = f"initial weights: {weights}" if account is None else str(account)
+    description = f"initial weights: {weights}" if report is None else str(report)
     network.to(memory_format=torch.channels_last)  # 1.3 times as fast on a CPU
     classes = len(dataset.classes)
     objective = Objective(config, labels_of(dataset, "train"), classes)
@@ -229,7 +232,7 @@ def _build(
         dataset=dataset.fingerprint,
         classes=dataset.classes,
         groups=dataset.groups,
-        initial_weights=weights if account is None else str(account),
+        initial_weights=weights if report is None else str(report),
         normalisation=network.normalisation,
         teachers=tuple(map(describe_teacher, teachers)),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -237,32 +240,32 @@ def _build(
         commit=code_commit(),
         versions=library_versions(),
     )
-    return module, card, told
+    return module, card, description
 
 
 def _try_out(network: Network, config: TrainConfig) -> None:
-    """One forward pass of each size, so that a network that cannot take it fails before anything is made."""
+    """Run one forward pass per size, so that a network that cannot take it fails before anything is written."""
     sides = {config.crop_size or config.size: "--crop-size", config.size: "--size"}
     for side, option in sides.items():
         try:
             with torch.no_grad():
                 network.eval()(torch.zeros(1, 1, side, side, dtype=torch.uint8))
         except (RuntimeError, AssertionError, ValueError) as failure:
-            mend = "try 224" if option == "--size" else "leave it out"
-            raise UsageError(f"--arch {config.arch} cannot take {option} {side} ({failure}); {mend}.") from failure
+            remedy = "try 224" if option == "--size" else "leave it out"
+            raise UsageError(f"--arch {config.arch} cannot take {option} {side} ({failure}); {remedy}.") from failure
     network.train()
 
 
-def _taught(
+def _soft_targets(
     run: Path, dataset: Dataset, teachers: Sequence[Path], cache: Path, listener: Listener, *, resume: bool
 ) -> NDArray[np.float32] | None:
-    """What the teachers say of the train films, `float32 [N, C]`: anew, or as the run keeps it."""
+    """The teachers' probabilities for the train films, `float32 [N, C]`; with `resume`, as saved in the run."""
     if not resume:
-        return ask_teachers(dataset, teachers, cache=cache, listener=listener) if teachers else None
+        return teacher_probabilities(dataset, teachers, cache=cache, listener=listener) if teachers else None
     if not (run / TEACHER_FILE).is_file():
         return None
-    kept: NDArray[np.float32] = np.load(run / TEACHER_FILE, allow_pickle=False)
-    return kept
+    saved: NDArray[np.float32] = np.load(run / TEACHER_FILE, allow_pickle=False)
+    return saved
 
 
 def _loaders(
@@ -289,8 +292,8 @@ def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World)
     if config.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     if world.size > 1:
-        callbacks.append(OwnStop())
-    with quiet(*_LOGGERS, advice=_NOT_OURS), _checkpoint(run, world) as checkpoint, peers_may_fail():
+        callbacks.append(KeepSigterm())
+    with quiet(*_LOGGERS, advice=_IGNORED_WARNINGS), _checkpoint(run, world) as checkpoint, translate_peer_errors():
         trainer = pl.Trainer(
             **_placement(world, head_first=config.head_epochs > 0),
             precision=_PRECISION[config.precision],
@@ -308,7 +311,7 @@ def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World)
         )
         try:
             trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        except SystemExit as stop:  # Lightning turns Ctrl-C into this
             raise (KeyboardInterrupt if trainer.interrupted else stop) from stop
         finally:
             recorder.listener.end()
@@ -316,7 +319,7 @@ def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World)
 
 
 def _placement(world: World, *, head_first: bool) -> dict[str, Any]:
-    """Where Lightning trains: on this machine's first device, or as one of several processes."""
+    """Lightning's options for where to train: on this machine's first device, or as one of several processes."""
     if world.size == 1:
         return {"accelerator": "auto", "devices": 1}
     return {
@@ -324,20 +327,20 @@ def _placement(world: World, *, head_first: bool) -> dict[str, Any]:
         "devices": world.local_size,
         "num_nodes": world.hosts,
         "plugins": [TorchElasticEnvironment()],
-        # Validation has not equally many batches in every process; `Classifier` makes buffers equal once for all.
-        # In the head's epochs most parameters have no gradients.
+        # DDP would broadcast buffers in every forward pass, for which all processes need equally many batches; in
+        # validation they differ, so `Classifier` broadcasts once. In head epochs most parameters get no gradients.
         "strategy": DDPStrategy(broadcast_buffers=False, find_unused_parameters=head_first),
     }
 
 
 @contextmanager
 def _checkpoint(run: Path, world: World) -> Iterator[Path | None]:
-    """The checkpoint to go on from, if any, as a file in reach of this process: `run` may lie on another host."""
+    """The checkpoint to continue from, if any, as a file that this process can read: `run` may be on another host."""
     last = run / LAST
     if world.size == 1:
         yield last if last.is_file() else None
         return
-    content = world.share(lambda: last.read_bytes() if last.is_file() else None)
+    content = world.from_leader(lambda: last.read_bytes() if last.is_file() else None)
     with tempfile.TemporaryDirectory(prefix="pneumoscope-") as folder:
         copy = Path(folder) / last.name
         if content is not None:
@@ -356,17 +359,17 @@ def _saved_history(last: Path) -> list[Record]:
     return history
 
 
-def _check_begin(run: Path, config: TrainConfig, dataset: Dataset, *, resume: bool) -> bool:
-    """Whether there is a checkpoint to go on from; refuses a run that does not fit."""
+def _check_run(run: Path, config: TrainConfig, dataset: Dataset, *, resume: bool) -> bool:
+    """Whether there is a checkpoint to continue from. Raises if the run or the options do not fit."""
     if not dataset.has("val") and (config.patience is not None or config.keep == "best"):
         raise UsageError(
-            "patience and keep 'best' need validation films, and all films of this data set train; leave them out."
+            "patience and keep 'best' need validation films, and this data set has only train films; leave them out."
         )
     check_compiler(config, resume=resume)
     if resume:
         _check_resume(run, config, dataset)
     else:
-        refuse_existing(run, overwrite=False, holding="", instead="go on with --resume, or choose another --out")
+        refuse_existing(run, overwrite=False, holding="", instead="continue with --resume, or choose another --out")
     return (run / LAST).is_file()
 
 

@@ -1,10 +1,10 @@
-"""Cross-validation: one run a fold, and what each fold's network says of the films it has not seen.
+"""Cross-validation: one run per fold, and each network's predictions for the films that it has not seen.
 
 ============================  ======================================================================
 `folds.json`                  folds, seed, configuration, data set (`FoldsCard`)
-`fold-1/`, `fold-2/`, …       one run directory a fold; its `outputs.npz` once the fold is done
+`fold-1/`, `fold-2/`, …       one run directory per fold; with `outputs.npz` once the fold is done
 `evidence.npz`                all films' out-of-fold predictions (`evidence`), once all folds are done
-`report.json`                 figures with intervals, plain and stress side by side
+`report.json`                 figures with intervals, for plain and stress films side by side
 ============================  ======================================================================
 """
 
@@ -62,24 +62,24 @@ def cross_validate(
     cache: Path | None = None,
     listener: Listener = SILENT,
 ) -> dict[str, Any]:
-    """Train one network a fold of the train and validation films, patient by patient; report on what they say.
+    """Train one network per fold of the train and validation films, cut by patient, and report on the predictions.
 
-    The data set's test and stress parts take no share. Every film is predicted as it is and framed,
-    covered and stored anew (the stress film), by the network that has not seen its patient. With
-    `resume`, finished folds are kept and an interrupted one goes on.
+    The data set's test and stress parts are not used. Every film is predicted twice by the network that has not
+    seen its patient: as it is, and reframed, covered and stored again (the stress film). With `resume`, finished
+    folds are kept and an interrupted one continues.
 
     Raises:
         DatasetError, RunError, UsageError, WeightsError.
     """
     if config.patience is not None or config.keep == "best":
         raise UsageError(
-            "patience and keep 'best' choose the epoch by the very films that cross-validation judges by; "
+            "patience and keep 'best' would choose the epoch by the films that cross-validation tests on; "
             "leave them out."
         )
     check_compiler(config, resume=resume)
     card = FoldsCard(schema_version=1, folds=folds, seed=seed, dataset=dataset.fingerprint, config=config)
     parts = fold_datasets(dataset, folds=folds, seed=seed)
-    _begin(out, card, resume=resume)
+    _prepare_directory(out, card, resume=resume)
     cache = cache or dataset.root / CACHE_FOLDER
     for number, part in enumerate(parts, 1):
         if not (out / f"fold-{number}" / OUTPUTS_FILE).is_file():
@@ -93,7 +93,7 @@ def cross_validate(
 
 
 def fold_datasets(dataset: Dataset, *, folds: int, seed: int) -> list[Dataset]:
-    """The data set once a fold: the fold's films are `val`, the others `train`, and there is no other split.
+    """The data set once per fold: the fold's films are `val`, the others `train`, and there is no other split.
 
     Raises:
         DatasetError: a class has too few patients.
@@ -116,13 +116,13 @@ def fold_datasets(dataset: Dataset, *, folds: int, seed: int) -> list[Dataset]:
 def stress_inputs(
     dataset: Dataset, films: Sequence[Film], rule: InputRule, *, seed: int
 ) -> tuple[Luma, NDArray[np.bool_]]:
-    """Stress inputs of films, `uint8 [N, 1, S, S]`, and which of them are not blank, `bool [N]`."""
+    """Stress inputs of films, `uint8 [N, 1, S, S]`, and whether each is usable (not blank), `bool [N]`."""
     size = common_size(films)
     images, usable = np.zeros((len(films), 1, rule.size, rule.size), np.uint8), np.zeros(len(films), bool)
 
     def stress(film: Film) -> Luma | None:
-        made = stress_film(film, read_luma(dataset.read(film), limits=dataset.limits), size=size, seed=seed)
-        return None if made is None else to_input(made[1].luma, rule)
+        result = stress_film(film, read_luma(dataset.read(film), limits=dataset.limits), size=size, seed=seed)
+        return None if result is None else to_input(result[1].luma, rule)
 
     for place, image in enumerate(map_ordered(stress, films)):
         if image is not None:
@@ -131,8 +131,8 @@ def stress_inputs(
 
 
 def report_on(evidence: Evidence) -> dict[str, Any]:
-    """Figures of out-of-fold predictions with 95 % intervals over patients, plain and stress side by side."""
-    of_fold = [np.asarray(evidence.fold == fold) for fold in range(evidence.about.folds)]
+    """Figures of out-of-fold predictions with 95 % intervals over patients, for plain and stress films side by side."""
+    fold_rows = [np.asarray(evidence.fold == fold) for fold in range(evidence.about.folds)]
     plain, stress = softmax(evidence.logits), softmax(evidence.stress)
     return {
         "schema_version": 1,
@@ -141,24 +141,24 @@ def report_on(evidence: Evidence) -> dict[str, Any]:
         "prior": evidence.about.config.prior,
         "plain": evidence.figures(plain),
         "stress": evidence.figures(stress, np.asarray(~np.isnan(evidence.stress).any(axis=1))),
-        "folds": [{"plain": evidence.figures(plain, rows)} for rows in of_fold],
+        "folds": [{"plain": evidence.figures(plain, rows)} for rows in fold_rows],
     }
 
 
-def _begin(out: Path, card: FoldsCard, *, resume: bool) -> None:
+def _prepare_directory(out: Path, card: FoldsCard, *, resume: bool) -> None:
     if not resume:
-        refuse_existing(out, overwrite=False, holding="", instead="go on with --resume, or choose another --out")
+        refuse_existing(out, overwrite=False, holding="", instead="continue with --resume, or choose another --out")
         with whole_directory(out, holding="") as folder:
             write_document(card, folder / FOLDS_FILE)
         return
     if not (out / FOLDS_FILE).is_file():
-        raise RunError(f"{out} is no cross-validation (it has no {FOLDS_FILE}); leave --resume out to make one.")
+        raise RunError(f"{out} is not a cross-validation (it has no {FOLDS_FILE}); leave out --resume to start one.")
     try:
         saved = read_document(FoldsCard, (out / FOLDS_FILE).read_bytes())
     except ValueError as failure:
-        raise RunError(f"{out / FOLDS_FILE} is not valid: {failure}; begin anew.") from failure
+        raise RunError(f"{out / FOLDS_FILE} is not valid: {failure}; start again with another --out.") from failure
     if saved != card:
-        raise UsageError(f"--resume keeps folds, seed, configuration and data set of {out}, and these differ.")
+        raise UsageError(f"--resume needs the folds, seed, configuration and data set of {out}, and these differ.")
 
 
 def _run_fold(part: Dataset, config: TrainConfig, run: Path, seed: int, cache: Path, listener: Listener) -> None:
@@ -172,7 +172,7 @@ def _run_fold(part: Dataset, config: TrainConfig, run: Path, seed: int, cache: P
     logits, embedding = predict_inputs(run, plain, listener=listener)
     images, usable = stress_inputs(part, part.split("val"), rule, seed=seed)
     stress, _ = predict_inputs(run, images, listener=listener)
-    stress[~usable] = np.nan
+    stress[~usable] = np.nan  # the prediction for a blank film means nothing
     with whole_file(run / OUTPUTS_FILE) as partial_file, partial_file.open("wb") as stream:
         np.savez(stream, logits=logits, stress=stress, embedding=embedding.astype(np.float16))
 
@@ -184,8 +184,7 @@ def _gather(parts: list[Dataset], card: FoldsCard, out: Path) -> Evidence:
     fold = np.zeros(len(films), np.int8)
     outputs: dict[str, NDArray[Any]] = {}
     for number, part in enumerate(parts):
-        held = part.split("val")
-        rows = [place[film.path] for film in held]
+        rows = [place[film.path] for film in part.split("val")]
         fold[rows] = number
         for name, stored in _read_outputs(out / f"fold-{number + 1}" / OUTPUTS_FILE).items():
             whole = outputs.setdefault(name, np.zeros((len(films), stored.shape[1]), stored.dtype))
@@ -216,8 +215,8 @@ def _gather(parts: list[Dataset], card: FoldsCard, out: Path) -> Evidence:
 
 def _read_outputs(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # From memory: given a damaged file's path, NumPy leaves the file open.
+        # From memory, because NumPy leaves a damaged file open if it gets the path.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             return {name: stored[name] for name in ("logits", "stress", "embedding")}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as failure:
-        raise RunError(f"{path} is damaged ({failure}); delete it, and go on with --resume.") from failure
+        raise RunError(f"{path} is damaged ({failure}); delete it and continue with --resume.") from failure

@@ -1,4 +1,4 @@
-"""Prepared inputs: decoded once to one memory-mapped array, then read in a reproducible order."""
+"""Model inputs for training: decoded once into a memory-mapped array, then read in a reproducible order."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -23,12 +23,12 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.training.augment import Augment, apply_seeded, derive_seed
 from pneumoscope.training.world import World
 
-#: In the data set, unless another folder is given.
+#: Inside the data set, unless another folder is given.
 CACHE_FOLDER = ".cache"
 
 
 class Batch(NamedTuple):
-    """Inputs `uint8 [N, 1, S, S]`, labels `int64 [N]`, and teachers' probabilities `float32 [N, C]`, if there are."""
+    """Inputs `uint8 [N, 1, S, S]`, labels `int64 [N]`, and the teachers' probabilities `float32 [N, C]`, if any."""
 
     images: Tensor
     labels: Tensor
@@ -40,8 +40,8 @@ def cache_inputs(
 ) -> NDArray[np.uint8]:
     """The inputs of a split as a read-only memory map, `uint8 [N, 1, S, S]` in manifest order.
 
-    Made once; the file's name is a hash of the films' contents, the contract's input rule and the
-    decoder's version, so a changed film, rule or decoder never meets an old array.
+    The array is made once. Its file name is a hash of the films' contents, the contract's input rule and the
+    decoder's version, so that a changed film, rule or decoder gets a new array.
 
     Raises:
         DatasetError: a film cannot be read, or `folder` cannot be written.
@@ -60,13 +60,13 @@ def cache_inputs(
             raise DatasetError(
                 f"{folder} cannot be written ({failure.strerror}); pass --cache FOLDER for the decoded images."
             ) from failure
-        found = find_cached(dataset, split, rule, folder)
+        found = find_cached(dataset, split, rule, folder)  # opened again, read-only
     assert found is not None
     return found
 
 
 def find_cached(dataset: Dataset, split: str, rule: InputRule, folder: Path) -> NDArray[np.uint8] | None:
-    """What `cache_inputs` has made before; None if there is nothing, or it is damaged."""
+    """The array that `cache_inputs` made before; None if there is none, or it is damaged."""
     films = dataset.split(split)
     try:
         array: NDArray[np.uint8] = np.load(_cache_file(films, rule, folder), mmap_mode="r", allow_pickle=False)
@@ -76,7 +76,7 @@ def find_cached(dataset: Dataset, split: str, rule: InputRule, folder: Path) -> 
 
 
 def read_inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: Listener) -> Iterator[Luma]:
-    """The inputs of films, `uint8 [1, S, S]` each, decoded in threads.
+    """Yield the inputs of films, `uint8 [1, S, S]` each, decoded in threads.
 
     Raises:
         DatasetError: a film cannot be read.
@@ -103,12 +103,12 @@ def labels_of(dataset: Dataset, split: str) -> NDArray[np.int64]:
     return np.array([dataset.classes.index(film.label) for film in dataset.split(split)], np.int64)
 
 
-#: Of train films, and of validation films, if any.
+#: The loader of train films, and that of validation films, if any.
 Loaders: TypeAlias = tuple[DataLoader[Batch], list[DataLoader[Batch]]]
 
 
 class CachedFilms(TorchDataset[Batch]):
-    """Cached inputs and labels, fetched a batch at a time by keys of `EpochOrder`."""
+    """Cached inputs and labels, fetched one batch at a time by the keys of `EpochOrder`."""
 
     def __init__(
         self,
@@ -137,11 +137,11 @@ class CachedFilms(TorchDataset[Batch]):
 
 
 class EpochOrder(Sampler[int]):
-    """A shuffled order that is a pure function of (seed, epoch), and of it the share of one of several ranks.
+    """One rank's share of a shuffled order that is a pure function of (seed, epoch).
 
-    Yields `epoch * N + index`, so whoever fetches the film knows the epoch too, in any process. All
-    ranks take equally many films, none twice: the fewer than `ranks` films that are left over are
-    others in each epoch.
+    Yields `epoch * N + index`, so that the worker process that fetches a film also knows the epoch. All
+    ranks take equally many films, none twice. Up to `ranks - 1` films are left over, different ones in each
+    epoch.
     """
 
     def __init__(self, count: int, *, seed: int, rank: int = 0, ranks: int = 1) -> None:
@@ -152,7 +152,7 @@ class EpochOrder(Sampler[int]):
         return self.count // self.ranks
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch, also after a resume."""
+        """Set the epoch; Lightning calls this before every epoch, also after a resume."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -165,10 +165,10 @@ class EpochOrder(Sampler[int]):
 def make_loaders(
     train: CachedFilms, val: CachedFilms | None, *, batch_size: int, workers: int, seed: int, world: World
 ) -> Loaders:
-    """The loader of train films and that of validation films, if any; in a world of several processes, of its share.
+    """The loaders of train films and of validation films, if any; with several processes, of this one's share.
 
-    Every validation film is in one share and once: samplers that fill up the last batches, as torch's does,
-    would count some films twice.
+    Every validation film is in exactly one share. torch's sampler would fill up the last batches and so count
+    some films twice.
 
     Raises:
         UsageError: there are too few films for so many processes.
@@ -180,16 +180,16 @@ def make_loaders(
             "and one each; start fewer."
         )
     order = EpochOrder(len(train), seed=seed, rank=world.rank, ranks=world.size)
-    learning = DataLoader(
+    train_loader = DataLoader(
         train,
         batch_size=batch_size,
         sampler=order,
         num_workers=workers,
-        drop_last=len(order) % batch_size == 1,  # batch norm cannot learn from one film
-        collate_fn=default_convert,  # leaves the batch as `__getitems__` has made it
+        drop_last=len(order) % batch_size == 1,  # batch norm cannot normalise a batch of one film
+        collate_fn=default_convert,  # keeps the batch that `__getitems__` made
         pin_memory=torch.cuda.is_available(),
     )
     if val is None:
-        return learning, []
+        return train_loader, []
     share = range(world.rank, len(val), world.size)
-    return learning, [DataLoader(val, batch_size=max(64, batch_size), sampler=share, collate_fn=default_convert)]
+    return train_loader, [DataLoader(val, batch_size=max(64, batch_size), sampler=share, collate_fn=default_convert)]

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy of labels or of teachers' probabilities, at a declared prior."""
+"""The loss: cross-entropy with labels or teachers' probabilities, at a declared prior."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from pneumoscope.training.inputs import Batch
 
 
 class Objective(nn.Module):
-    """The loss of logits `float [N, C]` against targets, `int64 [N]` or shares `float [N, C]`.
+    """The loss of logits `float [N, C]` for targets, `int64 [N]` or probabilities `float [N, C]`.
 
     With `prior` uniform, the logarithms of the train part's class frequencies are added to the logits, here and
     nowhere else: the network's own probabilities are then those of equally frequent classes (Menon et al. 2021,
@@ -29,7 +29,7 @@ class Objective(nn.Module):
         self.register_buffer("adjustment", torch.tensor(shift, dtype=torch.float32), persistent=False)
 
     def targets(self, batch: Batch) -> Tensor:
-        """A batch's labels; as shares for mixup, and with teachers between the labels and what the teachers say."""
+        """A batch's labels: one-hot for mixup; with teachers, interpolated towards the teachers' probabilities."""
         if batch.teacher is None and not self.config.mixup:
             return batch.labels
         certain = one_hot(batch.labels, self.classes).float()
@@ -45,10 +45,10 @@ class Objective(nn.Module):
 
 
 def mix(batch: Batch, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Images and targets, each mixed with another of the batch (mixup, Zhang et al. 2018, arXiv:1710.09412).
+    """Mix each film and its target with another of the batch (mixup, Zhang et al. 2018, arXiv:1710.09412).
 
-    One share, drawn from Beta(alpha, alpha), serves the batch; a film's own share is the larger one. With
-    alpha 0 everything stays as it is. `targets` are shares `float [N, C]` unless alpha is 0.
+    One share, drawn from Beta(alpha, alpha), applies to the whole batch; a film keeps the larger part of itself.
+    With alpha 0 nothing changes. `targets` are probabilities `float [N, C]` unless alpha is 0.
     """
     if not alpha:
         return batch.images, targets
@@ -60,19 +60,19 @@ def mix(batch: Batch, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def log_prior(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """Logarithms of the class frequencies `[C]`, as multiples of a uniform prior's.
+    """Logarithms of the class frequencies `[C]`, relative to a uniform prior.
 
-    Added to logits that stand for equally frequent classes, they give those at the labels' frequencies.
+    Added to logits for equally frequent classes, they give the logits at the labels' frequencies.
 
     >>> log_prior(np.array([0, 0, 0, 1]), 2).round(3).tolist()
     [0.405, -0.693]
     """
     frequencies = np.bincount(labels, minlength=classes) / max(1, len(labels))
-    return np.asarray(np.log(np.maximum(frequencies, 1e-6) * classes))
+    return np.asarray(np.log(np.maximum(frequencies, 1e-6) * classes))  # finite for a class without films
 
 
 def weigh_classes(labels: NDArray[np.int64], classes: int, how: str) -> Tensor | None:
-    """Weights of mean 1 by inverse frequency (`balanced`) or its square root (`sqrt`)."""
+    """Class weights with mean 1, by inverse frequency (`balanced`) or its square root (`sqrt`); None for `none`."""
     if how == "none":
         return None
     counts = np.bincount(labels, minlength=classes).astype(np.float64)

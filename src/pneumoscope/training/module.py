@@ -21,9 +21,9 @@ from pneumoscope.training.loss import Objective, mix
 
 
 class Classifier(pl.LightningModule):
-    """Trains a `Network`; `history` has one record an epoch: `epoch` from 1, and `FIGURES`.
+    """Trains a `Network`; `history` has one record per epoch: `epoch` from 1, and `FIGURES`.
 
-    Without validation films (`validates` is false) a record has `TRAIN_FIGURES` only.
+    Without validation films (`validates` is false), a record has only `TRAIN_FIGURES`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Classifier(pl.LightningModule):
         self.config = config
         self.history: list[Record] = []
         self.objective = objective
-        self.kept = FIGURES if validates else TRAIN_FIGURES
+        self.figure_names = FIGURES if validates else TRAIN_FIGURES
         self.val_loss = nn.CrossEntropyLoss()
         self.figures = MetricCollection(
             {
@@ -46,23 +46,23 @@ class Classifier(pl.LightningModule):
             },
             compute_groups=False,
         )
-        # Bound once and not a submodule, so that checkpoints name the network's tensors and nothing else.
+        # In `__dict__`, not as a submodule: checkpoints would store the network's tensors twice.
         self.__dict__["forward_pass"] = torch.compile(network, dynamic=False) if config.compiled else network
 
     @override
     def on_train_epoch_start(self) -> None:
-        """The first epochs train the classifier only: the rest is frozen, and its batch norms with it."""
+        """In the head epochs, train the classifier only; the other layers are frozen, with their batch norms."""
         if not self.config.head_epochs or self.config.freeze:
             return
         if self.current_epoch < self.config.head_epochs:
             self.network.freeze_features()
         elif self.network.frozen:
-            self.network.thaw()
+            self.network.unfreeze()
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # Dropout draws from the global random state. It starts from the same place in every step of a
-        # number: loaders draw from it too, and not equally often in a first and in a resumed epoch.
+        # Dropout draws from the global random state, and so do the loaders, not equally often in a first and in a
+        # resumed epoch. Seeding every step makes a resumed run equal to an uninterrupted one.
         torch.manual_seed(derive_seed(self.config.seed, self.current_epoch, batch_idx, self.global_rank))
         images, targets = mix(batch, self.objective.targets(batch), self.config.mixup)
         logits = self.__dict__["forward_pass"](images).float()
@@ -73,10 +73,10 @@ class Classifier(pl.LightningModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        """Validate in every process what the leading one will save: its running means, too.
+        """Copy the leader's buffers to every process, so that all validate the network that the leader saves.
 
-        Gradients keep the parameters equal; batch norm's running means each process makes of its own
-        films. Callbacks have run by now, so these are the moving average's if it is what is validated.
+        Gradients keep the parameters equal, but each process computes batch norm's running means from its own
+        films. Callbacks have run by now: if the moving average is validated, these are its buffers.
         """
         if self.trainer.world_size > 1:
             for buffer in self.network.buffers():
@@ -91,9 +91,9 @@ class Classifier(pl.LightningModule):
 
     @override
     def on_train_epoch_end(self) -> None:
-        """Validation has run by now; close the epoch's record."""
+        """Complete the epoch's record; validation has run by now."""
         record: Record = {"epoch": self.current_epoch + 1}
-        for name in self.kept:
+        for name in self.figure_names:
             record[name] = float(self.figures[name].compute())
             self.figures[name].reset()
         self.history.append(record)
@@ -104,7 +104,7 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         config = self.config
         head_first = config.head_epochs > 0 and not config.freeze
-        # With head epochs all are the optimiser's from the start; those that are frozen yet have no gradients.
+        # With head epochs, the optimiser has all parameters from the start; the frozen ones get no gradients.
         parameters = [each for each in self.network.parameters() if each.requires_grad or head_first]
         optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
@@ -130,8 +130,8 @@ class Classifier(pl.LightningModule):
 def rate_factor(schedule: str, steps: int, *, rise: float = 0.3, head: int = 0) -> Callable[[int], float]:
     """The learning rate at a step, as a factor of the peak: a pure function, so resuming is exact.
 
-    `cosine` falls from 1 to 0; `onecycle` rises over a share `rise` of the steps and falls by a cosine
-    (Smith and Topin 2018). The first `head` steps have the peak; the schedule begins after them.
+    `cosine` falls from 1 to 0; `onecycle` rises over the first `rise` (a share) of the steps, then falls by a
+    cosine (Smith and Topin 2018). The first `head` steps have the peak rate; the schedule begins after them.
 
     >>> [round(rate_factor("cosine", 10)(step), 2) for step in (0, 5, 10)]
     [1.0, 0.5, 0.0]

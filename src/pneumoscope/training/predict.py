@@ -1,4 +1,4 @@
-"""A finished run's network, asked about prepared inputs."""
+"""Predictions of a finished run's network for model inputs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Libraries that talk about their own insides, kept quiet while a block runs."""
+"""Suppresses messages of libraries about their own workings while a block runs."""
 
 import logging
 import warnings
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(*names: str, advice: Sequence[str] = ("",)) -> Iterator[None]:
-    """Pass over what loggers of these names say below an error, and warnings.
+    """Suppress warnings, and the messages of some loggers below errors.
 
     Args:
-        names: of the loggers; `root` is the root logger.
-        advice: regular expressions, by which the warnings passed over begin; by default all are.
+        names: names of the loggers; `root` is the root logger.
+        advice: regular expressions for the beginnings of suppressed warnings; by default all are suppressed.
     """
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

@@ -1,13 +1,13 @@
-"""The run directory: what a training run leaves behind, and what it needs to go on.
+"""The run directory: the results of a training run, and the state from which `--resume` continues.
 
 ============================  =====================================================================
 `config.json`                 the configuration (`TrainConfig`)
-`run.json`                    data set, classes, versions, commit, speed (`RunCard`)
+`run.json`                    data set, classes, initial weights, versions, commit (`RunCard`)
 `teacher.npy`                 with teachers: their probabilities for the train films, `float32 [N, C]`
 `metrics.csv`, `curves.png`   the four figures and macro-F1 of each epoch
 `tensorboard/`                the same for TensorBoard
 `checkpoints/last.ckpt`       the state after the last completed epoch, for `--resume`
-`weights.safetensors`         the final weights; there once training has finished
+`weights.safetensors`         the final weights; written when training has finished
 ============================  =====================================================================
 """
 
@@ -39,7 +39,7 @@ _REPORTED = ("torch", "timm", "lightning", "numpy", "pillow")
 
 
 class RunCard(Document):
-    """`run.json`: where the weights come from."""
+    """`run.json`: the origin of the weights."""
 
     schema_version: Literal[1]
     data: Text = Field(description="Path of the data set, as given.")
@@ -47,8 +47,10 @@ class RunCard(Document):
     classes: tuple[Text, ...] = Field(min_length=2)
     groups: dict[Text, tuple[Text, ...]]
     initial_weights: Text
-    normalisation: Normalisation = Field(description="Inside the network; that of its initial weights.")
-    teachers: tuple[Text, ...] = Field(description="Where the soft targets come from; empty without any.")
+    normalisation: Normalisation = Field(
+        description="Inside the network: the normalisation that its initial weights expect."
+    )
+    teachers: tuple[Text, ...] = Field(description="Sources of the soft targets; empty if there are none.")
     parameters: int = Field(ge=1)
     trainable: int = Field(ge=1)
     commit: str | None
@@ -74,10 +76,10 @@ def load_card(run: Path) -> RunCard:
 
 
 def load_weights(run: Path) -> "dict[str, Tensor]":
-    """Final weights of a finished run.
+    """The final weights of a finished run.
 
     Raises:
-        RunError: the run has none yet, or the file is damaged.
+        RunError: the run has no weights yet, or the file is damaged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -95,12 +97,12 @@ def check_finished(run: Path) -> None:
     load_config(run)
     if not (run / WEIGHTS_FILE).is_file():
         raise RunError(
-            f"{run} has no {WEIGHTS_FILE}: training did not finish; go on with `pneumoscope train --resume`."
+            f"{run} has no {WEIGHTS_FILE}: training did not finish; continue with `pneumoscope train --resume`."
         )
 
 
 def save_weights(run: Path, checkpoint: Path) -> None:
-    """Write the network's weights of a checkpoint (the moving average, if there is one)."""
+    """Write a checkpoint's network weights (the moving average, if the run has one) as the final weights."""
     import torch
     from safetensors.torch import save_file
 
@@ -126,13 +128,14 @@ def save_history(run: Path, history: list[Record]) -> None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shape the weights; a job has this package as a bare folder."""
-    ours = {"python": platform.python_version(), "pneumoscope": __version__}
-    return ours | {name: metadata.version(name) for name in _REPORTED}
+    """Versions of Python, this package and the libraries that shape the weights."""
+    # Not from this package's metadata: a training job has the package as a folder, not installed.
+    own = {"python": platform.python_version(), "pneumoscope": __version__}
+    return own | {name: metadata.version(name) for name in _REPORTED}
 
 
 def code_commit() -> str | None:
-    """Git commit of the package's code (`-dirty` when changed since), or None if git does not track it."""
+    """Git commit of the package's code (with `-dirty` if it has changed since), or None if git does not track it."""
     here = ["git", "-C", str(Path(__file__).parent)]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     try:
@@ -153,6 +156,7 @@ def _load(run: Path, name: str, kind: type[Stored]) -> Stored:
 
 
 def _draw(path: Path, history: list[Record]) -> None:
+    # Not pyplot, which keeps global state and chooses a backend by the environment.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Soft targets: what teachers, finished runs or out-of-fold predictions, say of the films to train on."""
+"""Soft targets: the probabilities that teachers (finished runs or out-of-fold predictions) give the train films."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,34 +20,34 @@ from pneumoscope.training.predict import predict_inputs
 from pneumoscope.training.run_directory import WEIGHTS_FILE, load_card, load_config
 
 
-def ask_teachers(
+def teacher_probabilities(
     dataset: Dataset, teachers: Sequence[Path], *, cache: Path, listener: Listener = SILENT
 ) -> NDArray[np.float32]:
     """Mean probabilities of the teachers for the train films, `float32 [N, C]`, at the train part's class frequencies.
 
-    A folder is a finished run, whose network is asked; a file is an evidence file of cross-validation, whose
-    networks have not seen the films they speak of, so that they do not repeat a wrong label (arXiv:2210.08388).
-    Its probabilities are calibrated first, as `export` does with such a file.
+    A folder is a finished run: its network predicts the films. A file is cross-validation's evidence: its
+    networks have not seen the films that they predict, so that they do not repeat wrong labels
+    (arXiv:2210.08388). Its probabilities are calibrated first, as `export` does with such a file.
 
     Raises:
-        RunError: a teacher is neither, or knows other classes or films.
+        RunError: a teacher is neither, or has other classes or films.
     """
-    said = [
-        _of_run(dataset, teacher, cache, listener) if teacher.is_dir() else _of_evidence(dataset, teacher)
+    probabilities = [
+        _from_run(dataset, teacher, cache, listener) if teacher.is_dir() else _from_evidence(dataset, teacher)
         for teacher in teachers
     ]
-    return np.asarray(np.mean(said, axis=0), np.float32)
+    return np.asarray(np.mean(probabilities, axis=0), np.float32)
 
 
 def describe_teacher(teacher: Path) -> str:
-    """A teacher's name and the hash of what it is, for the run's card."""
+    """A teacher's name and the hash of its weights or predictions, for the run's card."""
     file = teacher / WEIGHTS_FILE if teacher.is_dir() else teacher
     if not file.is_file():
         raise RunError(f"teacher {teacher} is neither a finished run nor a file of predictions; see --teachers.")
     return f"{teacher.name}, SHA-256 {sha256_of(file)}"
 
 
-def _of_run(dataset: Dataset, run: Path, cache: Path, listener: Listener) -> NDArray[np.float64]:
+def _from_run(dataset: Dataset, run: Path, cache: Path, listener: Listener) -> NDArray[np.float64]:
     config, card = load_config(run), load_card(run)
     _require_classes(run, card.classes, dataset)
     images = cache_inputs(dataset, "train", InputRule.squash(config.size), cache, listener=listener)
@@ -55,7 +55,7 @@ def _of_run(dataset: Dataset, run: Path, cache: Path, listener: Listener) -> NDA
     return _at_train_prior(logits, config, dataset)
 
 
-def _of_evidence(dataset: Dataset, path: Path) -> NDArray[np.float64]:
+def _from_evidence(dataset: Dataset, path: Path) -> NDArray[np.float64]:
     evidence = load_evidence(path)
     _require_classes(path, evidence.about.classes, dataset)
     rows = evidence.rows([film.file_sha256 for film in dataset.split("train")])
@@ -65,7 +65,7 @@ def _of_evidence(dataset: Dataset, path: Path) -> NDArray[np.float64]:
 
 
 def _at_train_prior(logits: Floats, config: TrainConfig, dataset: Dataset) -> NDArray[np.float64]:
-    """Probabilities at the class frequencies that labels have; the loss takes the declared prior out again."""
+    """Probabilities at the labels' class frequencies, because the loss adds the log prior to a network's logits."""
     if config.prior == "uniform":
         logits = logits + log_prior(labels_of(dataset, "train"), len(dataset.classes))
     return softmax(logits)
@@ -74,6 +74,6 @@ def _at_train_prior(logits: Floats, config: TrainConfig, dataset: Dataset) -> ND
 def _require_classes(teacher: Path, classes: tuple[str, ...], dataset: Dataset) -> None:
     if classes != dataset.classes:
         raise RunError(
-            f"teacher {teacher} knows the classes {', '.join(classes)}, the data set {', '.join(dataset.classes)}; "
+            f"teacher {teacher} has the classes {', '.join(classes)}, the data set {', '.join(dataset.classes)}; "
             "they must be the same."
         )

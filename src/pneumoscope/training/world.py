@@ -1,8 +1,8 @@
-"""The processes that train together: who they are, how they wait for each other, what they tell each other.
+"""The processes that train together: their ranks, how they wait for each other, and how they exchange values.
 
-torchrun starts one process a GPU, or one a host, and says in variables who each one is. A process
-started alone is a world of one, for which everything here does nothing. torch is loaded by what needs
-it: who one is can be asked without.
+torchrun starts one process per GPU, or one per host, and gives each its rank in environment variables. A process
+that was started alone is a world of one, for which everything here does nothing. Only the functions that need torch
+load it; a rank can be read without.
 """
 
 import os
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-# One host may prepare and decode a large data set while the others wait for it.
-_PATIENCE = timedelta(hours=4)
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# While one host prepares and decodes a large data set, the others wait.
+_TIMEOUT = timedelta(hours=4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """One process among those that train together. Ranks count from 0; a host's follow each other."""
+    """One of the processes that train together. Ranks count from 0; those of a host are consecutive."""
 
     rank: int = 0
     size: int = 1
@@ -34,52 +34,52 @@ class World:
     local_size: int = 1
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> "World":
-        """What torchrun says of this process; a world of one if it was not started by it.
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "World":
+        """This process's place by torchrun's variables; a world of one if torchrun has not started it.
 
-        >>> World.of({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}).hosts
+        >>> World.from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}).hosts
         2
         """
         if not is_launched(environment):
             return cls()
-        rank, size, local_rank, local_size = (int(environment[name]) for name in _NAMES)
+        rank, size, local_rank, local_size = (int(environment[name]) for name in _VARIABLES)
         return cls(rank=rank, size=size, local_rank=local_rank, local_size=local_size)
 
     @property
     def hosts(self) -> int:
-        """How many hosts there are; torchrun starts as many processes on each."""
+        """The number of hosts; torchrun starts equally many processes on each."""
         return self.size // self.local_size
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes what all have made."""
+    def is_leader(self) -> bool:
+        """Whether this process has rank 0; it writes the results of all."""
         return self.rank == 0
 
     def gather(self, value: Value) -> list[Value]:
-        """Everybody's value, by rank; waits for all."""
+        """The values of all processes, by rank; waits for all."""
         if self.size == 1:
             return [value]
-        # Not all_gather_object: that one goes over the GPUs where there are any.
+        # Not all_gather_object, which goes over the GPUs if there are any.
         return [_broadcast(value, source) for source in range(self.size)]
 
-    def share(self, make: Callable[[], Value]) -> Value:
-        """What `make` gives in rank 0, everywhere; only there it is called."""
+    def from_leader(self, make: Callable[[], Value]) -> Value:
+        """Call `make` in rank 0 only, and return its value in every process."""
         if self.size == 1:
             return make()
-        value: Value = _broadcast(make() if self.leads else None, 0)
+        value: Value = _broadcast(make() if self.is_leader else None, 0)
         return value
 
-    def of_host(self, value: Value) -> Value:
+    def from_host_leader(self, value: Value) -> Value:
         """The value of this host's first process."""
         return self.gather(value)[self.rank - self.local_rank]
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Return when every process has called this."""
         self.gather(None)
 
     @contextmanager
     def host_by_host(self) -> Iterator[None]:
-        """The block runs in each host's first process, and then in the others, which find its files."""
+        """Run the block in each host's first process, and then in the others, which find its files."""
         if self.local_rank:
             self.wait()
         yield
@@ -88,8 +88,8 @@ class World:
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun, or what sets the same variables, has started this process."""
-    return environment.keys() >= set(_NAMES)
+    """Whether torchrun, or a launcher that sets the same variables, has started this process."""
+    return environment.keys() >= set(_VARIABLES)
 
 
 def _broadcast(value: Any, source: int) -> Any:
@@ -97,19 +97,19 @@ def _broadcast(value: Any, source: int) -> Any:
     import torch
     from torch import distributed
 
-    box = [value]
-    with peers_may_fail():
+    box = [value]  # torch replaces the list's item in the receiving processes
+    with translate_peer_errors():
         distributed.broadcast_object_list(box, src=source, device=torch.device("cpu"))
     return box[0]
 
 
 @contextmanager
-def together(world: World) -> Iterator[None]:
-    """Connect the processes of a world while the block runs; within such a block it does nothing.
+def process_group(world: World) -> Iterator[None]:
+    """Connect the processes of a world while the block runs; a nested call does nothing.
 
     Raises:
         UsageError: this host has fewer GPUs than processes.
-        RunError: the others cannot be reached.
+        RunError: the other processes cannot be reached.
     """
     if world.size == 1:
         yield
@@ -120,9 +120,9 @@ def together(world: World) -> Iterator[None]:
         yield
         return
     device = _device(world)
-    with peers_may_fail():
+    with translate_peer_errors():
         distributed.init_process_group(
-            "gloo" if device is None else "cpu:gloo,cuda:nccl", timeout=_PATIENCE, device_id=device
+            "gloo" if device is None else "cpu:gloo,cuda:nccl", timeout=_TIMEOUT, device_id=device
         )
     try:
         yield
@@ -137,24 +137,24 @@ def _device(world: World) -> "torch.device | None":
     if not (count := torch.cuda.device_count()):
         return None
     if count < world.local_size:
-        raise UsageError(f"{world.local_size} processes were started on a host of {count} GPUs; start one a GPU.")
+        raise UsageError(f"{world.local_size} processes were started on a host with {count} GPUs; start one per GPU.")
     torch.cuda.set_device(world.local_rank)
     return torch.device("cuda", world.local_rank)
 
 
 @contextmanager
-def peers_may_fail() -> Iterator[None]:
-    """Put into words what torch says when another process is gone.
+def translate_peer_errors() -> Iterator[None]:
+    """Translate torch's errors about other processes.
 
     Raises:
-        RunError: one is.
+        RunError: another process has failed or ended.
     """
     from torch import distributed
 
     try:
         yield
     except RuntimeError as failure:
-        # Gloo raises a plain RuntimeError that begins with the place in its source.
+        # Gloo raises a plain RuntimeError; its message begins with a path of Gloo's source.
         if not isinstance(failure, distributed.DistError) and "/gloo/" not in str(failure):
             raise
         raise RunError("another process of this training has failed or is gone; its own message says why.") from failure

@@ -44,7 +44,7 @@ def _train(arguments: Sequence[str]) -> None:
 def _work(job: platform.Job, arguments: Sequence[str]) -> None:
     """Run the job, or this host's processes of it."""
     config, options = read_hyperparameters(job.hyperparameters, arguments)
-    listener = make_listener(quiet=options.quiet or not World.of().leads)
+    listener = make_listener(quiet=options.quiet or not World.from_environment().is_leader)
     with stoppable():
         if not needs_launch(job):
             for report in run_job(job, config, precision=options.export_precision, listener=listener):

@@ -22,7 +22,7 @@ from pneumoscope.report import Options, Report, TrainedFilms, evaluate
 from pneumoscope.settings.option import Precision
 from pneumoscope.settings.training import ExportConfig, TrainConfig
 from pneumoscope.training.run_directory import CARD_FILE, CONFIG_FILE, CURVES_FILE, LAST, METRICS_FILE
-from pneumoscope.training.world import World, is_launched, together
+from pneumoscope.training.world import World, is_launched, process_group
 
 #: The environment variable with the port on which the first host listens for the others.
 PORT_VARIABLE = "PNEUMOSCOPE_MASTER_PORT"
@@ -67,15 +67,15 @@ def run_job(
     Raises:
         PneumoscopeError: the channels, an interrupted run or the configuration are invalid.
     """
-    world = World.of()
+    world = World.from_environment()
     with tempfile.TemporaryDirectory(prefix="pneumoscope-job-") as own:
-        with together(world):
-            work = world.of_host(Path(own))
+        with process_group(world):
+            work = world.from_host_leader(Path(own))
             with world.host_by_host():
                 dataset = _open_channel(job.train, work / "dataset", listener)
             test = None if job.test is None else _open_test(job.test, dataset)
             run = _train(job, config, dataset, work, world, listener)
-        return _deliver(job, run, dataset, test, work, precision, listener) if world.leads else []
+        return _deliver(job, run, dataset, test, work, precision, listener) if world.is_leader else []
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def _train(job: Job, config: TrainConfig, dataset: Dataset, work: Path, world: W
     from pneumoscope.training.fit import train  # after the checks: it takes seconds
 
     run = (job.checkpoints or work) / "run"
-    if resume := world.share(lambda: _can_resume(run)):
+    if resume := world.from_leader(lambda: _can_resume(run)):
         listener.say("resuming the run in the checkpoint directory")
     train(dataset, config, run, resume=resume, cache=work / "cache", listener=listener)
     return run

@@ -1,8 +1,8 @@
-// Talking to the service: every outcome becomes an answer or a Trouble that says what to do.
+// Requests to the service. Every outcome is an answer or a Trouble whose message says what to do.
 
-const AGAIN = 6; // times a busy service is asked again
-const LONGEST_WAIT = 30; // seconds
-const LENIENT = "handling=lenient"; // a file that no image can be read from is answered as rejected, not as a fault
+const MAX_ATTEMPTS = 6; // of one film, while the service is busy
+const MAX_WAIT = 30; // seconds, whatever Retry-After asks for
+const LENIENT = "handling=lenient"; // an unreadable file gets a decision (rejected) instead of status 422
 
 let token = "";
 
@@ -11,14 +11,15 @@ export function useToken(text) {
 }
 
 export class Trouble extends Error {
-  // kind: "lost" (no answer), "stopped" (by us), "busy", "token", "film" (this film), "service" (a fault over there)
+  // kind: "lost" (no answer), "stopped" (by this page), "busy", "token", "film" (this film was refused),
+  // "service" (a fault of the service)
   constructor(kind, message) {
     super(message);
     this.kind = kind;
   }
 }
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (token) headers.Authorization = `Bearer ${token}`;
   let response;
@@ -26,20 +27,20 @@ async function ask(path, options = {}) {
     response = await fetch(path, { ...options, headers });
   } catch {
     if (options.signal?.aborted) throw new Trouble("stopped", "");
-    throw new Trouble("lost", "The server cannot be reached. It may have been stopped, or the network is down.");
+    throw new Trouble("lost", "The server cannot be reached. It may have stopped, or the network may be down.");
   }
   if (response.ok) return response;
-  const detail = await explain(response);
+  const detail = await problemDetail(response);
   if (response.status === 401) throw new Trouble("token", detail);
   if (response.status === 503 || response.status === 429) {
     const trouble = new Trouble("busy", detail);
-    trouble.after = Math.min(LONGEST_WAIT, Number(response.headers.get("Retry-After")) || 1);
+    trouble.retryAfter = Math.min(MAX_WAIT, Number(response.headers.get("Retry-After")) || 1);
     throw trouble;
   }
   throw new Trouble(response.status < 500 ? "film" : "service", detail);
 }
 
-async function explain(response) {
+async function problemDetail(response) {
   try {
     return (await response.json()).detail || response.statusText;
   } catch {
@@ -47,42 +48,44 @@ async function explain(response) {
   }
 }
 
-async function body(response) {
+async function readJson(response) {
   try {
     return await response.json();
   } catch {
-    throw new Trouble("lost", "The connection broke off in the middle of the answer.");
+    throw new Trouble("lost", "The connection was lost in the middle of the answer.");
   }
 }
 
 export async function readModel() {
-  return body(await ask("v1/model"));
+  return readJson(await request("v1/model"));
 }
 
 export async function readPalette() {
-  return body(await ask("palette.json"));
+  return readJson(await request("palette.json"));
 }
 
 export async function readExample(name) {
-  const blob = await (await ask(`examples/${name}.jpeg`)).blob();
-  return new File([blob], `drawn film, ${name}.jpeg`, { type: "image/jpeg" });
+  const blob = await (await request(`examples/${name}.jpeg`)).blob();
+  return new File([blob], `drawing, ${name}.jpeg`, { type: "image/jpeg" });
 }
 
-// The decision on a film, with maps and a picture of it. A busy service is asked again; `onWait` is told.
+// The decision on a film, with its maps and its picture. If the service is busy, call `onWait` with the seconds until
+// the next attempt.
 export async function classify(file, signal, onWait) {
-  for (let time = 1; ; time += 1) {
+  for (let attempt = 1; ; attempt += 1) {
     try {
       const options = { method: "POST", body: file, signal, headers: { "Content-Type": contentType(file), Prefer: LENIENT } };
-      return await body(await ask("v1/predictions?heatmap=maps&preview=true", options));
+      return await readJson(await request("v1/predictions?heatmap=maps&preview=true", options));
     } catch (trouble) {
-      if (trouble.kind !== "busy" || time >= AGAIN) throw trouble;
+      if (trouble.kind !== "busy" || attempt >= MAX_ATTEMPTS) throw trouble;
       if (signal.aborted) throw new Trouble("stopped", "");
-      onWait(trouble.after);
-      await new Promise((done) => setTimeout(done, trouble.after * 1000));
+      onWait(trouble.retryAfter);
+      await new Promise((done) => setTimeout(done, trouble.retryAfter * 1000));
     }
   }
 }
 
+// Browsers have no type for DICOM files. Any other file that is not an image goes as bytes; the service looks inside.
 function contentType(file) {
   if (/\.(dcm|dicom)$/i.test(file.name)) return "application/dicom";
   return /^image\/[\w.+-]+$/.test(file.type) ? file.type : "application/octet-stream";

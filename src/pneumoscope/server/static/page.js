@@ -1,10 +1,10 @@
-// The page: a queue of films, one or two of them shown, and what the service says of them.
+// The page: a queue of films, and one or two of them shown with the service's decision.
 
 import { classify, readExample, readModel, readPalette, Trouble, useToken } from "./api.js";
 import { Pane } from "./pane.js";
 import { csv, headline, STATUS } from "./words.js";
 
-const AT_ONCE = 2; // films sent at the same time
+const MAX_SENDING = 2; // films sent at the same time
 
 const find = (selector) => document.querySelector(selector);
 const films = []; // { name, file, state: waiting | sending | done | failed, answer, message, bitmap, thumbnail, stop }
@@ -12,7 +12,7 @@ let panes = [];
 let card = null;
 let palette = null;
 let sending = 0;
-let held = ""; // why nothing is sent: "lost" or "token"
+let pausedBy = ""; // why no films are sent: "lost" (no server), "token", or "" while they are
 
 start();
 
@@ -28,30 +28,38 @@ async function readService() {
     const model = await readModel();
     card = { ...model.card, heatmap: model.service.heatmap };
     find("#model").textContent = `${card.name} ${card.version}, ${card.classes.join(" / ")}; ${card.population}`;
-    held = "";
+    find("#examples-note").textContent = exampleNote(model.contract.population.drawings);
+    pausedBy = "";
     find("#token-form").hidden = true;
-    offerAgain("");
+    offerRetry("");
   } catch (trouble) {
-    hold(trouble);
+    pause(trouble);
     return;
   }
   if (!panes.length) panes = [newPane()];
-  for (const pane of panes) pane.renew(card);
+  for (const pane of panes) pane.setModel(card);
   for (const film of films.filter((each) => each.busy)) film.state = "waiting";
   advance();
 }
 
-function newPane() {
-  return new Pane(find("#panes"), { palette, card, films, say, pick });
+// A model of real films rejects the drawings; a model trained on drawings answers them.
+function exampleNote(trainedOnDrawings) {
+  return trainedOnDrawings
+    ? "No film at hand? Try a drawing. This model was trained on drawings: it answers them, and its answers mean nothing for patients."
+    : "No film at hand? Try a drawing. This model was trained on real films and rejects drawings: you see what a rejection looks like.";
 }
 
-// Tell what was done.
-function say(message) {
+function newPane() {
+  return new Pane(find("#panes"), { palette, card, films, announce, choose });
+}
+
+// Report what was done.
+function announce(message) {
   find("#status").textContent = message;
 }
 
-// Tell why nothing goes on, with a button to try again; or take that away.
-function offerAgain(message) {
+// Show what is wrong, with a button to try again; an empty message removes both.
+function offerRetry(message) {
   find("#trouble").replaceChildren(...(message ? [message] : []));
   if (!message) return;
   const button = document.createElement("button");
@@ -61,22 +69,22 @@ function offerAgain(message) {
   find("#trouble").append(button);
 }
 
-// Send nothing until the server is back, or a token is given.
-function hold(trouble) {
-  held = trouble.kind ?? "lost";
-  if (held === "token") {
+// Send no films until the server is back or a token is given.
+function pause(trouble) {
+  pausedBy = trouble.kind ?? "lost";
+  if (pausedBy === "token") {
     find("#token-form").hidden = false;
     find("#token").focus();
     find("#trouble").textContent = trouble.message;
   } else {
-    offerAgain(`${trouble.message} Your films are still here.`);
+    offerRetry(`${trouble.message} Your films are still here.`);
   }
 }
 
 function listen() {
   find("#files").addEventListener("change", (event) => {
     add([...event.target.files]);
-    event.target.value = "";
+    event.target.value = ""; // the same file can be chosen again
   });
   document.addEventListener("paste", (event) => add([...event.clipboardData.files]));
   document.addEventListener("dragover", (event) => {
@@ -102,15 +110,16 @@ function listen() {
       useToken(token);
       readService();
     } else {
-      find("#trouble").textContent = "A token is made of plain letters, digits and signs, without spaces.";
+      find("#trouble").textContent = "A token has only ASCII letters, digits and punctuation, without spaces.";
     }
   });
   find("#theme").addEventListener("click", () => showTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
   find("#compare").addEventListener("click", () => compare(panes.length === 1));
   find("#csv").addEventListener("click", () => save("pneumoscope.csv", csv(films, card)));
   find("#clear").addEventListener("click", clear);
-  find("#queue").addEventListener("keydown", walk);
+  find("#queue").addEventListener("keydown", moveInQueue);
   addEventListener("beforeprint", () => {
+    // Printed from the browser's menu, not by a pane's own button: print every pane.
     if (!find(".pane.printed")) panes.forEach((pane) => pane.element.classList.add("printed"));
   });
   addEventListener("afterprint", () => panes.forEach((pane) => pane.element.classList.remove("printed")));
@@ -125,7 +134,7 @@ async function addExample(name) {
   try {
     add([await readExample(name)]);
   } catch (trouble) {
-    hold(trouble);
+    pause(trouble);
   }
 }
 
@@ -139,13 +148,13 @@ function add(files) {
   }
   if (films.length === first) return;
   if (panes.length && !panes[0].film) show(films[first]);
-  tell();
+  updateList();
   advance();
 }
 
-// Send what waits, a few at a time.
+// Send the waiting films, a few at a time.
 function advance() {
-  while (!held && palette && sending < AT_ONCE) {
+  while (!pausedBy && palette && sending < MAX_SENDING) {
     const film = films.find((each) => each.state === "waiting");
     if (!film) break;
     sending += 1;
@@ -163,39 +172,39 @@ async function send(film) {
   refresh(film);
   try {
     film.answer = await classify(film.file, film.stop.signal, (seconds) => {
-      film.message = `The server is busy; asked again in ${seconds} s.`;
+      film.message = `The server is busy; the page tries again in ${seconds} s.`;
       refresh(film);
     });
     film.state = "done";
     film.message = "";
-    await picture(film).catch(() => {}); // decided on all the same, only not to be seen
+    await loadPicture(film).catch(() => {}); // the decision stands, even if its picture cannot be shown
   } catch (trouble) {
     if (film.stop.signal.aborted) return;
     fail(film, trouble);
   }
   if (film.stop.signal.aborted) {
-    forget(film);
+    release(film);
     return;
   }
   refresh(film);
   if (!panes[0]?.film) show(film);
-  tell();
+  updateList();
 }
 
-// What becomes of a film that could not be classified.
+// Keep a film that could not be sent for later; mark one that the service could not classify as failed.
 function fail(film, trouble) {
   const known = trouble instanceof Trouble;
   const later = known && (trouble.kind === "lost" || trouble.kind === "token");
   film.state = later ? "waiting" : "failed";
-  film.message = later ? "Waiting for the server." : known ? trouble.message : "A fault of this page; load it again.";
+  film.message = later ? "Waiting for the server." : known ? trouble.message : "This page has a fault; reload it.";
   film.busy = known && trouble.kind === "busy";
-  if (later) hold(trouble);
-  if (film.busy) offerAgain("The server stays busy.");
+  if (later) pause(trouble);
+  if (film.busy) offerRetry("The server is still busy.");
 }
 
-async function picture(film) {
+async function loadPicture(film) {
   const text = film.answer.preview;
-  delete film.answer.preview;
+  delete film.answer.preview; // it would only make the copied JSON long
   if (!text) return;
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const blob = new Blob([bytes], { type: "image/png" });
@@ -209,7 +218,7 @@ function makeRow(film) {
   const blank = document.createElement("span");
   blank.className = "blank";
   const text = document.createElement("span");
-  for (const [name, content] of [["name", film.name], ["told", "Waiting"]]) {
+  for (const [name, content] of [["name", film.name], ["outcome", "Waiting"]]) {
     const part = document.createElement("span");
     part.className = name;
     part.textContent = content;
@@ -223,9 +232,9 @@ function makeRow(film) {
 }
 
 function refresh(film) {
-  const told = { waiting: film.message || "Waiting", sending: film.message || "Being classified…", failed: STATUS.failed };
-  film.row.querySelector(".told").textContent =
-    film.state === "done" ? `${STATUS[film.answer.status]}: ${headline(film)}` : told[film.state];
+  const states = { waiting: film.message || "Waiting", sending: film.message || "Being classified…", failed: STATUS.failed };
+  film.row.querySelector(".outcome").textContent =
+    film.state === "done" ? `${STATUS[film.answer.status]}: ${headline(film)}` : states[film.state];
   const blank = film.row.querySelector(".blank");
   if (film.thumbnail && blank) {
     const image = document.createElement("img");
@@ -236,8 +245,8 @@ function refresh(film) {
   for (const pane of panes) pane.refresh(film);
 }
 
-// A film was chosen in a pane's own list.
-function pick(pane, film) {
+// A film was chosen in a pane's own list. The first pane's film is also the queue's current one.
+function choose(pane, film) {
   if (pane === panes[0]) show(film);
   else pane.show(film);
 }
@@ -251,7 +260,9 @@ function show(film) {
   }
 }
 
-function tell() {
+// Bring the counter, the buttons and the panes' own lists in line with the films.
+function updateList() {
+  find("main").classList.toggle("empty", !films.length);
   const done = films.filter((film) => film.state === "done" || film.state === "failed").length;
   find("#progress").hidden = films.length < 2;
   find("#list-actions").hidden = !films.length;
@@ -259,20 +270,20 @@ function tell() {
   find("#done").max = Math.max(1, films.length);
   find("#done").value = done;
   find("#count").textContent = `${done} of ${films.length}`;
-  for (const pane of panes) pane.offer();
+  for (const pane of panes) pane.listFilms();
 }
 
 function compare(on) {
   if (on && films.length < 2) return;
   find("#compare").setAttribute("aria-pressed", String(on));
   find("#panes").classList.toggle("two", on);
-  panes[0]?.choose(on);
+  panes[0]?.showChoice(on);
   if (!on) {
     panes.splice(1).forEach((pane) => pane.remove());
     return;
   }
   const pane = newPane();
-  pane.choose(true);
+  pane.showChoice(true);
   panes.push(pane);
   pane.show(films.find((film) => film !== panes[0].film) ?? films[0]);
 }
@@ -282,21 +293,22 @@ function clear() {
   for (const film of films.splice(0)) {
     film.row.remove();
     film.stop?.abort();
-    forget(film);
+    release(film);
   }
   panes[0]?.show(null);
-  say("");
-  tell();
+  announce("");
+  updateList();
   find("#films-title").focus();
 }
 
-function forget(film) {
+// Free the film's picture: a browser keeps both until the page is closed.
+function release(film) {
   if (film.thumbnail) URL.revokeObjectURL(film.thumbnail);
   film.bitmap?.close();
 }
 
-// Arrow keys go through the queue.
-function walk(event) {
+// The up and down arrow keys move through the queue.
+function moveInQueue(event) {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (!step) return;
   const buttons = [...find("#queue").querySelectorAll("button")];

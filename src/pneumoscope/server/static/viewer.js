@@ -1,7 +1,7 @@
-// A film on a canvas: zoom, pan, window and level, inversion, and a map of what speaks for a class over it.
+// A film on a canvas: zoom, pan, window and level, inversion, and over it the map of the evidence for a class.
 
 const HEAT_SIDE = 224; // pixels a map is enlarged to
-const KEY_STEP = 40; // pixels a key moves the film by
+const KEY_STEP = 40; // pixels of the canvas that an arrow key moves the film by
 const LARGEST_ZOOM = 12;
 
 export class Viewer {
@@ -10,7 +10,7 @@ export class Viewer {
   #film = null; // { luma, width, height }
   #picture = document.createElement("canvas");
   #heat = null;
-  #shades = true;
+  #stale = true; // the picture is to be painted again from the luma
   #pointers = new Map();
 
   constructor(canvas, palette, onChange) {
@@ -48,13 +48,14 @@ export class Viewer {
     this.reset();
   }
 
-  // Lay a map (rows of numbers) over the film, or take it away. Negative values speak against the class: not drawn.
-  lay(rows) {
+  // Lay a map (rows of numbers) over the film, or remove it with null. Negative values are evidence against the class
+  // and are not drawn.
+  setHeat(rows) {
     this.#heat = rows ? enlarge(rows, HEAT_SIDE, this.#palette) : null;
     this.draw();
   }
 
-  get laid() {
+  get heatShown() {
     return this.#heat !== null && this.opacity > 0;
   }
 
@@ -65,21 +66,21 @@ export class Viewer {
     this.level = 128;
     this.window = 256;
     this.inverted = false;
-    this.#changeShades();
+    this.#repaint();
   }
 
   invert() {
     this.inverted = !this.inverted;
-    this.#changeShades();
+    this.#repaint();
   }
 
   zoomBy(factor, at = null) {
     const before = this.zoom;
     this.zoom = Math.min(LARGEST_ZOOM, Math.max(1, this.zoom * factor));
     const [x, y] = at ?? [this.#canvas.width / 2, this.#canvas.height / 2];
-    const grown = this.zoom / before;
-    this.x = (this.x - (x - this.#canvas.width / 2)) * grown + (x - this.#canvas.width / 2);
-    this.y = (this.y - (y - this.#canvas.height / 2)) * grown + (y - this.#canvas.height / 2);
+    const ratio = this.zoom / before; // what is under the pointer stays there
+    this.x = (this.x - (x - this.#canvas.width / 2)) * ratio + (x - this.#canvas.width / 2);
+    this.y = (this.y - (y - this.#canvas.height / 2)) * ratio + (y - this.#canvas.height / 2);
     if (this.zoom === 1) this.x = this.y = 0;
     this.draw();
   }
@@ -93,7 +94,7 @@ export class Viewer {
   windowBy(width, level) {
     this.window = Math.min(512, Math.max(2, this.window + width));
     this.level = Math.min(255, Math.max(0, this.level + level));
-    this.#changeShades();
+    this.#repaint();
   }
 
   draw() {
@@ -110,16 +111,17 @@ export class Viewer {
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
     if (this.#film) {
-      if (this.#shades) this.#paint();
+      if (this.#stale) this.#paint();
       const { width: wide, height: high } = this.#film;
       const scale = Math.min(width / wide, height / high) * this.zoom;
+      // 40 pixels of the film always stay in sight.
       const limit = (full, shown) => Math.max(0, (full * scale + shown) / 2 - 40);
       this.x = Math.max(-limit(wide, width), Math.min(limit(wide, width), this.x));
       this.y = Math.max(-limit(high, height), Math.min(limit(high, height), this.y));
       const left = (width - wide * scale) / 2 + this.x;
       const top = (height - high * scale) / 2 + this.y;
       context.drawImage(this.#picture, left, top, wide * scale, high * scale);
-      if (this.laid) {
+      if (this.heatShown) {
         context.globalAlpha = this.opacity;
         context.drawImage(this.#heat, left, top, wide * scale, high * scale);
         context.globalAlpha = 1;
@@ -128,12 +130,13 @@ export class Viewer {
     this.onChange?.(this);
   }
 
-  #changeShades() {
-    this.#shades = true;
+  #repaint() {
+    this.#stale = true;
     this.draw();
   }
 
-  // Greys through window and level, as DICOM PS3.3 C.11.2.1.3 has it (LINEAR_EXACT), and inverted if asked for.
+  // Map the greys by window and level with DICOM's LINEAR_EXACT function (PS3.3 C.11.2.1.3);
+  // inverted if the user chose that.
   #paint() {
     const { luma, width, height } = this.#film;
     const table = new Uint8ClampedArray(256);
@@ -143,10 +146,10 @@ export class Viewer {
       table[value] = this.inverted ? 255 - grey : grey;
     }
     const image = new ImageData(width, height);
-    const words = new Uint32Array(image.data.buffer);
-    for (let at = 0; at < luma.length; at += 1) words[at] = 0xff000000 | (table[luma[at]] * 0x010101);
+    const pixels = new Uint32Array(image.data.buffer); // 0xAABBGGRR on a little-endian machine
+    for (let at = 0; at < luma.length; at += 1) pixels[at] = 0xff000000 | (table[luma[at]] * 0x010101);
     this.#picture.getContext("2d").putImageData(image, 0, 0);
-    this.#shades = false;
+    this.#stale = false;
   }
 
   #at(event) {
@@ -172,8 +175,8 @@ export class Viewer {
 
   #pinch(moved, before, now) {
     const [other] = [...this.#pointers].filter(([id]) => id !== moved).map(([, place]) => place);
-    const far = (place) => Math.hypot(place[0] - other[0], place[1] - other[1]) || 1;
-    this.zoomBy(far(now) / far(before), other);
+    const distance = (place) => Math.hypot(place[0] - other[0], place[1] - other[1]) || 1;
+    this.zoomBy(distance(now) / distance(before), other);
   }
 
   #wheel(event) {
@@ -183,7 +186,7 @@ export class Viewer {
 
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const deed = {
+    const action = {
       ArrowLeft: () => this.panBy(-KEY_STEP, 0),
       ArrowRight: () => this.panBy(KEY_STEP, 0),
       ArrowUp: () => this.panBy(0, -KEY_STEP),
@@ -199,24 +202,24 @@ export class Viewer {
       h: () => this.toggleHeat?.(),
       0: () => this.reset(),
     }[event.key];
-    if (!deed) return;
+    if (!action) return;
     event.preventDefault();
-    deed();
+    action();
   }
 }
 
-// A map's positive part as shares of its largest value, enlarged (bilinear, pixel centres), in the palette's colours;
-// as opaque as it is strong, so that the film stays in sight where the map is low.
+// Enlarge a map's positive part, as shares of its largest value (bilinear between pixel centres), and draw it in the
+// palette's colours. Its opacity follows its value, so that the film stays visible where the map is low.
 function enlarge(rows, side, palette) {
   const high = rows.length;
   const wide = rows[0].length;
-  const most = Math.max(...rows.flat());
+  const largest = Math.max(...rows.flat());
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = side;
   const image = new ImageData(side, side);
   const value = (row, column) => {
     const at = rows[Math.min(high - 1, Math.max(0, row))][Math.min(wide - 1, Math.max(0, column))];
-    return most > 0 ? Math.max(0, at) / most : 0;
+    return largest > 0 ? Math.max(0, at) / largest : 0;
   };
   for (let y = 0; y < side; y += 1) {
     const row = ((y + 0.5) * high) / side - 0.5;
@@ -236,7 +239,7 @@ function enlarge(rows, side, palette) {
   return canvas;
 }
 
-// The palette as a bar.
+// Draw the palette as a bar.
 export function paintScale(canvas, palette) {
   const context = canvas.getContext("2d");
   for (let x = 0; x < canvas.width; x += 1) {

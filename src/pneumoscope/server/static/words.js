@@ -1,42 +1,58 @@
-// What a decision says, in words, and as CSV.
+// A decision in words and as CSV.
 
-export const STATUS = { answered: "Answered", abstained: "Undetermined", rejected: "Rejected", failed: "Not classified" };
+export const STATUS = { answered: "Answered", abstained: "Abstained", rejected: "Rejected", failed: "Not classified" };
 
 // The decision in one phrase.
 export function headline(film) {
   const answer = film.answer;
   if (!answer) return film.name;
   if (answer.status === "rejected") return "not a usable film";
-  return answer.label ?? "type undetermined";
+  return answer.label ?? "no class";
 }
 
-// What that means, in a sentence.
+// What the decision means, in a sentence.
 export function meaning(film, card) {
   const answer = film.answer;
   if (!answer) return film.message ?? "";
-  if (answer.status === "rejected") return "No class is given, for the reason below.";
+  if (answer.status === "rejected") return "The model gives no class, for the reason below.";
   if (answer.status === "abstained") {
     return answer.label
-      ? "The group is clear, and the class is not."
-      : "The model withholds an answer, for the reason below.";
+      ? "The group is clear; the class is not."
+      : "The model withholds its answer, for the reason below.";
   }
   const groups = Object.entries(card?.groups ?? {}).filter(([, members]) => members.includes(answer.label));
   const share = percent(answer.probabilities[answer.label] ?? answer.groups[answer.label]);
   const group = groups.map(([name]) => `${name}, `).join("");
-  return `The model's answer (${group}probability ${share}). It is no diagnosis.`;
+  return `The model's answer (${group}probability ${share}). This is not a diagnosis.`;
 }
 
-export function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
+// A no-break space before the sign keeps a percentage on one line.
+export function percent(share, digits = 1) {
+  return `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
-// The first level: groups, and the classes in none. Empty if there are no groups.
-export function firstLevel(answer, card) {
+// The two questions that a model with groups answers, each with its title and its probabilities: which group, if any
+// (the groups and the classes outside them), then which class (the classes within groups). Without groups there is
+// one question, the class.
+export function questions(answer, card) {
   const groups = Object.entries(card?.groups ?? {});
-  if (!groups.length) return {};
-  const inside = new Set(groups.flatMap(([, members]) => members));
-  const alone = Object.entries(answer.probabilities).filter(([name]) => !inside.has(name));
-  return Object.fromEntries([...Object.entries(answer.groups), ...alone]);
+  const classes = Object.entries(answer.probabilities);
+  if (!groups.length) return { group: null, classes: { title: "class", shares: classes } };
+  const grouped = new Set(groups.flatMap(([, members]) => members));
+  const others = classes.filter(([name]) => !grouped.has(name));
+  const names = groups.map(([name]) => name);
+  return {
+    group: {
+      title: oneOf(others.length ? [...names, "not"] : names),
+      shares: [...Object.entries(answer.groups), ...others],
+    },
+    classes: { title: oneOf([...grouped]), shares: classes.filter(([name]) => grouped.has(name)) },
+  };
+}
+
+// "a, b or c"
+export function oneOf(names) {
+  return [names.slice(0, -1).join(", "), ...names.slice(-1)].filter(Boolean).join(" or ");
 }
 
 export function csv(films, card) {
@@ -60,7 +76,7 @@ export function csv(films, card) {
   return [header, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
-// RFC 4180; and no cell that a spreadsheet would take for a formula.
+// Quoted by RFC 4180. An apostrophe goes before text that a spreadsheet would run as a formula: file names are not ours.
 function cell(value) {
   const text = String(value);
   const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
