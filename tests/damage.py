@@ -24,8 +24,8 @@ from pneumoscope.engine import Engine
 from pneumoscope.phantom import encode_jpeg, film
 from samples import encode
 
-MOST_SECONDS = 2.0
-MOST_GROWTH = 60.0  # MB, from the warm-up's end
+MAX_SECONDS = 2.0
+MAX_GROWTH = 60.0  # MB, from the warm-up's end
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         settled = peak_memory() if case == warm else settled
     growth = peak_memory() - settled
     print(json.dumps(outcomes | {"slowest_s": round(slowest, 3), "growth_mb": round(growth, 1)}))
-    if growth > MOST_GROWTH:
+    if growth > MAX_GROWTH:
         raise MemoryError(f"memory grew by {growth:.0f} MB after the first {warm} cases")
 
 
@@ -63,7 +63,7 @@ def classify(engine: Engine, data: bytes, case: str) -> tuple[str, float]:
         other.add_note(case)
         raise
     seconds = time.perf_counter() - began
-    if seconds > MOST_SECONDS:
+    if seconds > MAX_SECONDS:
         raise TimeoutError(f"{case} took {seconds:.1f} seconds")
     return status, seconds
 

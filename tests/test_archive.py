@@ -85,7 +85,7 @@ def test_links_encryption_and_repeats_are_problems(tmp_path: Path) -> None:
     reasons = {problem.name: problem.reason for problem in listing(path).problems}
     assert reasons == {
         "a/link.jpeg": "a symbolic link",
-        "a/twice.jpeg": "the archive holds this name twice",
+        "a/twice.jpeg": "the archive contains this name twice",
         "a/secret.jpeg": "encrypted",
     }
 
@@ -175,7 +175,7 @@ def test_backslashes_separate_folders_after_which_names_are_checked(tmp_path: Pa
     found = listing(zip_of_bytes(tmp_path / "b.zip", *bad))
     assert [member.name for member in found.members] == ["a/1.png"]
     assert sorted(problem.reason for problem in found.problems) == [
-        "the archive holds this name twice",
+        "the archive contains this name twice",
         *["unsafe path in the archive"] * 3,
     ]
 
@@ -259,7 +259,7 @@ def test_what_is_unsafe_in_a_tar_archive_is_a_problem(tmp_path: Path) -> None:
     assert {problem.name: problem.reason for problem in found.problems} == {
         "../1.png": "unsafe path in the archive",
         "/etc/2.png": "unsafe path in the archive",
-        "a/3.png": "the archive holds this name twice",
+        "a/3.png": "the archive contains this name twice",
         "big": "1,000,001 bytes; at most 1,000,000 are accepted",
         "link": "a symbolic link",
         "hard": "a hard link",

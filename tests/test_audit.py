@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from dicoms import dicom
 from pneumoscope.audit import Audit, audit
 from pneumoscope.audit.features import RULE, jpeg_quality, measure
-from pneumoscope.audit.findings import of_classes
+from pneumoscope.audit.findings import class_findings
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import ArchiveError, DatasetError, UsageError
 from pneumoscope.imaging import read_luma, read_radiograph, to_input
@@ -70,7 +70,7 @@ def films_of(found: Audit, code: str) -> set[str]:
 
 
 def test_classes_spelled_in_two_ways_are_named() -> None:
-    (found,) = of_classes({"Normal": 3, "NORMAL ": 2, "ill": 4})
+    (found,) = class_findings({"Normal": 3, "NORMAL ": 2, "ill": 4})
     assert found.code == "class-spellings"
     assert found.title == "2 classes differ in spelling only: 'Normal', 'NORMAL '"
 
@@ -129,7 +129,7 @@ def test_every_baseline_and_shift_is_measured_with_its_interval_and_chance(clean
 def test_phantoms_are_stored_alike(clean: Path) -> None:
     found = leaks(clean)
     assert not any(code.startswith("encoding-differs") for code in codes(found))
-    assert found.not_measured == ("the shortcut baselines and shifts: not asked for",)
+    assert found.not_measured == ("the shortcut baselines and shifts: not requested",)
     assert not found.shortcuts
 
 

@@ -391,7 +391,7 @@ def test_cross_validation_and_training_from_what_it_leaves(command: Command, tmp
     recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in TINY.items()))
     ask = ("cross-validate", "--data", data, "--out", out, "--recipe", recipe, "--epochs", 1, "--folds")
     one_sentence(command(*ask, 1), 2, "--folds", "greater than or equal to 2")
-    one_sentence(command(*ask, 9), 1, "has 4 patients, too few for 9 folds; ask for fewer.")
+    one_sentence(command(*ask, 9), 1, "has 4 patients, too few for 9 folds; choose fewer folds.")
     one_sentence(command("cross-validate", "--data", tmp_path / "gone", "--out", out), 2, "does not exist")
     one_sentence(command("cross-validate", "--data", tmp_path, "--out", out), 1, "not a prepared data set")
     assert not out.exists()

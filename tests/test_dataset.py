@@ -22,13 +22,13 @@ from pneumoscope.dataset.grammar import (
     Naming,
     follows_archive,
     identify,
-    published,
-    version2,
-    version3,
+    parse_published,
+    parse_version2,
+    parse_version3,
 )
-from pneumoscope.dataset.manifest import Film, format_manifest, parse_manifest
+from pneumoscope.dataset.manifest import Record, format_manifest, parse_manifest
 from pneumoscope.dataset.places import place
-from pneumoscope.dataset.split import Labelled, cut_patients
+from pneumoscope.dataset.split import LabelledFilm, cut_patients
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 from samples import INTERRUPTIBLE, REAL, encode, make_zip, ramp, small_films
@@ -76,13 +76,15 @@ def films_of_one_part_only() -> dict[str, bytes]:
     ],
 )
 def test_version2_names(stem: str, label: str, patient: str) -> None:
-    assert version2(stem) == published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION2)
-    assert version3(stem) is None
+    assert (
+        parse_version2(stem) == parse_published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION2)
+    )
+    assert parse_version3(stem) is None
 
 
 @pytest.mark.parametrize("stem", ["person1_fungus_1", "IM-0001", "VIRUS-1-2", "person_virus_1", "xIM-0001-0001", ""])
 def test_other_names_are_not_version2(stem: str) -> None:
-    assert version2(stem) is None
+    assert parse_version2(stem) is None
 
 
 @pytest.mark.parametrize(
@@ -95,18 +97,20 @@ def test_other_names_are_not_version2(stem: str) -> None:
     ],
 )
 def test_version3_names(stem: str, label: str, patient: str) -> None:
-    assert version3(stem) == published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION3)
-    assert version2(stem) is None
+    assert (
+        parse_version3(stem) == parse_published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION3)
+    )
+    assert parse_version2(stem) is None
 
 
 @pytest.mark.parametrize("stem", ["FUNGUS-1-1", "VIRUS-1", "VIRUS-1-1-1", "VIRUS--1", "person1_virus_1", ""])
 def test_other_names_are_not_version3(stem: str) -> None:
-    assert version3(stem) is None
+    assert parse_version3(stem) is None
 
 
 @given(number=st.integers(0, 10**6), film_number=st.integers(0, 10**6), label=st.sampled_from(["bacteria", "virus"]))
 def test_version2_names_carry_label_and_number(number: int, film_number: int, label: str) -> None:
-    found = version2(f"person{number}_{label}_{film_number}")
+    found = parse_version2(f"person{number}_{label}_{film_number}")
     assert found == Identity(label=label, patient=f"{label}/person{number}", naming=Naming.VERSION2)
 
 
@@ -121,8 +125,8 @@ def test_folder_and_name_must_agree() -> None:
     def read(name: str) -> Identity | str:
         return identify(name, place(name).folder, archive=True, patient_pattern=None)
 
-    assert read("NORMAL/person1_virus_1.jpeg") == "unknown label: the name says virus, the folder NORMAL"
-    assert read("PNEUMONIA/IM-0001-0001.jpeg") == "unknown label: the name says normal, the folder PNEUMONIA"
+    assert read("NORMAL/person1_virus_1.jpeg") == "unknown label: the file name states virus, the folder NORMAL"
+    assert read("PNEUMONIA/IM-0001-0001.jpeg") == "unknown label: the file name states normal, the folder PNEUMONIA"
     assert read("virus/person1_virus_1.jpeg") == Identity(
         label="virus", patient="virus/person1", naming=Naming.VERSION2
     )
@@ -142,20 +146,20 @@ def test_patients_by_pattern() -> None:
 
 
 FILMS = st.lists(
-    st.builds(Labelled, label=st.sampled_from("ab"), patient=st.integers(0, 25).map(str)), min_size=1, max_size=120
+    st.builds(LabelledFilm, label=st.sampled_from("ab"), patient=st.integers(0, 25).map(str)), min_size=1, max_size=120
 )
 
 
 @given(films=FILMS, fraction=st.floats(0.05, 0.6), seed=st.integers(0, 99))
 @settings(deadline=None)
 def test_cut_is_by_patient_near_the_fraction_and_independent_of_order(
-    films: list[Labelled], fraction: float, seed: int
+    films: list[LabelledFilm], fraction: float, seed: int
 ) -> None:
     patients: defaultdict[str, set[str]] = defaultdict(set)
     for each in films:
         patients[each.label].add(each.patient)
     if any(len(holders) < 2 for holders in patients.values()):
-        with pytest.raises(DatasetError, match="one patient left to cut from"):
+        with pytest.raises(DatasetError, match="has too few patients"):
             cut_patients(films, fraction=fraction, seed=seed)
         return
     try:
@@ -174,12 +178,12 @@ def test_cut_is_by_patient_near_the_fraction_and_independent_of_order(
 
 
 def test_a_cut_that_cannot_be_made_says_so() -> None:
-    tied = [Labelled(label=label, patient=patient) for label in "ab" for patient in ("1", "2")]
+    tied = [LabelledFilm(label=label, patient=patient) for label in "ab" for patient in ("1", "2")]
     chosen = cut_patients(tied, fraction=0.3, seed=0)
     assert len(chosen) == 1
     chain = [("a", "1"), ("a", "2"), ("b", "2"), ("b", "3"), ("c", "3"), ("c", "1")]  # three classes, each pair tied
     with pytest.raises(DatasetError, match="cannot be on both sides"):
-        cut_patients([Labelled(label=label, patient=patient) for label, patient in chain], fraction=0.3, seed=0)
+        cut_patients([LabelledFilm(label=label, patient=patient) for label, patient in chain], fraction=0.3, seed=0)
 
 
 def test_prepare_keeps_the_test_part_and_splits_by_patient(dataset: Dataset, phantom_folder: Path) -> None:
@@ -231,7 +235,7 @@ def test_manifest_columns_are_the_documented_ones(dataset: Dataset) -> None:
 
 
 def test_manifest_survives_a_round_trip() -> None:
-    odd = Film(
+    odd = Record(
         path='train/a/"x",\n.png', label="a", split="train", patient="a/1", source="s:é", file_sha256="0" * 64,
         luma_sha256="1" * 64, phash="2" * 64, width=3, height=4, bytes=5, mode="L",
     )  # fmt: skip
@@ -557,7 +561,7 @@ def test_odd_names_links_and_suffixes(tmp_path: Path) -> None:
     summary = prepare([source], tmp_path / "out", PrepareConfig())
     reasons = {each.name: each.reason for each in summary.refused}
     assert "control characters" in reasons["cat/a\\x0db.png"]
-    assert "stray bytes" in reasons["cat/\\udcff.png"]
+    assert "undecodable bytes" in reasons["cat/\\udcff.png"]
     assert "linked folder" in reasons["emu"]
     assert reasons["cat/gone.png"] == "not a regular file"
     out = load_dataset(tmp_path / "out")
@@ -597,7 +601,7 @@ def test_a_class_whose_train_patients_are_all_tested_is_refused(tmp_path: Path) 
 def test_the_output_may_not_lie_in_a_source(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "source", class_folders())
     for out in (source, source / "out"):
-        with pytest.raises(UsageError, match="lies inside the source"):
+        with pytest.raises(UsageError, match="is inside the source"):
             prepare([source], out, PrepareConfig(), overwrite=True)
     assert sorted(path.name for path in source.iterdir()) == ["cat", "dog"]
 

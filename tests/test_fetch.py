@@ -17,9 +17,9 @@ import pytest
 
 from local_server import Server, serving
 from pneumoscope.archive import fetch, open_source
-from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
-from pneumoscope.archive.known_archives import PUBLISHED
-from pneumoscope.archive.remote import Patience
+from pneumoscope.archive.fetch import ExpectedFile, fetch_file, fetch_films
+from pneumoscope.archive.known_archives import PUBLISHED_ARCHIVES
+from pneumoscope.archive.remote import RetryPolicy
 from pneumoscope.dataset import PrepareConfig, prepare
 from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.progress import Listener
@@ -27,7 +27,7 @@ from samples import as_version3, make_zip, small_films
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(timeout=0.5, attempts=4, first_attempts=3, first_wait=0.01, longest_wait=0.05)
+QUICK = RetryPolicy(timeout=0.5, attempts=4, first_attempts=3, first_wait=0.01, longest_wait=0.05)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def server() -> Iterator[Server]:
 
 
 def get(server: Server, behaviour: str, path: Path, *, size: int | None = len(CONTENT), sha256: str = SHA256) -> bool:
-    return fetch_file(Wanted(url=server.url(behaviour), sha256=sha256, size=size), path, patience=QUICK)
+    return fetch_file(ExpectedFile(url=server.url(behaviour), sha256=sha256, size=size), path, policy=QUICK)
 
 
 def left(folder: Path) -> set[str]:
@@ -80,7 +80,7 @@ def test_a_kept_part_is_continued_and_a_foreign_one_is_fetched_anew(server: Serv
 @pytest.mark.parametrize(
     ("behaviour", "said"),
     [
-        ("missing", "it answers 404 Not Found; check the address"),
+        ("missing", "the server answers 404 Not Found; check the URL"),
         ("circle", "redirects in a circle"),
         ("announces-more", "offers 300,007 bytes, expected 300,000: it is another file"),
         ("announces-less", "offers 299,993 bytes, expected 300,000: it is another file"),
@@ -105,7 +105,7 @@ def test_a_lie_about_an_unknown_size_never_gives_a_wrong_file(server: Server, be
 
 @pytest.mark.parametrize(("behaviour", "times"), [("always-busy", 3), ("breaks-at-once", 3), ("wrong-range", 5)])
 def test_a_hopeless_server_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="Run the same command again to go on"):
+    with pytest.raises(ArchiveError, match="Run the same command again to continue"):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] <= times
     assert not (tmp_path / "a.zip").exists()
@@ -115,10 +115,10 @@ def test_no_server_and_no_address(tmp_path: Path) -> None:
     with serving(b"") as gone:
         url = gone.url("good")
     with pytest.raises(ArchiveError, match=r"cannot be fetched .*refused.* Is this machine online\?"):
-        fetch_file(Wanted(url=url, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
+        fetch_file(ExpectedFile(url=url, sha256=SHA256, size=None), tmp_path / "a.zip", policy=QUICK)
     for address in ("ftp://example.org/a.zip", "nonsense", "http://", f"http://{'a' * 70}.com/x", "http://.com/"):
-        with pytest.raises(UsageError, match="not an address"):
-            fetch_file(Wanted(url=address, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
+        with pytest.raises(UsageError, match="is not a URL"):
+            fetch_file(ExpectedFile(url=address, sha256=SHA256, size=None), tmp_path / "a.zip", policy=QUICK)
 
 
 def test_what_is_there_already_is_verified_and_never_overwritten(server: Server, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_what_is_there_already_is_verified_and_never_overwritten(server: Server,
     assert not get(server, "good", path)
     assert not server.asked
     path.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="exists and is not the file asked for"):
+    with pytest.raises(UsageError, match="exists and is not the expected file"):
         get(server, "good", path)
     assert path.read_bytes() == b"mine"
 
@@ -145,11 +145,11 @@ def test_proxies_come_from_the_environment(server: Server, tmp_path: Path, monke
     monkeypatch.setenv("HTTP_PROXY", server.url("").rstrip("/"))
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    wanted = Wanted(url="http://archive.invalid/good", sha256=SHA256, size=None)
-    assert fetch_file(wanted, tmp_path / "a.zip", patience=QUICK)
+    wanted = ExpectedFile(url="http://archive.invalid/good", sha256=SHA256, size=None)
+    assert fetch_file(wanted, tmp_path / "a.zip", policy=QUICK)
     monkeypatch.setenv("HTTP_PROXY", "gopher://nowhere")
-    with pytest.raises(UsageError, match="the proxy that the environment names"):
-        fetch_file(wanted, tmp_path / "b.zip", patience=QUICK)
+    with pytest.raises(UsageError, match="the proxy in the environment"):
+        fetch_file(wanted, tmp_path / "b.zip", policy=QUICK)
 
 
 def test_progress_counts_every_byte_once(server: Server, tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_progress_counts_every_byte_once(server: Server, tmp_path: Path) -> None
 
     for behaviour in ("breaks", "no-ranges-breaks-once"):
         ear = Ear()
-        wanted = Wanted(url=server.url(behaviour), sha256=SHA256, size=len(CONTENT))
-        fetch_file(wanted, tmp_path / f"{behaviour}.zip", patience=QUICK, listener=ear)
+        wanted = ExpectedFile(url=server.url(behaviour), sha256=SHA256, size=len(CONTENT))
+        fetch_file(wanted, tmp_path / f"{behaviour}.zip", policy=QUICK, listener=ear)
         assert ear.counted == {f"fetching {behaviour}.zip": len(CONTENT), "checking SHA-256": len(CONTENT)}
 
 
@@ -221,7 +221,7 @@ def test_twenty_kills_at_random_points_never_cost_the_right_hash(tmp_path: Path)
 
 
 def test_two_fetches_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:
-    with fetch._locked(tmp_path / "a.zip.part"), pytest.raises(UsageError, match="another fetch"):
+    with fetch._locked(tmp_path / "a.zip.part"), pytest.raises(UsageError, match="another download"):
         get(server, "good", tmp_path / "a.zip")
 
 
@@ -238,7 +238,9 @@ def version3_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def films(server: Server, behaviour: str, folder: Path, listener: Listener | None = None) -> int | None:
-    return fetch_films(PUBLISHED[3], folder, url=server.url(behaviour), patience=QUICK, listener=listener or Listener())
+    return fetch_films(
+        PUBLISHED_ARCHIVES[3], folder, url=server.url(behaviour), policy=QUICK, listener=listener or Listener()
+    )
 
 
 @pytest.fixture
@@ -281,7 +283,7 @@ def test_films_that_are_there_are_not_fetched_again(version3_zip: Path, tmp_path
                 assert (tmp_path / "two" / name).read_bytes() == archive.read(name)
         assert films(running, "good", tmp_path / "two") is None
         next((tmp_path / "two").rglob("*.jpeg")).write_bytes(b"mine")
-        with pytest.raises(UsageError, match="is not what would be fetched"):
+        with pytest.raises(UsageError, match="does not contain the films"):
             films(running, "good", tmp_path / "two")
 
 
@@ -295,7 +297,7 @@ def test_nothing_foreign_gets_under_the_final_name(version3_zip: Path, tmp_path:
         assert films(running, "good", tmp_path / "chest") == 36
         assert len([path for path in (tmp_path / "chest").rglob("*") if path.is_file()]) == 36
         (tmp_path / "empty").mkdir()
-        with pytest.raises(UsageError, match="is not what would be fetched"):
+        with pytest.raises(UsageError, match="does not contain the films"):
             films(running, "good", tmp_path / "empty")
 
 
@@ -335,9 +337,9 @@ def test_odd_answers_are_one_sentence(server: Server, behaviour: str, error: typ
 @pytest.mark.parametrize(
     ("behaviour", "said"),
     [
-        ("no-ranges", "does not serve parts of a file; fetch the whole of it with --full"),
-        ("no-length", "does not say how large it is"),
-        ("corrupt", "arrived damaged .* 3 times; what came whole is kept"),
+        ("no-ranges", "does not serve parts of a file; fetch the whole file with --full"),
+        ("no-length", "does not state its size"),
+        ("corrupt", "arrived damaged .* 3 times; the films that arrived whole are kept"),
         ("missing", "404"),
     ],
 )
@@ -354,7 +356,7 @@ def test_remote_files_that_are_not_version_3(kind: str, tmp_path: Path) -> None:
         archive.writestr("a/chest_xray/../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
     content, said = {
         "no zip": (CONTENT, "is not a readable ZIP archive"),
-        "other zip": (stream.getvalue(), "holds no folder chest_xray"),
+        "other zip": (stream.getvalue(), "contains no folder chest_xray"),
         "unsafe": (stream.getvalue(), "unsafe path"),
     }[kind]
     with serving(content) as running, pytest.raises(ArchiveError, match=said):
@@ -381,11 +383,11 @@ def test_kills_of_a_version_3_fetch_are_outlived(version3_zip: Path, tmp_path: P
 
 
 def test_the_published_archives_are_the_documented_ones() -> None:
-    assert {version: each.file for version, each in PUBLISHED.items()} == {
+    assert {version: each.file for version, each in PUBLISHED_ARCHIVES.items()} == {
         2: "ChestXRay2017.zip",
         3: "ZhangLabData.zip",
     }
-    for each in PUBLISHED.values():
+    for each in PUBLISHED_ARCHIVES.values():
         assert each.url.startswith("https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/")
         assert len(each.sha256) == 64
 
@@ -397,7 +399,7 @@ def test_the_published_archives_are_the_documented_ones() -> None:
         (("--version", "2", "--full"), 2, "--full is for version 3"),
         (("--version", "2", "--sha256", "abc"), 2, "64 hexadecimal digits"),
         (("--version", "3", "--sha256", "0" * 64), 2, "needs --full"),
-        (("--version", "2", "--url", "nonsense"), 2, "not an address"),
+        (("--version", "2", "--url", "nonsense"), 2, "is not a URL"),
     ],
 )
 def test_wrong_usage_of_the_command(
@@ -421,4 +423,4 @@ def test_the_command_tells_what_comes_next(
     assert "already there" in command(*arguments).err
     failed = command(*arguments[:-1], "0" * 64)
     assert failed.code == 2
-    assert "exists and is not the file asked for" in failed.err
+    assert "exists and is not the expected file" in failed.err

@@ -18,7 +18,7 @@ from pneumoscope.phantom import film
 from samples import encode
 
 CHEST = film("normal", patient=1, size=(120, 150)).astype(np.uint16) * 16
-LOOK = "that was followed, but look whether its lungs are dark."
+LOOK = "that was followed, but check whether its lungs are dark."
 
 
 def table(start: int, bits: int, entries: NDArray[Any]) -> Sequence:

@@ -70,7 +70,7 @@ def test_every_hostile_member_has_its_line_and_the_films_survive(
         "hostile.zip:/IM-0104-0001.jpeg: unsafe path in the archive",
         "hostile.zip:C:/IM-0105-0001.jpeg: unsafe path in the archive",
         f"hostile.zip:{FOLDER}/IM-0101-0001.jpeg: a symbolic link",
-        f"hostile.zip:{FOLDER}/IM-0106-0001.jpeg: the archive holds this name twice",
+        f"hostile.zip:{FOLDER}/IM-0106-0001.jpeg: the archive contains this name twice",
         f"hostile.zip:{FOLDER}/IM-0107-0001.jpeg: decompression bomb",
         f"hostile.zip:{FOLDER}/IM-0108-0001.jpeg: encrypted",
     ):

@@ -95,13 +95,13 @@ def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
     twin = rsna(tmp_path / "rsna")
     twin.labels[1].write_text(twin.labels[1].read_text() + "gone,Normal\n")
     summary = make(twin, labels=twin.labels[1:])[0]
-    assert Counter(each.reason for each in summary.refused) == {"its label is of no class": 8, NO_ROW: 1}
+    assert Counter(each.reason for each in summary.refused) == {"its label does not belong to a class": 8, NO_ROW: 1}
     assert summary.without_file == 1
     readers = vindr(tmp_path / "vindr")
     text = readers.labels[0].read_text().splitlines()
     text[3] = text[3].replace("R2", "R9").rpartition(",")[0] + ",0"  # of the first film's readers one is left
     readers.labels[0].write_text("\n".join(text))
-    assert {each.reason for each in make(readers)[0].refused} == {"no label is that of most of its readers"}
+    assert {each.reason for each in make(readers)[0].refused} == {"no label was given by most of its readers"}
 
 
 def test_boxes_alone_do_not_say_normal(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_columns_are_named_without_regard_to_case_and_spaces(tmp_path: Path) -> 
 
 def test_a_table_that_is_not_known_is_asked_about(tmp_path: Path) -> None:
     said = refused(own(tmp_path, ["ill", "well"]))
-    assert "say by --image-column and --label-column which" in said
+    assert "name their columns with --image-column and --label-column" in said
     assert "filename, finding, patient" in said
     assert "CheXpert" in said
 
@@ -143,7 +143,7 @@ def test_a_table_that_is_not_known_is_asked_about(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("findings", "words"),
     [
-        (["ill|tired", "well"], "6 images have several labels, up to 2; say by --several"),
+        (["ill|tired", "well"], "6 images have several labels, up to 2; pass --several"),
         (["ill, tired; cold", "well"], "--several"),
         ([f"finding {number}" for number in range(24)], "24 different labels in 'finding'"),
         (["No Opacity / Not Normal", "well"], "cannot be a class.*--label-map"),
@@ -164,7 +164,7 @@ def test_several_labels_by_option(tmp_path: Path) -> None:
     assert make(whole, several="whole", **COLUMNS)[1].classes == ("ill, tired", "well")
     both = own(tmp_path / "both", ["ill|well", "well", "ill"])
     reasons = {each.reason for each in make(both, several="mapped", **COLUMNS)[0].refused}
-    assert reasons == {"its labels are of several classes"}
+    assert reasons == {"its labels belong to several classes"}
 
 
 def test_a_map_says_columns_and_classes(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_map_says_columns_and_classes(tmp_path: Path) -> None:
     [
         (
             '[classes]\nill = ["flue"]\nwell = ["fit"]',
-            "no image has 'flue', of which class 'ill' is made; the labels are",
+            "no image has 'flue', the findings of class 'ill'; change them by --label-map",
         ),
         ('[classes]\nill = ["flu"]\nwell = ["Flu"]', "'flu' is a finding of two classes"),
         ('[classes]\n"a/b" = ["flu"]', "'a/b' cannot be a class"),
@@ -209,7 +209,7 @@ def test_yes_and_no_in_columns_of_an_own_table(tmp_path: Path) -> None:
     columns = {"image_column": "filename", "label_column": ("ill", "well")}
     assert Counter(film.label for film in make(twin, **columns)[1].films) == {"ill": 6, "well": 6}
     twin.labels[0].write_text(twin.labels[0].read_text().replace("yes", "maybe"))
-    with pytest.raises(UsageError, match="column 'ill' of the label files holds 'maybe'"):
+    with pytest.raises(UsageError, match="column 'ill' of the label files contains 'maybe'"):
         prepare([twin.source], tmp_path / "other", PrepareConfig(labels=tuple(twin.labels), **columns))
 
 
@@ -221,7 +221,7 @@ def test_split_and_view_columns(tmp_path: Path) -> None:
         rows.append((f"{number}.png", "ill" if number % 2 else "well", part, "AP supine" if number else "lateral"))
     table = twin.table("parts.csv", lines(("filename", "finding", "part", "view"), rows))
     settings = COLUMNS | {"labels": [table], "patient_column": None, "split_column": "part", "view_column": "view"}
-    assert "the split column holds 'A'; say what it is: --split-folder \"A=train\"" in refused(twin, **settings)
+    assert "the split column contains 'A'; pass --split-folder \"A=train\"" in refused(twin, **settings)
     summary, made = make(twin, split_folders={"a": "val"}, **settings)
     assert {Path(film.path).stem for film in made.split("test")} == {"8", "9", "10", "11"}
     assert [each.reason for each in summary.refused] == ["its view in the label files is not frontal"]
@@ -242,7 +242,7 @@ def test_rows_name_files_by_as_many_folders_as_they_need(tmp_path: Path) -> None
 def test_two_files_for_one_row_are_asked_about(tmp_path: Path) -> None:
     twin = own(tmp_path, ["ill", "well"])
     twin.film("copies/3.png")
-    assert "1 images of the label files may be any of several files" in refused(twin, **COLUMNS)
+    assert "1 images of the label files fit several files each" in refused(twin, **COLUMNS)
     summary = make(twin, exclude=("copies",), **COLUMNS)[0]
     assert summary.sources[0].excluded == 1
     assert summary.refused == ()
@@ -257,8 +257,8 @@ def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
         (b"filename,finding\n1.png,\xff\n", "is not UTF-8.*--name-encoding"),
         (b"filename,finding\n1.png,a,b\n", "line 2 has 3 values, and there are 2 columns"),
         (b"\x1f\x8bnothing", "cannot be read"),
-        (b"1.png\n2.png\n", "lists of images hold no labels"),
-        (b"filename,finding\nx.png,ill\n", "no file is named in the label files"),
+        (b"1.png\n2.png\n", "lists of images contain no labels"),
+        (b"filename,finding\nx.png,ill\n", "the label files name none of the files"),
     ):
         (tmp_path / "bad.csv").write_bytes(content)
         with pytest.raises(UsageError, match=words):
@@ -267,7 +267,7 @@ def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_options_of_label_files_need_label_files(tmp_path: Path) -> None:
     twin = own(tmp_path, ["ill", "well"])
-    assert refused(twin, labels=[], **COLUMNS) == "--image-column is about label files; give them by --labels FILE."
+    assert refused(twin, labels=[], **COLUMNS) == "--image-column needs label files; pass them by --labels FILE."
 
 
 def test_rows_that_contradict_each_other_are_named(tmp_path: Path) -> None:

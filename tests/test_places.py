@@ -71,9 +71,7 @@ def test_published_test_films_stay_test_under_everyday_names(train: str, test: s
 @pytest.mark.parametrize("other", ["trainval", "test_A", "holdout", "Eval"])
 def test_what_may_be_a_split_is_asked_about_and_answered(other: str, tmp_path: Path) -> None:
     names = films(*(f"{part}/{label}" for part in ("train", other) for label in ("ill", "well")))
-    assert f"'{other}' may be the folder of a split; say which: --split-folder \"{other}=test\"" in refused(
-        tmp_path, names
-    )
+    assert f"'{other}' might be the folder of a split; pass --split-folder \"{other}=test\"" in refused(tmp_path, names)
     made = make(tmp_path, names, split_folders={other.lower(): "test"})[1]
     assert {film.source.split("/")[0] for film in made.split("test")} == {f"source0.zip:{other}"}
 
@@ -207,7 +205,7 @@ def test_masks_are_left_out_by_pattern_and_counted(tmp_path: Path) -> None:
     assert summary.sources[0].excluded == 16
     assert summary.refused == ()
     assert len(make(tmp_path / "two", masked("suffix"), exclude=("*_mask.png",))[1].films) == 16
-    assert "--exclude 'mask' fits no file" in refused(tmp_path / "three", names, exclude=("mask",))
+    assert "--exclude 'mask' matches no file" in refused(tmp_path / "three", names, exclude=("mask",))
 
 
 def test_a_class_called_labels_is_accepted_when_said(tmp_path: Path) -> None:

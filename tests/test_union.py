@@ -139,7 +139,7 @@ def test_conflicting_labels_are_left_out_unless_kept(tmp_path: Path) -> None:
     across = {f"chest_xray/train/PNEUMONIA/BACTERIA-{number}-0001.jpeg": data for number in (1, 2)}
     summary, out = make(tmp_path / "left", two, across)
     assert len(out.films) == len(two) - 1
-    reason = "conflicting labels: the same pixels are called bacteria and virus (--keep-conflicts keeps them)"
+    reason = "conflicting labels: the same pixels are labelled bacteria and virus (--keep-conflicts keeps them)"
     assert Counter(each.reason for each in summary.refused) == {reason: 3}
     assert name in {each.name for each in summary.refused}
     summary, out = make(tmp_path / "kept", two, across, keep_conflicts=True)
@@ -363,9 +363,9 @@ def test_odd_films_do_not_stop_the_stress_split(tmp_path: Path) -> None:
         for kind, luma in (("plain", noise(f"{label}{number}")), ("long", np.repeat(noise(f"{number}{label}"), 40, 1)))
     } | {f"cat/lone{number}.png": encode(Image.fromarray(np.roll(lone, number, 1))) for number in range(12)}
     _, out = make(tmp_path, films, stress=True)
-    stressed = {each.source for each in out.split("stress")}
-    left_out = {each.source for each in out.split("val")} - stressed
-    assert stressed
+    render_stress_jpeg = {each.source for each in out.split("stress")}
+    left_out = {each.source for each in out.split("val")} - render_stress_jpeg
+    assert render_stress_jpeg
     assert all("lone" in source for source in left_out)
 
 

@@ -25,11 +25,11 @@ def fetch_command(settings: "Fetch") -> None:
     verified. Of version 3, which is mostly of the eye, the chest films alone are fetched, each checked
     by its CRC-32.
     """
-    from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
-    from pneumoscope.archive.known_archives import PUBLISHED
+    from pneumoscope.archive.fetch import ExpectedFile, fetch_file, fetch_films
+    from pneumoscope.archive.known_archives import PUBLISHED_ARCHIVES
     from pneumoscope.cli.show import make_listener
 
-    published, listener = PUBLISHED[settings.version], make_listener(quiet=settings.quiet)
+    published, listener = PUBLISHED_ARCHIVES[settings.version], make_listener(quiet=settings.quiet)
     if settings.full and published.films_folder is None:
         raise UsageError(f"--full is for version 3; version {settings.version} is always fetched whole.")
     films_only = published.films_folder is not None and not settings.full
@@ -43,7 +43,7 @@ def fetch_command(settings: "Fetch") -> None:
     else:
         path = settings.out / published.file
         size = published.size if settings.sha256 is None else None
-        wanted = Wanted(url=address, sha256=(settings.sha256 or published.sha256).lower(), size=size)
+        wanted = ExpectedFile(url=address, sha256=(settings.sha256 or published.sha256).lower(), size=size)
         fetched = fetch_file(wanted, path, listener=listener)
         outcome = "fetched and verified" if fetched else "already there, and verified"
     if not settings.quiet:
