@@ -1,4 +1,4 @@
-"""Fetching, against a real server that misbehaves in every way servers do."""
+"""Downloads from a real server that misbehaves in the ways servers do."""
 
 import hashlib
 import io
@@ -57,13 +57,13 @@ def test_a_bad_server_still_gives_the_right_file(
     assert left(tmp_path) == {"a.zip"}
 
 
-def test_a_broken_connection_goes_on_by_range(server: Server, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed_by_range(server: Server, tmp_path: Path) -> None:
     get(server, "breaks", tmp_path / "a.zip")
     third = len(CONTENT) // 3
     assert [held for _, held in server.asked] == [None, f"bytes={third + 1}-", f"bytes={2 * third + 3}-"]
 
 
-def test_a_kept_part_is_continued_and_a_foreign_one_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_kept_part_is_resumed_and_a_foreign_one_is_replaced(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:1234])
     get(server, "good", tmp_path / "a.zip")
     (tmp_path / "b.zip.part").write_bytes(b"x" * 1234)
@@ -78,7 +78,7 @@ def test_a_kept_part_is_continued_and_a_foreign_one_is_fetched_anew(server: Serv
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "message"),
     [
         ("missing", "the server answers 404 Not Found; check the URL"),
         ("circle", "redirects in a circle"),
@@ -87,31 +87,31 @@ def test_a_kept_part_is_continued_and_a_foreign_one_is_fetched_anew(server: Serv
         ("corrupt", "sent another file: its SHA-256 is"),
     ],
 )
-def test_what_asking_again_cannot_mend_fails_at_once_and_keeps_nothing(
-    server: Server, behaviour: str, said: str, tmp_path: Path
+def test_permanent_failures_are_not_retried_and_keep_nothing(
+    server: Server, behaviour: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArchiveError, match=said):
+    with pytest.raises(ArchiveError, match=message):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] == (21 if behaviour == "circle" else 1)
     assert not left(tmp_path)
 
 
 @pytest.mark.parametrize("behaviour", ["announces-more", "announces-less"])
-def test_a_lie_about_an_unknown_size_never_gives_a_wrong_file(server: Server, behaviour: str, tmp_path: Path) -> None:
+def test_a_wrong_size_never_gives_a_wrong_file(server: Server, behaviour: str, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError):
         get(server, behaviour, tmp_path / "a.zip", size=None)
     assert not (tmp_path / "a.zip").exists()
 
 
 @pytest.mark.parametrize(("behaviour", "times"), [("always-busy", 3), ("breaks-at-once", 3), ("wrong-range", 5)])
-def test_a_hopeless_server_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
+def test_a_server_that_keeps_failing_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="Run the same command again to continue"):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] <= times
     assert not (tmp_path / "a.zip").exists()
 
 
-def test_no_server_and_no_address(tmp_path: Path) -> None:
+def test_an_unreachable_server_and_an_invalid_url(tmp_path: Path) -> None:
     with serving(b"") as gone:
         url = gone.url("good")
     with pytest.raises(ArchiveError, match=r"cannot be fetched .*refused.* Is this machine online\?"):
@@ -121,7 +121,7 @@ def test_no_server_and_no_address(tmp_path: Path) -> None:
             fetch_file(ExpectedFile(url=address, sha256=SHA256, size=None), tmp_path / "a.zip", policy=QUICK)
 
 
-def test_what_is_there_already_is_verified_and_never_overwritten(server: Server, tmp_path: Path) -> None:
+def test_an_existing_file_is_verified_and_never_overwritten(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(CONTENT)
     assert not get(server, "good", path)
@@ -179,7 +179,7 @@ def size_of(path: Path) -> int:
 
 
 def kill_when(progress: Callable[[], int], reached: int, *arguments: object) -> bool:
-    """Run the command and kill it when it has come so far; return whether it was killed."""
+    """Run the command and kill it at this progress; return whether it was killed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pneumoscope", "data", "fetch", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
@@ -200,7 +200,7 @@ def kill_when(progress: Callable[[], int], reached: int, *arguments: object) -> 
         process.communicate()
 
 
-def test_twenty_kills_at_random_points_never_cost_the_right_hash(tmp_path: Path) -> None:
+def test_the_hash_is_right_after_twenty_kills_at_random_points(tmp_path: Path) -> None:
     draw = random.Random(1)
     content = draw.randbytes(2_000_000)
     digest = hashlib.sha256(content).hexdigest()
@@ -217,7 +217,7 @@ def test_twenty_kills_at_random_points_never_cost_the_right_hash(tmp_path: Path)
             assert hashlib.sha256((out / "ChestXRay2017.zip").read_bytes()).hexdigest() == digest
             assert left(out) == {"ChestXRay2017.zip"}
         assert kills == 20
-        assert sum(held is not None for _, held in running.asked) >= 15, "it went on, and did not begin anew"
+        assert sum(held is not None for _, held in running.asked) >= 15, "it was resumed, and did not start again"
 
 
 def test_two_fetches_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_two_fetches_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def version3_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of version 3's shape: chest films between much that is not ours."""
+    """An archive like version 3: chest films among many other images."""
     draw = random.Random(2)
     eyes = {f"CellData/OCT/train/CNV/CNV-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
     more = {f"CellData/OCT/test/DRUSEN/DRUSEN-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
@@ -250,9 +250,9 @@ def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_reads")
 @pytest.mark.parametrize("behaviour", ["good", "redirect", "busy-twice", "breaks", "corrupt-once"])
-def test_the_chest_films_alone_come_by_ranges(version3_zip: Path, behaviour: str, tmp_path: Path) -> None:
+def test_only_the_chest_films_are_fetched_by_ranges(version3_zip: Path, behaviour: str, tmp_path: Path) -> None:
     with serving(version3_zip.read_bytes()) as running:
-        if behaviour == "corrupt-once":  # the damaged byte lies in the middle, which must be a film
+        if behaviour == "corrupt-once":  # the damaged byte is in the middle, which must be a film
             assert b"BACTERIA" in running.content[len(running.content) // 2 - 4000 :][:8000]
         assert films(running, behaviour, tmp_path / "chest") == 36
         if behaviour == "good":
@@ -288,7 +288,7 @@ def test_films_that_are_there_are_not_fetched_again(version3_zip: Path, tmp_path
 
 
 @pytest.mark.usefixtures("small_reads")
-def test_nothing_foreign_gets_under_the_final_name(version3_zip: Path, tmp_path: Path) -> None:
+def test_foreign_files_never_get_the_final_name(version3_zip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chest.part" / "CellData" / "chest_xray" / "train" / "NORMAL"
     folder.mkdir(parents=True)
     (folder / "NORMAL-999-0001.jpeg").write_bytes(b"of another mirror")
@@ -302,7 +302,7 @@ def test_nothing_foreign_gets_under_the_final_name(version3_zip: Path, tmp_path:
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
-def test_a_page_instead_of_the_rest_does_not_cost_what_is_kept(
+def test_a_web_page_instead_of_the_rest_does_not_destroy_the_kept_part(
     server: Server, size: int | None, tmp_path: Path
 ) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:-9])
@@ -313,7 +313,7 @@ def test_a_page_instead_of_the_rest_does_not_cost_what_is_kept(
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_a_whole_part_is_finished_though_the_server_says_little(server: Server, tmp_path: Path) -> None:
+def test_a_complete_part_is_finished_without_a_known_size(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT)
     get(server, "curt", tmp_path / "a.zip", size=None)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
@@ -326,7 +326,9 @@ def test_a_whole_part_is_finished_though_the_server_says_little(server: Server, 
     ("behaviour", "error"),
     [("to-nowhere", UsageError), ("to-ftp", UsageError), ("long-numbers", ArchiveError)],
 )
-def test_odd_answers_are_one_sentence(server: Server, behaviour: str, error: type[Exception], tmp_path: Path) -> None:
+def test_unusual_responses_give_a_one_sentence_error(
+    server: Server, behaviour: str, error: type[Exception], tmp_path: Path
+) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:10])
     with pytest.raises(error):
         get(server, behaviour, tmp_path / "a.zip")
@@ -335,7 +337,7 @@ def test_odd_answers_are_one_sentence(server: Server, behaviour: str, error: typ
 
 @pytest.mark.usefixtures("small_reads")
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "message"),
     [
         ("no-ranges", "does not serve parts of a file; fetch the whole file with --full"),
         ("no-length", "does not state its size"),
@@ -343,8 +345,10 @@ def test_odd_answers_are_one_sentence(server: Server, behaviour: str, error: typ
         ("missing", "404"),
     ],
 )
-def test_films_that_cannot_be_fetched_by_ranges(version3_zip: Path, behaviour: str, said: str, tmp_path: Path) -> None:
-    with serving(version3_zip.read_bytes()) as running, pytest.raises(ArchiveError, match=said):
+def test_films_that_cannot_be_fetched_by_ranges(
+    version3_zip: Path, behaviour: str, message: str, tmp_path: Path
+) -> None:
+    with serving(version3_zip.read_bytes()) as running, pytest.raises(ArchiveError, match=message):
         films(running, behaviour, tmp_path / "chest")
     assert not (tmp_path / "chest").exists()
 
@@ -354,17 +358,17 @@ def test_remote_files_that_are_not_version_3(kind: str, tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a/chest_xray/../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
-    content, said = {
+    content, message = {
         "no zip": (CONTENT, "is not a readable ZIP archive"),
         "other zip": (stream.getvalue(), "contains no folder chest_xray"),
         "unsafe": (stream.getvalue(), "unsafe path"),
     }[kind]
-    with serving(content) as running, pytest.raises(ArchiveError, match=said):
+    with serving(content) as running, pytest.raises(ArchiveError, match=message):
         films(running, "good", tmp_path / "chest")
     assert not (tmp_path / "x.jpeg").exists()
 
 
-def test_kills_of_a_version_3_fetch_are_outlived(version3_zip: Path, tmp_path: Path) -> None:
+def test_a_killed_version_3_fetch_is_resumed(version3_zip: Path, tmp_path: Path) -> None:
     draw, kills = random.Random(3), 0
     with serving(version3_zip.read_bytes()) as running:
         command = ("--version", 3, "--out", tmp_path, "--url", running.url("slow"), "--quiet")
@@ -393,7 +397,7 @@ def test_the_published_archives_are_the_documented_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("--version", "4"), 2, "Input should be less than or equal to 3"),
         (("--version", "2", "--full"), 2, "--full is for version 3"),
@@ -403,15 +407,15 @@ def test_the_published_archives_are_the_documented_ones() -> None:
     ],
 )
 def test_wrong_usage_of_the_command(
-    command: Callable[..., SimpleNamespace], arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+    command: Callable[..., SimpleNamespace], arguments: tuple[str, ...], code: int, message: str, tmp_path: Path
 ) -> None:
     done = command("data", "fetch", *arguments, "--out", tmp_path / "out")
     assert done.code == code
-    assert said in " ".join(done.err.replace("│", " ").split())
+    assert message in " ".join(done.err.replace("│", " ").split())
     assert "Traceback" not in done.err
 
 
-def test_the_command_tells_what_comes_next(
+def test_the_command_names_the_next_step(
     command: Callable[..., SimpleNamespace], server: Server, tmp_path: Path
 ) -> None:
     arguments = ("data", "fetch", "--version", 2, "--out", tmp_path, "--url", server.url("good"), "--sha256", SHA256)

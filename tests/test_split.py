@@ -1,4 +1,4 @@
-"""Dealing patients to folds; cuts are tested with the data set."""
+"""Folds by patient; splits are tested with the data set."""
 
 import random
 from collections import Counter, defaultdict
@@ -40,7 +40,7 @@ def test_every_patient_has_one_fold_whatever_the_order_of_films(
     assert deal_patients(shuffled, folds=folds, seed=seed) == [fold[film.patient] for film in shuffled]
 
 
-def test_a_tie_is_not_decided_by_the_order_in_which_films_are_counted() -> None:
+def test_a_tie_does_not_depend_on_the_order_of_films() -> None:
     """Found by chance: here sums of the same numbers in another order differ in the last digit."""
     names = (
         "a0 a1 b0 c1 c7 b2 b3 a0 a3 b7 a2 c1 b0 c6 a3 c5 a5 c5 c3 a7 c3 c5 b7 b7 c0 c3 c5 b4 b5 c0 b6 c2 c7 a5 a0 c2"
@@ -60,7 +60,7 @@ def test_a_tie_is_not_decided_by_the_order_in_which_films_are_counted() -> None:
 )
 @settings(deadline=None)
 def test_folds_have_about_as_many_films_of_every_class(counts: list[tuple[str, int]], folds: int, seed: int) -> None:
-    """With patients of one class each, the folds differ by one patient's films at most."""
+    """With patients of one class each, folds differ by at most one patient's films."""
     films = [
         LabelledFilm(label=label, patient=str(patient))
         for patient, (label, count) in enumerate(counts)
@@ -74,14 +74,14 @@ def test_folds_have_about_as_many_films_of_every_class(counts: list[tuple[str, i
         assert max(found.values()) - min(found[fold] for fold in range(folds)) <= largest
 
 
-def test_the_seed_deals_anew() -> None:
+def test_another_seed_gives_other_folds() -> None:
     films = [LabelledFilm(label=label, patient=f"{label}{number}") for label in "ab" for number in range(12)]
     dealt = [deal_patients(films, folds=3, seed=seed) for seed in (0, 0, 1)]
     assert dealt[0] == dealt[1] != dealt[2]
     assert Counter(dealt[2]) == {0: 8, 1: 8, 2: 8}
 
 
-def test_a_class_of_too_few_patients_is_named() -> None:
+def test_a_class_with_too_few_patients_is_named() -> None:
     films = [LabelledFilm(label="a", patient=str(number)) for number in range(9)]
     films += [LabelledFilm(label="b", patient=str(number % 2)) for number in range(9)]
     with pytest.raises(DatasetError, match=r"class 'b' has 2 patients, too few for 3 folds; choose fewer folds\."):

@@ -63,8 +63,8 @@ _MEANINGS: dict[Severity, dict[str, str]] = {
         "odd-inverted": "They fit the mean film of this set only as negatives (MONOCHROME1?). Look at them.",
     },
     "note": {
-        "number-crosses-splits": "Version 2 numbers its patients separately in each class: an equal number is not the same "
-        "child.",
+        "number-crosses-splits": "Version 2 numbers patients separately in each class: an equal number does not mean "
+        "the same child.",
         "duplicates": "They count more than once in every figure. data prepare --drop-duplicates keeps one of each.",
         "near-duplicates": "Re-encoded or resized copies of one film, or two shots that look the same.",
         "odd-turned-by-its-tag": "Software that ignores the EXIF orientation shows them on their side or upside down.",

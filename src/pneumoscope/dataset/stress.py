@@ -1,4 +1,4 @@
-"""The stress split: validation films whose class can no longer be told from storage and size.
+"""The stress split: validation films whose storage and size no longer reveal their class.
 
 In the published archive the JPEG quality, the metadata, the size, the framing and the place of the
 letter marker differ by class, and the official test part differs from train in just these. A model

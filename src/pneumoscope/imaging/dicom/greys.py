@@ -76,7 +76,7 @@ def to_luma(codes: NDArray[Any], dataset: "Dataset", layout: Layout) -> tuple[Lu
     if np.count_nonzero(counts) == 1 or not counts[~padding].any():
         what = "is padding" if padding[codes[0, 0]] else "has the same value"
         raise UnsuitableError(f"the image is blank: every pixel of the DICOM {what}.", code="blank")
-    counts[padding] = 0  # padding is no part of the film, so it does not count as black or white
+    counts[padding] = 0  # padding does not belong to the film, so it does not count as black or white
     values, notes = _modality(stored, dataset, layout)
     inverted, more = _polarity(dataset, layout)
     results = []

@@ -268,7 +268,7 @@ def _jpeg_ls(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
     try:
         decoded, facts = jpeg_ls.decode_pixel_data(frame)
     except RuntimeError:
-        # CharLS refuses zeros before the end marker; they are removed. GDCM is no fallback: it does not report damage.
+        # CharLS refuses zeros before the end marker; they are removed. GDCM would read on, but does not report damage.
         if (data := frame.removesuffix(codestream.END)).endswith(b"\x00"):
             decoded, facts = jpeg_ls.decode_pixel_data(data.rstrip(b"\x00") + codestream.END)
         else:
