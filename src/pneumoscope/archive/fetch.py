@@ -69,6 +69,7 @@ def fetch_file(
     with Remote(expected.url, policy=policy, say=listener.say) as remote, _locked(part) as stream:
         resumed = _size(stream) > 0
         digest = _download(remote, stream, expected, path, listener)
+        # The kept part may be of another file or mirror, which only the hash shows.
         if digest != expected.sha256 and resumed:
             listener.say("the bytes kept from an earlier try do not match; fetching the whole file again")
             stream.truncate(0)
@@ -79,6 +80,7 @@ def fetch_file(
                 f"{expected.url} sent another file: its SHA-256 is {digest}, expected {expected.sha256}. "
                 "Nothing was kept; fetch again, or pass --sha256 if you trust this URL."
             )
+        # The bytes must be on the disk before the name is: a crash must not leave an incomplete file under it.
         os.fsync(stream.fileno())
         part.replace(path)
     return True
@@ -295,6 +297,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading and writing, locked against other processes until the block ends."""
     with path.open("a+b", buffering=0) as stream:
         try:
+            # The system releases this lock when the process ends, so a killed download does not block the next one.
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as failure:
             raise UsageError(f"{path} is being written by another download; wait for it or stop it.") from failure

@@ -14,7 +14,9 @@ from typing import IO, Any, Self
 from pneumoscope.archive.names import decode_names, zip_names
 from pneumoscope.errors import ArchiveError
 
+# Left behind by Windows; macOS and others use names with a leading dot.
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+# Exceptions of zipfile, its decompressors and the file system on damaged or unsupported members.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
 #: A member that unpacks to more than 200 times its packed size is taken for a decompression bomb; small ones are not.
 MAX_RATIO = 200
@@ -185,8 +187,10 @@ def _unsafe(path: PurePosixPath) -> str | None:
 
 def _unreadable(info: zipfile.ZipInfo, max_bytes: int) -> str | None:
     """The reason why a ZIP member must not be read, or None."""
+    # The upper half of the external attributes is the Unix mode (APPNOTE.TXT 4.4.15).
     if stat.S_ISLNK(info.external_attr >> 16):
         return "a symbolic link"
+    # Bit 0 marks encryption (APPNOTE.TXT 4.4.4).
     if info.flag_bits & 0x1:
         return "encrypted"
     if info.file_size > max_bytes:

@@ -34,6 +34,7 @@ def _zip_name(info: zipfile.ZipInfo) -> str | bytes:
     APPNOTE.TXT 4.4.4 (bit 11: UTF-8) and 4.6.9 (Info-ZIP's Unicode path, valid if its CRC-32 is that of the name).
     """
     name = info.orig_filename
+    # ASCII names are the same in UTF-8 and in the code pages.
     if name.isascii() and not info.extra:
         return name
     flagged = bool(info.flag_bits & _UTF8_FLAG)

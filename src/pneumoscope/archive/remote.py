@@ -68,6 +68,7 @@ class Remote:
 
     def __init__(self, url: str, *, policy: RetryPolicy = DEFAULT_RETRY, say: Callable[[str], None]) -> None:
         self.url, self.policy, self.say = url, policy, say
+        # Without "identity", ranges and sizes could be those of a compressed transfer.
         headers = {"Accept-Encoding": "identity", "User-Agent": "pneumoscope"}
         try:
             self.client = httpx2.Client(follow_redirects=True, timeout=policy.timeout, headers=headers)
@@ -111,6 +112,7 @@ class Remote:
         """The file's size in bytes; None if the server does not state it."""
 
         def attempt() -> int | None:
+            # One byte is enough: Content-Range states the size of the whole file.
             with self.request(0, 1) as response:
                 return response.total
 

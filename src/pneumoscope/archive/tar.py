@@ -19,6 +19,7 @@ from pneumoscope.archive.names import decode_names
 from pneumoscope.errors import ArchiveError
 
 _Opener: TypeAlias = Callable[[Path], io.BufferedIOBase]
+# Magic numbers of gzip, bzip2 and xz.
 _COMPRESSED: dict[bytes, _Opener] = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\x00": lzma.LZMAFile}
 _DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError, RecursionError)
 _MAX_HEADER = 1_000_000
@@ -115,6 +116,7 @@ def _list(stream: IO[bytes], path: Path, max_bytes: int, encoding: str | None) -
             "fetch it again."
         ) from failure
     stored = [info.name if info.name.isprintable() else _bytes_of(info.name) for info in infos]
+    # All members share one stream, so a lock keeps seek and read of a thread together.
     names, lock = decode_names(stored, encoding, archive=str(path)), Lock()
     return list_archive(
         (
@@ -144,6 +146,7 @@ def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("a member extends beyond the end: the archive is truncated or damaged")
             end, headers.allowed = archive.offset, _MAX_HEADER
             yield info
+        # A complete archive ends with a block of zeros.
         stream.seek(archive.offset)
         if any(stream.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError("a header is missing: the archive is truncated or damaged")

@@ -69,6 +69,7 @@ def _read(subject: Subject, listener: Listener) -> tuple[list[ExaminedFilm], lis
     """The films, the unreadable files, and the mean films (`uint8 [224, 224]`) by split and class."""
     films: list[ExaminedFilm] = []
     unreadable: list[Oddity] = []
+    # Mean films are summed while reading, so that no film has to be kept.
     sums = defaultdict[tuple[str, str], Floats](lambda: np.zeros((SIDE, SIDE)))
     for claim, each in zip(subject.claims, examine(subject.claims, subject.limits, listener), strict=True):
         if isinstance(each, str):
@@ -95,12 +96,14 @@ def _document(
     patients_of = group_films(films)
     listed = np.array([film.claim.listed for film in films], bool)
     classes = tuple(sorted({film.claim.label for film in films if film.claim.listed}))
+    # A group of all classes has no rest to be compared with.
     groups = {name: members for name, members in subject.groups.items() if set(members) < set(classes)}
     same, near = identical(films), nearly_identical(films)
     conflicts = [each for each in same if len(set(each.labels)) > 1]
     patients, odd = shared_patients(films), [*unreadable, *oddities(films)]
     changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.content.file_sha256)]
     unlisted = [claim.name for claim in subject.claims if not claim.listed]
+    # Unlisted files are reported, but are not used for shortcuts.
     pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups).subset(listed)
     results = measure_shortcuts(pool, listener) if shortcuts else NOT_REQUESTED
     spreads, shares = tuple(distributions.spreads(films)), tuple(distributions.shares(films))

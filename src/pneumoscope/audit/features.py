@@ -101,7 +101,7 @@ def _metadata(facts: ImageFacts, size: int) -> Vector:
             pixels,
             size,
             size / pixels,
-            -1.0 if facts.quantiser is None else facts.quantiser,
+            -1.0 if facts.quantiser is None else facts.quantiser,  # -1: a format without quantisation
             facts.bits,
             facts.orientation,
             facts.exif,
@@ -116,6 +116,7 @@ def _metadata(facts: ImageFacts, size: int) -> Vector:
 
 def _intensity(small: Luma) -> Vector:
     values = small.astype(np.float32)
+    # Differences of uint8 would wrap around.
     signed = small.astype(np.int16)
     across, down = np.abs(np.diff(signed, axis=1)), np.abs(np.diff(signed, axis=0))
     fine = values - _blocks(small, 2).repeat(2, axis=0).repeat(2, axis=1)

@@ -71,7 +71,7 @@ _MEANINGS: dict[Severity, dict[str, str]] = {
         "odd-colour-mode": "They are read as luma like all others; if only one class has them, they reveal it.",
         "odd-bit-depth": "More than 8 bits are scaled by a window or by each film's own range; software that cuts "
         "them off misreads these films.",
-        "odd-tiny": "They hold less detail than a network's input; enlarging adds none.",
+        "odd-tiny": "They have less detail than a network's input; enlarging adds none.",
         "odd-huge": "They cost time and memory to read, and may be stitched or scanned differently.",
     },
 }

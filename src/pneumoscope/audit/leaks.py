@@ -42,7 +42,9 @@ def crosses(splits: Iterable[str]) -> bool:
 
 def shared_patients(films: Iterable[ExaminedFilm]) -> list[SharedPatient]:
     """Patients with films in several splits, under each rule that names patients."""
-    held = grouped([(named, film) for film in films for named in film.claim.patients.items()], lambda each: each[0])
+    by_patient = grouped(
+        [(named, film) for film in films for named in film.claim.patients.items()], lambda each: each[0]
+    )
     return [
         SharedPatient(
             rule=rule,
@@ -50,13 +52,14 @@ def shared_patients(films: Iterable[ExaminedFilm]) -> list[SharedPatient]:
             films=tuple(film.claim.name for _, film in group),
             splits=tuple(sorted({film.claim.split for _, film in group})),
         )
-        for (rule, patient), group in sorted(held.items(), key=lambda item: item[0])
+        for (rule, patient), group in sorted(by_patient.items(), key=lambda item: item[0])
         if crosses(film.claim.split for _, film in group)
     ]
 
 
 def group_films(films: Sequence[ExaminedFilm]) -> list[str]:
     """The group of each film: films of one patient by any rule but `NAIVE`, or of equal pixels, are in one group."""
+    # `NAIVE` would join different children of one number.
     links = [
         [
             f"pixels {film.content.luma_sha256}",

@@ -17,6 +17,7 @@ from pneumoscope.errors import ArchiveError, ImageError
 from pneumoscope.imaging import Limits, Luma, encode, load_input
 
 _SIDE = 160
+# Limits of what the page shows; audit.json has everything.
 _MAX_GROUPS, _MAX_ODD, _MAX_NAMES = 24, 48, 400
 
 

@@ -18,7 +18,7 @@ from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.imaging import ACCEPTED, DICOM_HEAD, DICOM_INDEX, SUFFIXES, UNSUPPORTED_SUFFIXES, is_dicom
 from pneumoscope.settings.data import PrepareConfig
 
-_CHEST_FOLDER = "chest_xray"
+_CHEST_FOLDER = "chest_xray"  # of the published archives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +126,7 @@ def list_films(
     """
     rules = rules or FolderRules()
     prepared = any(member.name == MANIFEST_FILE for member in listing.members)
+    # A manifest shows that the source is a prepared data set.
     members = [m for m in listing.members if not (prepared and m.name.startswith(f"{STRESS}/"))]
     if chest := [member for member in members if _CHEST_FOLDER in PurePosixPath(member.name).parts[:-1]]:
         members = chest
@@ -218,6 +219,7 @@ def _without_excluded(listings: Sequence[Listing], patterns: Sequence[str]) -> l
 def _excluding(name: str, patterns: Sequence[str], unused: set[str]) -> set[str]:
     """The patterns that match a path, or the name of a folder or file in it; they are removed from `unused`."""
     parts = (name, *name.split("/"))
+    # `fnmatch` would follow the operating system's rules about case.
     matching = {pattern for pattern in patterns if any(fnmatchcase(part, pattern) for part in parts)}
     unused -= matching
     return matching

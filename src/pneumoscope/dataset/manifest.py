@@ -141,6 +141,7 @@ class Dataset:
 
 def format_manifest(films: Iterable[Record]) -> str:
     """The manifest as CSV text, rows in path order, lines ended by a newline."""
+    # Order and line ends are fixed, so that equal data sets have equal fingerprints on any system.
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([field.name for field in fields(Record)])

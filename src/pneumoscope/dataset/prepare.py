@@ -193,6 +193,7 @@ def _cut_splits(union: Union, config: PrepareConfig) -> list[str | None]:
             f"class {', '.join(sorted(missing))} has films in the test part only; add train films, or pass --test-only."
         )
     parts: dict[str, str] = {}
+    # Without a published test part, one is split off first.
     if not any(entry.in_test_part for entry in union.entries):
         parts |= dict.fromkeys(cut_patients(train, fraction=config.test_fraction, seed=config.seed), "test")
         train = [film for film in train if film.patient not in parts]
@@ -228,9 +229,9 @@ def _write_films(films: Sequence[AssignedFilm], folder: Path) -> list[Record]:
     rows, used = [], set()
     for film in films:
         kept = film.entry.kept
-        wished = f"{film.split}/{kept.label}/{kept.file_name}"
+        preferred = f"{film.split}/{kept.label}/{kept.file_name}"
         # Names are compared in lower case, for file systems without regard to case.
-        path = next(name for name in _names(wished, kept.content.file_sha256) if name.lower() not in used)
+        path = next(name for name in _names(preferred, kept.content.file_sha256) if name.lower() not in used)
         used.add(path.lower())
         kept.copy.rename(folder / path)
         rows.append(
@@ -248,12 +249,12 @@ def _write_films(films: Sequence[AssignedFilm], folder: Path) -> list[Record]:
 
 
 def _names(path: str, sha256: str) -> Iterator[str]:
-    """The wished path, then paths with a suffix from the file's hash, counted up for equal files."""
-    wished = PurePosixPath(path)
+    """The preferred path, then paths with a suffix from the file's hash, counted up for equal files."""
+    preferred = PurePosixPath(path)
     yield path
     count = int(sha256[:8], 16)
     while True:
-        yield str(wished.with_name(f"{wished.stem[:60]}~{count:08x}{wished.suffix}"))
+        yield str(preferred.with_name(f"{preferred.stem[:60]}~{count:08x}{preferred.suffix}"))
         count = (count + 1) % 2**32
 
 

@@ -118,9 +118,9 @@ def _draw_marker(corner: Luma, random: np.random.Generator) -> None:
 
 def _distinct_names(names: list[str]) -> list[str]:
     """The names with the suffix .jpeg; if films would share one, each keeps its own suffix before the new one."""
-    wished = [str(PurePosixPath(name).with_suffix(".jpeg")) for name in names]
-    used = Counter(name.lower() for name in wished)
-    return [wish if used[wish.lower()] == 1 else f"{name}.jpeg" for name, wish in zip(names, wished, strict=True)]
+    preferred = [str(PurePosixPath(name).with_suffix(".jpeg")) for name in names]
+    used = Counter(name.lower() for name in preferred)
+    return [new if used[new.lower()] == 1 else f"{name}.jpeg" for name, new in zip(names, preferred, strict=True)]
 
 
 def stress_film(film: Record, original: Luma, *, size: Size, seed: int) -> tuple[bytes, Radiograph] | None:

@@ -20,7 +20,7 @@ FILE_SPLIT = "split by the file's name"
 
 _COVIDX = ("patient id", "filename", "class", "source")
 _LIST = ("filename",)
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30  # after unpacking
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
@@ -31,6 +31,7 @@ _LIST_LINE = re.compile(rf"[^,;\t]*(?:{_SUFFIX})\s*", re.IGNORECASE)
 Row: TypeAlias = list[str]
 
 
+# Cached, because columns and findings repeat in every row.
 @lru_cache(maxsize=100_000)
 def fold(text: str) -> str:
     """Normalise case and spaces of a column's name or a finding, for comparison.
@@ -178,6 +179,7 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> str:
     if data.startswith(_WORKBOOKS):
         raise UsageError(f"{path} is a workbook or an archive; save the table as CSV and give that.")
     try:
+        # "utf-8-sig" reads UTF-8 with and without a byte order mark.
         return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError:
         pass

@@ -93,6 +93,7 @@ def unite(sources: Sequence[Source], config: PrepareConfig) -> Union:
     films = [film for source in sources for film in source.films]
     likeness = find_likeness(films)
     known, merged = merge_near(match(films), likeness if config.merge_near else [])
+    # Groups are made of all films, also of those left out below: a conflicting test film still ties its patient.
     groups = group_patients(known, likeness)
     unreadable = {patient for source in sources for patient in source.unreadable_test_patients}
     entries, conflicting = (known, []) if config.keep_conflicts else _without_conflicts(known)
@@ -141,6 +142,7 @@ def merge_near(entries: Sequence[Entry], likeness: Likeness) -> tuple[list[Entry
     current = dict(enumerate(entries))
     merged = []
     for first, second, distance in likeness:
+        # The entry of the earlier source stays, so that its file is kept.
         for stays, goes in (sorted((one, other)) for one in holding[first] for other in holding[second]):
             if stays in current and goes in current and _mergeable(current[stays], current[goes]):
                 merged.append(_near(current[stays], current[goes], distance, merged=True))

@@ -81,6 +81,7 @@ def decode_checked(
         raise DamagedImageError(
             f"the JPEG is damaged within ({message.partition(': ')[2]}); download or export it again."
         )
+    # Any other warning is about an unusual header: decode again without turning warnings into errors.
     try:
         return None if message == _TRUNCATED else decode(strict=False)
     except ValueError:

@@ -92,6 +92,7 @@ def read_dataset(data: bytes, max_bytes: int) -> tuple["Dataset", str]:
         from pydicom.tag import Tag
     except ImportError as missing:
         raise ImageError("reading DICOM needs pydicom; run `pip install 'pneumoscope[dicom]'`.") from missing
+    # pydicom needs a whole file; bare and deflated data sets are made into one first.
     if data[_PREFIX_AT:DICOM_HEAD] != _PREFIX:
         data = _with_preamble(data)
     syntax, start = _meta_information(data)
@@ -209,6 +210,7 @@ def _as_file(dataset: bytes, syntax: str) -> bytes:
     return bytes(_PREFIX_AT) + _PREFIX + _TRANSFER_SYNTAX + struct.pack("<H", len(uid)) + uid + dataset
 
 
+# Warning filters and loggers are global to the process, so all threads share one state.
 class _Quiet:
     """Number of threads inside `quiet`: the first silences pydicom, the last restores it."""
 

@@ -25,6 +25,7 @@ def read(data: bytes, limits: Limits) -> Radiograph:
     with source.quiet():
         dataset, syntax = source.read_dataset(data, limits.max_bytes)
         with source.translate_errors("read this DICOM's header"):
+            # First, so that a film of another modality or view is refused as such, whatever its pixels.
             remarks = eligibility.require_chest_film(dataset)
             layout = pixels.layout(dataset, syntax, limits)
         values = pixels.stored_values(dataset, layout)
