@@ -159,7 +159,7 @@ def parse_manifest(text: str) -> list[Record]:
     names = [field.name for field in fields(Record)]
     if (header := next(reader, [])) != names:
         raise ValueError(f"its first line has {len(header)} values and is not the header {','.join(names)}")
-    return [_film(names, row) for row in reader]
+    return [_parse_row(names, row) for row in reader]
 
 
 def load_dataset(root: Path) -> Dataset:
@@ -191,7 +191,7 @@ def load_dataset(root: Path) -> Dataset:
     )
 
 
-def _film(names: list[str], row: list[str]) -> Record:
+def _parse_row(names: list[str], row: list[str]) -> Record:
     if len(row) != len(names):
         raise ValueError(f"a row has {len(row)} values; expected {len(names)}")
     values: dict[str, Any] = dict(zip(names, row, strict=True))
