@@ -24,7 +24,7 @@ from pneumoscope.export.gate import FILMS, teach_gate
 from pneumoscope.export.graph import join_gate, write_onnx
 from pneumoscope.export.pictures import KINDS, draw
 from pneumoscope.export.quantise import run_model, spread
-from pneumoscope.imaging import Luma, Radiograph, read_for, to_input
+from pneumoscope.imaging import Luma, Radiograph, read_for_input, to_input
 from pneumoscope.progress import SILENT
 from pneumoscope.training.folds import fold_datasets, stress_inputs
 from pneumoscope.training.inputs import read_inputs
@@ -117,7 +117,7 @@ def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, float]]:
 def _radiograph(data: bytes, rule: InputRule) -> Radiograph | None:
     """The radiograph that the engine would decide on, also for a picture with hardly any grey."""
     try:
-        return read_for(data, rule)
+        return read_for_input(data, rule)
     except UnsuitableError as refusal:
         found: Radiograph | None = refusal.radiograph
         return found

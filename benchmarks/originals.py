@@ -13,7 +13,7 @@ import numpy as np
 
 from pneumoscope.archive import open_source
 from pneumoscope.contract import InputRule
-from pneumoscope.dataset import Film, load_dataset
+from pneumoscope.dataset import Record, load_dataset
 from pneumoscope.imaging import SUFFIXES, Limits, Luma, load_input
 from pneumoscope.training.evidence import load_evidence
 from pneumoscope.training.folds import EVIDENCE_FILE, fold_datasets
@@ -31,7 +31,7 @@ def main() -> None:
     rule = InputRule.squash(about.config.size)
     dataset = load_dataset(arguments.dataset)
     parts = fold_datasets(dataset, folds=about.folds, seed=about.seed)
-    held: dict[str, tuple[int, Film]] = {
+    held: dict[str, tuple[int, Record]] = {
         PurePosixPath(film.path).stem: (number, film) for number, part in enumerate(parts) for film in part.split("val")
     }
     pairs: defaultdict[int, list[tuple[str, Luma, Luma]]] = defaultdict(list)

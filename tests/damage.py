@@ -1,10 +1,9 @@
-"""Damage films of every kind and classify them: each must give a prediction, soon, and memory must not grow.
+"""Damage image files of every format and classify them: each must give a prediction in time, without growing memory.
 
 python tests/damage.py --bundle BUNDLE --cases 20000 --seed 7
 
-A film that is damaged too far is a prediction as well, `rejected` with a reason. A case that raises or takes
-over two seconds ends this with its number; a crash of a codec ends it too. The number, the film and the seed
-make the case again.
+`rejected` with a reason is a prediction as well. A case that raises an exception or takes over two seconds ends the
+program with its number, and so does the crash of a codec. The number, the format and the seed reproduce the case.
 """
 
 import argparse
@@ -24,8 +23,8 @@ from pneumoscope.engine import Engine
 from pneumoscope.phantom import encode_jpeg, film
 from samples import encode
 
-MOST_SECONDS = 2.0
-MOST_GROWTH = 60.0  # MB, from the warm-up's end
+MAX_SECONDS = 2.0
+MAX_GROWTH = 60.0  # MB, after the warm-up
 
 
 def main() -> None:
@@ -50,7 +49,7 @@ def main() -> None:
         stub_calibrate = peak_memory() if case == warm else stub_calibrate
     growth = peak_memory() - stub_calibrate
     print(json.dumps(outcomes | {"slowest_s": round(slowest, 3), "growth_mb": round(growth, 1)}))
-    if growth > MOST_GROWTH:
+    if growth > MAX_GROWTH:
         raise MemoryError(f"memory grew by {growth:.0f} MB after the first {warm} cases")
 
 
@@ -63,13 +62,13 @@ def classify(engine: Engine, data: bytes, case: str) -> tuple[str, float]:
         other.add_note(case)
         raise
     seconds = time.perf_counter() - began
-    if seconds > MOST_SECONDS:
+    if seconds > MAX_SECONDS:
         raise TimeoutError(f"{case} took {seconds:.1f} seconds")
     return status, seconds
 
 
 def rasters() -> dict[str, bytes]:
-    """A small phantom in every way a file other than a DICOM may hold it."""
+    """A small phantom in every format other than DICOM."""
     luma = film("virus", patient=2, size=(120, 140))
     grey = Image.fromarray(luma)
     deep = Image.fromarray(luma.astype(np.uint16) * 257)
@@ -94,7 +93,7 @@ def rasters() -> dict[str, bytes]:
 
 
 def peak_memory() -> float:
-    """Of this process, in MB."""
+    """The peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

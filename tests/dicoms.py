@@ -1,4 +1,4 @@
-"""DICOM films written by the tests, in every transfer syntax that can be written here, and damage to them."""
+"""DICOM films in every transfer syntax that the tests can write, and damage to them."""
 
 import random
 import tempfile
@@ -29,12 +29,12 @@ JPEG, JPEG_12, LOSSLESS, LOSSLESS_1 = (f"1.2.840.10008.1.2.4.{end}" for end in (
 JPEG_LS, JPEG_LS_NEAR, JPEG_2000, JPEG_2000_LOSSY = (f"1.2.840.10008.1.2.4.{end}" for end in (80, 81, 90, 91))
 NATIVE = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)
 EXACT = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE, LOSSLESS, LOSSLESS_1, JPEG_LS, JPEG_2000)
-#: What a patient is called in every file written here, to be looked for in messages.
+#: The patient's name in every file written here; messages must not contain it.
 NAME, NUMBER, BORN = "Wintergreen^Ada", "PID-4711", "20180311"
 
 
 def header(**attributes: Any) -> Dataset:
-    """A chest film's attributes without pixels; None leaves one out."""
+    """The attributes of a chest film without pixels; None omits an attribute."""
     dataset = Dataset()
     common = {
         "SOPClassUID": DX,
@@ -54,7 +54,7 @@ def header(**attributes: Any) -> Dataset:
 
 
 def dicom(values: NDArray[Any], syntax: str = EXPLICIT, *, frame: bytes | None = None, **attributes: Any) -> bytes:
-    """A film of stored `values` (`[H, W]` or `[H, W, 3]`), or of a `frame` encoded already, as a DICOM file."""
+    """A film of stored `values` (`[H, W]` or `[H, W, 3]`), or of an encoded `frame`, as a DICOM file."""
     bits = values.dtype.itemsize * 8
     pixels = {
         "SamplesPerPixel": 1 if values.ndim == 2 else 3,
@@ -121,13 +121,13 @@ def encoded(values: NDArray[Any], syntax: str, bits: int) -> bytes:
 
 
 def _lossless_of_12_bits(values: NDArray[Any], syntax: str) -> bytes:
-    """What GDCM writes of 16 bits, said to be of 12, which moves the first prediction (T.81 section H.1.2.1)."""
+    """A 16-bit frame of GDCM that states 12 bits, which shifts the first prediction (T.81 section H.1.2.1)."""
     moved = (values + (1 << 15) - (1 << 11)).astype(np.uint16)
     return _by_gdcm(moved, syntax).replace(b"\xff\xc3\0\x0b\x10", b"\xff\xc3\0\x0b\x0c")
 
 
 def _jpeg_of_12_bits(values: NDArray[Any]) -> bytes:
-    """An 8-bit JPEG of the upper eight bits with steps of 1, said to be one of 12 bits with steps of 16.
+    """An 8-bit JPEG of the upper eight bits with steps of 1 that states 12 bits with steps of 16.
 
     By ITU-T T.81 section A.3 it decodes to the upper eight bits times 16, give or take the rounding.
     """
@@ -152,7 +152,7 @@ def _rle(values: NDArray[Any]) -> bytes:
 
 
 def _by_gdcm(values: NDArray[Any], syntax: str) -> bytes:
-    """Through files, because GDCM's objects do not keep each other alive in Python."""
+    """Encode by GDCM, through files: its objects do not keep each other alive in Python."""
     plain = dicom(values, PhotometricInterpretation="MONOCHROME2" if values.ndim == 2 else "RGB")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "source.dcm"), Path(folder, "target.dcm")
@@ -190,10 +190,10 @@ def one_of_each(size: int = 48) -> dict[str, bytes]:
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
-    """The same bytes with flipped bits, a cut, an insertion, a run of noise, or another byte in a header."""
+    """The bytes with flipped bits, a truncation, an insertion, a run of noise, or a changed byte in a header."""
     spoilt, kind = bytearray(data), chance.randrange(6)
     at = chance.randrange(len(spoilt))
-    if chance.random() < 0.5:  # half of all damage goes to the frame's own header, where codecs are touchy
+    if chance.random() < 0.5:  # half of all damage goes to the frame's own header, where codecs are sensitive
         frame = max(data.rfind(b"\xff\xd8\xff"), data.rfind(b"\xff\x4f\xff\x51"))
         if frame > 0:
             spoilt[chance.randrange(frame, min(frame + 120, len(spoilt)))] = chance.randrange(256)

@@ -1,4 +1,4 @@
-"""Which figures a text shows, and whether a report has them: for the card and the README."""
+"""The figures in a text, and whether a report contains them; for the card and the README."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def figures_in(text: str) -> list[str]:
 
 
 def unsupported(text: str, *reports: Any) -> list[str]:
-    """The figures of a text that none of these JSON documents holds, when its numbers are written as precisely."""
+    """The figures of a text that no number of these JSON documents gives when it is rounded to the same precision."""
     numbers = [number for report in reports for number in _numbers(report)]
     return [figure for figure in figures_in(text) if not any(_is(figure, number) for number in numbers)]
 
@@ -37,11 +37,11 @@ def _numbers(document: Any) -> Iterator[float]:
 
 
 def _is(figure: str, number: float) -> bool:
-    """Whether a number, rounded like the figure, is the figure."""
+    """Whether a number, rounded like the figure, equals the figure."""
     digits: str = figure.rstrip(" %").replace(",", "")
     value = number * 100 if figure.endswith("%") else number
     decimals = len(digits.partition(".")[2])
-    # Half a unit of the last place, and a little for a number that was stored rounded itself.
+    # Half a unit of the last place, and a little more for a number that was stored rounded.
     return bool(abs(value - float(digits)) <= 0.5 * 10**-decimals + 1e-6)
 
 

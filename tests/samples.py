@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.contract import Calibration, CoverageRow, Decision, OperatingPoint, Sides
-from pneumoscope.dataset.grammar import version2
+from pneumoscope.dataset.grammar import parse_version2
 from pneumoscope.engine import DecisionDocument
 from pneumoscope.imaging import read_luma
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
@@ -79,7 +79,7 @@ def as_version3(members: dict[str, bytes], first_number: int = 4_000_001) -> dic
     renamed = {}
     for name, data in members.items():
         path = PurePosixPath(name)
-        identity = version2(path.stem)
+        identity = parse_version2(path.stem)
         assert identity is not None
         assert identity.patient is not None
         number = numbers.setdefault(identity.patient, first_number + len(numbers))

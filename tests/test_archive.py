@@ -34,7 +34,7 @@ def test_members_come_in_name_order_and_can_be_read(tmp_path: Path) -> None:
         assert [(member.name, member.read()) for member in found.members] == [("a/1.png", b"one"), ("b/2.png", b"two")]
 
 
-def test_folder_and_zip_list_alike(tmp_path: Path) -> None:
+def test_a_folder_and_a_zip_archive_are_listed_alike(tmp_path: Path) -> None:
     names = ["x/NORMAL/1.jpeg", "x/._1.jpeg", "x/.DS_Store", "__MACOSX/x/1.jpeg", "x/Thumbs.db"]
     for name in names:
         path = tmp_path / "folder" / name
@@ -80,12 +80,12 @@ def test_links_encryption_and_repeats_are_problems(tmp_path: Path) -> None:
         archive.writestr("a/secret.jpeg", b"3")
     data = bytearray(path.read_bytes())
     central = data.rfind(b"PK\x01\x02")
-    data[central + 8] |= 1  # the flag that says encrypted
+    data[central + 8] |= 1  # the flag of an encrypted member
     path.write_bytes(data)
     reasons = {problem.name: problem.reason for problem in listing(path).problems}
     assert reasons == {
         "a/link.jpeg": "a symbolic link",
-        "a/twice.jpeg": "the archive holds this name twice",
+        "a/twice.jpeg": "the archive contains this name twice",
         "a/secret.jpeg": "encrypted",
     }
 
@@ -98,13 +98,13 @@ def test_bombs_and_large_members_are_problems(tmp_path: Path) -> None:
     assert "at most 1,000,000" in listing(path).problems[0].reason
 
 
-def test_a_member_that_lies_about_its_size_is_not_read_past_the_limit(tmp_path: Path) -> None:
+def test_a_member_with_a_wrong_size_is_not_read_past_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/liar.png", bytes(range(256)) * 40)
     data = bytearray(path.read_bytes())
     central = data.rfind(b"PK\x01\x02")
-    data[central + 24 : central + 28] = (100).to_bytes(4, "little")  # the unpacked size, said to be small
+    data[central + 24 : central + 28] = (100).to_bytes(4, "little")  # the unpacked size, stated too small
     path.write_bytes(data)
     with open_source(path, max_bytes=LIMIT) as found, pytest.raises(ArchiveError, match="damaged"):
         found.members[0].read()
@@ -127,7 +127,7 @@ def test_not_an_archive(tmp_path: Path) -> None:
         listing(tmp_path / "nothing")
 
 
-def test_junk_is_by_path_part() -> None:
+def test_junk_is_recognised_by_any_part_of_a_path() -> None:
     assert is_junk(".hidden/a.jpeg")
     assert is_junk("a/desktop.ini")
     assert not is_junk("../a.jpeg")
@@ -141,7 +141,7 @@ def names_of(path: Path, encoding: str | None = None) -> list[str]:
 
 
 def zip_of_bytes(path: Path, *names: bytes, flag: int = 0, extra: bytes = b"") -> Path:
-    """A ZIP archive whose names are these bytes, whatever they mean."""
+    """A ZIP archive whose names are these bytes."""
     fill = [chr(ord("A") + number) * len(name) for number, name in enumerate(names)]
     with zipfile.ZipFile(path, "w") as archive:
         for stand_in in fill:
@@ -168,14 +168,14 @@ def tar_of(path: Path, members: dict[str, bytes], mode: Any = "w", encoding: str
     return path
 
 
-def test_backslashes_separate_folders_after_which_names_are_checked(tmp_path: Path) -> None:
+def test_backslashes_separate_folders_before_names_are_checked(tmp_path: Path) -> None:
     names = [rb"films\normal\1.png", rb"films\ill/2.png", rb"films\empty" + b"\\"]
     assert names_of(zip_of_bytes(tmp_path / "a.zip", *names)) == ["films/ill/2.png", "films/normal/1.png"]
     bad = [rb"\\host\1.png", rb"C:\1.png", rb"a\..\..\1.png", b"a/1.png", rb"a\1.png"]
     found = listing(zip_of_bytes(tmp_path / "b.zip", *bad))
     assert [member.name for member in found.members] == ["a/1.png"]
     assert sorted(problem.reason for problem in found.problems) == [
-        "the archive holds this name twice",
+        "the archive contains this name twice",
         *["unsafe path in the archive"] * 3,
     ]
 
@@ -184,35 +184,35 @@ def test_backslashes_separate_folders_after_which_names_are_checked(tmp_path: Pa
     ("name", "encoding"),
     [("正常/1.png", "gbk"), ("正常/表.png", "shift_jis"), ("정상/1.png", "euc_kr"), ("Größe/1.png", "cp437")],
 )
-def test_names_of_old_encodings_are_asked_for(name: str, encoding: str, tmp_path: Path) -> None:
+def test_names_in_old_encodings_need_an_option(name: str, encoding: str, tmp_path: Path) -> None:
     path = zip_of_bytes(tmp_path / "a.zip", name.encode(encoding), b"plain/2.png")
-    with pytest.raises(UsageError, match="1 of them are not UTF-8; pass --name-encoding") as told:
+    with pytest.raises(UsageError, match="1 of them are not UTF-8; pass --name-encoding") as raised:
         names_of(path)
-    assert f"{encoding}: {name}" in str(told.value)
+    assert f"{encoding}: {name}" in str(raised.value)
     assert names_of(path, encoding) == sorted([name, "plain/2.png"])
     with pytest.raises(UsageError, match="--name-encoding ascii: 1 of the names"):
         names_of(path, "ascii")
 
 
-def test_names_that_were_misread_and_written_anew_are_read_right(tmp_path: Path) -> None:
+def test_names_that_were_misread_and_rewritten_are_restored(tmp_path: Path) -> None:
     misread = "正常/1.png".encode("gbk").decode("cp437")
     path = make_zip(tmp_path / "a.zip", {misread: b"film"})
     with pytest.raises(UsageError, match=r"gbk: 正常/1\.png"):
         names_of(path)
     assert names_of(path, "gbk") == ["正常/1.png"]
-    others = [name.encode("gbk").decode("cp437") for name in ("正常/1.png", "鎴/2.png")]  # of the second no line shows
+    others = [name.encode("gbk").decode("cp437") for name in ("正常/1.png", "鎴/2.png")]
     assert names_of(make_zip(tmp_path / "c.zip", dict.fromkeys(others, b"film")), "gbk") == ["正常/1.png", "鎴/2.png"]
     assert names_of(make_zip(tmp_path / "b.zip", {"é/1.png".encode().decode("cp437"): b"film"})) == ["é/1.png"]
 
 
-def test_utf8_is_known_by_its_flag_or_its_bytes(tmp_path: Path) -> None:
+def test_utf8_is_recognised_by_its_flag_or_its_bytes(tmp_path: Path) -> None:
     name = "正常/é.png"
     assert names_of(zip_of_bytes(tmp_path / "a.zip", name.encode(), flag=0x800)) == [name]
     assert names_of(zip_of_bytes(tmp_path / "b.zip", name.encode())) == [name]
     assert names_of(zip_of_bytes(tmp_path / "c.zip", name.encode(), flag=0x800), "gbk") == [name]
 
 
-def test_info_zips_unicode_path_is_the_name_while_its_checksum_is_right(tmp_path: Path) -> None:
+def test_info_zips_unicode_path_is_used_if_its_checksum_is_right(tmp_path: Path) -> None:
     stored, name = "正常/1.png".encode("gbk"), "正常/1.png".encode()
     for crc, encoding in ((zlib.crc32(stored), None), (7, "gbk")):
         content = b"\x01" + struct.pack("<I", crc) + name
@@ -245,7 +245,7 @@ def test_a_tar_archive_is_read_from_many_threads(tmp_path: Path) -> None:
     assert read == members
 
 
-def test_what_is_unsafe_in_a_tar_archive_is_a_problem(tmp_path: Path) -> None:
+def test_unsafe_members_of_a_tar_archive_are_problems(tmp_path: Path) -> None:
     films = {"../1.png": b"", "/etc/2.png": b"", r"a\3.png": b"", "a/3.png": b"", "big": bytes(LIMIT + 1)}
     path = tar_of(tmp_path / "a.tar", films)
     kinds = {"link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "device": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE}
@@ -259,7 +259,7 @@ def test_what_is_unsafe_in_a_tar_archive_is_a_problem(tmp_path: Path) -> None:
     assert {problem.name: problem.reason for problem in found.problems} == {
         "../1.png": "unsafe path in the archive",
         "/etc/2.png": "unsafe path in the archive",
-        "a/3.png": "the archive holds this name twice",
+        "a/3.png": "the archive contains this name twice",
         "big": "1,000,001 bytes; at most 1,000,000 are accepted",
         "link": "a symbolic link",
         "hard": "a hard link",
@@ -268,7 +268,7 @@ def test_what_is_unsafe_in_a_tar_archive_is_a_problem(tmp_path: Path) -> None:
     }
 
 
-def test_a_tar_archive_that_is_cut_or_damaged_is_refused_whole(tmp_path: Path) -> None:
+def test_a_truncated_or_damaged_tar_archive_is_refused_as_a_whole(tmp_path: Path) -> None:
     whole = tar_of(tmp_path / "a.tar", {f"{number}.png": bytes(600) for number in range(3)}).read_bytes()
     packed = gzip.compress(whole)
     flipped = bytearray(whole)
@@ -287,7 +287,7 @@ def test_a_tar_archive_that_is_cut_or_damaged_is_refused_whole(tmp_path: Path) -
             pytest.fail(f"{name} was read: {listing(tmp_path / 'bad')}")
 
 
-def test_a_packed_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compressed_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "bomb.tgz").write_bytes(gzip.compress(bytes(30_000_000)))
     with pytest.raises(ArchiveError, match="decompression bomb: it unpacks to more than"):
@@ -309,7 +309,7 @@ def test_any_damage_of_headers_is_refused_or_harmless(at: int, value: bytes) -> 
         path = tar_of(Path(folder) / "a.tar", {"1" * 120 + ".png": b"film", "2.png": b"film"})
         data = bytearray(path.read_bytes())
         data[at : at + len(value)] = value
-        for start in range(0, len(data), 512):  # a checksum that fits, so that the header is believed
+        for start in range(0, len(data), 512):  # with a correct checksum, so that the header is accepted
             header = data[start : start + 512]
             if header[257:262] == b"ustar":
                 header[148:156] = b" " * 8

@@ -1,4 +1,4 @@
-"""The audit finds what is planted, keeps quiet about what is not, and says both so that a reader understands."""
+"""The audit finds planted faults, reports no others, and its page and tables are complete."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from dicoms import dicom
 from pneumoscope.audit import Audit, audit
 from pneumoscope.audit.features import RULE, jpeg_quality, measure
-from pneumoscope.audit.findings import of_classes
+from pneumoscope.audit.findings import class_findings
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import ArchiveError, DatasetError, UsageError
 from pneumoscope.imaging import read_luma, read_radiograph, to_input
@@ -44,7 +44,7 @@ def members() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def clean(members: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared data set with nothing planted."""
+    """A prepared data set without faults."""
     folder = tmp_path_factory.mktemp("clean")
     prepare([make_zip(folder / "a.zip", members)], folder / "data", PrepareConfig(val_fraction=0.2, stress=True))
     return folder / "data"
@@ -52,7 +52,7 @@ def clean(members: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def data(clean: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
+    """A copy that a test can change."""
     return Path(shutil.copytree(clean, tmp_path / "data"))
 
 
@@ -61,7 +61,7 @@ def codes(found: Audit, severity: str | None = None) -> set[str]:
 
 
 def leaks(path: Path, out: Path | None = None) -> Audit:
-    """An audit without its slow half."""
+    """An audit without the shortcut baselines, which take half of its time."""
     return audit(path, out, shortcuts=False)
 
 
@@ -70,7 +70,7 @@ def films_of(found: Audit, code: str) -> set[str]:
 
 
 def test_classes_spelled_in_two_ways_are_named() -> None:
-    (found,) = of_classes({"Normal": 3, "NORMAL ": 2, "ill": 4})
+    (found,) = class_findings({"Normal": 3, "NORMAL ": 2, "ill": 4})
     assert found.code == "class-spellings"
     assert found.title == "2 classes differ in spelling only: 'Normal', 'NORMAL '"
 
@@ -106,7 +106,7 @@ def test_a_clean_data_set_has_no_error(clean: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "audit" / "audit.json").read_text()) == json.loads(found.model_dump_json())
 
 
-def test_every_baseline_and_shift_is_measured_with_its_interval_and_chance(clean: Path) -> None:
+def test_every_baseline_and_shift_has_its_interval_and_chance(clean: Path) -> None:
     found = audit(clean)
     rows = {(row.features, row.task, row.tested_on) for row in found.shortcuts}
     sets = ("metadata", "intensity", "border", "thumbnail")
@@ -126,10 +126,10 @@ def test_every_baseline_and_shift_is_measured_with_its_interval_and_chance(clean
     assert {(row.label, row.features) for row in found.shifts} == {(label, f) for label in found.classes for f in sets}
 
 
-def test_phantoms_are_stored_alike(clean: Path) -> None:
+def test_phantoms_show_no_encoding_difference(clean: Path) -> None:
     found = leaks(clean)
     assert not any(code.startswith("encoding-differs") for code in codes(found))
-    assert found.not_measured == ("the shortcut baselines and shifts: not asked for",)
+    assert found.not_measured == ("the shortcut baselines and shifts: not requested",)
     assert not found.shortcuts
 
 
@@ -167,7 +167,7 @@ def test_a_manifest_that_puts_a_patient_in_two_splits_is_an_error(data: Path) ->
     assert "the manifest" in rules
 
 
-def test_patients_are_followed_under_every_rule(tmp_path: Path) -> None:
+def test_patients_are_compared_under_every_rule(tmp_path: Path) -> None:
     two = small_films(6)
     moved = {name.replace("/train/", "/test/") if "IM-0001-0001" in name else name: held for name, held in two.items()}
     found = leaks(make_zip(tmp_path / "two.zip", moved))
@@ -254,7 +254,7 @@ def test_a_patient_of_dicom_headers_in_two_parts_is_found(tmp_path: Path) -> Non
     assert not leaks(make_zip(tmp_path / "b.zip", anonymous)).patients
 
 
-def test_an_encoding_that_gives_the_class_away_is_a_warning(members: dict[str, bytes], tmp_path: Path) -> None:
+def test_an_encoding_that_reveals_the_class_is_a_warning(members: dict[str, bytes], tmp_path: Path) -> None:
     tags = Image.Exif()
     tags[305] = "a scanner"
     stored = {
@@ -263,9 +263,9 @@ def test_an_encoding_that_gives_the_class_away_is_a_warning(members: dict[str, b
     }
     found = audit(make_zip(tmp_path / "a.zip", stored))
     assert {"shortcut-metadata-pneumonia", "encoding-differs-train"} <= codes(found, "warning")
-    told = next(each.meaning for each in found.findings if each.code == "encoding-differs-train")
-    assert "EXIF in 100 % of normal and 0 % of bacteria" in told
-    assert "JPEG quality about 96 in normal and 85 in bacteria" in told
+    meaning = next(each.meaning for each in found.findings if each.code == "encoding-differs-train")
+    assert "EXIF in 100 % of normal and 0 % of bacteria" in meaning
+    assert "JPEG quality about 96 in normal and 85 in bacteria" in meaning
     best = next(r for r in found.shortcuts if (r.features, r.task, r.tested_on) == ("metadata", "pneumonia", "test"))
     assert best.accuracy.value > 0.95
 
@@ -286,12 +286,12 @@ def test_a_class_that_is_missing_from_test(members: dict[str, bytes], tmp_path: 
     some = {name: held for name, held in members.items() if "/test/NORMAL" not in name}
     found = audit(make_zip(tmp_path / "a.zip", some))
     tested = {row.task for row in found.shortcuts if row.tested_on == "test"}
-    assert tested == {"classes"}, "without normals, pneumonia or not is no question there"
+    assert tested == {"classes"}, "without normals there is no task of pneumonia or not"
     assert {row.label for row in found.shifts} == {"bacteria", "virus"}
     Audit.model_validate_json(found.model_dump_json())
 
 
-def test_other_classes_and_no_parts(tmp_path: Path) -> None:
+def test_other_classes_without_splits(tmp_path: Path) -> None:
     films = {
         f"{label}/{number:02d}.png": encode(Image.fromarray(film(finding, patient=number, size=(210, 230))))
         for label, finding in zip(("ill", "well"), FINDINGS[1:], strict=True)
@@ -308,7 +308,7 @@ def test_other_classes_and_no_parts(tmp_path: Path) -> None:
 
 
 class Reader(HTMLParser):
-    """Collects what a page would fetch, and its pictures without a text."""
+    """Collects the addresses that a page would fetch, and its pictures without alternative text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -323,7 +323,7 @@ class Reader(HTMLParser):
         self.silent += tag == "img" and not values.get("alt")
 
 
-def test_the_page_is_whole_by_itself_and_names_are_escaped(members: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_names_are_escaped(members: dict[str, bytes], tmp_path: Path) -> None:
     first = next(iter(members))
     odd = "chest_xray/train/NORMAL/IM-0001-0001<script>alert(1)<x>.jpeg"
     plain = {f"w/{name}": held for name, held in members.items()}
@@ -366,7 +366,7 @@ def test_the_same_data_give_the_same_audit(clean: Path) -> None:
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
 
 
-def test_a_handful_of_films_says_nothing_of_how_a_class_is_stored(tmp_path: Path) -> None:
+def test_a_class_of_few_films_gives_no_encoding_warning(tmp_path: Path) -> None:
     films = {f"ill/{n}.png": encode(Image.fromarray(film("virus", patient=n, size=(210, 230)))) for n in range(19)}
     films |= {f"well/{n}.jpeg": encode_jpeg(film("normal", patient=n, size=(210, 230))) for n in range(30)}
     assert not any(code.startswith("encoding-differs") for code in codes(leaks(make_zip(tmp_path / "a.zip", films))))
@@ -374,7 +374,7 @@ def test_a_handful_of_films_says_nothing_of_how_a_class_is_stored(tmp_path: Path
     assert "encoding-differs-all" in codes(leaks(make_zip(tmp_path / "b.zip", films)))
 
 
-def test_stray_files_are_told_and_harm_nothing(data: Path) -> None:
+def test_unlisted_files_are_reported_without_an_error(data: Path) -> None:
     films = load_dataset(data).films
     stray = encode_jpeg(film("virus", patient=801))
     (data / "train" / "stray.jpeg").write_bytes(stray)
@@ -396,7 +396,7 @@ def test_stray_files_are_told_and_harm_nothing(data: Path) -> None:
     assert found.shortcuts
 
 
-def test_names_that_only_look_like_the_archives_say_nothing_of_patients(tmp_path: Path) -> None:
+def test_names_that_only_resemble_the_archives_give_no_patients(tmp_path: Path) -> None:
     members = {
         f"train/{label}/s{study}/IM-{number:04d}-0001.png": encode(
             Image.fromarray(film(finding, patient=study, shot=number))
@@ -421,8 +421,8 @@ def test_a_leak_between_train_and_val_of_an_unprepared_folder(members: dict[str,
     assert "val" in {row.split for row in found.counts}
 
 
-def test_a_class_of_which_one_patient_fills_a_fold(members: dict[str, bytes], tmp_path: Path) -> None:
-    """Three patients, one of them in both parts: some training fold sees one side only."""
+def test_a_class_with_one_patient_that_fills_a_fold(members: dict[str, bytes], tmp_path: Path) -> None:
+    """Three patients, one of them in both splits: some training fold has films of one split only."""
     films = {name: held for name, held in members.items() if "NORMAL" not in name}
     shots = {
         patient: [encode_jpeg(film("normal", patient=patient, shot=shot)) for shot in range(10)]
@@ -436,7 +436,7 @@ def test_a_class_of_which_one_patient_fills_a_fold(members: dict[str, bytes], tm
     assert "patient-crosses-splits" in codes(found, "error")
 
 
-def test_a_rare_class_that_metadata_tell_is_a_warning(tmp_path: Path) -> None:
+def test_a_rare_class_that_metadata_reveal_is_a_warning(tmp_path: Path) -> None:
     films = {f"ill/{n:03d}.png": encode(Image.fromarray(film("virus", patient=n, size=(210, 230)))) for n in range(120)}
     films |= {f"well/{n}.jpeg": encode_jpeg(film("normal", patient=n, size=(210, 230))) for n in range(8)}
     found = audit(make_zip(tmp_path / "a.zip", films))
@@ -451,7 +451,7 @@ def test_nearly_identical_films_of_two_labels_are_a_warning(members: dict[str, b
 
 
 @pytest.mark.parametrize(
-    ("kind", "error", "said"),
+    ("kind", "error", "message"),
     [
         ("nothing", ArchiveError, "does not exist"),
         ("text", ArchiveError, "neither a folder nor a readable ZIP"),
@@ -459,7 +459,9 @@ def test_nearly_identical_films_of_two_labels_are_a_warning(members: dict[str, b
         ("damaged", DatasetError, "prepare the data set again"),
     ],
 )
-def test_what_cannot_be_audited(clean: Path, kind: str, error: type[Exception], said: str, tmp_path: Path) -> None:
+def test_subjects_that_cannot_be_audited(
+    clean: Path, kind: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "x"
     if kind == "text":
         path.write_text("no archive")
@@ -468,7 +470,7 @@ def test_what_cannot_be_audited(clean: Path, kind: str, error: type[Exception], 
     elif kind == "damaged":
         shutil.copytree(clean, path)
         (path / "manifest.csv").write_text("path,label\n")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         audit(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -515,7 +517,7 @@ def test_header_facts_of_every_format() -> None:
     assert not tiff.exif
 
 
-def test_features_change_with_what_they_are_of() -> None:
+def test_features_change_with_the_property_that_they_measure() -> None:
     luma = film("normal", patient=1, size=(300, 320))
 
     def vectors(changed: Any, content: bytes) -> Any:

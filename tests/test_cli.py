@@ -391,7 +391,7 @@ def test_cross_validation_and_training_with_its_evidence(command: Command, tmp_p
     recipe.write_text("".join(f"{name} = {value!r}\n" for name, value in TINY.items()))
     ask = ("cross-validate", "--data", data, "--out", out, "--recipe", recipe, "--epochs", 1, "--folds")
     assert_fails(command(*ask, 1), 2, "--folds", "greater than or equal to 2")
-    assert_fails(command(*ask, 9), 1, "has 4 patients, too few for 9 folds; ask for fewer.")
+    assert_fails(command(*ask, 9), 1, "has 4 patients, too few for 9 folds; choose fewer folds.")
     assert_fails(command("cross-validate", "--data", tmp_path / "gone", "--out", out), 2, "does not exist")
     assert_fails(command("cross-validate", "--data", tmp_path, "--out", out), 1, "not a prepared data set")
     assert not out.exists()

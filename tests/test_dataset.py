@@ -22,13 +22,13 @@ from pneumoscope.dataset.grammar import (
     Naming,
     follows_archive,
     identify,
-    published,
-    version2,
-    version3,
+    parse_published,
+    parse_version2,
+    parse_version3,
 )
-from pneumoscope.dataset.manifest import Film, format_manifest, parse_manifest
+from pneumoscope.dataset.manifest import Record, format_manifest, parse_manifest
 from pneumoscope.dataset.places import place
-from pneumoscope.dataset.split import Labelled, cut_patients
+from pneumoscope.dataset.split import LabelledFilm, cut_patients
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 from samples import INTERRUPTIBLE, REAL, encode, make_zip, ramp, small_films
@@ -76,13 +76,15 @@ def films_of_one_part_only() -> dict[str, bytes]:
     ],
 )
 def test_version2_names(stem: str, label: str, patient: str) -> None:
-    assert version2(stem) == published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION2)
-    assert version3(stem) is None
+    assert (
+        parse_version2(stem) == parse_published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION2)
+    )
+    assert parse_version3(stem) is None
 
 
 @pytest.mark.parametrize("stem", ["person1_fungus_1", "IM-0001", "VIRUS-1-2", "person_virus_1", "xIM-0001-0001", ""])
 def test_other_names_are_not_version2(stem: str) -> None:
-    assert version2(stem) is None
+    assert parse_version2(stem) is None
 
 
 @pytest.mark.parametrize(
@@ -95,18 +97,20 @@ def test_other_names_are_not_version2(stem: str) -> None:
     ],
 )
 def test_version3_names(stem: str, label: str, patient: str) -> None:
-    assert version3(stem) == published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION3)
-    assert version2(stem) is None
+    assert (
+        parse_version3(stem) == parse_published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION3)
+    )
+    assert parse_version2(stem) is None
 
 
 @pytest.mark.parametrize("stem", ["FUNGUS-1-1", "VIRUS-1", "VIRUS-1-1-1", "VIRUS--1", "person1_virus_1", ""])
 def test_other_names_are_not_version3(stem: str) -> None:
-    assert version3(stem) is None
+    assert parse_version3(stem) is None
 
 
 @given(number=st.integers(0, 10**6), film_number=st.integers(0, 10**6), label=st.sampled_from(["bacteria", "virus"]))
 def test_version2_names_carry_label_and_number(number: int, film_number: int, label: str) -> None:
-    found = version2(f"person{number}_{label}_{film_number}")
+    found = parse_version2(f"person{number}_{label}_{film_number}")
     assert found == Identity(label=label, patient=f"{label}/person{number}", naming=Naming.VERSION2)
 
 
@@ -121,8 +125,8 @@ def test_folder_and_name_must_agree() -> None:
     def read(name: str) -> Identity | str:
         return identify(name, place(name).folder, archive=True, patient_pattern=None)
 
-    assert read("NORMAL/person1_virus_1.jpeg") == "unknown label: the name says virus, the folder NORMAL"
-    assert read("PNEUMONIA/IM-0001-0001.jpeg") == "unknown label: the name says normal, the folder PNEUMONIA"
+    assert read("NORMAL/person1_virus_1.jpeg") == "unknown label: the file name states virus, the folder NORMAL"
+    assert read("PNEUMONIA/IM-0001-0001.jpeg") == "unknown label: the file name states normal, the folder PNEUMONIA"
     assert read("virus/person1_virus_1.jpeg") == Identity(
         label="virus", patient="virus/person1", naming=Naming.VERSION2
     )
@@ -142,20 +146,20 @@ def test_patients_by_pattern() -> None:
 
 
 FILMS = st.lists(
-    st.builds(Labelled, label=st.sampled_from("ab"), patient=st.integers(0, 25).map(str)), min_size=1, max_size=120
+    st.builds(LabelledFilm, label=st.sampled_from("ab"), patient=st.integers(0, 25).map(str)), min_size=1, max_size=120
 )
 
 
 @given(films=FILMS, fraction=st.floats(0.05, 0.6), seed=st.integers(0, 99))
 @settings(deadline=None)
-def test_cut_is_by_patient_near_the_fraction_and_independent_of_order(
-    films: list[Labelled], fraction: float, seed: int
+def test_a_split_is_by_patient_near_the_fraction_and_independent_of_order(
+    films: list[LabelledFilm], fraction: float, seed: int
 ) -> None:
     patients: defaultdict[str, set[str]] = defaultdict(set)
     for each in films:
         patients[each.label].add(each.patient)
     if any(len(holders) < 2 for holders in patients.values()):
-        with pytest.raises(DatasetError, match="one patient left to cut from"):
+        with pytest.raises(DatasetError, match="has too few patients"):
             cut_patients(films, fraction=fraction, seed=seed)
         return
     try:
@@ -173,13 +177,20 @@ def test_cut_is_by_patient_near_the_fraction_and_independent_of_order(
         assert abs(taken - wanted) <= 2 * max(sizes.values()) + 1
 
 
-def test_a_cut_that_cannot_be_made_says_so() -> None:
-    tied = [Labelled(label=label, patient=patient) for label in "ab" for patient in ("1", "2")]
+def test_an_impossible_split_is_an_error() -> None:
+    tied = [LabelledFilm(label=label, patient=patient) for label in "ab" for patient in ("1", "2")]
     chosen = cut_patients(tied, fraction=0.3, seed=0)
     assert len(chosen) == 1
-    chain = [("a", "1"), ("a", "2"), ("b", "2"), ("b", "3"), ("c", "3"), ("c", "1")]  # three classes, each pair tied
+    chain = [
+        ("a", "1"),
+        ("a", "2"),
+        ("b", "2"),
+        ("b", "3"),
+        ("c", "3"),
+        ("c", "1"),
+    ]  # each pair of classes shares a patient
     with pytest.raises(DatasetError, match="cannot be on both sides"):
-        cut_patients([Labelled(label=label, patient=patient) for label, patient in chain], fraction=0.3, seed=0)
+        cut_patients([LabelledFilm(label=label, patient=patient) for label, patient in chain], fraction=0.3, seed=0)
 
 
 def test_prepare_keeps_the_test_part_and_splits_by_patient(dataset: Dataset, phantom_folder: Path) -> None:
@@ -231,7 +242,7 @@ def test_manifest_columns_are_the_documented_ones(dataset: Dataset) -> None:
 
 
 def test_manifest_survives_a_round_trip() -> None:
-    odd = Film(
+    odd = Record(
         path='train/a/"x",\n.png', label="a", split="train", patient="a/1", source="s:é", file_sha256="0" * 64,
         luma_sha256="1" * 64, phash="2" * 64, width=3, height=4, bytes=5, mode="L",
     )  # fmt: skip
@@ -268,7 +279,7 @@ def test_other_class_folders_are_the_classes(tmp_path: Path) -> None:
 
 
 def hospital(root: Path, *, patient: str | None = None, suffix: str = "") -> Path:
-    """Two classes of eight DICOMs each, two of every patient, unless all are of the one given."""
+    """Two classes of eight DICOMs each, two per patient, or all of the given patient."""
     for label in ("cough", "none"):
         for number in range(8):
             data = dicom(speckle(label, number), PatientID=patient or f"{label}{number // 2}")
@@ -307,8 +318,8 @@ def test_a_pattern_outranks_dicom_headers(tmp_path: Path) -> None:
     assert {each.patient for each in load_dataset(tmp_path / "out").films} == {f"IM{at:05d}" for at in range(8)}
 
 
-def test_patient_ids_can_be_left_out(tmp_path: Path) -> None:
-    """Say, because somebody has put one in for each class."""
+def test_patient_ids_can_be_ignored(tmp_path: Path) -> None:
+    """For example because there is one identifier per class."""
     source = write_tree(
         tmp_path / "pacs",
         {f"{label}/{at}": dicom(speckle(label, at), PatientID=label) for label in ("ill", "well") for at in range(8)},
@@ -319,7 +330,7 @@ def test_patient_ids_can_be_left_out(tmp_path: Path) -> None:
     assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 16
 
 
-def test_one_identifier_on_some_films_names_nobody(tmp_path: Path) -> None:
+def test_one_identifier_on_some_films_is_not_a_patient(tmp_path: Path) -> None:
     source = hospital(tmp_path / "pacs", patient="ANONYMOUS")
     write_tree(source, {"cough/a.png": encode(Image.fromarray(ramp())), "DICOMDIR": bytes(128) + b"DICM"})
     summary = prepare([source], tmp_path / "out", QUARTER)
@@ -328,7 +339,7 @@ def test_one_identifier_on_some_films_names_nobody(tmp_path: Path) -> None:
     assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 17
 
 
-def test_one_identifier_on_all_films_names_nobody(tmp_path: Path) -> None:
+def test_one_identifier_on_all_films_is_not_a_patient(tmp_path: Path) -> None:
     summary = prepare([hospital(tmp_path / "pacs", patient="ANONYMOUS")], tmp_path / "out", QUARTER)
     assert not summary.sources[0].patients_named
     assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 16
@@ -345,9 +356,11 @@ def by_patient(*, deeper: str = "") -> dict[str, bytes]:
 @pytest.mark.parametrize("deeper", ["", "export/2026/"])
 def test_folders_of_patients_are_not_taken_for_classes(deeper: str, tmp_path: Path) -> None:
     source = write_tree(tmp_path / "source", by_patient(deeper=deeper))
-    with pytest.raises(UsageError, match=r"outermost folder \(2 names\) .* \(8 names, about 2 films in each\)") as told:
+    with pytest.raises(
+        UsageError, match=r"outermost folder \(2 names\) .* \(8 names, about 2 films in each\)"
+    ) as caught:
         prepare([source], tmp_path / "out", QUARTER)
-    assert "patientill0" not in str(told.value)
+    assert "patientill0" not in str(caught.value)
     assert not (tmp_path / "out").exists()
     outer = PrepareConfig(val_fraction=0.25, class_folder="outermost", patient_pattern=r"patient\w+\d")
     prepare([source], tmp_path / "out", outer)
@@ -355,7 +368,9 @@ def test_folders_of_patients_are_not_taken_for_classes(deeper: str, tmp_path: Pa
     assert made.classes == ("ill", "well")
     assert len({each.patient for each in made.films}) == 8
     inner = PrepareConfig(val_fraction=0.25, test_fraction=0.25, class_folder="innermost")
-    with pytest.raises(DatasetError, match="class 'patientill0' has one patient"):  # two films: too few to cut twice
+    with pytest.raises(
+        DatasetError, match="class 'patientill0' has too few patients"
+    ):  # two films: too few to split twice
         prepare([source], tmp_path / "inner", inner)
 
 
@@ -368,7 +383,7 @@ def test_folders_of_patients_are_not_taken_for_classes(deeper: str, tmp_path: Pa
         ("north/ill", "south/well"),
     ],
 )
-def test_ordinary_trees_stay_unambiguous(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_ordinary_trees_are_unambiguous(folders: tuple[str, ...], tmp_path: Path) -> None:
     members = {
         f"{folder}/{number}.png": encode(Image.fromarray(speckle(folder, number)))
         for folder in folders
@@ -378,7 +393,7 @@ def test_ordinary_trees_stay_unambiguous(folders: tuple[str, ...], tmp_path: Pat
     assert set(load_dataset(tmp_path / "out").classes) == {Path(folder).name for folder in folders}
 
 
-def test_a_set_to_evaluate_on_is_all_test(tmp_path: Path) -> None:
+def test_with_test_only_every_film_is_test(tmp_path: Path) -> None:
     source = write_tree(
         tmp_path / "source", class_folders(films=1) | {"train/cat/x.png": encode(Image.fromarray(ramp()))}
     )
@@ -390,8 +405,8 @@ def test_a_set_to_evaluate_on_is_all_test(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_a_set_for_a_final_model_is_all_train(tmp_path: Path) -> None:
-    """Films of a test part, too."""
+def test_with_train_only_every_film_is_train(tmp_path: Path) -> None:
+    """Films of a test part as well."""
     archive = make_zip(tmp_path / "a.zip", small_films())
     summary = prepare([archive], tmp_path / "out", PrepareConfig(train_only=True))
     made = load_dataset(tmp_path / "out")
@@ -428,7 +443,7 @@ def test_kaggles_copy_nested_twice_counts_once(tmp_path: Path) -> None:
     assert len(load_dataset(tmp_path / "out").films) == 36
 
 
-def test_same_name_different_film_are_both_kept(tmp_path: Path) -> None:
+def test_different_films_of_one_name_are_both_kept(tmp_path: Path) -> None:
     one, two = class_folders(), {name: encode(Image.fromarray(speckle(name, 99))) for name in class_folders(films=1)}
     prepare([write_tree(tmp_path / "one", one), write_tree(tmp_path / "two", two)], tmp_path / "out", QUARTER)
     out = load_dataset(tmp_path / "out")
@@ -455,7 +470,7 @@ def damaged_archive(tmp_path: Path) -> Path:
     return make_zip(tmp_path / "bad.zip", members)
 
 
-def test_everything_refused_is_named_and_the_rest_prepared(tmp_path: Path) -> None:
+def test_refused_files_are_named_and_the_rest_is_prepared(tmp_path: Path) -> None:
     summary = prepare([damaged_archive(tmp_path)], tmp_path / "out", QUARTER)
     reasons = {each.name: each.reason for each in summary.refused}
     assert len(reasons) == 4
@@ -479,11 +494,11 @@ def test_strict_makes_nothing(tmp_path: Path) -> None:
         ({}, "no usable image"),
         ({"cat/readme.txt": b"x"}, "no usable image"),
         (class_folders(("cat",)), r"only one class found \(cat\)"),
-        ({**class_folders(("cat",)), **class_folders(("dog",), films=1)}, "class 'dog' has one patient"),
+        ({**class_folders(("cat",)), **class_folders(("dog",), films=1)}, "class 'dog' has too few patients"),
         (films_of_one_part_only(), "test part only"),
     ],
 )  # fmt: skip
-def test_hopeless_sources(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
+def test_sources_that_give_no_data_set(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
     source = write_tree(tmp_path / "source", members)
     source.mkdir(exist_ok=True)
     with pytest.raises(DatasetError, match=words):
@@ -491,7 +506,7 @@ def test_hopeless_sources(tmp_path: Path, members: dict[str, bytes], words: str)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_existing_output_is_kept_unless_told_and_ours(tmp_path: Path, phantom_zip: Path) -> None:
+def test_existing_output_is_replaced_only_on_request_and_if_it_is_a_data_set(tmp_path: Path, phantom_zip: Path) -> None:
     write_tree(tmp_path / "out", {"precious.txt": b"1"})
     with pytest.raises(UsageError, match="--overwrite"):
         prepare([phantom_zip], tmp_path / "out", QUARTER)
@@ -516,7 +531,7 @@ def test_a_stray_image_does_not_change_how_an_archive_is_read(tmp_path: Path) ->
 
 
 def test_identical_films_under_two_patients_stay_in_one_split(tmp_path: Path) -> None:
-    """Without patients every film is its own; a copy under another name must still not leak."""
+    """Without patients every film is a patient of its own, but a copy under another name must not leak."""
     films: dict[str, bytes] = {}
     for label, shift in (("cat", 0), ("dog", 20)):
         for number in range(12):
@@ -557,7 +572,7 @@ def test_odd_names_links_and_suffixes(tmp_path: Path) -> None:
     summary = prepare([source], tmp_path / "out", PrepareConfig())
     reasons = {each.name: each.reason for each in summary.refused}
     assert "control characters" in reasons["cat/a\\x0db.png"]
-    assert "stray bytes" in reasons["cat/\\udcff.png"]
+    assert "undecodable bytes" in reasons["cat/\\udcff.png"]
     assert "linked folder" in reasons["emu"]
     assert reasons["cat/gone.png"] == "not a regular file"
     out = load_dataset(tmp_path / "out")
@@ -576,13 +591,13 @@ def test_long_names_used_twice_are_shortened(tmp_path: Path) -> None:
     assert len(load_dataset(tmp_path / "out").films) == 18
 
 
-def test_when_nothing_is_left_the_reasons_are_told(tmp_path: Path) -> None:
+def test_when_no_film_is_left_the_reasons_are_reported(tmp_path: Path) -> None:
     films = {**class_folders(("cat",)), "dog/1.png": b"text", "dog/2.png": b"text"}
     with pytest.raises(DatasetError, match=r"only one class found \(cat\).*2 inputs were refused:\n.*dog/1.png"):
         prepare([write_tree(tmp_path / "source", films)], tmp_path / "out", PrepareConfig())
 
 
-def test_a_class_whose_train_patients_are_all_tested_is_refused(tmp_path: Path) -> None:
+def test_a_class_whose_train_patients_are_all_test_patients_is_refused(tmp_path: Path) -> None:
     members = small_films()
     for name in list(members):
         if "virus" in name and "/train/" in name and "person1_" not in name:
@@ -594,10 +609,10 @@ def test_a_class_whose_train_patients_are_all_tested_is_refused(tmp_path: Path) 
         prepare([make_zip(tmp_path / "a.zip", members)], tmp_path / "out", QUARTER)
 
 
-def test_the_output_may_not_lie_in_a_source(tmp_path: Path) -> None:
+def test_the_output_must_not_be_inside_a_source(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "source", class_folders())
     for out in (source, source / "out"):
-        with pytest.raises(UsageError, match="lies inside the source"):
+        with pytest.raises(UsageError, match="is inside the source"):
             prepare([source], out, PrepareConfig(), overwrite=True)
     assert sorted(path.name for path in source.iterdir()) == ["cat", "dog"]
 
@@ -614,7 +629,7 @@ def test_bad_groups_and_patterns(tmp_path: Path, phantom_zip: Path) -> None:
 
 @pytest.mark.slow
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    """Stop the command while it reads, as a user does; the output must not be there."""
+    """Interrupt the command while it reads, as a user does; there must be no output."""
     members = {
         f"{finding}/{n:04d}.jpeg": encode_jpeg(film(finding, patient=n % 9, size=(600, 700)))
         for finding in FINDINGS[:2]
@@ -632,7 +647,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_changed_film_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_changed_film_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
     copy = load_dataset(Path(shutil.copytree(dataset.root, tmp_path / "copy")))
     film_row = copy.films[0]
     path = copy.root / film_row.path

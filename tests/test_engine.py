@@ -190,7 +190,7 @@ def test_a_dicoms_notes_and_age_are_told(engine: Engine) -> None:
     told = engine.predict(dicoms.dicom(luma, PatientAge="034Y", Modality=None))
     assert told.status != "rejected"
     assert any("34 years old; the model was trained on ages 1 to 5" in reason for reason in told.reasons)
-    assert any("does not say its modality" in reason for reason in told.reasons)
+    assert any("does not state its modality" in reason for reason in told.reasons)
     assert (
         engine.predict(dicoms.dicom(luma, PatientAge="003Y")).reasons
         == engine.predict(encode(Image.fromarray(luma))).reasons

@@ -1,4 +1,4 @@
-"""Fetching, against a real server that misbehaves in every way servers do."""
+"""Downloads from a real server that misbehaves in the ways servers do."""
 
 import hashlib
 import io
@@ -17,9 +17,9 @@ import pytest
 
 from local_server import Server, serving
 from pneumoscope.archive import fetch, open_source
-from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
-from pneumoscope.archive.known_archives import PUBLISHED
-from pneumoscope.archive.remote import Patience
+from pneumoscope.archive.fetch import ExpectedFile, fetch_file, fetch_films
+from pneumoscope.archive.known_archives import PUBLISHED_ARCHIVES
+from pneumoscope.archive.remote import RetryPolicy
 from pneumoscope.dataset import PrepareConfig, prepare
 from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.progress import Listener
@@ -27,7 +27,7 @@ from samples import as_version3, make_zip, small_films
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(timeout=0.5, attempts=4, first_attempts=3, first_wait=0.01, longest_wait=0.05)
+QUICK = RetryPolicy(timeout=0.5, attempts=4, first_attempts=3, first_wait=0.01, longest_wait=0.05)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def server() -> Iterator[Server]:
 
 
 def get(server: Server, behaviour: str, path: Path, *, size: int | None = len(CONTENT), sha256: str = SHA256) -> bool:
-    return fetch_file(Wanted(url=server.url(behaviour), sha256=sha256, size=size), path, patience=QUICK)
+    return fetch_file(ExpectedFile(url=server.url(behaviour), sha256=sha256, size=size), path, policy=QUICK)
 
 
 def left(folder: Path) -> set[str]:
@@ -57,13 +57,13 @@ def test_a_bad_server_still_gives_the_right_file(
     assert left(tmp_path) == {"a.zip"}
 
 
-def test_a_broken_connection_goes_on_by_range(server: Server, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed_by_range(server: Server, tmp_path: Path) -> None:
     get(server, "breaks", tmp_path / "a.zip")
     third = len(CONTENT) // 3
     assert [held for _, held in server.asked] == [None, f"bytes={third + 1}-", f"bytes={2 * third + 3}-"]
 
 
-def test_a_kept_part_is_continued_and_a_foreign_one_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_kept_part_is_resumed_and_a_foreign_one_is_replaced(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:1234])
     get(server, "good", tmp_path / "a.zip")
     (tmp_path / "b.zip.part").write_bytes(b"x" * 1234)
@@ -78,56 +78,56 @@ def test_a_kept_part_is_continued_and_a_foreign_one_is_fetched_anew(server: Serv
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "message"),
     [
-        ("missing", "it answers 404 Not Found; check the address"),
+        ("missing", "the server answers 404 Not Found; check the URL"),
         ("circle", "redirects in a circle"),
         ("announces-more", "offers 300,007 bytes, expected 300,000: it is another file"),
         ("announces-less", "offers 299,993 bytes, expected 300,000: it is another file"),
         ("corrupt", "sent another file: its SHA-256 is"),
     ],
 )
-def test_what_asking_again_cannot_mend_fails_at_once_and_keeps_nothing(
-    server: Server, behaviour: str, said: str, tmp_path: Path
+def test_permanent_failures_are_not_retried_and_keep_nothing(
+    server: Server, behaviour: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArchiveError, match=said):
+    with pytest.raises(ArchiveError, match=message):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] == (21 if behaviour == "circle" else 1)
     assert not left(tmp_path)
 
 
 @pytest.mark.parametrize("behaviour", ["announces-more", "announces-less"])
-def test_a_lie_about_an_unknown_size_never_gives_a_wrong_file(server: Server, behaviour: str, tmp_path: Path) -> None:
+def test_a_wrong_size_never_gives_a_wrong_file(server: Server, behaviour: str, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError):
         get(server, behaviour, tmp_path / "a.zip", size=None)
     assert not (tmp_path / "a.zip").exists()
 
 
 @pytest.mark.parametrize(("behaviour", "times"), [("always-busy", 3), ("breaks-at-once", 3), ("wrong-range", 5)])
-def test_a_hopeless_server_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="Run the same command again to go on"):
+def test_a_server_that_keeps_failing_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="Run the same command again to continue"):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] <= times
     assert not (tmp_path / "a.zip").exists()
 
 
-def test_no_server_and_no_address(tmp_path: Path) -> None:
+def test_an_unreachable_server_and_an_invalid_url(tmp_path: Path) -> None:
     with serving(b"") as gone:
         url = gone.url("good")
     with pytest.raises(ArchiveError, match=r"cannot be fetched .*refused.* Is this machine online\?"):
-        fetch_file(Wanted(url=url, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
+        fetch_file(ExpectedFile(url=url, sha256=SHA256, size=None), tmp_path / "a.zip", policy=QUICK)
     for address in ("ftp://example.org/a.zip", "nonsense", "http://", f"http://{'a' * 70}.com/x", "http://.com/"):
-        with pytest.raises(UsageError, match="not an address"):
-            fetch_file(Wanted(url=address, sha256=SHA256, size=None), tmp_path / "a.zip", patience=QUICK)
+        with pytest.raises(UsageError, match="is not a URL"):
+            fetch_file(ExpectedFile(url=address, sha256=SHA256, size=None), tmp_path / "a.zip", policy=QUICK)
 
 
-def test_what_is_there_already_is_verified_and_never_overwritten(server: Server, tmp_path: Path) -> None:
+def test_an_existing_file_is_verified_and_never_overwritten(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(CONTENT)
     assert not get(server, "good", path)
     assert not server.asked
     path.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="exists and is not the file asked for"):
+    with pytest.raises(UsageError, match="exists and is not the expected file"):
         get(server, "good", path)
     assert path.read_bytes() == b"mine"
 
@@ -145,11 +145,11 @@ def test_proxies_come_from_the_environment(server: Server, tmp_path: Path, monke
     monkeypatch.setenv("HTTP_PROXY", server.url("").rstrip("/"))
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    wanted = Wanted(url="http://archive.invalid/good", sha256=SHA256, size=None)
-    assert fetch_file(wanted, tmp_path / "a.zip", patience=QUICK)
+    wanted = ExpectedFile(url="http://archive.invalid/good", sha256=SHA256, size=None)
+    assert fetch_file(wanted, tmp_path / "a.zip", policy=QUICK)
     monkeypatch.setenv("HTTP_PROXY", "gopher://nowhere")
-    with pytest.raises(UsageError, match="the proxy that the environment names"):
-        fetch_file(wanted, tmp_path / "b.zip", patience=QUICK)
+    with pytest.raises(UsageError, match="the proxy in the environment"):
+        fetch_file(wanted, tmp_path / "b.zip", policy=QUICK)
 
 
 def test_progress_counts_every_byte_once(server: Server, tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_progress_counts_every_byte_once(server: Server, tmp_path: Path) -> None
 
     for behaviour in ("breaks", "no-ranges-breaks-once"):
         ear = Ear()
-        wanted = Wanted(url=server.url(behaviour), sha256=SHA256, size=len(CONTENT))
-        fetch_file(wanted, tmp_path / f"{behaviour}.zip", patience=QUICK, listener=ear)
+        wanted = ExpectedFile(url=server.url(behaviour), sha256=SHA256, size=len(CONTENT))
+        fetch_file(wanted, tmp_path / f"{behaviour}.zip", policy=QUICK, listener=ear)
         assert ear.counted == {f"fetching {behaviour}.zip": len(CONTENT), "checking SHA-256": len(CONTENT)}
 
 
@@ -179,7 +179,7 @@ def size_of(path: Path) -> int:
 
 
 def kill_when(progress: Callable[[], int], reached: int, *arguments: object) -> bool:
-    """Run the command and kill it when it has come so far; return whether it was killed."""
+    """Run the command and kill it at this progress; return whether it was killed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pneumoscope", "data", "fetch", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
@@ -200,7 +200,7 @@ def kill_when(progress: Callable[[], int], reached: int, *arguments: object) -> 
         process.communicate()
 
 
-def test_twenty_kills_at_random_points_never_cost_the_right_hash(tmp_path: Path) -> None:
+def test_the_hash_is_right_after_twenty_kills_at_random_points(tmp_path: Path) -> None:
     draw = random.Random(1)
     content = draw.randbytes(2_000_000)
     digest = hashlib.sha256(content).hexdigest()
@@ -217,17 +217,17 @@ def test_twenty_kills_at_random_points_never_cost_the_right_hash(tmp_path: Path)
             assert hashlib.sha256((out / "ChestXRay2017.zip").read_bytes()).hexdigest() == digest
             assert left(out) == {"ChestXRay2017.zip"}
         assert kills == 20
-        assert sum(held is not None for _, held in running.asked) >= 15, "it went on, and did not begin anew"
+        assert sum(held is not None for _, held in running.asked) >= 15, "it was resumed, and did not start again"
 
 
 def test_two_fetches_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:
-    with fetch._locked(tmp_path / "a.zip.part"), pytest.raises(UsageError, match="another fetch"):
+    with fetch._locked(tmp_path / "a.zip.part"), pytest.raises(UsageError, match="another download"):
         get(server, "good", tmp_path / "a.zip")
 
 
 @pytest.fixture(scope="module")
 def version3_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of version 3's shape: chest films between much that is not ours."""
+    """An archive like version 3: chest films among many other images."""
     draw = random.Random(2)
     eyes = {f"CellData/OCT/train/CNV/CNV-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
     more = {f"CellData/OCT/test/DRUSEN/DRUSEN-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
@@ -238,7 +238,9 @@ def version3_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def films(server: Server, behaviour: str, folder: Path, listener: Listener | None = None) -> int | None:
-    return fetch_films(PUBLISHED[3], folder, url=server.url(behaviour), patience=QUICK, listener=listener or Listener())
+    return fetch_films(
+        PUBLISHED_ARCHIVES[3], folder, url=server.url(behaviour), policy=QUICK, listener=listener or Listener()
+    )
 
 
 @pytest.fixture
@@ -248,9 +250,9 @@ def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_reads")
 @pytest.mark.parametrize("behaviour", ["good", "redirect", "busy-twice", "breaks", "corrupt-once"])
-def test_the_chest_films_alone_come_by_ranges(version3_zip: Path, behaviour: str, tmp_path: Path) -> None:
+def test_only_the_chest_films_are_fetched_by_ranges(version3_zip: Path, behaviour: str, tmp_path: Path) -> None:
     with serving(version3_zip.read_bytes()) as running:
-        if behaviour == "corrupt-once":  # the damaged byte lies in the middle, which must be a film
+        if behaviour == "corrupt-once":  # the damaged byte is in the middle, which must be a film
             assert b"BACTERIA" in running.content[len(running.content) // 2 - 4000 :][:8000]
         assert films(running, behaviour, tmp_path / "chest") == 36
         if behaviour == "good":
@@ -281,12 +283,12 @@ def test_films_that_are_there_are_not_fetched_again(version3_zip: Path, tmp_path
                 assert (tmp_path / "two" / name).read_bytes() == archive.read(name)
         assert films(running, "good", tmp_path / "two") is None
         next((tmp_path / "two").rglob("*.jpeg")).write_bytes(b"mine")
-        with pytest.raises(UsageError, match="is not what would be fetched"):
+        with pytest.raises(UsageError, match="does not contain the films"):
             films(running, "good", tmp_path / "two")
 
 
 @pytest.mark.usefixtures("small_reads")
-def test_nothing_foreign_gets_under_the_final_name(version3_zip: Path, tmp_path: Path) -> None:
+def test_foreign_files_never_get_the_final_name(version3_zip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chest.part" / "CellData" / "chest_xray" / "train" / "NORMAL"
     folder.mkdir(parents=True)
     (folder / "NORMAL-999-0001.jpeg").write_bytes(b"of another mirror")
@@ -295,12 +297,12 @@ def test_nothing_foreign_gets_under_the_final_name(version3_zip: Path, tmp_path:
         assert films(running, "good", tmp_path / "chest") == 36
         assert len([path for path in (tmp_path / "chest").rglob("*") if path.is_file()]) == 36
         (tmp_path / "empty").mkdir()
-        with pytest.raises(UsageError, match="is not what would be fetched"):
+        with pytest.raises(UsageError, match="does not contain the films"):
             films(running, "good", tmp_path / "empty")
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
-def test_a_page_instead_of_the_rest_does_not_cost_what_is_kept(
+def test_a_web_page_instead_of_the_rest_does_not_destroy_the_kept_part(
     server: Server, size: int | None, tmp_path: Path
 ) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:-9])
@@ -311,7 +313,7 @@ def test_a_page_instead_of_the_rest_does_not_cost_what_is_kept(
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_a_whole_part_is_finished_though_the_server_says_little(server: Server, tmp_path: Path) -> None:
+def test_a_complete_part_is_finished_without_a_known_size(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT)
     get(server, "curt", tmp_path / "a.zip", size=None)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
@@ -324,7 +326,9 @@ def test_a_whole_part_is_finished_though_the_server_says_little(server: Server, 
     ("behaviour", "error"),
     [("to-nowhere", UsageError), ("to-ftp", UsageError), ("long-numbers", ArchiveError)],
 )
-def test_odd_answers_are_one_sentence(server: Server, behaviour: str, error: type[Exception], tmp_path: Path) -> None:
+def test_unusual_responses_give_a_one_sentence_error(
+    server: Server, behaviour: str, error: type[Exception], tmp_path: Path
+) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:10])
     with pytest.raises(error):
         get(server, behaviour, tmp_path / "a.zip")
@@ -333,16 +337,18 @@ def test_odd_answers_are_one_sentence(server: Server, behaviour: str, error: typ
 
 @pytest.mark.usefixtures("small_reads")
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "message"),
     [
-        ("no-ranges", "does not serve parts of a file; fetch the whole of it with --full"),
-        ("no-length", "does not say how large it is"),
-        ("corrupt", "arrived damaged .* 3 times; what came whole is kept"),
+        ("no-ranges", "does not serve parts of a file; fetch the whole file with --full"),
+        ("no-length", "does not state its size"),
+        ("corrupt", "arrived damaged .* 3 times; the films that arrived whole are kept"),
         ("missing", "404"),
     ],
 )
-def test_films_that_cannot_be_fetched_by_ranges(version3_zip: Path, behaviour: str, said: str, tmp_path: Path) -> None:
-    with serving(version3_zip.read_bytes()) as running, pytest.raises(ArchiveError, match=said):
+def test_films_that_cannot_be_fetched_by_ranges(
+    version3_zip: Path, behaviour: str, message: str, tmp_path: Path
+) -> None:
+    with serving(version3_zip.read_bytes()) as running, pytest.raises(ArchiveError, match=message):
         films(running, behaviour, tmp_path / "chest")
     assert not (tmp_path / "chest").exists()
 
@@ -352,17 +358,17 @@ def test_remote_files_that_are_not_version_3(kind: str, tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a/chest_xray/../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
-    content, said = {
+    content, message = {
         "no zip": (CONTENT, "is not a readable ZIP archive"),
-        "other zip": (stream.getvalue(), "holds no folder chest_xray"),
+        "other zip": (stream.getvalue(), "contains no folder chest_xray"),
         "unsafe": (stream.getvalue(), "unsafe path"),
     }[kind]
-    with serving(content) as running, pytest.raises(ArchiveError, match=said):
+    with serving(content) as running, pytest.raises(ArchiveError, match=message):
         films(running, "good", tmp_path / "chest")
     assert not (tmp_path / "x.jpeg").exists()
 
 
-def test_kills_of_a_version_3_fetch_are_outlived(version3_zip: Path, tmp_path: Path) -> None:
+def test_a_killed_version_3_fetch_is_resumed(version3_zip: Path, tmp_path: Path) -> None:
     draw, kills = random.Random(3), 0
     with serving(version3_zip.read_bytes()) as running:
         command = ("--version", 3, "--out", tmp_path, "--url", running.url("slow"), "--quiet")
@@ -381,35 +387,35 @@ def test_kills_of_a_version_3_fetch_are_outlived(version3_zip: Path, tmp_path: P
 
 
 def test_the_published_archives_are_the_documented_ones() -> None:
-    assert {version: each.file for version, each in PUBLISHED.items()} == {
+    assert {version: each.file for version, each in PUBLISHED_ARCHIVES.items()} == {
         2: "ChestXRay2017.zip",
         3: "ZhangLabData.zip",
     }
-    for each in PUBLISHED.values():
+    for each in PUBLISHED_ARCHIVES.values():
         assert each.url.startswith("https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/")
         assert len(each.sha256) == 64
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("--version", "4"), 2, "Input should be less than or equal to 3"),
         (("--version", "2", "--full"), 2, "--full is for version 3"),
         (("--version", "2", "--sha256", "abc"), 2, "64 hexadecimal digits"),
         (("--version", "3", "--sha256", "0" * 64), 2, "needs --full"),
-        (("--version", "2", "--url", "nonsense"), 2, "not an address"),
+        (("--version", "2", "--url", "nonsense"), 2, "is not a URL"),
     ],
 )
 def test_wrong_usage_of_the_command(
-    command: Callable[..., SimpleNamespace], arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+    command: Callable[..., SimpleNamespace], arguments: tuple[str, ...], code: int, message: str, tmp_path: Path
 ) -> None:
     done = command("data", "fetch", *arguments, "--out", tmp_path / "out")
     assert done.code == code
-    assert said in " ".join(done.err.replace("│", " ").split())
+    assert message in " ".join(done.err.replace("│", " ").split())
     assert "Traceback" not in done.err
 
 
-def test_the_command_tells_what_comes_next(
+def test_the_command_names_the_next_step(
     command: Callable[..., SimpleNamespace], server: Server, tmp_path: Path
 ) -> None:
     arguments = ("data", "fetch", "--version", 2, "--out", tmp_path, "--url", server.url("good"), "--sha256", SHA256)
@@ -421,4 +427,4 @@ def test_the_command_tells_what_comes_next(
     assert "already there" in command(*arguments).err
     failed = command(*arguments[:-1], "0" * 64)
     assert failed.code == 2
-    assert "exists and is not the file asked for" in failed.err
+    assert "exists and is not the expected file" in failed.err

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pneumoscope.contract import InputRule
-from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset import Dataset, Record
 from pneumoscope.dataset.stress import stress_film
 from pneumoscope.errors import DatasetError, RunError, UsageError
 from pneumoscope.imaging import load_input
@@ -164,7 +164,7 @@ def test_a_resume_keeps_everything_that_shapes_the_folds(done: Finished, dataset
 
 
 def test_a_refused_cross_validation_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"patients, too few for 50 folds; ask for fewer\."):
+    with pytest.raises(DatasetError, match=r"patients, too few for 50 folds; choose fewer folds\."):
         cross_validate(dataset, tiny(), tmp_path / "cv", folds=50)
     for choice in ({"patience": 2}, {"keep": "best"}):
         with pytest.raises(UsageError, match="by the films that cross-validation tests on; leave them out"):
@@ -193,7 +193,7 @@ def test_a_stress_film_that_is_blank_is_left_out(dataset: Dataset, monkeypatch: 
     np.testing.assert_array_equal(whole, again)
     assert not np.array_equal(whole, other)
 
-    def all_but_one(film: Film, *rest: Any, **options: Any) -> Any:
+    def all_but_one(film: Record, *rest: Any, **options: Any) -> Any:
         return None if film == films[1] else stress_film(film, *rest, **options)
 
     monkeypatch.setattr("pneumoscope.training.folds.stress_film", all_but_one)

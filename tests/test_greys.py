@@ -1,4 +1,4 @@
-"""What is left of a film's greys: nearly nothing is refused, and little is told."""
+"""Films that have lost greys: one with hardly any left is refused, one with few left is read with a remark."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from pneumoscope.phantom import film
 from samples import encode
 
 CHEST = film("normal", patient=1, size=(120, 150)).astype(np.uint16) * 16
-LOOK = "that was followed, but look whether its lungs are dark."
+LOOK = "that was followed, but check whether its lungs are dark."
 
 
 def table(start: int, bits: int, entries: NDArray[Any]) -> Sequence:
@@ -28,15 +28,15 @@ def table(start: int, bits: int, entries: NDArray[Any]) -> Sequence:
     return Sequence([item])
 
 
-def chest(**said: Any) -> Radiograph:
-    return read_radiograph(dicom(CHEST, BitsStored=12, **said))
+def chest(**header: Any) -> Radiograph:
+    return read_radiograph(dicom(CHEST, BitsStored=12, **header))
 
 
 def notes(read: Radiograph) -> list[str]:
     return [reason.text for reason in read.notes if reason.code == "note"]
 
 
-def test_a_window_that_leaves_nearly_nothing_is_no_film() -> None:
+def test_a_window_that_leaves_nearly_nothing_is_refused() -> None:
     for centre, words in (
         (-9000, "window leaves 100% of the film white"),
         (90_000, "window leaves 100% of the film bl"),
@@ -48,7 +48,7 @@ def test_a_window_that_leaves_nearly_nothing_is_no_film() -> None:
         chest(WindowCenter=2000, WindowWidth=400_000)
 
 
-def test_a_window_that_leaves_little_is_told() -> None:
+def test_a_window_that_leaves_little_is_reported() -> None:
     low, high = np.quantile(CHEST, [0.3, 0.7])
     read = chest(WindowCenter=(low + high) / 2, WindowWidth=high - low)
     assert [reason.code for reason in read.notes] == ["greys"]
@@ -56,7 +56,7 @@ def test_a_window_that_leaves_little_is_told() -> None:
     assert "black and" in read.notes[0].text
 
 
-def test_another_window_of_the_file_is_taken_first() -> None:
+def test_another_window_of_the_file_is_tried_before_a_refusal() -> None:
     good = chest(WindowCenter=2048, WindowWidth=4096)
     assert good.notes == ()
     read = chest(WindowCenter=[-9000, 2048], WindowWidth=[100, 4096])
@@ -67,7 +67,7 @@ def test_another_window_of_the_file_is_taken_first() -> None:
     assert "VOI LUT leaves 100% of the film black, so the DICOM's window was used" in notes(both)[0]
 
 
-def test_a_table_of_fewer_bits_than_it_says_is_read_as_of_its_own() -> None:
+def test_a_lut_that_uses_fewer_bits_than_it_states_is_read_by_those() -> None:
     shallow = chest(VOILUTSequence=table(0, 12, np.arange(4096)))
     deep = chest(VOILUTSequence=table(0, 16, np.arange(4096) // 64))
     assert np.abs(deep.luma.astype(int) - shallow.luma).max() <= 4
@@ -78,13 +78,13 @@ def test_a_table_of_fewer_bits_than_it_says_is_read_as_of_its_own() -> None:
         assert f"as one of {bits} bits was used" in notes(of_its_bits)[0]
 
 
-def test_a_film_that_is_nearly_all_padding_is_none() -> None:
+def test_a_film_that_is_nearly_all_padding_is_refused() -> None:
     few = np.where(np.quantile(CHEST, 0.95) > CHEST, 7, CHEST)
     with pytest.raises(ImageError, match=r"the DICOM's padding leaves 9\d% of the film black"):
         read_radiograph(dicom(few, BitsStored=12, PixelPaddingValue=7))
 
 
-def test_what_was_asked_of_polarity_twice_is_told() -> None:
+def test_contradictions_about_polarity_are_noted() -> None:
     plain, turned = chest(WindowCenter=2048, WindowWidth=4096), chest(RescaleSlope=-1, RescaleIntercept=4095)
     assert notes(turned) == [f"the DICOM's rescale slope is negative; {LOOK}"]
     inverse = chest(PresentationLUTShape="INVERSE", WindowCenter=2048, WindowWidth=4096)
@@ -97,7 +97,7 @@ def test_what_was_asked_of_polarity_twice_is_told() -> None:
     assert notes(chest(ModalityLUTSequence=falling)) == [f"the DICOM's Modality LUT falls; {LOOK}"]
 
 
-def test_one_value_is_said_only_of_stored_pixels() -> None:
+def test_blank_refers_to_stored_pixels_only() -> None:
     with pytest.raises(ImageError, match="blank: every pixel of the DICOM has the same value"):
         read_radiograph(dicom(np.full_like(CHEST, 77), BitsStored=12))
     with pytest.raises(ImageError, match="leaves 100% of the film") as refusal:
@@ -108,14 +108,14 @@ def test_one_value_is_said_only_of_stored_pixels() -> None:
         read_radiograph(encode(clear))
 
 
-def test_pictures_without_a_header_are_judged_alike() -> None:
+def test_other_formats_are_checked_for_greys_too() -> None:
     black = np.zeros((100, 100), np.uint8)
     black[:5] = np.arange(100)
     with pytest.raises(ImageError, match=r"9\d% of the film is black: too little to judge") as refusal:
         read_radiograph(encode(Image.fromarray(black)))
     assert refusal.value.code == "greys"
     dead = CHEST.copy()
-    dead[0, 0] = 65535  # one dead pixel takes most of the range of a film of 12 bits
+    dead[0, 0] = 65535  # one dead pixel takes up most of the range of a 12-bit film
     read = read_radiograph(encode(Image.fromarray(dead)))
     assert [reason.code for reason in read.notes] == ["greys"]
     assert "levels of grey" in read.notes[0].text
@@ -131,17 +131,22 @@ def test_pictures_without_a_header_are_judged_alike() -> None:
     seed=st.integers(0, 5),
 )
 @settings(max_examples=300, deadline=None)
-def test_no_film_beyond_a_limit_is_read_without_a_word(
+def test_no_film_beyond_a_limit_is_read_without_a_remark(
     *, centre: float, width: float, slope: float, scale: float, use_table: bool, negative: bool, seed: int
 ) -> None:
-    """Beyond the hard limit: never read. Beyond the soft one: never without the reason."""
+    """Beyond the hard limit a film is never read; beyond the soft limit it is never read without the remark."""
     values = (film("virus", patient=seed, size=(64, 72)).astype(np.uint16) * 16 * min(scale, 1)).astype(np.uint16)
-    said: dict[str, Any] = {"WindowCenter": centre, "WindowWidth": width, "RescaleSlope": slope, "RescaleIntercept": 0}
+    header: dict[str, Any] = {
+        "WindowCenter": centre,
+        "WindowWidth": width,
+        "RescaleSlope": slope,
+        "RescaleIntercept": 0,
+    }
     if use_table:
-        said = {"VOILUTSequence": table(max(0, int(centre)), 12, np.clip(np.arange(4096) * scale, 0, 4095))}
+        header = {"VOILUTSequence": table(max(0, int(centre)), 12, np.clip(np.arange(4096) * scale, 0, 4095))}
     photometric = "MONOCHROME1" if negative else "MONOCHROME2"
     try:
-        read = read_radiograph(dicom(values, BitsStored=12, PhotometricInterpretation=photometric, **said))
+        read = read_radiograph(dicom(values, BitsStored=12, PhotometricInterpretation=photometric, **header))
     except ImageError as refusal:
         assert refusal.code in ("greys", "blank")  # noqa: PT017  # either outcome is right
         return

@@ -1,4 +1,4 @@
-"""One ZIP archive of everything that ZIP archives were made to do harm with."""
+"""One ZIP archive with every known way in which ZIP archives do harm."""
 
 import re
 import stat
@@ -20,7 +20,7 @@ FOLDER = "chest_xray/train/NORMAL"
 
 
 def zip64(name: str, data: bytes, *, claimed: int) -> bytes:
-    """A one-member ZIP64 archive whose directory claims another unpacked size (APPNOTE 6.3.10, 4.5.3)."""
+    """A one-member ZIP64 archive whose directory states another unpacked size (APPNOTE 6.3.10, 4.5.3)."""
     encoded, see_extra, date = name.encode(), 0xFFFFFFFF, 33
     true, lying = (struct.pack("<HHQQ", 1, 16, size, len(data)) for size in (len(data), claimed))
     sizes = zlib.crc32(data), see_extra, see_extra, len(encoded), len(true)
@@ -33,7 +33,7 @@ def zip64(name: str, data: bytes, *, claimed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Good films between members that are not."""
+    """Good films among hostile members."""
     path = tmp_path_factory.mktemp("hostile") / "hostile.zip"
     link = zipfile.ZipInfo(f"{FOLDER}/IM-0101-0001.jpeg")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -51,12 +51,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         archive.writestr(f"{FOLDER}/IM-0107-0001.jpeg", bytes(9_000_000), zipfile.ZIP_DEFLATED)
         archive.writestr(f"{FOLDER}/IM-0108-0001.jpeg", b"secret")
     content = bytearray(path.read_bytes())
-    content[content.rfind(b"PK\x01\x02") + 8] |= 1  # the flag that says encrypted
+    content[content.rfind(b"PK\x01\x02") + 8] |= 1  # the flag of an encrypted member
     path.write_bytes(content)
     return path
 
 
-def test_every_hostile_member_has_its_line_and_the_films_survive(
+def test_every_hostile_member_is_reported_and_the_films_are_kept(
     hostile: Path, tmp_path: Path, command: Callable[..., SimpleNamespace]
 ) -> None:
     desk = tmp_path / "a" / "b" / "c" / "d"
@@ -70,7 +70,7 @@ def test_every_hostile_member_has_its_line_and_the_films_survive(
         "hostile.zip:/IM-0104-0001.jpeg: unsafe path in the archive",
         "hostile.zip:C:/IM-0105-0001.jpeg: unsafe path in the archive",
         f"hostile.zip:{FOLDER}/IM-0101-0001.jpeg: a symbolic link",
-        f"hostile.zip:{FOLDER}/IM-0106-0001.jpeg: the archive holds this name twice",
+        f"hostile.zip:{FOLDER}/IM-0106-0001.jpeg: the archive contains this name twice",
         f"hostile.zip:{FOLDER}/IM-0107-0001.jpeg: decompression bomb",
         f"hostile.zip:{FOLDER}/IM-0108-0001.jpeg: encrypted",
     ):
@@ -80,27 +80,27 @@ def test_every_hostile_member_has_its_line_and_the_films_survive(
     assert not list(tmp_path.rglob("*.partial-*"))
 
 
-@pytest.mark.parametrize(("claimed", "said"), [(1 << 40, "at most 100,000,000 are accepted"), (40, "damaged")])
-def test_zip64_sizes_that_lie(claimed: int, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("claimed", "message"), [(1 << 40, "at most 100,000,000 are accepted"), (40, "damaged")])
+def test_wrong_zip64_sizes_are_detected(claimed: int, message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(zip64(f"{FOLDER}/IM-0001-0001.jpeg", bytes(range(256)) * 40, claimed=claimed))
     with open_source(path, max_bytes=100_000_000) as found:
         if found.problems:
-            assert said in found.problems[0].reason
+            assert message in found.problems[0].reason
         else:
-            with pytest.raises(ArchiveError, match=said):
+            with pytest.raises(ArchiveError, match=message):
                 found.members[0].read()
 
 
-def test_an_honest_zip64_is_read(tmp_path: Path) -> None:
+def test_a_correct_zip64_is_read(tmp_path: Path) -> None:
     data = bytes(range(256)) * 40
     (tmp_path / "a.zip").write_bytes(zip64("a/1.jpeg", data, claimed=len(data)))
     with open_source(tmp_path / "a.zip", max_bytes=100_000_000) as found:
         assert found.members[0].read() == data
 
 
-@pytest.mark.parametrize("offset", [12, 16])  # of the size and the place of the directory
-def test_a_directory_that_is_not_where_it_says(offset: int, hostile: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("offset", [12, 16])  # of the directory's size and of its offset
+def test_a_directory_at_another_place_than_stated_is_refused(offset: int, hostile: Path, tmp_path: Path) -> None:
     content = bytearray(hostile.read_bytes())
     end = content.rfind(b"PK\x05\x06")
     content[end + offset : end + offset + 4] = b"\xfe\xff\xff\x0f"
@@ -111,7 +111,7 @@ def test_a_directory_that_is_not_where_it_says(offset: int, hostile: Path, tmp_p
     assert not (tmp_path / "data").exists()
 
 
-def test_two_hundred_thousand_empty_members_are_survived(tmp_path: Path) -> None:
+def test_two_hundred_thousand_empty_members_are_refused_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "empty.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in small_films().items():
@@ -124,7 +124,7 @@ def test_two_hundred_thousand_empty_members_are_survived(tmp_path: Path) -> None
     assert {each.reason for each in summary.refused} == {"the file is empty."}
 
 
-def test_many_refusals_of_one_kind_are_told_in_a_few_lines(
+def test_many_refusals_of_one_kind_are_reported_in_a_few_lines(
     tmp_path: Path, command: Callable[..., SimpleNamespace]
 ) -> None:
     path = tmp_path / "empty.zip"

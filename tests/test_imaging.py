@@ -18,9 +18,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 import dicoms
 from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError
-from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_for, read_luma, shrink, to_input
+from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_for_input, read_luma, shrink, to_input
 from pneumoscope.imaging.film import read_radiograph
-from pneumoscope.imaging.jpeg import colours, listen
+from pneumoscope.imaging.jpeg import colours, decode_checked
 from pneumoscope.phantom import encode_jpeg, film
 from samples import encode, ramp
 
@@ -29,7 +29,7 @@ DEEP = ramp().astype(np.uint16) * 200 + 77
 
 
 def png_header(width: int, height: int, depth: int = 8) -> bytes:
-    """A PNG that is nothing but its header and a little data."""
+    """A PNG with a header and very little data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -53,7 +53,7 @@ def deep_png(values: NDArray[np.uint16]) -> bytes:
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
-def test_a_deep_png_with_equal_channels_is_its_grey_film(channels: int) -> None:
+def test_a_deep_png_with_equal_channels_is_read_as_grey(channels: int) -> None:
     grey = read_luma(encode(Image.fromarray(DEEP), "PNG"))
     film = np.stack([DEEP] * channels, 2)
     if channels != 3:
@@ -63,38 +63,38 @@ def test_a_deep_png_with_equal_channels_is_its_grey_film(channels: int) -> None:
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "WEBP"])
 def test_stills_of_other_programs_are_read(kind: str) -> None:
-    said = {"lossless": True} if kind == "WEBP" else {}
-    np.testing.assert_array_equal(read_luma(encode(Image.fromarray(ramp()), kind, **said)), ramp())
+    options = {"lossless": True} if kind == "WEBP" else {}
+    np.testing.assert_array_equal(read_luma(encode(Image.fromarray(ramp()), kind, **options)), ramp())
     with pytest.raises(ImageError, match="cannot"):
         read_luma(encode(Image.fromarray(ramp(200, 200)), kind)[:-60])
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
-def test_moving_pictures_are_refused(kind: str) -> None:
+def test_animations_are_refused(kind: str) -> None:
     first, second = Image.fromarray(ramp()), Image.fromarray(255 - ramp())
     with pytest.raises(ImageError, match="several frames"):
         read_luma(encode(first, kind, save_all=True, append_images=[second]))
 
 
 def damaged(jpeg: bytes, *, closed: bool) -> bytes:
-    """A JPEG that is cut and closed with an end, or whose coded data are overwritten in the middle."""
+    """A JPEG that is truncated and closed with an end marker, or whose coded data are overwritten in the middle."""
     middle = (jpeg.index(b"\xff\xda") + len(jpeg)) // 2
     return jpeg[:middle] + b"\xff\xd9" if closed else jpeg[:middle] + b"\xff\xd0" * 40 + jpeg[middle + 80 :]
 
 
 @pytest.mark.parametrize("closed", [True, False])
-@pytest.mark.parametrize("said", [{}, {"progressive": True}, {"mode": "RGB"}, {"mode": "CMYK"}], ids=str)
-def test_a_jpeg_that_is_damaged_within_is_no_film(said: dict[str, Any], closed: bool) -> None:  # noqa: FBT001
-    picture = Image.fromarray(ramp(300, 400)).convert(said.pop("mode", "L"))
-    jpeg = encode(picture, "JPEG", quality=90, **said)
-    read_for(jpeg, RULE)
-    for read in (read_luma, lambda data: read_for(data, RULE)):
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "RGB"}, {"mode": "CMYK"}], ids=str)
+def test_a_jpeg_that_is_damaged_within_is_refused(options: dict[str, Any], closed: bool) -> None:  # noqa: FBT001
+    picture = Image.fromarray(ramp(300, 400)).convert(options.pop("mode", "L"))
+    jpeg = encode(picture, "JPEG", quality=90, **options)
+    read_for_input(jpeg, RULE)
+    for read in (read_luma, lambda data: read_for_input(data, RULE)):
         with pytest.raises(ImageError, match="the JPEG is damaged within") as refusal:
             read(damaged(jpeg, closed=closed))
         assert refusal.value.code == "damaged"
 
 
-def test_what_follows_or_pads_a_jpeg_does_not_count() -> None:
+def test_padding_and_trailing_bytes_of_a_jpeg_are_ignored() -> None:
     jpeg = encode(Image.fromarray(ramp(300, 400)), "JPEG", quality=90)
     whole = read_luma(jpeg)
     remark = b"\xff\xfe\0\x06abcd"
@@ -105,47 +105,47 @@ def test_what_follows_or_pads_a_jpeg_does_not_count() -> None:
 
 
 def test_a_lossless_jpeg_is_not_scaled() -> None:
-    """simplejpeg makes room for a scaled picture, and libjpeg-turbo writes a lossless one whole: past the end of it."""
+    """simplejpeg allocates a scaled picture, but libjpeg-turbo decodes a lossless one at full size, past its end."""
     jpeg = dicoms.encoded(ramp(300, 400), dicoms.LOSSLESS, 8)
-    assert listen(jpeg) is None
-    whole = listen(jpeg, size=(400, 300), lossless=True)
+    assert decode_checked(jpeg) is None
+    whole = decode_checked(jpeg, size=(400, 300), lossless=True)
     assert whole is not None
     np.testing.assert_array_equal(whole, ramp(300, 400))
-    with suppress(ImageError):  # Pillow may or may not know it
-        read_for(jpeg, RULE)
+    with suppress(ImageError):  # whether Pillow supports it depends on its libjpeg
+        read_for_input(jpeg, RULE)
     hidden = jpeg[:2] + b"\xff\x01\0junk\xff\xff\xe1\0\x06\xff\xda\xff\xc0" + jpeg[2:]
-    assert listen(hidden) is None
-    assert colours(jpeg) is None  # the smallest scale of it would end the process
+    assert decode_checked(hidden) is None
+    assert colours(jpeg) is None  # decoding it at the smallest scale would end the process
     assert colours(hidden) is None
 
 
 @pytest.mark.parametrize(
     ("kind", "mode"), [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("PNG", "P"), ("PNG", "LA"), ("GIF", "P")]
 )
-def test_colours_are_measured_of_every_mode(kind: str, mode: str) -> None:
+def test_colours_are_measured_in_every_mode(kind: str, mode: str) -> None:
     grey = Image.fromarray(ramp(300, 400)).convert("RGB")
     painted = Image.fromarray(np.stack([ramp(300, 400), 255 - ramp(300, 400), ramp(300, 400)], 2))
     plain = grey.quantize(64) if mode == "P" else grey.convert(mode)  # conversion to P dithers with colours
-    assert read_for(encode(plain, kind), RULE).coloured == 0
-    share = read_for(encode(painted.convert(mode), kind), RULE).coloured
+    assert read_for_input(encode(plain, kind), RULE).coloured == 0
+    share = read_for_input(encode(painted.convert(mode), kind), RULE).coloured
     assert share is not None
     assert share == 0 if mode == "LA" else share > 0.5
-    assert read_radiograph(encode(painted, "PNG")).coloured is None  # only where a film is decided on
+    assert read_radiograph(encode(painted, "PNG")).coloured is None  # measured only when a model is to decide
 
 
-def test_a_jpeg_by_libjpeg_turbo_is_what_pillow_makes_of_it() -> None:
+def test_libjpeg_turbo_decodes_a_jpeg_as_pillow_does() -> None:
     picture = Image.fromarray(np.stack([ramp(301, 403), 255 - ramp(301, 403), ramp(301, 403)[::-1]], 2))
-    for said in ({}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}, {"keep_rgb": True}):
-        jpeg = encode(picture, "JPEG", quality=85, **said)
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}, {"keep_rgb": True}):
+        jpeg = encode(picture, "JPEG", quality=85, **options)
         for size in (403, 200, 100, 50):
             image = JpegImageFile(BytesIO(jpeg))
             image.draft("L", (size, size * 301 // 403))
-            heard = listen(jpeg, size=image.size)
-            assert heard is not None
-            np.testing.assert_array_equal(heard, np.asarray(image))
+            decoded = decode_checked(jpeg, size=image.size)
+            assert decoded is not None
+            np.testing.assert_array_equal(decoded, np.asarray(image))
 
 
-def test_lossless_greys_come_back_exactly() -> None:
+def test_lossless_formats_preserve_greys_exactly() -> None:
     for kind in ("PNG", "TIFF"):
         np.testing.assert_array_equal(read_luma(encode(Image.fromarray(ramp()), kind)), ramp())
 
@@ -183,7 +183,7 @@ def test_orientation_is_applied_once(orientation: int, kind: str) -> None:
 
 
 def _viewer(stored: Image.Image, orientation: int) -> Image.Image:
-    """What EXIF 2.32 says a viewer shows."""
+    """The picture that a viewer shows by EXIF 2.32."""
     turn = Image.Transpose
     steps = {
         2: turn.FLIP_LEFT_RIGHT,
@@ -199,7 +199,7 @@ def _viewer(stored: Image.Image, orientation: int) -> Image.Image:
 
 @pytest.mark.parametrize("peak", [4095, 65535, 200])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_deep_greys_are_scaled_by_their_real_range(peak: int, kind: str) -> None:
+def test_deep_greys_are_scaled_by_their_own_range(peak: int, kind: str) -> None:
     deep = (np.linspace(0, 1, 40 * 50).reshape(40, 50) * peak).astype(np.uint16)
     luma = read_luma(encode(Image.fromarray(deep), kind))
     expected = np.rint(deep.astype(float) * 255 / peak)
@@ -250,7 +250,7 @@ def test_one_bit_palette_and_alpha() -> None:
         (b"\xff\x0a" + bytes(99), "it is a JPEG XL"),
         (b"MM\0+\0\x08\0\0" + bytes(99), "it is a BigTIFF"),
         (b"RIFF\0\0\0\0WAVE" + bytes(99), "it begins with"),
-        (b"\0" * 128 + b"DICM" + b"\0" * 100, "names no transfer syntax"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 100, "has no transfer syntax"),
         (encode(Image.fromarray(ramp(200, 200)), "JPEG")[:-600], "cannot decode this JPEG"),
         (encode(Image.fromarray(ramp()), "PNG")[:-60], "cannot decode this PNG"),
         (encode(Image.fromarray(ramp()), "TIFF", compression="tiff_lzw")[:200], "damaged"),
@@ -266,13 +266,13 @@ def test_one_bit_palette_and_alpha() -> None:
 )
 def test_refused_with_a_reason(data: bytes, words: str) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of a cut TIFF directory
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # about a truncated TIFF directory
         with pytest.raises(ImageError, match=words):
             load_input(data, RULE)
 
 
 def png(width: int, height: int, rows: bytes, *, interlaced: bool = False) -> bytes:
-    """An 8-bit grey PNG with this pixel stream, valid in every other way."""
+    """An 8-bit grey PNG with this pixel stream that is otherwise valid."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -320,7 +320,7 @@ def test_a_png_is_inflated_no_further_than_its_rows(monkeypatch: pytest.MonkeyPa
     assert len(rows) <= inflated <= 2_000_000
 
 
-def test_jpegs_of_endless_scans_or_pieces_are_refused() -> None:
+def test_jpegs_of_too_many_scans_or_markers_are_refused() -> None:
     values = np.full((64, 64), 128, np.uint8)
     values[:40] = ramp(40, 64)
     jpeg = encode(Image.fromarray(values), "JPEG", progressive=True, quality=50)
@@ -335,7 +335,7 @@ def test_jpegs_of_endless_scans_or_pieces_are_refused() -> None:
 
 
 def tiff(values: NDArray[np.generic], **tags: int) -> bytes:
-    """A TIFF of one strip, with what tags say of it."""
+    """A TIFF of one strip, with these tags."""
     height, width = values.shape
     data = values.tobytes()
     entries = {
@@ -358,7 +358,7 @@ def tiff(values: NDArray[np.generic], **tags: int) -> bytes:
 def test_tiffs_that_would_be_misread_are_refused() -> None:
     values = ramp()
     np.testing.assert_array_equal(read_luma(tiff(values)), values)
-    with pytest.raises(ImageError, match="1 strips do not hold 40 rows"):
+    with pytest.raises(ImageError, match="1 strips are too few for 40 rows"):
         read_luma(tiff(values, t278=20))
     with pytest.raises(ImageError, match="signed samples of 8 bits"):
         read_luma(tiff((values.astype(np.int16) - 128).astype(np.int8), t339=2))
@@ -366,15 +366,15 @@ def test_tiffs_that_would_be_misread_are_refused() -> None:
         read_luma(tiff(values.astype(np.uint32) * 16_000_000))
     read_luma(tiff(values.astype(np.uint32) * 8_000_000))
     endless = tiff(values)[:-4]
-    for following in (8 + values.size, 10**8):  # itself, and nowhere
+    for following in (8 + values.size, 10**8):  # the offset of the next directory: the same one, and beyond the file
         np.testing.assert_array_equal(read_luma(endless + struct.pack("<I", following)), values)
 
 
-def test_a_cmyk_jpeg_that_does_not_say_whether_it_is_inverted_is_refused() -> None:
+def test_a_cmyk_jpeg_without_an_adobe_marker_is_refused() -> None:
     jpeg = encode(Image.fromarray(ramp()).convert("CMYK"), "JPEG", quality=95)
     read_luma(jpeg)
     start = jpeg.index(b"\xff\xee")
-    with pytest.raises(ImageError, match="inverted or not"):
+    with pytest.raises(ImageError, match="does not state whether its colours are inverted"):
         read_luma(jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4]) :])
 
 
@@ -432,12 +432,12 @@ def test_limits_are_configurable_and_checked_before_decoding() -> None:
     with pytest.raises(ImageError, match="bytes"):
         read_luma(data, limits=Limits(max_bytes=20))
     with pytest.raises(ImageError, match="the file is damaged"):
-        read_luma(png_header(9000, 9000))  # within the limit, but there are no pixels to decode
+        read_luma(png_header(9000, 9000))  # within the limit, but without pixels to decode
 
 
 def test_reduced_scale_decode_covers_the_target() -> None:
     data = encode_jpeg(film("normal", patient=1, size=(1300, 1600)))
-    reduced = read_for(data, InputRule.squash(224)).luma
+    reduced = read_for_input(data, InputRule.squash(224)).luma
     assert min(reduced.shape) >= 336
     assert reduced.shape == (1300 // 2, 1600 // 2) or max(reduced.shape) < 900
     full = to_input(read_luma(data), InputRule.squash(224))
@@ -465,8 +465,8 @@ def test_resizing_is_antialiased() -> None:
     assert np.abs(to_input(stripes, RULE).astype(int) - 128).max() <= 20
 
 
-def test_deep_greys_take_no_eight_bytes_a_pixel() -> None:
-    """16-bit greys go through a table, others in strips; both give what the formula gives."""
+def test_deep_greys_are_scaled_without_eight_bytes_per_pixel() -> None:
+    """16-bit greys are scaled by a table, others in strips; both agree with the formula."""
     random = np.random.default_rng(0)
     whole = random.integers(7, 40_000, (90, 70)).astype(np.uint16)
     for values in (whole, random.normal(size=(90, 70)).astype(np.float32)):
@@ -478,7 +478,7 @@ def test_deep_greys_take_no_eight_bytes_a_pixel() -> None:
 def test_files_are_not_read_past_the_limit(tmp_path: Path) -> None:
     big, pipe = tmp_path / "big.png", tmp_path / "pipe.png"
     with big.open("wb") as stream:
-        stream.truncate(3_000_000_000)  # sparse: it takes no room on the disk
+        stream.truncate(3_000_000_000)  # sparse: it takes no disk space
     os.mkfifo(pipe)
     with pytest.raises(ImageError, match=r"more than 1,000 bytes"):
         read_file(big, limits=Limits(max_bytes=1000))
@@ -486,7 +486,7 @@ def test_files_are_not_read_past_the_limit(tmp_path: Path) -> None:
         read_file(pipe)
 
 
-def test_hash_tells_pixels_and_shape() -> None:
+def test_the_hash_depends_on_pixels_and_shape() -> None:
     flat = np.arange(64, dtype=np.uint8)
     hashes = {luma_sha256(flat.reshape(8, 8)), luma_sha256(flat.reshape(4, 16)), luma_sha256(flat.reshape(8, 8).T)}
     assert len(hashes) == 3
@@ -494,12 +494,12 @@ def test_hash_tells_pixels_and_shape() -> None:
 
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.integers(0, 3000))
 @settings(max_examples=150, deadline=None)
-def test_damaged_bytes_give_an_image_or_our_error(position: int, value: int, cut: int) -> None:
+def test_damaged_bytes_give_an_image_or_an_image_error(position: int, value: int, cut: int) -> None:
     for data in (DAMAGED_JPEG, DAMAGED_PNG, DAMAGED_TIFF):
         mutated = bytearray(data)
         mutated[position % len(mutated)] = value
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about odd metadata
+            warnings.simplefilter("ignore")  # Pillow warns about malformed metadata
             with suppress(ImageError):
                 assert read_luma(bytes(mutated[: len(mutated) - cut])).dtype == np.uint8
 
@@ -510,7 +510,7 @@ DAMAGED_TIFF = encode(Image.fromarray(film("virus", patient=2, size=(60, 60)).as
 
 
 @pytest.mark.parametrize("side", [100, 224, 300])
-def test_a_shrunk_film_is_read_as_the_whole_one(side: int) -> None:
+def test_a_shrunk_film_gives_the_same_model_input(side: int) -> None:
     rule = InputRule.squash(side)
     whole = encode_jpeg(film("virus", patient=4, size=(900, 1000)))
     small = shrink(whole, rule)

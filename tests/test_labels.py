@@ -1,4 +1,4 @@
-"""Label files: public sets' tables and others', which film a row names, and what is asked about."""
+"""Label files: tables of public and of other sets, the film that a row names, and what needs an option."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def refused(twin: Twin, **settings: Any) -> str:
 
 
 def own(root: Path, findings: list[str], *, header: str = "Filename;Finding;Patient", name: str = "own.csv") -> Twin:
-    """A set that nobody knows: twelve films or more of three patients each, and a table with semicolons."""
+    """An unknown set: twelve films or more of three patients each, and a table with semicolons."""
     twin = Twin(root)
     rows = []
     for number in range(max(12, len(findings))):
@@ -69,7 +69,7 @@ def test_a_public_set_is_prepared_with_one_command(
     splits = defaultdict(set)
     for film in made.films:
         splits[twin.patients[Path(film.path).stem.partition("~")[0]]].add(film.split)
-    if name != "chexpert":  # all its films are called alike
+    if name != "chexpert":  # all its films have the same name
         assert all(len(held) == 1 for held in splits.values())
     parts = defaultdict(set)
     for film in made.films:
@@ -89,33 +89,33 @@ def test_published_splits_are_kept(tmp_path: Path) -> None:
     assert {film.source.partition(":")[2].partition("/")[0] for film in files.split("test")} == {"test"}
 
 
-def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
+def test_films_that_are_left_out_are_listed_with_their_reason(tmp_path: Path) -> None:
     reasons = Counter(each.reason for each in make(mimic(tmp_path / "mimic"))[0].refused)
     assert reasons == {"its view in the label files is not frontal": 16, "its row in the label files has no label": 2}
     twin = rsna(tmp_path / "rsna")
     twin.labels[1].write_text(twin.labels[1].read_text() + "gone,Normal\n")
     summary = make(twin, labels=twin.labels[1:])[0]
-    assert Counter(each.reason for each in summary.refused) == {"its label is of no class": 8, NO_ROW: 1}
+    assert Counter(each.reason for each in summary.refused) == {"its label does not belong to a class": 8, NO_ROW: 1}
     assert summary.without_file == 1
     readers = vindr(tmp_path / "vindr")
     text = readers.labels[0].read_text().splitlines()
-    text[3] = text[3].replace("R2", "R9").rpartition(",")[0] + ",0"  # of the first film's readers one is left
+    text[3] = text[3].replace("R2", "R9").rpartition(",")[0] + ",0"  # the first film keeps one reader's finding
     readers.labels[0].write_text("\n".join(text))
-    assert {each.reason for each in make(readers)[0].refused} == {"no label is that of most of its readers"}
+    assert {each.reason for each in make(readers)[0].refused} == {"no label was given by most of its readers"}
 
 
-def test_boxes_alone_do_not_say_normal(tmp_path: Path) -> None:
+def test_boxes_alone_do_not_give_the_class_normal(tmp_path: Path) -> None:
     twin = rsna(tmp_path)
     assert make(twin, labels=twin.labels[:1])[1].classes == ("no-pneumonia", "pneumonia")
 
 
-def test_a_set_whose_table_is_in_parts_says_which_part_is_missing(tmp_path: Path) -> None:
+def test_a_missing_part_of_a_table_is_named(tmp_path: Path) -> None:
     twin = mimic(tmp_path)
     assert "MIMIC-CXR: no column 'dicom_id'" in refused(twin, labels=twin.labels[:1])
     assert "MIMIC-CXR: no column 'ViewPosition'" in refused(twin, labels=[twin.labels[0], twin.labels[2]])
     other = twin.table("other.csv", "a,b\n1,2\n")
-    said = refused(twin, labels=[*twin.labels[:2], other], view_column="b")
-    assert "other.csv shares no column with mimic-cxr-2.0.0-metadata.csv" in said
+    message = refused(twin, labels=[*twin.labels[:2], other], view_column="b")
+    assert "other.csv shares no column with mimic-cxr-2.0.0-metadata.csv" in message
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -127,23 +127,23 @@ def test_tables_of_any_delimiter_and_unicode_form(delimiter: str, encoding: str,
     assert make(twin, **COLUMNS)[1].classes == ("Fièvre", "gesund")
 
 
-def test_columns_are_named_without_regard_to_case_and_spaces(tmp_path: Path) -> None:
+def test_columns_are_matched_without_regard_to_case_and_spaces(tmp_path: Path) -> None:
     twin = own(tmp_path, ["ill", "well"], header=" File  Name;FINDING; Patient ")
     made = make(twin, **(COLUMNS | {"image_column": "file name"}))[1]
     assert {film.patient for film in made.films} == set(map(str, range(6)))
 
 
-def test_a_table_that_is_not_known_is_asked_about(tmp_path: Path) -> None:
-    said = refused(own(tmp_path, ["ill", "well"]))
-    assert "say by --image-column and --label-column which" in said
-    assert "filename, finding, patient" in said
-    assert "CheXpert" in said
+def test_an_unknown_table_needs_options(tmp_path: Path) -> None:
+    message = refused(own(tmp_path, ["ill", "well"]))
+    assert "name their columns with --image-column and --label-column" in message
+    assert "filename, finding, patient" in message
+    assert "CheXpert" in message
 
 
 @pytest.mark.parametrize(
     ("findings", "words"),
     [
-        (["ill|tired", "well"], "6 images have several labels, up to 2; say by --several"),
+        (["ill|tired", "well"], "6 images have several labels, up to 2; pass --several"),
         (["ill, tired; cold", "well"], "--several"),
         ([f"finding {number}" for number in range(24)], "24 different labels in 'finding'"),
         (["No Opacity / Not Normal", "well"], "cannot be a class.*--label-map"),
@@ -151,7 +151,7 @@ def test_a_table_that_is_not_known_is_asked_about(tmp_path: Path) -> None:
         (["Well", "well"], "classes differ in case.*'Well' .6 films. and 'well'.*--merge-classes"),
     ],
 )
-def test_labels_that_can_be_read_in_two_ways_are_asked_about(findings: list[str], words: str, tmp_path: Path) -> None:
+def test_ambiguous_labels_need_an_option(findings: list[str], words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         make(own(tmp_path, findings), **COLUMNS)
 
@@ -164,10 +164,10 @@ def test_several_labels_by_option(tmp_path: Path) -> None:
     assert make(whole, several="whole", **COLUMNS)[1].classes == ("ill, tired", "well")
     both = own(tmp_path / "both", ["ill|well", "well", "ill"])
     reasons = {each.reason for each in make(both, several="mapped", **COLUMNS)[0].refused}
-    assert reasons == {"its labels are of several classes"}
+    assert reasons == {"its labels belong to several classes"}
 
 
-def test_a_map_says_columns_and_classes(tmp_path: Path) -> None:
+def test_a_map_gives_columns_and_classes(tmp_path: Path) -> None:
     twin = own(tmp_path, ["Flu", "cold, mild", "fit"])
     rule = tmp_path / "map.toml"
     rule.write_text(
@@ -189,7 +189,7 @@ def test_a_map_says_columns_and_classes(tmp_path: Path) -> None:
     [
         (
             '[classes]\nill = ["flue"]\nwell = ["fit"]',
-            "no image has 'flue', of which class 'ill' is made; the labels are",
+            "no image has 'flue', the findings of class 'ill'; change them by --label-map",
         ),
         ('[classes]\nill = ["flu"]\nwell = ["Flu"]', "'flu' is a finding of two classes"),
         ('[classes]\n"a/b" = ["flu"]', "'a/b' cannot be a class"),
@@ -197,19 +197,19 @@ def test_a_map_says_columns_and_classes(tmp_path: Path) -> None:
         ("= 1", "is not a TOML file"),
     ],
 )
-def test_slips_in_a_map_are_named(text: str, words: str, tmp_path: Path) -> None:
+def test_mistakes_in_a_map_are_named(text: str, words: str, tmp_path: Path) -> None:
     twin = own(tmp_path, ["flu", "fit"])
     (tmp_path / "map.toml").write_text(text)
     assert words in refused(twin, label_map=tmp_path / "map.toml", **COLUMNS)
 
 
-def test_yes_and_no_in_columns_of_an_own_table(tmp_path: Path) -> None:
+def test_yes_and_no_columns_of_an_unknown_table(tmp_path: Path) -> None:
     twin = own(tmp_path, ["yes;no", "No;TRUE", "0;1.0", "true;-1"], header="Filename;Ill;Well;Patient")
     twin.labels[0].write_text(twin.labels[0].read_text().replace('"', ""))
     columns = {"image_column": "filename", "label_column": ("ill", "well")}
     assert Counter(film.label for film in make(twin, **columns)[1].films) == {"ill": 6, "well": 6}
     twin.labels[0].write_text(twin.labels[0].read_text().replace("yes", "maybe"))
-    with pytest.raises(UsageError, match="column 'ill' of the label files holds 'maybe'"):
+    with pytest.raises(UsageError, match="column 'ill' of the label files contains 'maybe'"):
         prepare([twin.source], tmp_path / "other", PrepareConfig(labels=tuple(twin.labels), **columns))
 
 
@@ -221,7 +221,7 @@ def test_split_and_view_columns(tmp_path: Path) -> None:
         rows.append((f"{number}.png", "ill" if number % 2 else "well", part, "AP supine" if number else "lateral"))
     table = twin.table("parts.csv", lines(("filename", "finding", "part", "view"), rows))
     settings = COLUMNS | {"labels": [table], "patient_column": None, "split_column": "part", "view_column": "view"}
-    assert "the split column holds 'A'; say what it is: --split-folder \"A=train\"" in refused(twin, **settings)
+    assert "the split column contains 'A'; pass --split-folder \"A=train\"" in refused(twin, **settings)
     summary, made = make(twin, split_folders={"a": "val"}, **settings)
     assert {Path(film.path).stem for film in made.split("test")} == {"8", "9", "10", "11"}
     assert [each.reason for each in summary.refused] == ["its view in the label files is not frontal"]
@@ -239,10 +239,10 @@ def test_rows_name_files_by_as_many_folders_as_they_need(tmp_path: Path) -> None
     assert len(make(twin, **settings)[1].films) == 12
 
 
-def test_two_files_for_one_row_are_asked_about(tmp_path: Path) -> None:
+def test_two_files_for_one_row_are_an_error(tmp_path: Path) -> None:
     twin = own(tmp_path, ["ill", "well"])
     twin.film("copies/3.png")
-    assert "1 images of the label files may be any of several files" in refused(twin, **COLUMNS)
+    assert "1 images of the label files fit several files each" in refused(twin, **COLUMNS)
     summary = make(twin, exclude=("copies",), **COLUMNS)[0]
     assert summary.sources[0].excluded == 1
     assert summary.refused == ()
@@ -255,10 +255,10 @@ def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
         (b"PK\x03\x04rest", "is a workbook or an archive"),
         (b"filename\nx\ny\n", "is not a table: its first line has one value"),
         (b"filename,finding\n1.png,\xff\n", "is not UTF-8.*--name-encoding"),
-        (b"filename,finding\n1.png,a,b\n", "line 2 has 3 values, and there are 2 columns"),
+        (b"filename,finding\n1.png,a,b\n", "line 2 has 3 values, but there are 2 columns"),
         (b"\x1f\x8bnothing", "cannot be read"),
-        (b"1.png\n2.png\n", "lists of images hold no labels"),
-        (b"filename,finding\nx.png,ill\n", "no file is named in the label files"),
+        (b"1.png\n2.png\n", "lists of images contain no labels"),
+        (b"filename,finding\nx.png,ill\n", "the label files name none of the files"),
     ):
         (tmp_path / "bad.csv").write_bytes(content)
         with pytest.raises(UsageError, match=words):
@@ -267,7 +267,7 @@ def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_options_of_label_files_need_label_files(tmp_path: Path) -> None:
     twin = own(tmp_path, ["ill", "well"])
-    assert refused(twin, labels=[], **COLUMNS) == "--image-column is about label files; give them by --labels FILE."
+    assert refused(twin, labels=[], **COLUMNS) == "--image-column needs label files; pass them by --labels FILE."
 
 
 def test_rows_that_contradict_each_other_are_named(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_rows_that_contradict_each_other_are_named(tmp_path: Path) -> None:
     assert "'0.png', have rows of different patients" in refused(twin, **COLUMNS)
 
 
-def test_a_set_without_class_folders_is_told_of_label_files(tmp_path: Path) -> None:
+def test_without_class_folders_the_error_names_label_files(tmp_path: Path) -> None:
     twin = own(tmp_path, ["ill", "well"])
     with pytest.raises(DatasetError, match=r"only one class found \(all\).*--labels FILE"):
         make(twin, labels=[])
@@ -285,7 +285,7 @@ def test_a_set_without_class_folders_is_told_of_label_files(tmp_path: Path) -> N
         prepare([tmp_path / "empty"], tmp_path / "out", PrepareConfig())
 
 
-def test_cards_from_before_label_files_are_read(tmp_path: Path) -> None:
+def test_dataset_cards_older_than_label_files_are_read(tmp_path: Path) -> None:
     made = make(own(tmp_path, ["ill", "well"]), **COLUMNS)[1]
     card = made.root / CARD_FILE
     text = card.read_text()

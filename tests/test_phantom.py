@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumoscope.dataset.grammar import version2
+from pneumoscope.dataset.grammar import parse_version2
 from pneumoscope.errors import UsageError
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import Luma, read_luma
@@ -60,7 +60,7 @@ def test_population_is_balanced_named_and_varied() -> None:
     assert len({phantom.name for phantom in phantoms}) == 60
     assert len({phantom.luma.shape for phantom in phantoms}) > 50
     for phantom in phantoms:
-        identity = version2(Path(phantom.name).stem)
+        identity = parse_version2(Path(phantom.name).stem)
         assert identity is not None
         assert identity.label == phantom.finding
     assert max(Counter(phantom.patient for phantom in phantoms).values()) > 1
@@ -77,7 +77,7 @@ def test_archive_folder_is_reproducible_and_split_by_patient(tmp_path: Path) -> 
     assert len(hashes[0]) == 45
     parts: dict[str, set[str]] = {}
     for path in hashes[0]:
-        identity = version2(path.stem)
+        identity = parse_version2(path.stem)
         assert identity is not None
         parts.setdefault(str(identity.patient), set()).add(path.parts[1])
     assert all(len(parts_of) == 1 for parts_of in parts.values())

@@ -1,4 +1,4 @@
-"""Folders: splits by their everyday names, patients below them, masks beside films, classes spelled in several ways."""
+"""Folders: splits by everyday names, patients below them, masks beside films, classes spelled in several ways."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ EIGHT = range(8)
 
 
 def make(tmp_path: Path, *sources: list[str], **settings: Any) -> tuple[PrepareSummary, Dataset]:
-    """Prepare ZIP archives of films of these names."""
+    """Prepare ZIP archives of films with these names."""
     tmp_path.mkdir(exist_ok=True)
     paths = []
     for at, names in enumerate(sources):
@@ -69,23 +69,21 @@ def test_published_test_films_stay_test_under_everyday_names(train: str, test: s
 
 
 @pytest.mark.parametrize("other", ["trainval", "test_A", "holdout", "Eval"])
-def test_what_may_be_a_split_is_asked_about_and_answered(other: str, tmp_path: Path) -> None:
+def test_a_folder_that_might_be_a_split_needs_an_option(other: str, tmp_path: Path) -> None:
     names = films(*(f"{part}/{label}" for part in ("train", other) for label in ("ill", "well")))
-    assert f"'{other}' may be the folder of a split; say which: --split-folder \"{other}=test\"" in refused(
-        tmp_path, names
-    )
+    assert f"'{other}' might be the folder of a split; pass --split-folder \"{other}=test\"" in refused(tmp_path, names)
     made = make(tmp_path, names, split_folders={other.lower(): "test"})[1]
     assert {film.source.split("/")[0] for film in made.split("test")} == {f"source0.zip:{other}"}
 
 
-def test_a_folder_that_is_no_split(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_split(tmp_path: Path) -> None:
     names = films("eval/ill", "eval/well")
     assert make(tmp_path, names, split_folders={"eval": "none"})[1].classes == ("ill", "well")
 
 
-def test_a_split_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    said = refused(tmp_path, films("ill", "well"), split_folders={"holdout": "test"})
-    assert said == "--split-folder 'holdout': no source has a folder of this name."
+def test_a_missing_split_folder_is_named(tmp_path: Path) -> None:
+    message = refused(tmp_path, films("ill", "well"), split_folders={"holdout": "test"})
+    assert message == "--split-folder 'holdout': no source has a folder of this name."
 
 
 def test_splits_below_the_classes(tmp_path: Path) -> None:
@@ -107,23 +105,23 @@ def test_splits_below_the_classes(tmp_path: Path) -> None:
         "hospital/p{n}/{shot}.png",
     ],
 )
-def test_folders_of_patients_are_asked_about(pattern: str, tmp_path: Path) -> None:
+def test_folders_that_may_be_patients_need_an_option(pattern: str, tmp_path: Path) -> None:
     names = [
         pattern.format(part="train" if n < 12 else "valid", label="ill" if n % 2 else "well", n=n, shot=shot)
         for n in range(20)
         for shot in range(2)
     ]
-    said = refused(tmp_path, names)
-    assert "--class-folder" in said
-    assert "--labels FILE" in said
-    assert "p1" not in said
-    assert "patient0" not in said
+    message = refused(tmp_path, names)
+    assert "--class-folder" in message
+    assert "--labels FILE" in message
+    assert "p1" not in message
+    assert "patient0" not in message
 
 
 @pytest.mark.parametrize("form", ["patient{}", "train/Case_{}", "train/p{}/study1", "{}"])
-def test_names_of_patients_are_asked_about_however_many_films_they_have(form: str, tmp_path: Path) -> None:
-    said = refused(tmp_path, films(*(form.format(number) for number in range(12))))
-    assert "would be 12 classes, and may be those of patients" in said
+def test_folders_named_like_patients_need_an_option_however_many_films_they_have(form: str, tmp_path: Path) -> None:
+    message = refused(tmp_path, films(*(form.format(number) for number in range(12))))
+    assert "would be 12 classes, but may be those of patients" in message
 
 
 @pytest.mark.parametrize(
@@ -134,9 +132,9 @@ def test_names_of_patients_are_asked_about_however_many_films_they_have(form: st
         ("train/north/NORMAL", "train/north/PNEUMONIA", "train/south/NORMAL", "train/south/PNEUMONIA"),
     ],
 )
-def test_one_name_in_several_folders_is_asked_about(folders: tuple[str, ...], tmp_path: Path) -> None:
-    said = refused(tmp_path, films(*folders))
-    assert "which are the classes? Pass --class-folder outermost or innermost" in said
+def test_inner_folders_of_one_name_need_an_option(folders: tuple[str, ...], tmp_path: Path) -> None:
+    message = refused(tmp_path, films(*folders))
+    assert "which are the classes? Pass --class-folder outermost or innermost" in message
 
 
 @pytest.mark.parametrize(
@@ -147,11 +145,11 @@ def test_one_name_in_several_folders_is_asked_about(folders: tuple[str, ...], tm
         ("train/cat/images", "train/dog/images"),
     ],
 )
-def test_names_of_diagnoses_need_no_question(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_names_of_diagnoses_need_no_option(folders: tuple[str, ...], tmp_path: Path) -> None:
     assert len(make(tmp_path, films(*folders))[1].classes) == 2
 
 
-def test_grades_are_no_patients(tmp_path: Path) -> None:
+def test_grades_are_not_taken_for_patients(tmp_path: Path) -> None:
     assert len(make(tmp_path, films("grade 0", "grade 1", "grade 2"))[1].classes) == 3
 
 
@@ -164,7 +162,7 @@ def test_classes_of_patients_below_a_split_by_option(tmp_path: Path) -> None:
     assert make(tmp_path / "two", inner, class_folder="innermost")[1].classes == ("ill", "well")
 
 
-def test_many_small_classes_are_accepted_when_said(tmp_path: Path) -> None:
+def test_many_small_classes_are_accepted_by_option(tmp_path: Path) -> None:
     names = films(*(f"k{n}" for n in range(11)), each=4)
     assert "11 folders, with about 4 films each, would be 11 classes" in refused(tmp_path, names)
     assert len(make(tmp_path, names, class_folder="innermost")[1].classes) == 11
@@ -192,12 +190,12 @@ def masked(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", MASKED)
 def test_masks_are_not_taken_for_films(name: str, tmp_path: Path) -> None:
-    said = refused(tmp_path, masked(name))
-    assert "--exclude" in said
-    assert "--class-folder" in said
+    message = refused(tmp_path, masked(name))
+    assert "--exclude" in message
+    assert "--class-folder" in message
 
 
-def test_masks_are_left_out_by_pattern_and_counted(tmp_path: Path) -> None:
+def test_masks_are_excluded_by_pattern_and_counted(tmp_path: Path) -> None:
     names = [
         form.format(label=label, n=n) for form in MASKED["radiography"] for label in ("ill", "well") for n in EIGHT
     ]
@@ -207,10 +205,10 @@ def test_masks_are_left_out_by_pattern_and_counted(tmp_path: Path) -> None:
     assert summary.sources[0].excluded == 16
     assert summary.refused == ()
     assert len(make(tmp_path / "two", masked("suffix"), exclude=("*_mask.png",))[1].films) == 16
-    assert "--exclude 'mask' fits no file" in refused(tmp_path / "three", names, exclude=("mask",))
+    assert "--exclude 'mask' matches no file" in refused(tmp_path / "three", names, exclude=("mask",))
 
 
-def test_a_class_called_labels_is_accepted_when_said(tmp_path: Path) -> None:
+def test_a_class_called_labels_is_accepted_by_option(tmp_path: Path) -> None:
     names = [f"{folder}/{n}.png" for folder in ("films", "labels") for n in EIGHT]
     assert make(tmp_path, names, class_folder="innermost")[1].classes == ("films", "labels")
 
@@ -232,20 +230,20 @@ def test_classes_spelled_in_two_ways_are_named_and_merged(name: str, tmp_path: P
         f"{folder}/{number}{len(folder)}.png" for folder, n in ((one, 9), (other, 8), ("ill", 8)) for number in range(n)
     ]
     names = [f"{each.replace('.png', '')}-{at}.png" for at, each in enumerate(names)]
-    said = refused(tmp_path, names)
-    assert f"'{one}' (9 films) and " in said
-    assert "(8 films). If they are the same, pass --merge-classes" in said
+    message = refused(tmp_path, names)
+    assert f"'{one}' (9 films) and " in message
+    assert "(8 films). If they are the same, pass --merge-classes" in message
     assert set(make(tmp_path, names, merge_classes=True)[1].classes) == {one, "ill"}
 
 
 def test_spellings_are_compared_over_splits_and_sources(tmp_path: Path) -> None:
     parts = [*films("train/NORMAL", "train/ILL"), *films("test/Normal", "test/Ill", each=4)]
-    said = refused(tmp_path, parts)
-    assert "'ILL' (8 films) and 'Ill' (4 films); 'NORMAL' (8 films) and 'Normal' (4 films)" in said
+    message = refused(tmp_path, parts)
+    assert "'ILL' (8 films) and 'Ill' (4 films); 'NORMAL' (8 films) and 'Normal' (4 films)" in message
     made = make(tmp_path, parts, merge_classes=True)[1]
     assert Counter((film.split, film.label) for film in made.films)["test", "NORMAL"] == 4
-    said = refused(tmp_path / "two", films("NORMAL", "PNEUMONIA"), films("normal", "Pneumonia", each=6))
-    assert "'NORMAL' (8 films) and 'normal' (6 films); 'PNEUMONIA' (8 films) and 'Pneumonia' (6 films)" in said
+    message = refused(tmp_path / "two", films("NORMAL", "PNEUMONIA"), films("normal", "Pneumonia", each=6))
+    assert "'NORMAL' (8 films) and 'normal' (6 films); 'PNEUMONIA' (8 films) and 'Pneumonia' (6 films)" in message
 
 
 PATHS = st.lists(
@@ -258,7 +256,7 @@ PATHS = st.lists(
 
 @given(names=PATHS, level=st.sampled_from([None, "innermost", "outermost"]))
 def test_every_path_has_one_place_whatever_the_tree(names: list[str], level: Any) -> None:
-    places = find_places(names, FolderRules(level=level, ask=False))
+    places = find_places(names, FolderRules(level=level, strict=False))
     assert len(places) == len(names)
     for name, place in zip(names, places, strict=True):
         folders = name.split("/")[:-1]

@@ -169,7 +169,7 @@ def preprocessing_faults(name: str, source: str) -> list[str]:
             dotted = isinstance(node.func, ast.Attribute)
             if dotted and called in RESIZING and name not in RESIZERS:
                 faults.append(f"{name}:{node.lineno} calls {called}")
-            if called in ("to_input", "load_input", "read_for") and name not in READERS:
+            if called in ("to_input", "load_input", "read_for_input") and name not in READERS:
                 faults.append(f"{name}:{node.lineno} calls {called}")
             if ast.unparse(node.func) == "Image.open" and name not in RESIZERS:
                 faults.append(f"{name}:{node.lineno} opens an image past imaging")

@@ -17,7 +17,7 @@ import pytest
 from sklearn import metrics as reference
 
 from pneumoscope.contract import load_contract, save_contract
-from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset import Dataset, Record
 from pneumoscope.documents import read_document
 from pneumoscope.engine import Engine, Prediction
 from pneumoscope.engine.decision import reject
@@ -403,7 +403,7 @@ def test_the_processor_has_a_name(tmp_path: Path) -> None:
 
 def test_films_of_the_manifest_have_no_unknown_columns() -> None:
     """A new column of the manifest becomes a subgroup by itself; these were thought about."""
-    assert {field.name for field in fields(Film)} == {
+    assert {field.name for field in fields(Record)} == {
         *("path", "label", "split", "patient", "source", "file_sha256", "luma_sha256", "phash"),
         *("width", "height", "bytes", "mode"),
     }

@@ -1,4 +1,4 @@
-"""Dealing patients to folds; cuts are tested with the data set."""
+"""Folds by patient; splits are tested with the data set."""
 
 import random
 from collections import Counter, defaultdict
@@ -7,15 +7,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pneumoscope.dataset.split import Labelled, deal_patients
+from pneumoscope.dataset.split import LabelledFilm, deal_patients
 from pneumoscope.errors import DatasetError
 
 FILMS = st.lists(
-    st.builds(Labelled, label=st.sampled_from("abc"), patient=st.integers(0, 30).map(str)), min_size=1, max_size=150
+    st.builds(LabelledFilm, label=st.sampled_from("abc"), patient=st.integers(0, 30).map(str)), min_size=1, max_size=150
 )
 
 
-def patients_of(films: list[Labelled]) -> dict[str, set[str]]:
+def patients_of(films: list[LabelledFilm]) -> dict[str, set[str]]:
     held: defaultdict[str, set[str]] = defaultdict(set)
     for film in films:
         held[film.label].add(film.patient)
@@ -25,7 +25,7 @@ def patients_of(films: list[Labelled]) -> dict[str, set[str]]:
 @given(films=FILMS, folds=st.integers(2, 5), seed=st.integers(0, 99), order=st.randoms(use_true_random=False))
 @settings(deadline=None)
 def test_every_patient_has_one_fold_whatever_the_order_of_films(
-    films: list[Labelled], folds: int, seed: int, order: random.Random
+    films: list[LabelledFilm], folds: int, seed: int, order: random.Random
 ) -> None:
     if any(len(patients) < folds for patients in patients_of(films).values()):
         with pytest.raises(DatasetError, match=f"too few for {folds} folds"):
@@ -40,12 +40,12 @@ def test_every_patient_has_one_fold_whatever_the_order_of_films(
     assert deal_patients(shuffled, folds=folds, seed=seed) == [fold[film.patient] for film in shuffled]
 
 
-def test_a_tie_is_not_decided_by_the_order_in_which_films_are_counted() -> None:
+def test_a_tie_does_not_depend_on_the_order_of_films() -> None:
     """Found by chance: here sums of the same numbers in another order differ in the last digit."""
     names = (
         "a0 a1 b0 c1 c7 b2 b3 a0 a3 b7 a2 c1 b0 c6 a3 c5 a5 c5 c3 a7 c3 c5 b7 b7 c0 c3 c5 b4 b5 c0 b6 c2 c7 a5 a0 c2"
     )
-    films = [Labelled(label=name[0], patient=name[1]) for name in [*names.split(), "a0", "b3"]]
+    films = [LabelledFilm(label=name[0], patient=name[1]) for name in [*names.split(), "a0", "b3"]]
     fold = dict(zip([film.patient for film in films], deal_patients(films, folds=3, seed=0), strict=True))
     order = random.Random(0)
     for _ in range(50):
@@ -60,9 +60,9 @@ def test_a_tie_is_not_decided_by_the_order_in_which_films_are_counted() -> None:
 )
 @settings(deadline=None)
 def test_folds_have_about_as_many_films_of_every_class(counts: list[tuple[str, int]], folds: int, seed: int) -> None:
-    """With patients of one class each, the folds differ by one patient's films at most."""
+    """With patients of one class each, folds differ by at most one patient's films."""
     films = [
-        Labelled(label=label, patient=str(patient))
+        LabelledFilm(label=label, patient=str(patient))
         for patient, (label, count) in enumerate(counts)
         for _ in range(count)
     ]
@@ -74,16 +74,16 @@ def test_folds_have_about_as_many_films_of_every_class(counts: list[tuple[str, i
         assert max(found.values()) - min(found[fold] for fold in range(folds)) <= largest
 
 
-def test_the_seed_deals_anew() -> None:
-    films = [Labelled(label=label, patient=f"{label}{number}") for label in "ab" for number in range(12)]
+def test_another_seed_gives_other_folds() -> None:
+    films = [LabelledFilm(label=label, patient=f"{label}{number}") for label in "ab" for number in range(12)]
     dealt = [deal_patients(films, folds=3, seed=seed) for seed in (0, 0, 1)]
     assert dealt[0] == dealt[1] != dealt[2]
     assert Counter(dealt[2]) == {0: 8, 1: 8, 2: 8}
 
 
-def test_a_class_of_too_few_patients_is_named() -> None:
-    films = [Labelled(label="a", patient=str(number)) for number in range(9)]
-    films += [Labelled(label="b", patient=str(number % 2)) for number in range(9)]
-    with pytest.raises(DatasetError, match=r"class 'b' has 2 patients, too few for 3 folds; ask for fewer\."):
+def test_a_class_with_too_few_patients_is_named() -> None:
+    films = [LabelledFilm(label="a", patient=str(number)) for number in range(9)]
+    films += [LabelledFilm(label="b", patient=str(number % 2)) for number in range(9)]
+    with pytest.raises(DatasetError, match=r"class 'b' has 2 patients, too few for 3 folds; choose fewer folds\."):
         deal_patients(films, folds=3, seed=0)
     deal_patients(films, folds=2, seed=0)

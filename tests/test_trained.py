@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pneumoscope.contract import Population, load_contract, save_contract
-from pneumoscope.dataset import Dataset, Film, PrepareConfig, load_dataset, prepare
+from pneumoscope.dataset import Dataset, PrepareConfig, Record, load_dataset, prepare
 from pneumoscope.dataset.likeness import NEAR_DISTANCE
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.imaging import read_luma
@@ -22,7 +22,7 @@ from pneumoscope.report.trained import Overlap
 PLAIN = Options(shortcuts=False)
 
 
-def a_film(number: int, **changes: str) -> Film:
+def a_film(number: int, **changes: str) -> Record:
     """A row of a manifest whose hashes are of its number."""
     random = np.random.default_rng(number)
     values = {
@@ -31,7 +31,7 @@ def a_film(number: int, **changes: str) -> Film:
         "phash": random.bytes(32).hex(),
     }
     rest = {"label": "normal", "split": "test", "patient": str(number), "source": "a:b", "file_sha256": "0" * 64}
-    return Film(**(rest | values | changes), width=1, height=1, bytes=1, mode="L")
+    return Record(**(rest | values | changes), width=1, height=1, bytes=1, mode="L")
 
 
 def with_bits(phash: str, count: int) -> str:

@@ -53,7 +53,7 @@ def splits_of(data: Dataset, key: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-def test_the_union_of_both_versions_holds_every_film_once(tmp_path: Path, *, lossless: bool) -> None:
+def test_the_union_of_both_versions_has_every_film_once(tmp_path: Path, *, lossless: bool) -> None:
     two = small_films()
     three = as_version3({name: reencoded(data) if lossless else data for name, data in two.items()})
     summary, out = make(tmp_path, two, three)
@@ -106,7 +106,7 @@ def test_a_film_or_patient_of_any_test_part_is_never_trained_on(tmp_path: Path) 
     assert {each.reason for each in left_out} == {TESTED}
 
 
-def test_exact_duplicates_stay_but_lie_in_one_split(tmp_path: Path) -> None:
+def test_exact_duplicates_are_kept_in_one_split(tmp_path: Path) -> None:
     members = small_films(9)
     copies = {}
     for number, (name, data) in enumerate(sorted(members.items())):
@@ -139,7 +139,7 @@ def test_conflicting_labels_are_left_out_unless_kept(tmp_path: Path) -> None:
     across = {f"chest_xray/train/PNEUMONIA/BACTERIA-{number}-0001.jpeg": data for number in (1, 2)}
     summary, out = make(tmp_path / "left", two, across)
     assert len(out.films) == len(two) - 1
-    reason = "conflicting labels: the same pixels are called bacteria and virus (--keep-conflicts keeps them)"
+    reason = "conflicting labels: the same pixels are labelled bacteria and virus (--keep-conflicts keeps them)"
     assert Counter(each.reason for each in summary.refused) == {reason: 3}
     assert name in {each.name for each in summary.refused}
     summary, out = make(tmp_path / "kept", two, across, keep_conflicts=True)
@@ -175,7 +175,7 @@ def test_near_duplicates_are_listed_grouped_and_merged_only_on_request(tmp_path:
     assert len(out.films) == 36
     assert sum(pair.merged for pair in merged.near_duplicates) == 36
     assert all(each.patient.isdecimal() and " | " in each.source for each in out.films)
-    for each in out.films:  # every film met itself, not a look-alike
+    for each in out.films:  # every film was matched with itself, not with a similar one
         old, new = each.source.split(" | ")
         assert as_version3(two)[new.partition(":")[2]] == two[old.partition(":")[2]]
 
@@ -189,7 +189,7 @@ def test_a_re_encoded_test_film_of_another_source_is_left_out_of_train(tmp_path:
     assert name.rpartition("/")[2] in {Path(each.path).name for each in out.split("test")}
 
 
-def test_a_re_encoded_test_film_is_left_out_whoever_else_has_it(tmp_path: Path) -> None:
+def test_a_re_encoded_test_film_is_left_out_whichever_source_has_it(tmp_path: Path) -> None:
     two = small_films()
     name, data = next(each for each in two.items() if "/test/" in each[0] and "virus" in each[0])
     other = {
@@ -204,7 +204,7 @@ def test_a_re_encoded_test_film_is_left_out_whoever_else_has_it(tmp_path: Path) 
     assert name.rpartition("/")[2] in {Path(each.path).name for each in out.split("test")}
 
 
-def test_a_patient_whose_test_film_cannot_be_read_is_still_no_train_patient(tmp_path: Path) -> None:
+def test_a_patient_with_an_unreadable_test_film_is_never_trained_on(tmp_path: Path) -> None:
     two = small_films(9)
     two["chest_xray/test/NORMAL/IM-0001-0009.jpeg"] = encode_jpeg(film("normal", patient=1, shot=9))[:400]
     summary, out = make(tmp_path, two)
@@ -213,7 +213,7 @@ def test_a_patient_whose_test_film_cannot_be_read_is_still_no_train_patient(tmp_
     assert reasons[TESTED] == 2
 
 
-def test_copies_under_two_patients_tie_them(tmp_path: Path) -> None:
+def test_identical_films_of_two_patients_join_them(tmp_path: Path) -> None:
     films = {
         f"{part}/{label}/{patient}{label[0]}/{shot}.png": encode(Image.fromarray(noise(f"{label}{patient}{shot}")))
         for label in ("cat", "dog")
@@ -228,7 +228,7 @@ def test_copies_under_two_patients_tie_them(tmp_path: Path) -> None:
     assert len([each for each in out.films if each.split == "test" and each.label == "cat"]) == 3
 
 
-def test_photographs_of_the_retina_are_no_chest_films(tmp_path: Path) -> None:
+def test_photographs_of_the_retina_are_skipped(tmp_path: Path) -> None:
     three = as_version3(small_films())
     eyes = {
         f"CellData/OCT/train/NORMAL/NORMAL-{number}-1.jpeg": reencoded(held)
@@ -243,7 +243,7 @@ def test_photographs_of_the_retina_are_no_chest_films(tmp_path: Path) -> None:
     assert summary.sources[0].other_files == len(eyes)
 
 
-def test_added_counts_what_is_in_the_data_set(tmp_path: Path) -> None:
+def test_added_counts_the_films_in_the_data_set(tmp_path: Path) -> None:
     two = small_films()
     tested = {name: held for name, held in two.items() if "/test/" in name}
     again = {name.replace("/test/", "/train/"): reencoded(held, quality=70) for name, held in tested.items()}
@@ -252,7 +252,7 @@ def test_added_counts_what_is_in_the_data_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_very_many_look_alikes_stay_a_manageable_list() -> None:
+def test_very_many_similar_films_give_a_list_of_bounded_length() -> None:
     table = np.random.default_rng(0).integers(0, 2, 256).astype(np.uint8)
     hashes = []
     for number in range(1500):
@@ -275,7 +275,7 @@ def test_the_same_union_gives_the_same_manifest(tmp_path: Path) -> None:
     assert texts[0] == texts[1]
 
 
-def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_sources_of_the_same_name_get_numbers(tmp_path: Path) -> None:
     two = small_films()
     paths = []
     for number, members in enumerate((two, as_version3(two))):
@@ -291,7 +291,7 @@ def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
 )
 @settings(deadline=None)
 def test_near_pairs_are_exactly_those_within_the_distance(bits: list[list[int]], distance: int) -> None:
-    """Hashes made by flipping a few bits of one hash, against comparing all with all."""
+    """Hashes with a few flipped bits of one hash; compared with a search of all pairs."""
     table = np.random.default_rng(0).integers(0, 2, 256).astype(np.uint8)
     rows = []
     for flips in bits:
@@ -310,7 +310,7 @@ def test_near_pairs_are_exactly_those_within_the_distance(bits: list[list[int]],
     assert [pair.distance for pair in found] == sorted(pair.distance for pair in found)
 
 
-def test_a_perceptual_hash_survives_storage_and_tells_patients_apart() -> None:
+def test_a_perceptual_hash_survives_re_encoding_and_distinguishes_patients() -> None:
     def bits(luma: Any) -> int:
         return int(perceptual_hash(luma), 16)
 
@@ -323,7 +323,7 @@ def test_a_perceptual_hash_survives_storage_and_tells_patients_apart() -> None:
     assert min(apart) > NEAR_DISTANCE
 
 
-def test_the_stress_split_is_validation_stored_alike_for_every_class(tmp_path: Path) -> None:
+def test_the_stress_split_stores_validation_films_alike_for_every_class(tmp_path: Path) -> None:
     members = {
         name: reencoded(data) if "NORMAL" in name else data  # the encoding gives the class away
         for name, data in small_films(9).items()
@@ -355,7 +355,7 @@ def test_the_stress_split_is_validation_stored_alike_for_every_class(tmp_path: P
 
 def test_odd_films_do_not_stop_the_stress_split(tmp_path: Path) -> None:
     lone = np.zeros((300, 300), np.uint8)
-    lone[:6, :6] = 255  # framed anew, nothing is left of it
+    lone[:6, :6] = 255  # cropping and blurring the corners leave nothing of it
     films = {
         f"{label}/{kind}{number}.png": encode(Image.fromarray(luma))
         for label in ("cat", "dog")
@@ -363,13 +363,13 @@ def test_odd_films_do_not_stop_the_stress_split(tmp_path: Path) -> None:
         for kind, luma in (("plain", noise(f"{label}{number}")), ("long", np.repeat(noise(f"{number}{label}"), 40, 1)))
     } | {f"cat/lone{number}.png": encode(Image.fromarray(np.roll(lone, number, 1))) for number in range(12)}
     _, out = make(tmp_path, films, stress=True)
-    stressed = {each.source for each in out.split("stress")}
-    left_out = {each.source for each in out.split("val")} - stressed
-    assert stressed
+    render_stress_jpeg = {each.source for each in out.split("stress")}
+    left_out = {each.source for each in out.split("val")} - render_stress_jpeg
+    assert render_stress_jpeg
     assert all("lone" in source for source in left_out)
 
 
-def test_a_stress_split_is_passed_over_when_the_data_set_is_a_source_again(tmp_path: Path) -> None:
+def test_a_stress_split_is_skipped_when_the_data_set_is_a_source(tmp_path: Path) -> None:
     _, out = make(tmp_path, small_films(9), stress=True)
     prepare([out.root], tmp_path / "again", PrepareConfig(val_fraction=0.25))
     assert len(load_dataset(tmp_path / "again").films) == len(out.films) - len(out.split("stress"))

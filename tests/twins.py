@@ -39,7 +39,7 @@ PCXR = _header(
 
 @dataclass
 class Twin:
-    """A set on disk: its source, its label files, and the patient of each film by the name of its file."""
+    """A set on disk: its source, its label files, and the patient of each film by file name."""
 
     root: Path
     labels: list[Path] = field(default_factory=list)
@@ -163,7 +163,7 @@ def mimic(root: Path) -> Twin:
 
 
 def vindr(root: Path) -> Twin:
-    """Fourteen train films read by three radiologists each, six test films, under a slightly other header."""
+    """Fourteen train films read by three radiologists each, and six test films with other columns."""
     twin, train, test = Twin(root), [], []
     for number in range(20):
         name, finding = f"{number:032x}", "Pneumonia" if number % 2 else "No finding"
@@ -172,8 +172,8 @@ def vindr(root: Path) -> Twin:
             test.append([name, *yes(VINDR, finding, value="1", otherwise="0")])
             continue
         for reader in range(3):
-            said = finding if reader or number > 11 else "COPD"
-            train.append([name, f"R{reader}", *yes(VINDR, said, value="1", otherwise="0")])
+            own_finding = finding if reader or number > 11 else "COPD"
+            train.append([name, f"R{reader}", *yes(VINDR, own_finding, value="1", otherwise="0")])
     twin.table("image_labels_train.csv", lines(["image_id", "rad_id", *VINDR], train))
     renamed = [{"Other diseases": "Other disease"}.get(each, each) for each in VINDR]
     twin.table("image_labels_test.csv", lines(["image_id", *renamed], test))
@@ -208,7 +208,7 @@ def covidx(root: Path) -> Twin:
 
 
 def shenzhen(root: Path) -> Twin:
-    """Twenty films, half of them with tuberculosis in words of its own; the table begins with a byte order mark."""
+    """Twenty films, half of them with tuberculosis in varying words; the table begins with a byte order mark."""
     twin, rows = Twin(root), []
     for number in range(20):
         name = f"CHNCXR_{number:04d}_{number % 2}.png"

@@ -19,7 +19,7 @@ from pneumoscope.contract import ActivationMap, InputRule
 from pneumoscope.engine import Attention
 from pneumoscope.errors import UsageError
 from pneumoscope.export import load_network
-from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for, to_input
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, read_for_input, to_input
 from pneumoscope.training.run_directory import load_card, load_config
 
 
@@ -69,7 +69,7 @@ class Explainer:
         """
         if label is not None and label not in self.classes:
             raise UsageError(f"class {label!r} is not one of the model's: {', '.join(self.classes)}.")
-        luma = read_for(data, self.rule, limits=self.limits).luma
+        luma = read_for_input(data, self.rule, limits=self.limits).luma
         image = torch.from_numpy(to_input(luma, self.rule)[np.newaxis].copy())
         with torch.no_grad():
             row = self.network(image).double().softmax(dim=1)[0].tolist()

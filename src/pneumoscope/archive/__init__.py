@@ -1,4 +1,4 @@
-"""Archives and folders: listed and read safely, and the published ones fetched."""
+"""Safe listing and reading of archives and folders, and download of the published archives."""
 
 from pneumoscope.archive.listing import Listing, Member, Problem, is_junk, printable
 from pneumoscope.archive.source import open_source

@@ -1,8 +1,8 @@
-"""Fetching a published archive: whole, resumable and verified; or its chest films alone.
+"""Download of a published archive, resumable and verified: the whole file, or its chest films only.
 
-Our own code, because pooch 1.9, fsspec 2026.9, requests 2.34 with urllib3's `Retry` and obstore 0.12 give up when a
-connection breaks within a file (tried on the servers of tests/local_server.py), and remotezip 0.12 asks once for each
-member and takes whatever part of the archive it is sent for the right one.
+No library does this: pooch 1.9, fsspec 2026.9, requests 2.34 with urllib3's `Retry` and obstore 0.12 give up when a
+connection breaks within a file (tried on the servers of tests/local_server.py), and remotezip 0.12 makes one request
+per member and does not check which part of the archive it is sent.
 """
 
 import fcntl
@@ -18,95 +18,112 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pneumoscope.archive.known_archives import Published
+from pneumoscope.archive.known_archives import PublishedArchive
 from pneumoscope.archive.listing import DamagedError, list_zip, read_from
-from pneumoscope.archive.remote import PATIENT, Answer, Interrupted, Patience, RangeFile, Remote
+from pneumoscope.archive.remote import (
+    DEFAULT_RETRY,
+    RangeFile,
+    RangeResponse,
+    Remote,
+    RetryPolicy,
+    TransferInterrupted,
+)
 from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.files import sha256_of, whole_file
 from pneumoscope.progress import SILENT, Listener
 
 _READ_AHEAD = 8 << 20
-_SPARE = 50_000_000  # bytes of the disk that are left alone
+_SPARE = 50_000_000  # bytes of the disk that stay free
 _PIECE = 1 << 20
-_MEMBER_TRIES = 3
+_MEMBER_TRIES = 3  # for films that arrive damaged
 _LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a whole file must be. `size` is in bytes, None where it is not known beforehand."""
+class ExpectedFile:
+    """A file to download and how it is verified. `size` is in bytes, None if it is not known beforehand."""
 
     url: str
     sha256: str
     size: int | None
 
 
-def fetch_file(wanted: Wanted, path: Path, *, patience: Patience = PATIENT, listener: Listener = SILENT) -> bool:
-    """Fetch one file to `path`; return False if it was there already.
+def fetch_file(
+    expected: ExpectedFile, path: Path, *, policy: RetryPolicy = DEFAULT_RETRY, listener: Listener = SILENT
+) -> bool:
+    """Download one file to `path`; return False if it was there already.
 
-    Bytes go to `path` with `.part` added, and a later call goes on where an earlier one was broken off
-    or killed. The size and the SHA-256 decide: what does not fit is deleted.
+    Bytes are written to `path` with `.part` added, and a later call continues where an earlier one was interrupted or
+    killed. A file that does not have the expected SHA-256 is deleted.
 
     Raises:
-        ArchiveError: it cannot be fetched, or is not the file that was asked for.
-        UsageError: another file lies at `path`, the URL is not valid, or another fetch is at work.
+        ArchiveError: the file cannot be downloaded, or is not the expected one.
+        UsageError: there is another file at `path`, the URL is not valid, or another download is writing it.
     """
     if path.exists():
-        if path.is_file() and sha256_of(path) == wanted.sha256:
+        if path.is_file() and sha256_of(path) == expected.sha256:
             return False
-        raise UsageError(f"{path} exists and is not the file asked for; move it away or choose another --out.")
+        raise UsageError(f"{path} exists and is not the expected file; move it away or choose another --out.")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with Remote(wanted.url, patience=patience, say=listener.say) as remote, _locked(part) as stream:
+    with Remote(expected.url, policy=policy, say=listener.say) as remote, _locked(part) as stream:
         resumed = _size(stream) > 0
-        found = _fill(remote, stream, wanted, path, listener)
-        if found != wanted.sha256 and resumed:
-            listener.say("what was kept from an earlier try does not fit; fetching the whole again")
+        digest = _download(remote, stream, expected, path, listener)
+        # The kept part may be of another file or mirror, which only the hash shows.
+        if digest != expected.sha256 and resumed:
+            listener.say("the bytes kept from an earlier try do not match; fetching the whole file again")
             stream.truncate(0)
-            found = _fill(remote, stream, wanted, path, listener)
-        if found != wanted.sha256:
+            digest = _download(remote, stream, expected, path, listener)
+        if digest != expected.sha256:
             part.unlink()
             raise ArchiveError(
-                f"{wanted.url} sent another file: its SHA-256 is {found}, expected {wanted.sha256}. "
-                "Nothing was kept; fetch again, or pass --sha256 if you trust this address."
+                f"{expected.url} sent another file: its SHA-256 is {digest}, expected {expected.sha256}. "
+                "Nothing was kept; fetch again, or pass --sha256 if you trust this URL."
             )
+        # The bytes must be on the disk before the name is: a crash must not leave an incomplete file under it.
         os.fsync(stream.fileno())
         part.replace(path)
     return True
 
 
 def fetch_films(
-    published: Published, folder: Path, *, url: str, patience: Patience = PATIENT, listener: Listener = SILENT
+    published: PublishedArchive,
+    folder: Path,
+    *,
+    url: str,
+    policy: RetryPolicy = DEFAULT_RETRY,
+    listener: Listener = SILENT,
 ) -> int | None:
-    """Fetch the chest films of a remote ZIP archive that holds more, by ranges.
+    """Download only the chest films of a remote ZIP archive, by range requests.
 
-    Returns how many there are, or None if all of them are in `folder` already.
+    The archive's directory is read first, then the films in the order in which they are stored, several megabytes per
+    request. Every film is checked by its CRC-32 and written whole under `folder` with `.part` added. That becomes
+    `folder` when all films are there; a later call continues where an earlier one was interrupted.
 
-    The archive's directory is read first; then the films in the order in which they lie, some megabytes
-    a request. Every film is checked by its CRC-32 and appears whole under `folder` with `.part` added,
-    which becomes `folder` when all are there; a later call goes on where an earlier one was broken off.
+    Returns:
+        The number of films, or None if all of them are in `folder` already.
 
     Raises:
-        ArchiveError: the archive cannot be read so, or a film arrives damaged again and again.
-        UsageError: something else lies at `folder`, the URL is not valid, or another fetch is at work.
+        ArchiveError: the archive cannot be read by ranges, or a film arrives damaged again and again.
+        UsageError: `folder` has other content, the URL is not valid, or another download is writing it.
     """
-    with Remote(url, patience=patience, say=listener.say) as remote:
+    with Remote(url, policy=policy, say=listener.say) as remote:
         if folder.exists():
             with _open_remote(remote) as archive:
                 if all(_is_there(folder / info.filename, info) for info in _films_of(archive, published, url)):
                     return None
-            raise UsageError(f"{folder} exists and is not what would be fetched; move it away or choose another --out.")
+            raise UsageError(f"{folder} exists and does not contain the films; move it away or choose another --out.")
         part = folder.with_name(f"{folder.name}.part")
         part.mkdir(parents=True, exist_ok=True)
         with _locked(part / _LOCK):
-            count = _persist(remote, published, part, listener)
+            count = _fetch_with_retries(remote, published, part, listener)
             (part / _LOCK).unlink()
             part.replace(folder)
     return count
 
 
-def _persist(remote: Remote, published: Published, part: Path, listener: Listener) -> int:
-    """Fetch what is missing; begin anew, a few times, when a film arrives damaged."""
+def _fetch_with_retries(remote: Remote, published: PublishedArchive, part: Path, listener: Listener) -> int:
+    """Download what is missing; start again, at most three times in all, if a film arrives damaged."""
     tries = 1
     while True:
         try:
@@ -114,8 +131,8 @@ def _persist(remote: Remote, published: Published, part: Path, listener: Listene
         except DamagedError as failure:
             if tries == _MEMBER_TRIES:
                 raise ArchiveError(
-                    f"{remote.url}: {failure}, {tries} times; what came whole is kept in {part}. "
-                    "Run the same command again, or pass --url with a mirror's address."
+                    f"{remote.url}: {failure}, {tries} times; the films that arrived whole are kept in {part}. "
+                    "Run the same command again, or pass --url with a mirror."
                 ) from failure
             tries += 1
             listener.say(f"{failure}; fetching it again")
@@ -128,7 +145,7 @@ def _open_remote(remote: Remote) -> zipfile.ZipFile:
         raise ArchiveError(f"{remote.url} is not a readable ZIP archive ({failure}).") from failure
 
 
-def _fetch_members(remote: Remote, published: Published, part: Path, listener: Listener) -> int:
+def _fetch_members(remote: Remote, published: PublishedArchive, part: Path, listener: Listener) -> int:
     with _open_remote(remote) as archive:
         films = _films_of(archive, published, remote.url)
         _remove_others(part, {info.filename for info in films})
@@ -143,14 +160,14 @@ def _fetch_members(remote: Remote, published: Published, part: Path, listener: L
 
 
 def _remove_others(part: Path, names: set[str]) -> None:
-    """Delete what is not of this archive: another mirror's films, and what a kill left half written."""
+    """Delete files that are not of this archive: another mirror's films, and files half written by a killed process."""
     for path in [path for path in part.rglob("*") if path.is_file() or path.is_symlink()]:
         if path.relative_to(part).as_posix() not in {*names, _LOCK}:
             path.unlink()
 
 
-def _films_of(archive: zipfile.ZipFile, published: Published, url: str) -> list[zipfile.ZipInfo]:
-    """Members of the chest films' folder, in the order in which they lie in the archive.
+def _films_of(archive: zipfile.ZipFile, published: PublishedArchive, url: str) -> list[zipfile.ZipInfo]:
+    """Members of the chest films' folder, in the order in which they are stored, so that reads go forward.
 
     Raises:
         ArchiveError: there are none, or one of them must not be unpacked.
@@ -163,10 +180,10 @@ def _films_of(archive: zipfile.ZipFile, published: Published, url: str) -> list[
     for problem in listing.problems:
         if among_films(problem.name):
             raise ArchiveError(f"{url}: {problem.name!r} is not fetched: {problem.reason}.")
-    wanted = {member.name for member in listing.members if among_films(member.name)}
-    films = [info for info in archive.infolist() if info.filename in wanted]
+    names = {member.name for member in listing.members if among_films(member.name)}
+    films = [info for info in archive.infolist() if info.filename in names]
     if not films:
-        raise ArchiveError(f"{url} holds no folder {published.films_folder}; is it version 3's archive?")
+        raise ArchiveError(f"{url} contains no folder {published.films_folder}; is it version 3's archive?")
     return sorted(films, key=lambda info: info.header_offset)
 
 
@@ -175,23 +192,23 @@ def _is_there(path: Path, info: zipfile.ZipInfo) -> bool:
 
 
 def _fetch_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
-    said = f"{info.filename} arrived damaged"
-    # One byte more than it says, so that zipfile comes to the end, where it checks the CRC-32; but not all of a bomb.
-    data = read_from(archive.open, info, info.file_size + 1, said=said)
+    message = f"{info.filename} arrived damaged"
+    # One byte more than stated, so that zipfile reaches the end, where it checks the CRC-32; but not all of a bomb.
+    data = read_from(archive.open, info, info.file_size + 1, message=message)
     if len(data) != info.file_size:
-        raise DamagedError(f"{said} (not of the size that the archive says)")
+        raise DamagedError(f"{message} (not of the size that the archive states)")
     with whole_file(path) as partial:
         partial.write_bytes(data)
 
 
-def _fill(remote: Remote, stream: BinaryIO, wanted: Wanted, path: Path, listener: Listener) -> str:
-    """Bring `stream` to the whole file's length; the SHA-256 that it has then."""
-    size = remote.size() if wanted.size is None else wanted.size
-    if wanted.size is not None and _size(stream) > wanted.size:
+def _download(remote: Remote, stream: BinaryIO, expected: ExpectedFile, path: Path, listener: Listener) -> str:
+    """Download what `stream` lacks of the file; return the SHA-256 of the result."""
+    size = remote.size() if expected.size is None else expected.size
+    if expected.size is not None and _size(stream) > expected.size:
         stream.truncate(0)
-    fill = _Fill(remote=remote, stream=stream, wanted=wanted, listener=listener)
+    download = _Download(remote=remote, stream=stream, expected=expected, listener=listener)
     with listener.progress(f"fetching {path.name}", size, "B", done=_size(stream)):
-        remote.insist(fill.attempt, reached=lambda: _size(stream))
+        remote.retry(download.attempt, progress=lambda: _size(stream))
     digest = hashlib.sha256()
     stream.seek(0)
     with listener.progress("checking SHA-256", _size(stream), "B"):
@@ -202,61 +219,68 @@ def _fill(remote: Remote, stream: BinaryIO, wanted: Wanted, path: Path, listener
 
 
 @dataclass(kw_only=True)
-class _Fill:
-    """Requests for what is missing, until nothing is. `ranges` is off once the server has got them wrong."""
+class _Download:
+    """The requests for a file's missing bytes. `ranges` becomes false when the server has answered one wrongly."""
 
     remote: Remote
     stream: BinaryIO
-    wanted: Wanted
+    expected: ExpectedFile
     listener: Listener
     ranges: bool = True
 
     def attempt(self) -> None:
-        """One request.
+        """Make one request and write the bytes that it brings.
 
         Raises:
-            Interrupted: make another one.
-            ArchiveError: it is of no use.
+            TransferInterrupted: another request should be made.
+            ArchiveError: another request would not help.
         """
         held = self.stream.seek(0, os.SEEK_END)
-        if held and held == self.wanted.size:
+        if held and held == self.expected.size:
             return
-        with self.remote.ask(held if self.ranges else 0) as answer:
-            total = self._agreed(answer.total)
-            if answer.start != held:
-                self._start_over(answer, held, total)
+        with self.remote.request(held if self.ranges else 0) as response:
+            total = self._checked_total(response.total)
+            if response.start != held:
+                self._start_over(response, held, total)
                 held = 0
             _require_space(Path(self.stream.name).parent, (total or held) - held)
-            for piece in answer.pieces:
+            for piece in response.pieces:
                 self.stream.write(piece)
                 self.listener.advance(len(piece))
                 if total is not None and self.stream.tell() > total:
                     raise ArchiveError(
-                        f"{self.remote.url} sent more than the {total:,} bytes it announced; pass --url."
+                        f"{self.remote.url} sent more than the {total:,} bytes that it announced; "
+                        "pass --url with a mirror."
                     )
         if total is not None and self.stream.tell() < total:
-            raise Interrupted(f"it ended {total - self.stream.tell():,} bytes early")
+            raise TransferInterrupted(f"it ended {total - self.stream.tell():,} bytes early")
 
-    def _agreed(self, announced: int | None) -> int | None:
-        expected = self.wanted.size
+    def _checked_total(self, announced: int | None) -> int | None:
+        """The size of the whole file, as expected or else as announced; refuse an announced size that differs."""
+        expected = self.expected.size
         if expected is not None and announced is not None and announced != expected:
             raise ArchiveError(
-                f"{self.remote.url} offers {announced:,} bytes, expected {expected:,}: it is another file. Pass --url."
+                f"{self.remote.url} offers {announced:,} bytes, expected {expected:,}: it is another file; "
+                "pass --url with a mirror."
             )
         return announced if expected is None else expected
 
-    def _start_over(self, answer: Answer, held: int, total: int | None) -> None:
-        """Drop what is held, unless what is offered instead cannot be the file."""
-        if answer.start not in (0, total):
+    def _start_over(self, response: RangeResponse, held: int, total: int | None) -> None:
+        """Drop the bytes held if the response starts at 0 instead, unless it cannot be the file.
+
+        Raises:
+            TransferInterrupted: the response is of no use, or the bytes held were longer than the file.
+        """
+        if response.start not in (0, total):
             self.ranges = False
-            raise Interrupted("it sent another part of the file")
-        if answer.start != total and (total is None or total < held):
-            raise Interrupted("it answers with something else than the rest of the file")
+            raise TransferInterrupted("it sent another part of the file")
+        if response.start != total and (total is None or total < held):
+            raise TransferInterrupted("it sent something other than the rest of the file")
         self.stream.truncate(0)
         self.listener.advance(-held)
-        if answer.start == total:
-            raise Interrupted("what was kept is longer than the file")
-        self.listener.say("the server does not go on where it was broken off; fetching from the start")
+        if response.start == total:  # status 416: nothing after the bytes held, so they are too many
+            raise TransferInterrupted("the bytes kept are longer than the file")
+        self.listener.say("the server does not continue where the transfer broke off; fetching from the start")
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -270,12 +294,13 @@ def _require_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading and writing, kept from other processes until the block ends."""
+    """Open a file for reading and writing, locked against other processes until the block ends."""
     with path.open("a+b", buffering=0) as stream:
         try:
+            # The system releases this lock when the process ends, so a killed download does not block the next one.
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as failure:
-            raise UsageError(f"{path} is being written by another fetch; wait for it or stop it.") from failure
+            raise UsageError(f"{path} is being written by another download; wait for it or stop it.") from failure
         try:
             yield stream
         finally:

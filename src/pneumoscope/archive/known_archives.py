@@ -6,8 +6,8 @@ _FILES = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
-    """One version as published. `films_folder` holds its chest films where it holds other images, too."""
+class PublishedArchive:
+    """One published version. `films_folder` is the folder of its chest films, if it contains other images as well."""
 
     file: str
     url: str
@@ -16,17 +16,17 @@ class Published:
     films_folder: str | None = None
 
 
-PUBLISHED = {
-    2: Published(
+PUBLISHED_ARCHIVES = {
+    2: PublishedArchive(
         file="ChestXRay2017.zip",
         url=f"{_FILES}/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
         sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
         size=1_235_512_464,
     ),
-    3: Published(
+    3: PublishedArchive(
         file="ZhangLabData.zip",
         url=f"{_FILES}/810b2ce2-11c3-4424-996e-3bef36600907/file_downloaded",
         sha256="acbc42869440eec719361942d0ba560f132742230262f22e78bfb93eb5ea4563",
-        films_folder="chest_xray",  # about 8.44 GB in all; the server's word is taken, and the hash decides
+        films_folder="chest_xray",  # no `size`: about 8.44 GB, but the exact figure is taken from the server
     ),
 }

@@ -1,4 +1,4 @@
-"""ZIP archives and folders as a list of members, read safely and never unpacked by their own names."""
+"""ZIP archives and folders as a list of members that are read safely, and never unpacked under their own names."""
 
 import lzma
 import os
@@ -14,20 +14,27 @@ from typing import IO, Any, Self
 from pneumoscope.archive.names import decode_names, zip_names
 from pneumoscope.errors import ArchiveError
 
+# Left behind by Windows; macOS and others use names with a leading dot.
 _JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+# Exceptions of zipfile, its decompressors and the file system on damaged or unsupported members.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
+#: A member that unpacks to more than 200 times its packed size is taken for a decompression bomb; small ones are not.
 MAX_RATIO = 200
-SMALL = 1_000_000
-_ODD_NAME = "a name with control characters or stray bytes; rename it"
+SMALL = 1_000_000  # bytes
+_UNPRINTABLE_NAME = "a name with control characters or undecodable bytes; rename it"
 
 
 class DamagedError(ArchiveError):
-    """A file's or a member's bytes cannot be read, or are not those that its CRC-32 was made of."""
+    """A file or a member cannot be read, or its bytes do not match its CRC-32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One file of a source. `name` is its path inside the source, with forward slashes; `head` its first bytes."""
+    """One file of a source.
+
+    `name` is its path inside the source, with forward slashes. `read` returns its bytes, `head` at most so many of the
+    first.
+    """
 
     name: str
     read: Callable[[], bytes]
@@ -41,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something in a source that was not taken, and why."""
+    """A file or folder of a source that cannot be used, and the reason."""
 
     name: str
     reason: str
@@ -49,7 +56,11 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a source holds: its members in name order, what was refused, how much was junk, or left out on request."""
+    """The content of a source.
+
+    `members` and `problems` are in name order. `junk` counts files of the operating system, `excluded` those that were
+    left out on request.
+    """
 
     members: list[Member]
     problems: list[Problem]
@@ -58,7 +69,7 @@ class Listing:
 
 
 def is_junk(name: str) -> bool:
-    """Whether a path is operating-system litter.
+    """Whether a path is a file that operating systems leave behind.
 
     >>> is_junk("__MACOSX/a/._b.jpeg"), is_junk("a/.DS_Store"), is_junk("a/b.jpeg")
     (True, True, False)
@@ -70,21 +81,22 @@ def is_junk(name: str) -> bool:
 
 
 def list_folder(root: Path, max_bytes: int) -> Listing:
-    """What a folder holds; see `open_source`."""
-    closed: list[OSError] = []
+    """List a folder; see `open_source`."""
+    unreadable: list[OSError] = []
 
     def found() -> Iterator[tuple[str | None, Member]]:
-        for folder, folders, files in os.walk(root, onerror=closed.append):
+        for folder, folders, files in os.walk(root, onerror=unreadable.append):
+            # `os.walk` does not follow links to folders; they are listed to be reported as problems.
             links = [name for name in folders if Path(folder, name).is_symlink()]
             for path in (Path(folder, file) for file in [*files, *links]):
                 name = path.relative_to(root).as_posix()
-                yield _unfit(path, name, max_bytes), Member.of_file(name, path)
+                yield _refusal(path, name, max_bytes), Member.of_file(name, path)
 
-    return _listed(found(), closed)
+    return _build_listing(found(), unreadable)
 
 
 def printable(name: str) -> str:
-    r"""A name as it can be written anywhere: control characters and stray bytes are escaped.
+    r"""A name that is safe in any output: control characters and undecodable bytes are escaped.
 
     >>> printable("a\rb.png")
     'a\\x0db.png'
@@ -93,12 +105,12 @@ def printable(name: str) -> str:
     return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in safe)
 
 
-def _unfit(path: Path, name: str, max_bytes: int) -> str | None:
-    """Why a file of a folder is not taken, or None."""
+def _refusal(path: Path, name: str, max_bytes: int) -> str | None:
+    """The reason why a file of a folder cannot be used, or None."""
     if printable(name) != name:
-        return _ODD_NAME
+        return _UNPRINTABLE_NAME
     if path.is_dir():
-        return "a linked folder; give the folder it points to"
+        return "a linked folder; give the folder that it points to"
     if not path.is_file():
         return "not a regular file"
     size = path.stat().st_size
@@ -106,9 +118,9 @@ def _unfit(path: Path, name: str, max_bytes: int) -> str | None:
 
 
 def list_zip(archive: zipfile.ZipFile, max_bytes: int, *, name_encoding: str | None = None) -> Listing:
-    """What an open archive holds; see `open_source`."""
+    """List an open ZIP archive; see `open_source`."""
     infos = archive.infolist()
-    names = decode_names(zip_names(infos), name_encoding, of=archive.filename or "the archive")
+    names = decode_names(zip_names(infos), name_encoding, archive=archive.filename or "the archive")
     return list_archive(
         (
             _unreadable(info, max_bytes),
@@ -123,10 +135,12 @@ def list_zip(archive: zipfile.ZipFile, max_bytes: int, *, name_encoding: str | N
 
 
 def list_archive(stored: Iterable[tuple[str | None, Member]]) -> Listing:
-    """The files of an archive under safe names; a backslash separates folders, as it does where some archives are made.
+    """List the files of an archive under safe names.
+
+    A backslash separates folders, as in archives that some Windows programs write.
 
     Args:
-        stored: each under the name that it has there, with the reason not to read it if there is one.
+        stored: each member under its stored name, after the reason not to read it, or None.
     """
 
     def found() -> Iterator[tuple[str | None, Member]]:
@@ -136,15 +150,15 @@ def list_archive(stored: Iterable[tuple[str | None, Member]]) -> Listing:
                 continue
             path = PurePosixPath(member.name.replace("\\", "/"))
             name, unsafe = str(path), _unsafe(path)
-            repeated = "the archive holds this name twice" if name in seen else None
+            repeated = "the archive contains this name twice" if name in seen else None
             yield unsafe or fault or repeated, member if unsafe else replace(member, name=name)
             seen.add(name)
 
-    return _listed(found())
+    return _build_listing(found())
 
 
-def _listed(found: Iterable[tuple[str | None, Member]], closed: Iterable[OSError] = ()) -> Listing:
-    """Sort members, each with the reason not to take it if there is one; then folders that turned out to be closed."""
+def _build_listing(found: Iterable[tuple[str | None, Member]], unreadable: Iterable[OSError] = ()) -> Listing:
+    """Sort members into usable ones, problems and junk; `unreadable` are the errors of folders that cannot be read."""
     members, problems, junk = [], [], 0
     for reason, member in found:
         if is_junk(member.name):
@@ -154,7 +168,7 @@ def _listed(found: Iterable[tuple[str | None, Member]], closed: Iterable[OSError
         else:
             members.append(member)
     problems += [
-        Problem(name=printable(str(each.filename)), reason=f"cannot be read ({each.strerror})") for each in closed
+        Problem(name=printable(str(each.filename)), reason=f"cannot be read ({each.strerror})") for each in unreadable
     ]
     return Listing(
         members=sorted(members, key=lambda member: member.name),
@@ -164,16 +178,19 @@ def _listed(found: Iterable[tuple[str | None, Member]], closed: Iterable[OSError
 
 
 def _unsafe(path: PurePosixPath) -> str | None:
-    """Why a path in an archive must not be used, or None."""
+    """The reason why a path in an archive must not be used, or None."""
+    # A colon in the first part is a Windows drive.
     if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         return "unsafe path in the archive"
-    return _ODD_NAME if printable(str(path)) != str(path) else None
+    return _UNPRINTABLE_NAME if printable(str(path)) != str(path) else None
 
 
 def _unreadable(info: zipfile.ZipInfo, max_bytes: int) -> str | None:
-    """Why a ZIP member must not be read, or None."""
+    """The reason why a ZIP member must not be read, or None."""
+    # The upper half of the external attributes is the Unix mode (APPNOTE.TXT 4.4.15).
     if stat.S_ISLNK(info.external_attr >> 16):
         return "a symbolic link"
+    # Bit 0 marks encryption (APPNOTE.TXT 4.4.4).
     if info.flag_bits & 0x1:
         return "encrypted"
     if info.file_size > max_bytes:
@@ -183,26 +200,27 @@ def _unreadable(info: zipfile.ZipInfo, max_bytes: int) -> str | None:
     return None
 
 
-def read_from(opener: Callable[[Any], IO[bytes]], what: Any, count: int, *, said: str = "cannot be read") -> bytes:
-    """At most `count` bytes of what `opener` opens.
+def read_from(opener: Callable[[Any], IO[bytes]], what: Any, count: int, *, message: str = "cannot be read") -> bytes:
+    """Read at most `count` bytes of what `opener` opens.
 
     Raises:
-        DamagedError: they cannot be read; `said` begins the sentence.
+        DamagedError: they cannot be read; its text begins with `message`.
     """
     try:
         with opener(what) as stream:
             return stream.read(count)
     except _DAMAGE as failure:
-        raise DamagedError(f"{said} ({failure})") from failure
+        raise DamagedError(f"{message} ({failure})") from failure
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
-    data = read_from(archive.open, info, max_bytes + 1, said="damaged in the archive")
+    # The size in the directory may be wrong, so the limit is applied to the data as well.
+    data = read_from(archive.open, info, max_bytes + 1, message="damaged in the archive")
     if len(data) > max_bytes:
         raise ArchiveError(too_large(len(data), max_bytes))
     return data
 
 
 def too_large(size: int, max_bytes: int) -> str:
-    """Why a file of this size is not taken."""
+    """The reason why a file of this size is refused."""
     return f"{size:,} bytes; at most {max_bytes:,} are accepted"

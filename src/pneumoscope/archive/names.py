@@ -1,4 +1,4 @@
-"""Names in archives as text, whatever program wrote them."""
+"""Decoding of the names in archives, whatever program wrote them."""
 
 import re
 import struct
@@ -10,29 +10,31 @@ from pneumoscope.errors import UsageError
 
 _UTF8_FLAG = 0x800
 _UNICODE_PATH = 0x7075
-# Lines and blocks of code page 437: what other encodings look like to a program that took them for it.
-_DRAWN = re.compile("[\u2500-\u259f]")
+# Box-drawing characters of code page 437: what names in other encodings become if they are read as this code page.
+_BOX_DRAWING = re.compile("[\u2500-\u259f]")
+# Codecs that the error message tries on the first name.
 _LIKELY = ("gbk", "big5", "shift_jis", "euc_kr", "cp866", "cp437")
 
 
 def zip_names(infos: Sequence[zipfile.ZipInfo]) -> list[str | bytes]:
-    """The names of a ZIP archive's members, or their bytes where the archive does not say how they are encoded.
+    """The names of a ZIP archive's members; as bytes if the archive does not state their encoding.
 
-    An archive whose UTF-8 names show the lines of a code page was written anew by a program that misread them: they are
-    taken back to their bytes.
+    If UTF-8 names contain box-drawing characters, a program has read them as code page 437 and written the archive
+    again. Such names are converted back to their original bytes.
     """
     names = [_zip_name(info) for info in infos]
-    if any(isinstance(name, str) and not name.isascii() and _DRAWN.search(name) for name in names):
+    if any(isinstance(name, str) and not name.isascii() and _BOX_DRAWING.search(name) for name in names):
         return [name if isinstance(name, bytes) or name.isascii() else _as_code_page(name) or name for name in names]
     return names
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str | bytes:
-    """A member's name, or its bytes.
+    """A member's name, or its bytes if their encoding is not stated.
 
-    APPNOTE.TXT 4.4.4 (bit 11: UTF-8) and 4.6.9 (Info-ZIP's Unicode path, valid while its CRC-32 is that of the name).
+    APPNOTE.TXT 4.4.4 (bit 11: UTF-8) and 4.6.9 (Info-ZIP's Unicode path, valid if its CRC-32 is that of the name).
     """
     name = info.orig_filename
+    # ASCII names are the same in UTF-8 and in the code pages.
     if name.isascii() and not info.extra:
         return name
     flagged = bool(info.flag_bits & _UTF8_FLAG)
@@ -43,16 +45,16 @@ def _zip_name(info: zipfile.ZipInfo) -> str | bytes:
     return name if flagged or name.isascii() else raw
 
 
-def decode_names(names: Sequence[str | bytes], encoding: str | None, *, of: str) -> list[str]:
-    """All names of an archive as text: bytes are UTF-8, or else in the given encoding.
+def decode_names(names: Sequence[str | bytes], encoding: str | None, *, archive: str) -> list[str]:
+    """Decode all names of an archive.
 
     Args:
-        names: text where the encoding is known, or else bytes.
-        encoding: any of Python's text codecs; None asks for one unless all bytes are UTF-8.
-        of: the archive, to name it.
+        names: text if the encoding is stated, else bytes.
+        encoding: codec of the bytes, any of Python's text codecs; None for UTF-8.
+        archive: its name, for messages.
 
     Raises:
-        UsageError: the encoding is not known, or is not the one given.
+        UsageError: some bytes are not in this encoding; the message shows how likely codecs would read one of them.
     """
     unknown = [name for name in names if isinstance(name, bytes)]
     codec = encoding or "utf-8"
@@ -61,13 +63,15 @@ def decode_names(names: Sequence[str | bytes], encoding: str | None, *, of: str)
         return [name if isinstance(name, str) else name.decode(codec) for name in names]
     if encoding is not None:
         raise UsageError(
-            f"--name-encoding {encoding}: {len(odd):,} of the names in {of} cannot be read so; give another codec."
+            f"--name-encoding {encoding}: {len(odd):,} of the names in {archive} are not in this encoding; "
+            "give another codec."
         )
     readings = {each: _decoded(odd[0], each) for each in _LIKELY}
     shown = "; ".join(f"{each}: {name}" for each, name in readings.items() if name and name.isprintable())
     raise UsageError(
-        f"{of} does not say how its names are encoded, and {len(odd):,} of them are not UTF-8; pass --name-encoding "
-        f"with the codec in which the first one reads right, one of these or any other of Python's ({shown})."
+        f"{archive} does not state how its names are encoded, and {len(odd):,} of them are not UTF-8; pass "
+        "--name-encoding with the codec in which the first one reads right, one of these or any other of Python's "
+        f"({shown})."
     )
 
 

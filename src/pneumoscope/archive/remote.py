@@ -1,7 +1,7 @@
-"""Bytes from an address, by range requests that outlive broken connections.
+"""Reading a remote file by range requests, with retries after broken connections.
 
-HTTP semantics after RFC 9110: range requests (section 14), `Retry-After` (10.2.3), status codes (15). Why no
-library does this: see `fetch`.
+HTTP semantics by RFC 9110: range requests (section 14), `Retry-After` (10.2.3), status codes (15). `fetch` explains
+why no library is used.
 """
 
 import io
@@ -20,17 +20,17 @@ from pneumoscope.errors import ArchiveError, UsageError
 
 Result = TypeVar("Result")
 
-_BUSY = frozenset({408, 425, 429})
+_RETRYABLE = frozenset({408, 425, 429})  # beside all 5xx
 _LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """When a server is asked again, and when it is given up.
+class RetryPolicy:
+    """When a request is repeated, and when the download is given up. Times are in seconds.
 
-    A failure after new bytes came does not count towards `attempts`. `first_attempts` is the limit
-    as long as the server has sent nothing at all: a machine without a network is told soon.
+    `attempts` limits failures in a row without a new byte. `first_attempts` is the limit as long as the server has
+    sent nothing at all, so that a machine without a network gets its error soon.
     """
 
     timeout: float = 30.0
@@ -40,11 +40,11 @@ class Patience:
     longest_wait: float = 60.0
 
 
-PATIENT = Patience()
+DEFAULT_RETRY = RetryPolicy()
 
 
-class Interrupted(Exception):  # noqa: N818  # it is no error yet: the request is made again
-    """A request failed in a way that may pass."""
+class TransferInterrupted(Exception):  # noqa: N818  # not an error yet: the request is repeated
+    """A request failed for a reason that may be temporary; `wait` is the least time before the next one, in seconds."""
 
     def __init__(self, why: str, *, wait: float = 0.0) -> None:
         super().__init__(why)
@@ -52,8 +52,8 @@ class Interrupted(Exception):  # noqa: N818  # it is no error yet: the request i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """The beginning of a server's answer: where its bytes start, the whole file's size, the bytes."""
+class RangeResponse:
+    """A server's response: the offset of its first byte, the size of the whole file if it is known, and the bytes."""
 
     start: int
     total: int | None
@@ -61,18 +61,19 @@ class Answer:
 
 
 class Remote:
-    """A file behind an address. Redirects are followed anew for every request: they may expire.
+    """A file at a URL. Redirects are followed anew for every request, as their targets may expire.
 
-    Proxies are those of the environment (`HTTPS_PROXY`, `NO_PROXY`, …).
+    Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`, …).
     """
 
-    def __init__(self, url: str, *, patience: Patience = PATIENT, say: Callable[[str], None]) -> None:
-        self.url, self.patience, self.say = url, patience, say
+    def __init__(self, url: str, *, policy: RetryPolicy = DEFAULT_RETRY, say: Callable[[str], None]) -> None:
+        self.url, self.policy, self.say = url, policy, say
+        # Without "identity", ranges and sizes could be those of a compressed transfer.
         headers = {"Accept-Encoding": "identity", "User-Agent": "pneumoscope"}
         try:
-            self.client = httpx2.Client(follow_redirects=True, timeout=patience.timeout, headers=headers)
+            self.client = httpx2.Client(follow_redirects=True, timeout=policy.timeout, headers=headers)
         except (ValueError, ImportError, httpx2.InvalidURL) as failure:
-            raise UsageError(f"the proxy that the environment names cannot be used ({failure}).") from failure
+            raise UsageError(f"the proxy in the environment cannot be used ({failure}).") from failure
 
     def __enter__(self) -> Self:
         return self
@@ -81,128 +82,133 @@ class Remote:
         self.client.close()
 
     @contextmanager
-    def ask(self, start: int, stop: int | None = None) -> Iterator[Answer]:
-        """Ask once for the bytes from `start` to before `stop`, or to the end.
+    def request(self, start: int, stop: int | None = None) -> Iterator[RangeResponse]:
+        """Request the bytes from `start` to before `stop`, or to the end, once.
 
-        A server that ignores ranges answers from 0.
+        The response of a server that ignores ranges starts at 0.
 
         Raises:
-            Interrupted: worth asking again.
-            ArchiveError, UsageError: not worth it.
+            TransferInterrupted: the request should be repeated.
+            ArchiveError, UsageError: repeating it would not help.
         """
         headers = {} if start == 0 and stop is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
         try:
             with closing(self._send(headers)) as response:
                 yield self._read_head(response, start)
         except httpx2.TransportError as failure:
-            raise Interrupted(str(failure) or type(failure).__name__) from failure
+            raise TransferInterrupted(str(failure) or type(failure).__name__) from failure
 
     def _send(self, headers: dict[str, str]) -> httpx2.Response:
         try:
             return self.client.send(self.client.build_request("GET", self.url, headers=headers), stream=True)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError) as failure:
             raise UsageError(
-                f"{self.url!r} is not an address that can be fetched, or leads to none ({failure})."
+                f"{self.url!r} is not a URL that can be fetched, or redirects to one that cannot ({failure})."
             ) from failure
         except httpx2.TooManyRedirects as failure:
-            raise ArchiveError(f"{self.url} redirects in a circle; pass --url with another address.") from failure
+            raise ArchiveError(f"{self.url} redirects in a circle; pass --url with another URL.") from failure
 
     def size(self) -> int | None:
-        """The file's size in bytes, as far as the server tells."""
+        """The file's size in bytes; None if the server does not state it."""
 
         def attempt() -> int | None:
-            with self.ask(0, 1) as answer:
-                return answer.total
+            # One byte is enough: Content-Range states the size of the whole file.
+            with self.request(0, 1) as response:
+                return response.total
 
-        return self.insist(attempt, reached=lambda: 0)
+        return self.retry(attempt, progress=lambda: 0)
 
     def read(self, start: int, length: int) -> bytes:
-        """Exactly these bytes of the file.
+        """Read exactly these bytes of the file.
 
         Raises:
-            ArchiveError: the server serves no ranges, or was given up.
+            ArchiveError: the server does not support ranges, or the retries were exhausted.
         """
-        held = bytearray()
+        received = bytearray()
 
         def attempt() -> None:
-            with self.ask(start + len(held), start + length) as answer:
-                if answer.start != start + len(held):
-                    raise ArchiveError(f"{self.url} does not serve parts of a file; fetch the whole of it with --full.")
-                for piece in answer.pieces:
-                    held.extend(piece)
-                    if len(held) >= length:
+            with self.request(start + len(received), start + length) as response:
+                if response.start != start + len(received):
+                    raise ArchiveError(f"{self.url} does not serve parts of a file; fetch the whole file with --full.")
+                for piece in response.pieces:
+                    received.extend(piece)
+                    if len(received) >= length:
                         break
-            if len(held) < length:
-                raise Interrupted(f"it ended {length - len(held):,} bytes early")
+            if len(received) < length:
+                raise TransferInterrupted(f"it ended {length - len(received):,} bytes early")
 
-        self.insist(attempt, reached=lambda: len(held))
-        return bytes(held[:length])
+        self.retry(attempt, progress=lambda: len(received))
+        return bytes(received[:length])
 
-    def insist(self, attempt: Callable[[], Result], *, reached: Callable[[], int]) -> Result:
-        """The result of `attempt`, called until it ends well; wait longer after every failure without progress.
+    def retry(self, attempt: Callable[[], Result], *, progress: Callable[[], int]) -> Result:
+        """Call `attempt` until it succeeds, and return its result. Waits grow with every failure without progress.
 
         Args:
-            attempt: raises Interrupted when it should be called again.
-            reached: how many bytes have come so far.
+            attempt: raises TransferInterrupted if it should be called again.
+            progress: how many bytes have been received so far.
 
         Raises:
             ArchiveError: too many failures in a row without a new byte.
         """
-        failures, begun = 0, reached()
+        failures, begun = 0, progress()
         furthest = begun
         while True:
             try:
                 return attempt()
-            except Interrupted as failure:
-                failures = 0 if reached() > furthest else failures + 1
-                furthest = max(furthest, reached())
-                most = self.patience.attempts if furthest > begun else self.patience.first_attempts
-                if failures >= most:
-                    hint = "What came is kept." if reached() else "Is this machine online?"
+            except TransferInterrupted as failure:
+                failures = 0 if progress() > furthest else failures + 1
+                furthest = max(furthest, progress())
+                limit = self.policy.attempts if furthest > begun else self.policy.first_attempts
+                if failures >= limit:
+                    hint = "The bytes received so far are kept." if progress() else "Is this machine online?"
                     raise ArchiveError(
-                        f"{self.url} cannot be fetched ({failure}; asked {failures} times). "
-                        f"{hint} Run the same command again to go on, or pass --url with a mirror's address."
+                        f"{self.url} cannot be fetched ({failure}; tried {failures} times). "
+                        f"{hint} Run the same command again to continue, or pass --url with a mirror."
                     ) from failure
                 self._wait(failure, failures)
 
-    def _wait(self, failure: Interrupted, failures: int) -> None:
-        patience = self.patience
-        longer = patience.first_wait * 2 ** max(0, failures - 1)
-        seconds = min(max(longer, failure.wait), patience.longest_wait)
+    def _wait(self, failure: TransferInterrupted, failures: int) -> None:
+        policy = self.policy
+        longer = policy.first_wait * 2 ** max(0, failures - 1)
+        seconds = min(max(longer, failure.wait), policy.longest_wait)
         self.say(f"connection lost ({failure}); trying again in {seconds:.0f} s")
-        time.sleep(seconds * random.uniform(0.75, 1.0))  # noqa: S311  # jitter, no secret
+        time.sleep(seconds * random.uniform(0.75, 1.0))  # noqa: S311  # jitter, not a secret
 
-    def _read_head(self, response: httpx2.Response, start: int) -> Answer:
+    def _read_head(self, response: httpx2.Response, start: int) -> RangeResponse:
         status = response.status_code
-        said = f"it answers {status} {response.reason_phrase}".strip()
-        if status >= 500 or status in _BUSY:
-            raise Interrupted(said, wait=_seconds(response.headers.get("Retry-After", "")))
+        status_line = f"the server answers {status} {response.reason_phrase}".strip()
+        if status >= 500 or status in _RETRYABLE:
+            raise TransferInterrupted(status_line, wait=_seconds(response.headers.get("Retry-After", "")))
         place = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-        if status == 416:  # nothing from there on; a server should say how much there is, and need not
+        if status == 416:  # nothing at or after `start`; the server should state the size, but need not
             total = start if place is None or place[3] == "*" else int(place[3])
-            return Answer(start=total, total=total, pieces=iter(()))
+            return RangeResponse(start=total, total=total, pieces=iter(()))
         if status not in (200, 206):
             raise ArchiveError(
-                f"{self.url} cannot be fetched: {said}; check the address, or pass --url with a mirror's."
+                f"{self.url} cannot be fetched: {status_line}; check the URL, or pass --url with a mirror."
             )
-        pieces = response.iter_raw()  # as they come: a size would hold bytes back, and lose them in a break
+        pieces = response.iter_raw()  # with a chunk size, bytes held back would be lost when the connection breaks
         if status == 200:
             length = response.headers.get("Content-Length", "")
-            return Answer(start=0, total=int(length) if _LENGTH.fullmatch(length) else None, pieces=pieces)
+            return RangeResponse(start=0, total=int(length) if _LENGTH.fullmatch(length) else None, pieces=pieces)
         if place is None or place[1] is None:
-            raise Interrupted("its answer does not say which part of the file it is")
-        return Answer(start=int(place[1]), total=None if place[3] == "*" else int(place[3]), pieces=pieces)
+            raise TransferInterrupted("the server does not state which part of the file it sends")
+        return RangeResponse(start=int(place[1]), total=None if place[3] == "*" else int(place[3]), pieces=pieces)
 
 
 class RangeFile(io.RawIOBase):
-    """A remote file as Python reads files; give it to `io.BufferedReader` for few, large requests."""
+    """A remote file as a Python file object; wrap it in `io.BufferedReader`, so that requests are few and large.
+
+    Raises:
+        ArchiveError: the server does not state the file's size.
+    """
 
     def __init__(self, remote: Remote) -> None:
         super().__init__()
         self.remote, self.position = remote, 0
         size = remote.size()
         if size is None:
-            raise ArchiveError(f"{remote.url} does not say how large it is; fetch the whole of it with --full.")
+            raise ArchiveError(f"{remote.url} does not state its size; fetch the whole file with --full.")
         self.size = size
 
     @override
@@ -232,5 +238,5 @@ class RangeFile(io.RawIOBase):
 
 
 def _seconds(retry_after: str) -> float:
-    """`Retry-After` in seconds; its form as a date is not used by the servers we meet."""
+    """`Retry-After` in seconds; 0 for its form as a date, which the known servers do not use."""
     return float(retry_after) if _LENGTH.fullmatch(retry_after) else 0.0

@@ -1,4 +1,4 @@
-"""Opening what films come in: a folder, a ZIP archive or a tar archive."""
+"""Opening a source of image files: a folder, a ZIP archive or a tar archive."""
 
 import zipfile
 from collections.abc import Iterator
@@ -12,20 +12,21 @@ from pneumoscope.errors import ArchiveError
 
 @contextmanager
 def open_source(path: Path, *, max_bytes: int, name_encoding: str | None = None) -> Iterator[Listing]:
-    """List a ZIP or tar archive or a folder; its members can be read until the block ends.
+    """List a folder, a ZIP archive or a tar archive; its members can be read until the block ends.
 
-    Operating-system junk (`__MACOSX/`, `._*`, `.DS_Store`, other hidden files, `Thumbs.db`) is
-    counted and left out. A member of an archive that is absolute, climbs out with `..`, is a link or a
-    device, is encrypted, repeats a name, is over `max_bytes` or compresses more than 200 to 1 is a problem.
+    Files that operating systems leave behind (`__MACOSX/`, `._*`, `.DS_Store`, other hidden files, `Thumbs.db`) are
+    counted and left out. A member of an archive is listed as a problem if its path is absolute or contains `..`, if it
+    is a link or a device, is encrypted, repeats a name, is larger than `max_bytes` or unpacks to more than 200 times
+    its packed size.
 
     Args:
-        path: the archive, or the folder.
-        max_bytes: the most of one member.
-        name_encoding: of an archive's names where it does not say how they are encoded.
+        path: the archive or folder.
+        max_bytes: size limit of one member.
+        name_encoding: codec of an archive's names that are not stated to be UTF-8.
 
     Raises:
         ArchiveError: `path` is neither a folder nor a readable archive.
-        UsageError: the encoding of an archive's names is not known; see `decode_names`.
+        UsageError: an archive's names cannot be decoded; see `decode_names`.
     """
     if path.is_dir():
         yield list_folder(path, max_bytes)

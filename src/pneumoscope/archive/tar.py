@@ -1,4 +1,4 @@
-"""tar archives, plain or compressed, listed by the rules that hold for ZIP archives."""
+"""Listing of tar archives, plain or compressed, by the same rules as ZIP archives."""
 
 import bz2
 import gzip
@@ -19,22 +19,27 @@ from pneumoscope.archive.names import decode_names
 from pneumoscope.errors import ArchiveError
 
 _Opener: TypeAlias = Callable[[Path], io.BufferedIOBase]
+# Magic numbers of gzip, bzip2 and xz.
 _COMPRESSED: dict[bytes, _Opener] = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\x00": lzma.LZMAFile}
 _DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError, RecursionError)
-_MOST_HEADER = 1_000_000
+_MAX_HEADER = 1_000_000
 _CHUNK = 1 << 20
 
 
 class _Headers(io.RawIOBase):
-    """What `tarfile` may read of an archive while it lists it: headers, at most a megabyte of them for a member.
+    """A stream that lets `tarfile` read at most a megabyte of headers per member.
 
-    It takes the lengths in them at their word: of long names, of maps of sparse files, negative ones.
+    `tarfile` trusts the lengths in headers, such as those of long names and of the maps of sparse files, even if they
+    are negative.
+
+    Raises:
+        tarfile.ReadError: from `read`, if it is asked for more or for a negative length.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__()
         self._stream = stream
-        self.allowed = _MOST_HEADER
+        self.allowed = _MAX_HEADER
 
     def read(self, size: int = -1, /) -> bytes:
         self.allowed -= size
@@ -50,7 +55,7 @@ class _Headers(io.RawIOBase):
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file begins as a tar archive does, or is compressed in one of the ways tar archives are."""
+    """Whether a file begins with a tar header, or is compressed by gzip, bzip2 or xz."""
     head = _head(path)
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
@@ -63,10 +68,11 @@ def is_tar(path: Path) -> bool:
 def open_tar(path: Path, *, max_bytes: int, name_encoding: str | None) -> Iterator[Listing]:
     """List a tar archive; its members can be read, from any thread, until the block ends.
 
-    A compressed one is first unpacked whole into an unnamed file in the folder for temporary files.
+    A compressed archive is first unpacked into an unnamed file in the folder for temporary files: its members could
+    not be read in any order otherwise.
 
     Raises:
-        ArchiveError: not a tar archive, cut or damaged, or it unpacks to more than 200 times its size.
+        ArchiveError: not a tar archive, truncated or damaged, or it unpacks to more than 200 times its size.
         UsageError: see `decode_names`.
     """
     opener = _opener(_head(path))
@@ -82,18 +88,18 @@ def _head(path: Path) -> bytes:
 
 
 def _opener(head: bytes) -> _Opener | None:
-    """What unpacks a file that begins so."""
+    """The class that unpacks a file with these first bytes, or None."""
     return next((each for magic, each in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
 def _unpack(path: Path, opener: _Opener, unpacked: IO[bytes]) -> None:
-    most = max(SMALL, MAX_RATIO * path.stat().st_size)
+    limit = max(SMALL, MAX_RATIO * path.stat().st_size)
     try:
         with opener(path) as stream:
             while chunk := stream.read(_CHUNK):
                 unpacked.write(chunk)
-                if unpacked.tell() > most:
-                    raise ArchiveError(f"{path} is a decompression bomb: it unpacks to more than {most:,} bytes.")
+                if unpacked.tell() > limit:
+                    raise ArchiveError(f"{path} is a decompression bomb: it unpacks to more than {limit:,} bytes.")
     except _DAMAGE as failure:
         raise ArchiveError(
             f"{path} cannot be unpacked into {tempfile.gettempdir()} ({failure}); "
@@ -110,10 +116,11 @@ def _list(stream: IO[bytes], path: Path, max_bytes: int, encoding: str | None) -
             "fetch it again."
         ) from failure
     stored = [info.name if info.name.isprintable() else _bytes_of(info.name) for info in infos]
-    names, lock = decode_names(stored, encoding, of=str(path)), Lock()
+    # All members share one stream, so a lock keeps seek and read of a thread together.
+    names, lock = decode_names(stored, encoding, archive=str(path)), Lock()
     return list_archive(
         (
-            _unfit(info, max_bytes),
+            _refusal(info, max_bytes),
             Member(
                 name=name,
                 read=partial(_read, stream, lock, info.offset_data, info.size),
@@ -127,7 +134,7 @@ def _list(stream: IO[bytes], path: Path, max_bytes: int, encoding: str | None) -
 def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """Every member's header.
 
-    `tarfile` ends in silence where a header is damaged, and goes in circles where a size is negative.
+    `tarfile` stops without an error at a damaged header, and loops over a negative size. Both are checked here.
     """
     size = stream.seek(0, 2)
     stream.seek(0)
@@ -136,16 +143,17 @@ def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
         end = -1
         while (info := archive.next()) is not None:
             if info.size < 0 or archive.offset <= end or info.offset_data + info.size > size:
-                raise tarfile.ReadError("a member goes on beyond the end: the archive was cut or damaged")
-            end, headers.allowed = archive.offset, _MOST_HEADER
+                raise tarfile.ReadError("a member extends beyond the end: the archive is truncated or damaged")
+            end, headers.allowed = archive.offset, _MAX_HEADER
             yield info
+        # A complete archive ends with a block of zeros.
         stream.seek(archive.offset)
         if any(stream.read(tarfile.BLOCKSIZE)):
-            raise tarfile.ReadError("no header where one must be: the archive was cut or damaged")
+            raise tarfile.ReadError("a header is missing: the archive is truncated or damaged")
 
 
 def _bytes_of(name: str) -> str | bytes:
-    """The bytes of a name that is not UTF-8; any other name as it is."""
+    """A name as bytes if it is not UTF-8, else as text."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -153,8 +161,8 @@ def _bytes_of(name: str) -> str | bytes:
     return name
 
 
-def _unfit(info: tarfile.TarInfo, max_bytes: int) -> str | None:
-    """Why a member is not taken, or None."""
+def _refusal(info: tarfile.TarInfo, max_bytes: int) -> str | None:
+    """The reason why a member cannot be used, or None."""
     if info.issym():
         return "a symbolic link"
     if info.islnk():

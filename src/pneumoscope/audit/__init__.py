@@ -1,4 +1,4 @@
-"""What the data themselves give away: duplicates, leaks, odd files, shortcuts and shifts."""
+"""The audit of a data set: duplicates, leaks between splits, odd files, shortcuts and shifts."""
 
 from pneumoscope.audit.auditor import AUDIT_FILE, PAGE_FILE, audit
 from pneumoscope.audit.document import SEVERITIES, Audit, Finding, Severity

@@ -1,4 +1,4 @@
-"""One audit: read every film once, measure, and say what it means."""
+"""The audit: read every film once, measure it, and report findings."""
 
 import itertools
 import time
@@ -10,13 +10,13 @@ import numpy as np
 
 from pneumoscope import __version__
 from pneumoscope.audit import distributions, findings
-from pneumoscope.audit.document import Audit, Odd
+from pneumoscope.audit.document import Audit, Oddity
 from pneumoscope.audit.features import SIDE
 from pneumoscope.audit.leaks import group_films, identical, nearly_identical, shared_patients
 from pneumoscope.audit.oddities import oddities
 from pneumoscope.audit.page import Pictures, draw_page
-from pneumoscope.audit.reading import Examined, Subject, examine, name_by_header, open_subject
-from pneumoscope.audit.shortcuts import NOT_ASKED, Pool, measure_shortcuts
+from pneumoscope.audit.reading import ExaminedFilm, Subject, examine, name_by_header, open_subject
+from pneumoscope.audit.shortcuts import NOT_REQUESTED, Pool, measure_shortcuts
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.dataset.likeness import NEAR_DISTANCE
 from pneumoscope.errors import DatasetError
@@ -41,23 +41,23 @@ def audit(
 
     Args:
         path: the data set, archive or folder.
-        out: a folder to make, with `audit.json` and `audit.html`.
+        out: a folder to make, with `audit.json` and `audit.html`; None to write nothing.
         shortcuts: also measure the shortcut baselines and shifts, which takes most of the time.
         overwrite: replace an earlier audit at `out`.
-        name_encoding: of an archive's names that are not UTF-8.
-        listener: hears of progress.
+        name_encoding: codec of an archive's names that are not UTF-8.
+        listener: receives progress.
 
     Raises:
-        ArchiveError, DatasetError, UsageError: nothing can be audited, or `out` exists.
+        ArchiveError, DatasetError, UsageError: there is nothing to audit, or `out` exists.
     """
     started = time.monotonic()
     made: AbstractContextManager[Path | None]
     made = nullcontext() if out is None else whole_directory(out, overwrite=overwrite, holding=AUDIT_FILE)
     with made as folder, open_subject(path, name_encoding=name_encoding) as subject:
-        films, lost, means = _read(subject, listener)
+        films, unreadable, means = _read(subject, listener)
         if not films:
-            raise DatasetError(f"{path} holds no readable film; give a data set, an archive or class folders.")
-        document = _document(subject, films, lost, listener, shortcuts=shortcuts, started=started)
+            raise DatasetError(f"{path} contains no readable film; give a data set, an archive or class folders.")
+        document = _document(subject, films, unreadable, listener, shortcuts=shortcuts, started=started)
         if folder is not None:
             members = {claim.name: claim.member for claim in subject.claims}
             write_text(folder / AUDIT_FILE, document.model_dump_json(indent=2) + "\n")
@@ -65,15 +65,16 @@ def audit(
     return document
 
 
-def _read(subject: Subject, listener: Listener) -> tuple[list[Examined], list[Odd], dict[tuple[str, str], Luma]]:
-    """The films, what cannot be read as one, and the mean films, `uint8 [224, 224]`, by split and class."""
-    films: list[Examined] = []
-    unreadable: list[Odd] = []
+def _read(subject: Subject, listener: Listener) -> tuple[list[ExaminedFilm], list[Oddity], dict[tuple[str, str], Luma]]:
+    """The films, the unreadable files, and the mean films (`uint8 [224, 224]`) by split and class."""
+    films: list[ExaminedFilm] = []
+    unreadable: list[Oddity] = []
+    # Mean films are summed while reading, so that no film has to be kept.
     sums = defaultdict[tuple[str, str], Floats](lambda: np.zeros((SIDE, SIDE)))
     for claim, each in zip(subject.claims, examine(subject.claims, subject.limits, listener), strict=True):
         if isinstance(each, str):
             kind = "unreadable" if claim.listed else findings.UNLISTED_UNREADABLE
-            unreadable.append(Odd(film=claim.name, kind=kind, what=each))
+            unreadable.append(Oddity(film=claim.name, kind=kind, what=each))
         else:
             film, small = each
             sums[claim.split, claim.label] += small
@@ -84,26 +85,34 @@ def _read(subject: Subject, listener: Listener) -> tuple[list[Examined], list[Od
 
 
 def _document(
-    subject: Subject, films: list[Examined], lost: list[Odd], listener: Listener, *, shortcuts: bool, started: float
+    subject: Subject,
+    films: list[ExaminedFilm],
+    unreadable: list[Oddity],
+    listener: Listener,
+    *,
+    shortcuts: bool,
+    started: float,
 ) -> Audit:
     patients_of = group_films(films)
     listed = np.array([film.claim.listed for film in films], bool)
     classes = tuple(sorted({film.claim.label for film in films if film.claim.listed}))
+    # A group of all classes has no rest to be compared with.
     groups = {name: members for name, members in subject.groups.items() if set(members) < set(classes)}
     same, near = identical(films), nearly_identical(films)
     conflicts = [each for each in same if len(set(each.labels)) > 1]
-    patients, odd = shared_patients(films), [*lost, *oddities(films)]
+    patients, odd = shared_patients(films), [*unreadable, *oddities(films)]
     changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.content.file_sha256)]
     unlisted = [claim.name for claim in subject.claims if not claim.listed]
-    pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups).only(listed)
-    told = measure_shortcuts(pool, listener) if shortcuts else NOT_ASKED
+    # Unlisted files are reported, but are not used for shortcuts.
+    pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups).subset(listed)
+    results = measure_shortcuts(pool, listener) if shortcuts else NOT_REQUESTED
     spreads, shares = tuple(distributions.spreads(films)), tuple(distributions.shares(films))
     found = itertools.chain(
-        findings.of_leaks(same, near, conflicts, patients),
-        findings.of_classes(Counter(film.claim.label for film in films)),
-        findings.of_files(odd, changed, unlisted, subject.refused),
-        findings.of_encoding(spreads, shares),
-        findings.of_shortcuts(told.shortcuts, told.shifts),
+        findings.leak_findings(same, near, conflicts, patients),
+        findings.class_findings(Counter(film.claim.label for film in films)),
+        findings.file_findings(odd, changed, unlisted, subject.refused),
+        findings.encoding_findings(spreads, shares),
+        findings.shortcut_findings(results.shortcuts, results.shifts),
     )
     return Audit(
         schema_version=1,
@@ -122,7 +131,7 @@ def _document(
         odd=tuple(odd),
         spreads=spreads,
         shares=shares,
-        **vars(told),
+        **vars(results),
         disclaimer=DISCLAIMER,
         version=__version__,
         seconds=round(time.monotonic() - started, 1),

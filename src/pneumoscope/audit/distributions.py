@@ -1,4 +1,4 @@
-"""How films differ in everything but the finding: counts, spreads and shares by class and split."""
+"""How files and films differ between classes and splits: counts, spreads of quantities, shares of properties."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -7,25 +7,26 @@ import numpy as np
 
 from pneumoscope.audit.document import Count, Shares, Spread
 from pneumoscope.audit.features import jpeg_quality
-from pneumoscope.audit.reading import Examined
+from pneumoscope.audit.reading import ExaminedFilm
 from pneumoscope.dataset.split import grouped
 
+#: Values of properties that a file has or lacks.
 ABSENT, PRESENT = _IS_THERE = "no", "yes"
 
-_QUANTITIES: dict[str, tuple[str, Callable[[Examined], float | None]]] = {
+_QUANTITIES: dict[str, tuple[str, Callable[[ExaminedFilm], float | None]]] = {
     "width": ("px", lambda film: film.facts.width),
     "height": ("px", lambda film: film.facts.height),
     "aspect": ("", lambda film: film.facts.width / film.facts.height),
     "file size": ("kB", lambda film: film.content.bytes / 1000),
-    "bytes a pixel": ("", lambda film: film.content.bytes / (film.facts.width * film.facts.height)),
+    "bytes per pixel": ("", lambda film: film.content.bytes / (film.facts.width * film.facts.height)),
     "brightness": ("of 255", lambda film: film.measures.brightness),
     "sharpness": ("grey levels", lambda film: film.measures.sharpness),
     "JPEG quality": ("of 100", lambda film: film.facts.quantiser and jpeg_quality(film.facts.quantiser)),
 }
-_PROPERTIES: dict[str, Callable[[Examined], str]] = {
+_PROPERTIES: dict[str, Callable[[ExaminedFilm], str]] = {
     "format": lambda film: film.facts.format,
     "colour mode": lambda film: film.facts.mode,
-    "bits a sample": lambda film: str(film.facts.bits),
+    "bits per sample": lambda film: str(film.facts.bits),
     "EXIF": lambda film: _IS_THERE[film.facts.exif],
     "ICC profile": lambda film: _IS_THERE[film.facts.icc],
     "progressive": lambda film: _IS_THERE[film.facts.progressive],
@@ -33,16 +34,16 @@ _PROPERTIES: dict[str, Callable[[Examined], str]] = {
 }
 
 
-def by_split_and_class(films: Sequence[Examined]) -> Iterator[tuple[str, str, list[Examined]]]:
-    """The films of every class in every split that has any; splits in the order of training."""
+def by_split_and_class(films: Sequence[ExaminedFilm]) -> Iterator[tuple[str, str, list[ExaminedFilm]]]:
+    """The films of every class in every split that has any; in the order train, val, test, others."""
     cells = grouped(films, lambda film: (film.claim.split, film.claim.label))
     order = {"train": 0, "val": 1, "test": 2}
     for split, label in sorted(cells, key=lambda cell: (order.get(cell[0], 3), cell)):
         yield split, label, cells[split, label]
 
 
-def counts(films: Sequence[Examined], groups: Sequence[str]) -> Iterator[Count]:
-    """Films, patients and films a patient; `groups` names each film's patient."""
+def counts(films: Sequence[ExaminedFilm], groups: Sequence[str]) -> Iterator[Count]:
+    """Films, patients and films per patient; `groups` is the patient of each film."""
     patients = dict(zip(map(id, films), groups, strict=True))
     for split, label, cell in by_split_and_class(films):
         sizes = np.array(list(Counter(patients[id(film)] for film in cell).values()))
@@ -57,7 +58,7 @@ def counts(films: Sequence[Examined], groups: Sequence[str]) -> Iterator[Count]:
         )
 
 
-def spreads(films: Sequence[Examined]) -> Iterator[Spread]:
+def spreads(films: Sequence[ExaminedFilm]) -> Iterator[Spread]:
     """5th percentile, median and 95th percentile of every quantity."""
     for quantity, (unit, measure) in _QUANTITIES.items():
         for split, label, cell in by_split_and_class(films):
@@ -68,7 +69,7 @@ def spreads(films: Sequence[Examined]) -> Iterator[Spread]:
                 yield Spread(**place, n=len(values), low=low, median=median, high=high)
 
 
-def shares(films: Sequence[Examined]) -> Iterator[Shares]:
+def shares(films: Sequence[ExaminedFilm]) -> Iterator[Shares]:
     """How often each value of every property occurs, most frequent first."""
     for quantity, read in _PROPERTIES.items():
         for split, label, cell in by_split_and_class(films):

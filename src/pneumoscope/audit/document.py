@@ -1,4 +1,4 @@
-"""The audit as a document: what `audit.json` holds and the page shows."""
+"""The audit as a document: the schema of `audit.json`, which the page shows."""
 
 from typing import Literal, TypeAlias
 
@@ -19,7 +19,7 @@ class Estimate(Document):
 
 
 class Finding(Document):
-    """Something a reader must know. `code` is stable; `films` are the names it is about."""
+    """A fact that a user of the data must know. `code` is stable; `films` are the names of the films concerned."""
 
     code: Text
     severity: Severity
@@ -29,7 +29,7 @@ class Finding(Document):
 
 
 class Count(Document):
-    """Films and patients of one class in one split; the last three are films a patient."""
+    """Films and patients of one class in one split; `mean`, `median` and `most` are films per patient."""
 
     split: Text
     label: Text
@@ -41,7 +41,10 @@ class Count(Document):
 
 
 class Alike(Document):
-    """Two or more films that are one. `distance` is in bits of 256; 0 when their pixels are equal."""
+    """Two or more files of the same film. `distance` is in bits of 256; 0 if their pixels are equal.
+
+    `splits` and `labels` are in the order of `films`. `crosses`: they are in several splits.
+    """
 
     films: tuple[Text, ...] = Field(min_length=2)
     splits: tuple[Text, ...]
@@ -59,8 +62,8 @@ class SharedPatient(Document):
     splits: tuple[Text, ...]
 
 
-class Odd(Document):
-    """A film that is unlike the others, or unreadable, and in what."""
+class Oddity(Document):
+    """A film that is unlike the others or unreadable: the kind of oddity, and `what` was found, in words."""
 
     film: Text
     kind: Text
@@ -91,11 +94,10 @@ class Shares(Document):
 
 
 class Shortcut(Document):
-    """How well the class is told from one set of features that see no lung.
+    """How well the class is predicted from one set of features without any detail of a lung.
 
-    `task` is `classes`, or a group's name for that group against the rest. `accuracy` is to be compared
-    with `chance`, that of always naming the most frequent class; `auroc` (one class versus the rest,
-    averaged) with 0.5.
+    `task` is `classes`, or a group's name for that group against the rest. `accuracy` is to be compared with `chance`,
+    the accuracy of always predicting the most frequent class; `auroc` (one class versus the rest, averaged) with 0.5.
     """
 
     features: Text
@@ -109,7 +111,7 @@ class Shortcut(Document):
 
 
 class Shift(Document):
-    """How well train and test films of one class are told apart: 0.5 is not at all."""
+    """How well train and test films of one class can be distinguished: an AUROC of 0.5 means not at all."""
 
     label: Text
     features: Text
@@ -134,7 +136,7 @@ class Audit(Document):
     near_distance: int
     conflicts: tuple[Alike, ...]
     patients: tuple[SharedPatient, ...]
-    odd: tuple[Odd, ...]
+    odd: tuple[Oddity, ...]
     spreads: tuple[Spread, ...]
     shares: tuple[Shares, ...]
     shortcuts: tuple[Shortcut, ...]

@@ -1,6 +1,6 @@
-"""What can be measured of a film without any detail of its lungs: the inputs of the shortcut baselines.
+"""Features of a film without any detail of its lungs: the inputs of the shortcut baselines.
 
-All pixel measures are of the film squashed to 224×224 by the contract's own rule, as a network sees it.
+All pixel features are measured on the film squashed to 224×224 by the contract's rule, as a network sees it.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """One film's vectors. `thumb` is `uint8 [16, 16]`, the others `float32`.
+    """One film's features: `thumb` as `uint8 [16, 16]`, the other sets as `float32` vectors.
 
-    `brightness` is the mean of all pixels, 0 to 255; `sharpness` the standard deviation of the discrete Laplacian, in
-    grey levels.
+    `brightness` is the mean of all pixels, 0 to 255; `sharpness` is the standard deviation of the discrete Laplacian,
+    in grey levels.
     """
 
     metadata: Vector
@@ -40,12 +40,12 @@ class Measures:
     brightness: float
     sharpness: float
 
-    def of(self, features: str) -> Vector:
-        """The vector of one of `FEATURES`."""
+    def vector(self, features: str) -> Vector:
+        """The vector of one feature set, a key of `FEATURES`."""
         return self.thumb.ravel().astype(np.float32) if features == "thumbnail" else getattr(self, features)
 
 
-#: Feature sets by name, and what they are in words.
+#: The feature sets, with a description of each.
 FEATURES = {
     "metadata": "file metadata alone (size, format, JPEG tables, tags)",
     "intensity": "global brightness and sharpness",
@@ -58,8 +58,8 @@ def measure(facts: ImageFacts, size: int, small: Luma) -> Measures:
     """Measure a film.
 
     Args:
-        facts: its header.
-        size: of its file, in bytes.
+        facts: the facts of its header.
+        size: size of its file in bytes.
         small: the film as `uint8 [224, 224]`.
     """
     return Measures(
@@ -73,7 +73,7 @@ def measure(facts: ImageFacts, size: int, small: Luma) -> Measures:
 
 
 def jpeg_quality(quantiser: float) -> int:
-    """The quality, 1 to 100, whose luma quantisation table has the nearest mean, by libjpeg's scale (the IJG's).
+    """The JPEG quality, 1 to 100 on libjpeg's (the IJG's) scale, whose luma quantisation table has the nearest mean.
 
     >>> jpeg_quality(29.0)
     75
@@ -83,7 +83,7 @@ def jpeg_quality(quantiser: float) -> int:
 
 @cache
 def _table_means() -> NDArray[np.float64]:
-    """Means of libjpeg's luma tables at quality 1 to 100, read from a tiny file of each."""
+    """Means of libjpeg's luma quantisation tables at quality 1 to 100, read from a tiny file of each quality."""
     tiny = np.zeros((1, 1), np.uint8)
     files = [JpegImageFile(BytesIO(encode(tiny, "JPEG", quality=quality))) for quality in range(1, 101)]
     return np.array([np.mean(file.quantization[0]) for file in files])
@@ -101,7 +101,7 @@ def _metadata(facts: ImageFacts, size: int) -> Vector:
             pixels,
             size,
             size / pixels,
-            -1.0 if facts.quantiser is None else facts.quantiser,
+            -1.0 if facts.quantiser is None else facts.quantiser,  # -1: a format without quantisation
             facts.bits,
             facts.orientation,
             facts.exif,
@@ -116,6 +116,7 @@ def _metadata(facts: ImageFacts, size: int) -> Vector:
 
 def _intensity(small: Luma) -> Vector:
     values = small.astype(np.float32)
+    # Differences of uint8 would wrap around.
     signed = small.astype(np.int16)
     across, down = np.abs(np.diff(signed, axis=1)), np.abs(np.diff(signed, axis=0))
     fine = values - _blocks(small, 2).repeat(2, axis=0).repeat(2, axis=1)
@@ -140,11 +141,12 @@ def _intensity(small: Luma) -> Vector:
 
 
 def _percentiles(counts: NDArray[np.int64], percentiles: tuple[int, ...]) -> NDArray[np.int64]:
-    """Percentiles of small whole numbers, from how often each occurs."""
+    """Percentiles of small integers by a histogram of them."""
     return np.asarray(np.searchsorted(np.cumsum(counts), np.array(percentiles) / 100 * counts.sum()), np.int64)
 
 
 def _border(small: Luma) -> Vector:
+    """Means and deviations of cells along the four edges, and thumbnails of the four corners."""
     strips = [small[:_STRIP], small[-_STRIP:], small[:, :_STRIP].T, small[:, -_STRIP:].T]
     parts = []
     for strip in strips:
@@ -156,7 +158,7 @@ def _border(small: Luma) -> Vector:
 
 
 def _blocks(image: Luma, side: int) -> NDArray[np.float32]:
-    """Means of square blocks."""
+    """Means of square blocks of `side` pixels."""
     rows, columns = image.shape[0] // side, image.shape[1] // side
     return np.asarray(image.reshape(rows, side, columns, side).mean(axis=(1, 3)), np.float32)
 

@@ -1,4 +1,4 @@
-"""The audit as one self-contained page: no script, no request, pictures inside."""
+"""The audit as one self-contained page, with its pictures inside, without scripts and requests."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 from pneumoscope.archive import Member
-from pneumoscope.audit.document import Audit, Odd, Shares, Shortcut, Spread
+from pneumoscope.audit.document import Audit, Oddity, Shares, Shortcut, Spread
 from pneumoscope.audit.features import FEATURES
 from pneumoscope.audit.shortcuts import CLASSES_TASK
 from pneumoscope.contract import InputRule
@@ -17,12 +17,13 @@ from pneumoscope.errors import ArchiveError, ImageError
 from pneumoscope.imaging import Limits, Luma, encode, load_input
 
 _SIDE = 160
-_MOST_GROUPS, _MOST_ODD, _MOST_NAMES = 24, 48, 400
+# Limits of what the page shows; audit.json has everything.
+_MAX_GROUPS, _MAX_ODD, _MAX_NAMES = 24, 48, 400
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Where the page's pictures come from: films by name, and mean films by split and class."""
+    """The sources of the page's pictures: films by name, and mean films by split and class."""
 
     members: Mapping[str, Member]
     means: Mapping[tuple[str, str], Luma]
@@ -36,7 +37,7 @@ class Pictures:
             return None
 
     def mean(self, split: str, label: str) -> str:
-        """The mean film of a cell as a data URI."""
+        """The mean film of a class in a split as a data URI."""
         return _data_uri(self.means[split, label])
 
 
@@ -51,11 +52,11 @@ def draw_page(audit: Audit, pictures: Pictures) -> str:
         features=FEATURES,
         tasks=_tasks(audit),
         alike=[
-            (title, alike.get(crosses, [])[:_MOST_GROUPS], len(alike.get(crosses, [])))
+            (title, alike.get(crosses, [])[:_MAX_GROUPS], len(alike.get(crosses, [])))
             for crosses, title in ((True, "In several splits"), (False, "Within one split"))
         ],
         odd=_odd(audit.odd),
-        most_names=_MOST_NAMES,
+        most_names=_MAX_NAMES,
         cells=list(pictures.means),
         spreads=grouped(audit.spreads, lambda row: row.quantity).items(),
         shares=grouped(audit.shares, lambda row: row.quantity).items(),
@@ -65,26 +66,26 @@ def draw_page(audit: Audit, pictures: Pictures) -> str:
 
 
 def _tasks(audit: Audit) -> list[tuple[str, list[Shortcut]]]:
-    """Baselines by task, with a title."""
-    told = {CLASSES_TASK: f"All {len(audit.classes)} classes"}
+    """Baselines by task, with a title for each."""
+    titles = {CLASSES_TASK: f"All {len(audit.classes)} classes"}
     tasks = grouped(audit.shortcuts, lambda each: each.task)
-    return [(told.get(name, f"{name.capitalize()} or not"), rows) for name, rows in tasks.items()]
+    return [(titles.get(name, f"{name.capitalize()} or not"), rows) for name, rows in tasks.items()]
 
 
-def _odd(odd: Sequence[Odd]) -> list[tuple[str, list[Odd], int]]:
-    """Odd films by kind, the first few of each."""
+def _odd(odd: Sequence[Oddity]) -> list[tuple[str, list[Oddity], int]]:
+    """Odd films by kind: the kind, the first few films, and how many there are."""
     kinds = grouped(odd, lambda each: each.kind)
-    return [(kind, rows[: max(4, _MOST_ODD // len(kinds))], len(rows)) for kind, rows in kinds.items()]
+    return [(kind, rows[: max(4, _MAX_ODD // len(kinds))], len(rows)) for kind, rows in kinds.items()]
 
 
 def _span(rows: Sequence[Spread]) -> tuple[float, float]:
-    """The range that a table's bars are drawn in."""
+    """The least value of a table's bars, and the width of their range."""
     low, high = min(row.low for row in rows), max(row.high for row in rows)
     return low, (high - low) or 1.0
 
 
 def _ordered(rows: Sequence[Shares]) -> list[str]:
-    """Every value that occurs in any row."""
+    """Every value that occurs in any row, in order of its first occurrence."""
     return list(dict.fromkeys(value for row in rows for value in row.shares))
 
 

@@ -1,4 +1,4 @@
-"""Reading what is to be audited: every file there is, whatever a manifest says of it."""
+"""Reading the subject of an audit: every image file that is there, in the manifest or not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pneumoscope.archive import Listing, Member, is_junk, open_source, printable
 from pneumoscope.audit.features import RULE, Measures, measure
-from pneumoscope.dataset import SPLITS, Dataset, Film, grammar, load_dataset
+from pneumoscope.dataset import SPLITS, Dataset, Record, grammar, load_dataset
 from pneumoscope.dataset.candidates import list_films
 from pneumoscope.dataset.content import Content, content_of, open_film
 from pneumoscope.dataset.manifest import MANIFEST_FILE, SOURCE_SEPARATOR, STRESS, RefusedFile
@@ -17,22 +17,22 @@ from pneumoscope.imaging import SUFFIXES, ImageFacts, Limits, Luma, to_input
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import Listener
 
-#: The split of films in a source without parts.
+#: The split of films in a source without splits.
 UNSPLIT = "all"
 NO_CLASS = "(no class folder)"
-#: Version 2's `personN` without the class: a rule that is often used, and joins different children.
+#: Version 2's `personN` without the class: a rule that is often used, although it joins different children.
 NAIVE = "version 2 numbers without the class"
-#: The rule of a prepared data set.
+#: The rule that names patients in a prepared data set.
 BY_MANIFEST = "the manifest"
 _HEADERS = "DICOM headers"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What is said of a file before it is read: by the manifest, or by its name and folder.
+    """What is known of a file before it is read: by the manifest, or by its name and folder.
 
-    `patients` are its patients by each rule that gives one; `file_sha256` is None if nobody says.
-    `listed` is false for a file that lies in a data set's folders without being in its manifest.
+    `patients` is the patient by each rule that names one; `file_sha256` is None without a manifest.
+    `listed` is false for a file in a data set's folders that is not in its manifest.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examined:
-    """A film that was read. Sizes are in pixels as stored."""
+class ExaminedFilm:
+    """A film that has been read and measured."""
 
     claim: Claim
     facts: ImageFacts
@@ -56,9 +56,9 @@ class Examined:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is audited.
+    """The subject of an audit: a prepared data set, or a published archive or folder.
 
-    `groups` are classes reported together; `fingerprint` is a prepared data set's, else empty.
+    `groups` are classes that are reported together; `fingerprint` is a prepared data set's, else empty.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Subject:
 
 @contextmanager
 def open_subject(path: Path, *, name_encoding: str | None = None) -> Iterator[Subject]:
-    """Open a prepared data set, or else an archive or folder of class folders as it was published.
+    """Open a prepared data set, or an archive or folder of class folders as it was published.
 
     Args:
-        path: of one of these.
+        path: the data set, archive or folder.
         name_encoding: see `open_source`.
 
     Raises:
@@ -88,18 +88,20 @@ def open_subject(path: Path, *, name_encoding: str | None = None) -> Iterator[Su
         yield _raw(path, listing, limits)
 
 
-def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[tuple[Examined, Luma] | str]:
-    """Read every film once, in order, or say why one cannot be.
+def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator[tuple[ExaminedFilm, Luma] | str]:
+    """Read every film once, in order.
 
-    With each comes its `uint8 [224, 224]`, for the taker to use and drop.
+    Returns:
+        Each film with its pixels, `uint8 [224, 224]`, or the reason why it cannot be read. The pixels are not kept in
+        the film, so that they can be dropped.
     """
     results = map_ordered(partial(_examine, limits=limits), claims)
     return listener.track("reading films", results, len(claims))
 
 
-def name_by_header(films: list[Examined]) -> list[Examined]:
-    """The films with their patients by DICOM headers, too, if these tell films apart."""
-    if not grammar.names_patients([film.facts.patient for film in films]):
+def name_by_header(films: list[ExaminedFilm]) -> list[ExaminedFilm]:
+    """Add the patients by DICOM headers to the films, if these differ."""
+    if not grammar.distinguishes_patients([film.facts.patient for film in films]):
         return films
     return [
         replace(film, claim=replace(film.claim, patients=film.claim.patients | {_HEADERS: film.facts.patient}))
@@ -111,7 +113,7 @@ def name_by_header(films: list[Examined]) -> list[Examined]:
 
 def _prepared(dataset: Dataset) -> Subject:
     archive = grammar.follows_archive(film.source for film in dataset.films)
-    claims = [listed(dataset, film, archive=archive) for film in dataset.films]
+    claims = [claim_of(dataset, film, archive=archive) for film in dataset.films]
     named = {film.path for film in dataset.films}
     for split in (*SPLITS, STRESS):
         for path in sorted((dataset.root / split).rglob("*")):
@@ -127,8 +129,8 @@ def _prepared(dataset: Dataset) -> Subject:
     )
 
 
-def listed(dataset: Dataset, film: Film, *, archive: bool = False) -> Claim:
-    """What a manifest says of a film; `archive`: its sources' names follow the published archive's grammar."""
+def claim_of(dataset: Dataset, film: Record, *, archive: bool = False) -> Claim:
+    """The claim of a record; `archive`: the names in its sources follow the published archive's grammar."""
     patients = {BY_MANIFEST: film.patient}
     for source in film.source.split(SOURCE_SEPARATOR) if archive else ():
         patients |= _by_name(source)
@@ -156,7 +158,7 @@ def _unlisted(path: Path, name: str, split: str, *, archive: bool) -> Claim:
 
 def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
     name = path.resolve().name
-    films = list_films(listing, name, rules=FolderRules(ask=False))
+    films = list_films(listing, name, rules=FolderRules(strict=False))
     parts = any(each.place.split for each in films.files)
     claims = [
         Claim(
@@ -179,22 +181,22 @@ def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
 
 
 def _by_name(name: str) -> dict[str, str]:
-    """A film's patient by each published naming that its name follows."""
+    """The patient by each of the published grammars that the name follows."""
     stem = Path(name).stem
-    rules = {"version 2 names": grammar.version2(stem), "version 3 names": grammar.version3(stem)}
+    rules = {"version 2 names": grammar.parse_version2(stem), "version 3 names": grammar.parse_version3(stem)}
     patients = {rule: found.patient for rule, found in rules.items() if found and found.patient}
     if "version 2 names" in patients:
         patients[NAIVE] = patients["version 2 names"].partition("/")[2]
     return patients
 
 
-def _examine(claim: Claim, *, limits: Limits) -> tuple[Examined, Luma] | str:
+def _examine(claim: Claim, *, limits: Limits) -> tuple[ExaminedFilm, Luma] | str:
     opened = open_film(claim.member, limits)
     if isinstance(opened, str):
         return opened
     data, radiograph = opened
     small = to_input(radiograph.luma, RULE)[0]
-    film = Examined(
+    film = ExaminedFilm(
         claim=claim,
         facts=radiograph.facts,
         content=content_of(data, radiograph),

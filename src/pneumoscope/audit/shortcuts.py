@@ -1,7 +1,7 @@
-"""How much the data give away without any detail of the lungs.
+"""Shortcut baselines: how well the class can be predicted without any detail of the lungs.
 
-Gradient-boosted trees (scikit-learn's `HistGradientBoostingClassifier`) on features that hold no
-diagnosis. What they reach is a floor: a network of that accuracy need not have seen a lung.
+Gradient-boosted trees (scikit-learn's `HistGradientBoostingClassifier`) on features that contain no
+diagnosis. Their accuracy is a floor: a network that reaches it need not have seen a lung.
 """
 
 from collections import Counter
@@ -17,26 +17,26 @@ from threadpoolctl import threadpool_limits
 from pneumoscope import metrics
 from pneumoscope.audit.document import Estimate, Shift, Shortcut
 from pneumoscope.audit.features import FEATURES
-from pneumoscope.audit.reading import BY_MANIFEST, Examined, examine, listed
-from pneumoscope.dataset import Dataset, Film
+from pneumoscope.audit.reading import BY_MANIFEST, ExaminedFilm, claim_of, examine
+from pneumoscope.dataset import Dataset, Record
 from pneumoscope.dataset.manifest import STRESS
 from pneumoscope.progress import Listener
 
 TEST, HELD_OUT = "test", "held-out folds"
 CLASSES_TASK = "classes"
-_TRAINED = {TEST: "train and val", STRESS: "train"}
+_TRAINING_SPLITS = {TEST: "train and val", STRESS: "train"}
 _FOLDS = 5
 _ROUNDS = 60
-_SMALL = 400
-_DRAWS = 1000
+_SMALL = 400  # films, below which the trees are smaller
+_DRAWS = 1000  # of the bootstrap
 _SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Films, the patient of each, their classes, and the classes that are reported together."""
+    """Films with the patient of each (`groups`), the classes, and the groups of classes that are reported together."""
 
-    films: Sequence[Examined]
+    films: Sequence[ExaminedFilm]
     groups: Sequence[str]
     classes: tuple[str, ...]
     class_groups: dict[str, tuple[str, ...]]
@@ -46,36 +46,38 @@ class Pool:
         """Class indices, `int64 [N]`."""
         return np.array([self.classes.index(film.claim.label) for film in self.films], np.int64)
 
-    def of(self, split: str) -> NDArray[np.bool_]:
-        """Which films are of a split, `bool [N]`."""
+    def in_split(self, split: str) -> NDArray[np.bool_]:
+        """Which films are in a split, `bool [N]`."""
         return np.array([film.claim.split == split for film in self.films], bool)
 
     def inputs(self, features: str) -> NDArray[np.float32]:
         """One feature set of every film, `float32 [N, D]`."""
-        return np.stack([film.measures.of(features) for film in self.films])
+        return np.stack([film.measures.vector(features) for film in self.films])
 
-    def only(self, chosen: NDArray[np.bool_]) -> "Pool":
-        """The films where `chosen` (`bool [N]`) is true."""
+    def subset(self, chosen: NDArray[np.bool_]) -> "Pool":
+        """The pool of the films where `chosen` (`bool [N]`) is true."""
         at = np.flatnonzero(chosen).tolist()
         return replace(self, films=[self.films[each] for each in at], groups=[self.groups[each] for each in at])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the data give away, by the names of `Audit`; `not_measured` says in words what could not be measured."""
+class ShortcutResults:
+    """The fields of `Audit` with these names; `not_measured` states in words what could not be measured."""
 
     shortcuts: tuple[Shortcut, ...]
     shifts: tuple[Shift, ...]
     not_measured: tuple[str, ...]
 
 
-NOT_ASKED = Told(shortcuts=(), shifts=(), not_measured=("the shortcut baselines and shifts: not asked for",))
+NOT_REQUESTED = ShortcutResults(
+    shortcuts=(), shifts=(), not_measured=("the shortcut baselines and shifts: not requested",)
+)
 
 
-def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
-    """Every feature set: in cross-validation, from train to test and to stress, and train against test per class."""
-    stress, pool = pool.only(pool.of(STRESS)), pool.only(~pool.of(STRESS))
-    train, test = pool.only(~pool.of(TEST)), pool.only(pool.of(TEST))
+def measure_shortcuts(pool: Pool, listener: Listener) -> ShortcutResults:
+    """Measure every feature set: in cross-validation, from train to test and to stress, and the shift per class."""
+    stress, pool = pool.subset(pool.in_split(STRESS)), pool.subset(~pool.in_split(STRESS))
+    train, test = pool.subset(~pool.in_split(TEST)), pool.subset(pool.in_split(TEST))
     folds = _fold_count(train.truth, train.groups)
     baselines: list[Shortcut] = []
     shifts: list[Shift] = []
@@ -89,23 +91,23 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> Told:
         for features in FEATURES if folds else ():
             baselines += _cross_validated(train, features, folds)
             listener.advance(1)
-            if stress.films:  # made of val, which must not be learnt from then
-                baselines += _tested(train.only(train.of("train")), stress, features, STRESS)
+            if stress.films:  # stress is made of val, so val must not be trained on
+                baselines += _train_and_test(train.subset(train.in_split("train")), stress, features, STRESS)
             if test.films:
-                baselines += _tested(train, test, features, TEST)
+                baselines += _train_and_test(train, test, features, TEST)
                 shifts += _shifts(pool, features, listener)
             listener.advance(1)
-    return Told(shortcuts=tuple(baselines), shifts=tuple(shifts), not_measured=tuple(missing))
+    return ShortcutResults(shortcuts=tuple(baselines), shifts=tuple(shifts), not_measured=tuple(missing))
 
 
 def measure_on(
-    dataset: Dataset, training: Sequence[Film], tested: Sequence[Film], listener: Listener
+    dataset: Dataset, training: Sequence[Record], tested: Sequence[Record], listener: Listener
 ) -> tuple[Shortcut, ...]:
-    """Every feature set, from some films of a data set to others; films that cannot be read are passed over.
+    """Train on some films of a data set and test on others, for every feature set. Unreadable films are left out.
 
-    Empty if the classes of what is left are too few to learn from.
+    Empty if the remaining training films are not of two classes, or no test film is left.
     """
-    claims = [listed(dataset, film) for film in (*training, *tested)]
+    claims = [claim_of(dataset, film) for film in (*training, *tested)]
     films = [each[0] for each in examine(claims, dataset.limits, listener) if not isinstance(each, str)]
     names = {film.path for film in tested}
     pool = Pool(
@@ -115,12 +117,12 @@ def measure_on(
         class_groups=dataset.groups,
     )
     is_tested = np.array([film.claim.name in names for film in films], bool)
-    train, test = pool.only(~is_tested), pool.only(is_tested)
+    train, test = pool.subset(~is_tested), pool.subset(is_tested)
     if not test.films:
         return ()
-    # On so few films threads wait for each other more than they work, and the longer the busier the machine is.
+    # With so few films, threads wait for each other more than they work, and longer on a busy machine.
     with threadpool_limits(limits=1):
-        return tuple(row for features in FEATURES for row in _tested(train, test, features, TEST))
+        return tuple(row for features in FEATURES for row in _train_and_test(train, test, features, TEST))
 
 
 def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcut]:
@@ -129,18 +131,18 @@ def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcu
     yield from _baselines(train, probabilities, features, trained_on=trained_on, tested_on=HELD_OUT)
 
 
-def _tested(train: Pool, test: Pool, features: str, name: str) -> Iterator[Shortcut]:
+def _train_and_test(train: Pool, test: Pool, features: str, name: str) -> Iterator[Shortcut]:
     if len(set(train.truth.tolist())) < 2:
         return
     trees = _trees(len(train.films)).fit(train.inputs(features), train.truth)
-    probabilities = _spread(trees, test.inputs(features), len(train.classes))
-    yield from _baselines(test, probabilities, features, trained_on=_TRAINED[name], tested_on=name)
+    probabilities = _class_probabilities(trees, test.inputs(features), len(train.classes))
+    yield from _baselines(test, probabilities, features, trained_on=_TRAINING_SPLITS[name], tested_on=name)
 
 
 def _baselines(
     pool: Pool, probabilities: NDArray[np.float64], features: str, *, trained_on: str, tested_on: str
 ) -> Iterator[Shortcut]:
-    """The three-class task, then every group of classes against the rest."""
+    """The task of all classes, then every group of classes against the rest."""
     truth = pool.truth
     tasks = {CLASSES_TASK: (truth, probabilities)}
     for name, members in pool.class_groups.items():
@@ -149,7 +151,7 @@ def _baselines(
         tasks[name] = np.isin(truth, inside).astype(np.int64), np.stack([1 - share, share], axis=1)
     for name, (labels, scores) in tasks.items():
         if len(set(labels.tolist())) < 2:
-            continue  # nothing to tell apart
+            continue  # only one class to predict
         accuracy, auroc = _estimates(labels, scores, pool.groups)
         yield Shortcut(
             features=features,
@@ -164,10 +166,10 @@ def _baselines(
 
 
 def _shifts(pool: Pool, features: str, listener: Listener) -> Iterator[Shift]:
-    """Per class: how well a classifier tells its train films from its test films."""
+    """Per class: how well a classifier distinguishes its train films from its test films."""
     for index, label in enumerate(pool.classes):
-        films = pool.only(pool.truth == index)
-        tested = films.of(TEST).astype(np.int64)
+        films = pool.subset(pool.truth == index)
+        tested = films.in_split(TEST).astype(np.int64)
         folds = _fold_count(tested, films.groups)
         listener.advance(1)
         if folds:
@@ -186,7 +188,7 @@ def _estimates(
 ) -> tuple[Estimate, Estimate]:
     """Accuracy and one-versus-rest AUROC, each with its interval."""
     right = (probabilities.argmax(axis=1) == truth).astype(np.float64)
-    # Two classes have one curve, whichever is called positive.
+    # Two classes have one ROC area, whichever is called positive.
     shown = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     areas = [metrics.auroc(truth == index, probabilities[:, index]) for index in shown]
     drawn: list[tuple[metrics.Floats, metrics.Floats]] = []
@@ -199,7 +201,7 @@ def _estimates(
 
 
 def _defined_mean(areas: metrics.Floats) -> metrics.Floats:
-    """Mean over the first axis of what is defined: a class may be missing from a part, or from a resampling."""
+    """Mean over the first axis of the defined values: a class may be missing from a split or a resampling."""
     return np.asarray(np.ma.masked_invalid(areas).mean(axis=0).filled(np.nan))
 
 
@@ -211,15 +213,15 @@ def _estimate(value: float, resampled: metrics.Floats) -> Estimate:
 def _out_of_fold(
     inputs: NDArray[np.float32], truth: NDArray[np.int64], groups: Sequence[str], folds: int, classes: int
 ) -> NDArray[np.float64]:
-    """Probabilities `[N, C]` of each film by trees that have seen none of its patient's films."""
+    """Probabilities `[N, C]` of each film by trees that were trained on other patients' films."""
     probabilities = np.zeros((len(truth), classes))
     cut = StratifiedGroupKFold(folds, shuffle=True, random_state=_SEED)
     for train, held_out in cut.split(inputs, truth, list(groups)):
-        if len(set(truth[train].tolist())) == 1:  # all films of the other class are one patient's
+        if len(set(truth[train].tolist())) == 1:  # all films of the other classes are of held-out patients
             probabilities[held_out, truth[train][0]] = 1
             continue
         trees = _trees(len(train)).fit(inputs[train], truth[train])
-        probabilities[held_out] = _spread(trees, inputs[held_out], classes)
+        probabilities[held_out] = _class_probabilities(trees, inputs[held_out], classes)
     return probabilities
 
 
@@ -235,15 +237,17 @@ def _trees(films: int) -> HistGradientBoostingClassifier:
     )
 
 
-def _spread(trees: HistGradientBoostingClassifier, inputs: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
-    """Probabilities `[N, C]`, also of classes that these trees have not seen."""
+def _class_probabilities(
+    trees: HistGradientBoostingClassifier, inputs: NDArray[np.float32], classes: int
+) -> NDArray[np.float64]:
+    """Probabilities `[N, C]`; 0 for classes that these trees were not trained on."""
     probabilities = np.zeros((len(inputs), classes))
     probabilities[:, trees.classes_] = trees.predict_proba(inputs)
     return probabilities
 
 
 def _fold_count(truth: NDArray[np.int64], groups: Sequence[str]) -> int:
-    """As many folds as every class has patients, at most five; 0 if that is fewer than two."""
+    """The number of patients of the smallest class, at most five; 0 if that is below two or there is one class only."""
     patients = Counter(label for label, _ in set(zip(truth.tolist(), groups, strict=True)))
     least = min(patients.values(), default=0)
     return min(_FOLDS, least) if least >= 2 and len(patients) > 1 else 0

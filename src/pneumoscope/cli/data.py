@@ -26,11 +26,11 @@ def fetch_command(settings: "Fetch") -> None:
     again to resume an interrupted download. Size and SHA-256 are verified. Version 3 is mostly images of the eye:
     only its chest films are downloaded, each verified by its CRC-32.
     """
-    from pneumoscope.archive.fetch import Wanted, fetch_file, fetch_films
-    from pneumoscope.archive.known_archives import PUBLISHED
+    from pneumoscope.archive.fetch import ExpectedFile, fetch_file, fetch_films
+    from pneumoscope.archive.known_archives import PUBLISHED_ARCHIVES
     from pneumoscope.cli.show import make_listener
 
-    published, listener = PUBLISHED[settings.version], make_listener(quiet=settings.quiet)
+    published, listener = PUBLISHED_ARCHIVES[settings.version], make_listener(quiet=settings.quiet)
     if settings.full and published.films_folder is None:
         raise UsageError(f"--full is for version 3; version {settings.version} is always fetched whole.")
     # Range requests into the remote ZIP fetch the chest films alone; version 3 whole is 8.4 GB.
@@ -45,7 +45,7 @@ def fetch_command(settings: "Fetch") -> None:
     else:
         path = settings.out / published.file
         size = published.size if settings.sha256 is None else None  # of a mirror's own file, only the hash is known
-        wanted = Wanted(url=address, sha256=(settings.sha256 or published.sha256).lower(), size=size)
+        wanted = ExpectedFile(url=address, sha256=(settings.sha256 or published.sha256).lower(), size=size)
         fetched = fetch_file(wanted, path, listener=listener)
         outcome = "fetched and verified" if fetched else "already there, and verified"
     if not settings.quiet:

@@ -20,7 +20,7 @@ from pneumoscope.imaging import (
     DICOM_HEAD,
     DICOM_INDEX,
     SUFFIXES,
-    UNREAD_SUFFIXES,
+    UNSUPPORTED_SUFFIXES,
     Limits,
     is_dicom,
     read_file,
@@ -165,7 +165,7 @@ def _is_image_file(path: Path) -> bool:
     """
     if is_junk(path.name) or path.name.endswith(PICTURE_SUFFIX) or path.name.upper() == DICOM_INDEX:
         return False
-    if path.suffix.lower() in SUFFIXES | UNREAD_SUFFIXES:
+    if path.suffix.lower() in SUFFIXES | UNSUPPORTED_SUFFIXES:
         return True
     with suppress(OSError):
         if path.is_file():  # reading a pipe would wait

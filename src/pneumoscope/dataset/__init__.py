@@ -1,7 +1,7 @@
-"""Prepared data sets: names, folders and tables that label films, manifest, patient-grouped splits."""
+"""Preparation of data sets: labels from names, folders or tables; one film once; splits by patient; the manifest."""
 
-from pneumoscope.dataset.manifest import SPLITS, Dataset, Film, load_dataset
+from pneumoscope.dataset.manifest import SPLITS, Dataset, Record, load_dataset
 from pneumoscope.dataset.prepare import PrepareSummary, prepare
 from pneumoscope.settings.data import PrepareConfig
 
-__all__ = ["SPLITS", "Dataset", "Film", "PrepareConfig", "PrepareSummary", "load_dataset", "prepare"]
+__all__ = ["SPLITS", "Dataset", "PrepareConfig", "PrepareSummary", "Record", "load_dataset", "prepare"]

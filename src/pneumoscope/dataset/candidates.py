@@ -1,4 +1,4 @@
-"""Which files of all sources are films, and what their names, their folders or label files say of them."""
+"""The image files of all sources, with label, patient and split by their names, folders or label files."""
 
 import re
 from collections import Counter
@@ -8,22 +8,22 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from pneumoscope.archive import Listing, Member
-from pneumoscope.dataset.grammar import Identity, Naming, by_pattern, follows_archive, identify
+from pneumoscope.dataset.grammar import Identity, Naming, follows_archive, identify, with_pattern_patient
 from pneumoscope.dataset.labels import NO_ROW, Labelling, TableFilm
 from pneumoscope.dataset.manifest import MANIFEST_FILE, STRESS, RefusedFile
 from pneumoscope.dataset.matching import match_files
 from pneumoscope.dataset.places import FolderRules, Place, find_places, place, refuse_unclear
-from pneumoscope.dataset.spelling import merged_spellings
+from pneumoscope.dataset.spelling import canonical_spellings
 from pneumoscope.errors import ArchiveError, UsageError
-from pneumoscope.imaging import ACCEPTED, DICOM_HEAD, DICOM_INDEX, SUFFIXES, UNREAD_SUFFIXES, is_dicom
+from pneumoscope.imaging import ACCEPTED, DICOM_HEAD, DICOM_INDEX, SUFFIXES, UNSUPPORTED_SUFFIXES, is_dicom
 from pneumoscope.settings.data import PrepareConfig
 
-_CHEST_FOLDER = "chest_xray"
+_CHEST_FOLDER = "chest_xray"  # of the published archives
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A file that says what it is; not read yet."""
+    """An image file with a known label, not read yet."""
 
     member: Member
     identity: Identity
@@ -32,7 +32,10 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """A source's films, by what their paths say; the files refused, with the reason; and how many others there are."""
+    """A source's image files, and those refused, with the reason.
+
+    The counts are of files of the operating system (`junk`), files left out by --exclude, and files of other kinds.
+    """
 
     files: tuple[Candidate, ...]
     refused: tuple[RefusedFile, ...]
@@ -42,14 +45,15 @@ class Candidates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What all sources' names and the label files say.
+class FilmsFound:
+    """The candidates of each source.
 
-    `described` is how label files were read, and `without_file` how many of their images no source has.
+    `label_summary` states how label files were read, None without any; `without_file` is the number of their images
+    that are in no source.
     """
 
     candidates: tuple[Candidates, ...]
-    described: str | None
+    label_summary: str | None
     without_file: int
 
 
@@ -60,18 +64,18 @@ def find_films(
     pattern: re.Pattern[str] | None,
     config: PrepareConfig,
     labelling: Labelling | None,
-) -> Found:
-    """Read labels, patients and parts from the names of all sources' files, or from label files.
+) -> FilmsFound:
+    """Find label, patient and split of all sources' image files by their names, or by label files.
 
     Raises:
-        UsageError: a name can be read in two ways, classes differ in spelling only, or an option fits nothing.
+        UsageError: a name can be read in two ways, classes differ in spelling only, or an option matches nothing.
     """
     listings = _without_excluded(listings, config.exclude)
     splits = {name.casefold(): split for name, split in config.split_folders.items()}
     rules = FolderRules(level=config.class_folder, splits=splits)
     without_file = 0
     if labelling is None:
-        _refuse_idle_splits(listings, config)
+        _refuse_unused_split_folders(listings, config)
         candidates = [
             list_films(listing, source, pattern=pattern, rules=rules)
             for listing, source in zip(listings, sources, strict=True)
@@ -81,27 +85,29 @@ def find_films(
         matched = match_files(labelling, [[member.name for member in films] for films, _ in images])
         without_file = len(labelling.films) - sum(film is not None for films in matched for film in films)
         candidates = [
-            _by_table(listing, source, list(zip(films, rows, strict=True)), unread, pattern=pattern, rules=rules)
-            for listing, source, (films, unread), rows in zip(listings, sources, images, matched, strict=True)
+            _by_table(listing, source, list(zip(films, rows, strict=True)), unsupported, pattern=pattern, rules=rules)
+            for listing, source, (films, unsupported), rows in zip(listings, sources, images, matched, strict=True)
         ]
-    described = None if labelling is None else labelling.described
-    return Found(
+    label_summary = None if labelling is None else labelling.label_summary
+    return FilmsFound(
         candidates=_merge_classes(candidates, merge=config.merge_classes),
-        described=described,
+        label_summary=label_summary,
         without_file=without_file,
     )
 
 
 def _merge_classes(candidates: Sequence[Candidates], *, merge: bool) -> tuple[Candidates, ...]:
-    """The candidates under one spelling of each class; see `merged_spellings`."""
+    """The candidates with one spelling of each class; see `canonical_spellings`."""
     counts = Counter(each.identity.label for found in candidates for each in found.files)
-    spelled = merged_spellings(counts, merge=merge)
+    spelled = canonical_spellings(counts, merge=merge)
     if all(label == kept for label, kept in spelled.items()):
         return tuple(candidates)
-    return tuple(replace(found, files=tuple(_spelled(each, spelled) for each in found.files)) for found in candidates)
+    return tuple(
+        replace(found, files=tuple(_with_label(each, spelled) for each in found.files)) for found in candidates
+    )
 
 
-def _spelled(candidate: Candidate, spelled: Mapping[str, str]) -> Candidate:
+def _with_label(candidate: Candidate, spelled: Mapping[str, str]) -> Candidate:
     identity = candidate.identity
     return replace(candidate, identity=replace(identity, label=spelled[identity.label]))
 
@@ -109,66 +115,67 @@ def _spelled(candidate: Candidate, spelled: Mapping[str, str]) -> Candidate:
 def list_films(
     listing: Listing, source: str, *, pattern: re.Pattern[str] | None = None, rules: FolderRules | None = None
 ) -> Candidates:
-    """Read labels, patients and parts from the names of a source's files.
+    """Find label, patient and split of a source's image files by their names.
 
-    Where there is a folder `chest_xray`, as in the published archives, films are what lies below it:
-    version 3 holds photographs of the retina, too, under names alike. The stress split of a prepared
-    data set is no film of its own. Both are passed over.
+    If there is a folder `chest_xray`, as in the published archives, only files below it count: version 3 also contains
+    photographs of the retina, with similar names. The stress split of a prepared data set is skipped, because it
+    consists of copies.
 
     Raises:
         UsageError: see `find_places`.
     """
     rules = rules or FolderRules()
     prepared = any(member.name == MANIFEST_FILE for member in listing.members)
+    # A manifest shows that the source is a prepared data set.
     members = [m for m in listing.members if not (prepared and m.name.startswith(f"{STRESS}/"))]
     if chest := [member for member in members if _CHEST_FOLDER in PurePosixPath(member.name).parts[:-1]]:
         members = chest
-    images, unread = _sort_members(members)
+    images, unsupported = _sort_members(members)
     names = [member.name for member in images]
     archive = follows_archive(names)
     places = [place(name, rules.splits) for name in names] if archive else find_places(names, rules)
-    if archive and rules.ask:
-        unsaid = [name for name, where in zip(names, places, strict=True) if where.split is None]
-        refuse_unclear([name.split("/")[:-1] for name in unsaid], rules.splits)
+    if archive and rules.strict:
+        without_split = [name for name, where in zip(names, places, strict=True) if where.split is None]
+        refuse_unclear([name.split("/")[:-1] for name in without_split], rules.splits)
     found = [
         (member, where, identify(member.name, where.folder, archive=archive, patient_pattern=pattern))
         for member, where in zip(images, places, strict=True)
     ]
-    return _candidates(listing, source, found, unread)
+    return _candidates(listing, source, found, unsupported)
 
 
 def _by_table(
     listing: Listing,
     source: str,
     films: Sequence[tuple[Member, TableFilm | None]],
-    unread: Sequence[str],
+    unsupported: Sequence[str],
     *,
     pattern: re.Pattern[str] | None,
     rules: FolderRules,
 ) -> Candidates:
-    """What label files say of a source's files; where they say no split, the folders do."""
+    """A source's candidates by label files; the split is that of the folders if the label files state none."""
     found: list[tuple[Member, Place, Identity | str]] = []
-    unsaid = []
+    without_split = []
     for member, film in films:
         if film is None or film.reason is not None:
             found.append((member, Place(split=None, folder=None), NO_ROW if film is None else film.reason or ""))
             continue
         split = film.split or place(member.name, rules.splits).split
         if split is None:
-            unsaid.append(member.name.split("/")[:-1])
+            without_split.append(member.name.split("/")[:-1])
         naming = Naming.NONE if film.patient is None else Naming.TABLE
         identity = Identity(label=film.label, patient=film.patient, naming=naming)
-        found.append((member, Place(split=split, folder=None), by_pattern(identity, member.name, pattern)))
-    refuse_unclear(unsaid, rules.splits)
-    return _candidates(listing, source, found, unread)
+        found.append((member, Place(split=split, folder=None), with_pattern_patient(identity, member.name, pattern)))
+    refuse_unclear(without_split, rules.splits)
+    return _candidates(listing, source, found, unsupported)
 
 
 def _candidates(
-    listing: Listing, source: str, found: Sequence[tuple[Member, Place, Identity | str]], unread: Sequence[str]
+    listing: Listing, source: str, found: Sequence[tuple[Member, Place, Identity | str]], unsupported: Sequence[str]
 ) -> Candidates:
-    """What is known of a source's images; `unread` are images of formats that are not read."""
+    """Sort a source's images into candidates and refused files; `unsupported` have a format that is not read."""
     reasons = [(each.name, each.reason) for each in listing.problems]
-    reasons += [(name, f"accepted are {ACCEPTED}") for name in sorted(unread)]
+    reasons += [(name, f"accepted are {ACCEPTED}") for name in sorted(unsupported)]
     reasons += [(member.name, identity) for member, _, identity in found if isinstance(identity, str)]
     return Candidates(
         files=tuple(
@@ -179,44 +186,47 @@ def _candidates(
         refused=tuple(RefusedFile(source=source, name=name, reason=reason) for name, reason in reasons),
         junk=listing.junk,
         excluded=listing.excluded,
-        other_files=len(listing.members) - len(found) - len(unread),
+        other_files=len(listing.members) - len(found) - len(unsupported),
     )
 
 
 def _sort_members(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
-    """The images, and the names of those of formats that are not read."""
-    unread = {member.name for member in members if PurePosixPath(member.name).suffix.lower() in UNREAD_SUFFIXES}
-    return [member for member in members if member.name not in unread and _is_image(member)], sorted(unread)
+    """The images of a source, and the names of images in formats that are not read."""
+    unsupported = {
+        member.name for member in members if PurePosixPath(member.name).suffix.lower() in UNSUPPORTED_SUFFIXES
+    }
+    return [member for member in members if member.name not in unsupported and _is_image(member)], sorted(unsupported)
 
 
 def _without_excluded(listings: Sequence[Listing], patterns: Sequence[str]) -> list[Listing]:
-    """The listings without the files that a pattern leaves out.
+    """The listings without the files that match a pattern of --exclude.
 
     Raises:
-        UsageError: a pattern leaves nothing out.
+        UsageError: a pattern matches no file.
     """
-    idle = set(patterns)
+    unused = set(patterns)
     kept = []
     for listing in listings:
-        members = [each for each in listing.members if not _excluding(each.name, patterns, idle)]
-        problems = [each for each in listing.problems if not _excluding(each.name, patterns, idle)]
+        members = [each for each in listing.members if not _excluding(each.name, patterns, unused)]
+        problems = [each for each in listing.problems if not _excluding(each.name, patterns, unused)]
         excluded = len(listing.members) + len(listing.problems) - len(members) - len(problems)
         kept.append(replace(listing, members=members, problems=problems, excluded=excluded))
-    if idle:
-        raise UsageError(f"--exclude {min(idle)!r} fits no file; give a folder's name, or a pattern of a path.")
+    if unused:
+        raise UsageError(f"--exclude {min(unused)!r} matches no file; give a folder's name, or a pattern of a path.")
     return kept
 
 
-def _excluding(name: str, patterns: Sequence[str], idle: set[str]) -> set[str]:
-    """The patterns that fit a path, or one folder's or the file's own name; they are taken from the idle ones."""
+def _excluding(name: str, patterns: Sequence[str], unused: set[str]) -> set[str]:
+    """The patterns that match a path, or the name of a folder or file in it; they are removed from `unused`."""
     parts = (name, *name.split("/"))
-    fitting = {pattern for pattern in patterns if any(fnmatchcase(part, pattern) for part in parts)}
-    idle -= fitting
-    return fitting
+    # `fnmatch` would follow the operating system's rules about case.
+    matching = {pattern for pattern in patterns if any(fnmatchcase(part, pattern) for part in parts)}
+    unused -= matching
+    return matching
 
 
-def _refuse_idle_splits(listings: Sequence[Listing], config: PrepareConfig) -> None:
-    """Raise UsageError if --split-folder names a folder that is not there."""
+def _refuse_unused_split_folders(listings: Sequence[Listing], config: PrepareConfig) -> None:
+    """Raise UsageError if --split-folder names a folder that no source has."""
     if config.split_folders:
         there = {part.casefold() for listing in listings for each in listing.members for part in each.name.split("/")}
         for name in config.split_folders:
@@ -225,7 +235,7 @@ def _refuse_idle_splits(listings: Sequence[Listing], config: PrepareConfig) -> N
 
 
 def _is_image(member: Member) -> bool:
-    """By its suffix; files from a hospital's archive often have none, and are DICOMs inside."""
+    """Whether a file is an image by its suffix, or else is a DICOM: a hospital's files often have no suffix."""
     if PurePosixPath(member.name).suffix.lower() in SUFFIXES:
         return True
     if PurePosixPath(member.name).name.upper() == DICOM_INDEX:

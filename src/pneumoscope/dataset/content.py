@@ -1,4 +1,4 @@
-"""A film's file, opened once: its bytes, its radiograph, and what the manifest says of both."""
+"""Reading an image file once: its bytes, its radiograph, and the manifest's columns about both."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pneumoscope.imaging import Limits, Radiograph, luma_sha256, read_radiograph
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What is measured of a film's file: columns of the manifest, see `manifest.Film`."""
+    """The columns of the manifest that are measured on the file; see `manifest.Record`."""
 
     file_sha256: str
     luma_sha256: str
@@ -23,7 +23,7 @@ class Content:
 
 
 def open_film(member: Member, limits: Limits) -> tuple[bytes, Radiograph] | str:
-    """Read and decode a file of a source, or say why that cannot be done."""
+    """Read and decode a file of a source: its bytes and radiograph, or the reason why that is not possible."""
     try:
         data = member.read()
         return data, read_radiograph(data, limits=limits)
@@ -34,7 +34,7 @@ def open_film(member: Member, limits: Limits) -> tuple[bytes, Radiograph] | str:
 
 
 def content_of(data: bytes, radiograph: Radiograph) -> Content:
-    """What the manifest says of a file's bytes and of what they were decoded to."""
+    """The manifest's columns about a file's bytes and its radiograph."""
     return Content(
         file_sha256=hashlib.sha256(data).hexdigest(),
         luma_sha256=luma_sha256(radiograph.luma),

@@ -1,4 +1,4 @@
-"""What file names and folders say: label, patient and part of a film.
+"""Label and patient of a film by its file name and class folder.
 
 The names of Kermany et al. 2018 (Mendeley Data rscbjbr9sj), version 2:
 
@@ -21,7 +21,7 @@ and of version 3, whose middle number is the hospital's patient number:
 ========================================  ========  =========================
 
 `personN` restarts for each class, so a version 2 patient is (class, N). In any other tree the class
-is a folder (`places`), or label files tell it (`labels`).
+is the name of a folder (`places`), or is given by label files (`labels`).
 """
 
 import re
@@ -33,18 +33,18 @@ from pathlib import PurePosixPath
 from pneumoscope.dataset.places import place
 
 KERMANY_CLASSES = ("bacteria", "normal", "virus")
-KERMANY_AGES = (1.0, 5.0)  # years; Kermany et al. 2018
+KERMANY_AGES = (1.0, 5.0)  # years, Kermany et al. 2018
 KERMANY_GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
 
 _ARCHIVE_FOLDERS = frozenset({"normal", "pneumonia", *KERMANY_CLASSES})
-_REPEATED = r"(?:~[0-9a-f]{8})?"  # what `data prepare` adds to a name used twice
+_REPEATED = r"(?:~[0-9a-f]{8})?"  # added by `data prepare` to a name that is used twice
 _PNEUMONIA = re.compile(rf"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?{_REPEATED}", re.IGNORECASE)
 _NORMAL = re.compile(rf"((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?{_REPEATED}", re.IGNORECASE)
 _VERSION3 = re.compile(rf"(BACTERIA|NORMAL|VIRUS)-(\d+)-\d+{_REPEATED}", re.IGNORECASE)
 
 
 class Naming(IntEnum):
-    """Who names a film's patient, the more trusted the higher."""
+    """How a film's patient is named. A higher value is more trusted."""
 
     NONE = 0
     VERSION2 = 1
@@ -56,19 +56,19 @@ class Naming(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """A film's label, and its patient when the name or a pattern tells."""
+    """A film's label, and its patient if the name, a header, a table or a pattern states it."""
 
     label: str
     patient: str | None
     naming: Naming = Naming.NONE
 
 
-def version2(stem: str) -> Identity | None:
+def parse_version2(stem: str) -> Identity | None:
     """Label and patient of a version 2 file name without its suffix, or None.
 
-    >>> version2("person1000_virus_1681").patient
+    >>> parse_version2("person1000_virus_1681").patient
     'virus/person1000'
-    >>> version2("IM-0011-0001-0002").patient
+    >>> parse_version2("IM-0011-0001-0002").patient
     'normal/IM-0011'
     """
     if match := _PNEUMONIA.fullmatch(stem):
@@ -79,10 +79,10 @@ def version2(stem: str) -> Identity | None:
     return None
 
 
-def version3(stem: str) -> Identity | None:
+def parse_version3(stem: str) -> Identity | None:
     """Label and patient of a version 3 file name without its suffix, or None.
 
-    >>> version3("VIRUS-3637528-0002").patient
+    >>> parse_version3("VIRUS-3637528-0002").patient
     '3637528'
     """
     if match := _VERSION3.fullmatch(stem):
@@ -90,18 +90,18 @@ def version3(stem: str) -> Identity | None:
     return None
 
 
-def published(stem: str) -> Identity | None:
+def parse_published(stem: str) -> Identity | None:
     """Label and patient of a file name of either published version, or None."""
-    return version2(stem) or version3(stem)
+    return parse_version2(stem) or parse_version3(stem)
 
 
 def follows_archive(names: Iterable[str]) -> bool:
-    """Whether a source is the pneumonia archive: most images lie in its folders under its names."""
+    """Whether a source is the pneumonia archive: most images are in folders with its class names and have its names."""
     images = matched = 0
     for name in names:
         folder = place(name).folder
         images += 1
-        matched += (folder or "").lower() in _ARCHIVE_FOLDERS and published(PurePosixPath(name).stem) is not None
+        matched += (folder or "").lower() in _ARCHIVE_FOLDERS and parse_published(PurePosixPath(name).stem) is not None
     return matched * 2 > images
 
 
@@ -113,18 +113,18 @@ def identify(
     Args:
         name: path inside the source.
         folder: its class folder.
-        archive: read the published names (see `follows_archive`); otherwise the folder is the class.
-        patient_pattern: searched in the path; its group `patient`, or else its first group or whole
-            match, is the patient, whatever the label.
+        archive: parse the published names (see `follows_archive`); otherwise the folder is the class.
+        patient_pattern: searched for in the path; its group `patient`, else its first group, else the whole match, is
+            the patient, whatever the label.
     """
     if folder is None:
         return "unknown label: not inside a class folder"
     identity = _archive_identity(folder, PurePosixPath(name).stem) if archive else Identity(label=folder, patient=None)
-    return identity if isinstance(identity, str) else by_pattern(identity, name, patient_pattern)
+    return identity if isinstance(identity, str) else with_pattern_patient(identity, name, patient_pattern)
 
 
-def by_pattern(identity: Identity, name: str, pattern: re.Pattern[str] | None) -> Identity | str:
-    """The identity with the patient that a pattern finds in a path, or the reason why it finds none."""
+def with_pattern_patient(identity: Identity, name: str, pattern: re.Pattern[str] | None) -> Identity | str:
+    """The identity with the patient that the pattern finds in the path, or the reason why it finds none."""
     if pattern is None:
         return identity
     if (match := pattern.search(name)) is None:
@@ -133,23 +133,23 @@ def by_pattern(identity: Identity, name: str, pattern: re.Pattern[str] | None) -
     return replace(identity, patient=number, naming=Naming.PATTERN)
 
 
-def names_patients(headers: Sequence[str | None]) -> bool:
-    """Whether the patients of DICOM headers, one a film, tell films apart: a single one names nobody.
+def distinguishes_patients(headers: Sequence[str | None]) -> bool:
+    """Whether the patients of DICOM headers, one per film, differ; a single value for all is a placeholder.
 
-    >>> names_patients(["a", "b", None]), names_patients(["anonymous", "anonymous", None])
+    >>> distinguishes_patients(["a", "b", None]), distinguishes_patients(["anonymous", "anonymous", None])
     (True, False)
     """
     return len(set(headers) - {None}) > 1
 
 
 def _archive_identity(folder: str, stem: str) -> Identity | str:
-    group, named = folder.lower(), published(stem)
+    group, identity = folder.lower(), parse_published(stem)
     if group not in _ARCHIVE_FOLDERS:
         return f"unknown label: {folder} is not one of the archive's class folders"
-    if named is None:
+    if identity is None:
         if group == "pneumonia":
-            return "unknown label: the name says neither bacteria nor virus"
+            return "unknown label: the file name contains neither bacteria nor virus"
         return Identity(label=group, patient=None)
-    if group not in (named.label, "pneumonia") or (group == "pneumonia" and named.label == "normal"):
-        return f"unknown label: the name says {named.label}, the folder {folder}"
-    return named
+    if group not in (identity.label, "pneumonia") or (group == "pneumonia" and identity.label == "normal"):
+        return f"unknown label: the file name states {identity.label}, the folder {folder}"
+    return identity

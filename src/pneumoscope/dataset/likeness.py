@@ -1,4 +1,4 @@
-"""Which films are nearly the same: re-encoded, resized or lightly retouched copies of one film."""
+"""Near-duplicates: re-encoded, resized or lightly retouched copies of one film."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,17 +10,17 @@ from PIL import Image
 from pneumoscope.contract import InputRule
 from pneumoscope.imaging import Luma, to_input
 
-#: Films whose perceptual hashes differ in at most this many of their 256 bits are near-identical. Of the 5,206
-#: different films of the official train part no two are nearer than 36; a film stored at JPEG quality 30, at half
-#: size or with a gamma of 1.2 stays within 12 (benchmarks/likeness.py).
+#: Films are nearly identical if their perceptual hashes differ in at most this many of 256 bits. No two of the 5,206
+#: different films of the official train part are nearer than 36; a film stored at JPEG quality 30, at half size or
+#: with a gamma of 1.2 stays within 12 (benchmarks/likeness.py).
 NEAR_DISTANCE = 16
 _SIDE, _OVERSAMPLING = 16, 4
-_PARTNERS = 32  # enough to tie any group together
+_MAX_PARTNERS = 32  # pairs reported per film and band: enough to connect any group of films
 _RULE = InputRule.squash(_SIDE * _OVERSAMPLING)
 
 
 class NearPair(NamedTuple):
-    """Two films by their numbers, `first` < `second`, and in how many bits their hashes differ."""
+    """Two films by their indices, `first` < `second`, and the number of bits in which their hashes differ."""
 
     distance: int
     first: int
@@ -30,10 +30,10 @@ class NearPair(NamedTuple):
 def perceptual_hash(luma: Luma) -> str:
     """The DCT hash (pHash, Zauner 2010; ImageHash's `phash`) of a film, 256 bits as 64 hex digits.
 
-    The film (`uint8 [H, W]`) is squashed to 64×64 first, so the hash does not see its size. It changes
-    in few bits when a film is re-encoded or resized.
+    The film (`uint8 [H, W]`) is squashed to 64×64 first, so the hash does not depend on its size. Few
+    of its bits change when a film is re-encoded or resized.
     """
-    import imagehash  # with scipy; evaluation and prediction do without
+    import imagehash  # imported here: it needs SciPy, which evaluation and prediction do without
 
     small = Image.fromarray(to_input(luma, _RULE)[0])
     bits = imagehash.phash(small, hash_size=_SIDE, highfreq_factor=_OVERSAMPLING).hash
@@ -43,10 +43,10 @@ def perceptual_hash(luma: Luma) -> str:
 def near_pairs(hashes: list[str], *, distance: int = NEAR_DISTANCE) -> list[NearPair]:
     """All pairs of perceptual hashes that differ in at most `distance` bits, nearest first.
 
-    Two such hashes agree in at least one of `distance + 1` disjoint sets of bits, so only films that
-    share the bits of such a set are compared (multi-index hashing, Norouzi et al. 2012): time grows
-    with the number of films, not with its square. Give every distinct film once. Of very many films that are
-    all alike, no more than the next few of each are named.
+    Two such hashes agree in at least one of `distance + 1` disjoint sets of bits, so only films that share all bits
+    of such a set are compared (multi-index hashing, Norouzi et al. 2012). Time grows with the number of films, not
+    with its square. Give every distinct film once. If very many films are all alike, each is paired only with the next
+    few.
     """
     if len(hashes) < 2:
         return []
@@ -54,13 +54,13 @@ def near_pairs(hashes: list[str], *, distance: int = NEAR_DISTANCE) -> list[Near
     bits = np.unpackbits(packed, axis=1)
     found = set[NearPair]()
     for band in range(distance + 1):
-        for rows in _sharing(bits[:, band :: distance + 1]):
-            found.update(_close(packed, rows, distance))
+        for rows in _rows_of_equal_bits(bits[:, band :: distance + 1]):
+            found.update(_pairs_within(packed, rows, distance))
     return sorted(found)
 
 
-def _sharing(bits: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
-    """Groups of rows whose bits are all equal."""
+def _rows_of_equal_bits(bits: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    """Groups of two or more rows whose bits are all equal."""
     keys = np.ascontiguousarray(np.packbits(bits, axis=1))
     order = np.lexsort(keys.T)
     changes = np.flatnonzero(np.any(keys[order][1:] != keys[order][:-1], axis=1)) + 1
@@ -69,9 +69,10 @@ def _sharing(bits: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
             yield np.sort(rows)
 
 
-def _close(packed: NDArray[np.uint8], rows: NDArray[np.int64], distance: int) -> Iterator[NearPair]:
+def _pairs_within(packed: NDArray[np.uint8], rows: NDArray[np.int64], distance: int) -> Iterator[NearPair]:
+    """The pairs among these rows of `packed` that differ in at most `distance` bits."""
     for place, row in enumerate(rows[:-1]):
         others = rows[place + 1 :]
         differing = np.bitwise_count(packed[others] ^ packed[row]).sum(axis=1, dtype=np.int64)
-        for other in np.flatnonzero(differing <= distance)[:_PARTNERS]:
+        for other in np.flatnonzero(differing <= distance)[:_MAX_PARTNERS]:
             yield NearPair(distance=int(differing[other]), first=int(row), second=int(others[other]))

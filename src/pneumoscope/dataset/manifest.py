@@ -24,8 +24,8 @@ SOURCE_SEPARATOR = " | "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Film:
-    """One row of the manifest. Width and height are as stored in the file, in pixels.
+class Record:
+    """One film of a data set, as a row of the manifest. Width and height are as stored in the file, in pixels.
 
     `source` is `SOURCE:MEMBER`, several joined by ` | ` if several sources have the film. `phash` is
     the perceptual hash of `likeness`.
@@ -46,7 +46,7 @@ class Film:
 
 
 class RefusedFile(Document):
-    """A file of a source that is not in the data set, and why."""
+    """A file of a source that is not in the data set, and the reason."""
 
     source: Text
     name: Text
@@ -54,13 +54,13 @@ class RefusedFile(Document):
 
 
 class DuplicateFilms(Document):
-    """Films of equal pixels, by their sources' names."""
+    """Films of equal pixels, by their names in the sources."""
 
     films: tuple[Text, ...] = Field(min_length=2)
 
 
 class NearFilms(Document):
-    """Two nearly identical films by their sources' names; `distance` is in bits of 256."""
+    """Two nearly identical films, by their names in the sources; `distance` is in bits of 256."""
 
     films: tuple[Text, Text]
     labels: tuple[Text, Text]
@@ -68,29 +68,29 @@ class NearFilms(Document):
     merged: bool
 
 
-#: Settings that cards of this schema version did not have at first.
-_LATER = (
+# Settings that were added to schema version 2 later: older files lack them.
+_LATER_SETTINGS = (
     *("split_folders", "exclude", "merge_classes", "name_encoding", "labels", "label_map", "several"),
     *("image_column", "label_column", "patient_column", "split_column", "view_column"),
 )
 
 
-def _with_later(config: Any) -> Any:
-    """A stored configuration, with the defaults of settings that it does not have."""
+def _with_later_settings(config: Any) -> Any:
+    """A stored configuration, completed by the defaults of settings that it lacks."""
     if not isinstance(config, dict):
         return config
     fields = PrepareConfig.model_fields
-    return {name: fields[name].get_default() for name in _LATER} | config
+    return {name: fields[name].get_default() for name in _LATER_SETTINGS} | config
 
 
 class DatasetCard(Document):
-    """`dataset.json`: what the manifest's rows do not say."""
+    """`dataset.json`: facts about the whole data set, beside the manifest's rows."""
 
     schema_version: Literal[2]
     classes: tuple[Text, ...] = Field(min_length=2)
     groups: dict[Text, tuple[Text, ...]]
     sources: tuple[Text, ...]
-    config: Annotated[PrepareConfig, BeforeValidator(_with_later)]
+    config: Annotated[PrepareConfig, BeforeValidator(_with_later_settings)]
     refused: tuple[RefusedFile, ...]
     duplicates: tuple[DuplicateFilms, ...]
     near_duplicates: tuple[NearFilms, ...]
@@ -103,7 +103,7 @@ class Dataset:
     root: Path
     classes: tuple[str, ...]
     groups: dict[str, tuple[str, ...]]
-    films: tuple[Film, ...]
+    films: tuple[Record, ...]
     fingerprint: str
     limits: Limits
 
@@ -111,7 +111,7 @@ class Dataset:
         """Whether the data set has films of this split."""
         return any(film.split == name for film in self.films)
 
-    def split(self, name: str) -> list[Film]:
+    def split(self, name: str) -> list[Record]:
         """The films of one split, in manifest order.
 
         Raises:
@@ -123,11 +123,11 @@ class Dataset:
             raise DatasetError(f"{self.root} has no split {name!r}; it has: {', '.join(there)}.")
         return films
 
-    def read(self, film: Film) -> bytes:
+    def read(self, film: Record) -> bytes:
         """The bytes of a film's file.
 
         Raises:
-            DatasetError: the file is gone or is not the one the manifest names.
+            DatasetError: the file is missing, or is not the one in the manifest.
         """
         path = self.root / film.path
         try:
@@ -139,33 +139,34 @@ class Dataset:
         return data
 
 
-def format_manifest(films: Iterable[Film]) -> str:
+def format_manifest(films: Iterable[Record]) -> str:
     """The manifest as CSV text, rows in path order, lines ended by a newline."""
+    # Order and line ends are fixed, so that equal data sets have equal fingerprints on any system.
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Film)])
+    writer.writerow([field.name for field in fields(Record)])
     writer.writerows(astuple(film) for film in sorted(films, key=lambda film: film.path))
     return stream.getvalue()
 
 
-def parse_manifest(text: str) -> list[Film]:
+def parse_manifest(text: str) -> list[Record]:
     """Films of a manifest's CSV text.
 
     Raises:
         ValueError: the columns or a value are not as `format_manifest` writes them.
     """
     reader = csv.reader(io.StringIO(text))
-    names = [field.name for field in fields(Film)]
+    names = [field.name for field in fields(Record)]
     if (header := next(reader, [])) != names:
         raise ValueError(f"its first line has {len(header)} values and is not the header {','.join(names)}")
-    return [_film(names, row) for row in reader]
+    return [_parse_row(names, row) for row in reader]
 
 
 def load_dataset(root: Path) -> Dataset:
     """Load a prepared data set.
 
     Raises:
-        DatasetError: not a prepared data set, or damaged.
+        DatasetError: not a prepared data set, or a damaged one.
     """
     manifest, card_path = root / MANIFEST_FILE, root / CARD_FILE
     if not manifest.is_file() or not card_path.is_file():
@@ -190,10 +191,10 @@ def load_dataset(root: Path) -> Dataset:
     )
 
 
-def _film(names: list[str], row: list[str]) -> Film:
+def _parse_row(names: list[str], row: list[str]) -> Record:
     if len(row) != len(names):
         raise ValueError(f"a row has {len(row)} values; expected {len(names)}")
     values: dict[str, Any] = dict(zip(names, row, strict=True))
     for number in ("width", "height", "bytes"):
         values[number] = int(values[number])
-    return Film(**values)
+    return Record(**values)

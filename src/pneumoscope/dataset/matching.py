@@ -1,4 +1,4 @@
-"""Which file a row of a table names."""
+"""Matching of a table's rows to the files that they name."""
 
 import unicodedata
 from collections import defaultdict
@@ -8,20 +8,21 @@ from typing import TypeAlias
 
 from pneumoscope.dataset.labels import Labelling, TableFilm
 from pneumoscope.errors import UsageError
-from pneumoscope.imaging import SUFFIXES, UNREAD_SUFFIXES
+from pneumoscope.imaging import SUFFIXES, UNSUPPORTED_SUFFIXES
 
-_SUFFIXES = SUFFIXES | UNREAD_SUFFIXES
+_SUFFIXES = SUFFIXES | UNSUPPORTED_SUFFIXES
 
 Key: TypeAlias = tuple[str, ...]
 
 
 def match_files(labelling: Labelling, sources: Sequence[Sequence[str]]) -> list[list[TableFilm | None]]:
-    """The table's film of each file of each source; None where no row names it.
+    """The table's film for each file of each source, or None if no row names the file.
 
-    A row names a file by its name without suffix, and by as many of the last folders as make all images different.
+    A row names a file by the file's name without suffix, and by as many of the last folders as are needed to
+    distinguish all images of the table.
 
     Raises:
-        UsageError: no row names any file, or one row several files.
+        UsageError: no row names a file, or one row names several files.
     """
     images = [film.image for film in labelling.films]
     keys, depth, suffixes = _distinct_keys(images)
@@ -34,13 +35,14 @@ def match_files(labelling: Labelling, sources: Sequence[Sequence[str]]) -> list[
                 found[key].append((number, at, parts))
     if not found:
         example = next((name for names in sources for name in names), None)
-        file = f", and the files are called like {example!r}" if example else ""
-        raise UsageError(f"no file is named in the label files: they name images like {images[0]!r}{file}.")
+        file = f", and files have names like {example!r}" if example else ""
+        raise UsageError(f"the label files name none of the files: they name images like {images[0]!r}{file}.")
     matched: list[list[TableFilm | None]] = [[None] * len(names) for names in sources]
     double = []
     for key, places in found.items():
         film = rows[key]
         whole = _parts(film.image, suffixes=suffixes)
+        # If several files have the key, the one that shares the most folders with the row is meant.
         lengths = [_common(parts, whole) for _, _, parts in places]
         best = [each for each, length in zip(places, lengths, strict=True) if length == max(lengths)]
         double += [best] if len(best) > 1 else []
@@ -49,8 +51,8 @@ def match_files(labelling: Labelling, sources: Sequence[Sequence[str]]) -> list[
     if double:
         one, other = (sources[number][at] for number, at, _ in double[0][:2])
         raise UsageError(
-            f"{len(double):,} images of the label files may be any of several files, such as {one!r} and {other!r}; "
-            "leave out those that are not meant by --exclude."
+            f"{len(double):,} images of the label files fit several files each, such as {one!r} and {other!r}; "
+            "leave out the wrong ones with --exclude."
         )
     return matched
 
@@ -61,7 +63,7 @@ def _folded_part(part: str) -> str:
 
 
 def _parts(path: str, *, suffixes: bool) -> Key:
-    """A path's folders and its file's name, with or without its suffix, as they are compared."""
+    """A path's folders and file name in the form in which they are compared; with the suffix only if `suffixes`."""
     *folders, file = path.split("/")
     stem, dot, suffix = file.rpartition(".")
     if dot and not suffixes and f".{suffix.lower()}" in _SUFFIXES:
@@ -70,10 +72,13 @@ def _parts(path: str, *, suffixes: bool) -> Key:
 
 
 def _distinct_keys(images: Sequence[str]) -> tuple[list[Key], int, bool]:
-    """Keys that are different for all images, of the fewest last parts of their paths: how many, and with suffixes?
+    """Keys that distinguish all images, of as few last parts of their paths as possible.
+
+    Returns:
+        The key of each image, the number of parts, and whether suffixes are kept.
 
     Raises:
-        UsageError: there are none.
+        UsageError: images differ in case only.
     """
     for suffixes in (False, True):
         parts = [_parts(image, suffixes=suffixes) for image in images]
@@ -85,7 +90,7 @@ def _distinct_keys(images: Sequence[str]) -> tuple[list[Key], int, bool]:
 
 
 def _common(one: Key, other: Key) -> int:
-    """How many of the last parts of two paths are equal."""
+    """The number of equal parts at the end of two paths."""
     count = 0
     for first, second in zip(reversed(one), reversed(other), strict=False):
         if first != second:

@@ -1,7 +1,8 @@
-"""Where a source's files lie: in which folder of a split, by its everyday names, and in which class folder.
+"""Split and class folder of a source's files, by the names of their folders.
 
-Below `train`, `val` and `test` the class is the next folder; elsewhere it is the innermost one. Where folders may as
-well be those of patients, of masks, or of a split under an unknown name, this is asked about, not guessed.
+Below `train`, `val` and `test` the class is the next folder; elsewhere it is the innermost one. If the folders might
+just as well be those of patients or masks, or of a split under an unknown name, an error asks for an option: nothing
+is guessed.
 """
 
 import re
@@ -18,7 +19,8 @@ from pneumoscope.settings.data import FolderLevel, SplitFolder
 Part: TypeAlias = Literal["train", "test"]
 PublishedSplit: TypeAlias = Literal["train", "val", "test"]
 
-TABLE_ADVICE = "If the labels are in a table, give it by --labels FILE."
+#: Ends the messages about class folders.
+TABLE_ADVICE = "If the labels are in a table, pass --labels FILE."
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W_a-zA-Z]+")
 _SPLIT = "train(?:ing)?|val(?:id(?:at(?:ion|e|ing))?)?|test(?:ing)?|dev"
@@ -34,7 +36,7 @@ _CONTENT_WORD = re.compile(
     r"images?|imgs?|films?|pictures?|photos?|pngs?|jpe?gs?|dicoms?|dcms?|tiffs?|x|rays?|xrays?|cxrs?|radiographs?|raw|"
     r"data|originals?|files?"
 )
-# Words of diagnoses, so that `site/ill`, `site/well` needs no question and `ill/2019`, `well/2019` does.
+# Words of diagnoses: they show that `ill` is the class in `site/ill`, but not what the class is in `ill/2019`.
 _CLASS_WORD = re.compile(
     r"ab(?:normal|sent)|normals?|healthy|well|ill|sick|diseased?s?|control|infected|positive|negative|pos|neg|yes|no|"
     r"findings?|\w*pneumonia\w*|bacteria\w*|vir(?:us|al)|covid|sars|mers|ards|tb|tuberculosis|opacity|effusion|"
@@ -47,62 +49,66 @@ _PATIENT = re.compile(
     re.IGNORECASE,
 )
 _DIGITS = re.compile(r"[0-9]+")
-_FILMS_OF_A_FOLDER = 5  # of one patient there are mostly one or two, of a class many
-_MOST_CLASSES = 10
-_MOST_NAMES = 5
+_FEW_FILMS = 5  # films per folder below which it may be a patient's: these mostly have one or two, classes many
+_MAX_CLASSES = 10  # folders above which classes may be patients
+_MAX_NAMES = 5  # in a message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a file lies in its source: its split, if the tree has any, and its class folder."""
+    """A file's place in its source: its split, if the tree has splits, and its class folder."""
 
     split: PublishedSplit | None
     folder: str | None
 
     @property
     def part(self) -> Part | None:
-        """What is kept of the split: test stays test, train and validation are joined."""
+        """The part that the split belongs to: test stays test, train and validation are joined."""
         return "train" if self.split == "val" else self.split
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderRules:
-    """What is said of a source's folders: `splits` by their lower-case names. Without `ask` nothing is asked about."""
+    """How a source's folders are to be read.
+
+    `level` chooses the class folder. `splits` maps folders' lower-case names to splits. `strict`: raise an error if
+    folders can be read in two ways; otherwise the default reading is used.
+    """
 
     level: FolderLevel | None = None
     splits: Mapping[str, SplitFolder] = field(default_factory=dict)
-    ask: bool = True
+    strict: bool = True
 
 
-_ASKING = FolderRules()
+_DEFAULT_RULES = FolderRules()
 
 
 @lru_cache(maxsize=100_000)
 def split_by_name(folder: str) -> PublishedSplit | Literal["unclear"] | None:
-    """The split that a folder's name says; "unclear" if it may say one.
+    """The split that a folder's name states; "unclear" if it might state one.
 
     >>> [split_by_name(name) for name in ("Training Set", "stage_2_val", "TESTING", "test_A", "trainval", "normal")]
     ['train', 'val', 'test', 'unclear', 'unclear', None]
     """
     words = words_of(folder)
-    said = {split_word(word) for word in words} - {None}
-    if not said:
+    stated = {split_word(word) for word in words} - {None}
+    if not stated:
         unclear = any(_UNCLEAR.fullmatch(word) for word in [*words, "".join(words)])
         return "unclear" if unclear else None
-    if len(said) > 1 or not all(split_word(word) or _OTHER_WORD.fullmatch(word) for word in words):
+    if len(stated) > 1 or not all(split_word(word) or _OTHER_WORD.fullmatch(word) for word in words):
         return "unclear"
-    return said.pop()
+    return stated.pop()
 
 
 def split_word(word: str) -> PublishedSplit | None:
-    """The split that a lower-case word says, such as `training` or `testset`."""
+    """The split that a lower-case word states, such as `training` or `testset`; else None."""
     if (match := _SPLIT_WORD.fullmatch(word)) is None:
         return None
     return "train" if match[1].startswith("train") else "test" if match[1].startswith("test") else "val"
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a name in lower case; a capital within begins one.
+    """The words of a name in lower case; a capital within it begins a new word.
 
     >>> words_of("TrainingSet"), words_of("lung_masks-2")
     (['training', 'set'], ['lung', 'masks', '2'])
@@ -111,7 +117,7 @@ def words_of(name: str) -> list[str]:
 
 
 def place(name: str, splits: Mapping[str, SplitFolder] | None = None) -> Place:
-    """Read the part and the class folder from a path.
+    """The split and the class folder of a path.
 
     >>> place("chest_xray/test/NORMAL/IM-0001-0001.jpeg")
     Place(split='test', folder='NORMAL')
@@ -125,54 +131,54 @@ def place(name: str, splits: Mapping[str, SplitFolder] | None = None) -> Place:
     return Place(split=split, folder=folders[at + 1] if at + 1 < len(folders) else None)
 
 
-def find_places(names: Sequence[str], rules: FolderRules = _ASKING) -> list[Place]:
-    """Where each path of a source lies that is no archive; a folder of None for a path in no folder.
+def find_places(names: Sequence[str], rules: FolderRules = _DEFAULT_RULES) -> list[Place]:
+    """The place of each path of a source other than the published archive; the folder is None outside any folder.
 
-    Below a split's folder the class is the next folder, or with `innermost` the last one. Elsewhere it is the innermost
-    one, or with `outermost` the first of those that not all paths share. Where images lie in `train` and `test`
-    themselves, below at least two different folders, it is the folder above.
+    Below a split's folder the class is the next folder, or the last one with `innermost`. Elsewhere it is the innermost
+    one, or with `outermost` the first one that not all paths share. If images are in `train` and `test` themselves, and
+    these are below at least two different folders (`CLASS/train/…`), it is the folder above.
 
     >>> names = ["ill/p1/a.png", "ill/p2/b.png", "well/p3/c.png", "well/p4/d.png"]
     >>> [each.folder for each in find_places(names, FolderRules(level="outermost"))]
     ['ill', 'ill', 'well', 'well']
 
     Raises:
-        UsageError: what the folders are can be read in two ways, and `rules` do not say which is right.
+        UsageError: the folders can be read in two ways, and `rules` do not state which is right.
     """
     folders = [name.split("/")[:-1] for name in names]
     splits = [_find_split(each, rules.splits) for each in folders]
-    if rules.ask:
+    if rules.strict:
         refuse_unclear([each for each, (split, _) in zip(folders, splits, strict=True) if split is None], rules.splits)
     free = [at for at, (split, _) in enumerate(splits) if split is None and folders[at]]
     below = [at for at, (split, index) in enumerate(splits) if split is not None and len(folders[at]) > index + 1]
-    chosen: dict[int, str] = dict(zip(free, _of_free([folders[at] for at in free], rules), strict=True))
+    chosen: dict[int, str] = dict(zip(free, _classes_without_split([folders[at] for at in free], rules), strict=True))
     inside = [folders[at][splits[at][1] + 1 :] for at in below]
-    chosen |= zip(below, _of_split(inside, rules), strict=True)
-    chosen |= _above(folders, splits)
+    chosen |= zip(below, _classes_below_split(inside, rules), strict=True)
+    chosen |= _classes_above_split(folders, splits)
     places = [Place(split=split, folder=chosen.get(at)) for at, (split, _) in enumerate(splits)]
-    if rules.ask:
+    if rules.strict:
         _refuse_masks(names, places, rules.level)
     return places
 
 
 def refuse_unclear(paths: Sequence[Sequence[str]], splits: Mapping[str, SplitFolder]) -> None:
-    """Raise UsageError if a folder of these paths looks like a split's and it is not known which.
+    """Raise UsageError if a folder of these paths looks like a split's, but it is not clear which.
 
     Args:
-        paths: the folders of each, where none is known to be a split's.
-        splits: what is said of folders, by their lower-case names.
+        paths: the folders of each path that has no known split.
+        splits: the splits of folders that the user has stated, by lower-case names.
     """
     names = {folder for path in paths for folder in path}
     unclear = sorted(each for each in names if split_by_name(each) == "unclear" and each.casefold() not in splits)
     if unclear:
         raise UsageError(
-            f"{_listed(unclear)} may be the {'folder' if len(unclear) == 1 else 'folders'} of a split; say which: "
+            f"{_quote_names(unclear)} might be the {'folder' if len(unclear) == 1 else 'folders'} of a split; pass "
             f'--split-folder "{unclear[0]}=test", or =train, =val, or =none if it is not a split.'
         )
 
 
 def _find_split(folders: Sequence[str], named: Mapping[str, SplitFolder]) -> tuple[PublishedSplit | None, int]:
-    """The first folder that is a split's: which, and where."""
+    """The split of the first folder that states one, and the folder's index; None and -1 if there is none."""
     for at, folder in enumerate(folders):
         split = named.get(folder.casefold()) or split_by_name(folder)
         if split in ("train", "val", "test"):
@@ -180,27 +186,29 @@ def _find_split(folders: Sequence[str], named: Mapping[str, SplitFolder]) -> tup
     return None, -1
 
 
-def _above(folders: Sequence[Sequence[str]], splits: Sequence[tuple[PublishedSplit | None, int]]) -> dict[int, str]:
-    """The folder above of each path that lies in a split's folder itself, if there are at least two such folders."""
+def _classes_above_split(
+    folders: Sequence[Sequence[str]], splits: Sequence[tuple[PublishedSplit | None, int]]
+) -> dict[int, str]:
+    """The folder above the split's, of paths directly in a split's folder, if there are at least two such folders."""
     direct = [at for at, (split, index) in enumerate(splits) if split is not None and index == len(folders[at]) - 1]
     above = {at: folders[at][-2] for at in direct if len(folders[at]) > 1}
     return above if len(set(above.values())) > 1 else {}
 
 
-def _of_free(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
+def _classes_without_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
     """The class folders of paths without a split."""
     outer, inner = _outermost(paths), [path[-1] for path in paths]
-    if rules.level is None and rules.ask:
+    if rules.level is None and rules.strict:
         _refuse_repeated(paths, outer, "innermost")
         _refuse_two_ways(paths, outer, "outermost folder", whole=False)
         _refuse_patients(inner, "innermost")
     return outer if rules.level == "outermost" else inner
 
 
-def _of_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
+def _classes_below_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
     """The class folders of paths below a split's folder."""
     outer = [path[0] for path in paths]
-    if rules.level is None and rules.ask:
+    if rules.level is None and rules.strict:
         _refuse_two_ways(paths, outer, "folder below the split's", whole=len(set(outer)) == 1)
         _refuse_patients(outer, "outermost")
         _refuse_repeated(paths, outer, "outermost")
@@ -208,7 +216,7 @@ def _of_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> list[str]:
 
 
 def _outermost(paths: Sequence[Sequence[str]]) -> list[str]:
-    """The first folder of each path after those that all begin with."""
+    """The first folder of each path after the folders that all paths share."""
     deep = 0
     while paths and all(len(path) > deep + 1 and path[deep] == paths[0][deep] for path in paths):
         deep += 1
@@ -216,70 +224,70 @@ def _outermost(paths: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _refuse_two_ways(paths: Sequence[Sequence[str]], outer: Sequence[str], where: str, *, whole: bool) -> None:
-    """Raise UsageError if folders may be those of patients: they hold as few films, or there is but one outer one.
+    """Raise UsageError if inner folders may be those of patients: they have few films, or there is one outer folder.
 
-    No folder is named in it: it may be called after a patient.
+    The message names no folder: it may bear a patient's name.
     """
     if all(path[-1] == one for path, one in zip(paths, outer, strict=True)):
         return
     kinds = len({tuple(path) for path in paths})
-    if whole or len(paths) < _FILMS_OF_A_FOLDER * kinds:
+    if whole or len(paths) < _FEW_FILMS * kinds:
         inner, each = len({path[-1] for path in paths}), len(paths) / kinds
         raise UsageError(
-            f"the class may be the {where} ({_counted(len(set(outer)))}) or the innermost one ({_counted(inner)}, "
-            f"about {each:.0f} films in each); tell `data prepare` which by --class-folder outermost or innermost, "
-            f"and patients by --patient-pattern. {TABLE_ADVICE}"
+            f"the class may be the {where} ({_count_names(len(set(outer)))}) or the innermost one "
+            f"({_count_names(inner)}, about {each:.0f} films in each); pass --class-folder outermost or innermost, "
+            f"and --patient-pattern if folders are those of patients. {TABLE_ADVICE}"
         )
 
 
 def _refuse_patients(folders: Sequence[str], level: FolderLevel) -> None:
-    """Raise UsageError if what would be classes may be patients: so many hold so few films, or are called like that.
+    """Raise UsageError if the classes may be patients: there are many with few films, or they are named like patients.
 
     Args:
         folders: the class folder of each film.
-        level: what chooses these folders, without a question.
+        level: the option that would choose these folders, for the message.
     """
     names = set(folders)
-    few = len(folders) < _FILMS_OF_A_FOLDER * len(names)
+    few = len(folders) < _FEW_FILMS * len(names)
     numbered = len({_DIGITS.sub("", name) for name in names}) == 1
-    many = len(names) > _MOST_CLASSES and (few or numbered)
+    many = len(names) > _MAX_CLASSES and (few or numbered)
     if many or (len(names) > 1 and all(map(_PATIENT.fullmatch, names))):
         raise UsageError(
             f"{len(names):,} folders, with about {len(folders) / len(names):.0f} films each, would be {len(names):,} "
-            f"classes, and may be those of patients. {TABLE_ADVICE} If they are classes, pass --class-folder {level}."
+            f"classes, but may be those of patients. {TABLE_ADVICE} If they are classes, pass --class-folder {level}."
         )
 
 
 def _refuse_repeated(paths: Sequence[Sequence[str]], outer: Sequence[str], level: FolderLevel) -> None:
-    """Raise UsageError if inner folders of one name, such as `images` or `2019`, lie in several outer ones.
+    """Raise UsageError if inner folders of one name, such as `images` or `2019`, are in several outer ones.
 
     Args:
         paths: the folders of each film.
-        outer: the outermost of them that may be the class.
-        level: what would be the class; it is, where names of diagnoses say so.
+        outer: the outermost folder of each film that may be the class.
+        level: the folder that would be the class; it is accepted if names of diagnoses confirm it.
     """
     above: dict[str, set[str]] = {}
     for path, one in zip(paths, outer, strict=True):
         if path[-1] != one and not (level == "outermost" and _is_content(path[-1])):
             above.setdefault(path[-1], set()).add(one)
     repeated = sorted(name for name, folders in above.items() if len(folders) > 1)
-    if repeated and not all(map(_says_class, repeated if level == "innermost" else set(outer))):
+    if repeated and not all(map(_names_diagnosis, repeated if level == "innermost" else set(outer))):
         raise UsageError(
-            f"folders called {_listed(repeated)} lie in several of {len(set(outer)):,} folders: which are the classes? "
-            "Pass --class-folder outermost or innermost, and leave out folders of masks by --exclude. "
+            f"folders called {_quote_names(repeated)} are in several of {len(set(outer)):,} folders: which are the "
+            "classes? Pass --class-folder outermost or innermost, and leave out folders of masks by --exclude. "
             f"{TABLE_ADVICE}"
         )
 
 
 @lru_cache(maxsize=100_000)
-def _says_class(folder: str) -> bool:
-    """Whether a folder's name says a diagnosis, or that there is none."""
+def _names_diagnosis(folder: str) -> bool:
+    """Whether a folder's name states a diagnosis, or that there is none."""
     return any(_CLASS_WORD.fullmatch(word) for word in words_of(folder))
 
 
 @lru_cache(maxsize=100_000)
 def is_mask_name(folder: str) -> bool:
-    """Whether a folder's name says masks or labels, not films.
+    """Whether a folder's name states that it contains masks or labels, not films.
 
     >>> [is_mask_name(name) for name in ("lung masks", "leftMask", "Ground Truth", "normal")]
     [True, True, True, False]
@@ -289,15 +297,15 @@ def is_mask_name(folder: str) -> bool:
 
 
 def _is_content(folder: str) -> bool:
-    """Whether a folder's name says only that there are images in it."""
+    """Whether a folder's name states nothing but that it contains images."""
     words = words_of(folder)
     return bool(words) and all(_CONTENT_WORD.fullmatch(word) for word in words)
 
 
 def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLevel | None) -> None:
-    """Raise UsageError if files called masks or labels have the names of other files.
+    """Raise UsageError if files that are named as masks or labels have the names of other files.
 
-    A class folder that is called so is accepted if the level of class folders is given.
+    A class folder with such a name is accepted if `level` is given.
     """
     films: set[str] = set()
     masks: list[tuple[str, str]] = []
@@ -312,18 +320,19 @@ def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLe
             masks.append((core, f"*{stem[len(core) :]}.*" if folder is None else escape(folder)))
     found = Counter(pattern for core, pattern in masks if core in films)
     if found:
-        patterns = [pattern for pattern, _ in found.most_common(_MOST_NAMES)]
+        patterns = [pattern for pattern, _ in found.most_common(_MAX_NAMES)]
         advice = " ".join(f'--exclude "{each}"' for each in patterns)
         raise UsageError(
-            f"{sum(found.values()):,} files seem to be masks or labels of other files: they are called so, and have "
-            f"their names. Leave them out by {advice}; if their folder is a class, pass --class-folder innermost."
+            f"{sum(found.values()):,} files seem to be masks or labels of other files, by their folders or suffixes "
+            f"and by their names. Leave them out with {advice}; if their folder is a class, pass "
+            "--class-folder innermost."
         )
 
 
-def _counted(names: int) -> str:
+def _count_names(names: int) -> str:
     return f"{names:,} name{'' if names == 1 else 's'}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(f"'{name}'" for name in names[:_MOST_NAMES]) + more
+def _quote_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES:,} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(f"'{name}'" for name in names[:_MAX_NAMES]) + more

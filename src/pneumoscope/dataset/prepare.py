@@ -1,4 +1,4 @@
-"""From sources to a prepared data set, all or nothing: read every film once, match, split, write."""
+"""From sources to a prepared data set, whole or not at all: read every image file once, match, split, write."""
 
 import re
 import shutil
@@ -16,14 +16,14 @@ from pneumoscope.dataset.manifest import (
     STRESS,
     DatasetCard,
     DuplicateFilms,
-    Film,
     NearFilms,
+    Record,
     RefusedFile,
     format_manifest,
 )
 from pneumoscope.dataset.places import TABLE_ADVICE
 from pneumoscope.dataset.sources import Source, read_sources
-from pneumoscope.dataset.split import Labelled, cut_patients
+from pneumoscope.dataset.split import LabelledFilm, cut_patients
 from pneumoscope.dataset.stress import write_stress
 from pneumoscope.dataset.union import Entry, Union, name_patients, unite
 from pneumoscope.errors import DatasetError, UsageError
@@ -37,9 +37,10 @@ _INCOMING = ".incoming"
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSummary:
-    """What one source gave.
+    """Counts of one source.
 
-    `films` were read; `matched` of them are films of an earlier source; `added` are in the data set.
+    `films` were read; `matched` of them are films of an earlier source; `added` are in the data set. `patients_named`:
+    every film has a named patient. The other counts are those of `Source`.
     """
 
     name: str
@@ -56,9 +57,10 @@ class SourceSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSummary:
-    """What `prepare` made. `counts[split][label]` is (films, patients).
+    """The result of `prepare`. `counts[split][label]` is (films, patients).
 
-    `labels` is how label files were read, if there were any, and `without_file` how many of their images no source has.
+    `labels` states how label files were read, None without any; `without_file` is the number of their images that are
+    in no source.
     """
 
     classes: tuple[str, ...]
@@ -72,7 +74,7 @@ class PrepareSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assigned:
+class AssignedFilm:
     """A film of the data set with its split and patient."""
 
     entry: Entry
@@ -83,19 +85,19 @@ class Assigned:
 def prepare(
     sources: Sequence[Path], out: Path, config: PrepareConfig, *, overwrite: bool = False, listener: Listener = SILENT
 ) -> PrepareSummary:
-    """Make the data set `out` from archives and folders, of class folders or labelled by tables.
+    """Make the data set `out` from archives and folders that are labelled by class folders or by tables.
 
-    A source's test part stays test; its train and validation parts are joined and validation is cut anew
+    A source's test part stays test; its train and validation parts are joined, and validation is split off again
     by patient. A film or patient of any source's test part is never in train or validation. Films of
     several sources are matched one to one by their pixels; within a source, two files of the same name,
     label and bytes are one film. With `test_only` every film is test, with `train_only` every film is
     train. The same sources and configuration give the same manifest, byte for byte.
 
     Raises:
-        ArchiveError, DatasetError, UsageError: nothing is then left at `out`.
+        ArchiveError, DatasetError, UsageError: no data set can be made; nothing is left at `out`.
     """
     pattern = _compile(config.patient_pattern)
-    _require_sense(config, out, sources)
+    _check_options(config, out, sources)
     with whole_directory(out, overwrite=overwrite, holding=MANIFEST_FILE) as folder:
         limits = Limits(max_pixels=config.max_pixels)
         read = read_sources(
@@ -107,7 +109,7 @@ def prepare(
             listener=listener,
         )
         union = unite(read.sources, config)
-        assigned, refused = _divide(union, config)
+        assigned, refused = _assign_splits(union, config)
         classes = tuple(sorted({film.entry.label for film in assigned}))
         card = DatasetCard(
             schema_version=2,
@@ -131,16 +133,16 @@ def prepare(
         refused=card.refused,
         duplicates=card.duplicates,
         near_duplicates=card.near_duplicates,
-        labels=read.described,
+        labels=read.label_summary,
         without_file=read.without_file,
     )
 
 
-def _require_sense(config: PrepareConfig, out: Path, sources: Sequence[Path]) -> None:
+def _check_options(config: PrepareConfig, out: Path, sources: Sequence[Path]) -> None:
     """Raise UsageError for a data set inside one of its sources, and for options that contradict each other."""
     for source in sources:
         if out.resolve().is_relative_to(source.resolve()):
-            raise UsageError(f"--out {out} lies inside the source {source}; choose a folder beside it.")
+            raise UsageError(f"--out {out} is inside the source {source}; choose a folder beside it.")
     if config.test_only and config.train_only:
         raise UsageError("--test-only and --train-only contradict each other; drop one of them.")
     only = "--test-only" if config.test_only else "--train-only" if config.train_only else None
@@ -148,49 +150,56 @@ def _require_sense(config: PrepareConfig, out: Path, sources: Sequence[Path]) ->
         raise UsageError(f"the stress split is made of validation films, and {only} makes none; drop one of them.")
 
 
-def _divide(union: Union, config: PrepareConfig) -> tuple[list[Assigned], tuple[RefusedFile, ...]]:
-    """Give every film its split and patient; leave out train films of test patients. With all files refused by then."""
+def _assign_splits(union: Union, config: PrepareConfig) -> tuple[list[AssignedFilm], tuple[RefusedFile, ...]]:
+    """Assign split and patient to every film, and leave out train films of test patients.
+
+    Returns:
+        The films, and all files refused so far.
+    """
     entries, refused = union.entries, union.refused
     try:
         _require_two_classes({entry.label for entry in entries}, "" if config.labels else f" {TABLE_ADVICE}")
         if config.test_only or config.train_only:
             splits: list[str | None] = ["test" if config.test_only else "train"] * len(entries)
         else:
-            left_out = [entry for entry in entries if union.groups[entry.pixels] in union.tested and not entry.tested]
+            left_out = [
+                entry for entry in entries if union.groups[entry.pixels] in union.test_groups and not entry.in_test_part
+            ]
             reason = "its patient, or an identical or nearly identical film, is also in a test part"
             refused += tuple(each for entry in left_out for each in entry.refusals(reason))
-            splits = _cut(union, config)
-    except DatasetError as failure:  # what was refused by then is often why
-        raise DatasetError(f"{failure}{_listing(refused)}") from failure
+            splits = _cut_splits(union, config)
+    except DatasetError as failure:  # the refused files are often the cause
+        raise DatasetError(f"{failure}{_refusal_lines(refused)}") from failure
     if config.strict and refused:
-        raise DatasetError(f"--strict: nothing was made.{_listing(refused)}")
+        raise DatasetError(f"--strict: nothing was made.{_refusal_lines(refused)}")
     films = [
-        Assigned(entry=entry, split=split, patient=patient)
+        AssignedFilm(entry=entry, split=split, patient=patient)
         for entry, split, patient in zip(entries, splits, name_patients(entries), strict=True)
         if split is not None
     ]
     return films, refused
 
 
-def _cut(union: Union, config: PrepareConfig) -> list[str | None]:
-    """The split of each entry, or None for a train film of a test patient; what is not tested is cut by groups."""
+def _cut_splits(union: Union, config: PrepareConfig) -> list[str | None]:
+    """The split of each entry, or None for a train film of a test patient; groups are never divided."""
     groups = [union.groups[entry.pixels] for entry in union.entries]
     train = [
-        Labelled(label=entry.label, patient=group)
+        LabelledFilm(label=entry.label, patient=group)
         for entry, group in zip(union.entries, groups, strict=True)
-        if group not in union.tested
+        if group not in union.test_groups
     ]
     if missing := {entry.label for entry in union.entries} - {film.label for film in train}:
         raise DatasetError(
             f"class {', '.join(sorted(missing))} has films in the test part only; add train films, or pass --test-only."
         )
     parts: dict[str, str] = {}
-    if not any(entry.tested for entry in union.entries):
+    # Without a published test part, one is split off first.
+    if not any(entry.in_test_part for entry in union.entries):
         parts |= dict.fromkeys(cut_patients(train, fraction=config.test_fraction, seed=config.seed), "test")
         train = [film for film in train if film.patient not in parts]
     parts |= dict.fromkeys(cut_patients(train, fraction=config.val_fraction, seed=config.seed), "val")
     return [
-        "test" if entry.tested else None if group in union.tested else parts.get(group, "train")
+        "test" if entry.in_test_part else None if group in union.test_groups else parts.get(group, "train")
         for entry, group in zip(union.entries, groups, strict=True)
     ]
 
@@ -205,27 +214,28 @@ def _require_two_classes(labels: set[str], advice: str) -> None:
         raise DatasetError(f"only one class found ({min(labels)}); at least 2 are needed.{advice}")
 
 
-def _listing(refused: Sequence[RefusedFile], most: int = 20) -> str:
-    """What was refused, one a line, to end an error message with."""
+def _refusal_lines(refused: Sequence[RefusedFile], most: int = 20) -> str:
+    """The end of an error message: the refused files, one per line."""
     lines = [f"\n  {each.source}:{each.name}: {each.reason}" for each in refused[:most]]
     more = f"\n  and {len(refused) - most} more" if len(refused) > most else ""
     return f" {len(refused)} inputs were refused:{''.join(lines)}{more}" if refused else ""
 
 
-def _write_films(films: Sequence[Assigned], folder: Path) -> list[Film]:
-    """Move every film from the incoming folder to `{split}/{label}/{name}`, and return the rows."""
+def _write_films(films: Sequence[AssignedFilm], folder: Path) -> list[Record]:
+    """Move every film from the incoming folder to `{split}/{label}/{name}`, and return their records."""
     for split in SPLITS:
         for label in {film.entry.label for film in films}:
             (folder / split / label).mkdir(parents=True, exist_ok=True)
     rows, used = [], set()
     for film in films:
         kept = film.entry.kept
-        wished = f"{film.split}/{kept.label}/{kept.file_name}"
-        path = next(name for name in _names(wished, kept.content.file_sha256) if name.lower() not in used)
+        preferred = f"{film.split}/{kept.label}/{kept.file_name}"
+        # Names are compared in lower case, for file systems without regard to case.
+        path = next(name for name in _names(preferred, kept.content.file_sha256) if name.lower() not in used)
         used.add(path.lower())
         kept.copy.rename(folder / path)
         rows.append(
-            Film(
+            Record(
                 path=path,
                 label=kept.label,
                 split=film.split,
@@ -239,12 +249,12 @@ def _write_films(films: Sequence[Assigned], folder: Path) -> list[Film]:
 
 
 def _names(path: str, sha256: str) -> Iterator[str]:
-    """The wished name, then ones made distinct by the hash and, for equal files, a count."""
-    wished = PurePosixPath(path)
+    """The preferred path, then paths with a suffix from the file's hash, counted up for equal files."""
+    preferred = PurePosixPath(path)
     yield path
     count = int(sha256[:8], 16)
     while True:
-        yield str(wished.with_name(f"{wished.stem[:60]}~{count:08x}{wished.suffix}"))
+        yield str(preferred.with_name(f"{preferred.stem[:60]}~{count:08x}{preferred.suffix}"))
         count = (count + 1) % 2**32
 
 
@@ -265,8 +275,8 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"--patient-pattern {pattern!r} is not a regular expression ({failure}).") from failure
 
 
-def _summaries(read: Sequence[Source], union: Union, films: Sequence[Assigned]) -> list[SourceSummary]:
-    """What each source gave; a film is added by the first source that has it."""
+def _summaries(read: Sequence[Source], union: Union, films: Sequence[AssignedFilm]) -> list[SourceSummary]:
+    """The summary of each source; a film is added by the first source that has it."""
     added = Counter(film.entry.kept.number for film in films)
     return [
         SourceSummary(
@@ -285,7 +295,7 @@ def _summaries(read: Sequence[Source], union: Union, films: Sequence[Assigned]) 
     ]
 
 
-def _counts(films: list[Film], classes: tuple[str, ...]) -> dict[str, dict[str, tuple[int, int]]]:
+def _counts(films: list[Record], classes: tuple[str, ...]) -> dict[str, dict[str, tuple[int, int]]]:
     counts: dict[str, dict[str, tuple[int, int]]] = {}
     for split in (*SPLITS, *sorted({STRESS} & {film.split for film in films})):
         counts[split] = {}

@@ -1,4 +1,4 @@
-"""What a table of labels means: of a public set, which is known by its columns, or as a user says."""
+"""How a table of labels is read: by the rule of a public set that its columns show, or by the user's rule."""
 
 import tomllib
 from collections import Counter
@@ -19,13 +19,13 @@ _LONGEST_NAME = 100
 
 
 def folder_name(name: str) -> str:
-    """The name of a class, which is to be that of a folder on any system.
+    """Check that a class name can be a folder's name on any system, and return it.
 
     Raises:
-        ValueError: it cannot be.
+        ValueError: it cannot.
     """
     if name != name.strip() or name.startswith(".") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
-        raise ValueError(f"{name!r} cannot be a class: it is to be a folder's name")
+        raise ValueError(f"{name!r} cannot be a class: it cannot be a folder's name")
     if not 0 < len(name) <= _LONGEST_NAME:
         raise ValueError(f"a class has a name of 1 to {_LONGEST_NAME} characters")
     return name
@@ -34,7 +34,8 @@ def folder_name(name: str) -> str:
 ClassName = Annotated[str, AfterValidator(folder_name)]
 
 
-def _once(classes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def _check_findings_once(classes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Raise ValueError if a finding belongs to two classes."""
     counts = Counter(fold(finding) for findings in classes.values() for finding in findings)
     if several := [finding for finding, count in counts.items() if count > 1]:
         raise ValueError(f"{several[0]!r} is a finding of two classes")
@@ -42,12 +43,13 @@ def _once(classes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 
 class TableRule(Document):
-    """What a table says: a public set's in `known_sets.toml`, a user's by --label-map.
+    """How a table is read: a public set's rule in `known_sets.toml`, or a user's given by --label-map.
 
-    Columns are named without regard to case. `labels` is one column of labels, or several that each say yes or no to
-    the finding they are called after. `patient_pattern` finds the patient in the image's path. `reader` is the column
-    of a film's readers: what most of them say holds. `separator` is between the labels of a cell; `[]` is a list as
-    Python writes it. `classes` are the findings of each class, "*" any other; without it every label is a class.
+    Columns are compared without regard to case. `labels` is one column of labels, or several columns that are named
+    after a finding and contain yes or no. `patient_pattern` finds the patient in the image's path. `reader` is the
+    column of a film's readers, whose majority decides. `separator` is between the labels of a cell; `[]` is a list as
+    Python writes it. `classes` are the findings of each class, where "*" is any other; without it every label is a
+    class.
     """
 
     name: Text = "the table"
@@ -61,7 +63,7 @@ class TableRule(Document):
     reader: Text | None = None
     separator: Literal["|", ";", ",", "[]"] | None = None
     several: Several | None = None
-    classes: Annotated[dict[ClassName, tuple[Text, ...]], AfterValidator(_once)] = Field(default={})
+    classes: Annotated[dict[ClassName, tuple[Text, ...]], AfterValidator(_check_findings_once)] = Field(default={})
 
     @cached_property
     def class_of(self) -> dict[str, str]:
@@ -74,25 +76,27 @@ class _KnownSets(Document):
 
 
 def known_sets() -> tuple[TableRule, ...]:
-    """The public sets whose tables are known."""
+    """The rules of the public sets whose tables are known."""
     text = (resources.files("pneumoscope") / "dataset" / "known_sets.toml").read_text(encoding="utf-8")
     return _KnownSets.model_validate(tomllib.loads(text)).set
 
 
 def choose_rule(columns: set[str], config: PrepareConfig) -> TableRule:
-    """What the columns mean: by the known set that they are of, changed by the user's map and options.
+    """The rule by which label files are read: the known set's, changed by the user's map and options.
 
     Args:
         columns: the folded names of all label files' columns.
-        config: with the user's map and options.
+        config: has the user's map and options.
 
     Raises:
-        UsageError: the set is not known and the options leave something open, or a column is missing.
+        UsageError: the set is not known and the options do not name all columns, or a column is missing.
     """
+    # Of several sets that fit, the one with most columns is the most specific.
     fitting = [rule for rule in known_sets() if {fold(column) for column in rule.columns} <= columns]
     rule = max(fitting, key=lambda rule: len(rule.columns), default=TableRule())
     own = {} if config.label_map is None else _read_map(config.label_map)
     if config.label_column:
+        # Other label columns than the known set's: its classes and separator do not apply to them.
         own = {"classes": {}, "several": None, "separator": None} | own | {"labels": config.label_column}
     options = {
         "image": config.image_column,
@@ -110,7 +114,7 @@ def choose_rule(columns: set[str], config: PrepareConfig) -> TableRule:
 
 
 def _read_map(path: Path) -> dict[str, Any]:
-    """What a user's --label-map says."""
+    """The fields that a user's --label-map sets."""
     try:
         rule = TableRule.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as failure:
@@ -121,13 +125,16 @@ def _read_map(path: Path) -> dict[str, Any]:
 
 
 def _refuse_missing(rule: TableRule, labels: tuple[str, ...], columns: set[str], *, given: set[str]) -> None:
-    """Raise UsageError if it is not known which columns name images and labels, or one that is needed is not there."""
+    """Raise UsageError if the columns of images and labels are not known, or a needed column is missing.
+
+    Of several label columns only those of a class are needed: published tables differ in the others.
+    """
     there = ", ".join(sorted(filter(None, columns)))
     if rule.image is None or not labels:
         what = [name for name, value in (("--image-column", rule.image), ("--label-column", labels)) if not value]
         raise UsageError(
-            f"the label files are of no set that is known ({', '.join(each.name for each in known_sets())}); say by "
-            f"{' and '.join(what)} which of their columns is which: {there}."
+            f"the label files are not of a known set ({', '.join(each.name for each in known_sets())}); name their "
+            f"columns with {' and '.join(what)}. The columns are: {there}."
         )
     needed = [rule.image, rule.patient, rule.view]
     needed += [each for each in labels if len(labels) == 1 or fold(each) in rule.class_of or fold(each) in given]
@@ -135,6 +142,6 @@ def _refuse_missing(rule: TableRule, labels: tuple[str, ...], columns: set[str],
     for column in needed:
         if column is not None and fold(column) not in columns:
             raise UsageError(
-                f"{rule.name}: no column {column!r} in the label files; if another file has it, give that by another "
+                f"{rule.name}: no column {column!r} in the label files; if another file has it, pass that by another "
                 f"--labels. The columns are: {there}."
             )

@@ -1,4 +1,4 @@
-"""Reading the sources: every film once, whole, with its patient."""
+"""Reading the sources: every image file once, with its content and its patient."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from pneumoscope.archive import open_source
 from pneumoscope.dataset.candidates import Candidate, Candidates, find_films
 from pneumoscope.dataset.content import Content, content_of, open_film
-from pneumoscope.dataset.grammar import Naming, names_patients
+from pneumoscope.dataset.grammar import Naming, distinguishes_patients
 from pneumoscope.dataset.labels import read_labels
 from pneumoscope.dataset.manifest import RefusedFile
 from pneumoscope.dataset.places import Part
@@ -22,9 +22,10 @@ from pneumoscope.settings.data import PrepareConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFilm:
-    """A film of one source, read whole.
+    """A film of one source that has been read.
 
-    `number` is its source's, `member` its path in there, and `copy` its file until the data set is made.
+    `number` is its source's index and `member` its path in the source. `copy` is its file until the data set is
+    written.
     """
 
     number: int
@@ -39,12 +40,12 @@ class SourceFilm:
 
     @property
     def name(self) -> str:
-        """As the manifest calls it."""
+        """Its name in the manifest's column `source`."""
         return f"{self.source}:{self.member}"
 
     @property
     def file_name(self) -> str:
-        """A name that other programs take for an image's, too: torchvision knows no .jfif."""
+        """A file name with a suffix that other programs know as an image's: torchvision does not know .jfif."""
         name = PurePosixPath(self.member)
         suffix = name.suffix.lower()
         if suffix not in SUFFIXES:
@@ -54,16 +55,17 @@ class SourceFilm:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What reading one source gave: `films`, without the `copies` of them that were dropped.
+    """One source that has been read.
 
-    `lost` are the patients of test films that cannot be read, by each way of naming them. `excluded` counts files
-    left out by --exclude.
+    `copies` counts films that were dropped as copies of others in `films`. `unreadable_test_patients` are the patients
+    of test films that cannot be read, each with the way in which it is named. The other counts are those of
+    `Candidates`.
     """
 
     name: str
     films: tuple[SourceFilm, ...]
     copies: int
-    lost: frozenset[tuple[Naming, str]]
+    unreadable_test_patients: frozenset[tuple[Naming, str]]
     refused: tuple[RefusedFile, ...]
     junk: int
     excluded: int
@@ -71,8 +73,8 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Copied:
-    """A candidate that was read; `header` is the patient by a DICOM's header."""
+class _CopiedFile:
+    """A candidate that has been read and copied; `header` is the patient by a DICOM's header."""
 
     candidate: Candidate
     copy: Path
@@ -81,11 +83,11 @@ class _Copied:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """All sources, read, with what was found of label files: see `Found`."""
+class ReadSources:
+    """All sources that have been read; the other fields are those of `FilmsFound`."""
 
     sources: tuple[Source, ...]
-    described: str | None
+    label_summary: str | None
     without_file: int
 
 
@@ -97,12 +99,12 @@ def read_sources(
     config: PrepareConfig,
     limits: Limits,
     listener: Listener,
-) -> Reading:
+) -> ReadSources:
     """Read and check every film of every source once, copying it into the folder `incoming`.
 
     Raises:
         ArchiveError: a source is neither a folder nor a readable archive.
-        UsageError: names, folders or label files leave a question open; see `find_films`.
+        UsageError: names, folders or label files can be read in several ways; see `find_films`.
     """
     labelling = read_labels(config)
     names = _source_names(sources)
@@ -124,7 +126,7 @@ def read_sources(
             )
             for number, (source, candidates) in enumerate(zip(names, found.candidates, strict=True))
         )
-    return Reading(sources=read, described=found.described, without_file=found.without_file)
+    return ReadSources(sources=read, label_summary=found.label_summary, without_file=found.without_file)
 
 
 def _read_source(
@@ -137,23 +139,24 @@ def _read_source(
     limits: Limits,
     listener: Listener,
 ) -> Source:
-    """Read every film of one source, copying it into a folder to be made."""
+    """Read every film of one source, copying it into the new folder `folder`."""
     folder.mkdir(parents=True)
     jobs = [(each, folder / f"{at:07d}") for at, each in enumerate(candidates.files)]
     work = map_ordered(partial(_copy, limits=limits), jobs)
     results = list(listener.track(f"reading {source}", work, len(jobs)))
-    copied = [each for each in results if isinstance(each, _Copied)]
-    lost = [(each, result) for (each, _), result in zip(jobs, results, strict=True) if isinstance(result, str)]
-    by_header = headers and names_patients([each.header for each in copied])
+    copied = [each for each in results if isinstance(each, _CopiedFile)]
+    failed = [(each, result) for (each, _), result in zip(jobs, results, strict=True) if isinstance(result, str)]
+    by_header = headers and distinguishes_patients([each.header for each in copied])
     films = _drop_copies(_film(each, source, number, by_header=by_header) for each in copied)
-    unread = (RefusedFile(source=source, name=each.member.name, reason=reason) for each, reason in lost)
-    tested = [each.identity for each, _ in lost if each.place.part == "test"]
+    unreadable = (RefusedFile(source=source, name=each.member.name, reason=reason) for each, reason in failed)
+    # A test patient stays one even if the film cannot be read: the patient's other films must not be trained on.
+    test_identities = [each.identity for each, _ in failed if each.place.part == "test"]
     return Source(
         name=source,
         films=films,
         copies=len(copied) - len(films),
-        lost=frozenset((each.naming, each.patient) for each in tested if each.patient),
-        refused=(*candidates.refused, *unread),
+        unreadable_test_patients=frozenset((each.naming, each.patient) for each in test_identities if each.patient),
+        refused=(*candidates.refused, *unreadable),
         junk=candidates.junk,
         excluded=candidates.excluded,
         other_files=candidates.other_files,
@@ -161,13 +164,13 @@ def _read_source(
 
 
 def _source_names(sources: Sequence[Path]) -> list[str]:
-    """A short name of each source; a number is added to one that occurs twice."""
+    """A short name of each source; a number is added to a name that occurs again."""
     names = [path.resolve().name for path in sources]
     return [f"{name}#{names[:at].count(name) + 1}" if name in names[:at] else name for at, name in enumerate(names)]
 
 
-def _copy(job: tuple[Candidate, Path], *, limits: Limits) -> _Copied | str:
-    """Read, check and copy one file, or say why that cannot be done."""
+def _copy(job: tuple[Candidate, Path], *, limits: Limits) -> _CopiedFile | str:
+    """Read, check and copy one file, or return the reason why that is not possible."""
     candidate, copy = job
     opened = open_film(candidate.member, limits)
     if isinstance(opened, str):
@@ -175,11 +178,14 @@ def _copy(job: tuple[Candidate, Path], *, limits: Limits) -> _Copied | str:
     data, radiograph = opened
     copy.write_bytes(data)
     content, header = content_of(data, radiograph), radiograph.facts.patient
-    return _Copied(candidate=candidate, copy=copy, content=content, header=header)
+    return _CopiedFile(candidate=candidate, copy=copy, content=content, header=header)
 
 
-def _film(copied: _Copied, source: str, number: int, *, by_header: bool) -> SourceFilm:
-    """A film, with the patient of its DICOM header where its path names none."""
+def _film(copied: _CopiedFile, source: str, number: int, *, by_header: bool) -> SourceFilm:
+    """A film, with the patient of its DICOM header if its path names none.
+
+    A film without a patient is its own patient: its class, source and path stand in.
+    """
     member, identity = copied.candidate.member.name, copied.candidate.identity
     patient, naming = identity.patient, identity.naming
     if by_header and copied.header is not None and naming is Naming.NONE:
@@ -198,10 +204,10 @@ def _film(copied: _Copied, source: str, number: int, *, by_header: bool) -> Sour
 
 
 def _drop_copies(films: Iterable[SourceFilm]) -> tuple[SourceFilm, ...]:
-    """Keep one of the files that share name, label and bytes; one of a test part if any."""
+    """Keep one of the files with the same name, label, named patient and bytes, of a test part if there is one."""
     kept: dict[tuple[object, ...], SourceFilm] = {}
     for film in films:
-        patient = film.patient if film.naming else None  # two named patients are two witnesses
+        patient = film.patient if film.naming else None  # both are kept if they name different patients
         key = (film.file_name, film.label, patient, film.content.file_sha256)
         if key not in kept or (film.part == "test" and kept[key].part != "test"):
             kept[key] = film

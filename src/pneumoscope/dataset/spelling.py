@@ -1,4 +1,4 @@
-"""Classes that are spelled in several ways, such as `Normal` and `NORMAL `: stopped, or merged if asked for."""
+"""Classes that are spelled in several ways, such as `Normal` and `NORMAL `: an error, or merged on request."""
 
 import re
 import unicodedata
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 from pneumoscope.errors import UsageError
 
-_BETWEEN = re.compile(r"[\s_-]+")
-_MOST_PAIRS = 10
+_SEPARATORS = re.compile(r"[\s_-]+")
+_MAX_PAIRS = 10
 
 
-def alike(films: Mapping[str, int]) -> list[list[str]]:
-    """The classes in groups that differ in case, spaces, `_`, `-` or Unicode form only; most films first.
+def group_spellings(films: Mapping[str, int]) -> list[list[str]]:
+    """Group the classes that differ in case, spaces, `_`, `-` or Unicode form only; most films first.
 
-    >>> alike({"NORMAL": 3, "Normal ": 2, "ill": 1})
+    >>> group_spellings({"NORMAL": 3, "Normal ": 2, "ill": 1})
     [['NORMAL', 'Normal '], ['ill']]
     """
     groups: defaultdict[str, list[str]] = defaultdict(list)
@@ -23,22 +23,22 @@ def alike(films: Mapping[str, int]) -> list[list[str]]:
     return list(groups.values())
 
 
-def merged_spellings(films: Mapping[str, int], *, merge: bool) -> dict[str, str]:
-    """The class under which the films of each go: itself, or with `merge` the spelling that has most films.
+def canonical_spellings(films: Mapping[str, int], *, merge: bool) -> dict[str, str]:
+    """The spelling to use for each class: its own, or with `merge` that with the most films.
 
     Args:
         films: how many films each class has, over all splits and sources.
-        merge: merge what differs in spelling only; see `alike`.
+        merge: merge classes that differ in spelling only; see `group_spellings`.
 
     Raises:
-        UsageError: there are such classes, and they are not to be merged.
+        UsageError: there are such classes and `merge` is false.
     """
-    groups = alike(films)
+    groups = group_spellings(films)
     pairs = [(labels[0], other) for labels in groups for other in labels[1:]]
     if pairs and not merge:
-        said = "; ".join(f"{_quoted(one, films)} and {_quoted(other, films)}" for one, other in pairs[:_MOST_PAIRS])
+        listed = "; ".join(f"{_quoted(one, films)} and {_quoted(other, films)}" for one, other in pairs[:_MAX_PAIRS])
         raise UsageError(
-            f"classes differ in case, spaces or the form of their letters only: {said}. If they are the same, pass "
+            f"classes differ in case, spaces or the form of their letters only: {listed}. If they are the same, pass "
             "--merge-classes, which keeps the spelling with most films; if not, rename the folders."
         )
     return {label: labels[0] for labels in groups for label in labels}
@@ -49,11 +49,11 @@ def _tidy(label: str) -> str:
 
 
 def _key(label: str) -> str:
-    """What a class is called apart from its spelling."""
-    return _BETWEEN.sub("", unicodedata.normalize("NFKC", label).casefold()) or label
+    """A class's name without what may differ in spelling."""
+    return _SEPARATORS.sub("", unicodedata.normalize("NFKC", label).casefold()) or label
 
 
 def _quoted(label: str, films: Mapping[str, int]) -> str:
-    """A class and its films; letters in two parts, which look like those in one, by their code points."""
+    """A class and its number of films; decomposed letters, which look like composed ones, as escapes."""
     shown = f"'{label}'" if unicodedata.is_normalized("NFC", label) else ascii(label)
     return f"{shown} ({films[label]:,} films)"

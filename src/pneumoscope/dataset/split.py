@@ -1,4 +1,4 @@
-"""Cutting a part of the films off, patient by patient."""
+"""Splits and folds by patient: all films of a patient are on the same side."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -13,15 +13,15 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """What a split needs to know of a film."""
+class LabelledFilm:
+    """What is needed of a film to split it: its class and its patient."""
 
     label: str
     patient: str
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """The items by their keys, in the order of each key's first; `itertools.groupby` would want them sorted."""
+    """The items by key, in order of each key's first item; `itertools.groupby` needs sorted items."""
     groups: defaultdict[Key, list[Item]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
@@ -29,7 +29,7 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
 
 
 def join(links: Iterable[Sequence[str]]) -> dict[str, str]:
-    """Name of each key's group, given the keys that belong together; a group's name is its smallest key.
+    """The group of each key (union-find), given lists of keys that belong together; it is named by its smallest key.
 
     >>> join([["b", "x"], ["a", "x"], ["c"]])
     {'b': 'a', 'x': 'a', 'a': 'a', 'c': 'c'}
@@ -37,8 +37,8 @@ def join(links: Iterable[Sequence[str]]) -> dict[str, str]:
     leader: dict[str, str] = {}
 
     def find(key: str) -> str:
-        while (above := leader[key]) != key:
-            leader[key] = leader[above]  # halve the path
+        while (parent := leader[key]) != key:
+            leader[key] = leader[parent]  # path halving
             key = leader[key]
         return key
 
@@ -50,15 +50,15 @@ def join(links: Iterable[Sequence[str]]) -> dict[str, str]:
     return {key: find(key) for key in leader}
 
 
-def cut_patients(films: Sequence[Labelled], *, fraction: float, seed: int) -> set[str]:
-    """Choose patients that hold about `fraction` of the films of every class.
+def cut_patients(films: Sequence[LabelledFilm], *, fraction: float, seed: int) -> set[str]:
+    """Choose patients with about `fraction` of the films of every class.
 
-    Patients are visited in an order set by a hash of `seed` and their name, so the choice does not
-    depend on the order of `films`, nor on any random generator's version. A patient is taken when
-    that brings the counts nearer to their targets. Every class keeps and gives at least one patient.
+    Patients are visited in an order given by a hash of `seed` and their name, so the choice depends neither on the
+    order of `films` nor on the version of a random generator. A patient is chosen if that brings the counts nearer to
+    their targets. Every class has at least one patient among the chosen and among the others.
 
     Raises:
-        DatasetError: a class has only one patient.
+        DatasetError: a class has only one patient, or cannot be on both sides.
     """
     patients = _by_patient(films, seed)
     totals = Counter(film.label for film in films)
@@ -73,11 +73,14 @@ def cut_patients(films: Sequence[Labelled], *, fraction: float, seed: int) -> se
     return _on_both_sides(chosen, patients, totals)
 
 
-def deal_patients(films: Sequence[Labelled], *, folds: int, seed: int) -> list[int]:
-    """Give every film one of `folds` folds, patient by patient, each with about as many films of every class.
+def deal_patients(films: Sequence[LabelledFilm], *, folds: int, seed: int) -> list[int]:
+    """Assign every film to one of `folds` folds by patient, with about equal numbers of every class in each.
 
-    Patients are visited in an order set by a hash of `seed` and their name, those with most films first,
-    and go where they bring the counts nearest to their targets. The fold of every film, from 0.
+    Patients are visited in order of their number of films, most first, then of a hash of `seed` and their name. Each
+    goes to the fold where it brings the counts nearest to their targets.
+
+    Returns:
+        The fold of every film, from 0.
 
     Raises:
         DatasetError: a class has fewer patients than folds.
@@ -86,7 +89,7 @@ def deal_patients(films: Sequence[Labelled], *, folds: int, seed: int) -> list[i
     totals = Counter(film.label for film in films)
     for label in sorted(totals):
         if (count := sum(1 for counts in patients.values() if counts[label])) < folds:
-            raise DatasetError(f"class {label!r} has {count} patients, too few for {folds} folds; ask for fewer.")
+            raise DatasetError(f"class {label!r} has {count} patients, too few for {folds} folds; choose fewer folds.")
     targets = {label: total / folds for label, total in totals.items()}
     reached = [Counter[str]() for _ in range(folds)]
     dealt = {}
@@ -97,8 +100,8 @@ def deal_patients(films: Sequence[Labelled], *, folds: int, seed: int) -> list[i
     return [dealt[film.patient] for film in films]
 
 
-def _by_patient(films: Sequence[Labelled], seed: int) -> dict[str, Counter[str]]:
-    """How many films of every label each patient has; in an order set by a hash of `seed` and their names."""
+def _by_patient(films: Sequence[LabelledFilm], seed: int) -> dict[str, Counter[str]]:
+    """The number of films of every label that each patient has, in an order given by a hash of `seed` and the name."""
     patients: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for film in films:
         patients[film.patient][film.label] += 1
@@ -106,9 +109,9 @@ def _by_patient(films: Sequence[Labelled], seed: int) -> dict[str, Counter[str]]
 
 
 def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float]) -> float:
-    """By how much the squared distance to the targets falls when these films are added.
+    """The decrease of the squared distance to the targets if these films are added.
 
-    Labels are added up in one order: sums of floats depend on it in their last digit, which may decide a tie.
+    Labels are summed in sorted order: the last digit of a sum of floats depends on the order, and may decide a tie.
     """
     return sum(
         (targets[label] - reached[label]) ** 2 - (targets[label] - reached[label] - count) ** 2
@@ -117,24 +120,27 @@ def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float])
 
 
 def _on_both_sides(chosen: set[str], patients: dict[str, Counter[str]], totals: Counter[str]) -> set[str]:
-    """The chosen patients, with every class on both sides: of one on one side only, the smallest patient is moved.
+    """The chosen patients, changed so that every class is on both sides.
 
-    A move that would take another class off one side is not made.
+    If a class is on one side only, its patient with the fewest films is moved, unless that would leave another class on
+    one side only.
     """
     smallest = sorted(patients, key=lambda patient: patients[patient].total())
     holders = {label: [patient for patient in smallest if patients[patient][label]] for label in totals}
 
-    def both(label: str, taken: set[str]) -> bool:
+    def on_both(label: str, taken: set[str]) -> bool:
         return 0 < len(taken.intersection(holders[label])) < len(holders[label])
 
     for label in sorted(totals):
-        for patient in [] if both(label, chosen) else holders[label]:
+        for patient in [] if on_both(label, chosen) else holders[label]:
             moved = chosen ^ {patient}
-            if all(both(each, moved) or not both(each, chosen) for each in patients[patient] if each != label):
+            if all(on_both(each, moved) or not on_both(each, chosen) for each in patients[patient] if each != label):
                 chosen = moved
                 break
-    if stuck := [label for label in sorted(totals) if not both(label, chosen)]:
-        raise DatasetError(f"class {stuck[0]!r} cannot be on both sides of a cut by patient; add patients of it.")
+    if stuck := [label for label in sorted(totals) if not on_both(label, chosen)]:
+        raise DatasetError(
+            f"class {stuck[0]!r} cannot be on both sides of a split by patient; add patients of this class."
+        )
     return chosen
 
 
@@ -142,7 +148,7 @@ def _require_two_patients(patients: dict[str, Counter[str]], totals: Counter[str
     for label in sorted(totals):
         if sum(1 for counts in patients.values() if counts[label]) < 2:
             raise DatasetError(
-                f"class {label!r} has one patient left to cut from; train, val and test need one each, and patients "
-                "of nearly identical films count as one. Add films, name patients with --patient-pattern, or, where "
-                "the Patient IDs of DICOMs are no use, pass --ignore-patient-ids."
+                f"class {label!r} has too few patients; train, val and test need one each, and patients of nearly "
+                "identical films count as one. Add films, name patients with --patient-pattern, or pass "
+                "--ignore-patient-ids if the Patient IDs of the DICOMs are of no use."
             )

@@ -1,8 +1,8 @@
-"""The stress split: validation films whose class their storage and size no longer tell.
+"""The stress split: validation films whose storage and size no longer reveal their class.
 
 In the published archive the JPEG quality, the metadata, the size, the framing and the place of the
 letter marker differ by class, and the official test part differs from train in just these. A model
-that leans on them does well on validation and worse here.
+that relies on them does well on validation and worse here.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from pneumoscope.dataset.content import content_of
-from pneumoscope.dataset.manifest import STRESS, Film
+from pneumoscope.dataset.manifest import STRESS, Record
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging import Limits, Luma, Radiograph, encode, read_luma, read_radiograph
 from pneumoscope.parallel import map_ordered
@@ -25,43 +25,44 @@ from pneumoscope.progress import Listener
 
 QUALITY = 75
 _LEAST, _MOST = 128, 512  # pixels of the shorter side
-_FRAME = (0.82, 0.97)  # share of the largest possible frame that is kept
+_FRAME = (0.82, 0.97)  # sides of the frame, as a share of those of the largest possible frame
 _CORNER = 0.16  # share of each side that a corner covers
-_DRAWS = 8  # of a frame, until one is not blank
+_MAX_DRAWS = 8  # of a frame, if the film is blank within it
 
 Size: TypeAlias = tuple[int, int]
 
 
-def write_stress(films: Sequence[Film], folder: Path, *, seed: int, limits: Limits, listener: Listener) -> list[Film]:
-    """Write the validation films once more below `stress/`, and return their rows.
+def write_stress(
+    films: Sequence[Record], folder: Path, *, seed: int, limits: Limits, listener: Listener
+) -> list[Record]:
+    """Write the validation films once more below `stress/`, and return their records.
 
-    Every film is framed anew at random in one common aspect, its corners are covered and, whatever its
-    class, may get a marker in one of them; then all are stored in one size as grey JPEG of quality 75
-    without metadata. The same film and seed give the same bytes. A film of which nothing but one
-    brightness is left is passed over, and said.
+    Every film is cropped at random to one common aspect, its corners are blurred and, whatever its class, may get a
+    letter marker in one of them. All are stored in one size as grey JPEG of quality 75 without metadata. The same film
+    and seed give the same bytes. A film that is blank in every crop is left out, and reported to the listener.
     """
     chosen = [film for film in films if film.split == "val"]
-    names = _distinct([str(PurePosixPath(STRESS, *PurePosixPath(film.path).parts[1:])) for film in chosen])
+    names = _distinct_names([str(PurePosixPath(STRESS, *PurePosixPath(film.path).parts[1:])) for film in chosen])
     for label in {film.label for film in chosen}:
         (folder / STRESS / label).mkdir(parents=True, exist_ok=True)
-    made = []
+    written_films = []
     work = partial(_write, folder=folder, size=common_size(chosen), seed=seed, limits=limits)
     results = map_ordered(work, zip(chosen, names, strict=True))
     for film, written in zip(chosen, listener.track("writing the stress split", results, len(chosen)), strict=True):
         if written is None:
-            listener.say(f"{film.path} has no stress film: framed anew, it is blank")
+            listener.say(f"{film.path} has no stress film: it is blank when it is cropped")
         else:
-            made.append(written)
-    return made
+            written_films.append(written)
+    return written_films
 
 
-def stressed(luma: Luma, *, size: Size, random: np.random.Generator) -> bytes:
-    """One film (`uint8 [H, W]`) framed, covered and stored anew.
+def render_stress_jpeg(luma: Luma, *, size: Size, random: np.random.Generator) -> bytes:
+    """Crop a film (`uint8 [H, W]`), blur its corners, draw a marker or none, and encode it.
 
     Args:
         luma: the film.
         size: width and height of the result in pixels.
-        random: draws frame and marker.
+        random: draws the crop and the marker.
 
     Returns:
         The bytes of a JPEG file.
@@ -70,10 +71,10 @@ def stressed(luma: Luma, *, size: Size, random: np.random.Generator) -> bytes:
     return encode(_cover_corners(np.array(framed), random), "JPEG", quality=QUALITY)
 
 
-def common_size(films: Sequence[Film]) -> Size:
-    """Width and height of stress films.
+def common_size(films: Sequence[Record]) -> Size:
+    """Width and height of stress films in pixels.
 
-    The median aspect, at the tenth percentile of the shorter sides: few films must be enlarged.
+    They have the median aspect; the shorter side is the tenth percentile of the films', so that few are enlarged.
     """
     side = int(np.clip(np.percentile([min(film.width, film.height) for film in films], 10), _LEAST, _MOST))
     aspect = float(np.clip(np.median([film.width / film.height for film in films]), 0.5, 2.0))
@@ -81,7 +82,7 @@ def common_size(films: Sequence[Film]) -> Size:
 
 
 def _frame(luma: Luma, size: Size, random: np.random.Generator) -> Luma:
-    """A random rectangle of the wished aspect, nearly as large as fits into the film."""
+    """A random crop with the aspect of `size`, nearly as large as fits into the film."""
     height, width = luma.shape
     unit = min(width / size[0], height / size[1]) * random.uniform(*_FRAME)
     columns, rows = (max(1, round(length * unit)) for length in size)
@@ -90,7 +91,7 @@ def _frame(luma: Luma, size: Size, random: np.random.Generator) -> Luma:
 
 
 def _cover_corners(luma: Luma, random: np.random.Generator) -> Luma:
-    """Blur what is in the corners away, then draw a marker in one of them or in none."""
+    """Dim and blur the corners, where markers are, then draw a marker in one of them or in none."""
     height, width = luma.shape
     tall, wide = round(height * _CORNER), round(width * _CORNER)
     rows, columns = (slice(0, tall), slice(height - tall, height)), (slice(0, wide), slice(width - wide, width))
@@ -101,12 +102,12 @@ def _cover_corners(luma: Luma, random: np.random.Generator) -> Luma:
         luma[corner] = np.asarray(Image.fromarray(dim).filter(ImageFilter.GaussianBlur(min(tall, wide) / 6)))
     marked = int(random.integers(len(corners) + 1))
     if marked < len(corners):
-        _mark(luma[corners[marked]], random)
+        _draw_marker(luma[corners[marked]], random)
     return luma
 
 
-def _mark(corner: Luma, random: np.random.Generator) -> None:
-    """A bright letter L, a third of the corner high, at a random place in it."""
+def _draw_marker(corner: Luma, random: np.random.Generator) -> None:
+    """Draw a bright letter L, a third of the corner high, at a random place in it."""
     height, width = corner.shape
     tall = max(6, height // 3)
     thick = max(2, tall // 5)
@@ -115,26 +116,26 @@ def _mark(corner: Luma, random: np.random.Generator) -> None:
     corner[top + tall - thick : top + tall, left : left + tall * 2 // 3] = 240
 
 
-def _distinct(names: list[str]) -> list[str]:
-    """The names as JPEG files; one that two films would share keeps its own suffix before the new one."""
-    wished = [str(PurePosixPath(name).with_suffix(".jpeg")) for name in names]
-    used = Counter(name.lower() for name in wished)
-    return [wish if used[wish.lower()] == 1 else f"{name}.jpeg" for name, wish in zip(names, wished, strict=True)]
+def _distinct_names(names: list[str]) -> list[str]:
+    """The names with the suffix .jpeg; if films would share one, each keeps its own suffix before the new one."""
+    preferred = [str(PurePosixPath(name).with_suffix(".jpeg")) for name in names]
+    used = Counter(name.lower() for name in preferred)
+    return [new if used[new.lower()] == 1 else f"{name}.jpeg" for name, new in zip(names, preferred, strict=True)]
 
 
-def stress_film(film: Film, original: Luma, *, size: Size, seed: int) -> tuple[bytes, Radiograph] | None:
-    """One film's stress file, and the radiograph read back from it, or None if it would be blank.
+def stress_film(film: Record, original: Luma, *, size: Size, seed: int) -> tuple[bytes, Radiograph] | None:
+    """The stress file of one film and the radiograph that it decodes to, or None if it would be blank.
 
     Args:
-        film: its row; the path and the file's hash set what is drawn.
+        film: its record; the path and the file's hash, with `seed`, determine the random draws.
         original: its luma, `uint8 [H, W]`.
         size: see `common_size`.
-        seed: of the draws.
+        seed: seed of the random draws.
     """
     digest = hashlib.sha256(f"{seed}:{film.path}:{film.file_sha256}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    for _ in range(_DRAWS):
-        data = stressed(original, size=size, random=random)
+    for _ in range(_MAX_DRAWS):
+        data = render_stress_jpeg(original, size=size, random=random)
         try:
             return data, read_radiograph(data)
         except ImageError:
@@ -142,13 +143,13 @@ def stress_film(film: Film, original: Luma, *, size: Size, seed: int) -> tuple[b
     return None
 
 
-def _write(job: tuple[Film, str], *, folder: Path, size: Size, seed: int, limits: Limits) -> Film | None:
-    """The row of the stress film, or None if it would be blank."""
+def _write(job: tuple[Record, str], *, folder: Path, size: Size, seed: int, limits: Limits) -> Record | None:
+    """Write one stress film and return its record, or None if it would be blank."""
     film, name = job
     original = read_luma((folder / film.path).read_bytes(), limits=limits)
-    made = stress_film(film, original, size=size, seed=seed)
-    if made is None:
+    rendered = stress_film(film, original, size=size, seed=seed)
+    if rendered is None:
         return None
-    data, radiograph = made
+    data, radiograph = rendered
     (folder / name).write_bytes(data)
     return replace(film, path=name, split=STRESS, **asdict(content_of(data, radiograph)))

@@ -1,4 +1,4 @@
-"""Label files as one table: CSV, TSV, COVIDx's text form and lists of images, put below or beside each other."""
+"""Label files as one table: CSV, TSV, COVIDx's text form and lists of images, stacked or joined."""
 
 import csv
 import gzip
@@ -13,27 +13,28 @@ from typing import TypeAlias
 
 from pneumoscope.dataset.places import Part, split_word, words_of
 from pneumoscope.errors import UsageError
-from pneumoscope.imaging import SUFFIXES, UNREAD_SUFFIXES
+from pneumoscope.imaging import SUFFIXES, UNSUPPORTED_SUFFIXES
 
-#: The column that this module adds where the names of stacked files say a split.
+#: The column that this module adds if the names of stacked files state their split.
 FILE_SPLIT = "split by the file's name"
 
 _COVIDX = ("patient id", "filename", "class", "source")
 _LIST = ("filename",)
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30  # after unpacking
 _GZIP = b"\x1f\x8b"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-_SUFFIX = "|".join(re.escape(each) for each in sorted(SUFFIXES | UNREAD_SUFFIXES))
+_SUFFIX = "|".join(re.escape(each) for each in sorted(SUFFIXES | UNSUPPORTED_SUFFIXES))
 _COVIDX_LINE = re.compile(rf"(\S+)\s+(\S.*?(?:{_SUFFIX}))\s+(\S+)(?:\s+(\S+))?\s*", re.IGNORECASE)
 _LIST_LINE = re.compile(rf"[^,;\t]*(?:{_SUFFIX})\s*", re.IGNORECASE)
 
 Row: TypeAlias = list[str]
 
 
+# Cached, because columns and findings repeat in every row.
 @lru_cache(maxsize=100_000)
 def fold(text: str) -> str:
-    """A column's name or a finding without regard to case and spaces.
+    """Normalise case and spaces of a column's name or a finding, for comparison.
 
     >>> fold(" Finding  Labels ")
     'finding labels'
@@ -43,7 +44,7 @@ def fold(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFile:
-    """A label file before its rows are read: `columns` by their folded names. `delimiter` is None for text forms."""
+    """A label file whose rows are not parsed yet. `columns` are folded names; `delimiter` is None for text forms."""
 
     name: str
     text: str
@@ -52,7 +53,7 @@ class LabelFile:
 
     @property
     def part(self) -> Part | None:
-        """The part that the file's name says: `test_list.txt`, `train_val_list.txt`; what says both says none."""
+        """The part that the file's name states, as in `test_list.txt`, `train_val_list.txt`; None if it states both."""
         splits = {split_word(word) for word in words_of(self.name.partition(".")[0])} - {None}
         if "test" in splits:
             return "test" if len(splits) == 1 else None
@@ -60,11 +61,11 @@ class LabelFile:
 
     @property
     def is_list(self) -> bool:
-        """Whether it holds the names of images alone."""
+        """Whether it contains the names of images only."""
         return self.columns == _LIST and self.delimiter is None
 
     def rows(self, wanted: Sequence[str]) -> Iterator[Row]:
-        """The values of some columns, row by row; of a column that is not there, empty ones.
+        """The values of the wanted columns, row by row; empty for a missing column.
 
         Raises:
             UsageError: a row has more values than there are columns.
@@ -78,7 +79,7 @@ class LabelFile:
             pattern = _LIST_LINE if self.is_list else _COVIDX_LINE
             for line in filter(str.strip, self.text.splitlines()):
                 match = pattern.fullmatch(line)
-                assert match is not None, "the file's form was found by this pattern"
+                assert match is not None, "`open_label_file` has matched every line"
                 yield [line] if self.is_list else [each or "" for each in match.groups()]
             return
         reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=self.delimiter)
@@ -87,8 +88,8 @@ class LabelFile:
             for values in reader:
                 if len(values) > len(self.columns) and any(values[len(self.columns) :]):
                     raise UsageError(
-                        f"{self.name}: line {reader.line_num:,} has {len(values)} values, and there are "
-                        f"{len(self.columns)} columns; put values that hold {self.delimiter!r} in quotes."
+                        f"{self.name}: line {reader.line_num:,} has {len(values)} values, but there are "
+                        f"{len(self.columns)} columns; put values that contain {self.delimiter!r} in quotes."
                     )
                 if any(values):
                     yield values
@@ -98,7 +99,7 @@ class LabelFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Columns, by their folded names, and rows of as many values."""
+    """Rows with one value per column; `columns` are folded names, `files` the names of the label files."""
 
     files: tuple[str, ...]
     columns: tuple[str, ...]
@@ -106,14 +107,14 @@ class Table:
 
 
 def open_label_file(path: Path, *, encoding: str | None) -> LabelFile:
-    """Read a label file and find out its form.
+    """Read a label file and determine its form.
 
     Args:
         path: the file, possibly compressed by gzip.
-        encoding: of a file that is neither UTF-8 nor UTF-16.
+        encoding: codec of a file that is neither UTF-8 nor UTF-16.
 
     Raises:
-        UsageError: it is none that can be read.
+        UsageError: it cannot be read, or is not a table.
     """
     text = _decode(path, _read(path), encoding)
     lines = [line for line in text.splitlines() if line.strip()]
@@ -133,15 +134,15 @@ def open_label_file(path: Path, *, encoding: str | None) -> LabelFile:
 
 
 def join_tables(files: Sequence[LabelFile], *, image: str, wanted: set[str]) -> Table:
-    """All tables as one: of nearly the same columns, below each other; else beside each other, by columns they share.
+    """Combine label files to one table: stack those of nearly the same columns, join the others by shared columns.
 
     Args:
-        files: without lists of images.
-        image: the column that names images; the table that has it decides which rows there are.
+        files: the label files, without lists of images.
+        image: the column that names images; the rows are those of the table that has it (of several, the longest).
         wanted: the columns that are needed, besides those by which tables are joined.
 
     Raises:
-        UsageError: a table shares no column with the others, or no value in it.
+        UsageError: a table shares no column with the others, or no value in the shared columns.
     """
     stacks = _stacks(files)
     occurring = [column for stack in stacks for column in {each for file in stack for each in file.columns}]
@@ -166,11 +167,11 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as plain:
             packed = plain.read(len(_GZIP)) == _GZIP
         with gzip.open(path) if packed else path.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
+            data = stream.read(_MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as failure:
         raise UsageError(f"{path} cannot be read ({failure}).") from failure
-    if len(data) > _MOST_BYTES:
-        raise UsageError(f"{path} holds more than {_MOST_BYTES:,} bytes; give a table of one row per image.")
+    if len(data) > _MAX_BYTES:
+        raise UsageError(f"{path} has more than {_MAX_BYTES:,} bytes; give a table with one row per image.")
     return data
 
 
@@ -178,6 +179,7 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> str:
     if data.startswith(_WORKBOOKS):
         raise UsageError(f"{path} is a workbook or an archive; save the table as CSV and give that.")
     try:
+        # "utf-8-sig" reads UTF-8 with and without a byte order mark.
         return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError:
         pass
@@ -185,12 +187,12 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> str:
         return data.decode(encoding or "utf-8")
     except UnicodeDecodeError as failure:
         raise UsageError(
-            f"{path} is not {encoding or 'UTF-8'}; save it as UTF-8, or say its codec by --name-encoding, e.g. cp1252."
+            f"{path} is not {encoding or 'UTF-8'}; save it as UTF-8, or pass its codec by --name-encoding, e.g. cp1252."
         ) from failure
 
 
 def _header(text: str) -> tuple[str, Row]:
-    """The delimiter that makes the most columns of the first line, and these."""
+    """The delimiter that splits the first line into most columns, and these."""
     first = io.StringIO(text[: text.find("\n") + 1] or text, newline="")
     readings = []
     for delimiter in ",;\t":
@@ -200,14 +202,14 @@ def _header(text: str) -> tuple[str, Row]:
 
 
 def _stacks(files: Sequence[LabelFile]) -> list[list[LabelFile]]:
-    """Files in groups of those that share more than half of all their columns: parts of one table."""
+    """Group files that share more than half of their columns: they are parts of one table."""
     stacks: list[list[LabelFile]] = []
     for file in files:
         columns = set(file.columns)
-        alike = (
+        similar = (
             stack for stack in stacks if 2 * len(columns & set(stack[0].columns)) > len(columns | set(stack[0].columns))
         )
-        stack = next(alike, None)
+        stack = next(similar, None)
         if stack is None:
             stacks.append([file])
         else:
@@ -216,20 +218,21 @@ def _stacks(files: Sequence[LabelFile]) -> list[list[LabelFile]]:
 
 
 def _stack(files: Sequence[LabelFile], wanted: set[str]) -> Table:
-    """The files' rows below each other, with the part that each file's name says."""
+    """The rows of all files in one table, with a column for the part that each file's name states."""
     columns = [column for column in dict.fromkeys(each for file in files for each in file.columns) if column in wanted]
     parts = {file.part for file in files}
-    told = len(files) > 1 or files[0].delimiter is None
+    # The name of a single CSV states nothing: `train.csv` is often the only table of a set.
+    has_part = parts != {None} and (len(files) > 1 or files[0].delimiter is None)
     rows: list[Row] = []
     for file in files:
-        part: Row = [file.part or ""] if told and parts != {None} else []
+        part: Row = [file.part or ""] if has_part else []
         rows += [values + part for values in file.rows(columns)]
     names = tuple(file.name for file in files)
-    return Table(files=names, columns=(*columns, *([FILE_SPLIT] if told and parts != {None} else [])), rows=rows)
+    return Table(files=names, columns=(*columns, *([FILE_SPLIT] if has_part else [])), rows=rows)
 
 
 def _attach(base: Table, other: Table) -> Table:
-    """The base's rows, each with what the other table says of the same values in the columns that both have."""
+    """Join: the base's rows, extended by the other table's rows with equal values in the shared columns."""
     shared = [column for column in other.columns if column in base.columns]
     new = [column for column in other.columns if column not in base.columns]
     here, there = ([table.columns.index(column) for column in shared] for table in (base, other))
@@ -241,8 +244,8 @@ def _attach(base: Table, other: Table) -> Table:
     matches = [found.get(tuple(row[at] for at in here)) for row in base.rows]
     if not any(matches):
         raise UsageError(
-            f"{', '.join(other.files)} and {', '.join(base.files)} share the columns {', '.join(shared)}, but no row "
-            "of the one has the values of a row of the other; do they belong together?"
+            f"{', '.join(other.files)} and {', '.join(base.files)} share the columns {', '.join(shared)}, but no "
+            "values in them; give tables that belong together."
         )
     rows = [[*row, *values] for row, match in zip(base.rows, matches, strict=True) for values in match or nothing]
     return Table(files=base.files + other.files, columns=(*base.columns, *new), rows=rows)

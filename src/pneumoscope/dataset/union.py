@@ -1,4 +1,4 @@
-"""One film once: matching the films of several sources, and naming and grouping their patients."""
+"""One film once: the films of several sources are matched, and their patients are named and grouped."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,39 +12,39 @@ from pneumoscope.dataset.sources import Source, SourceFilm
 from pneumoscope.dataset.split import grouped, join
 from pneumoscope.settings.data import PrepareConfig
 
-#: Pairs of nearly identical films by the hashes of their pixels, and their distance; nearest first.
+#: Pairs of nearly identical films, as the SHA-256 of their pixels, with their distance in bits; nearest first.
 Likeness: TypeAlias = list[tuple[str, str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One film of the data set: the sources' films that it is, at most one of each source; the first is kept."""
+    """One film of the data set: the matching films of the sources, at most one per source. The first one is kept."""
 
     films: tuple[SourceFilm, ...]
 
     @property
     def kept(self) -> SourceFilm:
-        """The one whose file goes into the data set."""
+        """The film whose file is put into the data set."""
         return self.films[0]
 
     @property
     def name(self) -> str:
-        """The names of all of them."""
+        """The names of all its films."""
         return SOURCE_SEPARATOR.join(film.name for film in self.films)
 
     @property
     def label(self) -> str:
-        """The class; it is the same for all of them."""
+        """The class, which is the same for all its films."""
         return self.kept.label
 
     @property
     def pixels(self) -> str:
-        """The hash of the pixels; of the kept one's, if nearly identical films were merged."""
+        """The SHA-256 of the pixels; of the kept film's, if nearly identical films were merged."""
         return self.kept.content.luma_sha256
 
     @property
     def naming(self) -> Naming:
-        """The most trusted naming of any of them."""
+        """The most trusted naming among its films."""
         return max(film.naming for film in self.films)
 
     @property
@@ -54,31 +54,31 @@ class Entry:
 
     @property
     def patients(self) -> set[tuple[Naming, str]]:
-        """The patient, by each way of naming it."""
+        """The patient, by each naming among its films."""
         return {(film.naming, film.patient) for film in self.films}
 
     @property
-    def tested(self) -> bool:
-        """Whether any source has it in its test part."""
+    def in_test_part(self) -> bool:
+        """Whether any source has the film in its test part."""
         return any(film.part == "test" for film in self.films)
 
     def refusals(self, reason: str) -> list[RefusedFile]:
-        """What to say of its files when it is left out."""
+        """The entries of its files in the list of refused files, if it is left out."""
         return [RefusedFile(source=film.source, name=film.member, reason=reason) for film in self.films]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Union:
-    """All sources as one: `entries` is every film that is used, once.
+    """All sources united: `entries` contains every film that is used once.
 
-    `groups` names the group of all films of equal pixels, used or not: see `group_patients`. `tested` are
-    the groups that any source has in its test part. `matched` counts the films of each source, by its
-    number, that an earlier source has, too. `refused` are what was refused on reading, and films left out.
+    `groups` maps the pixels of all films, used or not, to the name of their group: see `group_patients`. `test_groups`
+    are the groups that any source has in its test part. `matched` counts the films of each source, by its number, that
+    an earlier source also has. `refused` are files that could not be read, and films left out.
     """
 
     entries: tuple[Entry, ...]
     groups: Mapping[str, str]
-    tested: frozenset[str]
+    test_groups: frozenset[str]
     matched: Counter[int]
     duplicates: tuple[DuplicateFilms, ...]
     near_duplicates: tuple[NearFilms, ...]
@@ -86,20 +86,23 @@ class Union:
 
 
 def unite(sources: Sequence[Source], config: PrepareConfig) -> Union:
-    """Every film once; films whose pixels carry several labels are left out.
+    """Unite the sources: every film once, without films whose pixels have several labels.
 
-    A patient of a test part stays one when its film there is not used, or cannot be read.
+    A patient of a test part stays a test patient if the film in that part is not used or cannot be read.
     """
     films = [film for source in sources for film in source.films]
     likeness = find_likeness(films)
     known, merged = merge_near(match(films), likeness if config.merge_near else [])
+    # Groups are made of all films, also of those left out below: a conflicting test film still ties its patient.
     groups = group_patients(known, likeness)
-    lost = {patient for source in sources for patient in source.lost}
+    unreadable = {patient for source in sources for patient in source.unreadable_test_patients}
     entries, conflicting = (known, []) if config.keep_conflicts else _without_conflicts(known)
     return Union(
         entries=tuple(_one_of_each(entries) if config.drop_duplicates else entries),
         groups=groups,
-        tested=frozenset(groups[entry.pixels] for entry in known if entry.tested or entry.patients & lost),
+        test_groups=frozenset(
+            groups[entry.pixels] for entry in known if entry.in_test_part or entry.patients & unreadable
+        ),
         matched=Counter(film.number for entry in known for film in entry.films[1:]),
         duplicates=tuple(_identical(known)),
         near_duplicates=(*merged, *_unmerged(known, likeness)),
@@ -108,7 +111,7 @@ def unite(sources: Sequence[Source], config: PrepareConfig) -> Union:
 
 
 def find_likeness(films: Iterable[SourceFilm]) -> Likeness:
-    """Nearly identical films among those that are not identical."""
+    """Pairs of films that are nearly, but not exactly, identical."""
     distinct = {film.content.luma_sha256: film.content.phash for film in films}
     names = list(distinct)
     return [(names[one], names[other], distance) for distance, one, other in near_pairs(list(distinct.values()))]
@@ -117,7 +120,7 @@ def find_likeness(films: Iterable[SourceFilm]) -> Likeness:
 def match(films: Sequence[SourceFilm]) -> list[Entry]:
     """Match the films of different sources one to one by their pixels and label.
 
-    Within one source nothing is matched: its exact duplicates stay films of their own.
+    Films of one source are never matched: its exact duplicates stay separate films.
     """
     slots: defaultdict[tuple[str, str], list[list[SourceFilm]]] = defaultdict(list)
     matched: list[list[SourceFilm]] = []
@@ -125,6 +128,7 @@ def match(films: Sequence[SourceFilm]) -> list[Entry]:
         same = slots[film.content.luma_sha256, film.label]
         free = [slot for slot in same if all(held.number != film.number for held in slot)]
         if free:
+            # Train is matched with train and test with test, if possible.
             min(free, key=lambda slot: slot[0].part != film.part).append(film)
         else:
             same.append([film])
@@ -133,11 +137,12 @@ def match(films: Sequence[SourceFilm]) -> list[Entry]:
 
 
 def merge_near(entries: Sequence[Entry], likeness: Likeness) -> tuple[list[Entry], list[NearFilms]]:
-    """Match what `match` left alone across sources, if nearly identical: one to one, nearest first."""
+    """Match nearly identical films of different sources that `match` has not matched: one to one, nearest first."""
     holding = grouped(range(len(entries)), lambda index: entries[index].pixels)
     current = dict(enumerate(entries))
     merged = []
     for first, second, distance in likeness:
+        # The entry of the earlier source stays, so that its file is kept.
         for stays, goes in (sorted((one, other)) for one in holding[first] for other in holding[second]):
             if stays in current and goes in current and _mergeable(current[stays], current[goes]):
                 merged.append(_near(current[stays], current[goes], distance, merged=True))
@@ -146,11 +151,11 @@ def merge_near(entries: Sequence[Entry], likeness: Likeness) -> tuple[list[Entry
 
 
 def group_patients(entries: Sequence[Entry], likeness: Likeness | None = None) -> dict[str, str]:
-    """The group of each entry's pixels, by its smallest patient: its films are of one child, as far as anybody knows.
+    """Group films that may be of the same patient. The keys are the entries' pixels, the values the groups' names.
 
-    Two entries are in one group when any of their names tells the same patient, when their pixels are
-    equal, or when a chain of such entries joins them. With `likeness`, nearly identical films are
-    joined, too.
+    Two entries are in one group if any of their names gives the same patient, if their pixels are equal, or if a chain
+    of such entries connects them; with `likeness`, also if they are nearly identical. A group is named by its
+    alphabetically first patient.
     """
     links = [_keys(entry) for entry in entries]
     links += [[f"pixels {first}", f"pixels {second}"] for first, second, _ in likeness or ()]
@@ -163,9 +168,10 @@ def group_patients(entries: Sequence[Entry], likeness: Likeness | None = None) -
 
 
 def name_patients(entries: Sequence[Entry]) -> list[str]:
-    """The patient of each entry: by its most trusted name, or else by that of its group.
+    """The patient of each entry: by its own most trusted name, or by a more trusted one of its group.
 
-    A film that only version 2 has takes version 3's number when its version 2 patient has one there.
+    So a film that only version 2 has takes version 3's number if its version 2 patient has one there. The group's name
+    is used only if it is unambiguous.
     """
     groups = group_patients(entries)
     known: defaultdict[str, defaultdict[Naming, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -181,12 +187,13 @@ def name_patients(entries: Sequence[Entry]) -> list[str]:
 
 
 def _keys(entry: Entry) -> list[str]:
-    """What ties an entry to others: its pixels and its patients, by each way of naming them."""
+    """The keys that link an entry to others: its pixels, and its patients by each naming."""
     keys = [f"pixels {film.content.luma_sha256}" for film in entry.films]
     return keys + [f"{film.naming.name} {film.patient}" for film in entry.films]
 
 
 def _mergeable(one: Entry, other: Entry) -> bool:
+    """Whether two entries have the same label and no source in common."""
     held = {film.number for film in one.films}
     return one.label == other.label and not any(film.number in held for film in other.films)
 
@@ -198,7 +205,7 @@ def _identical(entries: Iterable[Entry]) -> list[DuplicateFilms]:
 
 
 def _unmerged(entries: Iterable[Entry], likeness: Likeness) -> Iterator[NearFilms]:
-    """The nearly identical pairs that stay two films; of exact duplicates the first speaks for all."""
+    """The nearly identical pairs that stay two films; exact duplicates are represented by the first one."""
     first: dict[str, Entry] = {}
     for entry in entries:
         for film in entry.films:
@@ -213,6 +220,7 @@ def _near(one: Entry, other: Entry, distance: int, *, merged: bool) -> NearFilms
 
 
 def _without_conflicts(entries: Sequence[Entry]) -> tuple[list[Entry], list[RefusedFile]]:
+    """The entries whose pixels have one label only, and the files of the others."""
     labels: defaultdict[str, set[str]] = defaultdict(set)
     for entry in entries:
         for film in entry.films:
@@ -224,14 +232,14 @@ def _without_conflicts(entries: Sequence[Entry]) -> tuple[list[Entry], list[Refu
             kept.append(entry)
         else:
             refused += entry.refusals(
-                f"conflicting labels: the same pixels are called {' and '.join(found)} (--keep-conflicts keeps them)"
+                f"conflicting labels: the same pixels are labelled {' and '.join(found)} (--keep-conflicts keeps them)"
             )
     return kept, refused
 
 
 def _one_of_each(entries: Sequence[Entry]) -> list[Entry]:
-    """One entry of equal pixels and label: one of a test part if any, else the first."""
+    """One entry for equal pixels and label: one in a test part if there is one, else the first."""
     chosen: dict[tuple[str, str], Entry] = {}
-    for entry in sorted(entries, key=lambda each: not each.tested):
+    for entry in sorted(entries, key=lambda each: not each.in_test_part):
         chosen.setdefault((entry.pixels, entry.label), entry)
     return [entry for entry in entries if chosen[entry.pixels, entry.label] is entry]

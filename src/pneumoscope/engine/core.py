@@ -19,7 +19,7 @@ from pneumoscope.engine.document import Level
 from pneumoscope.engine.gate import DISTANCE, GATE, can_undo, is_picture, judge, undo, undone, warn
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError, UnsuitableError
-from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for, to_input
+from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for_input, to_input
 from pneumoscope.parallel import available_cores, map_ordered
 
 BATCH = 8
@@ -212,7 +212,7 @@ class Engine:
         radiograph, luma, doubt = None, None, None
         try:
             try:
-                radiograph = read_for(film.read(), wanted, limits=self.limits)
+                radiograph = read_for_input(film.read(), wanted, limits=self.limits)
             except UnsuitableError as refusal:
                 if refusal.radiograph is None:
                     raise

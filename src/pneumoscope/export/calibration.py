@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pneumoscope import metrics
 from pneumoscope.contract import Calibration, CoverageRow, Decision, EvidenceKind, OperatingPoint, Sides
-from pneumoscope.dataset import Dataset, Film
-from pneumoscope.dataset.split import Labelled, deal_patients, grouped
+from pneumoscope.dataset import Dataset, Record
+from pneumoscope.dataset.split import LabelledFilm, deal_patients, grouped
 from pneumoscope.engine import Rule, judge
 from pneumoscope.engine.decision import Verdict
 from pneumoscope.errors import RunError
@@ -82,13 +82,13 @@ def frequencies(prior: Literal["train", "uniform"], dataset: Dataset) -> Floats:
     return np.asarray(counts / counts.sum()) if prior == "train" else np.full(len(counts), 1 / len(counts))
 
 
-def validation_films(films: list[Film], logits: Floats, dataset: Dataset, prior: Floats) -> Unseen:
+def validation_films(films: list[Record], logits: Floats, dataset: Dataset, prior: Floats) -> Unseen:
     """What a network says of its validation split, in folds by patient: as many as every class has patients for."""
     truth = np.array([dataset.classes.index(film.label) for film in films], np.int64)
     _, patient = np.unique([film.patient for film in films], return_inverse=True)
     each = grouped({(film.label, film.patient) for film in films}, lambda pair: pair[0])
     folds = min(_FOLDS, *map(len, each.values()))
-    dealt = deal_patients([Labelled(label=film.label, patient=film.patient) for film in films], folds=folds, seed=0)
+    dealt = deal_patients([LabelledFilm(label=film.label, patient=film.patient) for film in films], folds=folds, seed=0)
     return Unseen(
         logits=logits.astype(np.float64),
         truth=truth,

@@ -27,8 +27,8 @@ from pneumoscope.contract import (
     Quantisation,
     save_contract,
 )
-from pneumoscope.dataset import Dataset, Film
-from pneumoscope.dataset.grammar import KERMANY_AGES, published
+from pneumoscope.dataset import Dataset, Record
+from pneumoscope.dataset.grammar import KERMANY_AGES, parse_published
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
 from pneumoscope.documents import first_problem
 from pneumoscope.engine import MODEL_FILE, Engine, verify
@@ -230,7 +230,7 @@ def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listene
     if not validates:
         chosen = [chosen[place] for place in spread(len(chosen), STAND_IN_FILMS)]
 
-    def inputs(films: list[Film]) -> Luma:
+    def inputs(films: list[Record]) -> Luma:
         return np.stack(list(read_inputs(dataset, films, rule, listener)))
 
     return Comparison(
@@ -241,7 +241,7 @@ def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listene
     )
 
 
-def calibration_films(dataset: Dataset) -> list[Film]:
+def calibration_films(dataset: Dataset) -> list[Record]:
     """Up to `CALIBRATION_FILMS` train films, as many of each class, spread over the split."""
     chosen = []
     for label in dataset.classes:
@@ -264,9 +264,9 @@ def _population(dataset: Dataset, given: tuple[float, float] | None) -> Populati
         raise UsageError(f"ages {given} cannot be: {first_problem(failure)}.") from failure
 
 
-def _is_published(film: Film) -> bool:
+def _is_published(film: Record) -> bool:
     names = film.source.split(SOURCE_SEPARATOR)
-    return any(published(PurePosixPath(name.rpartition(":")[2]).stem) for name in names)
+    return any(parse_published(PurePosixPath(name.rpartition(":")[2]).stem) for name in names)
 
 
 def _contract(

@@ -1,18 +1,18 @@
-"""Bytes of an image file → a checked 8-bit luma radiograph → the model's input."""
+"""From an image file (bytes) to a radiograph (8-bit luma and facts) to the model input (`uint8 [1, S, S]`)."""
 
 from pneumoscope.imaging.dicom.dataset import DICOM_HEAD, DICOM_INDEX, is_dicom
 from pneumoscope.imaging.film import (
     ACCEPTED,
     DECODER_VERSION,
     SUFFIXES,
-    UNREAD_SUFFIXES,
+    UNSUPPORTED_SUFFIXES,
     encode,
     enlarge,
     fit,
     load_input,
     luma_sha256,
     read_file,
-    read_for,
+    read_for_input,
     read_luma,
     read_radiograph,
     shrink,
@@ -27,7 +27,7 @@ __all__ = [
     "DICOM_HEAD",
     "DICOM_INDEX",
     "SUFFIXES",
-    "UNREAD_SUFFIXES",
+    "UNSUPPORTED_SUFFIXES",
     "ImageFacts",
     "Limits",
     "Luma",
@@ -40,7 +40,7 @@ __all__ = [
     "load_input",
     "luma_sha256",
     "read_file",
-    "read_for",
+    "read_for_input",
     "read_luma",
     "read_radiograph",
     "shrink",

@@ -1,6 +1,7 @@
 """How much of a picture is coloured: radiographs are grey, or have one tint throughout.
 
-The luma does not show it, so the colours are looked at apart, as few as a JPEG's smallest DCT scale has.
+Luma does not show colour, so the colours are read separately: of a JPEG at its smallest DCT scale, of other
+formats from 64×64 samples.
 """
 
 import numpy as np
@@ -10,20 +11,20 @@ from PIL.ImageFile import ImageFile
 
 from pneumoscope.imaging import jpeg
 
-_SIDE = 64  # of the samples taken of what is not a JPEG
+_SIDE = 64  # samples per side, of files other than JPEG
 _COLOURED = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})  # Pillow's modes
-# Levels of chroma. Coding a grey film in colour leaves under 3; a blue base or an old sepia print has up to 30, evenly.
+# Chroma, in grey levels. A grey film coded in colour has under 3; a blue base or a sepia print has up to 30, evenly.
 _VISIBLE, _STRONG = 5.0, 40.0
-# Cb and Cr of ITU-R BT.601, and Y, by which a tint may vary.
+# Rows of the ITU-R BT.601 conversion: Cb and Cr, then Y. A tint may vary with Y.
 _CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def coloured_share(rgb: NDArray[np.uint8]) -> float:
-    """Share of the pixels of `uint8 [H, W, 3]` whose colour is not the picture's tint, 0 to 1.
+    """Share of the pixels of `uint8 [H, W, 3]` whose colour differs from the picture's tint, 0 to 1.
 
-    The tint is the line that fits the picture's chroma over its luma: a blue-based film, a sepia scan and a grey
-    picture have no colour but that. Colours too strong for a tint count as well.
+    The tint is a least-squares line of the picture's chroma over its luma: a blue-based film, a sepia scan and a grey
+    picture have no other colour. Pixels whose colour is too strong for a tint are counted as well.
 
     >>> coloured_share(np.full((4, 4, 3), (90, 80, 60), np.uint8))
     0.0
@@ -37,15 +38,15 @@ def coloured_share(rgb: NDArray[np.uint8]) -> float:
 
 
 def share_of(image: ImageFile, data: bytes, mode: str) -> float | None:
-    """`coloured_share` of a file by samples of its pixels; of a JPEG, at its smallest scale. Transparent is black.
+    """`coloured_share` of a file: of a JPEG at its smallest scale, else of samples. Transparent pixels are black.
 
     Args:
         image: opened by Pillow, and loaded unless it is a JPEG.
         data: the whole file.
-        mode: Pillow's of the image as it is stored.
+        mode: Pillow's mode of the image as it is stored.
 
     Returns:
-        The share, or None of a JPEG whose colours cannot be had at a smaller scale.
+        The share, 0 to 1, or None for a JPEG that cannot be decoded at a smaller scale.
     """
     if mode not in _COLOURED:
         return 0.0

@@ -1,7 +1,7 @@
-"""From the bytes of an image file to the model's input: the only place that does this.
+"""From an image file to a radiograph to the model input. No other module does this.
 
-Order of processing: size and signature checks, header, pixel limit, decode to 8-bit luma,
-orientation, what is left of the greys; then, by the contract's rule, resize.
+Order of processing: byte limit and signature, header, pixel limit, decoding to 8-bit luma, orientation,
+check of the remaining grey levels; then resizing by the contract's rule.
 """
 
 import hashlib
@@ -24,13 +24,15 @@ ACCEPTED = "JPEG, PNG (1 to 16 bit), TIFF, WebP, BMP, GIF and DICOM"
 SUFFIXES = frozenset(
     {".dcm", ".dicom", ".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif"}
 )
-UNREAD_SUFFIXES = frozenset(
+UNSUPPORTED_SUFFIXES = frozenset(
     {".avif", ".heic", ".heif", ".j2k", ".jls", ".jp2", ".jxl", ".jxr", ".mha", ".nii", ".pgm", ".psd", ".svg"}
 )
-#: Part of every cache's key: raise it when the same bytes would give another input.
+#: Part of every cache's key. Raise it when the same bytes would give another model input.
 DECODER_VERSION = 3
 
-_KNOWN_BUT_REFUSED = (
+# Formats that are named when they are refused: offset, signature, name. The first match counts, so the brands of
+# AVIF and HEIC stand before the `ftyp` that they share with MP4.
+_REFUSED_FORMATS = (
     (0, b"%PDF", "a PDF"),
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"\x1f\x8b", "compressed by gzip"),
@@ -61,12 +63,12 @@ _KNOWN_BUT_REFUSED = (
     (4, b"ftypavif", "an AVIF"),
     (4, b"ftypavis", "an AVIF"),
     *((4, b"ftyp" + brand, "a HEIC") for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
-    (4, b"ftyp", "a film or picture in an MP4 container"),
+    (4, b"ftyp", "a video or picture in an MP4 container"),
 )
 
 
 def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The bytes of a regular file, without reading past the byte limit.
+    """Read a regular file, at most one byte past the byte limit.
 
     Raises:
         ImageError: not a regular file, or over the limit.
@@ -82,26 +84,26 @@ def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
 
 
 def read_radiograph(data: bytes, *, rule: InputRule | None = None, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
-    """Decode to an upright 8-bit luma radiograph, with what the file says about it.
+    """Decode an image file to an upright radiograph: 8-bit luma and the facts of its header.
 
-    Colours become ITU-R BT.601 luma (a JPEG's own Y channel). Transparent pixels are laid over
+    Colours become ITU-R BT.601 luma (a JPEG's own Y channel). Transparent pixels are composited over
     black. Greys of more than 8 bits are scaled linearly so that the image's own minimum and maximum
     become 0 and 255, whatever part of the 16-bit range they fill; nothing is clipped. A TIFF whose
     photometric interpretation is WhiteIsZero is inverted. EXIF or TIFF orientation is applied.
-    A DICOM's own grey transformations come before all this: see `dicom.greys`.
+    A DICOM's own grey transformations are applied before any of this: see `dicom.greys`.
 
     Args:
         data: a whole file of a format in `ACCEPTED`.
-        rule: the contract's rule by which the caller will shrink the film. A JPEG may then be decoded at the
-            smallest DCT scale whose sides are still at least its size times its margin.
-        limits: what to refuse before decoding.
+        rule: the contract's rule by which the caller will resize the radiograph. A JPEG may then be decoded at the
+            smallest DCT scale whose sides are still at least the rule's size times its margin.
+        limits: sizes beyond which the file is refused before it is decoded.
 
     Raises:
         ImageError: not an accepted image, truncated, damaged, animated, blank or nearly so, over a limit, or a
-            DICOM that says that it is no frontal chest radiograph.
+            DICOM whose header shows that it is not a frontal chest radiograph.
     """
     _require_accepted(data, limits)
-    # A DICOM first: its preamble may make it a TIFF as well (PS3.10 section 7.1).
+    # DICOM is tested first: its preamble may make the file a valid TIFF as well (PS3.10 section 7.1).
     return dicom.read(data, limits) if dicom.is_dicom(data) else raster.read(data, rule, limits)
 
 
@@ -122,24 +124,24 @@ def resize(luma: Luma, height: int, width: int) -> Luma:
 
 
 def fit(luma: Luma, longest: int) -> Luma:
-    """A luma image (`uint8 [H, W]`) with its aspect, and its longest side at most so many pixels."""
+    """Shrink a luma image (`uint8 [H, W]`) to a longest side of at most `longest` pixels; the aspect is kept."""
     height, width = luma.shape
     factor = longest / max(height, width)
     return luma if factor >= 1 else resize(luma, max(1, round(height * factor)), max(1, round(width * factor)))
 
 
 def enlarge(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Interpolate a coarse map (`float32 [h, w]`) to `float32 [height, width]`, bilinear, to lay it over a film."""
+    """Interpolate a coarse map (`float32 [h, w]`) to `float32 [height, width]`, bilinear, to overlay it on a film."""
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def to_input(luma: Luma, rule: InputRule) -> Luma:
-    """Resize a luma image (`uint8 [H, W]`) by the contract's rule to `uint8 [1, S, S]`."""
+    """Resize a luma image (`uint8 [H, W]`) by the contract's rule to the model input, `uint8 [1, S, S]`."""
     return resize(luma, rule.size, rule.size)[np.newaxis]
 
 
-def read_for(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
-    """`read_radiograph` at no larger a scale than the contract's rule needs; `to_input` is the next step.
+def read_for_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
+    """Decode an image file at the smallest scale that the contract's rule allows; call `to_input` on the result.
 
     Raises:
         ImageError: see `read_radiograph`.
@@ -148,18 +150,19 @@ def read_for(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -
 
 
 def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS) -> Luma:
-    """Bytes of an image file to the model's input, `uint8 [1, S, S]`, by the contract's rule.
+    """Decode an image file to the model input, `uint8 [1, S, S]`, by the contract's rule.
 
     Raises:
         ImageError: see `read_radiograph`.
     """
-    return to_input(read_for(data, rule, limits=limits).luma, rule)
+    return to_input(read_for_input(data, rule, limits=limits).luma, rule)
 
 
 def shrink(data: bytes, rule: InputRule) -> bytes:
-    """A film as the model reads it, as the bytes of a PNG: the rule leaves that as it is, so it is decided on alike.
+    """The model input of an image file, as a PNG file.
 
-    What else a DICOM's header says, such as the age, is not in it.
+    The rule leaves an image of this size as it is, so the model gives the same answer for the PNG as for the
+    original. Facts of a DICOM's header, such as the age, are not in the PNG.
 
     Raises:
         ImageError: see `read_radiograph`.
@@ -168,7 +171,7 @@ def shrink(data: bytes, rule: InputRule) -> bytes:
 
 
 def encode(luma: Luma, kind: str, **options: Any) -> bytes:
-    """A luma image (`uint8 [H, W]`) as a file of a kind that Pillow writes, with its options of that kind."""
+    """Encode a luma image (`uint8 [H, W]`) as a file of one of Pillow's formats, with Pillow's options for it."""
     stream = io.BytesIO()
     Image.fromarray(luma).save(stream, kind, **options)
     return stream.getvalue()
@@ -188,7 +191,7 @@ def _require_accepted(data: bytes, limits: Limits) -> None:
         raise ImageError(f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted.")
     if dicom.is_dicom(data):
         return
-    names = (name for at, signature, name in _KNOWN_BUT_REFUSED if data.startswith(signature, at))
+    names = (name for at, signature, name in _REFUSED_FORMATS if data.startswith(signature, at))
     if (name := next(names, None)) or not raster.is_raster(data):
         what = f"it is {name}" if name else f"it begins with {data[:8]!r}"
         raise ImageError(f"not an accepted image ({what}); accepted are {ACCEPTED}.")

@@ -1,4 +1,8 @@
-"""A JPEG's luma by libjpeg-turbo, whose warnings Pillow keeps to itself: it fills what is damaged with grey."""
+"""A JPEG's luma, decoded by libjpeg-turbo with its warnings.
+
+libjpeg fills damaged parts with grey and warns about them. Pillow drops these warnings, so that a damaged film would
+be read as a whole one; simplejpeg raises them.
+"""
 
 import math
 import re
@@ -12,11 +16,11 @@ from pneumoscope.contract import InputRule
 from pneumoscope.errors import DamagedImageError
 from pneumoscope.imaging.radiograph import Luma
 
-# Of libjpeg's warnings (jerror.h) those about entropy-coded data. The others are of headers that encoders write oddly.
+# libjpeg's warnings (jerror.h) about entropy-coded data. The others are about unusual headers, which are harmless.
 _DAMAGE = re.compile(r"Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)")
-_CUT = "Premature end of JPEG file"
+_TRUNCATED = "Premature end of JPEG file"
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
-_LONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment (T.81 table B.1)
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment (ITU-T T.81 table B.1)
 _FRAMES, _SCALABLE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}, frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _START_OF_SCAN = 0xDA
 
@@ -25,30 +29,38 @@ def luma(data: bytes, image: JpegImageFile, rule: InputRule | None = None) -> Lu
     """The luma of a JPEG at the smallest of the scales 1, 1/2, 1/4 and 1/8 that the rule allows.
 
     Args:
-        data: the whole file; what follows or pads the image does not count.
-        image: the same, opened by Pillow and not loaded; it is drafted to that scale.
-        rule: whose size times margin both sides must keep; None for the full size.
+        data: the whole file; padding and bytes after the image are ignored.
+        image: the same file, opened by Pillow and not loaded; it is drafted to that scale.
+        rule: both sides keep at least its size times its margin; None for the full size.
 
     Returns:
-        `uint8 [height, width]`, or None where there is no luma to be had this way: four colours, or colours sampled as
-        TurboJPEG does not know; or a file without an end, which Pillow tells whole from cut.
+        `uint8 [height, width]`, or None if Pillow must decode the file: it has four colours, or a chroma subsampling
+        that TurboJPEG does not support, or no end-of-image marker (Pillow finds out whether it is truncated).
 
     Raises:
-        DamagedImageError: damaged within, or cut and closed again.
+        DamagedImageError: the image is damaged within, or was truncated and closed with an end marker.
     """
     image.draft("L", (math.ceil(rule.size * rule.decode_margin),) * 2 if rule else image.size)
     if image.mode != "L":
-        listen(data, colours="CMYK")
+        decode_checked(data, colours="CMYK")
         return None
-    return listen(data, size=image.size)
+    return decode_checked(data, size=image.size)
 
 
-def listen(
+def decode_checked(
     data: bytes, *, size: tuple[int, int] = (1, 1), colours: str = "GRAY", lossless: bool = False
 ) -> Luma | None:
-    """Decode at the smallest scale that has at least this width and height; None as `luma` says.
+    """Decode a JPEG and raise libjpeg's warnings of damage.
 
-    A `lossless` JPEG has but one scale: its whole size must be asked for, as simplejpeg makes no larger room for it.
+    Args:
+        data: the whole file.
+        size: least width and height in pixels; the smallest scale that has them is decoded. A `lossless` JPEG has one
+            scale only: give its full size, because simplejpeg allocates no more than it is asked for.
+        colours: simplejpeg's name of the colour space to decode to.
+        lossless: the file is a lossless JPEG (SOF3).
+
+    Returns:
+        The first channel, `uint8 [height, width]`, or None; see `luma`.
 
     Raises:
         DamagedImageError: libjpeg warns that the image is damaged within.
@@ -64,17 +76,23 @@ def listen(
     try:
         return decode(strict=True)
     except ValueError as warning:
-        said = str(warning)
-    if _DAMAGE.match(said):
-        raise DamagedImageError(f"the JPEG is damaged within ({said.partition(': ')[2]}); fetch or export it again.")
+        message = str(warning)
+    if _DAMAGE.match(message):
+        raise DamagedImageError(
+            f"the JPEG is damaged within ({message.partition(': ')[2]}); download or export it again."
+        )
+    # Any other warning is about an unusual header: decode again without turning warnings into errors.
     try:
-        return None if said == _CUT else decode(strict=False)
+        return None if message == _TRUNCATED else decode(strict=False)
     except ValueError:
         return None
 
 
 def colours(data: bytes) -> NDArray[np.uint8] | None:
-    """A JPEG's colours at its smallest scale, `uint8 [height, width, 3]` RGB; None if it cannot be had."""
+    """A JPEG's colours at its smallest scale, `uint8 [height, width, 3]` RGB; None if it has no smaller scale.
+
+    Only scalable JPEGs are decoded: libjpeg ends the process on a lossless one that is to be scaled.
+    """
     if not _is_scalable(data):
         return None
     try:
@@ -84,7 +102,11 @@ def colours(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _is_scalable(data: bytes) -> bool:
-    """Whether a JPEG is of a DCT, by every frame header before its first scan, found as libjpeg finds them."""
+    """Whether every frame header before the first scan is of a DCT-based process.
+
+    Markers are searched for as libjpeg does, not walked by segment lengths: a frame header hidden between segments
+    would otherwise be seen by libjpeg alone.
+    """
     position = 2
     while found := _MARKER.search(data, position):
         marker, position = found[0][-1], found.end()
@@ -92,6 +114,6 @@ def _is_scalable(data: bytes) -> bool:
             return False
         if marker == _START_OF_SCAN:
             return True
-        if marker not in _LONE:
+        if marker not in _STANDALONE:
             position += int.from_bytes(data[position : position + 2], "big")
     return False

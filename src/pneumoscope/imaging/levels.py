@@ -1,4 +1,7 @@
-"""What decoding has left of a film's greys: a window or a table may leave a black picture."""
+"""How many grey levels are left of a film after decoding: a window or a LUT may leave a black picture.
+
+A film that has lost nearly all of its greys is refused; one that has lost many is answered with a remark.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,32 +15,32 @@ from pneumoscope.imaging.radiograph import Luma, Radiograph, Reason
 # has fewer than 104 levels (benchmarks/greys.py). Tight collimation leaves more of a film black than that.
 _SOFT_SHARE, _HARD_SHARE = 0.5, 0.9
 _SOFT_LEVELS, _HARD_LEVELS = 80, 8
-#: A level that fewer pixels have than this share is none.
+#: Share of the pixels below which a level does not count as used.
 RARE = 1e-4
-_SHOWN = 0.005
+_LEAST_NAMED = 0.005  # a smaller share of black or white is not named in the message
 CODE = "greys"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Greys that are lost: so many that the film is refused (`hard`), or that it must be said. `words` say which."""
+    """A film's loss of greys, described in words. `hard`: so much is lost that the film must be refused."""
 
-    words: str
+    description: str
     hard: bool
 
 
 def loss(histogram: Sequence[float], by: str = "") -> Loss | None:
-    """What a film has lost, if it is much, by how many pixels have each of the 256 levels.
+    """The loss of greys that a histogram shows; None if enough of them are left.
 
     Args:
-        histogram: 256 counts, black first.
-        by: what has been done to the greys, such as `the DICOM's window`.
+        histogram: how many pixels have each of the 256 levels, black first.
+        by: the transformation that was applied to the greys, such as `the DICOM's window`; empty for none.
     """
     total = sum(histogram)
     black, white = histogram[0] / total, histogram[-1] / total
     levels = sum(map((total * RARE).__lt__, histogram))
     if black + white > _SOFT_SHARE:
-        shown = {name: f"{share:.0%}" for name, share in (("black", black), ("white", white)) if share > _SHOWN}
+        shown = {name: f"{share:.0%}" for name, share in (("black", black), ("white", white)) if share > _LEAST_NAMED}
         verb = "" if by else "is "
         what = " and ".join(f"{share} of the film {verb}{name}" for name, share in shown.items())
     elif levels < _SOFT_LEVELS:
@@ -45,7 +48,7 @@ def loss(histogram: Sequence[float], by: str = "") -> Loss | None:
     else:
         return None
     hard = black + white > _HARD_SHARE or levels < _HARD_LEVELS
-    return Loss(words=f"{by} leaves {what}" if by else what, hard=hard)
+    return Loss(description=f"{by} leaves {what}" if by else what, hard=hard)
 
 
 def histogram(luma: Luma) -> list[int]:
@@ -53,16 +56,20 @@ def histogram(luma: Luma) -> list[int]:
     return Image.fromarray(luma).histogram()
 
 
-def told(found: Loss | None, radiograph: Radiograph | None = None) -> tuple[Reason, ...]:
-    """What to say with an answer; a refusal carries the radiograph.
+def check_loss(found: Loss | None, radiograph: Radiograph | None = None) -> tuple[Reason, ...]:
+    """The remark to report with the decision on a film that has lost greys; empty if it has not.
+
+    Args:
+        found: what `loss` has found.
+        radiograph: carried by the exception, so that the model's gate can still say what the picture is.
 
     Raises:
-        UnsuitableError: too much is lost.
+        UnsuitableError: so much is lost that the film cannot be judged.
     """
     if found is None:
         return ()
     if found.hard:
         raise UnsuitableError(
-            f"{found.words}: too little to judge; export the film again.", code=CODE, radiograph=radiograph
+            f"{found.description}: too little to judge; export the film again.", code=CODE, radiograph=radiograph
         )
-    return (Reason(CODE, f"{found.words}; look whether the film can be judged."),)
+    return (Reason(CODE, f"{found.description}; check whether the film can be judged."),)

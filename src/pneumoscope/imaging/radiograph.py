@@ -1,4 +1,4 @@
-"""What a file becomes: an upright 8-bit luma radiograph, and what is refused on the way."""
+"""The radiograph that an image file is decoded to, and the checks that are common to all formats."""
 
 import math
 import struct
@@ -14,8 +14,8 @@ from pneumoscope.errors import ImageError, UnsuitableError
 
 Luma: TypeAlias = NDArray[np.uint8]
 
-#: What Pillow, pydicom and the codecs raise on damaged input.
-DAMAGE: tuple[type[Exception], ...] = (
+#: Exceptions that Pillow, pydicom and the codecs raise on damaged input. They are translated to `ImageError`.
+DECODE_ERRORS: tuple[type[Exception], ...] = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
@@ -23,7 +23,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is refused before anything is decoded."""
+    """Sizes beyond which a file is refused before it is decoded: bytes, pixels, and pixels of the shorter side."""
 
     max_bytes: int = 100_000_000
     max_pixels: int = 100_000_000
@@ -35,13 +35,13 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What an image's header says.
+    """Facts of an image file's header.
 
-    `width` and `height` are as stored, before orientation; `orientation` is the EXIF or TIFF tag, 1 to
-    8, 1 is upright. `bits` are of one sample. `quantiser` is the mean of a JPEG's luma quantisation
-    table (ITU-T T.81 section B.2.4.1), None for other formats. `patient` is a name made of a DICOM's
-    patient identifier, equal for equal ones and not to be read back by eye; None without one. The
-    defaults are of a format that has no such tags.
+    `width` and `height` are in pixels as stored, before orientation; `orientation` is the EXIF or TIFF tag, 1 to
+    8, where 1 is upright. `bits` is the depth of one sample. `quantiser` is the mean of a JPEG's luma quantisation
+    table (ITU-T T.81 section B.2.4.1), None for other formats. `patient` is a pseudonym made of a DICOM's
+    Patient ID: equal for equal identifiers, without showing them; None if there is no identifier. The
+    defaults are for formats that lack these tags.
     """
 
     format: str
@@ -58,7 +58,7 @@ class ImageFacts:
 
 
 class Reason(NamedTuple):
-    """What is to be said of a film: in a word for programs, and in a sentence for people."""
+    """A remark on a film: a code for programs, and a sentence for people."""
 
     code: str
     text: str
@@ -66,11 +66,11 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Radiograph:
-    """A radiograph with what its file says about it.
+    """A decoded image file with the facts of its header.
 
-    `luma` is `uint8 [height, width]`, upright, 0 is black. `notes` are worth telling with an answer,
-    without anything that identifies a patient. `age_years` is None where the file does not say. `coloured` is the
-    share of its pixels that have another colour than the picture's tint, None where it was not measured.
+    `luma` is `uint8 [height, width]`, upright, where 0 is black. `notes` are remarks to report with the decision; they
+    contain nothing that identifies a patient. `age_years` is None if the file does not state an age. `coloured` is the
+    share of pixels, 0 to 1, whose colour differs from the picture's tint, None if it was not measured.
     """
 
     luma: Luma
@@ -81,7 +81,7 @@ class Radiograph:
 
 
 def check_sides(width: int, height: int, limits: Limits) -> None:
-    """Raise ImageError for an image too small or too large to be decoded."""
+    """Raise ImageError for an image that is too small to be judged or too large to be decoded."""
     if min(width, height) < limits.min_side:
         raise UnsuitableError(
             f"the image is {width}×{height} pixels; each side must have at least {limits.min_side}.", code="too-small"
@@ -93,17 +93,22 @@ def check_sides(width: int, height: int, limits: Limits) -> None:
 
 
 def full_range(values: NDArray[Any], *, inverted: bool) -> Luma:
-    """Scale linearly so that the extremes become 0 and 255 (constant images become 0)."""
+    """Scale linearly so that the extremes become 0 and 255; a constant image becomes 0.
+
+    Raises:
+        ImageError: a value is not finite.
+    """
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ImageError("the image holds values that are not finite numbers.")
+        raise ImageError("the image contains values that are not finite numbers.")
 
     def scale(some: NDArray[Any]) -> Luma:
         share = (some.astype(np.float64) - low) / (high - low or 1.0)
         return np.rint((1 - share if inverted else share) * 255).astype(np.uint8)
 
-    if values.dtype == np.uint16:  # a table is quicker, and spares eight bytes a pixel
+    if values.dtype == np.uint16:  # a lookup table is faster, and saves eight bytes per pixel
         return np.asarray(scale(np.arange(65536).clip(low, high))[values])
+    # In strips of 64 rows, as each is held in float64 while it is scaled.
     return np.concatenate([scale(rows) for rows in np.array_split(values, max(1, len(values) // 64))])
 
 

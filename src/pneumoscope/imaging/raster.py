@@ -1,4 +1,7 @@
-"""JPEG, PNG, TIFF, WebP, BMP and GIF, by Pillow: header, pixel limit, decode to 8-bit luma, orientation."""
+"""Decoding of JPEG, PNG, TIFF, WebP, BMP and GIF by Pillow.
+
+Order of processing: header, pixel limit, decoding to 8-bit luma, orientation, check of the remaining grey levels.
+"""
 
 import re
 import struct
@@ -16,9 +19,18 @@ from pneumoscope.contract import InputRule
 from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging import colour, jpeg, levels
 from pneumoscope.imaging.bounded import BoundedBytes
-from pneumoscope.imaging.radiograph import DAMAGE, ImageFacts, Limits, Luma, Radiograph, check_sides, full_range, orient
+from pneumoscope.imaging.radiograph import (
+    DECODE_ERRORS,
+    ImageFacts,
+    Limits,
+    Luma,
+    Radiograph,
+    check_sides,
+    full_range,
+    orient,
+)
 
-# The plugins are called directly: Pillow's own opening would consult a process-wide pixel limit.
+# The plugins are called directly, because `Image.open` applies a pixel limit that is global to the process.
 _FORMATS: tuple[tuple[bytes, Callable[[IO[bytes]], ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
@@ -37,47 +49,50 @@ _TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _EXIF_IFD = 258, 262, 274, 34665
 _IMAGE_LENGTH, _STRIPS, _ROWS_PER_STRIP, _SAMPLE_FORMAT = 257, 273, 278, 339
 _WHITE_IS_ZERO = 0
 _UNSIGNED, _SIGNED = 1, 2
-_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # of a JPEG, but those of restarts
+_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # of a JPEG, without restart markers
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", 0xD9
-_MOST_SCANS = 30  # a progressive JPEG has about ten; each costs a pass over the image
+_MAX_SCANS = 30  # a progressive JPEG has about ten; every scan costs a pass over the image
 
 
 def is_raster(data: bytes) -> bool:
-    """Whether the bytes begin like one of the formats read here."""
+    """Whether the bytes begin with the signature of a format that this module reads."""
     return any(data.startswith(signature) for signature, _ in _FORMATS) and (
         data[:4] != b"RIFF" or data[8:12] == b"WEBP"
     )
 
 
 def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
-    """Decode to an upright 8-bit luma radiograph: see `film.read_radiograph`."""
+    """Decode to an upright radiograph: see `film.read_radiograph`."""
     with _open(data, limits) as image:
         try:
-            if isinstance(image, PngImagePlugin.PngImageFile):  # first, as its tags may follow its pixels
+            if isinstance(image, PngImagePlugin.PngImageFile):  # before the facts: a PNG's EXIF may follow its pixels
                 image.load()
                 _require_all_rows(data)
             facts = _facts(image, data)
-            heard = jpeg.luma(data, image, rule) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+            decoded = jpeg.luma(data, image, rule) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
             orientation = facts.orientation
             if isinstance(image, TiffImagePlugin.TiffImageFile):
                 image.load()
                 _require_all_strips(image)
-                orientation = 1  # Pillow has turned it upright
-            luma = orient(_luma(image, data, facts.bits) if heard is None else heard, orientation)
-            # Only for a decision: a colour JPEG costs another pass, and the data's films are colour JPEGs.
+                orientation = 1  # Pillow has applied it already
+            luma = orient(_luma(image, data, facts.bits) if decoded is None else decoded, orientation)
+            # Measured only when a model is to decide (`rule`): it costs a second pass over a colour JPEG, and the
+            # published archive consists of colour JPEGs.
             coloured = None if rule is None else colour.share_of(image, data, facts.mode)
-        except DAMAGE as failure:
-            raise ImageError(f"cannot decode this {image.format}: {_words(failure)}; the file is damaged.") from failure
+        except DECODE_ERRORS as failure:
+            raise ImageError(
+                f"cannot decode this {image.format}: {_message(failure)}; the file is damaged."
+            ) from failure
     counts = levels.histogram(luma)
     if max(counts) == luma.size:
         what = "is transparent or has one value" if image.has_transparency_data else "has the same value"
         raise UnsuitableError(f"the image is blank: every pixel {what}.", code="blank")
-    read = Radiograph(luma=luma, facts=facts, coloured=coloured)
-    return replace(read, notes=levels.told(levels.loss(counts), read))
+    radiograph = Radiograph(luma=luma, facts=facts, coloured=coloured)
+    return replace(radiograph, notes=levels.check_loss(levels.loss(counts), radiograph))
 
 
 def _facts(image: ImageFile, data: bytes) -> ImageFacts:
-    """What the header says, before a JPEG is drafted, which gives it another mode."""
+    """Facts of the header. Call it before a JPEG is drafted: `draft` changes the image's mode and size."""
     exif, orientation = _exif(image)
     quantisers = image.quantization.get(0) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
     return ImageFacts(
@@ -99,8 +114,8 @@ def _open(data: bytes, limits: Limits) -> ImageFile:
     try:
         image = plugin(BoundedBytes(data))
         _check_header(image, data, limits)
-    except DAMAGE as failure:
-        raise ImageError(f"cannot read the image's header: {_words(failure)}; the file is damaged.") from failure
+    except DECODE_ERRORS as failure:
+        raise ImageError(f"cannot read the image's header: {_message(failure)}; the file is damaged.") from failure
     return image
 
 
@@ -108,25 +123,26 @@ def _check_header(image: ImageFile, data: bytes, limits: Limits) -> None:
     check_sides(image.width, image.height, limits)
     if _has_more_frames(image, data):
         raise UnsuitableError(
-            f"the {image.format} holds several frames or pages; give one image a file.", code="frames"
+            f"the {image.format} contains several frames or pages; give one image per file.", code="frames"
         )
     if (
         isinstance(image, TiffImagePlugin.TiffImageFile)
         and len(image.tag_v2.get(_TIFF_BITS, ())) > 1
         and _bits(image, data) > 8
     ):
-        raise ImageError("16-bit colour is not accepted; save it as 16-bit grey or as 8 bit.")
+        raise ImageError("16-bit colour is not accepted; save it as 16-bit grey or with 8 bits.")
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         if image.mode == "CMYK" and "adobe" not in image.info:
-            raise ImageError("this JPEG's four colours may be stored inverted or not; save it as grey or RGB.")
-        if data.count(_START_OF_SCAN) > _MOST_SCANS and _scans(data) > _MOST_SCANS:
-            raise ImageError(f"the JPEG has more than {_MOST_SCANS} scans, more than any film; save it anew.")
+            raise ImageError("this CMYK JPEG does not state whether its colours are inverted; save it as grey or RGB.")
+        # Counting bytes is quick but may overcount, so the markers are walked only if it finds too many.
+        if data.count(_START_OF_SCAN) > _MAX_SCANS and _scans(data) > _MAX_SCANS:
+            raise ImageError(f"the JPEG has more than {_MAX_SCANS} scans, more than any film has; save it again.")
     if _bits(image, data) == 8 and _SIGNED in _sample_formats(image):
-        raise ImageError("signed samples of 8 bits are not accepted; save it as unsigned ones.")
+        raise ImageError("signed samples of 8 bits are not accepted; save it with unsigned samples.")
 
 
 def _scans(data: bytes) -> int:
-    """How many scans a JPEG has (ITU-T T.81 section B.1.1), without what is embedded in it or follows it."""
+    """Count a JPEG's scans (ITU-T T.81 section B.1.1), without those of embedded previews or after the end of image."""
     count, position = 0, 2
     while found := _MARKER.search(data, position):
         position = found.end()
@@ -138,12 +154,12 @@ def _scans(data: bytes) -> int:
 
 
 def _sample_formats(image: ImageFile) -> tuple[int, ...]:
-    """Of a TIFF's samples: 1 unsigned, 2 signed, 3 floating point (TIFF 6.0, section 19); empty for others."""
+    """A TIFF's SampleFormat: 1 unsigned, 2 signed, 3 floating point (TIFF 6.0, section 19); empty for other formats."""
     return image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else ()
 
 
 def _has_more_frames(image: ImageFile, data: bytes) -> bool:
-    """Without walking the directories of a TIFF, of which there may be thousands."""
+    """Whether there is a second frame. A TIFF's directories are not walked: there may be thousands."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         first = int.from_bytes(data[4:8], "little" if data.startswith(b"II") else "big")
         return image.tag_v2.next not in (0, first) and image.tag_v2.next < len(data)
@@ -159,7 +175,11 @@ def _bits(image: ImageFile, data: bytes) -> int:
 
 
 def _require_all_rows(data: bytes) -> None:
-    """Raise OSError if a PNG's pixel stream ends early; Pillow would leave the rest black."""
+    """Raise OSError if a PNG's pixel stream ends early; Pillow would leave the remaining rows black.
+
+    The stream is inflated again in pieces of at most 1 MB, only as far as the header declares, so that a
+    decompression bomb costs no memory.
+    """
     width, height, depth, colour_type, interlaced = struct.unpack(">IIBB2xB", data[16:29])
     bits = depth * _PNG_CHANNELS[colour_type]
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
@@ -180,44 +200,49 @@ def _require_all_rows(data: bytes) -> None:
 
 
 def _require_all_strips(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Raise OSError if a TIFF names fewer strips than its rows need; Pillow would leave the rest black."""
+    """Raise OSError if a TIFF has fewer strips than its rows need; Pillow would leave the remaining rows black."""
     strips, rows = image.tag_v2.get(_STRIPS), int(image.tag_v2[_IMAGE_LENGTH])
     if strips is not None and len(strips) * image.tag_v2.get(_ROWS_PER_STRIP, rows) < rows:
-        raise OSError(f"{len(strips):,} strips do not hold {rows:,} rows")
+        raise OSError(f"{len(strips):,} strips are too few for {rows:,} rows")
 
 
 def _deep_greys(data: bytes) -> NDArray[np.uint16]:
-    """The greys of a PNG with several channels of 16 bits, which Pillow unpacks to 8: once more for each half.
+    """The greys of a PNG with several channels of 16 bits, `uint16 [H, W]`.
+
+    Pillow unpacks such channels to 8 bits, so the file is decoded twice: once for each byte of a sample.
 
     Raises:
-        ImageError: its colours differ, or not all of it is opaque.
+        ImageError: the image is not grey, or not fully opaque.
     """
 
     def channels(mode: str, raw_mode: str) -> list[Image.Image]:
         image = PngImagePlugin.PngImageFile(BoundedBytes(data))
-        image._mode = mode  # noqa: SLF001 - Pillow has no other way to ask for it
+        image._mode = mode  # noqa: SLF001 - Pillow has no other way to set the raw mode
         image.tile = [image.tile[0]._replace(args=raw_mode)]
         return list(image.split())
 
     if data[25] == _GREY_WITH_ALPHA:
-        both = np.asarray(channels("I", "I;32B")[0]).view(np.uint32)
+        both = np.asarray(channels("I", "I;32B")[0]).view(np.uint32)  # grey and alpha, 16 bits each, as one number
         greys, opaque = (both >> 16).astype(np.uint16), bool((both & 0xFFFF == 0xFFFF).all())
     else:
         mode = "RGB" if data[25] == _COLOURS else "RGBA"
         halves, opaque = [], True
-        for end in "BL":  # the first byte of each sample, and, as if it were the first, the second
+        for end in "BL":  # Pillow keeps a sample's high byte: the first as big-endian, the second as little-endian
             first, second, third, *alpha = channels(mode, f"{mode};16{end}")
             if first != second or second != third:
-                raise ImageError("16-bit colour is accepted only of a grey film; save it as 16-bit grey or as 8 bit.")
+                raise ImageError(
+                    "16-bit colour is accepted only of a grey film; save it as 16-bit grey or with 8 bits."
+                )
             opaque = opaque and all(each.getextrema() == (255, 255) for each in alpha)
             halves.append(np.asarray(first, np.uint16))
         greys = (halves[0] << 8 | halves[1]).astype(np.uint16)
     if not opaque:
-        raise ImageError("16-bit transparency is not accepted; save it as 16-bit grey or as 8 bit.")
+        raise ImageError("16-bit transparency is not accepted; save it as 16-bit grey or with 8 bits.")
     return greys
 
 
 def _luma(image: ImageFile, data: bytes, bits: int) -> Luma:
+    """The luma of an image that Pillow has loaded, `uint8 [H, W]`, before orientation."""
     if bits == 16 and isinstance(image, PngImagePlugin.PngImageFile) and data[25] != 0:
         return full_range(_deep_greys(data), inverted=False)
     if image.mode.startswith(("I", "F")):
@@ -232,7 +257,8 @@ def _luma(image: ImageFile, data: bytes, bits: int) -> Luma:
             luma[values == transparent] = 0
         return luma
     if image.mode in ("1", "L") and isinstance(transparent := image.info.get("transparency"), int):
-        greys = np.asarray(image.convert("L"))  # scaled to 8 bits; Pillow scales the transparent one only of 1 bit
+        # Pillow scales greys of 1 to 4 bits to 8 bits, but leaves the transparent level unscaled unless it is of 1 bit.
+        greys = np.asarray(image.convert("L"))
         return np.where(greys == min(transparent * 255 // (2**bits - 1), 255), np.uint8(0), greys)
     if image.mode == "L" and not image.has_transparency_data:
         return np.asarray(image)
@@ -243,17 +269,17 @@ def _luma(image: ImageFile, data: bytes, bits: int) -> Luma:
 
 
 def _exif(image: ImageFile) -> tuple[bool, int]:
-    """Whether there is an EXIF block, as a TIFF's own tags are none; the orientation, 1 to 8, 1 if nothing says it."""
+    """Whether there is an EXIF block (a TIFF's own tags do not count), and the orientation, 1 to 8; 1 by default."""
     is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
     try:
         tags = image.getexif()
         value = tags.get(_ORIENTATION, 1)
-    except DAMAGE:
-        if is_tiff:  # Pillow would turn it by what it could read
+    except DECODE_ERRORS:
+        if is_tiff:  # Pillow has turned it by the tags that it could read, so the orientation is unknown
             raise
         return "exif" in image.info, 1
     return (_EXIF_IFD in tags if is_tiff else len(tags) > 0), value if value in range(1, 9) else 1
 
 
-def _words(failure: BaseException) -> str:
+def _message(failure: BaseException) -> str:
     return str(failure) or type(failure).__name__

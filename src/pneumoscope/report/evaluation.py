@@ -11,7 +11,7 @@ import numpy as np
 
 from pneumoscope import __version__, metrics
 from pneumoscope.contract import DISCLAIMER, Contract
-from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset import Dataset, Record
 from pneumoscope.documents import read_document, write_document
 from pneumoscope.engine import Engine, Rule
 from pneumoscope.engine.bundle import CPU, model_name
@@ -202,7 +202,7 @@ def model_facts(contract: Contract, *, trained_films: int | None, published: boo
     )
 
 
-def _open(bundle: Path, dataset: Dataset, films: Sequence[Film], split: str, coverage: float | None) -> _Subject:
+def _open(bundle: Path, dataset: Dataset, films: Sequence[Record], split: str, coverage: float | None) -> _Subject:
     """Open a bundle for films, and refuse those that it was trained on."""
     engine = Engine.load(bundle, limits=dataset.limits)
     contract = engine.contract

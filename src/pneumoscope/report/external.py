@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from pneumoscope.contract import Contract
-from pneumoscope.dataset import Film
+from pneumoscope.dataset import Record
 from pneumoscope.documents import Document, Text, first_problem
 from pneumoscope.errors import UsageError
 from pneumoscope.report.compare import verdict_on
@@ -33,7 +33,7 @@ class LabelMap(Document):
 class Mapped:
     """Films of an external set that are judged, the names they are judged by, and what was left out."""
 
-    films: Sequence[Film]
+    films: Sequence[Record]
     labels: dict[str, str]
     level: Level
     left_out: dict[str, int]
@@ -58,7 +58,7 @@ def read_map(path: Path) -> LabelMap:
 _FORM = 'give a table like [labels] NORMAL = "normal" PNEUMONIA = "pneumonia".'
 
 
-def map_films(films: Sequence[Film], given: LabelMap, contract: Contract) -> Mapped:
+def map_films(films: Sequence[Record], given: LabelMap, contract: Contract) -> Mapped:
     """Which films are judged, and by which names.
 
     Raises:

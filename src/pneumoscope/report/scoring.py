@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract
-from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset import Dataset, Record
 from pneumoscope.engine import Encoded, Engine, Prediction, Rule
 from pneumoscope.engine.decision import Verdict
 from pneumoscope.errors import DatasetError
@@ -128,7 +128,7 @@ class Scored(Judged):
     [N]`; `seconds` is the time of the whole pass; `mistakes` are the most confident ones.
     """
 
-    films: Sequence[Film]
+    films: Sequence[Record]
     undecodable: Sequence[Undecodable]
     brightness: NDArray[np.float64]
     decode_ms: NDArray[np.float64]
@@ -177,7 +177,7 @@ def score(
 def score_films(
     engine: Engine,
     dataset: Dataset,
-    films: Sequence[Film],
+    films: Sequence[Record],
     level: Level,
     labels: Mapping[str, str] | None = None,
     *,
@@ -210,7 +210,7 @@ def score_films(
 
 
 class _Row(NamedTuple):
-    film: Film
+    film: Record
     truth: int
     called: int
     probabilities: NDArray[np.float64]
@@ -231,7 +231,7 @@ class _Gathered:
         self.undecodable: list[Undecodable] = []
         self.mistakes: list[Mistake] = []
 
-    def add(self, film: Film, prediction: Prediction) -> None:
+    def add(self, film: Record, prediction: Prediction) -> None:
         outputs = prediction.outputs
         if outputs is None:
             why = prediction.why[0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset import Dataset, Record
 from pneumoscope.dataset.manifest import STRESS
 from pneumoscope.progress import Listener
 from pneumoscope.report.document import Baseline, Figure, Shortcuts
@@ -12,7 +12,7 @@ MOST_TRAIN_FILMS = 2000
 NOT_ASKED = Shortcuts(trained_on="", baselines=(), not_measured="not asked for (--no-shortcuts)")
 
 
-def shortcuts(dataset: Dataset, tested: Sequence[Film], split: str, listener: Listener) -> Shortcuts:
+def shortcuts(dataset: Dataset, tested: Sequence[Record], split: str, listener: Listener) -> Shortcuts:
     """Train the baselines on the data set's own train films, and test them on these.
 
     They are not of a model: they say what the data give away.

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumoscope.dataset import Film
+from pneumoscope.dataset import Record
 from pneumoscope.dataset.manifest import SOURCE_SEPARATOR
 from pneumoscope.report.document import Subgroup
 from pneumoscope.report.figures import brief
@@ -40,7 +40,7 @@ def _properties(scored: Scored) -> Iterator[tuple[str, list[str], NDArray[np.str
     yield "mean brightness of the input, 0 to 1", *_thirds(scored.brightness.tolist(), digits=2)
     yield "encoding", *_named([f"{PurePosixPath(film.path).suffix.lower()[1:]}, {film.mode}" for film in films])
     yield "bytes per pixel", *_thirds([film.bytes / (film.width * film.height) for film in films], digits=3)
-    for column in fields(Film):
+    for column in fields(Record):
         if column.name in _NO_GROUPS:
             continue
         values = [getattr(film, column.name) for film in films]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pneumoscope.arrays import Kind, read_arrays, write_arrays
 from pneumoscope.contract import Contract
-from pneumoscope.dataset import Film
+from pneumoscope.dataset import Record
 from pneumoscope.dataset.likeness import NEAR_DISTANCE
 from pneumoscope.errors import BundleError, UsageError
 
@@ -48,7 +48,7 @@ class TrainedFilms:
     likeness: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, films: Iterable[Film]) -> Self:
+    def of(cls, films: Iterable[Record]) -> Self:
         """Those of films of a manifest."""
         pairs = [(bytes.fromhex(film.luma_sha256)[:_PIXELS], bytes.fromhex(film.phash)) for film in films]
         return cls(
@@ -56,7 +56,7 @@ class TrainedFilms:
             likeness=np.frombuffer(b"".join(pair[1] for pair in pairs), np.uint8).reshape(-1, _LIKENESS),
         )
 
-    def overlap(self, films: Sequence[Film], *, near: bool = True) -> Overlap:
+    def overlap(self, films: Sequence[Record], *, near: bool = True) -> Overlap:
         """Which of these films are among them.
 
         Args:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pneumoscope.contract import InputRule
-from pneumoscope.dataset import Dataset, Film
-from pneumoscope.dataset.split import Labelled, deal_patients
+from pneumoscope.dataset import Dataset, Record
+from pneumoscope.dataset.split import LabelledFilm, deal_patients
 from pneumoscope.dataset.stress import common_size, stress_film
 from pneumoscope.documents import Document, Sha256, read_document, write_document
 from pneumoscope.errors import RunError, UsageError
@@ -99,7 +99,9 @@ def fold_datasets(dataset: Dataset, *, folds: int, seed: int) -> list[Dataset]:
         DatasetError: a class has too few patients.
     """
     films = [film for film in dataset.films if film.split in ("train", "val")]
-    dealt = deal_patients([Labelled(label=film.label, patient=film.patient) for film in films], folds=folds, seed=seed)
+    dealt = deal_patients(
+        [LabelledFilm(label=film.label, patient=film.patient) for film in films], folds=folds, seed=seed
+    )
     return [
         replace(
             dataset,
@@ -114,13 +116,13 @@ def fold_datasets(dataset: Dataset, *, folds: int, seed: int) -> list[Dataset]:
 
 
 def stress_inputs(
-    dataset: Dataset, films: Sequence[Film], rule: InputRule, *, seed: int
+    dataset: Dataset, films: Sequence[Record], rule: InputRule, *, seed: int
 ) -> tuple[Luma, NDArray[np.bool_]]:
     """Stress inputs of films, `uint8 [N, 1, S, S]`, and whether each is usable (not blank), `bool [N]`."""
     size = common_size(films)
     images, usable = np.zeros((len(films), 1, rule.size, rule.size), np.uint8), np.zeros(len(films), bool)
 
-    def stress(film: Film) -> Luma | None:
+    def stress(film: Record) -> Luma | None:
         result = stress_film(film, read_luma(dataset.read(film), limits=dataset.limits), size=size, seed=seed)
         return None if result is None else to_input(result[1].luma, rule)
 

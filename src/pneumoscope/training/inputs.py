@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, default_convert
 from torch.utils.data import Dataset as TorchDataset
 
 from pneumoscope.contract import InputRule
-from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset import Dataset, Record
 from pneumoscope.errors import DatasetError, ImageError, UsageError
 from pneumoscope.files import whole_file
 from pneumoscope.imaging import DECODER_VERSION, Luma, load_input
@@ -75,14 +75,14 @@ def find_cached(dataset: Dataset, split: str, rule: InputRule, folder: Path) -> 
     return array if array.shape == (len(films), 1, rule.size, rule.size) else None
 
 
-def read_inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listener: Listener) -> Iterator[Luma]:
+def read_inputs(dataset: Dataset, films: Sequence[Record], rule: InputRule, listener: Listener) -> Iterator[Luma]:
     """Yield the inputs of films, `uint8 [1, S, S]` each, decoded in threads.
 
     Raises:
         DatasetError: a film cannot be read.
     """
 
-    def read(film: Film) -> Luma:
+    def read(film: Record) -> Luma:
         try:
             return load_input(dataset.read(film), rule, limits=dataset.limits)
         except ImageError as failure:
@@ -91,7 +91,7 @@ def read_inputs(dataset: Dataset, films: Sequence[Film], rule: InputRule, listen
     return listener.track(f"decoding {films[0].split}", map_ordered(read, films), len(films))
 
 
-def _cache_file(films: Sequence[Film], rule: InputRule, folder: Path) -> Path:
+def _cache_file(films: Sequence[Record], rule: InputRule, folder: Path) -> Path:
     key = hashlib.sha256(f"{rule.fingerprint()} decoder {DECODER_VERSION} Pillow {PIL.__version__}".encode())
     for film in films:
         key.update(film.file_sha256.encode())

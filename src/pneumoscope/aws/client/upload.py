@@ -7,7 +7,7 @@ from mimetypes import guess_type
 
 from pneumoscope.aws.client.bucket import check_bucket, encryption, list_files, remove_file, write_file
 from pneumoscope.aws.session import TRANSFERS, Cloud, call_or_none
-from pneumoscope.dataset import Dataset, Film
+from pneumoscope.dataset import Dataset, Record
 from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
@@ -58,7 +58,7 @@ def upload(
     if manifest.key in present and not _is_same(cloud, manifest, content, options, present):
         remove_file(cloud, manifest)
 
-    def send(film: Film) -> tuple[int, bool]:
+    def send(film: Record) -> tuple[int, bool]:
         content = dataset.read(film)
         return len(content), _put(cloud, place / film.path, content, options, present)
 

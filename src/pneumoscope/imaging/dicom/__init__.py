@@ -1,1 +1,1 @@
-"""DICOM radiographs: a data set read safely, the film it is checked to be, its pixels and its greys."""
+"""DICOM radiographs: parsing, check of modality and view, pixel decoding, grey transformations."""

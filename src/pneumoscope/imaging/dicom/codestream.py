@@ -1,8 +1,8 @@
-"""What a compressed frame says of itself before any codec sees it.
+"""Headers of compressed frames, checked before any codec reads them.
 
-The codecs are native code that believes what it reads. A frame header that contradicts the DICOM made GDCM
-write past its memory, a remark that it does not know made it end the process, and a stream without an end
-kept CharLS busy for seconds; so all three are caught here first.
+The codecs are native code that trusts its input. A frame header that contradicts the DICOM made GDCM write past
+its buffer, an APPn segment that it does not know made it end the process, and a stream without an end kept CharLS
+busy for seconds. All three are caught here.
 """
 
 import re
@@ -12,32 +12,31 @@ from dataclasses import dataclass
 
 _SOI, END = b"\xff\xd8", b"\xff\xd9"
 _SOS = 0xDA
-#: The markers of frame headers that are read (ITU-T T.81 table B.1, T.87 section C.1.1).
+#: Markers of the frame headers that are accepted (ITU-T T.81 table B.1, T.87 section C.1.1).
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
-#: Of JPEG 2000, SOC (ITU-T T.800 table A.2).
+#: Second byte of JPEG 2000's start-of-codestream marker, SOC (ITU-T T.800 table A.2).
 JPEG_2000 = 0x4F
 _FRAMES = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}
-_MARKER, _LS_MARKER = (
-    re.compile(rb"\xff+[" + low + rb"-\xcf\xd8-\xfe]") for low in (rb"\x01", rb"\x80")
-)  # but restarts
-# What may come before the first scan besides: tables, restart interval, JPEG-LS parameters, APPn and COM.
+# Any marker but restarts, in the data of a JPEG and of a JPEG-LS scan.
+_MARKER, _LS_MARKER = (re.compile(rb"\xff+[" + low + rb"-\xcf\xd8-\xfe]") for low in (rb"\x01", rb"\x80"))
+# Segments that may precede the first scan beside frame headers: tables, restart interval, JPEG-LS parameters.
 _TABLES = frozenset({0xC4, 0xDB, 0xDD, 0xF8})
-_REMARKS = frozenset({*range(0xE0, 0xF0), 0xFE})
+_APP_AND_COM = frozenset({*range(0xE0, 0xF0), 0xFE})
 _ITEM, _ITEM_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0"
-#: What ends a sequence, or encapsulated pixel data.
+#: Sequence Delimitation Item, which ends a sequence or encapsulated pixel data (PS3.5 section 7.5).
 SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ITU-T T.800 section A.5.1
 _JP2_START = b"\x00\x00\x00\x0cjP  "
-_MOST_TILES = 4096
-# ITU-T T.800 table A.2.
-_MOST_LEVELS = 32
-_MOST_SEGMENTS = 100_000
+_MAX_TILES = 4096
+_MAX_LEVELS = 32  # of wavelet decomposition (COD, ITU-T T.800 section A.6.1)
+_MAX_SEGMENTS = 100_000
+# Markers of JPEG 2000, ITU-T T.800 table A.2.
 _COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameHeader:
-    """A frame's size in pixels, bits of a sample, its components' identifiers and its JPEG frame marker."""
+    """A frame's size in pixels, its bits per sample, its components' identifiers and its frame marker."""
 
     marker: int
     rows: int
@@ -48,9 +47,10 @@ class FrameHeader:
 
 
 def fragments(data: bytes) -> tuple[int, list[bytes]]:
-    """How many frames the basic offset table names, and the fragments, of encapsulated pixel data (PS3.5 section A.4).
+    """Split encapsulated pixel data (PS3.5 section A.4): the number of frames in its basic offset table, the fragments.
 
-    Ends of items, which belong there no more than their lengths, are passed over; what is no item ends the sequence.
+    Item Delimitation Items, which do not belong there but occur, are skipped. Anything else that is not an item ends
+    the sequence.
 
     Raises:
         ValueError: the last fragment is cut off.
@@ -62,29 +62,30 @@ def fragments(data: bytes) -> tuple[int, list[bytes]]:
         position += 8
         if is_item:
             if length > len(data) - position:
-                raise ValueError("the compressed image is cut off")
+                raise ValueError("the compressed image is truncated")
             found.append(data[position : position + length])
             position += length
-    if found and not (begins(found[0]) or begins_rle(found[0])):  # a table, which some leave out
+    if found and not (starts_frame(found[0]) or starts_rle_frame(found[0])):  # the offset table, which is optional
         return len(found[0]) // 4, found[1:]
     return 0, found
 
 
-def begins(fragment: bytes) -> bool:
-    """Whether a fragment is the first one of a frame: JPEG or JPEG-LS, JPEG 2000, JP2."""
+def starts_frame(fragment: bytes) -> bool:
+    """Whether a fragment is the first one of a JPEG, JPEG-LS or JPEG 2000 frame, the latter also as a JP2 file."""
     return fragment.startswith((_SOI, _J2K_START, _JP2_START))
 
 
-def begins_rle(fragment: bytes) -> bool:
-    """Whether a fragment is the first one of an RLE frame: a header of 64 bytes (PS3.5 section G.5)."""
+def starts_rle_frame(fragment: bytes) -> bool:
+    """Whether a fragment is the first one of an RLE frame: it begins with a header of 64 bytes (PS3.5 section G.5)."""
     return len(fragment) >= 64 and struct.unpack_from("<2I", fragment) in {(count, 64) for count in range(1, 16)}
 
 
-def tidied(frame: bytes) -> bytes:
-    """A JPEG or JPEG-LS without what lies around its image: segments behind the last scan, and bytes behind the end.
+def trim_jpeg(frame: bytes) -> bytes:
+    """Cut a JPEG or JPEG-LS off behind its last scan and close it with an end-of-image marker.
 
-    Codecs differ in what they take there. In the data of a scan a marker is 0xFF and a byte that is no stuffing, which
-    is 0 in JPEG (T.81 section B.1.1.5) and below 0x80 in JPEG-LS (T.87 section C.2.1).
+    Segments behind the last scan and bytes behind the end are dropped: codecs differ in what they accept there. In
+    the data of a scan, 0xFF begins a marker unless a stuffed byte follows: 0 in JPEG (T.81 section B.1.1.5), any byte
+    below 0x80 in JPEG-LS (T.87 section C.2.1).
 
     Raises:
         ValueError: not a sequence of the usual marker segments up to the first scan, or no end of image.
@@ -105,7 +106,7 @@ def tidied(frame: bytes) -> bytes:
 
 
 def jpeg_header(frame: bytes) -> FrameHeader:
-    """Of JPEG and JPEG-LS: the one frame header before the first scan (ITU-T T.81 section B.2.2).
+    """Read the one frame header of a JPEG or JPEG-LS before its first scan (ITU-T T.81 section B.2.2).
 
     Raises:
         ValueError: not a sequence of the usual marker segments with one frame header.
@@ -116,16 +117,16 @@ def jpeg_header(frame: bytes) -> FrameHeader:
     return headers[0]
 
 
-def without_remarks(frame: bytes) -> bytes:
-    """A JPEG without APPn and COM segments, for a codec that ends the process over odd ones."""
+def strip_app_segments(frame: bytes) -> bytes:
+    """A JPEG without its APPn and COM segments: GDCM ends the process on those that it does not know."""
     segments = list(_segments(frame))
-    kept = [(marker, body) for marker, body, _ in segments if marker not in _REMARKS]
+    kept = [(marker, body) for marker, body, _ in segments if marker not in _APP_AND_COM]
     header = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in kept)
     return _SOI + header + frame[segments[-1][2] :]
 
 
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Each marker up to the first scan's, its segment after the length, and where that ends."""
+    """Each marker up to that of the first scan, the content of its segment, and the position where the segment ends."""
     if not frame.startswith(_SOI):
         raise ValueError("the compressed image has no beginning")
     marker, position = 0, len(_SOI)
@@ -134,23 +135,23 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
             position += 1
         lead, marker, length = struct.unpack_from(">BBH", frame, position)
         start, position = position + 4, position + 2 + length
-        known = marker in _FRAMES | _TABLES | _REMARKS | {_SOS}
+        known = marker in _FRAMES | _TABLES | _APP_AND_COM | {_SOS}
         if lead != 0xFF or not known or length < 2 or position > len(frame):
-            raise ValueError("the compressed image's header is cut or in disorder")
+            raise ValueError("the compressed image's header is truncated or out of order")
         yield marker, frame[start:position], position
 
 
 def _frame_header(marker: int, segment: bytes) -> FrameHeader:
     precision, rows, columns, count = struct.unpack_from(">BHHB", segment)
     if len(segment) != 6 + 3 * count:
-        raise ValueError("the compressed image's frame header has another length than it says")
+        raise ValueError("the compressed image's frame header does not have the length that it states")
     return FrameHeader(marker=marker, rows=rows, columns=columns, precision=precision, components=tuple(segment[6::3]))
 
 
-def tidied_jpeg2000(frame: bytes) -> bytes:
-    """The codestream without a JP2 file's boxes around it, and without bytes between its last tile-part and its end.
+def trim_jpeg2000(frame: bytes) -> bytes:
+    """The codestream without a JP2 file's boxes, and without bytes between its last tile-part and its end marker.
 
-    A codestream whose last tile-part does not say its length (ITU-T T.800 section A.4.2) is left as it is.
+    A codestream whose last tile-part does not state its length (ITU-T T.800 section A.4.2) is returned as it is.
     """
     if frame.startswith(_JP2_START):
         frame = frame[max(0, frame.find(_J2K_START)) :]
@@ -168,25 +169,25 @@ def tidied_jpeg2000(frame: bytes) -> bytes:
 
 
 def jpeg2000_header(frame: bytes) -> FrameHeader:
-    """Of JPEG 2000: its SIZ marker segment (ITU-T T.800 section A.5.1).
+    """Read the SIZ marker segment of a JPEG 2000 codestream (ITU-T T.800 section A.5.1).
 
     Raises:
-        ValueError: no codestream, subsampled components, components of unlike depth, absurd tiles, or so small
-            precincts or code-blocks that a decoder would fill the memory with their tables.
+        ValueError: not a codestream, subsampled components, components of different depth, absurd tiles, or precincts
+            or code-blocks so small that a decoder would fill the memory with their tables.
     """
     if not frame.startswith(_J2K_START):
-        raise ValueError("the compressed image is no JPEG 2000 codestream")
+        raise ValueError("the compressed image is not a JPEG 2000 codestream")
     width, height, left, top, tile_width, tile_height, tile_left, tile_top, count = struct.unpack_from(">8IH", frame, 8)
     components = struct.unpack_from(f">{3 * count}B", frame, 42)
     if set(components[1::3]) | set(components[2::3]) != {1} or len(set(components[::3])) != 1:
         raise ValueError("the compressed image's components differ in size or depth")
     if not tile_width or not tile_height:
         raise ValueError("the compressed image's tiles are empty")
-    if -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height) > _MOST_TILES:
-        raise ValueError(f"the compressed image has more than {_MOST_TILES} tiles")
+    if -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height) > _MAX_TILES:
+        raise ValueError(f"the compressed image has more than {_MAX_TILES} tiles")
     rows, columns = height - top, width - left
-    most = rows * columns // 30 + 10_000  # code-blocks are 64 pixels wide, seldom 16
-    if any(_tables(columns, rows, style) > most for style in _coding_styles(frame)):
+    limit = rows * columns // 30 + 10_000  # code-blocks are mostly 64 pixels wide, rarely 16
+    if any(_count_pieces(columns, rows, style) > limit for style in _coding_styles(frame)):
         raise ValueError("the compressed image is cut into absurdly small pieces")
     return FrameHeader(
         marker=JPEG_2000,
@@ -199,10 +200,10 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
 
 
 def _coding_styles(frame: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Levels, code-block exponents and precinct sizes of each COD and COC, in main and tile-part headers (A.6.1)."""
+    """Levels, code-block exponents and precinct sizes of each COD and COC in main and tile-part headers (A.6.1)."""
     position, tile_end, segments = 2, len(frame), 0
     while position + 4 <= len(frame):
-        if (segments := segments + 1) > _MOST_SEGMENTS:
+        if (segments := segments + 1) > _MAX_SEGMENTS:
             raise ValueError("the compressed image's headers have no end")
         marker, length = struct.unpack_from(">HH", frame, position)
         body = frame[position + 4 : position + 2 + length]
@@ -215,7 +216,7 @@ def _coding_styles(frame: bytes) -> Iterator[tuple[int, int, int, bytes]]:
             wide = 2 if struct.unpack_from(">H", frame, 40)[0] > 256 else 1
             yield _coding_style(body[wide], body[wide + 1 :])
         if marker == _SOD and tile_end <= position:
-            raise ValueError("the compressed image's tile-parts are in disorder")
+            raise ValueError("the compressed image's tile-parts are out of order")
         position = tile_end if marker == _SOD else position + 2 + length
 
 
@@ -224,11 +225,11 @@ def _coding_style(style: int, parameters: bytes) -> tuple[int, int, int, bytes]:
     return levels, wide, high, parameters[5 : 6 + levels] if style & 1 else b"\xff" * (levels + 1)
 
 
-def _tables(columns: int, rows: int, style: tuple[int, int, int, bytes]) -> int:
-    """How many precincts and code-blocks an image of one tile is cut into (B.6, B.7)."""
+def _count_pieces(columns: int, rows: int, style: tuple[int, int, int, bytes]) -> int:
+    """How many precincts and code-blocks an image is cut into if it is one tile (ITU-T T.800 sections B.6, B.7)."""
     levels, wide, high, precincts = style
-    if levels > _MOST_LEVELS or len(precincts) != levels + 1:
-        raise ValueError("the compressed image's coding style is cut or absurd")
+    if levels > _MAX_LEVELS or len(precincts) != levels + 1:
+        raise ValueError("the compressed image's coding style is truncated or absurd")
     total = 0
     for level, sizes in enumerate(precincts):
         width, height = (-(-side >> (levels - level)) for side in (columns, rows))

@@ -1,7 +1,7 @@
-"""From the bytes of a DICOM file (PS3.10 section 7) to a data set of the few attributes that are needed.
+"""Parsing of a DICOM file (PS3.10 section 7) to a data set of the few attributes that are needed.
 
-pydicom is imported here only, and only when DICOM bytes arrive. Names, identifiers and whatever else is
-not in `_KEYWORDS` is skipped unread.
+pydicom is imported when the first DICOM arrives, not before. Attributes that are not in `_KEYWORDS`, such as the
+patient's name, are skipped without being read.
 """
 
 import logging
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pneumoscope.errors import ImageError
 from pneumoscope.imaging.bounded import BoundedBytes
 from pneumoscope.imaging.dicom.codestream import SEQUENCE_END
-from pneumoscope.imaging.radiograph import DAMAGE
+from pneumoscope.imaging.radiograph import DECODE_ERRORS
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -32,14 +32,14 @@ _KEYWORDS = (
     *("ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence", "WindowCenter", "WindowWidth"),
     *("VOILUTFunction", "PresentationLUTShape", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
 )
-#: How many of a file's first bytes `is_dicom` looks at.
+#: How many of a file's first bytes `is_dicom` needs.
 DICOM_HEAD = 132
-#: The name of a medium's index (PS3.10 section 8.6), which holds no film.
+#: File name of a medium's directory (PS3.10 section 8.6), which is a DICOM file without a film.
 DICOM_INDEX = "DICOMDIR"
 _PREFIX_AT, _PREFIX = 128, b"DICM"
 _TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"  # (0002,0010), explicit VR little endian as the whole group
 _META_GROUP = b"\x02\x00"
-_BARE_ELEMENTS = 3
+_BARE_ELEMENTS = 3  # elements in order from which a file without a preamble is taken for a data set
 _ORDERS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _LONG_LENGTHS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF", b"OD", b"OL", b"UC", b"UR")  # PS3.5 section 7.1.2
 _IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -54,9 +54,10 @@ def is_dicom(data: bytes) -> bool:
 
 
 def _bare_syntax(data: bytes) -> str | None:
-    """The transfer syntax of a data set without a file's preamble, by how its first elements are written (PS3.5 7.1).
+    """The transfer syntax of a data set without a preamble, by its first elements; None if it is not a data set.
 
-    They are of the groups 0002 or 0008, their tags rise, and they lie where the lengths before them say.
+    In such a data set (PS3.5 section 7.1) these belong to the groups 0002 or 0008, their tags increase, and each
+    begins where the length of the one before ends.
     """
     for syntax, order in ((_IMPLICIT, "<"), (_EXPLICIT, "<"), (_BIG_ENDIAN, ">")):
         position, before, count = 0, (0, 0), 0
@@ -91,46 +92,50 @@ def read_dataset(data: bytes, max_bytes: int) -> tuple["Dataset", str]:
         from pydicom.tag import Tag
     except ImportError as missing:
         raise ImageError("reading DICOM needs pydicom; run `pip install 'pneumoscope[dicom]'`.") from missing
+    # pydicom needs a whole file; bare and deflated data sets are made into one first.
     if data[_PREFIX_AT:DICOM_HEAD] != _PREFIX:
         data = _with_preamble(data)
     syntax, start = _meta_information(data)
     if syntax == _DEFLATED:
         data = _as_file(_inflated(data[start:], max_bytes), _EXPLICIT)
     if syntax not in _UNENCAPSULATED:
-        data += SEQUENCE_END  # in case it is missing; behind one that is there it is not read
-    with undamaged("read this DICOM"):
-        return read_partial(BoundedBytes(data), _follows_the_image, specific_tags=list(map(Tag, _KEYWORDS))), syntax
+        data += SEQUENCE_END  # in case it is missing; a second one is not read
+    with translate_errors("read this DICOM"):
+        return read_partial(BoundedBytes(data), _is_past_image, specific_tags=list(map(Tag, _KEYWORDS))), syntax
 
 
-def _follows_the_image(tag: int, _vr: str | None, _length: int) -> bool:
-    """Whether the image lies behind: what follows is not needed, or no element, such as megabytes of zeros."""
+def _is_past_image(tag: int, _vr: str | None, _length: int) -> bool:
+    """Whether the parser may stop at this tag: the pixel data have been read, or there are no elements any more.
+
+    Some files end with megabytes of zeros, which parse as the tag (0000,0000).
+    """
     return tag > _PIXEL_DATA or tag < _FIRST_OF_FILE
 
 
 @cache
-def damage() -> tuple[type[Exception], ...]:
-    """What pydicom and the codecs raise on damaged input, for an `except` where pydicom is there."""
+def decode_errors() -> tuple[type[Exception], ...]:
+    """Exceptions that pydicom and the codecs raise on damaged input. Call it only where pydicom is installed."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    return (*DAMAGE, AttributeError, AssertionError, RuntimeError, InvalidDicomError, BytesLengthException)
+    return (*DECODE_ERRORS, AttributeError, AssertionError, RuntimeError, InvalidDicomError, BytesLengthException)
 
 
 @contextmanager
-def undamaged(work: str) -> Iterator[None]:
-    """Raise ImageError, which names the work, where the block finds the file damaged."""
+def translate_errors(work: str) -> Iterator[None]:
+    """Translate exceptions that damaged input causes in the block to an `ImageError` that names the `work`."""
     try:
         yield
-    except damage() as failure:
+    except decode_errors() as failure:
         raise ImageError(f"cannot {work} ({type(failure).__name__}); the file is damaged.") from failure
 
 
 def text(dataset: "Dataset", keyword: str) -> str:
-    """An attribute's first value in capitals, without spaces around it; empty when missing."""
+    """An attribute's first value in capitals, stripped of spaces; empty if it is missing."""
     return str(first(dataset, keyword) or "").strip().upper()
 
 
 def number(dataset: "Dataset", keyword: str) -> float | None:
-    """An attribute's first value as a number, None when missing or no number."""
+    """An attribute's first value as a number; None if it is missing or not a number."""
     try:
         return float(first(dataset, keyword))
     except (TypeError, ValueError):
@@ -138,29 +143,32 @@ def number(dataset: "Dataset", keyword: str) -> float | None:
 
 
 def numbers(dataset: "Dataset", keyword: str) -> list[float]:
-    """An attribute's values as numbers, up to the first that is none; of a value there may be one or several."""
+    """An attribute's values as numbers; empty if it is missing or any of them is not a number."""
     try:
         value = dataset.get(keyword)
         return [
             float(each) for each in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])
         ]
-    except damage():
+    except decode_errors():
         return []
 
 
 def first(dataset: "Dataset", keyword: str) -> Any:
-    """An attribute's first value as pydicom gives it, None when missing, empty or unreadable."""
+    """An attribute's first value as pydicom returns it; None if it is missing, empty or unreadable."""
     try:
         value = dataset.get(keyword)
         if value is None or isinstance(value, str | bytes):
             return value
         return value[0] if hasattr(value, "__getitem__") else value
-    except damage():
+    except decode_errors():
         return None
 
 
 def _meta_information(data: bytes) -> tuple[str, int]:
-    """The transfer syntax of the file meta information, and where it ends (PS3.10 section 7.1)."""
+    """The transfer syntax in the file meta information, and the position where that ends (PS3.10 section 7.1).
+
+    Read by our own code: deflated data sets must be inflated with a limit, before pydicom sees them.
+    """
     syntax, position = "", DICOM_HEAD
     while data[position : position + 2] == _META_GROUP:
         header = data[position : position + 12]
@@ -173,19 +181,19 @@ def _meta_information(data: bytes) -> tuple[str, int]:
             syntax = data[value_at : value_at + length].rstrip(b"\x00 ").decode("ascii", "replace")
         position = value_at + length
     if not syntax:
-        raise ImageError("the DICOM's file meta information names no transfer syntax; the file is damaged.")
+        raise ImageError("the DICOM's file meta information has no transfer syntax; the file is damaged.")
     return syntax, position
 
 
 def _with_preamble(data: bytes) -> bytes:
-    """A bare data set as a file; its own meta information is kept where it has any."""
+    """A data set without a preamble as a file; file meta information is added if it has none."""
     if data.startswith(_META_GROUP):
         return bytes(_PREFIX_AT) + _PREFIX + data
     return _as_file(data, _bare_syntax(data) or _IMPLICIT)
 
 
 def _inflated(deflated: bytes, max_bytes: int) -> bytes:
-    """A deflated data set (PS3.5 section A.5), inflated."""
+    """Inflate a deflated data set (PS3.5 section A.5)."""
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         plain = inflate.decompress(deflated, max_bytes)
@@ -197,13 +205,14 @@ def _inflated(deflated: bytes, max_bytes: int) -> bytes:
 
 
 def _as_file(dataset: bytes, syntax: str) -> bytes:
-    """A data set behind a preamble and meta information that names its transfer syntax."""
+    """A data set as a file: a preamble, file meta information with its transfer syntax, the data set."""
     uid = syntax.encode() + b"\x00" * (len(syntax) % 2)
     return bytes(_PREFIX_AT) + _PREFIX + _TRANSFER_SYNTAX + struct.pack("<H", len(uid)) + uid + dataset
 
 
+# Warning filters and loggers are global to the process, so all threads share one state.
 class _Quiet:
-    """How many threads want pydicom quiet; the first sets it up, the last undoes it."""
+    """Number of threads inside `quiet`: the first silences pydicom, the last restores it."""
 
     lock, depth = Lock(), 0
     undo = ExitStack()
@@ -211,7 +220,7 @@ class _Quiet:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings and log, which quote values of the file, from everybody."""
+    """Suppress pydicom's warnings and log records: they quote values of the file, which may identify a patient."""
     with _Quiet.lock:
         if _Quiet.depth == 0:
             logger = logging.getLogger("pydicom")

@@ -1,7 +1,7 @@
-"""Which DICOM images are films of the chest from the front, by what their headers say.
+"""Whether a DICOM is a frontal radiograph of the chest, by its header.
 
-What is refused is named in the standard's own words; a value that the standard does not know is not
-repeated, for it may be anything.
+A refusal names a modality, view or body part only in the standard's own terms. A value that the standard does not
+define is not repeated: it may contain anything, a patient's name included.
 """
 
 import re
@@ -9,7 +9,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from pneumoscope.errors import UnsuitableError
-from pneumoscope.imaging.dicom.dataset import damage, first, text
+from pneumoscope.imaging.dicom.dataset import decode_errors, first, text
 from pneumoscope.imaging.dicom.patient import directions
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def _table(text: str) -> dict[str, str]:
-    """What each code means, from `code: meaning; code: meaning`."""
+    """The meaning of each code, from `code: meaning; code: meaning`."""
     return dict(each.split(": ") for each in text.split("; "))
 
 
-# PS3.3 section C.7.3.1.1.1.
+# Modality, PS3.3 section C.7.3.1.1.1.
 _RADIOGRAPHS = frozenset({"CR", "DX", "RG"})
 _UNSPECIFIC = frozenset({"", "OT", "SC", "HC"})
 _MODALITIES = _table(
@@ -34,12 +34,13 @@ _MODALITIES = _table(
     "RTSTRUCT: radiotherapy structure set; SEG: segmentation; SM: slide microscopy; SR: structured report; "
     "TG: thermography; US: ultrasound; XA: X-ray angiography; XC: external-camera photography"
 )
-# PS3.4 section B.5: computed radiography, digital X-ray for presentation and for processing, secondary capture.
+# SOP Classes, PS3.4 section B.5: computed radiography (1), digital X-ray for presentation (1.1) and for processing
+# (1.1.1), secondary capture (7 to 7.4).
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _FOR_PROCESSING = _STORAGE + "1.1.1"
 _FILM_STORAGE = frozenset(_STORAGE + end for end in ("1", "1.1", "1.1.1"))
 _RADIOGRAPH_STORAGE = _FILM_STORAGE | {_STORAGE + end for end in ("7", "7.1", "7.2", "7.3", "7.4")}
-# PS3.3 sections C.8.1.2 and C.8.11.5, and what X-ray rooms write as well.
+# View Position, PS3.3 sections C.8.1.2 and C.8.11.5, and other values that are in use.
 _VIEWS = _table(
     "LL: left lateral; RL: right lateral; LLD: left lateral decubitus; RLD: right lateral decubitus; "
     "LLO: left lateral oblique; RLO: right lateral oblique; LAO: left anterior oblique; RAO: right anterior oblique; "
@@ -48,7 +49,7 @@ _VIEWS = _table(
     "LATERALDECUBITUS: lateral decubitus; ML: medio-lateral; LM: latero-medial; DECUB: decubitus; "
     "DECUBITUS: decubitus; OBL: oblique; OBLIQUE: oblique; XTABLE LATERAL: cross-table lateral; SWIMMERS: swimmer's"
 )
-# Words like those, as rooms write them: LATL, LLATERAL, RTLAT, LLDECUB, SEITLICH; not INHALATION, LATE or BEIDSEITS.
+# Variants in use, such as LATL, LLATERAL, RTLAT, LLDECUB, SEITLICH; must not match INHALATION, LATE or BEIDSEITS.
 _VIEW_LIKE = re.compile(
     r"""
     (?: L | R | LT | RT | LEFT | RIGHT )? (?P<lateral> LAT ) (?: L | R | LT | RT | ERALE? | ERO.* )?
@@ -64,7 +65,7 @@ _DESCRIPTIONS = {
     "StudyDescription": "study description",
 }
 _FRONTAL_ONLY = "frontal (PA or AP) "
-# Of PS3.16 CID 4010, in SNOMED CT and SNOMED-RT, what may be taken of a chest.
+# View codes of PS3.16 CID 4010 that are possible for a chest but not frontal, in SNOMED CT and SNOMED-RT.
 _CODED_VIEWS = _table(
     "399067008 R-102CD: lateral; 399173006 R-10236: left lateral; 399198007 R-10232: right lateral; "
     "399352003 R-10228: lateral-medial; 399260004 R-10224: medial-lateral; 399182000 R-102C1: oblique; "
@@ -74,9 +75,9 @@ _CODED_VIEWS = _table(
     "399110001 R-102C2: tangential"
 )
 _VIEW_CODES = {code: view for codes, view in _CODED_VIEWS.items() for code in codes.split()}
-# In a View Code's meaning.
+# Words that show a view that is not frontal in the meaning of a View Code.
 _VIEW_WORDS = re.compile(r"\b(decubitus|oblique|lateral|swimmer|sagittal|tangential)")
-# PS3.16 Annex L.
+# Body Part Examined, PS3.16 Annex L, and French and Spanish words in use.
 _CHEST_PART = re.compile(
     r"CHEST|TH?ORAX|LUNGS?|POUMONS?|PULMON(?:ES)?|RIBS?|HEART|MEDIASTINUM|STERNUM|CHESTABDOMEN|CHESTABDPELVIS|BRONCHUS"
 )
@@ -95,100 +96,102 @@ _OTHER_PART = re.compile(
     """,
     re.VERBOSE,
 )
-
-
-# As one word of several they are no part of the body, as in C-ARM, or French for a frontal view.
+# Ignored among several words: there they need not be body parts (C-ARM), and FACE is French for a frontal view.
 _AMBIGUOUS = frozenset({"ARM", "BACK", "FACE", "NECK"})
 
 
 def require_chest_film(dataset: "Dataset") -> list[str]:
-    """Refuse what a header says is no frontal chest radiograph; return notes on what it leaves open.
+    """Refuse a DICOM whose header shows that it is not a frontal chest radiograph.
+
+    Returns:
+        Notes on what the header leaves open, such as a missing modality.
 
     Raises:
-        UnsuitableError: another modality, view or part of the body.
+        UnsuitableError: another modality, view or body part.
     """
     notes = [_modality(dataset), _body_part(dataset), _intent(dataset), _view(dataset)]
     return [note for note in notes if note]
 
 
 def _modality(dataset: "Dataset") -> str | None:
-    """Modality (0008,0060) and SOP Class (0008,0016)."""
+    """Check Modality (0008,0060) and SOP Class (0008,0016)."""
     modality = text(dataset, "Modality")
     if modality not in _RADIOGRAPHS | _UNSPECIFIC | _MODALITIES.keys() and _is_stored_as_chest_film(dataset):
-        return (
-            "the DICOM's modality is no standard term, but it is stored as a radiograph of the chest and read as one."
-        )
+        return "the DICOM's modality is not a standard term, but it is stored as a chest radiograph and read as one."
     if modality not in _RADIOGRAPHS | _UNSPECIFIC:
-        term = f"{modality}, no standard term" if re.fullmatch(r"[A-Z]{1,4}", modality) else "no standard term"
+        # At most four letters are repeated: longer text may identify a patient.
+        term = f"{modality}, not a standard term" if re.fullmatch(r"[A-Z]{1,4}", modality) else "not a standard term"
         name = f"{modality} ({_MODALITIES[modality]})" if modality in _MODALITIES else term
-        raise _refused(f"'s modality is {name}", "modality", "CR, DX and RG ")
+        raise _refusal(f"'s modality is {name}", "modality", "CR, DX and RG ")
     _require_radiograph_storage(dataset)
     if modality in _RADIOGRAPHS:
         return None
-    said = "does not say its modality" if not modality else f"says only {modality} as its modality"
-    return f"the DICOM {said}; it is taken for a radiograph."
+    stated = f"states only {modality} as its modality" if modality else "does not state its modality"
+    return f"the DICOM {stated}; it is taken for a radiograph."
 
 
 def _require_radiograph_storage(dataset: "Dataset") -> None:
     from pydicom.uid import UID
 
     kind = UID(text(dataset, "SOPClassUID"))
-    if kind.type and kind not in _RADIOGRAPH_STORAGE:  # an UID that the standard does not know has no type
-        raise _refused(f" is of the kind {kind.name}", "modality")
+    if kind.type and kind not in _RADIOGRAPH_STORAGE:  # a UID that the standard does not define has no type
+        raise _refusal(f"'s storage class is {kind.name}", "modality")
 
 
 def _is_stored_as_chest_film(dataset: "Dataset") -> bool:
+    """Whether the SOP Class is that of radiographs and the body part is the chest."""
     part = re.sub(r"[\s_-]", "", text(dataset, "BodyPartExamined"))
     return text(dataset, "SOPClassUID") in _FILM_STORAGE and _CHEST_PART.fullmatch(part) is not None
 
 
 def _body_part(dataset: "Dataset") -> str | None:
-    """Body Part Examined (0018,0015)."""
-    said = text(dataset, "BodyPartExamined")
-    part = re.sub(r"[\s_-]", "", said)
-    words = [word for word in re.split(r"[^A-Z]+", said) if word]
+    """Check Body Part Examined (0018,0015)."""
+    value = text(dataset, "BodyPartExamined")
+    part = re.sub(r"[\s_-]", "", value)
+    words = [word for word in re.split(r"[^A-Z]+", value) if word]
     if _CHEST_PART.fullmatch(part) or (any(map(_CHEST_PART.fullmatch, words)) and not _OTHER_PART.fullmatch(part)):
         return None
-    clear = [word for word in words if word not in _AMBIGUOUS]
-    if other := next((word for word in (part, *clear) if _OTHER_PART.fullmatch(word)), None):
-        raise _refused(f"'s body part is {other}", "body-part")
-    return "the DICOM's body part is no standard term; it is taken for the chest." if part else None
+    unambiguous = [word for word in words if word not in _AMBIGUOUS]
+    if other := next((word for word in (part, *unambiguous) if _OTHER_PART.fullmatch(word)), None):
+        raise _refusal(f"'s body part is {other}", "body-part")
+    return "the DICOM's body part is not a standard term; it is taken for the chest." if part else None
 
 
 def _intent(dataset: "Dataset") -> str | None:
-    """Presentation Intent Type (0008,0068), PS3.3 section C.8.11.1, or what the SOP Class says of it."""
+    """Check Presentation Intent Type (0008,0068), PS3.3 section C.8.11.1, or else the intent by the SOP Class."""
     intent, kind = text(dataset, "PresentationIntentType"), text(dataset, "SOPClassUID")
     if intent != "FOR PROCESSING" and (intent or kind != _FOR_PROCESSING):
         return None
-    return "the DICOM holds the detector's values (FOR PROCESSING), not an image made to be looked at."
+    return "the DICOM contains the detector's values (FOR PROCESSING), not an image for viewing."
 
 
 def _view(dataset: "Dataset") -> str | None:
-    """View Position (0018,5101); if it is not PA or AP, View Code Sequence (0054,0220) and Patient Orientation, too."""
+    """Check View Position (0018,5101); unless it is PA or AP, View Code Sequence and Patient Orientation."""
     position = text(dataset, "ViewPosition")
     words = [word for word in re.split(r"[^A-Z]+", position) if word]
     view, frontal = _named_view(words), bool(_FRONTAL.intersection(words))
     if not frontal:
         view = view or _coded_view(dataset)
     if view:
-        raise _refused(f"'s view is {view}", "view", _FRONTAL_ONLY)
+        raise _refusal(f"'s view is {view}", "view", _FRONTAL_ONLY)
     if not frontal and directions(dataset)[0] in ("A", "P"):
-        sideways = "'s rows run between front and back (Patient Orientation), so it is a lateral view"
-        raise _refused(sideways, "view", _FRONTAL_ONLY)
+        lateral = "'s rows run between front and back (Patient Orientation), so it is a lateral view"
+        raise _refusal(lateral, "view", _FRONTAL_ONLY)
     if frontal:
         return None
     return _described_view(dataset) or (
-        "the DICOM's view is no standard term; it is taken for a frontal one." if words else None
+        "the DICOM's view is not a standard term; it is taken for a frontal one." if words else None
     )
 
 
 def _described_view(dataset: "Dataset") -> str | None:
-    """What the descriptions of series, protocol and study say of a film whose view nothing else says.
+    """Check the descriptions of series, protocol and study, for a film whose view no other attribute states.
 
-    Those of the series and the protocol are of this film; the study's may be of others as well.
+    Those of the series and the protocol are about this film. The study's may be about others as well, so it leads to
+    a note, not to a refusal.
 
     Raises:
-        UnsuitableError: the series or the protocol is of another view alone.
+        UnsuitableError: the series description or the protocol names a view that is not frontal, and no frontal one.
     """
     for keyword in _DESCRIPTIONS:
         words = [word for word in re.split(r"[^A-Z]+", _unaccented(text(dataset, keyword))) if word]
@@ -197,13 +200,11 @@ def _described_view(dataset: "Dataset") -> str | None:
             continue
         if not _FRONTAL.intersection(words) and keyword != "StudyDescription":
             raise UnsuitableError(
-                f"the DICOM's {_DESCRIPTIONS[keyword]} says that its view is {view}; accepted are frontal (PA or AP) "
+                f"the DICOM's {_DESCRIPTIONS[keyword]} names a {view} view; accepted are frontal (PA or AP) "
                 "radiographs of the chest.",
                 code="view",
             )
-        return (
-            f"the DICOM's {_DESCRIPTIONS[keyword]} speaks of a {view} view; look whether this film is the frontal one."
-        )
+        return f"the DICOM's {_DESCRIPTIONS[keyword]} names a {view} view; check whether this film is the frontal one."
     return None
 
 
@@ -212,7 +213,7 @@ def _unaccented(words: str) -> str:
 
 
 def _named_view(words: list[str]) -> str | None:
-    """A view that is not frontal, by the whole value, or any word of it, such as of `LAT CHEST`."""
+    """A view that is not frontal, by the whole value or by any word of it, as in `LAT CHEST`; else None."""
     if known := next((_VIEWS[name] for name in (" ".join(words), *words) if name in _VIEWS), None):
         return known
     found = next(filter(None, map(_VIEW_LIKE.fullmatch, words)), None)
@@ -220,15 +221,15 @@ def _named_view(words: list[str]) -> str | None:
 
 
 def _coded_view(dataset: "Dataset") -> str | None:
-    """A view that is not frontal, by its code or else the code's meaning."""
+    """A view that is not frontal, by its code or else by the code's meaning; else None."""
     item = first(dataset, "ViewCodeSequence")
     try:
         code, meaning = (str(item.get(name, "")) if item is not None else "" for name in ("CodeValue", "CodeMeaning"))
-    except damage():
+    except decode_errors():
         return None
     found = _VIEW_WORDS.search(meaning.lower())
     return _VIEW_CODES.get(code.strip().upper()) or (found[1] if found else None)
 
 
-def _refused(said: str, code: str, kind: str = "") -> UnsuitableError:
-    return UnsuitableError(f"the DICOM{said}; accepted are {kind}radiographs of the chest.", code=code)
+def _refusal(fact: str, code: str, kind: str = "") -> UnsuitableError:
+    return UnsuitableError(f"the DICOM{fact}; accepted are {kind}radiographs of the chest.", code=code)

@@ -1,6 +1,6 @@
-"""A DICOM file as a radiograph.
+"""Decoding of a DICOM file to a radiograph.
 
-Order of processing: file meta information, header, what the film is said to be, pixel limit, decode to
+Order of processing: file meta information, header, check of modality, body part and view, pixel limit, decoding to
 stored values, grey transformations, orientation.
 """
 
@@ -17,37 +17,39 @@ is_dicom = source.is_dicom
 
 
 def read(data: bytes, limits: Limits) -> Radiograph:
-    """Decode to an upright 8-bit luma radiograph, with what the header says.
+    """Decode to an upright radiograph: 8-bit luma and the facts of the header.
 
     Raises:
         ImageError: not a frontal chest radiograph by its header, damaged, or over a limit.
     """
     with source.quiet():
         dataset, syntax = source.read_dataset(data, limits.max_bytes)
-        with source.undamaged("read this DICOM's header"):
-            said = eligibility.require_chest_film(dataset)
+        with source.translate_errors("read this DICOM's header"):
+            # First, so that a film of another modality or view is refused as such, whatever its pixels.
+            remarks = eligibility.require_chest_film(dataset)
             layout = pixels.layout(dataset, syntax, limits)
         values = pixels.stored_values(dataset, layout)
         if layout.samples == 1:
-            with source.undamaged("apply this DICOM's grey transformations"):
+            with source.translate_errors("apply this DICOM's grey transformations"):
                 luma, notes = greys.to_luma(values, dataset, layout)
         else:
             luma = np.asarray(Image.fromarray(values).convert("L"))
             if luma.min() == luma.max():
                 raise UnsuitableError("the image is blank: every pixel of the DICOM has the same value.", code="blank")
-            notes = levels.told(levels.loss(levels.histogram(luma)))
+            notes = levels.check_loss(levels.loss(levels.histogram(luma)))
         facts = ImageFacts(
             format="DICOM",
             mode=layout.photometric,
             width=layout.columns,
             height=layout.rows,
             bits=layout.stored,
-            patient=patient.name(dataset),
+            patient=patient.pseudonym(dataset),
         )
         return Radiograph(
             luma=patient.upright(luma, dataset),
             facts=facts,
-            notes=(*(Reason("note", each) for each in said), *notes),
+            notes=(*(Reason("note", each) for each in remarks), *notes),
             age_years=patient.age_years(dataset),
+            # Every 8th pixel is enough: as many as a JPEG's smallest DCT scale has.
             coloured=colour.coloured_share(values[::8, ::8]) if values.ndim == 3 else 0.0,
         )
