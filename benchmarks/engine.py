@@ -34,7 +34,7 @@ from torchvision.transforms import v2
 
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
-from pneumoscope.engine import Encoded, Engine
+from pneumoscope.engine import Engine, ImageFile
 from pneumoscope.errors import BundleError
 from pneumoscope.export import export
 from pneumoscope.imaging import load_input
@@ -289,9 +289,9 @@ def run_batches(engine: Engine, images: np.ndarray) -> None:
         engine.run(images[start : start + 8])
 
 
-def named(films: Iterable[bytes]) -> Iterable[Encoded]:
+def named(films: Iterable[bytes]) -> Iterable[ImageFile]:
     """Films as the engine takes them."""
-    return (Encoded(name="", read=BytesIO(data).read) for data in films)
+    return (ImageFile(name="", read=BytesIO(data).read) for data in films)
 
 
 def drain(items: Iterable[object]) -> None:

@@ -27,7 +27,7 @@ main()
 """
 if TYPE_CHECKING:
     from pneumoscope.dataset import Dataset
-    from pneumoscope.export.calibration import Calibrating
+    from pneumoscope.export.calibration import CalibrationSet
     from pneumoscope.training.evidence import Evidence
 
 TINY: dict[str, Any] = {"arch": "test_resnet", "size": 48, "weights": "none", "epochs": 2, "batch_size": 16, "lr": 0.01}
@@ -103,7 +103,7 @@ def coverage_row(
     return CoverageRow(coverage=coverage, classes=classes, groups=sides, observed={}, answered=None, accuracy=None)
 
 
-def settled(given: "Calibrating") -> tuple[Calibration, Decision]:
+def settled(given: "CalibrationSet") -> tuple[Calibration, Decision]:
     """In place of `calibrate`, for networks that know nothing: sharp probabilities, of which the largest is answered.
 
     At coverage 0.99 every class fits every film. The operating points always and never call pneumonia.

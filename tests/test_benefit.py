@@ -56,7 +56,7 @@ def test_without_positives_there_are_only_false_alarms() -> None:
 
 def test_thresholds_and_prevalences_out_of_range_are_refused() -> None:
     positive, scores = np.array([True, False]), np.array([0.9, 0.1])
-    with pytest.raises(ValueError, match="from 0 up to, not including, 1"):
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
         metrics.decision_curve(positive, scores, np.array([1.0]))
     with pytest.raises(ValueError, match="a prevalence from 0 to 1"):
         metrics.decision_curve(positive, scores, THRESHOLDS, prevalence=-0.1)

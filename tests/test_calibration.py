@@ -13,7 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from pneumoscope import metrics
-from pneumoscope.metrics import Unseen
+from pneumoscope.metrics import HeldOutFilms
 
 SEEDS = st.integers(0, 10_000)
 
@@ -26,9 +26,9 @@ def drawn(seed: int, count: int, scale: Any = 1.0, bias: Any = 0.0) -> tuple[np.
     return logits, np.array([random.choice(3, p=row) for row in shares])
 
 
-def unseen(logits: np.ndarray, truth: np.ndarray, *, patients: int | None = None, folds: int = 5) -> Unseen:
+def unseen(logits: np.ndarray, truth: np.ndarray, *, patients: int | None = None, folds: int = 5) -> HeldOutFilms:
     patient = np.arange(len(truth)) % (patients or len(truth))
-    return Unseen(
+    return HeldOutFilms(
         logits=logits,
         truth=truth,
         patient=patient,
@@ -166,7 +166,7 @@ def test_a_film_has_no_say_in_its_own_cross_fitted_probabilities(method: metrics
     turned = truth.copy()
     turned[films.fold == 2] = (turned[films.fold == 2] + 1) % 3
     changed = metrics.cross_fitted(
-        Unseen(logits=logits, truth=turned, patient=films.patient, fold=films.fold, weights=films.weights), method
+        HeldOutFilms(logits=logits, truth=turned, patient=films.patient, fold=films.fold, weights=films.weights), method
     )
     np.testing.assert_array_equal(found[films.fold == 2], changed[films.fold == 2])
     assert (method == "none") == np.array_equal(found, changed)
@@ -196,7 +196,7 @@ def test_the_threshold_is_the_largest_that_the_share_reaches(seed: int, share: f
     random = np.random.default_rng(seed)
     scores = np.round(random.random(random.integers(1, 40)), 2)
     weights = random.uniform(0.1, 3, len(scores)) if weighted else np.ones(len(scores))
-    threshold = metrics.reached_by(scores, share, weights if weighted else None)
+    threshold = metrics.threshold_reached_by(scores, share, weights if weighted else None)
 
     def reached(least: float) -> float:
         return float(weights[scores >= least].sum() / weights.sum())
@@ -209,4 +209,4 @@ def test_the_threshold_is_the_largest_that_the_share_reaches(seed: int, share: f
 def test_a_threshold_of_nothing_is_refused() -> None:
     for scores, share in (([], 0.5), ([0.5], 0.0), ([0.5], 1.1)):
         with pytest.raises(ValueError, match="a share over 0 up to 1"):
-            metrics.reached_by(np.array(scores), share)
+            metrics.threshold_reached_by(np.array(scores), share)

@@ -14,7 +14,7 @@ from pneumoscope.contract import load_contract, save_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
 from pneumoscope.errors import DatasetError, UsageError
-from pneumoscope.report import Scored, score
+from pneumoscope.report import SplitResults, score
 from pneumoscope.report.compare import check_classes, compare, headline_differences, verdict_on
 from pneumoscope.report.document import Figure
 
@@ -22,16 +22,16 @@ MODEL = {"name": "other", "version": "1", "sha256": "0" * 64}
 
 
 @pytest.fixture(scope="module")
-def scored(tiny_bundle: Path, dataset: Dataset) -> Scored:
+def scored(tiny_bundle: Path, dataset: Dataset) -> SplitResults:
     whole = replace(dataset, films=tuple(replace(film, split="test") for film in dataset.films))
     return score(Engine.load(tiny_bundle), whole, "test")
 
 
-def judging(scored: Scored, probabilities: np.ndarray) -> Scored:
+def judging(scored: SplitResults, probabilities: np.ndarray) -> SplitResults:
     return replace(scored, probabilities=probabilities, predicted=probabilities.argmax(axis=1))
 
 
-def test_a_model_beside_itself_cannot_be_told_from_itself(scored: Scored) -> None:
+def test_a_model_beside_itself_cannot_be_told_from_itself(scored: SplitResults) -> None:
     found = compare(scored, scored, MODEL, seen="no", priors=("train", "train"))
     assert found.films == 90
     assert {each.verdict for each in found.differences} == {"cannot conclude"}
@@ -39,7 +39,7 @@ def test_a_model_beside_itself_cannot_be_told_from_itself(scored: Scored) -> Non
     assert {test.p for test in found.tests if test.name == "McNemar"} == {1.0}
 
 
-def test_a_better_model_is_called_better_and_its_loss_too(scored: Scored) -> None:
+def test_a_better_model_is_called_better_and_its_loss_too(scored: SplitResults) -> None:
     random = np.random.default_rng(0)
     good = np.eye(3)[scored.truth] * 0.8 + random.dirichlet([1, 1, 1], len(scored.truth)) * 0.2
     bad = random.dirichlet([1, 1, 1], len(scored.truth))
@@ -60,11 +60,11 @@ def test_a_better_model_is_called_better_and_its_loss_too(scored: Scored) -> Non
     assert {each.figure for each in headline_differences(found)} >= {"accuracy", "group_auroc.pneumonia"}
 
 
-def test_films_and_classes_are_matched_by_name(scored: Scored) -> None:
+def test_films_and_classes_are_matched_by_name(scored: SplitResults) -> None:
     """The other bundle may have its classes in another order, and may not have decoded every film."""
     order = [2, 0, 1]
     places = np.arange(90)[::-1][:80]
-    other = Scored(
+    other = SplitResults(
         **(
             vars(scored)
             | {
@@ -78,7 +78,7 @@ def test_films_and_classes_are_matched_by_name(scored: Scored) -> None:
     found = compare(scored, other, MODEL, seen="no", priors=("train", "train"))
     assert found.films == 80
     assert {each.difference.value for each in found.differences} <= {0.0, None}
-    nothing = Scored(**(vars(scored) | {"films": []}))
+    nothing = SplitResults(**(vars(scored) | {"films": []}))
     with pytest.raises(DatasetError, match="no film can be decoded by both"):
         compare(scored, nothing, MODEL, seen="no", priors=("train", "train"))
 

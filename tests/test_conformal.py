@@ -13,7 +13,8 @@ from mapie.classification import SplitConformalClassifier
 from scipy.stats import binom
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from pneumoscope.metrics import class_coverage, conformal_thresholds, prediction_sets, softmax
+from pneumoscope.metrics import class_coverage, conformal_thresholds, softmax
+from pneumoscope.metrics.conformal import prediction_sets
 
 CLASSES = 3
 

@@ -11,11 +11,11 @@ import pytest
 from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.documents import read_document
-from pneumoscope.engine import Encoded, Engine
+from pneumoscope.engine import Engine, ImageFile
 from pneumoscope.engine.reference import FAR_QUANTILE, About, Answers, Reference, load_reference, save_reference
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.phantom import encode_jpeg, film
-from pneumoscope.report import Drift, watch
+from pneumoscope.report import Drift, measure_drift
 from pneumoscope.report.document import Figure
 from pneumoscope.report.drift import _share, far_share
 from samples import encode
@@ -38,8 +38,8 @@ def made(count: int = 400, dimensions: int = 30, *, seed: int = 0) -> np.ndarray
     return (random.normal(size=(count, dimensions)) * scale + 5 * scale).astype(np.float32)
 
 
-def encoded(contents: dict[str, bytes]) -> list[Encoded]:
-    return [Encoded(name=name, read=lambda data=data: data) for name, data in contents.items()]  # type: ignore[misc]
+def encoded(contents: dict[str, bytes]) -> list[ImageFile]:
+    return [ImageFile(name=name, read=lambda data=data: data) for name, data in contents.items()]  # type: ignore[misc]
 
 
 def test_one_in_a_hundred_of_the_references_films_is_far() -> None:
@@ -105,12 +105,14 @@ def test_the_out_of_fold_answers_are_those_of_its_report(described_bundle: Path)
 
 def test_films_like_its_own_are_alike_and_noise_is_not(drawn_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
     own = encoded({each.path: dataset.read(each) for each in dataset.split("test")})
-    alike = watch(drawn_bundle, own, tmp_path, tmp_path / "alike")
+    alike = measure_drift(drawn_bundle, own, tmp_path, tmp_path / "alike")
     assert alike.n == len(own)
-    assert not [sign for sign in alike.signs if sign.quantity.startswith("share called") and sign.grade == "different"]
+    assert not [
+        sign for sign in alike.signs if sign.quantity.startswith("share predicted as") and sign.grade == "different"
+    ]
     random = np.random.default_rng(0)
     noise = encoded({f"{n}.png": encode_png(random.integers(256, size=(90, 80), dtype=np.uint8)) for n in range(60)})
-    strange = watch(drawn_bundle, noise, tmp_path, tmp_path / "strange")
+    strange = measure_drift(drawn_bundle, noise, tmp_path, tmp_path / "strange")
     far = next(sign for sign in strange.signs if sign.quantity == "share of films far out")
     assert far.grade == "different"
     assert "share of films far out" in strange.verdict
@@ -126,13 +128,13 @@ def encode_png(luma: np.ndarray) -> bytes:
 
 def test_what_cannot_be_decoded_is_counted_and_nothing_at_all_is_an_error(drawn_bundle: Path, tmp_path: Path) -> None:
     films = encoded({"a.jpeg": encode_jpeg(film("virus", patient=1, size=(80, 90))), "b.jpeg": b"no"})
-    found = watch(drawn_bundle, films, tmp_path, tmp_path / "out")
+    found = measure_drift(drawn_bundle, films, tmp_path, tmp_path / "out")
     assert (found.n, [each.film for each in found.undecodable]) == (2, ["b.jpeg"])
     rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
     assert len(rows) == 3
     assert rows[2].startswith("b.jpeg,rejected,")
     with pytest.raises(UsageError, match=r"none of the 1 image files in .* can be decoded"):
-        watch(drawn_bundle, films[1:], tmp_path, tmp_path / "none")
+        measure_drift(drawn_bundle, films[1:], tmp_path, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

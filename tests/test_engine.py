@@ -15,7 +15,7 @@ from PIL import Image
 import dicoms
 from pneumoscope.contract import InputRule, load_contract, save_contract
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Encoded, Engine, Verified, rejection, verify
+from pneumoscope.engine import Engine, ImageFile, Verification, rejection, verify
 from pneumoscope.engine.golden import GoldenCase, GoldenOutputs, _difference
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export, load_network
@@ -30,8 +30,8 @@ from samples import REPOSITORY, TINY, coverage_row, encode
 FILM = encode_jpeg(film("bacteria", patient=1))
 
 
-def encoded(name: str, data: bytes) -> Encoded:
-    return Encoded(name=name, read=lambda: data)
+def encoded(name: str, data: bytes) -> ImageFile:
+    return ImageFile(name=name, read=lambda: data)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_a_dicoms_notes_and_age_are_told(engine: Engine) -> None:
 def test_predicting_is_lazy_and_bounded(engine: Engine) -> None:
     taken = 0
 
-    def endless() -> Iterator[Encoded]:
+    def endless() -> Iterator[ImageFile]:
         nonlocal taken
         while True:
             taken += 1
@@ -221,12 +221,12 @@ def test_what_came_before_an_error_is_answered_first(engine: Engine, where: str)
     def unreadable() -> bytes:
         raise RuntimeError("out of films")
 
-    def some() -> Iterator[Encoded]:
+    def some() -> Iterator[ImageFile]:
         for number in range(11):
             yield encoded(str(number), FILM)
         if where == "source":
             raise RuntimeError("out of films")
-        yield Encoded(name="bad", read=unreadable)
+        yield ImageFile(name="bad", read=unreadable)
         yield encoded("after", FILM)
 
     told = list[str]()
@@ -267,7 +267,7 @@ def test_run_checks_dtype_and_shape(engine: Engine) -> None:
 
 
 def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> None:
-    assert verify(own_bundle) == Verified(cases=8, left_out=())
+    assert verify(own_bundle) == Verification(cases=8, left_out=())
     golden = own_bundle / "golden" / "golden.json"
     golden.write_text(golden.read_text().replace('": 0.', '": 0.9', 1))
     with pytest.raises(BundleError, match=r"golden\.json was changed"):

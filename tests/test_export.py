@@ -26,14 +26,14 @@ from pneumoscope.contract import (
     save_contract,
 )
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
-from pneumoscope.engine import Engine, Rule, Verified, judge, verify
+from pneumoscope.engine import Engine, Rule, Verification, judge, verify
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export
-from pneumoscope.export.calibration import Calibrating, calibrate, validation_films
+from pneumoscope.export.calibration import CalibrationSet, calibrate, validation_films
 from pneumoscope.export.exporter import _population, calibration_films
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, is_alike, spread
+from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, evenly_spaced, is_alike
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
 from pneumoscope.settings.training import ExportConfig
@@ -76,20 +76,20 @@ def test_every_family_exports_and_equals_pytorch(arch: str, tmp_path: Path) -> N
         assert maps.shape == (3, 3, *grid)
 
 
-def out_of_fold(count: int = 3000, seed: int = 0) -> Calibrating:
+def out_of_fold(count: int = 3000, seed: int = 0) -> CalibrationSet:
     """Films of three classes, two of a patient, whose logits ask for vector scaling at a uniform prior."""
     random = np.random.default_rng(seed)
     truth = random.choice(3, size=count // 2, p=[0.5, 0.3, 0.2]).repeat(2)
     wanted = 1.4 * random.normal(size=(count, 3)) + 2.2 * np.eye(3)[truth]
     patient = np.arange(count) // 2
-    films = metrics.Unseen(
+    films = metrics.HeldOutFilms(
         logits=(wanted - [0.7, -1.5, 0.8]) / [1.2, 2.5, 1.0],
         truth=truth,
         patient=patient,
         fold=patient % 5,
         weights=metrics.prior_weights(truth, np.full(3, 1 / 3)),
     )
-    return Calibrating(
+    return CalibrationSet(
         films=films,
         kind="out-of-fold",
         prior=np.full(3, 1 / 3),
@@ -267,7 +267,7 @@ def test_a_golden_case_that_needs_a_missing_extra_is_left_out_by_name(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pneumoscope.engine.golden.find_spec", lambda _: None)
-    assert verify(tiny_bundle) == Verified(cases=7, left_out=("virus-monochrome1.dcm",))
+    assert verify(tiny_bundle) == Verification(cases=7, left_out=("virus-monochrome1.dcm",))
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +299,7 @@ def test_one_train_film_that_is_no_drawing_makes_it_a_model_of_films(
 
 @pytest.mark.parametrize("count", [1, 12, 13, 23, 64, 65, 127, 250])
 def test_probes_are_spread_over_all_images(count: int) -> None:
-    chosen = spread(count, 12)
+    chosen = evenly_spaced(count, 12)
     assert len(chosen) == len(set(chosen.tolist())) == min(count, 12)
     assert chosen[0] == 0
     assert chosen[-1] == count - 1

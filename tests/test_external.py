@@ -107,13 +107,17 @@ def test_a_map_of_another_form_is_refused(text: str, words: str, tmp_path: Path)
     ("labels", "leave_out", "words"),
     [
         ({"normal": "normal"}, (), "the map lacks the labels bacteria, virus of the data set; add them under .labels."),
-        ({"normal": "healthy"}, (), "the map names healthy; the bundle knows: bacteria, normal, virus, pneumonia"),
+        (
+            {"normal": "healthy"},
+            (),
+            "the map names healthy, which the bundle does not have; use one of bacteria, normal, virus, pneumonia",
+        ),
         (
             {"normal": "normal", "bacteria": "bacteria", "virus": "pneumonia"},
             (),
-            "names of the map share bacteria: bacteria, normal, pneumonia; use one level",
+            "the map's names bacteria, normal, pneumonia share the classes bacteria; map to classes, or to a group",
         ),
-        ({"other": "normal"}, ("bacteria", "normal", "virus"), "no film is left to judge"),
+        ({"other": "normal"}, ("bacteria", "normal", "virus"), "no film is left to evaluate"),
     ],
 )
 def test_a_map_that_does_not_fit_is_refused(

@@ -23,7 +23,7 @@ from pneumoscope.engine import Engine, Prediction
 from pneumoscope.engine.decision import reject
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.imaging import Reason
-from pneumoscope.report import Judged, Options, Report, Scored, evaluate, score
+from pneumoscope.report import FilmResults, Options, Report, SplitResults, evaluate, score
 from pneumoscope.report.document import Figure
 from pneumoscope.report.figures import (
     HALF,
@@ -36,7 +36,7 @@ from pneumoscope.report.figures import (
     sets,
 )
 from pneumoscope.report.latency import processor
-from pneumoscope.report.scoring import Level
+from pneumoscope.report.scoring import LabelScheme
 from pneumoscope.report.subgroups import subgroups
 
 PLAIN = Options(shortcuts=False)
@@ -54,7 +54,7 @@ def made(tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathF
     return out, evaluate(tiny_bundle, dataset, "test", out)
 
 
-def judged(count: int = 240, *, seed: int = 0) -> Judged:
+def judged(count: int = 240, *, seed: int = 0) -> FilmResults:
     """Made-up films, two a patient, some rejected, some abstained on."""
     random = np.random.default_rng(seed)
     truth = random.integers(3, size=count)
@@ -63,7 +63,7 @@ def judged(count: int = 240, *, seed: int = 0) -> Judged:
     statuses = random.choice(["answered", "abstained", "rejected"], size=count, p=[0.7, 0.2, 0.1]).tolist()
     possible = probabilities > 0.25
     possible[[status == "rejected" for status in statuses]] = False
-    return Judged(
+    return FilmResults(
         classes=CLASSES,
         groups=GROUPS,
         patients=[f"p{number // 2}" for number in range(count)],
@@ -245,7 +245,7 @@ def test_loss_and_calibration_are_at_the_prior() -> None:
     assert at_films != pytest.approx(at_prior, abs=1e-3)
 
 
-def _rows(one: Judged, rows: np.ndarray) -> Judged:
+def _rows(one: FilmResults, rows: np.ndarray) -> FilmResults:
     """Some films, also several times."""
     return replace(
         one,
@@ -322,7 +322,7 @@ def test_subgroups_are_parts_of_the_films(engine: Engine, dataset: Dataset) -> N
     assert [each.value.split()[0] for each in thirds] == ["up", "over", "over"]
     assert sum(each.films for each in thirds) == 90
     assert not [each for each in found if "patient" in each.quantity or "path" in each.quantity]
-    few = Scored(**(vars(whole) | {"films": whole.films, "patients": ["one"] * 90}))
+    few = SplitResults(**(vars(whole) | {"films": whole.films, "patients": ["one"] * 90}))
     assert not subgroups(few)
 
 
@@ -384,12 +384,12 @@ def test_a_bundle_of_before_says_that_it_cannot_tell(own_bundle: Path, dataset: 
     save_contract(contract.model_copy(update={"files": old}), own_bundle)
     report = evaluate(own_bundle, dataset, "test", tmp_path / "out", PLAIN)
     assert report.dataset.seen == "unknown"
-    assert "does not say which films it was trained on" in report.notes[0]
+    assert "does not list the films that it was trained on" in report.notes[0]
     assert report.model.trained_films is None
 
 
 def test_levels_gather_classes(engine: Engine) -> None:
-    level = Level(members={"normal": ("normal",), "pneumonia": ("bacteria", "virus")}, groups={})
+    level = LabelScheme(members={"normal": ("normal",), "pneumonia": ("bacteria", "virus")}, groups={})
     assert level.matrix(engine.contract.classes).tolist() == [[False, True], [True, False], [False, True]]
 
 

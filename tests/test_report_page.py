@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Encoded
-from pneumoscope.report import Options, Report, evaluate, plots, watch
+from pneumoscope.engine import ImageFile
+from pneumoscope.report import Options, Report, evaluate, measure_drift, plots
 from pneumoscope.report.document import Band, Curve, DecisionCurve
 from pneumoscope.report.page import checklists, draw_page
 from pneumoscope.report.scoring import Mistake
@@ -42,8 +42,8 @@ def report(tiny_bundle: Path, drawn_bundle: Path, dataset: Dataset, tmp_path_fac
 @pytest.fixture(scope="module")
 def drift(tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pages") / "drift"
-    films = [Encoded(name=film.path, read=lambda film=film: dataset.read(film)) for film in dataset.films]  # type: ignore[misc]
-    watch(tiny_bundle, films, dataset.root, out)
+    films = [ImageFile(name=film.path, read=lambda film=film: dataset.read(film)) for film in dataset.films]  # type: ignore[misc]
+    measure_drift(tiny_bundle, films, dataset.root, out)
     return out
 
 

@@ -99,7 +99,7 @@ def test_figures_agree_with_scikit_learn(seed: int) -> None:
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], [value], rtol=0, atol=1e-9, equal_nan=True, err_msg=name)
     for name, figure in summarised(truth, probabilities, draws=2).items():
-        assert figure["value"] == metrics.finite(found[name][0])
+        assert figure["value"] == metrics.finite_or_none(found[name][0])
 
 
 def test_the_accuracys_interval_is_about_the_binomials_if_every_patient_has_one_film() -> None:
@@ -196,7 +196,7 @@ def test_an_operating_point_agrees_with_scikit_learn(seed: int, threshold: float
         values = metrics.predictive_values(sensitivity, specificity, share)
         expected[f"ppv_at.{share}"], expected[f"npv_at.{share}"] = values
     assert {name: figure["value"] for name, figure in found.items()} == {
-        name: metrics.finite(value) for name, value in expected.items()
+        name: metrics.finite_or_none(value) for name, value in expected.items()
     }
     for figure in found.values():
         assert figure["value"] is None or (figure["low"] is not None and figure["low"] <= (figure["high"] or 0))
@@ -208,10 +208,10 @@ def test_sets_are_summarised_by_class_and_size() -> None:
     patients = [str(number) for number in range(len(truth))]
     found = metrics.summarise_sets(truth, sets, patients, classes=CLASSES, draws=100)
     covered = sets[np.arange(len(truth)), truth]
-    assert found["coverage"]["value"] == metrics.finite(covered.mean())
-    assert found["coverage.virus"]["value"] == metrics.finite(covered[truth == 2].mean())
-    assert found["set_size.normal"]["value"] == metrics.finite(sets[truth == 1].sum(axis=1).mean())
-    assert found["size_share.1"]["value"] == metrics.finite((sets.sum(axis=1) == 1).mean())
+    assert found["coverage"]["value"] == metrics.finite_or_none(covered.mean())
+    assert found["coverage.virus"]["value"] == metrics.finite_or_none(covered[truth == 2].mean())
+    assert found["set_size.normal"]["value"] == metrics.finite_or_none(sets[truth == 1].sum(axis=1).mean())
+    assert found["size_share.1"]["value"] == metrics.finite_or_none((sets.sum(axis=1) == 1).mean())
     for figure in found.values():
         low, value, high = interval(figure)
         assert low <= value <= high
@@ -220,7 +220,7 @@ def test_sets_are_summarised_by_class_and_size() -> None:
 def test_films_that_do_not_belong_together_are_refused() -> None:
     truth, probabilities = sample(0)
     patients = [str(number) for number in range(len(truth))]
-    with pytest.raises(ValueError, match="rows of 3 classes and a patient for each of"):
+    with pytest.raises(ValueError, match="one row of 3 classes and one patient per film"):
         summarised(truth, probabilities[:, :2], patients)
     with pytest.raises(ValueError, match=f"{len(truth)} films, got shape .* and 2 patients"):
         summarised(truth, probabilities, patients[:2])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pneumoscope import heatmap
 from pneumoscope.archive import is_junk, printable
 from pneumoscope.cli.show import complain
-from pneumoscope.engine import Encoded, Prediction
+from pneumoscope.engine import ImageFile, Prediction
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.files import whole_file
 from pneumoscope.heatmap import Explained
@@ -100,9 +100,9 @@ def find_films(paths: list[Path]) -> list[str]:
     return found
 
 
-def encoded(path: str, limits: Limits) -> Encoded:
+def encoded(path: str, limits: Limits) -> ImageFile:
     """A film to be read when its turn has come."""
-    return Encoded(name=printable(path), read=partial(read_file, Path(path), limits=limits))
+    return ImageFile(name=printable(path), read=partial(read_file, Path(path), limits=limits))
 
 
 def draw_heatmaps(predictions: Iterable[Prediction], paths: Iterable[str], pictures: Pictures) -> Iterator[Prediction]:

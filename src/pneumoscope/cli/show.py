@@ -19,7 +19,7 @@ from pneumoscope.progress import Listener
 
 if TYPE_CHECKING:
     from pneumoscope.engine import Prediction
-    from pneumoscope.export import Exported
+    from pneumoscope.export import ExportSummary
     from pneumoscope.report import Drift, Figure, Report
     from pneumoscope.report.document import Comparison, External
 
@@ -101,9 +101,9 @@ def _amount(count: float, unit: str) -> str:
     return f"{count:,.0f} {unit}" if count >= 10 or count == int(count) else f"{count:.1f} {unit}"
 
 
-def show_exported(done: "Exported", out: Path) -> None:
+def show_exported(done: "ExportSummary", out: Path) -> None:
     """What export found out about the bundle it made."""
-    from pneumoscope.metrics import at_least
+    from pneumoscope.metrics import wilson_lower_bound
 
     print_line(f"bundle in {out}; largest difference from PyTorch: {done.difference:.1e}")
     decision = done.decision
@@ -118,13 +118,13 @@ def show_exported(done: "Exported", out: Path) -> None:
         print_line(f"note: that rests on {films} unseen films, too few to say how many films it will answer.")
     if not any(row.classes.values()):
         print_line("note: every class has too few of them to leave it out at that coverage; it will abstain.")
-    if done.classes_told == 1:
+    if done.classes_predicted == 1:
         print_line("note: the model gives all of these films the same class; it has learnt nothing.")
     if (figures := done.quantisation) is None or done.gain is None:
         return
     print_line(
         f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} films compared "
-        f"(at 95 % confidence on at least {at_least(figures.agreement, figures.films):.1%} of such films), "
+        f"(at 95 % confidence on at least {wilson_lower_bound(figures.agreement, figures.films):.1%} of such films), "
         f"macro-F1 {figures.macro_f1:.3f} (fp32 {figures.macro_f1_fp32:.3f}), "
         f"{len(figures.kept_fp32)} layers left in fp32, {done.gain:.1f} times as fast"
     )
@@ -166,13 +166,13 @@ def show_report(report: "Report") -> None:
 
 def _show_comparison(comparison: "Comparison") -> None:
     """Differences of two models on the same films; the page has the tests, too."""
-    from pneumoscope.report.card import in_words
+    from pneumoscope.report.card import figure_title
     from pneumoscope.report.compare import headline_differences
 
     show_table(
         ("figure", "this", "other", "difference, 95 % interval", "so it is"),
         (
-            (in_words(row.figure), _three(row.this), _three(row.other), _with_range(row.difference), row.verdict)
+            (figure_title(row.figure), _three(row.this), _three(row.other), _with_range(row.difference), row.verdict)
             for row in headline_differences(comparison)
         ),
         title=f"beside {comparison.other.name} {comparison.other.version}, {comparison.films:,} films, paired",
@@ -182,7 +182,7 @@ def _show_comparison(comparison: "Comparison") -> None:
 
 def _show_external(external: "External") -> None:
     """The drop against the model's own films."""
-    from pneumoscope.report.card import in_words
+    from pneumoscope.report.card import figure_title
 
     if not external.drops:
         print_line(f"note: no drop can be given; the model's own figures: {external.own}.")
@@ -192,7 +192,7 @@ def _show_external(external: "External") -> None:
         (
             (
                 row.of,
-                in_words(row.figure),
+                figure_title(row.figure),
                 _three(row.here.value),
                 _three(row.own.value),
                 _with_range(row.difference),

@@ -7,7 +7,7 @@ from typing import Any
 from pneumoscope.aws.client.invoke import Client, as_document, as_refusal
 from pneumoscope.cli.image_files import encoded, find_films
 from pneumoscope.cli.show import complain, print_line, show_table
-from pneumoscope.engine import Encoded
+from pneumoscope.engine import ImageFile
 from pneumoscope.errors import AnswerError, BusyError, ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS
 
@@ -38,7 +38,7 @@ def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -
     return refused
 
 
-def _ask(client: Client, film: Encoded, *, quiet: bool) -> tuple[dict[str, Any], Exception | None]:
+def _ask(client: Client, film: ImageFile, *, quiet: bool) -> tuple[dict[str, Any], Exception | None]:
     """What is said of a film, and what went wrong with it alone. What is wrong with the endpoint is raised."""
     try:
         data = film.read()

@@ -6,10 +6,10 @@
 
 from pneumoscope.engine.attention import Attention
 from pneumoscope.engine.bundle import MODEL_FILE, Outputs
-from pneumoscope.engine.core import BATCH, Decoded, Encoded, Engine
+from pneumoscope.engine.core import BATCH, DecodedFilm, Engine, ImageFile
 from pneumoscope.engine.decision import Rule, choose_rule, judge
 from pneumoscope.engine.document import DecisionDocument, Level, Status
-from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
+from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verification, verify
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.engine.refusal import rejection
 
@@ -20,15 +20,15 @@ __all__ = [
     "MODEL_FILE",
     "Attention",
     "DecisionDocument",
-    "Decoded",
-    "Encoded",
+    "DecodedFilm",
     "Engine",
+    "ImageFile",
     "Level",
     "Outputs",
     "Prediction",
     "Rule",
     "Status",
-    "Verified",
+    "Verification",
     "choose_rule",
     "judge",
     "rejection",

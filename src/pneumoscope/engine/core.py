@@ -16,19 +16,28 @@ from pneumoscope.contract import Contract, load_contract
 from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, model_name, open_model, scaling
 from pneumoscope.engine.decision import Rule, Verdict, choose_rule, decide, reject
 from pneumoscope.engine.document import Level
-from pneumoscope.engine.gate import DISTANCE, GATE, can_undo, is_picture, judge, undo, undone, warn
+from pneumoscope.engine.gate import (
+    DISTANCE,
+    GATE,
+    can_undo,
+    find_fault,
+    is_not_radiograph,
+    mirror_warning,
+    undo,
+    undone_note,
+)
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for, to_input
 from pneumoscope.parallel import available_cores, map_ordered
 
 BATCH = 8
-_LARGEST_TWICE = 150_000_000  # bytes of a model that may be in memory a second time
+_LARGEST_DUPLICATED = 150_000_000  # bytes of a model that may be in memory a second time
 _WHITE = 255.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded:
+class ImageFile:
     """A film as it comes: a name to report it by, and how to get the bytes of its file."""
 
     name: str
@@ -36,7 +45,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Decoded:
+class DecodedFilm:
     """A decoded film. `image` is its input `uint8 [1, S, S]`, or the reason why there is none; `rule` decides on it.
 
     `luma` is the film as it was read, `uint8 [H, W]`, if it is kept for a picture. `doubt` is why it is rejected
@@ -55,7 +64,7 @@ class Decoded:
 
 
 #: Films, and what was raised in place of one more.
-_Group: TypeAlias = tuple[list[Encoded], Exception | None]
+_Group: TypeAlias = tuple[list[ImageFile], Exception | None]
 
 
 class Engine:
@@ -66,20 +75,20 @@ class Engine:
         contract: Contract,
         session: ort.InferenceSession,
         limits: Limits,
-        open_alone: Callable[[], ort.InferenceSession] | None = None,
+        open_single_core: Callable[[], ort.InferenceSession] | None = None,
         *,
         fix_orientation: bool = False,
     ) -> None:
-        """`open_alone` opens a second session, of one thread; without it the one there is serves for everything."""
+        """`open_single_core` opens a second session, of one thread; without it the one there is serves for everything."""
         self.contract = contract
         self.limits = limits
         self.fix_orientation = fix_orientation
         self._session = session
-        self._open_alone, self._opening = open_alone, Lock()
-        self._alone: ort.InferenceSession | None = None
+        self._open_single_core, self._opening = open_single_core, Lock()
+        self._single_core: ort.InferenceSession | None = None
         self._optional = [*([MAPS] if contract.activation_map else []), *([GATE, DISTANCE] if contract.gate else [])]
         self.model = model_name(contract)
-        self._scaling, self._usual = scaling(contract), choose_rule(contract)
+        self._scaling, self._default_rule = scaling(contract), choose_rule(contract)
 
     @classmethod
     def load(
@@ -109,13 +118,13 @@ class Engine:
         check_files(contract, bundle)
         threads = threads or available_cores()
         session = open_model(bundle, contract, provider=provider, threads=threads)
-        is_twice = threads > 1 and provider == CPU and (bundle / MODEL_FILE).stat().st_size < _LARGEST_TWICE
+        is_twice = threads > 1 and provider == CPU and (bundle / MODEL_FILE).stat().st_size < _LARGEST_DUPLICATED
 
-        def open_alone() -> ort.InferenceSession:
+        def open_single_core() -> ort.InferenceSession:
             check_files(contract, bundle)  # the bundle may have been replaced since
             return open_model(bundle, contract, provider=provider, threads=1)
 
-        return cls(contract, session, limits, open_alone if is_twice else None, fix_orientation=fix_orientation)
+        return cls(contract, session, limits, open_single_core if is_twice else None, fix_orientation=fix_orientation)
 
     def rule(
         self, *, level: Level = "class", coverage: float | None = None, operating_point: str | None = None
@@ -140,10 +149,10 @@ class Engine:
         """
         if not isinstance(data, bytes):
             raise TypeError(f"predict takes the bytes of a film's file, got {type(data).__name__}; read it first")
-        return next(self.decide([self.decode(Encoded(name=name, read=lambda: data), rule=rule)]))
+        return next(self.decide([self.decode(ImageFile(name=name, read=lambda: data), rule=rule)]))
 
     def predict_many(
-        self, films: Iterable[Encoded], *, rule: Rule | None = None, picture_side: int | None = None
+        self, films: Iterable[ImageFile], *, rule: Rule | None = None, picture_side: int | None = None
     ) -> Iterator[Prediction]:
         """Decide on films in order, in a thread a core, which run ahead a bounded number of films.
 
@@ -169,22 +178,22 @@ class Engine:
     ) -> tuple[list[Prediction], Exception | None]:
         """The predictions on the films of a group up to the first that fails, and its error."""
         films, failure = group
-        decoded = list[Decoded]()
+        decoded = list[DecodedFilm]()
         try:
             for film in films:
                 decoded.append(self.decode(film, rule=rule, picture_side=picture_side))
         except Exception as trouble:  # noqa: BLE001 (raised after the predictions before it)
             failure = trouble
-        return list(self.decide(decoded, alone=len(films) > 1)), failure
+        return list(self.decide(decoded, single_core=len(films) > 1)), failure
 
-    def _chosen(self, *, alone: bool) -> ort.InferenceSession:
-        if not alone or self._open_alone is None:
+    def _session_for(self, *, single_core: bool) -> ort.InferenceSession:
+        if not single_core or self._open_single_core is None:
             return self._session
         with self._opening:
-            self._alone = self._alone or self._open_alone()
-        return self._alone
+            self._single_core = self._single_core or self._open_single_core()
+        return self._single_core
 
-    def run(self, images: Luma, *, alone: bool = False) -> Outputs:
+    def run(self, images: Luma, *, single_core: bool = False) -> Outputs:
         """The model's outputs for inputs `uint8 [N, 1, S, S]`; `alone`: on one core.
 
         Raises:
@@ -194,7 +203,9 @@ class Engine:
         if images.dtype != np.uint8 or images.shape[1:] != (1, size, size):
             raise ValueError(f"expected uint8 [N, 1, {size}, {size}], got {images.dtype} {list(images.shape)}")
         wanted = ["logits", "embedding", *self._optional]
-        logits, embedding, *others = map(np.asarray, self._chosen(alone=alone).run(wanted, {"image": images}))
+        logits, embedding, *others = map(
+            np.asarray, self._session_for(single_core=single_core).run(wanted, {"image": images})
+        )
         found = dict(zip(self._optional, others, strict=True))
         return Outputs(
             logits=logits,
@@ -205,7 +216,7 @@ class Engine:
             distances=found.get(DISTANCE),
         )
 
-    def decode(self, film: Encoded, *, rule: Rule | None = None, picture_side: int | None = None) -> Decoded:
+    def decode(self, film: ImageFile, *, rule: Rule | None = None, picture_side: int | None = None) -> DecodedFilm:
         """The first half of `predict`, for callers that overlap it with the model's work themselves."""
         started, wanted = time.perf_counter(), self.contract.input
         image: Luma | Reason
@@ -223,9 +234,9 @@ class Engine:
             image = Reason(refusal.code, str(refusal))
         except OSError as trouble:
             image = Reason("unreadable", f"the file cannot be read ({trouble.strerror or trouble}).")
-        return Decoded(
+        return DecodedFilm(
             name=film.name,
-            rule=rule or self._usual,
+            rule=rule or self._default_rule,
             image=image,
             luma=luma,
             doubt=doubt,
@@ -235,11 +246,11 @@ class Engine:
             milliseconds=_since(started),
         )
 
-    def decide(self, batch: Sequence[Decoded], *, alone: bool = False) -> Iterator[Prediction]:
+    def decide(self, batch: Sequence[DecodedFilm], *, single_core: bool = False) -> Iterator[Prediction]:
         """The second half of `predict`, for several films in one `run` of the model (`BATCH` of them are quickest)."""
         images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
-        outputs = self.run(np.stack(images), alone=alone) if images else None
+        outputs = self.run(np.stack(images), single_core=single_core) if images else None
         share = _since(started) / max(1, len(images))
         rows = iter(range(len(images)))
         for film in batch:
@@ -249,7 +260,7 @@ class Engine:
                 assert outputs is not None
                 yield self._answered(film, film.image, outputs.row(next(rows)), share)
 
-    def _answered(self, film: Decoded, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
+    def _answered(self, film: DecodedFilm, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
         """The prediction on a film that could be read, by the model's outputs."""
         why = self._fault(film, row)
         if why is not None and self.fix_orientation and can_undo(why.code):
@@ -258,7 +269,7 @@ class Engine:
             milliseconds += _since(started)
             if self._fault(film, fixed) is None:
                 luma = None if film.luma is None else undo(why.code, film.luma)
-                film, row, image = replace(film, notes=(*film.notes, undone(why.code)), luma=luma), fixed, better
+                film, row, image = replace(film, notes=(*film.notes, undone_note(why.code)), luma=luma), fixed, better
                 why = None
         if why is not None:
             return replace(
@@ -271,7 +282,7 @@ class Engine:
         if (
             self.contract.gate is not None
             and row.scores is not None
-            and (warning := warn(self.contract.gate, row.scores))
+            and (warning := mirror_warning(self.contract.gate, row.scores))
         ):
             notes = (*notes, warning)
         verdict = decide(
@@ -288,14 +299,14 @@ class Engine:
             stages={"decode": film.milliseconds, "model": milliseconds},
         )
 
-    def _fault(self, film: Decoded, row: Outputs) -> Reason | None:
+    def _fault(self, film: DecodedFilm, row: Outputs) -> Reason | None:
         """Why a film is rejected, or None; a bundle without a gate rejects only what reading it left in doubt."""
         gate, why = self.contract.gate, None
         if gate is not None and row.scores is not None and row.distances is not None:
-            why = judge(gate, row.scores, row.distances, film.coloured)
-        return why if film.doubt is None or (why is not None and is_picture(why.code)) else film.doubt
+            why = find_fault(gate, row.scores, row.distances, film.coloured)
+        return why if film.doubt is None or (why is not None and is_not_radiograph(why.code)) else film.doubt
 
-    def _prediction(self, film: Decoded, verdict: Verdict) -> Prediction:
+    def _prediction(self, film: DecodedFilm, verdict: Verdict) -> Prediction:
         """What there is to say of a film without the model's numbers."""
         return Prediction(
             **vars(verdict),
@@ -308,11 +319,11 @@ class Engine:
         )
 
 
-def _groups(films: Iterable[Encoded], cores: int) -> Iterator[_Group]:
+def _groups(films: Iterable[ImageFile], cores: int) -> Iterator[_Group]:
     """Films in groups, small ones first so that every core has some, and the error that ended them, if any."""
     films = iter(films)
     for size in chain(*([size] * cores for size in (1, 2, 4)), repeat(BATCH)):
-        group, failure = list[Encoded](), None
+        group, failure = list[ImageFile](), None
         try:
             group.extend(islice(films, size))  # keeps those that came before an error
         except Exception as trouble:  # noqa: BLE001 (raised after the predictions before it)

@@ -19,7 +19,7 @@ from pneumoscope.engine.document import Level, Status
 from pneumoscope.errors import UsageError
 from pneumoscope.imaging import Reason
 
-_OLDEST_TOLD = 90
+_OLDEST_STATED = 90
 #: By group: whether the film may be inside it, and whether it may be outside.
 _Sides = dict[str, tuple[bool, bool]]
 
@@ -74,15 +74,15 @@ def choose_rule(
     """
     decision = contract.decision
     if level == "group" or operating_point is not None:
-        coarse(contract.groups, contract.classes)
+        group_answers(contract.groups, contract.classes)
     if (row := decision.row(decision.coverage if coverage is None else coverage)) is None:
-        known = _listed((f"{row.coverage:g}" for row in decision.table if row.coverage is not None), "or")
+        known = _join_names((f"{row.coverage:g}" for row in decision.table if row.coverage is not None), "or")
         raise UsageError(f"coverage {coverage:g} is not in this model's table; accepted: {known}.")
     if operating_point is None:
         return Rule(level=level, row=row)
     points = {point.name: point for point in decision.operating_points}
     if operating_point not in points:
-        known = _listed(points, "or")
+        known = _join_names(points, "or")
         raise UsageError(f"operating point {operating_point!r} is not in this model's table; accepted: {known}.")
     return Rule(level="group", row=row, point=points[operating_point])
 
@@ -125,12 +125,12 @@ def decide(
 def judge(groups: dict[str, tuple[str, ...]], shares: dict[str, float], rule: Rule) -> Verdict:
     """The decision on probabilities by class, in the contract's order: with the reasons of an abstention alone."""
     if rule.point is not None:
-        return _at_point(groups, shares, rule.point)
+        return _judge_at_point(groups, shares, rule.point)
     judge_level = _judge_class if rule.level == "class" else _judge_group
     return replace(judge_level(groups, shares, rule.row), coverage=rule.row.coverage)
 
 
-def coarse(groups: dict[str, tuple[str, ...]], classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def group_answers(groups: dict[str, tuple[str, ...]], classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The answers of level `group` and the classes each stands for: the groups, and every class in none.
 
     Raises:
@@ -146,7 +146,7 @@ def coarse(groups: dict[str, tuple[str, ...]], classes: Iterable[str]) -> dict[s
 
 
 def _judge_class(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> Verdict:
-    fitting, sides, at = _fitting(shares, row), _sides(groups, shares, row), _at(row)
+    fitting, sides, at = _fitting_classes(shares, row), _sides(groups, shares, row), _coverage_phrase(row)
     if len(fitting) == 1:
         label, best = fitting[0], max(shares, key=shares.__getitem__)
         only = f"{at} {label} is the only class that fits, but"
@@ -154,38 +154,40 @@ def _judge_class(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
             return _abstained(fitting, Reason("less-probable", f"{only} {best} is more probable"))
         for group, members in groups.items():
             if sides[group] != (label in members, label not in members):
-                return _abstained(fitting, Reason("group-unclear", f"{only} {_unclear(group, sides[group])}"))
+                return _abstained(fitting, Reason("group-unclear", f"{only} {_sides_phrase(group, sides[group])}"))
         return _answered(label, fitting, shares)
     if not fitting:
         return _abstained((), Reason("no-class", f"{at} no class is probable enough to fit the film"))
-    several = Reason("several-classes", f"{at} the film may be {_listed(fitting, 'or')}")
+    several = Reason("several-classes", f"{at} the film may be {_join_names(fitting, 'or')}")
     for group, members in groups.items():
         if {*fitting} <= {*members}:
             if not sides[group][1]:  # the group itself may miss its threshold: the sets of its classes say what it is
                 return replace(_abstained(fitting, several), label=f"{group}, type undetermined")
-            unclear = Reason("group-unclear", f"{at} {_unclear(group, sides[group])}")
+            unclear = Reason("group-unclear", f"{at} {_sides_phrase(group, sides[group])}")
             return _abstained(fitting, several, unclear)
     return _abstained(fitting, several)
 
 
 def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> Verdict:
     """Of several classes outside all groups, the class sets say which it is."""
-    choices, sides = coarse(groups, shares), _sides(groups, shares, row)
+    choices, sides = group_answers(groups, shares), _sides(groups, shares, row)
     classes = tuple(
         name for name in shares if all(sides[group][name not in members] for group, members in groups.items())
     )
     answers = [choice for choice, members in choices.items() if {*members} & {*classes}]
     if len(answers) > 1 and not {*answers} & {*groups}:
-        answers = [choice for choice in answers if choice in _fitting(shares, row)]
+        answers = [choice for choice in answers if choice in _fitting_classes(shares, row)]
     if len(answers) == 1:
         return _answered(answers[0], choices[answers[0]], shares)
-    words = f"the film may be {_listed(answers, 'or')}" if answers else f"none of {_listed(choices)} fits the film"
-    return _abstained(classes, Reason("group-unclear", f"{_at(row)} {words}"))
+    words = (
+        f"the film may be {_join_names(answers, 'or')}" if answers else f"none of {_join_names(choices)} fits the film"
+    )
+    return _abstained(classes, Reason("group-unclear", f"{_coverage_phrase(row)} {words}"))
 
 
-def _at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], point: OperatingPoint) -> Verdict:
+def _judge_at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], point: OperatingPoint) -> Verdict:
     """In the group from the threshold on, else the most probable of the other answers; never an abstention."""
-    choices = coarse(groups, shares)
+    choices = group_answers(groups, shares)
     sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
     others = (name for name in choices if name != point.group)
     label = point.group if sums[point.group] >= point.threshold else max(others, key=sums.__getitem__)
@@ -193,7 +195,7 @@ def _at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], poin
     return replace(_answered(label, choices[label], shares), why=(Reason("operating-point", words),))
 
 
-def _fitting(shares: dict[str, float], row: CoverageRow) -> tuple[str, ...]:
+def _fitting_classes(shares: dict[str, float], row: CoverageRow) -> tuple[str, ...]:
     return tuple(name for name, share in shares.items() if share >= row.classes[name])
 
 
@@ -211,11 +213,11 @@ def _abstained(possible: tuple[str, ...], *why: Reason) -> Verdict:
     return Verdict(status="abstained", prediction_set=possible, why=why)
 
 
-def _at(row: CoverageRow) -> str:
+def _coverage_phrase(row: CoverageRow) -> str:
     return "by this bundle's threshold" if row.coverage is None else f"at {row.coverage:.0%} coverage"
 
 
-def _unclear(group: str, sides: tuple[bool, bool]) -> str:
+def _sides_phrase(group: str, sides: tuple[bool, bool]) -> str:
     """What a group's sides say of a film, where they do not say what its class does."""
     return {
         (True, True): f"both {group} and its absence fit the film",
@@ -225,7 +227,7 @@ def _unclear(group: str, sides: tuple[bool, bool]) -> str:
     }[sides]
 
 
-def _listed(names: Iterable[str], word: str = "and") -> str:
+def _join_names(names: Iterable[str], word: str = "and") -> str:
     """Names as a list in a sentence, or the word `none`."""
     *first, last = [*names] or ["none"]
     return f"{', '.join(first)} {word} {last}" if first else last
@@ -244,7 +246,7 @@ def _remarks(
     yield from notes
     ages = contract.population.age_years
     if ages is not None and age_years is not None and not ages[0] <= age_years < ages[1] + 1:
-        sentence = f"the patient is {_told(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}"
+        sentence = f"the patient is {_rough_age(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}"
         yield Reason("outside-ages", sentence)
     rule = contract.activation_map
     if rule is None or attention is None or attention.border is None or attention.corners is None:
@@ -255,8 +257,8 @@ def _remarks(
         yield Reason("looked-at-rim", sentence)
 
 
-def _told(age_years: float) -> str:
+def _rough_age(age_years: float) -> str:
     """An age in whole years and no finer, for months tell a birthday, and great ages a person."""
     if age_years < 1:
         return "under 1 year old"
-    return f"{int(age_years)} years old" if age_years < _OLDEST_TOLD else f"{_OLDEST_TOLD} years old or older"
+    return f"{int(age_years)} years old" if age_years < _OLDEST_STATED else f"{_OLDEST_STATED} years old or older"

@@ -11,7 +11,7 @@ from pneumoscope.metrics import softmax
 
 GATE, DISTANCE = "gate", "distance"
 
-_TELL = {
+_SENTENCES = {
     "inverted": "the film is a negative: black and white are exchanged",
     "rotated-90": "the film is turned by 90° clockwise",
     "rotated-180": "the film is upside down",
@@ -32,7 +32,7 @@ _UNDO: dict[str, Callable[[Luma], Luma]] = {
 }
 
 
-def judge(
+def find_fault(
     gate: Gate, scores: NDArray[np.float32], distances: NDArray[np.float32], coloured: float | None
 ) -> Reason | None:
     """Why an input is rejected, or None.
@@ -46,10 +46,10 @@ def judge(
     shares = dict(zip(gate.codes, softmax(scores).tolist(), strict=True))
     if coloured is not None and coloured > gate.coloured:
         code = max(_COLOURED, key=lambda each: shares.get(each, 0.0))
-        return Reason(code, f"{_TELL[code]}: {coloured:.0%} of it has colours.")
+        return Reason(code, f"{_SENTENCES[code]}: {coloured:.0%} of it has colours.")
     if shares[FILM] + shares[MIRRORED] < gate.film_from:
         code = max((each for each in shares if each not in (FILM, MIRRORED)), key=shares.__getitem__)
-        return Reason(code, f"{_TELL.get(code, code)}.{_advice(code)}")
+        return Reason(code, f"{_SENTENCES.get(code, code)}.{_advice(code)}")
     if any(distance > limit for distance, limit in zip(distances.tolist(), gate.distances, strict=True)):
         return Reason(
             "unlike-films",
@@ -59,7 +59,7 @@ def judge(
     return None
 
 
-def warn(gate: Gate, scores: NDArray[np.float32]) -> Reason | None:
+def mirror_warning(gate: Gate, scores: NDArray[np.float32]) -> Reason | None:
     """That a film is probably mirrored, if it is so."""
     share = softmax(scores)[gate.codes.index(MIRRORED)]
     if share < gate.mirrored_from:
@@ -67,9 +67,9 @@ def warn(gate: Gate, scores: NDArray[np.float32]) -> Reason | None:
     return Reason(MIRRORED, "left and right look exchanged: compare with the marker, and think of dextrocardia")
 
 
-def is_picture(code: str) -> bool:
+def is_not_radiograph(code: str) -> bool:
     """Whether the code is of pictures that are no radiographs, and not of a radiograph's fault."""
-    return code in _TELL and code not in _UNDO
+    return code in _SENTENCES and code not in _UNDO
 
 
 def can_undo(code: str) -> bool:
@@ -82,9 +82,9 @@ def undo(code: str, luma: Luma) -> Luma:
     return np.ascontiguousarray(_UNDO[code](luma))
 
 
-def undone(code: str) -> Reason:
+def undone_note(code: str) -> Reason:
     """What is to be said of a film whose fault was undone."""
-    return Reason(code, f"{_TELL[code]}; this was undone before it was judged")
+    return Reason(code, f"{_SENTENCES[code]}; this was undone before it was judged")
 
 
 def _advice(code: str) -> str:

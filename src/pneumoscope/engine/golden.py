@@ -60,19 +60,19 @@ class Golden(Document):
     cases: tuple[GoldenCase, ...] = Field(min_length=1)
 
 
-class _OldCase(Document):
+class _Case1(Document):
     file: Text
     probabilities: dict[Text, float]
 
 
-class _OldGolden(Document):
+class _Golden1(Document):
     """Of schema version 1: films that were answered, and no word on the decision."""
 
     schema_version: Literal[1]
-    cases: tuple[_OldCase, ...] = Field(min_length=1)
+    cases: tuple[_Case1, ...] = Field(min_length=1)
 
 
-class _Case2(_OldCase):
+class _Case2(_Case1):
     needs: Literal["dicom"] | None
     status: Status
     label: str | None
@@ -87,14 +87,14 @@ class _Golden2(Document):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified:
+class Verification:
     """How many golden cases came out as they must, and the files left out for want of an extra."""
 
     cases: int
     left_out: tuple[str, ...]
 
 
-def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
+def verify(bundle: Path, *, engine: Engine | None = None) -> Verification:
     """Run a bundle's golden cases through decode, preprocess, model and decision.
 
     Where the package onnx is installed, the normalisation in an fp32 graph is compared with the contract's too.
@@ -122,7 +122,7 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
                 f"{bundle}: golden case {case.file} gives {difference}; "
                 "this machine does not reproduce the model, do not use it."
             )
-    return Verified(cases=len(chosen), left_out=tuple(case.file for case in golden.cases if case not in chosen))
+    return Verification(cases=len(chosen), left_out=tuple(case.file for case in golden.cases if case not in chosen))
 
 
 def _require_listed(file: str, bundle: Path, engine: Engine) -> None:
@@ -135,7 +135,7 @@ def _read(path: Path, engine: Engine) -> Golden:
     content = path.read_bytes() if path.is_file() else b""
     try:
         if b'"schema_version": 1,' in content:
-            return _up_to_date(read_document(_OldGolden, content, strict=True), engine)
+            return _upgrade(read_document(_Golden1, content, strict=True), engine)
         if b'"schema_version": 2,' in content:
             old = read_document(_Golden2, content, strict=True)
             cases = tuple(GoldenCase(**case.model_dump(), outputs=None) for case in old.cases)
@@ -145,7 +145,7 @@ def _read(path: Path, engine: Engine) -> Golden:
         raise BundleError(f"{path} is not valid: {failure}; export the bundle again.") from failure
 
 
-def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
+def _upgrade(old: _Golden1, engine: Engine) -> Golden:
     """Version 1 answered every film with its most probable class; today's rule may not, and only rejections count."""
     if engine.contract.decision.coverage is not None:
         raise ValueError("its schema version 1 belongs to a bundle without a coverage")

@@ -22,7 +22,7 @@ from pneumoscope.dataset.split import Labelled, deal_patients, grouped
 from pneumoscope.engine import Rule, judge
 from pneumoscope.engine.decision import Verdict
 from pneumoscope.errors import RunError
-from pneumoscope.metrics import Floats, Indices, Unseen
+from pneumoscope.metrics import Floats, HeldOutFilms, Indices
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.evidence import Evidence, load_evidence
 from pneumoscope.training.run_directory import RunCard
@@ -53,10 +53,10 @@ def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Calibrating:
+class CalibrationSet:
     """The films to calibrate with, what they are, and the prior `[C]` that the network's probabilities assume."""
 
-    films: Unseen
+    films: HeldOutFilms
     kind: EvidenceKind
     prior: Floats
     classes: tuple[str, ...]
@@ -70,7 +70,7 @@ class Calibrating:
         """A group's probability of each film, `[N]`."""
         return np.asarray(probabilities[:, [self.classes.index(label) for label in self.groups[group]]].sum(axis=1))
 
-    def inside(self, group: str, setting: "_Setting") -> tuple[NDArray[np.bool_], Floats]:
+    def inside(self, group: str, setting: "_ThresholdFilms") -> tuple[NDArray[np.bool_], Floats]:
         """Which films are of a group, and its probability of each."""
         members = [self.classes.index(label) for label in self.groups[group]]
         return np.isin(setting.truth, members), self.share(group, setting.probabilities)
@@ -82,14 +82,14 @@ def frequencies(prior: Literal["train", "uniform"], dataset: Dataset) -> Floats:
     return np.asarray(counts / counts.sum()) if prior == "train" else np.full(len(counts), 1 / len(counts))
 
 
-def validation_films(films: list[Film], logits: Floats, dataset: Dataset, prior: Floats) -> Unseen:
+def validation_films(films: list[Film], logits: Floats, dataset: Dataset, prior: Floats) -> HeldOutFilms:
     """What a network says of its validation split, in folds by patient: as many as every class has patients for."""
     truth = np.array([dataset.classes.index(film.label) for film in films], np.int64)
     _, patient = np.unique([film.patient for film in films], return_inverse=True)
     each = grouped({(film.label, film.patient) for film in films}, lambda pair: pair[0])
     folds = min(_FOLDS, *map(len, each.values()))
     dealt = deal_patients([Labelled(label=film.label, patient=film.patient) for film in films], folds=folds, seed=0)
-    return Unseen(
+    return HeldOutFilms(
         logits=logits.astype(np.float64),
         truth=truth,
         patient=patient,
@@ -98,14 +98,14 @@ def validation_films(films: list[Film], logits: Floats, dataset: Dataset, prior:
     )
 
 
-def calibrate(given: Calibrating) -> tuple[Calibration, Decision]:
+def calibrate(given: CalibrationSet) -> tuple[Calibration, Decision]:
     """The calibration fitted to all the films, and the decision's tables with their cross-fitted figures.
 
     The method, vector scaling or temperature, is chosen once, by all the films (see `metrics.choose_method`).
     """
     films = given.films
     method = metrics.choose_method(films)
-    scaling, whole = metrics.fit(films, method), _Setting(films.truth, metrics.cross_fitted(films, method))
+    scaling, whole = metrics.fit(films, method), _ThresholdFilms(films.truth, metrics.cross_fitted(films, method))
     calibration = Calibration(
         method=scaling.method,
         scale=given.by_class(scaling.scale),
@@ -114,7 +114,7 @@ def calibrate(given: Calibrating) -> tuple[Calibration, Decision]:
         evidence=given.kind,
         films=len(films.truth),
     )
-    parts = list(_held_out(films, method))
+    parts = list(_held_out_folds(films, method))
     decision = Decision(
         coverage=DEFAULT_COVERAGE,
         table=tuple(_row(given, whole, parts, coverage) for coverage in COVERAGES),
@@ -125,8 +125,8 @@ def calibrate(given: Calibrating) -> tuple[Calibration, Decision]:
     return calibration, decision
 
 
-def judge_apart(
-    given: Calibrating, method: metrics.Method, coverage: float = DEFAULT_COVERAGE
+def judge_out_of_fold(
+    given: CalibrationSet, method: metrics.Method, coverage: float = DEFAULT_COVERAGE
 ) -> tuple[Floats, list[Verdict]]:
     """What films are judged by calibration and thresholds of other folds' films, so that no film judges itself.
 
@@ -135,7 +135,7 @@ def judge_apart(
     """
     probabilities = np.empty(given.films.logits.shape)
     verdicts = dict[int, Verdict]()
-    for part in _held_out(given.films, method):
+    for part in _held_out_folds(given.films, method):
         rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
         probabilities[part.rows] = part.probabilities
         judged = (judge(given.groups, given.by_class(shares), rule) for shares in part.probabilities)
@@ -144,7 +144,7 @@ def judge_apart(
 
 
 @dataclass(frozen=True, eq=False)
-class _Setting:
+class _ThresholdFilms:
     """Films that set thresholds: class indices `[N]`, and probabilities `[N, C]` cross-fitted among themselves."""
 
     truth: Indices
@@ -152,22 +152,22 @@ class _Setting:
 
 
 @dataclass(frozen=True, eq=False)
-class _HeldOut:
+class _HeldOutFold:
     """A fold as a mask `bool [N]`, its films' probabilities, and the other folds' films, which set its rules."""
 
     rows: NDArray[np.bool_]
     probabilities: Floats
-    setting: _Setting
+    setting: _ThresholdFilms
     weights: Floats
 
 
-def _held_out(films: Unseen, method: metrics.Method) -> Iterator[_HeldOut]:
+def _held_out_folds(films: HeldOutFilms, method: metrics.Method) -> Iterator[_HeldOutFold]:
     for rows, others in films.parts():
-        setting = _Setting(others.truth, metrics.cross_fitted(others, method))
-        yield _HeldOut(rows, metrics.fit(others, method).probabilities(films.logits[rows]), setting, others.weights)
+        setting = _ThresholdFilms(others.truth, metrics.cross_fitted(others, method))
+        yield _HeldOutFold(rows, metrics.fit(others, method).probabilities(films.logits[rows]), setting, others.weights)
 
 
-def _row(given: Calibrating, whole: _Setting, parts: list[_HeldOut], coverage: float) -> CoverageRow:
+def _row(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold], coverage: float) -> CoverageRow:
     """A row of the table by all the films, and how the other folds' rows did on each fold."""
     truth = given.films.truth
     kept, answer = np.zeros((len(truth), len(given.classes)), np.bool_), np.full(len(truth), -1)
@@ -179,14 +179,18 @@ def _row(given: Calibrating, whole: _Setting, parts: list[_HeldOut], coverage: f
     answered, observed = answer >= 0, metrics.class_coverage(kept, truth)
     return _thresholds(given, whole, coverage).model_copy(
         update={
-            "observed": {label: metrics.finite(share) for label, share in zip(given.classes, observed, strict=True)},
-            "answered": metrics.finite(answered.mean()),
-            "accuracy": metrics.finite(np.mean(answer[answered] == truth[answered])) if answered.any() else None,
+            "observed": {
+                label: metrics.finite_or_none(share) for label, share in zip(given.classes, observed, strict=True)
+            },
+            "answered": metrics.finite_or_none(answered.mean()),
+            "accuracy": metrics.finite_or_none(np.mean(answer[answered] == truth[answered]))
+            if answered.any()
+            else None,
         }
     )
 
 
-def _thresholds(given: Calibrating, setting: _Setting, coverage: float) -> CoverageRow:
+def _thresholds(given: CalibrationSet, setting: _ThresholdFilms, coverage: float) -> CoverageRow:
     """The least probabilities of classes and of groups' sides, and no figures."""
     truth, classes = setting.truth, len(given.classes)
     groups = {}
@@ -210,7 +214,7 @@ def _least(own: Floats, truth: Indices, classes: int, coverage: float) -> list[f
     return [0.0 if np.isinf(score) else max(0.0, math.floor((1 - score) * 1e6) / 1e6) for score in scores]
 
 
-def _points(given: Calibrating, whole: _Setting, parts: list[_HeldOut]) -> Iterator[OperatingPoint]:
+def _points(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold]) -> Iterator[OperatingPoint]:
     """Operating points of every group that has films on both sides."""
     weights = given.films.weights
     for group in given.groups:
@@ -234,10 +238,12 @@ def _points(given: Calibrating, whole: _Setting, parts: list[_HeldOut]) -> Itera
             )
 
 
-def _threshold(given: Calibrating, setting: _Setting, weights: Floats, group: str, aim: Aim, level: float) -> float:
+def _threshold(
+    given: CalibrationSet, setting: _ThresholdFilms, weights: Floats, group: str, aim: Aim, level: float
+) -> float:
     """The probability of a group from which on it is called, so that the rate is at least `level` of these films."""
     inside, share = given.inside(group, setting)
     if aim == "sensitivity":
-        return metrics.reached_by(share[inside], level, weights[inside])
-    below = 1 - metrics.reached_by(1 - share[~inside], level, weights[~inside])
+        return metrics.threshold_reached_by(share[inside], level, weights[inside])
+    below = 1 - metrics.threshold_reached_by(1 - share[~inside], level, weights[~inside])
     return min(1.0, round(below + 1e-6, 6))  # over it: at the threshold a film is called

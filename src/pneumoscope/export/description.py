@@ -12,14 +12,14 @@ from pneumoscope.dataset import Dataset
 from pneumoscope.documents import write_document
 from pneumoscope.engine import BATCH, Engine
 from pneumoscope.engine.reference import About, Answers, Reference, save_reference
-from pneumoscope.export.calibration import Calibrating, judge_apart
-from pneumoscope.export.quantise import spread
+from pneumoscope.export.calibration import CalibrationSet, judge_out_of_fold
+from pneumoscope.export.quantise import evenly_spaced
 from pneumoscope.files import write_text
 from pneumoscope.imaging import Luma
 from pneumoscope.report import (
     CARD_FILE,
     REPORT_FILE,
-    Judged,
+    FilmResults,
     TrainedFilms,
     model_facts,
     report_out_of_fold,
@@ -33,7 +33,7 @@ EMBEDDED_FILMS = 480
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Described:
+class BundleFacts:
     """What a bundle is described from.
 
     Attributes:
@@ -45,13 +45,13 @@ class Described:
     """
 
     dataset: Dataset
-    calibrating: Calibrating
+    calibrating: CalibrationSet
     folds: int | None
     published: bool
     images: Luma
 
 
-def describe(given: Described, engine: Engine, folder: Path) -> None:
+def describe(given: BundleFacts, engine: Engine, folder: Path) -> None:
     """Write `films.npz`, `reference.npz`, `card.md` and, of cross-validation's films, `report.json` into a bundle."""
     contract, trained = engine.contract, given.dataset.split("train")
     judged = _judged(given, contract)
@@ -76,13 +76,13 @@ def describe(given: Described, engine: Engine, folder: Path) -> None:
     write_text(folder / CARD_FILE, write_card(report))
 
 
-def _judged(given: Described, contract: Contract) -> Judged:
+def _judged(given: BundleFacts, contract: Contract) -> FilmResults:
     films = given.calibrating.films
-    probabilities, verdicts = judge_apart(given.calibrating, contract.calibration.method)
-    return Judged.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
+    probabilities, verdicts = judge_out_of_fold(given.calibrating, contract.calibration.method)
+    return FilmResults.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
 
 
-def _answers(judged: Judged, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
+def _answers(judged: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
     """How these films are answered. They have not gone through the gate: it was set to reject so many of such films."""
     shares = np.bincount(judged.predicted, minlength=len(judged.classes)) / len(judged.predicted)
     return Answers(
@@ -97,6 +97,6 @@ def _answers(judged: Judged, source: Literal["validation", "out-of-fold"], gate:
 
 def _embeddings(engine: Engine, images: Luma) -> NDArray[np.float32]:
     """Embeddings `[N, D]` of at most `EMBEDDED_FILMS` of the inputs, spread over them."""
-    chosen = images[spread(len(images), EMBEDDED_FILMS)]
+    chosen = images[evenly_spaced(len(images), EMBEDDED_FILMS)]
     parts = [engine.run(chosen[start : start + BATCH]).embedding for start in range(0, len(chosen), BATCH)]
     return np.concatenate(parts).astype(np.float32)

@@ -35,13 +35,13 @@ from pneumoscope.engine import MODEL_FILE, Engine, verify
 from pneumoscope.engine.bundle import CPU, open_model
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
-from pneumoscope.export.calibration import Calibrating, calibrate, evidence_of_run, frequencies, validation_films
-from pneumoscope.export.description import Described, describe
+from pneumoscope.export.calibration import CalibrationSet, calibrate, evidence_of_run, frequencies, validation_films
+from pneumoscope.export.description import BundleFacts, describe
 from pneumoscope.export.gate import FILMS as GATE_FILMS
-from pneumoscope.export.gate import teach_gate
+from pneumoscope.export.gate import fit_gate
 from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import join_gate, write_onnx
-from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
+from pneumoscope.export.quantise import Comparison, evenly_spaced, logits_of, quantise, speed_gain
 from pneumoscope.files import sha256_of, whole_directory
 from pneumoscope.imaging import DEFAULT_LIMITS, Luma
 from pneumoscope.parallel import available_cores
@@ -63,18 +63,18 @@ CALIBRATION_FILMS = 96
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class ExportSummary:
     """What export found out.
 
     `difference` is the largest of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation`
     and `gain` (how many times faster than fp32 one film is answered on this machine) are of int8 only.
-    `decision` has the thresholds and how they did; `classes_told` is how many classes are the most probable one of any
+    `decision` has the thresholds and how they did; `classes_predicted` is how many classes are the most probable one of any
     of the films that set them.
     """
 
     difference: float
     decision: Decision
-    classes_told: int
+    classes_predicted: int
     quantisation: Quantisation | None
     gain: float | None
 
@@ -111,7 +111,7 @@ def export(
     *,
     overwrite: bool = False,
     listener: Listener = SILENT,
-) -> Exported:
+) -> ExportSummary:
     """Write the bundle of a finished run.
 
     It appears only if ONNX Runtime's probabilities equal PyTorch's within `PARITY_TOLERANCE` on up to
@@ -148,10 +148,10 @@ def export(
         write_golden(engine, folder)
         save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
         verify(folder)
-    return Exported(
+    return ExportSummary(
         difference=model.difference,
         decision=decision,
-        classes_told=len(set(calibrating.films.logits.argmax(axis=1).tolist())),
+        classes_predicted=len(set(calibrating.films.logits.argmax(axis=1).tolist())),
         quantisation=model.quantisation,
         gain=model.gain,
     )
@@ -179,10 +179,10 @@ def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
     )
 
 
-def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32]) -> Calibrating:
+def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32]) -> CalibrationSet:
     """The films that set calibration and thresholds; `logits` are of the validation split."""
     prior, evidence = frequencies(subject.config.prior, dataset), subject.evidence
-    return Calibrating(
+    return CalibrationSet(
         films=evidence.unseen() if evidence else validation_films(dataset.split("val"), logits, dataset, prior),
         kind="out-of-fold" if evidence else "validation",
         prior=prior,
@@ -210,11 +210,11 @@ def _write_model(network: Network, subject: _Subject, films: Comparison, path: P
 def _add_gate(dataset: Dataset, subject: _Subject, path: Path, listener: Listener) -> Gate:
     """Fit the gate of the model as it was written, on train films, and join it to the file."""
     films = dataset.split("train")
-    films = [films[place] for place in spread(len(films), GATE_FILMS)]
+    films = [films[place] for place in evenly_spaced(len(films), GATE_FILMS)]
     inputs = np.stack(list(read_inputs(dataset, films, InputRule.squash(subject.config.size), listener)))
     drawings = bool(subject.population.drawings)
     patients = [film.patient for film in films]
-    gate, weights = teach_gate(path, inputs, patients, drawings=drawings, listener=listener)
+    gate, weights = fit_gate(path, inputs, patients, drawings=drawings, listener=listener)
     join_gate(path, weights)
     return gate
 
@@ -228,7 +228,7 @@ def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listene
     chosen = dataset.split("val" if validates else "train")
     cached = find_cached(dataset, "val", rule, dataset.root / CACHE_FOLDER) if validates else None
     if not validates:
-        chosen = [chosen[place] for place in spread(len(chosen), STAND_IN_FILMS)]
+        chosen = [chosen[place] for place in evenly_spaced(len(chosen), STAND_IN_FILMS)]
 
     def inputs(films: list[Film]) -> Luma:
         return np.stack(list(read_inputs(dataset, films, rule, listener)))
@@ -303,8 +303,8 @@ def _contract(
     )
 
 
-def _described(subject: _Subject, dataset: Dataset, calibrating: Calibrating, films: Comparison) -> Described:
-    return Described(
+def _described(subject: _Subject, dataset: Dataset, calibrating: CalibrationSet, films: Comparison) -> BundleFacts:
+    return BundleFacts(
         dataset=dataset,
         calibrating=calibrating,
         folds=None if subject.evidence is None else subject.evidence.about.folds,
@@ -320,7 +320,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _parity(network: Network, images: Luma, logits: NDArray[np.float32]) -> float:
     """The largest difference of a probability between PyTorch and the model's logits of the same images."""
-    places = spread(len(images), PARITY_FILMS)
+    places = evenly_spaced(len(images), PARITY_FILMS)
     with torch.no_grad():
         expected = torch.cat([network(part) for part in torch.split(torch.from_numpy(images[places]), 16)])
     difference = float(np.abs(metrics.softmax(logits[places]) - metrics.softmax(expected.numpy())).max())

@@ -18,7 +18,7 @@ _LEAST = 0.75  # share of each side that is kept
 _BORDERED = 0.25  # share of films that get black borders
 
 
-def vary(film: Luma, random: Random) -> Luma:
+def augment(film: Luma, random: Random) -> Luma:
     """A film as another machine, exposure or framing would have it; still without a fault."""
     side = len(film)
     turned = Image.fromarray(film).rotate(random.uniform(-8, 8), Image.Resampling.BILINEAR, fillcolor=int(film[0, 0]))
@@ -54,7 +54,7 @@ def _inverted(film: Luma, random: Random) -> Luma:
 
 
 #: How a film comes to have a fault, by its code. A turn by an angle is what three more such turns undo.
-MAKE: dict[str, Callable[[Luma, Random], Luma]] = {
+FAULT_MAKERS: dict[str, Callable[[Luma, Random], Luma]] = {
     MIRRORED: lambda film, _: mirror(film),
     "inverted": _inverted,
     "rotated-90": lambda film, _: undo("rotated-270", film),

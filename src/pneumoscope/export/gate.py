@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from pneumoscope.contract import FILM, MIRRORED, Gate
-from pneumoscope.export.faults import MAKE, vary
+from pneumoscope.export.faults import FAULT_MAKERS, augment
 from pneumoscope.export.graph import LIMIT, MIDDLE, GateWeights
 from pneumoscope.export.pictures import KINDS, Kind, Random, draw
-from pneumoscope.export.quantise import run_model, spread
+from pneumoscope.export.quantise import evenly_spaced, run_model
 from pneumoscope.imaging import Luma
 from pneumoscope.metrics import Floats, softmax
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
 
-CODES = (FILM, *MAKE, *KINDS)
+CODES = (FILM, *FAULT_MAKERS, *KINDS)
 #: Share of varied films that the limits may reject, all together; and of coloured pixels that a film may have.
 FALSE_REJECTS, COLOURED = 0.01, 0.05
 FILMS = 600
@@ -40,7 +40,7 @@ _STEPS, _BATCH, _RATE, _DECAY = 400, 256, 5e-3, 1e-2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lesson:
+class GateSamples:
     """What a gate is fitted to: features `float32 [N, E]`, index of the code `[N]`, patient, or -1, `[N]`.
 
     `embedding` of the E features are the embedding's; the others are the `pool`ed middle features.
@@ -53,7 +53,7 @@ class Lesson:
     pool: Floats
 
 
-def teach_gate(
+def fit_gate(
     model: Path,
     films: Luma,
     patients: Sequence[str],
@@ -75,8 +75,8 @@ def teach_gate(
     Returns:
         The contract's part, and what `join_gate` takes.
     """
-    lesson = make_lesson(model, films, patients, drawings=drawings, seed=seed, listener=listener)
-    judged = [_judged(lesson, fold, seed) for fold in range(_FOLDS)]
+    samples = gate_samples(model, films, patients, drawings=drawings, seed=seed, listener=listener)
+    judged = [_held_out_outputs(samples, fold, seed) for fold in range(_FOLDS)]
     film, mirrored, distances = (np.concatenate(part) for part in zip(*judged, strict=True))
     share, margin = FALSE_REJECTS / 3, 1 + 1 / math.sqrt(len(film))  # three limits; few films show less of the tail
     return Gate(
@@ -87,22 +87,22 @@ def teach_gate(
         coloured=COLOURED,
         false_rejects=FALSE_REJECTS,
         films=len(film),
-    ), fit(lesson, np.ones(len(lesson.code), bool), seed)
+    ), fit_weights(samples, np.ones(len(samples.code), bool), seed)
 
 
-def make_lesson(
+def gate_samples(
     model: Path, films: Luma, patients: Sequence[str], *, drawings: bool, seed: int, listener: Listener = SILENT
-) -> Lesson:
+) -> GateSamples:
     """Films as they are and varied, each fault of them, and pictures of each kind, as features of the model."""
-    places = spread(len(films), FILMS)
+    places = evenly_spaced(len(films), FILMS)
     chosen = [films[place, 0] for place in places]
     names, numbers = np.unique([patients[place] for place in places], return_inverse=True)
     if len(names) < _FOLDS:  # too few to judge by patient
         numbers = np.arange(len(chosen))
     makers: list[tuple[str, int, Callable[[int, Random], Luma]]] = [
         (FILM, len(chosen), lambda row, _: chosen[row]),
-        (FILM, len(chosen), lambda row, random: vary(chosen[row], random)),
-        *((code, len(chosen), partial(_faulty, code, chosen)) for code in MAKE),
+        (FILM, len(chosen), lambda row, random: augment(chosen[row], random)),
+        *((code, len(chosen), partial(_faulty, code, chosen)) for code in FAULT_MAKERS),
         *((kind, _count(kind, len(chosen)), partial(_picture, kind, chosen[0].shape[0], drawings)) for kind in KINDS),
     ]
     features, codes, owners = list[Floats](), list[int](), list[NDArray[np.int64]]()
@@ -115,7 +115,7 @@ def make_lesson(
         codes += [CODES.index(code)] * count
         owners.append(numbers if code not in KINDS else np.full(count, -1))
     assert found is not None
-    return Lesson(
+    return GateSamples(
         features=np.concatenate(features),
         code=np.array(codes),
         patient=np.concatenate(owners),
@@ -136,17 +136,17 @@ def features_of(model: Path, images: Luma) -> tuple[Floats, Floats, Floats]:
     return np.concatenate(embeddings), np.concatenate(layouts), pool
 
 
-def fit(lesson: Lesson, rows: NDArray[np.bool_], seed: int) -> GateWeights:
-    """The gate of some rows of a lesson."""
-    features, codes = lesson.features[rows], lesson.code[rows]
+def fit_weights(samples: GateSamples, rows: NDArray[np.bool_], seed: int) -> GateWeights:
+    """The gate of some rows of a samples."""
+    features, codes = samples.features[rows], samples.code[rows]
     films = features[codes == CODES.index(FILM)]
     mean, deviation = _moments(features)
     weight, bias = _classifier(np.clip((features - mean) / deviation, -LIMIT, LIMIT), codes, seed)
     centre, breadth = _moments(films)
     scaled = (films - centre) / breadth
-    (first, unit), (second, other) = (_components(part) for part in np.split(scaled, [lesson.embedding], axis=1))
+    (first, unit), (second, other) = (_components(part) for part in np.split(scaled, [samples.embedding], axis=1))
     return GateWeights(
-        pool=lesson.pool,
+        pool=samples.pool,
         mean=mean,
         deviation=deviation,
         weight=weight,
@@ -169,10 +169,12 @@ def apply(gate: GateWeights, features: Floats) -> tuple[Floats, Floats]:
     return scaled @ gate.weight.T + gate.bias, np.stack(rest, axis=1)
 
 
-def _judged(lesson: Lesson, fold: int, seed: int) -> tuple[Floats, Floats, Floats]:
+def _held_out_outputs(samples: GateSamples, fold: int, seed: int) -> tuple[Floats, Floats, Floats]:
     """Of films that a gate has not seen: shares of a film and of a mirrored one, and distances."""
-    held = (lesson.patient >= 0) & (lesson.patient % _FOLDS == fold)
-    scores, distances = apply(fit(lesson, ~held, seed), lesson.features[held & (lesson.code == CODES.index(FILM))])
+    held = (samples.patient >= 0) & (samples.patient % _FOLDS == fold)
+    scores, distances = apply(
+        fit_weights(samples, ~held, seed), samples.features[held & (samples.code == CODES.index(FILM))]
+    )
     shares = softmax(scores)
     film, mirrored = shares[:, CODES.index(FILM)], shares[:, CODES.index(MIRRORED)]
     return film + mirrored, mirrored, distances
@@ -236,8 +238,8 @@ def _pool(height: int, width: int, channels: int) -> Floats:
 
 def _faulty(code: str, films: Sequence[Luma], row: int, random: Random) -> Luma:
     """A film with a fault, varied more often than not."""
-    film = vary(films[row], random) if random.random() < _VARIED else films[row]
-    return np.ascontiguousarray(MAKE[code](film, random))
+    film = augment(films[row], random) if random.random() < _VARIED else films[row]
+    return np.ascontiguousarray(FAULT_MAKERS[code](film, random))
 
 
 def _picture(kind: Kind, side: int, drawings: bool, _: int, random: Random) -> Luma:  # noqa: FBT001 (by `partial`)

@@ -59,7 +59,7 @@ def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | Non
             dynamo=True,
             verbose=False,
         )
-        _forget_its_making(path)
+        _strip_build_traces(path)
     return grid
 
 
@@ -141,7 +141,7 @@ def join_gate(path: Path, gate: GateWeights) -> None:
     onnx.save(model, path)
 
 
-def _forget_its_making(path: Path) -> None:
+def _strip_build_traces(path: Path) -> None:
     """Take out what the exporter notes of this machine: the source files and lines behind each node."""
     model = onnx.load(path)
     for graph in [model.graph, *model.functions]:

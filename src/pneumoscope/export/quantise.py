@@ -36,7 +36,7 @@ MAX_F1_LOSS = 0.005
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _PROBES = 12  # films on which a single layer's harm is measured
 _BATCH = 8
-_ADVISES = "root"  # the logger on which the quantiser gives advice
+_QUANTISER_LOGGER = "root"  # the logger on which the quantiser gives advice
 _TIMINGS = 15
 
 
@@ -97,7 +97,7 @@ def speed_gain(fp32: Path, int8: Path, image: Luma) -> float:
     return min(seconds[0]) / min(seconds[1])
 
 
-def spread(count: int, most: int) -> NDArray[np.int64]:
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
     """At most so many places among `count`, from the first to the last at even distances."""
     return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
@@ -124,7 +124,7 @@ class _Recipe:
     def __init__(self, fp32: Path, folder: Path, evidence: Comparison) -> None:
         self.folder, self.evidence = folder, evidence
         self.ready = folder / "ready.onnx"
-        with quiet(_ADVISES, advice=()):
+        with quiet(_QUANTISER_LOGGER, advice=()):
             quant_pre_process(str(fp32), str(self.ready), skip_symbolic_shape=True)
         graph = onnx.load(self.ready).graph
         self.heads = [node.name for node in graph.node if {"logits", MAPS} & set(node.output)]
@@ -133,7 +133,7 @@ class _Recipe:
     def write(self, choice: _Choice, *, only: str | None = None) -> Path:
         """The int8 model of a choice, or of one layer alone."""
         out = self.folder / "int8.onnx"
-        with quiet(_ADVISES, advice=()):
+        with quiet(_QUANTISER_LOGGER, advice=()):
             quantize_static(
                 self.ready,
                 out,
@@ -162,7 +162,7 @@ class _Recipe:
 
     def _by_harm(self, listener: Listener) -> list[str]:
         """All layers, first the one whose quantisation alone moves the logits most."""
-        probes = self.evidence.calibration[spread(len(self.evidence.calibration), _PROBES)]
+        probes = self.evidence.calibration[evenly_spaced(len(self.evidence.calibration), _PROBES)]
         reference = logits_of(self.ready, probes)
         harm = {}
         for layer in listener.track("measuring layers", self.layers, len(self.layers), "layers"):
