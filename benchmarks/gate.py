@@ -81,7 +81,9 @@ def judge_fold(part: Dataset, run: Path, films: int, pictures: list[str], said: 
 
 def _faults(films: Luma) -> dict[str, Luma]:
     random = np.random.default_rng(0)
-    made = {code: np.stack([make(film, random) for film in films])[:, np.newaxis] for code, make in FAULT_MAKERS.items()}
+    made = {
+        code: np.stack([make(film, random) for film in films])[:, np.newaxis] for code, make in FAULT_MAKERS.items()
+    }
     return {"varied film": np.stack([augment(film, random) for film in films])[:, np.newaxis], **made}
 
 

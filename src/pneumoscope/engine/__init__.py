@@ -1,7 +1,7 @@
-"""From a bundle and the bytes of a film to a decision, with ONNX Runtime and without torch.
+"""From a bundle and the bytes of an image file to a decision, with ONNX Runtime and without torch.
 
-`core` runs the model and the threads before it, `decision` is where probabilities become an answer,
-`attention` measures where the model looked, `golden` checks the whole way.
+`core` decodes and runs the model in threads, `gate` rejects unsuitable inputs, `decision` turns probabilities into an
+answer, `attention` measures where the model looked, and `golden` checks the whole pipeline.
 """
 
 from pneumoscope.engine.attention import Attention

@@ -1,4 +1,4 @@
-"""What a bundle says of itself beside the contract: its films, its reference, its out-of-fold report and its card."""
+"""The files that describe a bundle besides the contract: train films, reference, out-of-fold report and card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,20 +28,20 @@ from pneumoscope.report import (
     write_card,
 )
 
-#: Most films whose embeddings stand for all of them.
+#: Largest number of films whose embeddings make the reference.
 EMBEDDED_FILMS = 480
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BundleFacts:
-    """What a bundle is described from.
+    """The facts that describe a bundle.
 
     Attributes:
-        dataset: that it was trained on.
+        dataset: the data set that it was trained on.
         calibrating: the unseen films that set calibration and thresholds.
-        folds: of cross-validation, if it is its films.
-        published: the data set's films are of the published archive.
-        images: inputs of validation films or, where all train, of train films, `uint8 [N, 1, S, S]`.
+        folds: number of folds, if these films are from cross-validation.
+        published: whether all films are of the published archive.
+        images: inputs of validation films or, if all films train, of train films, `uint8 [N, 1, S, S]`.
     """
 
     dataset: Dataset
@@ -52,7 +52,7 @@ class BundleFacts:
 
 
 def describe(given: BundleFacts, engine: Engine, folder: Path) -> None:
-    """Write `films.npz`, `reference.npz`, `card.md` and, of cross-validation's films, `report.json` into a bundle."""
+    """Write `films.npz`, `reference.npz`, `card.md` and, after cross-validation, `report.json` into a bundle."""
     contract, trained = engine.contract, given.dataset.split("train")
     judged = _judged(given, contract)
     save_trained(TrainedFilms.of(trained), folder)
@@ -83,7 +83,7 @@ def _judged(given: BundleFacts, contract: Contract) -> FilmResults:
 
 
 def _answers(judged: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
-    """How these films are answered. They have not gone through the gate: it was set to reject so many of such films."""
+    """How these films are answered. They did not pass the gate, so the share rejected is the one that it was set to."""
     shares = np.bincount(judged.predicted, minlength=len(judged.classes)) / len(judged.predicted)
     return Answers(
         films=len(judged.predicted),
@@ -96,7 +96,7 @@ def _answers(judged: FilmResults, source: Literal["validation", "out-of-fold"], 
 
 
 def _embeddings(engine: Engine, images: Luma) -> NDArray[np.float32]:
-    """Embeddings `[N, D]` of at most `EMBEDDED_FILMS` of the inputs, spread over them."""
+    """Embeddings `[N, D]` of at most `EMBEDDED_FILMS` of the inputs, evenly spaced over them."""
     chosen = images[evenly_spaced(len(images), EMBEDDED_FILMS)]
     parts = [engine.run(chosen[start : start + BATCH]).embedding for start in range(0, len(chosen), BATCH)]
     return np.concatenate(parts).astype(np.float32)
