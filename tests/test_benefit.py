@@ -23,7 +23,7 @@ def plain(positive: metrics.Flags, scores: metrics.Floats, weights: metrics.Floa
 
 @given(seed=st.integers(0, 10_000))
 @settings(deadline=None)
-def test_net_benefit_is_its_definition(seed: int) -> None:
+def test_net_benefit_agrees_with_its_definition(seed: int) -> None:
     truth, probabilities = sample(seed, 2)
     positive, scores = truth == 1, np.round(probabilities[:, 1], 1)
     rows = film_weights(seed, len(truth))
@@ -38,7 +38,7 @@ def test_net_benefit_is_its_definition(seed: int) -> None:
 
 @given(seed=st.integers(0, 10_000), prevalence=st.floats(0.01, 0.99))
 @settings(deadline=None)
-def test_at_a_prevalence_it_is_that_of_films_weighted_to_it(seed: int, prevalence: float) -> None:
+def test_net_benefit_at_a_prevalence_equals_that_of_films_weighted_to_it(seed: int, prevalence: float) -> None:
     truth, probabilities = sample(seed, 2)
     positive, scores = truth == 1, probabilities[:, 1]
     weights = np.where(positive, prevalence / positive.sum(), (1 - prevalence) / (~positive).sum())

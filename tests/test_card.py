@@ -22,7 +22,7 @@ def card_figures(bundle: Path) -> str:
     return (bundle / "card.md").read_text().partition("## What the recipe")[0]
 
 
-def test_the_card_of_a_bundle_is_made_from_its_report(described_bundle: Path) -> None:
+def test_the_card_of_a_bundle_is_generated_from_its_report(described_bundle: Path) -> None:
     report = load_report(described_bundle, load_contract(described_bundle))
     assert report is not None
     assert report.kind == "out-of-fold"

@@ -1,4 +1,4 @@
-"""Sets of other hospitals: labels mapped, classes collapsed, and the drop against the model's own films."""
+"""External data sets: labels mapped, classes collapsed, and the drop against the model's own figures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ def contract(tiny_bundle: Path) -> Contract:
 
 @pytest.fixture
 def adults(dataset: Dataset, tmp_path: Path) -> Dataset:
-    """The test films as another hospital's, with its own two labels and a few films of a third."""
+    """The test films as those of another hospital, with two labels of its own and a few films of a third."""
     for number, film in enumerate(dataset.split("test")):
         label = "TB" if number % 11 == 0 else "NORMAL" if film.label == "normal" else "PNEUMONIA"
         path = tmp_path / "adults" / label / f"{number}.jpeg"
@@ -78,7 +78,7 @@ def test_a_map_of_the_bundles_own_classes_changes_nothing(tiny_bundle: Path, dat
     assert mapped.per_group["pneumonia"]["auroc"] == plain.per_group["pneumonia"]["auroc"]
 
 
-def test_classes_that_no_label_stands_for_are_a_name_of_their_own(contract: Contract, dataset: Dataset) -> None:
+def test_classes_without_a_label_get_a_name_of_their_own(contract: Contract, dataset: Dataset) -> None:
     films = [film for film in dataset.split("test") if film.label != "virus"]
     mapped = map_films(films, LabelMap(labels={"bacteria": "bacteria", "normal": "normal"}), contract)
     assert mapped.level.members == {"bacteria": ("bacteria",), "normal": ("normal",), NONE_OF_THESE: ("virus",)}
@@ -95,7 +95,7 @@ def test_classes_that_no_label_stands_for_are_a_name_of_their_own(contract: Cont
         ('[labels]\nnormal = "normal"\n[more]\nx = 1', "field 'more' is not known"),
     ],
 )
-def test_a_map_of_another_form_is_refused(text: str, words: str, tmp_path: Path) -> None:
+def test_a_malformed_map_is_refused(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "map.toml").write_text(text)
     with pytest.raises(UsageError, match=words):
         read_map(tmp_path / "map.toml")
