@@ -150,7 +150,7 @@ def _judge_class(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
     if len(fitting) == 1:
         label, best = fitting[0], max(shares, key=shares.__getitem__)
         only = f"{at} {label} is the only class that fits, but"
-        if label != best:  # thresholds differ by class, so the only class that fits may not be the most probable
+        if label != best:  # thresholds differ by class, so the only class that fits need not be the most probable
             return _abstained(fitting, Reason("less-probable", f"{only} {best} is more probable"))
         for group, members in groups.items():
             if sides[group] != (label in members, label not in members):

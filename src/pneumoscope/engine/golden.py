@@ -176,6 +176,7 @@ def _difference(case: GoldenCase, prediction: Prediction, limits: _Limits, toler
     row, gate = limits
     for label, expected in case.probabilities.items():
         got = prediction.probabilities.get(label, float("nan"))
+        # A rejected prediction has no probabilities; that its status differs is found below.
         if not abs(got - expected) <= tolerance and prediction.probabilities:
             return f"{label} {got:.4f}, expected {expected:.4f}"
     if difference := _outputs_difference(case.outputs, GoldenOutputs.of(prediction), tolerance):

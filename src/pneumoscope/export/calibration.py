@@ -108,6 +108,7 @@ def calibrate(given: CalibrationSet) -> tuple[Calibration, Decision]:
     """
     films = given.films
     method = metrics.choose_method(films)
+    # One calibration of all films is shipped; thresholds come from probabilities that are cross-fitted.
     scaling, whole = metrics.fit(films, method), _ThresholdFilms(films.truth, metrics.cross_fitted(films, method))
     calibration = Calibration(
         method=scaling.method,

@@ -88,6 +88,7 @@ def _answers(judged: FilmResults, source: Literal["validation", "out-of-fold"], 
     return Answers(
         films=len(judged.predicted),
         source=source,
+        # The gate's own share of false rejections: these films are known by their logits only.
         rejected=gate.false_rejects if gate else float(judged.has_status("rejected").mean()),
         abstained=float(judged.has_status("abstained").mean()),
         class_shares=dict(zip(judged.classes, shares.tolist(), strict=True)),

@@ -141,6 +141,8 @@ def export(
         gate = _add_gate(dataset, subject, folder / MODEL_FILE, listener)
         calibrating = _calibrating(subject, dataset, model.logits)
         calibration, decision = calibrate(calibrating)
+        # The engine describes the bundle and writes its golden cases; only then are all files there to be hashed, and
+        # the contract is saved last. `verify` reads everything back as a user's machine would.
         contract = _contract(subject, model, calibration, decision, gate, folder)
         session = open_model(folder, contract, provider=CPU, threads=available_cores())
         engine = Engine(contract, session, DEFAULT_LIMITS)

@@ -70,7 +70,7 @@ def weighted_areas(positive: Flags, scores: Floats, weights: Weights) -> tuple[F
     _, positives, negatives = group_by_score(positive, scores, weights)
     hits, alarms = np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1)
     total, others = positives.sum(axis=1), negatives.sum(axis=1)
-    below = others[:, np.newaxis] - alarms
+    below = others[:, np.newaxis] - alarms  # negatives of lower scores; those of the same score count half below
     aurocs = ratio((positives * (below + negatives / 2)).sum(axis=1), total * others)
     called = hits + alarms
     precisions = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)

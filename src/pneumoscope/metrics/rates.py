@@ -173,6 +173,7 @@ def mcc(confusion: Matrices) -> Floats:
     table = confusion.astype(np.float64)
     rows, columns, total = table.sum(axis=-1), table.sum(axis=-2), table.sum(axis=(-2, -1))
     covariance = diagonal(table).sum(axis=-1) * total - (rows * columns).sum(axis=-1)
+    # The spread is 0 if all films are of one class, or predicted as one; scikit-learn then gives 0, too.
     spread = np.sqrt((total**2 - (columns**2).sum(axis=-1)) * (total**2 - (rows**2).sum(axis=-1)))
     return np.asarray(np.where(spread > 0, ratio(covariance, _nan_unless_positive(spread)), 0.0))
 

@@ -55,7 +55,7 @@ def brier(truth: Indices, probabilities: Floats, weights: Weights | None = None)
     Args:
         truth: class indices `[N]`.
         probabilities: `[N, C]`.
-        weights: see the module's text.
+        weights: see the module's docstring.
 
     >>> float(brier(np.array([0]), np.array([[0.5, 0.5]])))
     0.5
@@ -83,7 +83,7 @@ def calibration_error(hits: Flags, confidence: Floats, weights: Weights | None =
     Args:
         hits: whether the event that the confidence refers to is true of each film, `[N]`.
         confidence: 0 to 1, `[N]`.
-        weights: see the module's text.
+        weights: see the module's docstring.
         bins: B.
 
     >>> float(calibration_error(np.array([True, False]), np.array([0.75, 0.75])))

@@ -169,6 +169,7 @@ def with_intervals(figures: Callable[[Weights], Figures], patients: Sequence[str
     """
     values, resampled = resample(figures, patients, draws=draws)
     summary = {}
+    # The resamplings of a calibration error are centred on its value, as noise inflates them.
     for name, value in values.items():
         if is_calibration_error(name):
             low, high = centred_interval(resampled[name], value)

@@ -105,6 +105,7 @@ def _aligned(this: SplitResults, other: SplitResults) -> tuple[FilmResults, Film
     columns = [other.classes.index(label) for label in this.classes]
     one = select_films(this, np.array([film.path in place for film in this.films], bool))
     probabilities = other.probabilities[order][:, columns]
+    # Recomputed, as a tie between two classes may be decided otherwise in another order of classes.
     two = replace(one, predicted=np.asarray(probabilities.argmax(axis=1), np.int64), probabilities=probabilities)
     return one, two
 

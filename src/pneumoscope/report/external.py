@@ -79,7 +79,7 @@ def map_films(films: Sequence[Film], given: LabelMap, contract: Contract) -> Map
     judged = [film for film in films if film.label in given.labels and film.label not in given.leave_out]
     if not judged:
         raise UsageError(f"no film is left to evaluate: the films' labels are {', '.join(sorted(counts))}.")
-    # Names of labels without a film count too: a model that calls a film by such a name makes an error.
+    # Names of labels without films count, too: a model that answers with such a name makes an error.
     names = {given.labels[film.label] for film in judged} | set(given.labels.values())
     members = {name: known[name] for name in known if name in names}
     shared = [

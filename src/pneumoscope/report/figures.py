@@ -36,7 +36,7 @@ _GROUP = "group_"
 
 @dataclass(frozen=True, kw_only=True)
 class Cutoff:
-    """A rule that calls a class or group: from a threshold on or, without one, if the most probable class is in it."""
+    """A rule for a class or group: positive from a threshold on; without one, if the most probable class is in it."""
 
     name: str
     of: str

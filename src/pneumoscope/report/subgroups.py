@@ -62,6 +62,7 @@ def _archive(source: str) -> str:
 def _thirds(values: Sequence[float], *, digits: int) -> tuple[list[str], NDArray[np.str_]]:
     """The third of the films that each film belongs to, named by its range; a single name if all values are equal."""
     numbers = np.array(values, np.float64)
+    # "lower" takes values that occur as edges, so films of equal value are in the same part.
     edges = np.unique(np.nanquantile(numbers, np.arange(1, _PARTS) / _PARTS, method="lower"))
     edges = edges[edges < np.nanmax(numbers)]
     names = [f"up to {edge:,.{digits}f}" for edge in edges[:1]]

@@ -42,7 +42,7 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedFilms:
-    """Hashes of the films that a model was trained on; see the module's text."""
+    """Hashes of the films that a model was trained on; see the module's docstring."""
 
     pixels: NDArray[np.uint8]
     likeness: NDArray[np.uint8]
