@@ -132,12 +132,12 @@ def is_phantom(data: bytes) -> bool:
 
 def _archive_members(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     tested = dict.fromkeys(FINDINGS, 0)
-    select_films: dict[int, str] = {}
+    part_of: dict[int, str] = {}
     for index, phantom in enumerate(population(count, seed=seed)):
-        if phantom.patient not in select_films:
+        if phantom.patient not in part_of:
             wanted = tested[phantom.finding] < _TEST_SHARE * (index / len(FINDINGS))
-            select_films[phantom.patient] = "test" if wanted else "train"
-        part = select_films[phantom.patient]
+            part_of[phantom.patient] = "test" if wanted else "train"
+        part = part_of[phantom.patient]
         tested[phantom.finding] += part == "test"
         folder = "NORMAL" if phantom.finding == "normal" else "PNEUMONIA"
         quality, progressive = _ENCODINGS[int(np.random.default_rng([seed, index, 7]).integers(len(_ENCODINGS)))]
