@@ -537,7 +537,7 @@ def test_the_card_has_the_facts_that_a_reader_looks_for(final_run: Path, all_tra
     card = (tmp_path / "bundle" / "card.md").read_text()
     assert "card.md" in load_contract(tmp_path / "bundle").files
     assert "Not a medical device" in card
-    assert "They are drawings, of no patient." in card
+    assert "They are drawings, not radiographs of patients." in card
     assert "| accuracy | 0." in card
     assert "official test part" in card  # from the recipe's notes
     assert "Kermany" not in card  # although the drawings have published names
