@@ -17,8 +17,8 @@ from scipy.optimize import minimize
 
 from pneumoscope import metrics
 from pneumoscope.engine import Rule, judge
-from pneumoscope.export.calibration import COVERAGES, Calibrating, calibrate
-from pneumoscope.metrics import Floats, Unseen
+from pneumoscope.export.calibration import COVERAGES, CalibrationSet, calibrate
+from pneumoscope.metrics import Floats, HeldOutFilms
 from pneumoscope.training.evidence import load_evidence
 
 BINS = 15
@@ -39,7 +39,7 @@ def main() -> None:
     ):
         print(f"{name}: {rows.sum():,} films")
         compare(plain, logits, rows)
-    given = Calibrating(
+    given = CalibrationSet(
         films=plain,
         kind="out-of-fold",
         prior=np.bincount(plain.truth, plain.weights).astype(float),
@@ -49,7 +49,7 @@ def main() -> None:
     decide(given, evidence.stress.astype(float))
 
 
-def compare(films: Unseen, logits: Floats, rows: NDArray[np.bool_]) -> None:
+def compare(films: HeldOutFilms, logits: Floats, rows: NDArray[np.bool_]) -> None:
     """Compare methods, fitted to other folds' plain films, on the `rows` (`bool [N]`) of the logits `[N, C]`."""
     by_method = {
         name: cross_fitted(films, logits, name)[rows] for name in ("none", "temperature", "vector", "dirichlet")
@@ -69,7 +69,7 @@ def compare(films: Unseen, logits: Floats, rows: NDArray[np.bool_]) -> None:
         print(f"  {one} against {other}: NLL {low:+.4f} to {high:+.4f}, ECE {less:+.4f} to {more:+.4f}")
 
 
-def cross_fitted(films: Unseen, logits: Floats, method: str) -> Floats:
+def cross_fitted(films: HeldOutFilms, logits: Floats, method: str) -> Floats:
     """Probabilities `[N, C]` for logits `[N, C]`, by a method fitted to the other folds' plain films."""
     found = np.empty(logits.shape)
     for held, others in films.parts():
@@ -81,7 +81,7 @@ def cross_fitted(films: Unseen, logits: Floats, method: str) -> Floats:
     return found
 
 
-def dirichlet(films: Unseen, logits: Floats) -> Floats:
+def dirichlet(films: HeldOutFilms, logits: Floats) -> Floats:
     """Full Dirichlet calibration (Kull et al. 2019, arXiv:1910.12656): a linear map of the log-probabilities.
 
     Off-diagonal entries are regularised (ODIR, with a weight of 0.001).
@@ -103,7 +103,7 @@ def dirichlet(films: Unseen, logits: Floats) -> Floats:
     return metrics.softmax(np.log(np.clip(metrics.softmax(logits), 1e-12, 1)) @ matrix + bias)
 
 
-def calibration_errors(films: Unseen, shares: Floats, counts: Floats) -> Floats:
+def calibration_errors(films: HeldOutFilms, shares: Floats, counts: Floats) -> Floats:
     """Expected calibration error of the largest probability, in bins of equal width, per row of `counts` `[B, N]`."""
     confidence = shares.max(axis=1)
     gap = films.weights * (confidence - (shares.argmax(axis=1) == films.truth))
@@ -111,7 +111,7 @@ def calibration_errors(films: Unseen, shares: Floats, counts: Floats) -> Floats:
     return np.asarray(np.abs(counts @ (bins * gap[:, np.newaxis])).sum(axis=1) / (counts @ films.weights))
 
 
-def decide(given: Calibrating, stress: Floats) -> None:
+def decide(given: CalibrationSet, stress: Floats) -> None:
     """Print what is answered at each coverage, for plain and for stress films."""
     films = given.films
     fitted = [(held, calibrate(replace(given, films=others))) for held, others in films.parts()]

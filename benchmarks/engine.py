@@ -35,7 +35,7 @@ from torchvision.transforms import v2
 
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
-from pneumoscope.engine import Encoded, Engine
+from pneumoscope.engine import Engine, ImageFile
 from pneumoscope.errors import BundleError
 from pneumoscope.export import export
 from pneumoscope.imaging import load_input
@@ -291,9 +291,9 @@ def run_batches(engine: Engine, images: np.ndarray) -> None:
         engine.run(images[start : start + 8])
 
 
-def encoded_films(films: Iterable[bytes]) -> Iterable[Encoded]:
+def encoded_films(films: Iterable[bytes]) -> Iterable[ImageFile]:
     """Films in the form that `predict_many` takes."""
-    return (Encoded(name="", read=BytesIO(data).read) for data in films)
+    return (ImageFile(name="", read=BytesIO(data).read) for data in films)
 
 
 def drain(items: Iterable[object]) -> None:

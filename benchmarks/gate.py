@@ -17,13 +17,13 @@ import numpy as np
 
 from pneumoscope.contract import MIRRORED, Gate, InputRule
 from pneumoscope.dataset import Dataset, load_dataset
-from pneumoscope.engine.gate import DISTANCE, GATE, judge, warn
+from pneumoscope.engine.gate import DISTANCE, GATE, find_fault, mirror_warning
 from pneumoscope.errors import ImageError, UnsuitableError
-from pneumoscope.export.faults import MAKE, vary
-from pneumoscope.export.gate import FILMS, teach_gate
+from pneumoscope.export.faults import FAULT_MAKERS, augment
+from pneumoscope.export.gate import FILMS, fit_gate
 from pneumoscope.export.graph import join_gate, write_onnx
 from pneumoscope.export.pictures import KINDS, draw
-from pneumoscope.export.quantise import run_model, spread
+from pneumoscope.export.quantise import evenly_spaced, run_model
 from pneumoscope.imaging import Luma, Radiograph, read_for_input, to_input
 from pneumoscope.progress import SILENT
 from pneumoscope.training.folds import fold_datasets, stress_inputs
@@ -60,13 +60,13 @@ def judge_fold(
     """Fit one fold's gate, and count its outcomes for each kind of input."""
     rule = InputRule.squash(load_config(run).size)
     train, held = part.split("train"), part.split("val")
-    train = [train[place] for place in spread(len(train), FILMS)]
-    held = [held[place] for place in spread(len(held), films)]
+    train = [train[place] for place in evenly_spaced(len(train), FILMS)]
+    held = [held[place] for place in evenly_spaced(len(held), films)]
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         write_onnx(load_network(run), rule.size, model)
         inputs = np.stack(list(read_inputs(part, train, rule, SILENT)))
-        gate, weights = teach_gate(model, inputs, [film.patient for film in train])
+        gate, weights = fit_gate(model, inputs, [film.patient for film in train])
         join_gate(model, weights)
         print(f"{run.name}: {gate.model_dump_json()}", flush=True)
         unseen = np.stack(list(read_inputs(part, held, rule, SILENT)))
@@ -83,8 +83,10 @@ def judge_fold(
 
 def _faults(films: Luma) -> dict[str, Luma]:
     random = np.random.default_rng(0)
-    made = {code: np.stack([make(film, random) for film in films])[:, np.newaxis] for code, make in MAKE.items()}
-    return {"varied film": np.stack([vary(film, random) for film in films])[:, np.newaxis], **made}
+    made = {
+        code: np.stack([make(film, random) for film in films])[:, np.newaxis] for code, make in FAULT_MAKERS.items()
+    }
+    return {"varied film": np.stack([augment(film, random) for film in films])[:, np.newaxis], **made}
 
 
 def _drawn(side: int, name: str) -> dict[str, Luma]:
@@ -98,10 +100,10 @@ def _outcomes(model: Path, gate: Gate, images: Luma, coloured: list[float]) -> I
     found = run_model(model, [GATE, DISTANCE], images)
     rows = ((score, distance) for scores, distances in found for score, distance in zip(scores, distances, strict=True))
     for (scores, distances), share in zip(rows, coloured, strict=True):
-        if (why := judge(gate, scores, distances, share)) is not None:
+        if (why := find_fault(gate, scores, distances, share)) is not None:
             yield why.code
         else:
-            yield "accepted" if warn(gate, scores) is None else f"accepted, {MIRRORED}"
+            yield "accepted" if mirror_warning(gate, scores) is None else f"accepted, {MIRRORED}"
 
 
 def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, float]]:

@@ -15,14 +15,14 @@ def sample(seed: int, classes: int = 3, films: int | None = None) -> tuple[metri
 
 
 def smooth(seed: int, classes: int = 3) -> tuple[metrics.Indices, metrics.Floats]:
-    """As `sample`, but without ties, and none at the edge of a bin."""
+    """As `sample`, but without ties and without values at the edge of a bin."""
     truth, probabilities = sample(seed, classes)
     random = np.random.default_rng(seed)
     return truth, metrics.softmax(np.log(probabilities) + random.normal(size=probabilities.shape))
 
 
 def film_weights(seed: int, films: int) -> metrics.Floats:
-    """Three rows of weights: resampled films, fractions, and some films only."""
+    """Three rows of weights: resampled films, fractions, and only some of the films."""
     random = np.random.default_rng(seed)
     some = random.random(films) * (random.random(films) < 0.7)
     return np.stack([random.multinomial(films, np.full(films, 1 / films)).astype(float), random.random(films), some])

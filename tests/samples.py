@@ -27,7 +27,7 @@ main()
 """
 if TYPE_CHECKING:
     from pneumoscope.dataset import Dataset
-    from pneumoscope.export.calibration import Calibrating
+    from pneumoscope.export.calibration import CalibrationSet
     from pneumoscope.training.evidence import Evidence
 
 TINY: dict[str, Any] = {"arch": "test_resnet", "size": 48, "weights": "none", "epochs": 2, "batch_size": 16, "lr": 0.01}
@@ -103,7 +103,7 @@ def coverage_row(
     return CoverageRow(coverage=coverage, classes=classes, groups=sides, observed={}, answered=None, accuracy=None)
 
 
-def stub_calibrate(given: "Calibrating") -> tuple[Calibration, Decision]:
+def stub_calibrate(given: "CalibrationSet") -> tuple[Calibration, Decision]:
     """A stand-in for `calibrate`, for untrained networks: sharp probabilities, so that the largest is answered.
 
     At coverage 0.99 every class fits every film. One operating point always decides for pneumonia, the other never.

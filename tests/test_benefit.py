@@ -23,7 +23,7 @@ def plain(positive: metrics.Flags, scores: metrics.Floats, weights: metrics.Floa
 
 @given(seed=st.integers(0, 10_000))
 @settings(deadline=None)
-def test_net_benefit_is_its_definition(seed: int) -> None:
+def test_net_benefit_agrees_with_its_definition(seed: int) -> None:
     truth, probabilities = sample(seed, 2)
     positive, scores = truth == 1, np.round(probabilities[:, 1], 1)
     rows = film_weights(seed, len(truth))
@@ -38,7 +38,7 @@ def test_net_benefit_is_its_definition(seed: int) -> None:
 
 @given(seed=st.integers(0, 10_000), prevalence=st.floats(0.01, 0.99))
 @settings(deadline=None)
-def test_at_a_prevalence_it_is_that_of_films_weighted_to_it(seed: int, prevalence: float) -> None:
+def test_net_benefit_at_a_prevalence_equals_that_of_films_weighted_to_it(seed: int, prevalence: float) -> None:
     truth, probabilities = sample(seed, 2)
     positive, scores = truth == 1, probabilities[:, 1]
     weights = np.where(positive, prevalence / positive.sum(), (1 - prevalence) / (~positive).sum())
@@ -56,7 +56,7 @@ def test_without_positives_there_are_only_false_alarms() -> None:
 
 def test_thresholds_and_prevalences_out_of_range_are_refused() -> None:
     positive, scores = np.array([True, False]), np.array([0.9, 0.1])
-    with pytest.raises(ValueError, match="from 0 up to, not including, 1"):
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
         metrics.decision_curve(positive, scores, np.array([1.0]))
     with pytest.raises(ValueError, match="a prevalence from 0 to 1"):
         metrics.decision_curve(positive, scores, THRESHOLDS, prevalence=-0.1)

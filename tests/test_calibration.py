@@ -13,22 +13,22 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from pneumoscope import metrics
-from pneumoscope.metrics import Unseen
+from pneumoscope.metrics import HeldOutFilms
 
 SEEDS = st.integers(0, 10_000)
 
 
 def drawn(seed: int, count: int, scale: Any = 1.0, bias: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits `[N, 3]`, and classes that are drawn as `softmax(scale * logits + bias)` says."""
+    """Logits `[N, 3]`, and classes that are drawn with the probabilities `softmax(scale * logits + bias)`."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(count, 3)) * 2
     shares = metrics.softmax(logits * scale + bias)
     return logits, np.array([random.choice(3, p=row) for row in shares])
 
 
-def unseen(logits: np.ndarray, truth: np.ndarray, *, patients: int | None = None, folds: int = 5) -> Unseen:
+def unseen(logits: np.ndarray, truth: np.ndarray, *, patients: int | None = None, folds: int = 5) -> HeldOutFilms:
     patient = np.arange(len(truth)) % (patients or len(truth))
-    return Unseen(
+    return HeldOutFilms(
         logits=logits,
         truth=truth,
         patient=patient,
@@ -37,7 +37,7 @@ def unseen(logits: np.ndarray, truth: np.ndarray, *, patients: int | None = None
     )
 
 
-class Said(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class LogitClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A classifier whose inputs are its logits."""
 
     classes_ = np.arange(3)
@@ -45,7 +45,7 @@ class Said(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def fit(self, *_: Any) -> "Said":
+    def fit(self, *_: Any) -> "LogitClassifier":
         return self
 
     def decision_function(self, logits: Any) -> Any:
@@ -57,12 +57,12 @@ class Said(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
 @given(seed=SEEDS, factor=st.floats(0.3, 3), weighted=st.booleans())
 @settings(deadline=None, max_examples=25)
-def test_the_temperature_is_scikit_learns(seed: int, factor: float, *, weighted: bool) -> None:
+def test_the_temperature_agrees_with_scikit_learn(seed: int, factor: float, *, weighted: bool) -> None:
     logits, truth = drawn(seed, 200, factor)
     weights = np.random.default_rng(seed).uniform(0.2, 2, 200) if weighted else None
-    oracle = CalibratedClassifierCV(FrozenEstimator(Said()), method="temperature")
+    oracle = CalibratedClassifierCV(FrozenEstimator(LogitClassifier()), method="temperature")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Since FrozenEstimator")  # which has learnt already, and needs no weights
+        warnings.filterwarnings("ignore", "Since FrozenEstimator")  # it is fitted already and needs no weights
         oracle.fit(logits, truth, sample_weight=weights)
     found = metrics.fit_temperature(logits, truth, weights)
     assert found.method == "temperature"
@@ -93,7 +93,7 @@ def test_vector_scaling_has_the_least_loss_that_scipy_finds(seed: int, *, weight
     assert found.bias.sum() == pytest.approx(0, abs=1e-9)
 
 
-def test_what_was_put_in_is_found() -> None:
+def test_known_scales_and_biases_are_recovered() -> None:
     scale, bias = np.array([0.7, 2.0, 1.1]), np.array([0.8, -1.0, 0.2])
     logits, truth = drawn(1, 20_000, scale, bias)
     found = metrics.fit_vector(logits, truth)
@@ -105,7 +105,7 @@ def test_what_was_put_in_is_found() -> None:
 
 
 @pytest.mark.parametrize("fit", [metrics.fit_temperature, metrics.fit_vector])
-def test_weights_are_repetitions(fit: Any) -> None:
+def test_a_weight_equals_repetitions_of_a_film(fit: Any) -> None:
     logits, truth = drawn(3, 150)
     times = np.random.default_rng(0).integers(1, 4, 150)
     one, two = fit(logits, truth, times), fit(np.repeat(logits, times, axis=0), np.repeat(truth, times))
@@ -113,42 +113,42 @@ def test_weights_are_repetitions(fit: Any) -> None:
     np.testing.assert_allclose(one.bias, two.bias, atol=1e-6)
 
 
-def test_few_films_without_an_error_make_no_certainty() -> None:
-    """Their temperature would be 0; cautious, ten films are told apart with about 11/13, and hundreds with more."""
+def test_few_films_without_an_error_do_not_lead_to_certainty() -> None:
+    """Their best temperature would be 0; with `cautious`, ten films reach a probability of 11/13, hundreds more."""
     for count, most in ((10, 11 / 13), (300, 301 / 303)):
         truth = np.arange(count) % 3
         logits = 0.1 * np.eye(3)[truth]
         bold, cautious = (metrics.fit_temperature(logits, truth, cautious=each) for each in (False, True))
-        assert bold.scale[0] == 20  # the sharpest there is
+        assert bold.scale[0] == 20  # the sharpest that is allowed
         assert cautious.probabilities(10 * logits).max() <= 1
         wide = metrics.fit_temperature(20 * logits, truth, cautious=True).probabilities(20 * logits)
         np.testing.assert_allclose(wide.max(axis=1), most, atol=1e-6)
 
 
-def test_logits_that_speak_against_their_class_are_flattened() -> None:
+def test_logits_that_contradict_the_labels_are_flattened() -> None:
     truth = np.arange(60) % 3
     assert metrics.fit_temperature(-np.eye(3)[truth] * 5, truth).scale[0] == pytest.approx(1 / 20)
 
 
-def test_vector_scaling_is_chosen_where_it_wins_on_held_out_films() -> None:
+def test_vector_scaling_is_chosen_if_it_is_better_on_held_out_films() -> None:
     needed = unseen(*drawn(0, 2000, np.array([0.6, 2.0, 1.0]), np.array([0.8, -1.5, 0.2])))
     assert metrics.choose_method(needed) == "vector"
     assert metrics.choose_method(unseen(*drawn(0, 2000, 1.7))) == "temperature"
 
 
 def test_few_films_keep_the_temperature() -> None:
-    """Vector scaling has five parameters: of few films it would learn them by heart."""
+    """Vector scaling has five parameters, which would overfit to few films."""
     scale, bias = np.array([0.9, 1.2, 1.0]), np.array([0.2, -0.3, 0.1])
     chosen = [metrics.choose_method(unseen(*drawn(seed, 60, scale, bias))) for seed in range(20)]
     assert chosen.count("temperature") >= 18
     one_patient = unseen(*drawn(0, 60, scale, bias), patients=1)
     assert metrics.choose_method(one_patient) == "temperature"
     apart = unseen(np.eye(3)[np.arange(60) % 3] * [30, -1, 5], np.arange(60) % 3)
-    assert metrics.choose_method(apart) == "temperature"  # a class whose logit speaks against it
+    assert metrics.choose_method(apart) == "temperature"  # a class with a negative scale
 
 
-def test_many_films_of_few_patients_are_few_films() -> None:
-    """The interval is over patients: what 2,000 films tell, two patients with 1,000 each do not."""
+def test_many_films_of_few_patients_count_as_few() -> None:
+    """The interval is over patients: 2,000 films of few patients give much less certainty than 2,000 patients."""
     logits, truth = drawn(0, 2000, np.array([0.6, 2.0, 1.0]), np.array([0.8, -1.5, 0.2]))
     many, few = unseen(logits, truth), unseen(logits, truth, patients=5)
     one, two = (metrics.film_losses(truth, metrics.cross_fitted(many, "vector")), np.full(2000, 0.8))
@@ -159,14 +159,14 @@ def test_many_films_of_few_patients_are_few_films() -> None:
 
 
 @pytest.mark.parametrize("method", ["none", "temperature", "vector"])
-def test_a_film_has_no_say_in_its_own_cross_fitted_probabilities(method: metrics.Method) -> None:
+def test_a_film_does_not_affect_its_own_cross_fitted_probabilities(method: metrics.Method) -> None:
     logits, truth = drawn(5, 200)
     films = unseen(logits, truth)
     found = metrics.cross_fitted(films, method)
     turned = truth.copy()
     turned[films.fold == 2] = (turned[films.fold == 2] + 1) % 3
     changed = metrics.cross_fitted(
-        Unseen(logits=logits, truth=turned, patient=films.patient, fold=films.fold, weights=films.weights), method
+        HeldOutFilms(logits=logits, truth=turned, patient=films.patient, fold=films.fold, weights=films.weights), method
     )
     np.testing.assert_array_equal(found[films.fold == 2], changed[films.fold == 2])
     assert (method == "none") == np.array_equal(found, changed)
@@ -184,7 +184,7 @@ def test_weights_make_classes_as_frequent_as_the_prior() -> None:
     np.testing.assert_allclose(np.bincount([0, 0, 2], alone, 3), [0.5, 0, 0.5])  # a class without films
 
 
-def test_losses_are_those_whose_mean_is_the_cross_entropy() -> None:
+def test_the_mean_of_the_losses_is_the_cross_entropy() -> None:
     logits, truth = drawn(0, 50)
     shares = metrics.softmax(logits)
     assert metrics.film_losses(truth, shares).mean() == pytest.approx(metrics.cross_entropy(truth, shares))
@@ -196,7 +196,7 @@ def test_the_threshold_is_the_largest_that_the_share_reaches(seed: int, share: f
     random = np.random.default_rng(seed)
     scores = np.round(random.random(random.integers(1, 40)), 2)
     weights = random.uniform(0.1, 3, len(scores)) if weighted else np.ones(len(scores))
-    threshold = metrics.reached_by(scores, share, weights if weighted else None)
+    threshold = metrics.threshold_reached_by(scores, share, weights if weighted else None)
 
     def reached(least: float) -> float:
         return float(weights[scores >= least].sum() / weights.sum())
@@ -206,7 +206,7 @@ def test_the_threshold_is_the_largest_that_the_share_reaches(seed: int, share: f
     assert not len(above) or reached(float(above.min())) < share
 
 
-def test_a_threshold_of_nothing_is_refused() -> None:
+def test_a_threshold_without_scores_or_share_is_refused() -> None:
     for scores, share in (([], 0.5), ([0.5], 0.0), ([0.5], 1.1)):
         with pytest.raises(ValueError, match="a share over 0 up to 1"):
-            metrics.reached_by(np.array(scores), share)
+            metrics.threshold_reached_by(np.array(scores), share)

@@ -1,4 +1,4 @@
-"""The card: made from the report, and with no figure that the report has not."""
+"""The model card: generated from the report, without a figure that the report lacks."""
 
 import json
 from pathlib import Path
@@ -10,19 +10,19 @@ from figures import figures_in, unsupported
 from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.documents import read_document
-from pneumoscope.export.calibration import judge_apart
+from pneumoscope.export.calibration import judge_out_of_fold
 from pneumoscope.models import shipped_bundle
 from pneumoscope.report import Options, Report, evaluate, load_report, write_card
-from pneumoscope.report.card import in_words
+from pneumoscope.report.card import figure_title
 from samples import REPOSITORY, made_up_evidence
 
 
 def card_figures(bundle: Path) -> str:
-    """A card without the recipe's notes, whose numbers are of settings."""
-    return (bundle / "card.md").read_text().partition("## What the recipe leans on")[0]
+    """A card without the recipe's notes, whose numbers are settings and not figures."""
+    return (bundle / "card.md").read_text().partition("## What the recipe")[0]
 
 
-def test_the_card_of_a_bundle_is_made_from_its_report(described_bundle: Path) -> None:
+def test_the_card_of_a_bundle_is_generated_from_its_report(described_bundle: Path) -> None:
     report = load_report(described_bundle, load_contract(described_bundle))
     assert report is not None
     assert report.kind == "out-of-fold"
@@ -45,7 +45,7 @@ def test_the_shipped_card_and_the_readme_show_no_figure_that_its_report_lacks() 
     assert not unsupported(readme.replace("95 % interval", ""), report)
 
 
-def test_figures_are_told_from_other_numbers() -> None:
+def test_figures_are_distinguished_from_other_numbers() -> None:
     text = "Version 0.1.0, `code 0.5`, [link 7](a/0.9.html), doi:10.17632/rscbjbr9sj, Cell 172:1122-1131: "
     text += "0.79 of 5,232, 15 %."
     assert figures_in(text) == ["0.79", "5,232", "15 %"]
@@ -55,19 +55,20 @@ def test_figures_are_told_from_other_numbers() -> None:
 
 def test_the_report_of_evidence_is_cross_fitted(described_bundle: Path, tiny_run: Path, dataset: Dataset) -> None:
     """Recomputed from the evidence: probabilities by the other folds' calibration, decisions by their thresholds."""
-    from pneumoscope.export.calibration import Calibrating
+    # The table's row of the contract has the same cross-fitted figures: report and contract must agree.
+    from pneumoscope.export.calibration import CalibrationSet
 
     report = load_report(described_bundle, load_contract(described_bundle))
     assert report is not None
     evidence, contract = made_up_evidence(dataset, tiny_run), load_contract(described_bundle)
-    given = Calibrating(
+    given = CalibrationSet(
         films=evidence.unseen(),
         kind="out-of-fold",
         prior=np.full(3, 1 / 3),
         classes=contract.classes,
         groups=contract.groups,
     )
-    probabilities, verdicts = judge_apart(given, contract.calibration.method)
+    probabilities, verdicts = judge_out_of_fold(given, contract.calibration.method)
     truth = evidence.label.astype(int)
     assert report.metrics["accuracy"].value == pytest.approx((probabilities.argmax(axis=1) == truth).mean(), abs=1e-6)
     answered = sum(verdict.status == "answered" for verdict in verdicts)
@@ -83,8 +84,8 @@ def test_the_report_of_evidence_is_cross_fitted(described_bundle: Path, tiny_run
 def test_a_bundle_without_evidence_has_a_card_without_figures(drawn_bundle: Path) -> None:
     assert not (drawn_bundle / "report.json").exists()
     text = (drawn_bundle / "card.md").read_text()
-    assert "None of unseen films are at hand" in text
-    assert "drawings, of no patient" in text
+    assert "There are no figures on unseen films" in text
+    assert "drawings, not radiographs of patients" in text
 
 
 def test_evaluate_writes_a_card_of_what_it_measured(tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_evaluate_writes_a_card_of_what_it_measured(tiny_bundle: Path, dataset: 
     assert "split `test`" in text
 
 
-def test_names_of_figures_are_words() -> None:
-    assert in_words("macro_f1") == "macro-F1"
-    assert in_words("average_precision.virus") == "virus: average precision"
-    assert in_words("group_ppv.pneumonia") == "pneumonia: PPV"
+def test_figures_have_readable_titles() -> None:
+    assert figure_title("macro_f1") == "macro-F1"
+    assert figure_title("average_precision.virus") == "virus: average precision"
+    assert figure_title("group_ppv.pneumonia") == "pneumonia: PPV"

@@ -1,4 +1,4 @@
-"""Two bundles on one split: paired differences, tests, and when nothing can be concluded."""
+"""Two bundles on one split: paired differences, tests, and when no conclusion is possible."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from pneumoscope.contract import load_contract, save_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
 from pneumoscope.errors import DatasetError, UsageError
-from pneumoscope.report import Scored, score
+from pneumoscope.report import SplitResults, score
 from pneumoscope.report.compare import check_classes, compare, headline_differences, verdict_on
 from pneumoscope.report.document import Figure
 
@@ -22,16 +22,16 @@ MODEL = {"name": "other", "version": "1", "sha256": "0" * 64}
 
 
 @pytest.fixture(scope="module")
-def scored(tiny_bundle: Path, dataset: Dataset) -> Scored:
+def scored(tiny_bundle: Path, dataset: Dataset) -> SplitResults:
     whole = replace(dataset, films=tuple(replace(film, split="test") for film in dataset.films))
     return score(Engine.load(tiny_bundle), whole, "test")
 
 
-def judging(scored: Scored, probabilities: np.ndarray) -> Scored:
+def with_probabilities(scored: SplitResults, probabilities: np.ndarray) -> SplitResults:
     return replace(scored, probabilities=probabilities, predicted=probabilities.argmax(axis=1))
 
 
-def test_a_model_beside_itself_cannot_be_told_from_itself(scored: Scored) -> None:
+def test_a_model_does_not_differ_from_itself(scored: SplitResults) -> None:
     found = compare(scored, scored, MODEL, seen="no", priors=("train", "train"))
     assert found.films == 90
     assert {each.verdict for each in found.differences} == {"cannot conclude"}
@@ -39,17 +39,25 @@ def test_a_model_beside_itself_cannot_be_told_from_itself(scored: Scored) -> Non
     assert {test.p for test in found.tests if test.name == "McNemar"} == {1.0}
 
 
-def test_a_better_model_is_called_better_and_its_loss_too(scored: Scored) -> None:
+def test_a_better_model_is_better_by_accuracy_and_by_loss(scored: SplitResults) -> None:
     random = np.random.default_rng(0)
     good = np.eye(3)[scored.truth] * 0.8 + random.dirichlet([1, 1, 1], len(scored.truth)) * 0.2
     bad = random.dirichlet([1, 1, 1], len(scored.truth))
-    found = compare(judging(scored, good), judging(scored, bad), MODEL, seen="unknown", priors=("train", "train"))
-    told = {each.figure: each for each in found.differences}
-    assert told["accuracy"].verdict == told["macro_auroc"].verdict == "better"
-    assert told["cross_entropy"].verdict == "better"  # which is lower
-    assert told["cross_entropy"].difference.value is not None
-    assert told["cross_entropy"].difference.value < 0
-    turned = compare(judging(scored, bad), judging(scored, good), MODEL, seen="no", priors=("train", "train"))
+    found = compare(
+        with_probabilities(scored, good),
+        with_probabilities(scored, bad),
+        MODEL,
+        seen="unknown",
+        priors=("train", "train"),
+    )
+    differences = {each.figure: each for each in found.differences}
+    assert differences["accuracy"].verdict == differences["macro_auroc"].verdict == "better"
+    assert differences["cross_entropy"].verdict == "better"  # which is lower
+    assert differences["cross_entropy"].difference.value is not None
+    assert differences["cross_entropy"].difference.value < 0
+    turned = compare(
+        with_probabilities(scored, bad), with_probabilities(scored, good), MODEL, seen="no", priors=("train", "train")
+    )
     assert {each.figure: each.verdict for each in turned.differences}["accuracy"] == "worse"
     right = [(good.argmax(axis=1) == scored.truth), (bad.argmax(axis=1) == scored.truth)]
     mcnemar = next(test for test in found.tests if test.name == "McNemar")
@@ -60,11 +68,11 @@ def test_a_better_model_is_called_better_and_its_loss_too(scored: Scored) -> Non
     assert {each.figure for each in headline_differences(found)} >= {"accuracy", "group_auroc.pneumonia"}
 
 
-def test_films_and_classes_are_matched_by_name(scored: Scored) -> None:
-    """The other bundle may have its classes in another order, and may not have decoded every film."""
+def test_films_and_classes_are_matched_by_name(scored: SplitResults) -> None:
+    """The other bundle may have its classes in another order, and might not have decoded every film."""
     order = [2, 0, 1]
     places = np.arange(90)[::-1][:80]
-    other = Scored(
+    other = SplitResults(
         **(
             vars(scored)
             | {
@@ -78,7 +86,7 @@ def test_films_and_classes_are_matched_by_name(scored: Scored) -> None:
     found = compare(scored, other, MODEL, seen="no", priors=("train", "train"))
     assert found.films == 80
     assert {each.difference.value for each in found.differences} <= {0.0, None}
-    nothing = Scored(**(vars(scored) | {"films": []}))
+    nothing = SplitResults(**(vars(scored) | {"films": []}))
     with pytest.raises(DatasetError, match="no film can be decoded by both"):
         compare(scored, nothing, MODEL, seen="no", priors=("train", "train"))
 
@@ -87,11 +95,13 @@ def test_films_and_classes_are_matched_by_name(scored: Scored) -> None:
     ("low", "high", "verdict"),
     [(0.1, 0.2, "better"), (-0.2, -0.1, "worse"), (-0.1, 0.1, "cannot conclude"), (None, None, "cannot conclude")],
 )
-def test_an_interval_that_holds_zero_concludes_nothing(low: float | None, high: float | None, verdict: str) -> None:
+def test_an_interval_that_contains_zero_allows_no_conclusion(
+    low: float | None, high: float | None, verdict: str
+) -> None:
     assert verdict_on(Figure(value=None, low=low, high=high)) == verdict
 
 
-def test_other_groups_are_refused(tiny_bundle: Path, own_bundle: Path) -> None:
+def test_bundles_of_other_groups_are_not_compared(tiny_bundle: Path, own_bundle: Path) -> None:
     contract = load_contract(own_bundle)
     table = tuple(row.model_copy(update={"groups": {}}) for row in contract.decision.table)
     decision = contract.decision.model_copy(update={"table": table, "operating_points": ()})

@@ -83,7 +83,7 @@ def plain_delong(
 
 @given(seed=SEEDS)
 @settings(deadline=None, max_examples=40)
-def test_delong_is_its_definition(seed: int) -> None:
+def test_delong_agrees_with_its_definition(seed: int) -> None:
     random = np.random.default_rng(seed)
     count = int(random.integers(6, 30))
     positive = np.concatenate([[True, True, False, False], random.random(count) < 0.4])
@@ -113,7 +113,7 @@ def test_delong_is_its_definition(seed: int) -> None:
     assert clustered.value == found.value
 
 
-def test_films_shown_twice_widen_delongs_interval_only_by_patients() -> None:
+def test_repeated_films_narrow_delongs_interval_unless_patients_are_given() -> None:
     random = np.random.default_rng(0)
     positive = random.random(200) < 0.5
     first, second = (random.normal(size=200) + positive for _ in range(2))
@@ -124,7 +124,7 @@ def test_films_shown_twice_widen_delongs_interval_only_by_patients() -> None:
     assert metrics.delong(*twice, patients).standard_error == pytest.approx(once.standard_error, rel=1e-9)
 
 
-def test_what_delong_cannot_say_is_nan() -> None:
+def test_an_undefined_delong_test_is_nan() -> None:
     scores = np.array([0.1, 0.4, 0.3, 0.8])
     positive = np.array([False, False, True, True])
     assert np.isnan(metrics.delong(np.ones(4, bool), scores, scores)).all()
@@ -138,7 +138,7 @@ def test_what_delong_cannot_say_is_nan() -> None:
         metrics.delong(positive, scores, scores, ["a"])
 
 
-def judged(
+def compare_both(
     truth: metrics.Indices, first: metrics.Floats, second: metrics.Floats, draws: int = 500
 ) -> dict[str, metrics.Difference]:
     patients = [str(film // 2) for film in range(len(truth))]
@@ -149,7 +149,7 @@ def judged(
 def test_differences_are_those_of_the_two_summaries() -> None:
     truth, first = sample(3, films=80)
     _, second = sample(4, films=80)
-    found = judged(truth, first, second)
+    found = compare_both(truth, first, second)
     patients = [str(film // 2) for film in range(len(truth))]
     one = metrics.summarise(truth, first, patients, classes=CLASSES, groups=GROUPS, prior="uniform", draws=2)
     two = metrics.summarise(truth, second, patients, classes=CLASSES, groups=GROUPS, prior="train", draws=2)
@@ -161,24 +161,24 @@ def test_differences_are_those_of_the_two_summaries() -> None:
         assert difference.low <= difference.value <= difference.high, name
 
 
-def test_the_better_model_is_named_whichever_way_a_figure_counts() -> None:
+def test_the_better_model_is_named_whether_higher_or_lower_is_better() -> None:
     truth, good = sample(5, films=300)
     good = metrics.softmax(np.log(good) + 2 * np.eye(3)[truth])
     bad = good[np.random.default_rng(0).permutation(len(truth))]
-    better = judged(truth, good, bad)
+    better = compare_both(truth, good, bad)
     for name in ("accuracy", "macro_auroc", "brier", "cross_entropy", "aurc", "ece", "group_ppv.pneumonia"):
         assert better[name].verdict == "first better", name
-    worse = judged(truth, bad, good)
+    worse = compare_both(truth, bad, good)
     assert worse["accuracy"].verdict == worse["brier"].verdict == "second better"
     assert worse["accuracy"].value == -better["accuracy"].value
-    same = judged(truth, good, good)
+    same = compare_both(truth, good, good)
     assert {each.verdict for name, each in same.items() if "ece" not in name} == {"cannot conclude"}
 
 
 def test_pairing_makes_the_interval_narrower() -> None:
     truth, first = sample(6, films=300)
     second = metrics.softmax(np.log(first) + np.random.default_rng(0).normal(size=first.shape) / 4)
-    found = judged(truth, first, second)["macro_auroc"]
+    found = compare_both(truth, first, second)["macro_auroc"]
     patients = [str(film // 2) for film in range(len(truth))]
     alone = metrics.summarise(truth, first, patients, classes=CLASSES, groups=GROUPS, prior="train", draws=500)
     low, high = alone["macro_auroc"]["low"], alone["macro_auroc"]["high"]
@@ -187,7 +187,7 @@ def test_pairing_makes_the_interval_narrower() -> None:
     assert found.high - found.low < 0.7 * (high - low)
 
 
-def test_any_figure_can_be_compared_and_only_what_both_have() -> None:
+def test_any_figure_that_both_models_have_can_be_compared() -> None:
     right, other = np.array([True] * 30 + [False] * 10), np.array([True] * 10 + [False] * 30)
     found = metrics.compare(
         lambda weights: {"share": metrics.weighted_mean(right, weights), "more": metrics.weighted_mean(right, weights)},
@@ -200,22 +200,22 @@ def test_any_figure_can_be_compared_and_only_what_both_have() -> None:
     assert found["share"].verdict == "first better"
 
 
-def test_what_is_undefined_concludes_nothing() -> None:
+def test_an_undefined_difference_allows_no_conclusion() -> None:
     assert metrics.verdict(math.nan, math.nan) == "cannot conclude"
     assert metrics.verdict(0.0, 0.2) == metrics.verdict(-0.1, 0.0) == "cannot conclude"
     assert metrics.verdict(-0.2, -0.1) == "second better"
     assert metrics.verdict(-0.2, -0.1, lower_is_better=True) == "first better"
     probabilities = np.eye(3)[[0, 2, 2]]
-    found = judged(np.array([0, 0, 2]), probabilities, probabilities, draws=20)
+    found = compare_both(np.array([0, 0, 2]), probabilities, probabilities, draws=20)
     assert math.isnan(found["macro_auroc"].value)
     assert found["macro_auroc"].verdict == "cannot conclude"
     with pytest.raises(ValueError, match=r"two arrays of shape \(3, 3\)"):
-        judged(np.array([0, 0, 2]), probabilities, probabilities[:2])
+        compare_both(np.array([0, 0, 2]), probabilities, probabilities[:2])
 
 
 def test_resampled_differences_weight_both_models_alike() -> None:
     """With the same predictions, every resampling's difference is 0."""
     truth, probabilities = sample(8)
-    for name, each in judged(truth, probabilities, probabilities, draws=50).items():
+    for name, each in compare_both(truth, probabilities, probabilities, draws=50).items():
         if name.partition(".")[0] not in {"brier", "cross_entropy"} and "ece" not in name:  # two priors
             assert each.low == each.high == each.value == 0, name

@@ -1,4 +1,4 @@
-"""Conformal sets, against two libraries that make them, and against what they promise."""
+"""Conformal sets, against two libraries, and against the coverage that they guarantee."""
 
 import math
 import warnings
@@ -13,12 +13,13 @@ from mapie.classification import SplitConformalClassifier
 from scipy.stats import binom
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from pneumoscope.metrics import class_coverage, conformal_thresholds, prediction_sets, softmax
+from pneumoscope.metrics import class_coverage, conformal_thresholds, softmax
+from pneumoscope.metrics.conformal import prediction_sets
 
 CLASSES = 3
 
 
-class Said(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class ProbabilityClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A classifier whose inputs are its probabilities."""
 
     classes_ = np.arange(CLASSES)
@@ -26,7 +27,7 @@ class Said(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def fit(self, *_: Any) -> "Said":
+    def fit(self, *_: Any) -> "ProbabilityClassifier":
         return self
 
     def predict_proba(self, probabilities: Any) -> Any:
@@ -37,21 +38,21 @@ class Said(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
 
 def drawn(random: np.random.Generator, truth: np.ndarray) -> np.ndarray:
-    """Probabilities that lean to the true class, of a model about as good as ours."""
+    """Probabilities that favour the true class, of a model about as good as ours."""
     return softmax(random.normal(size=(len(truth), CLASSES)) + 1.5 * np.eye(CLASSES)[truth])
 
 
-def strangeness(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+def nonconformity(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.asarray(1 - probabilities[np.arange(len(truth)), truth])
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(3, 120), coverage=st.sampled_from([0.8, 0.85, 0.9, 0.95, 0.99]))
 @settings(deadline=None, max_examples=60)
-def test_sets_are_those_of_crepes_and_mapie(seed: int, count: int, coverage: float) -> None:
+def test_sets_agree_with_crepes_and_mapie(seed: int, count: int, coverage: float) -> None:
     random = np.random.default_rng(seed)
     truth = random.choice(CLASSES, size=count, p=[0.5, 0.3, 0.2])
     probabilities = drawn(random, truth)
-    scores, others = strangeness(truth, probabilities), 1 - drawn(random, truth[:1].repeat(30))
+    scores, others = nonconformity(truth, probabilities), 1 - drawn(random, truth[:1].repeat(30))
     thresholds = conformal_thresholds(scores, truth, CLASSES, coverage)
     sets = prediction_sets(others, thresholds)
     mondrian = ConformalClassifier()
@@ -62,21 +63,23 @@ def test_sets_are_those_of_crepes_and_mapie(seed: int, count: int, coverage: flo
         found = mondrian.predict_set(alone, bins=np.full(30, index), confidence=coverage - 1e-9, smoothing=False)
         np.testing.assert_array_equal(sets[:, index], found[:, 0] == 1)
         if math.isfinite(thresholds[index]) and own.sum() > 1 / (1 - coverage):  # MAPIE refuses fewer
-            split = SplitConformalClassifier(Said(), confidence_level=coverage, conformity_score="lac", prefit=True)
+            split = SplitConformalClassifier(
+                ProbabilityClassifier(), confidence_level=coverage, conformity_score="lac", prefit=True
+            )
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of classes that are missing, and none is called by it
+                warnings.simplefilter("ignore")  # about missing classes, which do not matter here
                 split.conformalize(probabilities[own], truth[own])
                 _, found = split.predict_set(1 - others)
             np.testing.assert_array_equal(sets[:, index], found[:, index, 0])
 
 
 @pytest.mark.parametrize("draws", [200, 4000])
-def test_each_class_is_covered_as_often_as_promised(draws: int) -> None:
-    """Of 99 films a class the 90th sets the threshold, which a further one reaches in exactly 90 % of draws."""
+def test_each_class_is_covered_at_the_guaranteed_rate(draws: int) -> None:
+    """With 99 films per class, the 90th sets the threshold; a further film reaches it in exactly 90 % of draws."""
     random, each = np.random.default_rng(0), np.arange(CLASSES)
     truth, kept = np.repeat(each, 99), np.zeros(CLASSES)
     for _ in range(draws):
-        scores = strangeness(truth, drawn(random, truth))
+        scores = nonconformity(truth, drawn(random, truth))
         sets = prediction_sets(1 - drawn(random, each), conformal_thresholds(scores, truth, CLASSES, 0.9))
         kept += class_coverage(sets, each)
     low, high = binom.interval(0.99, draws, 0.9)
@@ -92,7 +95,7 @@ def test_a_class_with_too_few_films_is_in_every_set() -> None:
 
 
 @pytest.mark.parametrize(("count", "rank"), [(69, 63), (9, 9), (19, 18), (20, 19), (99, 90)])
-def test_ranks_are_those_of_arithmetic_and_not_of_rounding(count: int, rank: int) -> None:
+def test_ranks_are_not_affected_by_rounding(count: int, rank: int) -> None:
     """0.9 times 70 is a little more than 63 in binary fractions."""
     scores = np.arange(1.0, count + 1)
     assert conformal_thresholds(scores, np.zeros(count, int), 1, 0.9).tolist() == [float(rank)]

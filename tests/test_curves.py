@@ -1,4 +1,4 @@
-"""Points of curves, against scikit-learn, and how well few of them stand for all."""
+"""Points of curves, against scikit-learn, and how well a few points represent all."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SEEDS = st.integers(0, 10_000)
 
 @given(seed=SEEDS)
 @settings(deadline=None)
-def test_all_points_are_scikit_learns(seed: int) -> None:
+def test_all_points_agree_with_scikit_learn(seed: int) -> None:
     truth, probabilities = sample(seed, 2)
     positive, scores = truth == 1, probabilities[:, 1]
     for weights in (None, film_weights(seed, len(truth))[1]):
@@ -29,8 +29,8 @@ def test_all_points_are_scikit_learns(seed: int) -> None:
         np.testing.assert_allclose(curve.threshold, thresholds[::-1], rtol=0, atol=1e-9)
 
 
-def beside(curve: metrics.Curve, whole: metrics.Curve) -> float:
-    """How far the whole curve's points lie from the drawn line, at most."""
+def largest_distance(curve: metrics.Curve, whole: metrics.Curve) -> float:
+    """The largest distance of the whole curve's points from the drawn line."""
     starts, ends = (np.stack([curve.x[part], curve.y[part]], axis=1) for part in (slice(-1), slice(1, None)))
     pieces, points = ends - starts, np.stack([whole.x, whole.y], axis=1)
     apart = points[:, np.newaxis] - starts
@@ -50,11 +50,11 @@ def test_few_points_draw_the_same_curve(films: int, strength: float) -> None:
         assert (few.x[0], few.y[0], few.x[-1], few.y[-1]) == (whole.x[0], whole.y[0], whole.x[-1], whole.y[-1])
         first = 30 if points is metrics.precision_recall_points else 0  # where a curve of few films leaps
         tail = metrics.Curve(*(values[first :: 1 + films // 2000] for values in whole))
-        assert beside(few, tail) < 0.004
+        assert largest_distance(few, tail) < 0.004
         assert set(few.threshold) <= set(whole.threshold)
 
 
-def test_thinning_keeps_the_ends_and_corners_and_drops_what_lies_between() -> None:
+def test_thinning_keeps_ends_and_corners_and_drops_points_between_them() -> None:
     x, y = np.array([0.0, 0.0, 0.0, 0.5, 1.0]), np.array([0.0, 0.4, 1.0, 1.0, 1.0])
     assert metrics.thin(x, y, 10).tolist() == [0, 2, 4]
     assert metrics.thin(x, y, 2).tolist() == [0, 4]
@@ -65,7 +65,7 @@ def test_thinning_keeps_the_ends_and_corners_and_drops_what_lies_between() -> No
 
 @given(seed=SEEDS)
 @settings(deadline=None, max_examples=25)
-def test_curves_of_resamplings_are_those_of_their_films(seed: int) -> None:
+def test_a_resampled_curve_is_that_of_its_films(seed: int) -> None:
     truth, probabilities = sample(seed, 2)
     positive, scores = truth == 1, probabilities[:, 1]
     rows = np.concatenate(list(metrics.bootstrap_weights([str(at // 2) for at in range(len(truth))], draws=5)))
@@ -86,7 +86,7 @@ def test_curves_of_resamplings_are_those_of_their_films(seed: int) -> None:
             assert value == pytest.approx(precision[reached], abs=1e-9)
 
 
-def test_a_curve_of_one_side_is_undefined() -> None:
+def test_a_curve_without_positives_or_negatives_is_undefined() -> None:
     positive, scores = np.array([True, True]), np.array([0.2, 0.4])
     assert np.isnan(metrics.roc_points(positive, scores).x).all()
     assert np.isnan(metrics.precision_recall_points(~positive, scores).x).all()

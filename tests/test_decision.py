@@ -55,9 +55,9 @@ ALL = ("bacteria", "normal", "virus")
         ([0.7, 0.2, 0.1], "answered", "bacteria", ("bacteria",), ()),
         ([0.2, 0.6, 0.2], "answered", "normal", ("normal",), ()),
         ([0.3, 0.1, 0.6], "abstained", UNDETERMINED, ("bacteria", "virus"), ("several-classes",)),
-        # Both types fit, and no pneumonia does not, though pneumonia misses its own threshold.
+        # Both types fit; the absence of pneumonia does not, although pneumonia misses its own threshold.
         ([0.31, 0.35, 0.34], "abstained", UNDETERMINED, ("bacteria", "virus"), ("several-classes",)),
-        # On both sides.
+        # Classes on both sides of the group.
         ([0.4, 0.5, 0.1], "abstained", None, ("bacteria", "normal"), ("several-classes",)),
         # One class, and neither side of the group.
         ([0.15, 0.4, 0.45], "abstained", None, ("virus",), ("group-unclear",)),
@@ -80,13 +80,13 @@ def test_probabilities_become_a_decision(
     assert verdict.coverage == 0.9
 
 
-def test_reasons_say_what_the_set_is_and_at_which_coverage(contract: Contract) -> None:
-    def said(*probabilities: float) -> tuple[str, ...]:
+def test_reasons_name_the_set_and_its_coverage(contract: Contract) -> None:
+    def reasons(*probabilities: float) -> tuple[str, ...]:
         return decide(contract, np.array(probabilities), None, rule=CLASS).reasons
 
-    assert said(0.3, 0.1, 0.6) == ("at 90% coverage the film may be bacteria or virus",)
-    assert said(0.27, 0.46, 0.27) == ("at 90% coverage no class is probable enough to fit the film",)
-    assert said(0.15, 0.4, 0.45) == (
+    assert reasons(0.3, 0.1, 0.6) == ("at 90% coverage the film may be bacteria or virus",)
+    assert reasons(0.27, 0.46, 0.27) == ("at 90% coverage no class is probable enough to fit the film",)
+    assert reasons(0.15, 0.4, 0.45) == (
         "at 90% coverage virus is the only class that fits, but neither pneumonia nor its absence fits the film",
     )
     older = Rule(level="class", row=coverage_row(None, dict.fromkeys(ALL, 0.5), {"pneumonia": (0.5, 0.5)}))
@@ -102,8 +102,8 @@ def test_both_types_fit_and_no_pneumonia_as_well(contract: Contract) -> None:
     assert verdict.reason_codes == ("several-classes", "group-unclear")
 
 
-def test_a_class_that_fits_alone_is_no_answer_where_another_is_more_probable(contract: Contract) -> None:
-    """Thresholds differ by class, so that it can be."""
+def test_the_only_class_that_fits_is_not_answered_if_another_is_more_probable(contract: Contract) -> None:
+    """Possible because thresholds differ by class."""
     row = coverage_row(0.9, {"bacteria": 0.9, "normal": 0.9, "virus": 0.05}, {"pneumonia": (0.5, 0.5)})
     verdict = decide(contract, np.array([0.8, 0.1, 0.1]), None, rule=Rule(level="class", row=row))
     assert (verdict.status, verdict.label, verdict.prediction_set) == ("abstained", None, ("virus",))
@@ -139,7 +139,7 @@ def test_a_probability_at_the_threshold_fits(contract: Contract) -> None:
 def test_level_group_answers_with_groups(
     contract: Contract, probabilities: list[float], status: str, label: str | None, possible: tuple[str, ...]
 ) -> None:
-    """The sides decide, whatever the class sets hold."""
+    """The sides decide, whichever classes are in the set."""
     verdict = decide(contract, np.array(probabilities), None, rule=GROUP)
     assert (verdict.status, verdict.label, verdict.prediction_set) == (status, label, possible)
     assert verdict.class_index == (1 if label == "normal" else None)
@@ -155,9 +155,7 @@ def test_level_group_answers_with_groups(
     ("probabilities", "label"),
     [([0.1, 0.6, 0.2, 0.1], "normal"), ([0.1, 0.4, 0.1, 0.4], None), ([0.4, 0.1, 0.5, 0.0], "pneumonia")],
 )
-def test_of_several_classes_outside_the_groups_the_class_set_chooses(
-    probabilities: list[float], label: str | None
-) -> None:
+def test_the_class_set_chooses_among_classes_outside_the_groups(probabilities: list[float], label: str | None) -> None:
     shares = dict(zip(("bacteria", "normal", "virus", "fracture"), probabilities, strict=True))
     row = coverage_row(0.9, dict.fromkeys(shares, 0.35), {"pneumonia": (0.5, 0.5)})
     verdict = judge({"pneumonia": ("bacteria", "virus")}, shares, Rule(level="group", row=row))
@@ -194,7 +192,7 @@ def test_a_rule_is_chosen_by_the_contracts_tables(contract: Contract) -> None:
 
 
 @pytest.mark.parametrize("groups", [{}, {"a": ("bacteria", "virus"), "b": ("normal", "virus")}])
-def test_level_group_needs_groups_apart(contract: Contract, groups: dict[str, tuple[str, ...]]) -> None:
+def test_level_group_needs_groups_that_share_no_class(contract: Contract, groups: dict[str, tuple[str, ...]]) -> None:
     for wanted in ({"level": "group"}, {"operating_point": "sensitivity-0.95"}):
         with pytest.raises(UsageError, match="use level 'class'"):
             choose_rule(contract.model_copy(update={"groups": groups}), **wanted)  # type: ignore[arg-type]  # as above
@@ -207,7 +205,7 @@ def test_a_group_is_data_and_may_be_missing() -> None:
     assert judge({}, {"bacteria": 0.6, "normal": 0.3, "virus": 0.1}, rule).label == "bacteria"
 
 
-def test_part_of_a_groups_classes_is_of_that_group() -> None:
+def test_some_of_a_groups_classes_belong_to_that_group() -> None:
     shares = {"bacteria": 0.45, "normal": 0.05, "virus": 0.45, "fungus": 0.05}
     row = coverage_row(0.9, dict.fromkeys(shares, 0.3), {"pneumonia": (0.9, 0.9)})
     verdict = judge({"pneumonia": ("bacteria", "virus", "fungus")}, shares, Rule(level="class", row=row))
@@ -223,7 +221,7 @@ PARTS = st.lists(st.floats(0.001, 1), min_size=3, max_size=3)
     sides=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     level=st.sampled_from(["class", "group"]),
 )
-def test_whatever_is_answered_is_in_the_set_and_its_group_is_clear(
+def test_an_answer_is_in_the_set_and_its_group_is_clear(
     parts: list[float], classes: list[float], sides: tuple[float, float], level: Level
 ) -> None:
     groups: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
@@ -243,7 +241,7 @@ def test_whatever_is_answered_is_in_the_set_and_its_group_is_clear(
     assert bool(verdict.reasons) == (verdict.status == "abstained")
 
 
-def test_a_rejection_has_a_reason_and_nothing_else(contract: Contract) -> None:
+def test_a_rejection_has_only_a_reason(contract: Contract) -> None:
     verdict = reject(contract, Reason("undecodable", "the file is empty."))
     assert verdict.status == "rejected"
     assert verdict.label is None
@@ -251,7 +249,7 @@ def test_a_rejection_has_a_reason_and_nothing_else(contract: Contract) -> None:
     assert verdict.reasons == ("the file is empty.",)
 
 
-def test_a_model_trained_on_drawings_says_so_of_every_film(contract: Contract) -> None:
+def test_every_answer_of_a_model_trained_on_drawings_says_so(contract: Contract) -> None:
     drawn = contract.model_copy(update={"population": Population(age_years=None, drawings=True)})
     answered, abstained = (decide(drawn, np.array(row), None, rule=CLASS) for row in ([0.1, 0.2, 0.7], [0.5, 0.1, 0.4]))
     assert answered.reasons == (
@@ -264,11 +262,13 @@ def test_a_model_trained_on_drawings_says_so_of_every_film(contract: Contract) -
     assert decide(unknown, np.array([0.1, 0.2, 0.7]), None, rule=CLASS).reasons == ()
 
 
-@pytest.mark.parametrize(("age", "told"), [(None, False), (0.9, True), (1, False), (5.9, False), (6, True), (34, True)])
-def test_an_age_outside_the_population_is_told(contract: Contract, age: float | None, *, told: bool) -> None:
+@pytest.mark.parametrize(
+    ("age", "reported"), [(None, False), (0.9, True), (1, False), (5.9, False), (6, True), (34, True)]
+)
+def test_an_age_outside_the_population_is_reported(contract: Contract, age: float | None, *, reported: bool) -> None:
     verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, age_years=age)
     assert verdict.status == "answered"
-    assert ["trained on ages 1 to 5" in reason for reason in verdict.reasons] == [True] * told
+    assert ["trained on ages 1 to 5" in reason for reason in verdict.reasons] == [True] * reported
     anyone = contract.model_copy(update={"population": Population(age_years=None, drawings=False)})
     assert decide(anyone, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, age_years=age).reasons == ()
 
@@ -277,15 +277,15 @@ def test_an_age_outside_the_population_is_told(contract: Contract, age: float | 
     ("age", "words"),
     [(0.016, "under 1 year old"), (7.9, "7 years old"), (34.2, "34 years old"), (95.2, "90 years old or older")],
 )
-def test_an_age_is_told_in_whole_years_and_not_past_90(contract: Contract, age: float, words: str) -> None:
+def test_an_age_is_reported_in_whole_years_and_not_above_90(contract: Contract, age: float, words: str) -> None:
     (reason,) = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, age_years=age).reasons
     assert reason.startswith(f"the patient is {words};")
 
 
 def test_notes_of_the_film_are_passed_on(contract: Contract) -> None:
-    told = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, notes=(Reason("greys", "a note"),))
-    assert told.reasons == ("a note",)
-    assert told.reason_codes == ("greys",)
+    verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, notes=(Reason("greys", "a note"),))
+    assert verdict.reasons == ("a note",)
+    assert verdict.reason_codes == ("greys",)
 
 
 def maps_of(grid: np.ndarray) -> np.ndarray:
@@ -293,7 +293,7 @@ def maps_of(grid: np.ndarray) -> np.ndarray:
     return np.stack([np.ones_like(grid), np.ones_like(grid), grid]).astype(np.float32)
 
 
-def test_a_look_at_the_rim_is_told(contract: Contract) -> None:
+def test_attention_at_the_rim_is_reported(contract: Contract) -> None:
     central = np.zeros((7, 7))
     central[2:5, 2:5] = 1
     edge, corner = np.zeros((7, 7)), np.zeros((7, 7))
@@ -314,7 +314,7 @@ def test_a_map_without_a_positive_part_has_no_shares(contract: Contract) -> None
     assert attention.as_json() == {"class": "virus", "border": None, "corners": None}
 
 
-def test_an_even_map_has_the_areas_shares() -> None:
+def test_a_constant_map_has_the_shares_of_the_areas() -> None:
     for height, width in ((7, 7), (5, 9), (1, 1), (28, 28)):
         border, corners = rim_shares(np.full((height, width), 3.5), RULE) or (0, 0)
         assert border == pytest.approx(1 - 0.75**2)
@@ -322,7 +322,7 @@ def test_an_even_map_has_the_areas_shares() -> None:
 
 
 @given(seed=st.integers(0, 1000), side=st.integers(1, 14), scale=st.floats(0.01, 100))
-def test_shares_are_those_of_the_map_drawn_large(seed: int, side: int, scale: float) -> None:
+def test_shares_agree_with_those_of_an_enlarged_map(seed: int, side: int, scale: float) -> None:
     grid = np.random.default_rng(seed).normal(size=(side, side))
     shares = rim_shares(scale * grid, RULE)
     large = np.clip(np.kron(grid, np.ones((8, 8))), 0, None)

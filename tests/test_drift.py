@@ -1,4 +1,4 @@
-"""Films without labels: the reference in a bundle, the signs of a difference, and their verdicts."""
+"""Drift of films without labels: a bundle's reference, the signs of a difference, and their verdicts."""
 
 import json
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import pytest
 from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.documents import read_document
-from pneumoscope.engine import Encoded, Engine
+from pneumoscope.engine import Engine, ImageFile
 from pneumoscope.engine.reference import FAR_QUANTILE, About, Answers, Reference, load_reference, save_reference
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.phantom import encode_jpeg, film
-from pneumoscope.report import Drift, watch
+from pneumoscope.report import Drift, measure_drift
 from pneumoscope.report.document import Figure
 from pneumoscope.report.drift import _share, far_share
 from samples import encode
@@ -32,28 +32,28 @@ ABOUT = About(
 )
 
 
-def made(count: int = 400, dimensions: int = 30, *, seed: int = 0) -> np.ndarray:
+def random_embeddings(count: int = 400, dimensions: int = 30, *, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     scale = np.linspace(0.1, 3, dimensions)
     return (random.normal(size=(count, dimensions)) * scale + 5 * scale).astype(np.float32)
 
 
-def encoded(contents: dict[str, bytes]) -> list[Encoded]:
-    return [Encoded(name=name, read=lambda data=data: data) for name, data in contents.items()]  # type: ignore[misc]
+def image_files(contents: dict[str, bytes]) -> list[ImageFile]:
+    return [ImageFile(name=name, read=lambda data=data: data) for name, data in contents.items()]  # type: ignore[misc]
 
 
 def test_one_in_a_hundred_of_the_references_films_is_far() -> None:
-    reference = Reference.of(made(), ABOUT)
-    far = (reference.distance(made()) > 1).mean()
+    reference = Reference.of(random_embeddings(), ABOUT)
+    far = (reference.distance(random_embeddings()) > 1).mean()
     assert far == pytest.approx(1 - FAR_QUANTILE / 100, abs=0.003)
-    others = (reference.distance(made(2000, seed=1)) > 1).mean()
+    others = (reference.distance(random_embeddings(2000, seed=1)) > 1).mean()
     assert others <= far_share(400)[1]
-    assert (reference.distance(made(seed=1) + 3) > 1).mean() > 0.9
-    assert reference.distance(made()[0]).shape == ()
+    assert (reference.distance(random_embeddings(seed=1) + 3) > 1).mean() > 0.9
+    assert reference.distance(random_embeddings()[0]).shape == ()
 
 
-def test_a_dimension_that_never_changes_makes_no_distance() -> None:
-    embeddings = made()
+def test_a_constant_dimension_adds_no_distance() -> None:
+    embeddings = random_embeddings()
     embeddings[:, 3] = 7
     reference = Reference.of(embeddings, ABOUT)
     moved = embeddings.copy()
@@ -63,13 +63,13 @@ def test_a_dimension_that_never_changes_makes_no_distance() -> None:
     assert np.isfinite(nothing.distance(np.ones(4))).all()
 
 
-def test_a_reference_is_read_as_it_was_written(tmp_path: Path, drawn_bundle: Path) -> None:
+def test_a_reference_is_read_back_unchanged(tmp_path: Path, drawn_bundle: Path) -> None:
     contract = load_contract(drawn_bundle)
-    save_reference(reference := Reference.of(made(), ABOUT), tmp_path)
+    save_reference(reference := Reference.of(random_embeddings(), ABOUT), tmp_path)
     found = load_reference(tmp_path, contract)
     assert found is not None
     assert found.about == ABOUT
-    np.testing.assert_array_equal(found.distance(made()), reference.distance(made()))
+    np.testing.assert_array_equal(found.distance(random_embeddings()), reference.distance(random_embeddings()))
     (tmp_path / "reference.npz").write_bytes(b"none")
     with pytest.raises(BundleError, match=r"reference\.npz is damaged"):
         load_reference(tmp_path, contract)
@@ -92,7 +92,7 @@ def test_the_bundles_reference_is_of_its_validation_films(drawn_bundle: Path, da
     assert not reference.about.published
 
 
-def test_the_out_of_fold_answers_are_those_of_its_report(described_bundle: Path) -> None:
+def test_the_references_out_of_fold_answers_agree_with_the_report(described_bundle: Path) -> None:
     reference = load_reference(described_bundle, load_contract(described_bundle))
     report = json.loads((described_bundle / "report.json").read_text())
     assert reference is not None
@@ -103,14 +103,20 @@ def test_the_out_of_fold_answers_are_those_of_its_report(described_bundle: Path)
     )
 
 
-def test_films_like_its_own_are_alike_and_noise_is_not(drawn_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
-    own = encoded({each.path: dataset.read(each) for each in dataset.split("test")})
-    alike = watch(drawn_bundle, own, tmp_path, tmp_path / "alike")
+def test_films_like_the_references_are_alike_and_noise_is_not(
+    drawn_bundle: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    own = image_files({each.path: dataset.read(each) for each in dataset.split("test")})
+    alike = measure_drift(drawn_bundle, own, tmp_path, tmp_path / "alike")
     assert alike.n == len(own)
-    assert not [sign for sign in alike.signs if sign.quantity.startswith("share called") and sign.grade == "different"]
+    assert not [
+        sign for sign in alike.signs if sign.quantity.startswith("share predicted as") and sign.grade == "different"
+    ]
     random = np.random.default_rng(0)
-    noise = encoded({f"{n}.png": encode_png(random.integers(256, size=(90, 80), dtype=np.uint8)) for n in range(60)})
-    strange = watch(drawn_bundle, noise, tmp_path, tmp_path / "strange")
+    noise = image_files(
+        {f"{n}.png": encode_png(random.integers(256, size=(90, 80), dtype=np.uint8)) for n in range(60)}
+    )
+    strange = measure_drift(drawn_bundle, noise, tmp_path, tmp_path / "strange")
     far = next(sign for sign in strange.signs if sign.quantity == "share of films far out")
     assert far.grade == "different"
     assert "share of films far out" in strange.verdict
@@ -124,15 +130,15 @@ def encode_png(luma: np.ndarray) -> bytes:
     return encode(Image.fromarray(luma))
 
 
-def test_what_cannot_be_decoded_is_counted_and_nothing_at_all_is_an_error(drawn_bundle: Path, tmp_path: Path) -> None:
-    films = encoded({"a.jpeg": encode_jpeg(film("virus", patient=1, size=(80, 90))), "b.jpeg": b"no"})
-    found = watch(drawn_bundle, films, tmp_path, tmp_path / "out")
+def test_undecodable_files_are_counted_and_a_folder_of_them_is_an_error(drawn_bundle: Path, tmp_path: Path) -> None:
+    films = image_files({"a.jpeg": encode_jpeg(film("virus", patient=1, size=(80, 90))), "b.jpeg": b"no"})
+    found = measure_drift(drawn_bundle, films, tmp_path, tmp_path / "out")
     assert (found.n, [each.film for each in found.undecodable]) == (2, ["b.jpeg"])
     rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
     assert len(rows) == 3
     assert rows[2].startswith("b.jpeg,rejected,")
     with pytest.raises(UsageError, match=r"none of the 1 image files in .* can be decoded"):
-        watch(drawn_bundle, films[1:], tmp_path, tmp_path / "none")
+        measure_drift(drawn_bundle, films[1:], tmp_path, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -141,9 +147,9 @@ def test_what_cannot_be_decoded_is_counted_and_nothing_at_all_is_an_error(drawn_
     [
         (0.4, 0.05, 0.2, 1000, "higher than the reference"),
         (0.1, 0.05, 0.3, 1000, "lower than the reference"),
-        (0.4, 0.05, 0.2, 12, "no clear difference"),  # the reference has too few films to tell
+        (0.4, 0.05, 0.2, 12, "no clear difference"),  # the reference has too few films to conclude
         (0.4, 0.3, 0.2, 1000, "no clear difference"),
-        (0.21, 0.001, 0.2, 10**8, "no clear difference"),  # of no consequence
+        (0.21, 0.001, 0.2, 10**8, "no clear difference"),  # certain, but too small to matter
     ],
 )
 def test_a_share_differs_only_beyond_chance_on_both_sides(
@@ -153,7 +159,7 @@ def test_a_share_differs_only_beyond_chance_on_both_sides(
     assert _share("share", here, expected, films).verdict == words
 
 
-def test_evaluate_watches_a_folder(
+def test_evaluate_compares_a_folder_with_the_reference(
     tiny_bundle: Path, phantom_folder: Path, tmp_path: Path, command: Callable[..., SimpleNamespace]
 ) -> None:
     out = tmp_path / "drift"

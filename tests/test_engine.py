@@ -15,7 +15,7 @@ from PIL import Image
 import dicoms
 from pneumoscope.contract import InputRule, load_contract, save_contract
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Encoded, Engine, Verified, rejection, verify
+from pneumoscope.engine import Engine, ImageFile, Verification, rejection, verify
 from pneumoscope.engine.golden import GoldenCase, GoldenOutputs, _difference
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export, load_network
@@ -30,8 +30,8 @@ from samples import REPOSITORY, TINY, coverage_row, encode
 FILM = encode_jpeg(film("bacteria", patient=1))
 
 
-def encoded(name: str, data: bytes) -> Encoded:
-    return Encoded(name=name, read=lambda: data)
+def image_file(name: str, data: bytes) -> ImageFile:
+    return ImageFile(name=name, read=lambda: data)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_graph_takes_bytes_and_normalises_itself(tiny_bundle: Path) -> None:
 
 
 def test_a_batch_gives_what_single_films_give(engine: Engine) -> None:
-    films = [encoded(str(n), encode_jpeg(film("virus", patient=n))) for n in range(1, 20)]
+    films = [image_file(str(n), encode_jpeg(film("virus", patient=n))) for n in range(1, 20)]
     together = list(engine.predict_many(films))
     assert [each.image for each in together] == [each.name for each in films]
     for each, one in zip(films, together, strict=True):
@@ -96,16 +96,16 @@ def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
 
 
 def test_a_model_trained_on_drawings_says_so_with_every_answer(drawn_bundle: Path) -> None:
-    """Of a patient's film, too: it was once called virus, 99.8 %, without a word."""
-    films = [encoded("film", FILM), encoded("bad", b"hello")]
+    """Also for a patient's film, which such a model once answered with virus, 99.8 %, without a warning."""
+    films = [image_file("film", FILM), image_file("bad", b"hello")]
     film_of_a_patient, bad = (each.as_json() for each in Engine.load(drawn_bundle).predict_many(films))
     assert film_of_a_patient["reason_codes"] == ["trained-on-drawings"]
     assert "not on radiographs; its answer says nothing about a patient" in film_of_a_patient["reasons"][0]
     assert bad["reason_codes"] == ["undecodable", "trained-on-drawings"]
 
 
-def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: Engine) -> None:
-    films = [encoded("bad", b"hello"), encoded("good", FILM), encoded("cut", FILM[:900])]
+def test_a_file_that_is_not_a_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: Engine) -> None:
+    films = [image_file("bad", b"hello"), image_file("good", FILM), image_file("cut", FILM[:900])]
     bad, good, cut = engine.predict_many(films)
     assert [bad.status, good.status, cut.status] == ["rejected", "answered", "rejected"]
     document = bad.as_json()
@@ -123,7 +123,7 @@ def test_what_is_no_film_is_rejected_with_a_reason_and_the_rest_goes_on(engine: 
     assert 0 < good.brightness < 1
 
 
-def test_a_film_is_decided_on_by_the_rule_that_is_asked_for(engine: Engine) -> None:
+def test_a_film_is_decided_on_by_the_given_rule(engine: Engine) -> None:
     usual = engine.predict(FILM)
     assert engine.predict(FILM, rule=engine.rule(coverage=0.9)) == usual
     wide = engine.predict(FILM, rule=engine.rule(coverage=0.99))
@@ -140,7 +140,7 @@ def test_a_film_is_decided_on_by_the_rule_that_is_asked_for(engine: Engine) -> N
 
 
 def test_many_films_are_decided_on_by_one_rule(engine: Engine) -> None:
-    films = [encoded(str(number), FILM) for number in range(20)]
+    films = [image_file(str(number), FILM) for number in range(20)]
     rule = engine.rule(coverage=0.99)
     assert {each.coverage for each in engine.predict_many(films, rule=rule)} == {0.99}
     assert {each.coverage for each in engine.predict_many(films)} == {0.9}
@@ -153,8 +153,8 @@ def test_probabilities_are_calibrated_class_by_class(own_bundle: Path) -> None:
     save_contract(contract.model_copy(update={"calibration": calibration}), own_bundle)
     prediction = Engine.load(own_bundle).predict(FILM)
     assert prediction.outputs is not None
-    said = prediction.outputs.logits.astype(float) * [2.0, 0.5, 1.0] + [0.1, -0.3, 0.2]
-    np.testing.assert_allclose([*prediction.probabilities.values()], softmax(said))
+    calibrated = prediction.outputs.logits.astype(float) * [2.0, 0.5, 1.0] + [0.1, -0.3, 0.2]
+    np.testing.assert_allclose([*prediction.probabilities.values()], softmax(calibrated))
 
 
 def test_the_same_film_in_every_encoding_gives_the_same_probabilities(engine: Engine) -> None:
@@ -185,12 +185,12 @@ def test_the_same_film_as_dicom_and_as_png_gives_the_same_probabilities(engine: 
         assert inverted.probabilities == expected.probabilities
 
 
-def test_a_dicoms_notes_and_age_are_told(engine: Engine) -> None:
+def test_a_dicom_files_notes_and_age_are_among_the_reasons(engine: Engine) -> None:
     luma = film("bacteria", patient=4, size=(300, 320))
-    told = engine.predict(dicoms.dicom(luma, PatientAge="034Y", Modality=None))
-    assert told.status != "rejected"
-    assert any("34 years old; the model was trained on ages 1 to 5" in reason for reason in told.reasons)
-    assert any("does not state its modality" in reason for reason in told.reasons)
+    prediction = engine.predict(dicoms.dicom(luma, PatientAge="034Y", Modality=None))
+    assert prediction.status != "rejected"
+    assert any("34 years old; the model was trained on ages 1 to 5" in reason for reason in prediction.reasons)
+    assert any("does not state its modality" in reason for reason in prediction.reasons)
     assert (
         engine.predict(dicoms.dicom(luma, PatientAge="003Y")).reasons
         == engine.predict(encode(Image.fromarray(luma))).reasons
@@ -203,11 +203,11 @@ def test_a_dicoms_notes_and_age_are_told(engine: Engine) -> None:
 def test_predicting_is_lazy_and_bounded(engine: Engine) -> None:
     taken = 0
 
-    def endless() -> Iterator[Encoded]:
+    def endless() -> Iterator[ImageFile]:
         nonlocal taken
         while True:
             taken += 1
-            yield encoded("", FILM)
+            yield image_file("", FILM)
 
     predictions = engine.predict_many(endless())
     for _ in range(20):
@@ -217,22 +217,22 @@ def test_predicting_is_lazy_and_bounded(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("where", ["source", "read"])
-def test_what_came_before_an_error_is_answered_first(engine: Engine, where: str) -> None:
+def test_films_before_an_error_are_answered_first(engine: Engine, where: str) -> None:
     def unreadable() -> bytes:
         raise RuntimeError("out of films")
 
-    def some() -> Iterator[Encoded]:
+    def some() -> Iterator[ImageFile]:
         for number in range(11):
-            yield encoded(str(number), FILM)
+            yield image_file(str(number), FILM)
         if where == "source":
             raise RuntimeError("out of films")
-        yield Encoded(name="bad", read=unreadable)
-        yield encoded("after", FILM)
+        yield ImageFile(name="bad", read=unreadable)
+        yield image_file("after", FILM)
 
-    told = list[str]()
+    names = list[str]()
     with pytest.raises(RuntimeError, match="out of films"):
-        told.extend(prediction.image for prediction in engine.predict_many(some()))
-    assert told == [str(number) for number in range(11)]
+        names.extend(prediction.image for prediction in engine.predict_many(some()))
+    assert names == [str(number) for number in range(11)]
 
 
 def test_several_threads_may_use_one_engine(engine: Engine) -> None:
@@ -246,8 +246,8 @@ def test_several_threads_may_use_one_engine(engine: Engine) -> None:
     assert found == [expected] * 6
 
 
-def test_predict_wants_bytes_and_load_takes_text(tiny_bundle: Path) -> None:
-    with pytest.raises(TypeError, match="takes the bytes of a film's file, got str"):
+def test_predict_requires_bytes_and_load_accepts_a_string(tiny_bundle: Path) -> None:
+    with pytest.raises(TypeError, match="takes the bytes of an image file, got str"):
         Engine.load(str(tiny_bundle)).predict("film.jpeg")  # type: ignore[arg-type]
 
 
@@ -267,14 +267,14 @@ def test_run_checks_dtype_and_shape(engine: Engine) -> None:
 
 
 def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> None:
-    assert verify(own_bundle) == Verified(cases=8, left_out=())
+    assert verify(own_bundle) == Verification(cases=8, left_out=())
     golden = own_bundle / "golden" / "golden.json"
     golden.write_text(golden.read_text().replace('": 0.', '": 0.9', 1))
     with pytest.raises(BundleError, match=r"golden\.json was changed"):
         verify(own_bundle)
 
 
-def test_verify_notices_a_model_that_answers_otherwise(own_bundle: Path) -> None:
+def test_verify_notices_a_model_with_other_answers(own_bundle: Path) -> None:
     """A wrong calibration changes probabilities though every file is intact."""
     contract = load_contract(own_bundle)
     calibration = contract.calibration.model_copy(update={"scale": dict.fromkeys(contract.classes, 1 / 3)})
@@ -300,18 +300,18 @@ def test_the_tolerance_explains_another_decision_only_near_a_threshold(
     engine: Engine, classes: float, sides: tuple[float, float], *, matters: bool
 ) -> None:
     shares = {"bacteria": 0.7, "normal": 0.2, "virus": 0.1}
-    said = {"file": "a.png", "needs": None, "probabilities": shares}
-    case = GoldenCase(**said, status="answered", label="bacteria", outputs=None)
+    facts = {"file": "a.png", "needs": None, "probabilities": shares}
+    case = GoldenCase(**facts, status="answered", label="bacteria", outputs=None)
     prediction = replace(
         engine.predict(FILM), status="abstained", label=None, probabilities=shares, groups={"pneumonia": 0.8}
     )
     row = coverage_row(0.9, dict.fromkeys(shares, classes), {"pneumonia": sides})
     assert bool(_difference(case, prediction, (row, None), 0.001)) is matters
     older = coverage_row(None, dict.fromkeys(shares, classes), {"pneumonia": sides})
-    assert not _difference(case, prediction, (older, None), 0.001)  # its cases were decided on by another rule
+    assert not _difference(case, prediction, (older, None), 0.001)  # an older bundle's cases had another rule
 
 
-def test_what_the_graph_gave_must_come_out_again_also_of_a_rejected_film(engine: Engine) -> None:
+def test_the_graphs_outputs_must_be_reproduced_also_for_a_rejected_film(engine: Engine) -> None:
     prediction = engine.predict(encode_jpeg(255 - film("bacteria", patient=1)))
     assert prediction.status == "rejected"
     outputs = GoldenOutputs.of(prediction)
@@ -332,7 +332,7 @@ def test_what_the_graph_gave_must_come_out_again_also_of_a_rejected_film(engine:
 
 
 def test_a_bundle_of_version_1_still_answers(own_bundle: Path) -> None:
-    """No map among the outputs, no seal, no threshold's origin, golden cases of probabilities only."""
+    """It has no maps, no gate and no origin of its thresholds; its golden cases have only probabilities."""
     expected = Engine.load(own_bundle).predict(FILM)
     model = onnx.load(own_bundle / "model.onnx")
     del model.graph.output[2]
@@ -387,7 +387,7 @@ def test_random_weights_give_another_map(tiny_run: Path, dataset: Dataset) -> No
     assert not torch.allclose(maps, others, rtol=0.1)
 
 
-def test_only_a_provider_that_is_there_is_taken(tiny_bundle: Path) -> None:
+def test_only_an_available_provider_is_accepted(tiny_bundle: Path) -> None:
     assert Engine.load(tiny_bundle, provider="cpu").predict(FILM).probabilities
     with pytest.raises(
         UsageError, match=r"provider 'cuda' is not in this ONNX Runtime, which has: .*cpu.*onnxruntime-gpu"
@@ -404,13 +404,13 @@ def test_golden_films_are_in_several_encodings(tiny_bundle: Path) -> None:
     assert {("JPEG", "L"), ("JPEG", "R"), ("PNG", "L"), ("PNG", "I")} <= formats
 
 
-def test_damaged_bundles(own_bundle: Path) -> None:
+def test_the_error_names_a_missing_file(own_bundle: Path) -> None:
     (own_bundle / "golden" / "virus-8bit.png").unlink()
     with pytest.raises(BundleError, match=r"virus-8bit\.png is missing"):
         Engine.load(own_bundle)
 
 
-def test_a_model_that_onnxruntime_cannot_read(own_bundle: Path) -> None:
+def test_a_model_that_onnxruntime_cannot_read_is_refused(own_bundle: Path) -> None:
     import hashlib
 
     (own_bundle / "model.onnx").write_bytes(b"no model")
@@ -422,7 +422,7 @@ def test_a_model_that_onnxruntime_cannot_read(own_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["size", "classes"])
-def test_a_contract_that_does_not_fit_the_model_is_refused(change: str, own_bundle: Path) -> None:
+def test_a_contract_that_does_not_match_the_model_is_refused(change: str, own_bundle: Path) -> None:
     contract, pair = load_contract(own_bundle), ("bacteria", "virus")
     flat = dict.fromkeys(pair, 1.0)
     of_two = {
@@ -433,7 +433,7 @@ def test_a_contract_that_does_not_fit_the_model_is_refused(change: str, own_bund
     }
     changed = {"input": InputRule.squash(64)} if change == "size" else of_two
     save_contract(contract.model_copy(update=changed), own_bundle)
-    with pytest.raises(BundleError, match="the contract says"):
+    with pytest.raises(BundleError, match="the contract states"):
         Engine.load(own_bundle)
 
 
@@ -444,7 +444,7 @@ def test_a_model_for_batches_of_one_size_is_refused(own_bundle: Path) -> None:
     contract = load_contract(own_bundle)
     files = contract.files | {"model.onnx": sha256_of(own_bundle / "model.onnx")}
     save_contract(contract.model_copy(update={"files": files}), own_bundle)
-    with pytest.raises(BundleError, match=r"the contract says uint8 \[N, 1,"):
+    with pytest.raises(BundleError, match=r"the contract states uint8 \[N, 1,"):
         Engine.load(own_bundle)
 
 
@@ -461,12 +461,12 @@ def test_golden_cases_must_be_listed(dropped: str, own_bundle: Path) -> None:
 def test_export_refuses_impossible_ages_at_once(
     ages: tuple[float, float], tiny_run: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=r"ages \(.*\) cannot be"):
+    with pytest.raises(UsageError, match=r"ages \(.*\) are not valid"):
         export(tiny_run, dataset, tmp_path / "bundle", ExportConfig(ages=ages))
     assert not list(tmp_path.iterdir())
 
 
-def test_export_refuses_what_does_not_equal_pytorch(
+def test_export_refuses_a_model_that_differs_from_pytorch(
     tiny_run: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def off(model: Path, images: np.ndarray) -> np.ndarray:
@@ -517,8 +517,8 @@ def test_predicting_never_imports_torch(tiny_bundle: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_damaged_films_of_every_kind_are_predictions(tiny_bundle: Path) -> None:
-    """In a process of its own, for the codecs are native code; the whole of it: `--cases 20000`."""
+def test_damaged_files_of_every_kind_get_a_prediction(tiny_bundle: Path) -> None:
+    """In a separate process, since the codecs are native code; the full run is `--cases 20000`."""
     script = REPOSITORY / "tests" / "damage.py"
     done = subprocess.run(
         [sys.executable, str(script), "--bundle", str(tiny_bundle), "--cases", "1500", "--seed", "7"],
@@ -533,13 +533,13 @@ def test_damaged_films_of_every_kind_are_predictions(tiny_bundle: Path) -> None:
     assert min(outcomes["answered"], outcomes["rejected"]) > 100
 
 
-def test_rule_is_the_contracts(engine: Engine) -> None:
+def test_the_default_rule_is_the_contracts(engine: Engine) -> None:
     assert engine.contract.input == InputRule.squash(int(TINY["size"]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny_bundle", "drawn_bundle"])
-def test_a_rejection_past_the_engine_reads_like_its_own(request: pytest.FixtureRequest, name: str) -> None:
+def test_a_rejection_outside_the_engine_has_the_same_keys(request: pytest.FixtureRequest, name: str) -> None:
     engine = Engine.load(request.getfixturevalue(name))
     own = engine.predict(b"text", name="a.png")
     same = rejection(engine.contract, own.reason_codes[0], own.reasons[0], image="a.png")

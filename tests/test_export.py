@@ -26,14 +26,14 @@ from pneumoscope.contract import (
     save_contract,
 )
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
-from pneumoscope.engine import Engine, Rule, Verified, judge, verify
+from pneumoscope.engine import Engine, Rule, Verification, judge, verify
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export
-from pneumoscope.export.calibration import Calibrating, calibrate, validation_films
+from pneumoscope.export.calibration import CalibrationSet, calibrate, validation_films
 from pneumoscope.export.exporter import _population, calibration_films
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, is_alike, spread
+from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, evenly_spaced, is_alike
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import load_input
 from pneumoscope.settings.training import ExportConfig
@@ -48,7 +48,7 @@ FAMILIES = ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19
 
 
 def noise(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """Inputs that a network tells apart: smooth fields of several scales."""
+    """Inputs that a network distinguishes: smooth fields of several scales."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (count, 1, 8, 8)).astype(np.float32)
     smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear")
@@ -76,20 +76,20 @@ def test_every_family_exports_and_equals_pytorch(arch: str, tmp_path: Path) -> N
         assert maps.shape == (3, 3, *grid)
 
 
-def out_of_fold(count: int = 3000, seed: int = 0) -> Calibrating:
-    """Films of three classes, two of a patient, whose logits ask for vector scaling at a uniform prior."""
+def out_of_fold(count: int = 3000, seed: int = 0) -> CalibrationSet:
+    """Films of three classes, two per patient, whose logits need vector scaling at a uniform prior."""
     random = np.random.default_rng(seed)
     truth = random.choice(3, size=count // 2, p=[0.5, 0.3, 0.2]).repeat(2)
     wanted = 1.4 * random.normal(size=(count, 3)) + 2.2 * np.eye(3)[truth]
     patient = np.arange(count) // 2
-    films = metrics.Unseen(
+    films = metrics.HeldOutFilms(
         logits=(wanted - [0.7, -1.5, 0.8]) / [1.2, 2.5, 1.0],
         truth=truth,
         patient=patient,
         fold=patient % 5,
         weights=metrics.prior_weights(truth, np.full(3, 1 / 3)),
     )
-    return Calibrating(
+    return CalibrationSet(
         films=films,
         kind="out-of-fold",
         prior=np.full(3, 1 / 3),
@@ -103,7 +103,7 @@ def calibrated() -> tuple[Calibration, Decision]:
     return calibrate(out_of_fold())
 
 
-def test_the_calibration_is_chosen_and_says_what_set_it(calibrated: tuple[Calibration, Decision]) -> None:
+def test_the_calibration_is_chosen_and_names_its_films(calibrated: tuple[Calibration, Decision]) -> None:
     calibration, decision = calibrated
     assert calibration.method == "vector"
     assert calibration.evidence == decision.evidence == "out-of-fold"
@@ -114,8 +114,8 @@ def test_the_calibration_is_chosen_and_says_what_set_it(calibrated: tuple[Calibr
     assert [row.coverage for row in decision.table] == [0.8, 0.85, 0.9, 0.95, 0.99]
 
 
-def test_thresholds_keep_what_they_promise_on_further_films(calibrated: tuple[Calibration, Decision]) -> None:
-    """Of every class, of both sides of the group, and in the figures that the contract gives."""
+def test_thresholds_reach_their_coverage_on_further_films(calibrated: tuple[Calibration, Decision]) -> None:
+    """For every class, for both sides of the group, and in the figures that the contract states."""
     (calibration, decision), more = calibrated, out_of_fold(20_000, seed=1)
     scale, bias = (np.array([*part.values()]) for part in (calibration.scale, calibration.bias))
     probabilities, truth = metrics.softmax(more.films.logits * scale + bias), more.films.truth
@@ -148,8 +148,8 @@ def test_operating_points_reach_their_aim_on_films_that_did_not_set_them(
     assert points["sensitivity-0.99"].specificity < points["sensitivity-0.95"].specificity
 
 
-def test_the_figures_are_of_films_that_others_judge() -> None:
-    """Labels that nothing predicts: judged by themselves, sets would keep a little more than they promise."""
+def test_figures_are_of_films_that_did_not_set_the_thresholds() -> None:
+    """Labels that nothing predicts: on the films that set the thresholds, sets would cover more than on others."""
     given = out_of_fold(300)
     shuffled = np.random.default_rng(0).permutation(given.films.truth)
     _, decision = calibrate(replace(given, films=replace(given.films, truth=shuffled)))
@@ -166,7 +166,7 @@ def test_a_group_on_one_side_only_has_no_operating_points() -> None:
     assert decision.operating_points == ()
     row = decision.row(0.9)
     assert row is not None
-    assert row.classes["normal"] == 0  # of no film: it is in every set
+    assert row.classes["normal"] == 0  # a class without films is in every set
     assert row.observed["normal"] is None
     assert calibration.method == "temperature"
 
@@ -211,9 +211,9 @@ def test_validation_films_are_dealt_into_folds_by_patient(dataset: Dataset) -> N
     np.testing.assert_allclose(np.bincount(found.truth, found.weights), 1 / 3)
 
 
-def test_the_contract_says_where_the_model_comes_from(drawn_bundle: Path, dataset: Dataset) -> None:
+def test_the_contract_states_the_models_origin(drawn_bundle: Path, dataset: Dataset) -> None:
     contract = load_contract(drawn_bundle)
-    assert contract.population == Population(age_years=None, drawings=True)  # whatever names the phantoms bear
+    assert contract.population == Population(age_years=None, drawings=True)  # although phantoms have published names
     assert contract.provenance.dataset == dataset.fingerprint
     assert {"onnx", "onnxruntime", "torch", "python"} <= contract.provenance.versions.keys()
     assert contract.activation_map is not None
@@ -226,7 +226,7 @@ def test_the_contract_says_where_the_model_comes_from(drawn_bundle: Path, datase
 
 
 @pytest.mark.parametrize("place", range(0, 100, 9))
-def test_a_changed_byte_anywhere_names_its_file(own_bundle: Path, place: int) -> None:
+def test_the_error_names_the_file_of_a_changed_byte(own_bundle: Path, place: int) -> None:
     for path in sorted(own_bundle.rglob("*")):
         if path.is_file():
             content = path.read_bytes()
@@ -238,7 +238,7 @@ def test_a_changed_byte_anywhere_names_its_file(own_bundle: Path, place: int) ->
             path.write_bytes(content)
 
 
-def test_the_model_says_nothing_of_the_machine_it_was_made_on(tiny_bundle: Path) -> None:
+def test_the_model_reveals_nothing_about_the_machine_that_wrote_it(tiny_bundle: Path) -> None:
     content = (tiny_bundle / "model.onnx").read_bytes()
     for trace in (b".py", b"site-packages", str(Path.home()).encode(), b"pneumoscope/"):
         assert trace not in content
@@ -263,43 +263,43 @@ def test_golden_cases_are_read_strictly(own_bundle: Path, change: dict[str, Any]
         verify(own_bundle)
 
 
-def test_a_golden_case_that_needs_a_missing_extra_is_left_out_by_name(
+def test_a_golden_case_that_needs_a_missing_extra_is_listed_as_left_out(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pneumoscope.engine.golden.find_spec", lambda _: None)
-    assert verify(tiny_bundle) == Verified(cases=7, left_out=("virus-monochrome1.dcm",))
+    assert verify(tiny_bundle) == Verification(cases=7, left_out=("virus-monochrome1.dcm",))
 
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """A data set whose files do not say that they are drawings: they stand for the published archive's."""
+    """A data set whose files are not marked as drawings, in place of films of the published archive."""
     folder = tmp_path_factory.mktemp("films")
     prepare([make_zip(folder / "a.zip", small_films())], folder / "dataset", PrepareConfig(val_fraction=0.25))
     return load_dataset(folder / "dataset")
 
 
-def test_films_that_bear_no_published_name_have_no_known_ages(films: Dataset) -> None:
-    """One film of another source is enough: its patient may be of any age."""
+def test_films_without_a_published_name_have_no_known_ages(films: Dataset) -> None:
+    """One film of another source is enough: its patient may have any age."""
     assert _population(films, None) == Population(age_years=(1, 5), drawings=False)
     other = replace(films.films[0], source="adults:NORMAL/scan.jpeg")
     mixed = replace(films, films=(*films.films[1:], other))
     assert _population(mixed, None) == Population(age_years=None, drawings=False)
 
 
-def test_one_train_film_that_is_no_drawing_makes_it_a_model_of_films(
+def test_one_train_film_that_is_not_a_drawing_makes_it_a_model_of_films(
     phantom_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     assert _population(dataset, None).drawings
     mixed = Path(shutil.copytree(phantom_folder, tmp_path / "mixed"))
     path = mixed / dataset.split("train")[-1].source.partition(":")[2]
-    path.write_bytes(reencoded(path.read_bytes(), quality=90))  # as another program writes it: without the words
+    path.write_bytes(reencoded(path.read_bytes(), quality=90))  # as another program writes it: without the mark
     prepare([mixed], tmp_path / "dataset", PrepareConfig(val_fraction=0.25))
     assert not _population(load_dataset(tmp_path / "dataset"), None).drawings
 
 
 @pytest.mark.parametrize("count", [1, 12, 13, 23, 64, 65, 127, 250])
-def test_probes_are_spread_over_all_images(count: int) -> None:
-    chosen = spread(count, 12)
+def test_probes_are_evenly_spaced_over_all_images(count: int) -> None:
+    chosen = evenly_spaced(count, 12)
     assert len(chosen) == len(set(chosen.tolist())) == min(count, 12)
     assert chosen[0] == 0
     assert chosen[-1] == count - 1
@@ -310,7 +310,7 @@ def test_ages_can_be_given(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> 
     assert load_contract(tmp_path / "bundle").population.age_years == (18, 90)
 
 
-def test_calibration_films_are_of_train_and_of_every_class_alike(dataset: Dataset) -> None:
+def test_calibration_films_are_train_films_with_the_same_number_per_class(dataset: Dataset) -> None:
     films = calibration_films(dataset)
     assert {film.split for film in films} == {"train"}
     counts = {label: sum(film.label == label for film in films) for label in dataset.classes}
@@ -321,7 +321,7 @@ def test_calibration_films_are_of_train_and_of_every_class_alike(dataset: Datase
 
 @pytest.fixture(scope="module")
 def steady_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run trained long enough that its classes are not a matter of rounding."""
+    """A run trained long enough that rounding does not change its classes."""
     from pneumoscope.training.config import make_config
     from pneumoscope.training.fit import train
 
@@ -331,7 +331,7 @@ def steady_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return run
 
 
-def test_int8_answers_like_fp32_and_says_how_much(
+def test_int8_answers_like_fp32_and_reports_the_agreement(
     command: Callable[..., SimpleNamespace], steady_run: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     fp32, int8 = tmp_path / "fp32", tmp_path / "int8"
@@ -357,7 +357,7 @@ def test_int8_answers_like_fp32_and_says_how_much(
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98
 
 
-def test_int8_weights_are_signed_a_channel_each_and_activations_unsigned(
+def test_int8_weights_are_signed_with_a_scale_per_channel_and_activations_unsigned(
     steady_run: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     export(steady_run, dataset, tmp_path / "int8", ExportConfig(precision="int8"))
@@ -377,7 +377,7 @@ def test_int8_weights_are_signed_a_channel_each_and_activations_unsigned(
 
 @pytest.mark.parametrize("arch", ["resnet18", "test_convnext", "test_efficientnet"])
 def test_every_family_has_an_int8_form(arch: str, tmp_path: Path) -> None:
-    """That it also answers alike is a matter of what a network has learnt, and export's own measurement."""
+    """Whether it also answers alike depends on the training; export measures that itself."""
     torch.manual_seed(0)
     write_onnx(build(arch, classes=3, size=64)[0].eval(), 64, tmp_path / "model.onnx")
     images = noise(12, 64)
@@ -410,21 +410,21 @@ def figures(agreement: float, macro_f1: float) -> Quantisation:
     ("agreement", "macro_f1", "alike"),
     [(0.99, 0.8, True), (0.989, 0.8, False), (1, 0.7951, True), (1, 0.795, False), (0.99, 0.9, True)],
 )
-def test_what_is_alike(agreement: float, macro_f1: float, *, alike: bool) -> None:
+def test_when_int8_is_alike(agreement: float, macro_f1: float, *, alike: bool) -> None:
     assert is_alike(figures(agreement, macro_f1)) is alike
 
 
 def test_int8_that_is_not_alike_enough_is_refused(
     steady_run: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More agreement is asked for than there can be: every choice of layers is tried, then nothing is written."""
+    """The required agreement cannot be reached: every choice of layers is tried, then nothing is written."""
     monkeypatch.setattr("pneumoscope.export.quantise.MIN_AGREEMENT", 1.01)
     with pytest.raises(BundleError, match=r"int8 gives the same class as fp32 on .*--precision fp32"):
         export(steady_run, dataset, tmp_path / "int8", ExportConfig(precision="int8"))
     assert not list(tmp_path.iterdir())
 
 
-def test_layers_that_hurt_are_left_in_fp32(tmp_path: Path, dataset: Dataset, steady_run: Path) -> None:
+def test_harmful_layers_are_left_in_fp32(tmp_path: Path, dataset: Dataset, steady_run: Path) -> None:
     from pneumoscope.export import load_network
     from pneumoscope.progress import SILENT
 
@@ -455,7 +455,7 @@ def test_bad_options_are_one_sentence(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_golden_cases_are_of_every_kind(tiny_bundle: Path) -> None:
+def test_golden_cases_cover_every_encoding(tiny_bundle: Path) -> None:
     document = json.loads((tiny_bundle / "golden" / "golden.json").read_text())
     suffixes = {Path(case["file"]).suffix for case in document["cases"]}
     assert suffixes == {".jpeg", ".png", ".tiff", ".dcm"}
@@ -465,7 +465,7 @@ def test_golden_cases_are_of_every_kind(tiny_bundle: Path) -> None:
 
 @pytest.fixture(scope="module")
 def all_train(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """A data set whose films all train."""
+    """A data set in which all films are train films."""
     out = tmp_path_factory.mktemp("all-train") / "data"
     prepare([phantom_folder], out, PrepareConfig(train_only=True))
     return load_dataset(out)
@@ -479,7 +479,7 @@ def final_run(all_train: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def evidence_file(path: Path, dataset: Dataset, run: Path) -> Path:
-    """Out-of-fold predictions that are right four times in five; rows in an order of their own."""
+    """Out-of-fold predictions that are correct four times in five, with rows in another order than the manifest."""
     random = np.random.default_rng(0)
     films = [dataset.films[place] for place in random.permutation(len(dataset.films))]
     label = np.array([dataset.classes.index(film.label) for film in films])
@@ -531,16 +531,16 @@ def test_a_run_on_all_films_is_exported_on_out_of_fold_evidence(
     verify(tmp_path / "bundle")
 
 
-def test_the_card_has_what_a_reader_looks_for(final_run: Path, all_train: Dataset, tmp_path: Path) -> None:
+def test_the_card_has_the_facts_that_a_reader_looks_for(final_run: Path, all_train: Dataset, tmp_path: Path) -> None:
     path = evidence_file(tmp_path / "evidence.npz", all_train, final_run)
     export(final_run, all_train, tmp_path / "bundle", ExportConfig(evidence=path))
     card = (tmp_path / "bundle" / "card.md").read_text()
     assert "card.md" in load_contract(tmp_path / "bundle").files
     assert "Not a medical device" in card
-    assert "They are drawings, of no patient." in card
+    assert "They are drawings, not radiographs of patients." in card
     assert "| accuracy | 0." in card
-    assert "official test part" in card  # what the recipe leans on
-    assert "Kermany" not in card  # whatever names the drawings bear
+    assert "official test part" in card  # from the recipe's notes
+    assert "Kermany" not in card  # although the drawings have published names
     for part in ("## What it is", "## Films", "## Figures", "## Limits"):
         assert part in card
 
@@ -548,7 +548,7 @@ def test_the_card_has_what_a_reader_looks_for(final_run: Path, all_train: Datase
 def test_evidence_of_another_recipe_or_of_other_films_is_refused(
     final_run: Path, all_train: Dataset, tiny_run: Path, tmp_path: Path
 ) -> None:
-    other = evidence_file(tmp_path / "other.npz", all_train, tiny_run)  # of the prior of the train part
+    other = evidence_file(tmp_path / "other.npz", all_train, tiny_run)  # with the prior of the train part
     with pytest.raises(RunError, match="cross-validate with the run's recipe"):
         export(final_run, all_train, tmp_path / "bundle", ExportConfig(evidence=other))
     few = replace(all_train, films=all_train.films[:30])
@@ -563,11 +563,11 @@ def test_evidence_of_another_recipe_or_of_other_films_is_refused(
 
 
 @pytest.mark.parametrize(("arch", "weights"), [("test_resnet", "none"), ("tf_efficientnet_lite0", "imagenet")])
-def test_the_graph_normalises_as_the_contract_says(arch: str, weights: str, tmp_path: Path) -> None:
+def test_the_graph_normalises_as_the_contract_states(arch: str, weights: str, tmp_path: Path) -> None:
     network, _ = build(arch, classes=3, size=64, weights=weights)
     write_onnx(network, 64, tmp_path / "model.onnx")
     check_normalisation(tmp_path / "model.onnx", network.normalisation)
-    with pytest.raises(BundleError, match=r"its contract's mean 0\.3 and deviation 0\.226"):
+    with pytest.raises(BundleError, match=r"the contract's mean 0\.3 and deviation 0\.226"):
         check_normalisation(tmp_path / "model.onnx", Normalisation(mean=0.3, std=0.226))
 
 
@@ -593,5 +593,5 @@ def test_a_graph_with_weights_in_another_file_is_refused(own_bundle: Path) -> No
     contract = load_contract(own_bundle)
     files = contract.files | {"model.onnx": sha256_of(own_bundle / "model.onnx")}
     save_contract(contract.model_copy(update={"files": files}), own_bundle)
-    with pytest.raises(BundleError, match="keeps weights in other files, which no hash covers"):
+    with pytest.raises(BundleError, match="stores weights in other files, which no hash covers"):
         Engine.load(own_bundle)

@@ -1,4 +1,4 @@
-"""Sets of other hospitals: labels mapped, classes collapsed, and the drop against the model's own films."""
+"""External data sets: labels mapped, classes collapsed, and the drop against the model's own figures."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ def contract(tiny_bundle: Path) -> Contract:
 
 @pytest.fixture
 def adults(dataset: Dataset, tmp_path: Path) -> Dataset:
-    """The test films as another hospital's, with its own two labels and a few films of a third."""
+    """The test films as those of another hospital, with two labels of its own and a few films of a third."""
     for number, film in enumerate(dataset.split("test")):
         label = "TB" if number % 11 == 0 else "NORMAL" if film.label == "normal" else "PNEUMONIA"
         path = tmp_path / "adults" / label / f"{number}.jpeg"
@@ -78,7 +78,7 @@ def test_a_map_of_the_bundles_own_classes_changes_nothing(tiny_bundle: Path, dat
     assert mapped.per_group["pneumonia"]["auroc"] == plain.per_group["pneumonia"]["auroc"]
 
 
-def test_classes_that_no_label_stands_for_are_a_name_of_their_own(contract: Contract, dataset: Dataset) -> None:
+def test_classes_without_a_label_get_a_name_of_their_own(contract: Contract, dataset: Dataset) -> None:
     films = [film for film in dataset.split("test") if film.label != "virus"]
     mapped = map_films(films, LabelMap(labels={"bacteria": "bacteria", "normal": "normal"}), contract)
     assert mapped.level.members == {"bacteria": ("bacteria",), "normal": ("normal",), NONE_OF_THESE: ("virus",)}
@@ -95,7 +95,7 @@ def test_classes_that_no_label_stands_for_are_a_name_of_their_own(contract: Cont
         ('[labels]\nnormal = "normal"\n[more]\nx = 1', "field 'more' is not known"),
     ],
 )
-def test_a_map_of_another_form_is_refused(text: str, words: str, tmp_path: Path) -> None:
+def test_a_malformed_map_is_refused(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "map.toml").write_text(text)
     with pytest.raises(UsageError, match=words):
         read_map(tmp_path / "map.toml")
@@ -107,13 +107,17 @@ def test_a_map_of_another_form_is_refused(text: str, words: str, tmp_path: Path)
     ("labels", "leave_out", "words"),
     [
         ({"normal": "normal"}, (), "the map lacks the labels bacteria, virus of the data set; add them under .labels."),
-        ({"normal": "healthy"}, (), "the map names healthy; the bundle knows: bacteria, normal, virus, pneumonia"),
+        (
+            {"normal": "healthy"},
+            (),
+            "the map names healthy, which the bundle does not have; use one of bacteria, normal, virus, pneumonia",
+        ),
         (
             {"normal": "normal", "bacteria": "bacteria", "virus": "pneumonia"},
             (),
-            "names of the map share bacteria: bacteria, normal, pneumonia; use one level",
+            "the map's names bacteria, normal, pneumonia share the classes bacteria; map to classes, or to a group",
         ),
-        ({"other": "normal"}, ("bacteria", "normal", "virus"), "no film is left to judge"),
+        ({"other": "normal"}, ("bacteria", "normal", "virus"), "no film is left to evaluate"),
     ],
 )
 def test_a_map_that_does_not_fit_is_refused(
@@ -133,7 +137,7 @@ def test_the_drop_is_of_two_independent_figures() -> None:
     assert independent_difference(here, nothing) == nothing
 
 
-def test_the_drop_stands_beside_the_bundles_own_report(
+def test_figures_are_compared_with_the_bundles_own_report(
     described_bundle: Path, adults: Dataset, mapping: Path, tmp_path: Path, command: Callable[..., SimpleNamespace]
 ) -> None:
     out = tmp_path / "report"
@@ -143,7 +147,7 @@ def test_the_drop_stands_beside_the_bundles_own_report(
     )
     assert done.code == 0, done.err
     assert "against the model's own" in done.out
-    assert "Another hospital" in (out / "report.html").read_text()
+    assert "<h2>External films</h2>" in (out / "report.html").read_text()
     labels = replace(adults, classes=adults.classes)
     report = evaluate(described_bundle, labels, "test", tmp_path / "b", Options(external=mapping, shortcuts=False))
     assert report.external is not None

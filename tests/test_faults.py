@@ -1,4 +1,4 @@
-"""The service under ill-treatment and load: every accepted request is answered, and it goes on."""
+"""The service under faulty requests and load: every accepted request is answered, and the service keeps running."""
 
 import http.client
 import json
@@ -53,8 +53,8 @@ def test_bodies_without_end(service: Service) -> None:
     storm.endless_bodies(service)
 
 
-def test_slow_connections_are_closed_and_keep_nobody_waiting(service: Service) -> None:
-    """Heads that never end, and bodies that trickle: closed in time, and others are answered meanwhile."""
+def test_slow_connections_are_closed_and_delay_no_others(service: Service) -> None:
+    """Headers that never end, and bodies that trickle: closed in time, while other requests are answered."""
     with ThreadPoolExecutor(1) as pool:
         trickling = []
         for number in range(40):
@@ -85,7 +85,7 @@ def test_a_full_queue_is_a_clean_503(tiny_bundle: Path) -> None:
         storm.require_health(service)
 
 
-def test_told_to_stop_it_answers_what_it_accepted(tiny_bundle: Path) -> None:
+def test_a_stopping_service_answers_accepted_requests(tiny_bundle: Path) -> None:
     with serving(tiny_bundle) as service:
         body, kind = form(*[("a.jpeg", LARGE)] * 3)
         asked = []
@@ -107,7 +107,7 @@ def test_told_to_stop_it_answers_what_it_accepted(tiny_bundle: Path) -> None:
             service.get("/healthz")
 
 
-def test_a_request_that_does_not_end_does_not_stop_the_stop(tiny_bundle: Path) -> None:
+def test_an_endless_request_does_not_prevent_stopping(tiny_bundle: Path) -> None:
     with (
         serving(tiny_bundle, "--drain-seconds", 1) as service,
         socket.create_connection(("127.0.0.1", service.port), timeout=30) as asking,
@@ -119,8 +119,8 @@ def test_a_request_that_does_not_end_does_not_stop_the_stop(tiny_bundle: Path) -
         assert time.monotonic() - began < 15
 
 
-def test_no_name_no_pixel_and_no_identifier_is_kept_or_logged(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Markers are planted wherever a request has room; then the log, the metrics and the decisions are searched."""
+def test_no_name_pixel_or_identifier_is_stored_or_logged(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Markers are placed in every part of a request; then the log, the metrics and the decisions are searched."""
     marks = (
         "Wintergreen",
         "PID-4711",

@@ -1,4 +1,4 @@
-"""The gate: what it learns from, its place in the graph, what it rejects, and what can be undone."""
+"""The gate: its samples, its place in the graph, what it rejects, and which faults can be corrected."""
 
 import io
 from dataclasses import replace
@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from pneumoscope.contract import FILM, MIRRORED, Gate, load_contract
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Encoded, Engine
-from pneumoscope.engine.gate import can_undo, judge, undo, warn
-from pneumoscope.export.faults import MAKE, mirror, vary
-from pneumoscope.export.gate import CODES, FILMS, apply, features_of, fit, make_lesson, teach_gate
+from pneumoscope.engine import Engine, ImageFile
+from pneumoscope.engine.gate import can_undo, find_fault, mirror_warning, undo
+from pneumoscope.export.faults import FAULT_MAKERS, augment, mirror
+from pneumoscope.export.gate import CODES, FILMS, apply, features_of, fit_gate, fit_weights, gate_samples
 from pneumoscope.export.graph import join_gate, write_onnx
 from pneumoscope.export.pictures import KINDS, Kind, draw, library_photographs
 from pneumoscope.imaging.colour import coloured_share
@@ -28,7 +28,7 @@ from pneumoscope.training.predict import load_network
 from samples import TINY
 
 SIDE = TINY["size"]
-FAULTS = sorted(set(MAKE) - {MIRRORED})
+FAULTS = sorted(set(FAULT_MAKERS) - {MIRRORED})
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def colour_jpeg(rgb: NDArray[np.uint8]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_are_varied_and_the_same_again(kind: Kind) -> None:
+def test_pictures_vary_and_are_reproducible(kind: Kind) -> None:
     drawn = [draw(kind, np.random.default_rng(seed), 64) for seed in range(12)]
     again = [draw(kind, np.random.default_rng(seed), 64) for seed in range(12)]
     assert all(np.array_equal(one, other) for one, other in zip(drawn, again, strict=True))
@@ -57,7 +57,7 @@ def test_pictures_are_varied_and_the_same_again(kind: Kind) -> None:
     assert np.mean([picture.std() > 2 for picture in drawn]) > 0.8
 
 
-def test_the_libraries_photographs_are_there() -> None:
+def test_the_libraries_photographs_are_found() -> None:
     photographs = library_photographs()
     assert len(photographs) >= 15
     assert all(photograph.ndim == 2 and min(photograph.shape) >= 64 for photograph in photographs)
@@ -66,30 +66,30 @@ def test_the_libraries_photographs_are_there() -> None:
 @pytest.mark.parametrize("code", FAULTS)
 def test_a_fault_is_undone_to_the_pixel(code: str) -> None:
     original = film("normal", patient=3, size=(96, 96))
-    faulty = MAKE[code](original, np.random.default_rng(1))
+    faulty = FAULT_MAKERS[code](original, np.random.default_rng(1))
     assert can_undo(code)
     assert not np.array_equal(faulty, original)
     assert np.array_equal(undo(code, np.ascontiguousarray(faulty)), original)
 
 
-def test_what_cannot_be_undone_is_not() -> None:
+def test_other_faults_cannot_be_undone() -> None:
     assert not any(map(can_undo, (*KINDS, FILM, MIRRORED, "unlike-films")))
 
 
-def test_turned_is_named_as_a_viewer_sees_it() -> None:
+def test_a_turn_is_named_as_the_viewer_sees_it() -> None:
     letter = np.zeros((8, 8), np.uint8)
-    letter[0] = 255  # a bar at the top, which a turn clockwise brings to the right
+    letter[0] = 255  # a bar at the top, which a clockwise turn moves to the right
     random = np.random.default_rng(0)
-    assert MAKE["rotated-90"](letter, random)[:, -1].all()
-    assert MAKE["rotated-270"](letter, random)[:, 0].all()
-    assert MAKE["rotated-180"](letter, random)[-1].all()
+    assert FAULT_MAKERS["rotated-90"](letter, random)[:, -1].all()
+    assert FAULT_MAKERS["rotated-270"](letter, random)[:, 0].all()
+    assert FAULT_MAKERS["rotated-180"](letter, random)[-1].all()
 
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
-def test_a_varied_film_is_still_a_film(seed: int) -> None:
+def test_an_augmented_film_is_still_a_film(seed: int) -> None:
     original = film("virus", patient=1, size=(96, 96))
-    varied = vary(original, np.random.default_rng(seed))
+    varied = augment(original, np.random.default_rng(seed))
     assert varied.shape == original.shape
     assert varied.dtype == np.uint8
     assert varied.std() > 10
@@ -99,8 +99,8 @@ def test_the_graph_computes_the_gate_that_was_fitted(tiny_run: Path, tmp_path: P
     model = tmp_path / "model.onnx"
     write_onnx(load_network(tiny_run), SIDE, model)
     films = np.stack([film("normal", patient=number, size=(SIDE, SIDE)) for number in range(12)])[:, np.newaxis]
-    lesson = make_lesson(model, films, [str(number) for number in range(12)], drawings=True, seed=0)
-    weights = fit(lesson, np.ones(len(lesson.code), bool), seed=0)
+    samples = gate_samples(model, films, [str(number) for number in range(12)], drawings=True, seed=0)
+    weights = fit_weights(samples, np.ones(len(samples.code), bool), seed=0)
     embedding, pooled, _ = features_of(model, films)
     expected = apply(weights, np.concatenate([embedding, pooled], axis=1))
     before = ort.InferenceSession(model).run(["logits", "embedding"], {"image": films})
@@ -120,21 +120,21 @@ def test_the_graph_computes_the_gate_that_was_fitted(tiny_run: Path, tmp_path: P
     np.testing.assert_allclose(distances, expected[1], rtol=1e-2, atol=1e-2)
 
 
-def test_a_lesson_has_every_code_and_all_faults_of_a_film_one_patient(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_samples_have_every_code_and_all_faults_of_a_film_have_its_patient(tiny_run: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     write_onnx(load_network(tiny_run), SIDE, model)
     films = np.stack([film("normal", patient=number // 2, size=(SIDE, SIDE)) for number in range(12)])[:, np.newaxis]
-    lesson = make_lesson(model, films, [str(number // 2) for number in range(12)], drawings=True, seed=0)
-    assert set(lesson.code.tolist()) == set(range(len(CODES)))
-    pictures = np.isin(lesson.code, [CODES.index(kind) for kind in KINDS])
-    assert (lesson.patient[pictures] == -1).all()
-    assert np.bincount(lesson.patient[~pictures]).tolist() == [2 * (2 + len(MAKE))] * 6
-    first, again = (teach_gate(model, films, ["a"] * 12, drawings=True) for _ in range(2))
+    samples = gate_samples(model, films, [str(number // 2) for number in range(12)], drawings=True, seed=0)
+    assert set(samples.code.tolist()) == set(range(len(CODES)))
+    pictures = np.isin(samples.code, [CODES.index(kind) for kind in KINDS])
+    assert (samples.patient[pictures] == -1).all()
+    assert np.bincount(samples.patient[~pictures]).tolist() == [2 * (2 + len(FAULT_MAKERS))] * 6
+    first, again = (fit_gate(model, films, ["a"] * 12, drawings=True) for _ in range(2))
     assert first[0] == again[0]
     np.testing.assert_array_equal(first[1].weight, again[1].weight)
 
 
-def test_limits_reject_few_films_that_were_not_learnt_from(engine: Engine, dataset: Dataset) -> None:
+def test_limits_reject_few_films_that_the_gate_was_not_fitted_to(engine: Engine, dataset: Dataset) -> None:
     films = dataset.split("test")
     statuses = [engine.predict(dataset.read(each)).status for each in films]
     assert statuses.count("rejected") <= 0.05 * len(films)
@@ -146,26 +146,26 @@ def test_limits_reject_few_films_that_were_not_learnt_from(engine: Engine, datas
 @pytest.mark.parametrize("code", FAULTS)
 def test_films_with_a_fault_are_rejected_with_its_code(engine: Engine, dataset: Dataset, code: str) -> None:
     random = np.random.default_rng(0)
-    said = []
+    codes = []
     for each in dataset.split("test"):
-        faulty = MAKE[code](np.asarray(Image.open(io.BytesIO(dataset.read(each)))), random)
+        faulty = FAULT_MAKERS[code](np.asarray(Image.open(io.BytesIO(dataset.read(each)))), random)
         prediction = engine.predict(encode_jpeg(np.ascontiguousarray(faulty)))
-        said.append(prediction.reason_codes[0] if prediction.status == "rejected" else "accepted")
-    assert said.count(code) >= 0.9 * len(said), said
+        codes.append(prediction.reason_codes[0] if prediction.status == "rejected" else "accepted")
+    assert codes.count(code) >= 0.9 * len(codes), codes
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pictures_that_are_no_films_are_rejected(engine: Engine, kind: Kind) -> None:
+def test_pictures_that_are_not_films_are_rejected(engine: Engine, kind: Kind) -> None:
     pictures = [draw(kind, np.random.default_rng([99, seed]), 200, phantoms=False) for seed in range(20)]
     predictions = [engine.predict(encode_jpeg(picture)) for picture in pictures if 10 < np.median(picture) < 245]
     rejected = [prediction for prediction in predictions if prediction.status == "rejected"]
     assert len(rejected) >= 0.7 * len(
         predictions
-    )  # by a network of some dozen drawings; see test_models for real films
+    )  # by a network trained on a few dozen drawings; see test_models for one of real films
     assert all(prediction.probabilities == {} and prediction.label is None for prediction in rejected)
 
 
-def test_a_rejected_film_keeps_what_the_model_gave(engine: Engine) -> None:
+def test_a_rejected_film_keeps_the_models_outputs(engine: Engine) -> None:
     prediction = engine.predict(encode_jpeg(255 - film("normal", patient=1)))
     assert prediction.reason_codes[0] == "inverted"
     assert "negative" in prediction.reasons[0]
@@ -176,9 +176,9 @@ def test_a_rejected_film_keeps_what_the_model_gave(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("code", FAULTS)
-def test_a_fault_is_undone_only_when_asked(tiny_bundle: Path, engine: Engine, code: str) -> None:
+def test_a_fault_is_corrected_only_on_request(tiny_bundle: Path, engine: Engine, code: str) -> None:
     upright = film("bacteria", patient=7, size=(400, 400))
-    faulty = encode_jpeg(np.ascontiguousarray(MAKE[code](upright, np.random.default_rng(1))), quality=100)
+    faulty = encode_jpeg(np.ascontiguousarray(FAULT_MAKERS[code](upright, np.random.default_rng(1))), quality=100)
     assert engine.predict(faulty).status == "rejected"
     fixing = Engine.load(tiny_bundle, fix_orientation=True)
     prediction = fixing.predict(faulty)
@@ -187,13 +187,13 @@ def test_a_fault_is_undone_only_when_asked(tiny_bundle: Path, engine: Engine, co
     expected = engine.predict(encode_jpeg(upright, quality=100))
     for label, share in expected.probabilities.items():
         assert prediction.probabilities[label] == pytest.approx(share, abs=0.05)
-    (kept,) = fixing.predict_many([Encoded(name="x", read=lambda: faulty)], picture_side=400)
+    (kept,) = fixing.predict_many([ImageFile(name="x", read=lambda: faulty)], picture_side=400)
     assert kept.luma is not None
     shown = resize(upright, *kept.luma.shape)
-    assert np.abs(kept.luma.astype(int) - shown).mean() < 4  # the picture shows what was judged
+    assert np.abs(kept.luma.astype(int) - shown).mean() < 4  # the picture shows the corrected film
 
 
-def test_colours_are_seen_although_the_model_has_none(engine: Engine) -> None:
+def test_colours_are_seen_although_the_model_input_is_grey(engine: Engine) -> None:
     grey = film("normal", patient=1, size=(256, 256))
     rgb = np.stack([grey, grey, grey], axis=2)
     assert engine.predict(colour_jpeg(rgb)).status != "rejected"
@@ -208,7 +208,7 @@ def test_colours_are_seen_although_the_model_has_none(engine: Engine) -> None:
     assert engine.predict(png.getvalue()).status == "rejected"
 
 
-def test_a_picture_of_few_greys_is_named_if_the_gate_knows_it(engine: Engine) -> None:
+def test_a_picture_of_few_greys_gets_the_gates_code_if_it_has_one(engine: Engine) -> None:
     page = Image.new("L", (800, 1000), 255)
     pen = ImageDraw.Draw(page)
     for line in range(30):
@@ -223,13 +223,13 @@ def test_a_picture_of_few_greys_is_named_if_the_gate_knows_it(engine: Engine) ->
     black[:10, :40] = film("normal", patient=1, size=(10, 40))
     without = Engine(engine.contract.model_copy(update={"gate": None}), engine._session, engine.limits)
     for each in (engine, without):
-        said = each.predict(encode_jpeg(black, quality=95))
-        assert said.status == "rejected"
-        assert said.probabilities == {}
+        prediction = each.predict(encode_jpeg(black, quality=95))
+        assert prediction.status == "rejected"
+        assert prediction.probabilities == {}
     assert without.predict(stream.getvalue()).reason_codes[0] == "greys"
 
 
-def test_a_tint_and_a_small_mark_are_no_colours() -> None:
+def test_a_tint_or_a_small_mark_is_not_a_coloured_picture() -> None:
     grey = film("normal", patient=1, size=(128, 128)).astype(float)
     blue = np.stack([grey * 0.9, grey * 0.95, np.clip(grey * 1.1 + 8, 0, 255)], axis=2).astype(np.uint8)
     assert coloured_share(blue) < 0.02
@@ -261,20 +261,20 @@ NEAR = np.array([1.0, 1.0], np.float32)
 
 
 def test_the_order_of_reasons(limits: Gate) -> None:
-    assert judge(limits, scores(film=0.9), NEAR, 0.0) is None
-    assert judge(limits, scores(film=0.3, mirrored=0.3, inverted=0.4), NEAR, None) is None
-    inverted = judge(limits, scores(film=0.2, inverted=0.5, photograph=0.3), NEAR, 0.0)
+    assert find_fault(limits, scores(film=0.9), NEAR, 0.0) is None
+    assert find_fault(limits, scores(film=0.3, mirrored=0.3, inverted=0.4), NEAR, None) is None
+    inverted = find_fault(limits, scores(film=0.2, inverted=0.5, photograph=0.3), NEAR, 0.0)
     assert inverted is not None
     assert inverted.code == "inverted"
-    coloured = judge(limits, scores(film=0.9), NEAR, 0.06)
+    coloured = find_fault(limits, scores(film=0.9), NEAR, 0.06)
     assert coloured is not None
     assert coloured.code == "photograph"
     for distances in ((2.1, 1.0), (1.0, 3.1)):
-        far = judge(limits, scores(film=0.9), np.array(distances, np.float32), 0.0)
+        far = find_fault(limits, scores(film=0.9), np.array(distances, np.float32), 0.0)
         assert far is not None
         assert far.code == "unlike-films"
-    assert warn(limits, scores(film=0.9)) is None
-    mirrored = warn(limits, scores(film=0.1, mirrored=0.9))
+    assert mirror_warning(limits, scores(film=0.9)) is None
+    mirrored = mirror_warning(limits, scores(film=0.1, mirrored=0.9))
     assert mirrored is not None
     assert mirrored.code == MIRRORED
 
@@ -292,12 +292,12 @@ def test_a_mirrored_film_is_answered_with_a_warning(engine: Engine) -> None:
     assert outputs.scores is not None
     swapped = outputs.scores.copy()
     swapped[gate.codes.index(MIRRORED)] = swapped.max() + 20
-    assert warn(gate, swapped) is not None
-    assert judge(gate, swapped, np.zeros(2, np.float32), 0.0) is None
+    assert mirror_warning(gate, swapped) is not None
+    assert find_fault(gate, swapped, np.zeros(2, np.float32), 0.0) is None
     assert np.array_equal(mirror(mirror(film("normal", patient=2))), film("normal", patient=2))
 
 
-def test_an_older_bundle_has_no_gate_and_rejects_nothing_by_one(tiny_bundle: Path) -> None:
+def test_an_older_bundle_without_a_gate_rejects_nothing_by_it(tiny_bundle: Path) -> None:
     engine = Engine.load(tiny_bundle)
     without = Engine(engine.contract.model_copy(update={"gate": None}), engine._session, engine.limits)
     assert without.predict(encode_jpeg(255 - film("normal", patient=1))).status != "rejected"

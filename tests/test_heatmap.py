@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pneumoscope.cli.app import app
 from pneumoscope.contract import DISCLAIMER
-from pneumoscope.engine import Encoded, Engine, Prediction
+from pneumoscope.engine import Engine, ImageFile, Prediction
 from pneumoscope.errors import ImageError, PneumoscopeError, UsageError
 from pneumoscope.explain import Explainer, last_features
 from pneumoscope.heatmap import LONGEST_SIDE, HeatmapContent, content_of_prediction, draw, strength
@@ -64,7 +64,7 @@ def test_the_film_keeps_its_aspect_ratio_and_the_text_has_room(size: tuple[int, 
 
 def predict_with_film(bundle: Path, data: bytes) -> Prediction:
     """A prediction that keeps its film."""
-    film = Encoded(name="", read=lambda: data)
+    film = ImageFile(name="", read=lambda: data)
     return next(Engine.load(bundle).predict_many([film], picture_side=LONGEST_SIDE))
 
 

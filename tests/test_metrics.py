@@ -48,7 +48,7 @@ def test_group_accuracy_is_the_accuracy_of_the_two_sides() -> None:
     )
 
 
-def test_absent_classes_are_undefined_not_zero() -> None:
+def test_figures_of_absent_classes_are_undefined_not_zero() -> None:
     confusion = metrics.confusion_matrix(np.array([0, 0]), np.array([0, 1]), 3)
     assert math.isnan(metrics.sensitivity(confusion)[2])
     assert math.isnan(metrics.precision(confusion)[2])
@@ -58,7 +58,7 @@ def test_absent_classes_are_undefined_not_zero() -> None:
     assert metrics.mcc(np.array([[2, 0], [0, 0]])) == 0
 
 
-def test_certain_and_wrong_is_finite() -> None:
+def test_the_loss_of_a_certain_error_is_finite() -> None:
     assert metrics.cross_entropy(np.array([0]), np.array([[0.0, 1.0]])) == pytest.approx(-math.log(1e-12))
 
 
@@ -77,7 +77,7 @@ def test_softmax_ignores_a_common_shift(shift: float) -> None:
 
 @given(seed=SEEDS)
 @settings(deadline=None)
-def test_weighted_aurocs_are_those_of_repeated_films(seed: int) -> None:
+def test_weighted_aurocs_equal_those_of_repeated_films(seed: int) -> None:
     truth, probabilities = sample(seed, 2)
     weights = np.random.default_rng(seed).integers(0, 4, (3, len(truth)))
     found = metrics.weighted_aurocs(truth == 1, probabilities[:, 1], weights)
@@ -98,7 +98,7 @@ def test_bootstrap_draws_whole_groups_and_is_seeded(monkeypatch: pytest.MonkeyPa
     assert not np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=2))))
 
 
-def test_a_bootstrap_interval_of_a_mean_is_about_that_of_its_formula() -> None:
+def test_a_bootstrap_interval_of_a_mean_agrees_with_its_formula() -> None:
     right = np.random.default_rng(0).random(400) < 0.8
     groups = [str(number) for number in range(400)]
     drawn = np.concatenate([w @ right / w.sum(axis=1) for w in metrics.bootstrap_weights(groups, draws=2000)])
@@ -111,14 +111,14 @@ def test_a_bootstrap_interval_of_a_mean_is_about_that_of_its_formula() -> None:
     assert abs(metrics.percentile_interval(drawn)[0] - low) < 0.008
 
 
-def test_an_interval_of_nothing_is_nan() -> None:
+def test_an_interval_without_defined_values_is_nan() -> None:
     nothing = np.array([math.nan])
     assert all(
         math.isnan(end) for end in (*metrics.percentile_interval(nothing), *metrics.centred_interval(nothing, 1))
     )
 
 
-def test_a_centred_interval_is_as_wide_and_lies_around_the_value() -> None:
+def test_a_centred_interval_has_the_same_width_around_the_value() -> None:
     values = np.random.default_rng(0).normal(3, 1, 2001)
     low, high = metrics.percentile_interval(values)
     moved = metrics.centred_interval(np.append(values, math.nan), 0.5)

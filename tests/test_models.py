@@ -12,10 +12,10 @@ import pytest
 
 from pneumoscope import models
 from pneumoscope.contract import load_contract
-from pneumoscope.engine import Encoded, Engine, verify
+from pneumoscope.engine import Engine, ImageFile, verify
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError
-from pneumoscope.export.faults import MAKE
+from pneumoscope.export.faults import FAULT_MAKERS
 from pneumoscope.export.pictures import KINDS, Kind, draw
 from pneumoscope.files import sha256_of
 from pneumoscope.imaging import read_luma
@@ -57,7 +57,7 @@ def test_it_rejects_pictures_that_are_not_films(kind: Kind) -> None:
     engine = Engine.load(shipped_bundle())
     random = np.random.default_rng([77, *kind.encode()])
     pictures = [draw(kind, random, 256, phantoms=False) for _ in range(25)]
-    predictions = list(engine.predict_many(Encoded(name=kind, read=partial(encode_jpeg, each)) for each in pictures))
+    predictions = list(engine.predict_many(ImageFile(name=kind, read=partial(encode_jpeg, each)) for each in pictures))
     assert {prediction.status for prediction in predictions} == {"rejected"}
     codes = [prediction.reason_codes[0] for prediction in predictions]
     assert codes.count(kind) + codes.count("blank") >= 0.9 * len(codes), codes
@@ -83,7 +83,7 @@ def test_it_accepts_real_films_and_names_their_faults(archive: str) -> None:
         data = [films.read(name) for name in names[:: max(1, len(names) // 100)]]
     statuses = [engine.predict(each).status for each in data]
     assert statuses.count("rejected") <= 0.02 * len(statuses)
-    for code, make in MAKE.items():
+    for code, make in FAULT_MAKERS.items():
         faulty = [make(read_luma(each), np.random.default_rng(0)) for each in data[::5]]
         predictions = [engine.predict(encode_jpeg(np.ascontiguousarray(each))) for each in faulty]
         assert sum(code in each.reason_codes for each in predictions) >= 0.9 * len(predictions)

@@ -39,7 +39,7 @@ def test_weighted_areas_agree_with_scikit_learn(seed: int) -> None:
     np.testing.assert_array_equal(metrics.weighted_average_precisions(positive, scores, rows), averages)
 
 
-def test_areas_of_one_side_only_are_undefined() -> None:
+def test_areas_without_positives_or_negatives_are_undefined() -> None:
     scores, rows = np.array([0.1, 0.7, 0.9]), np.array([[1, 0, 0], [0, 1, 1]])
     aurocs, averages = metrics.weighted_areas(np.array([False, True, True]), scores, rows)
     np.testing.assert_array_equal(aurocs, [np.nan, np.nan])
@@ -48,14 +48,14 @@ def test_areas_of_one_side_only_are_undefined() -> None:
     assert np.isnan(nothing).all()
 
 
-def test_films_of_no_weight_at_the_top_do_no_harm() -> None:
+def test_films_without_weight_at_the_highest_scores_do_not_matter() -> None:
     positive, scores = np.array([False, True, False, True]), np.array([0.9, 0.8, 0.4, 0.2])
     rows = np.array([[0.0, 0.1, 0.7, 0.3]])
     expected = sk.average_precision_score(positive[1:], scores[1:], sample_weight=rows[0, 1:])
     assert metrics.weighted_average_precisions(positive, scores, rows)[0] == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_missing_class_does_not_enter_the_mean() -> None:
+def test_a_missing_class_is_left_out_of_the_mean() -> None:
     truth, probabilities = np.array([0, 0, 1]), np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1]])
     values = metrics.class_average_precisions(truth, probabilities)
     assert np.isnan(values[2])

@@ -37,7 +37,7 @@ def test_weighted_rates_agree_with_scikit_learn(seed: int, classes: int) -> None
 
 @given(seed=SEEDS, members=st.sampled_from([[0], [0, 2], [1, 2, 3]]))
 @settings(deadline=None)
-def test_a_groups_confusion_is_that_of_its_two_sides(seed: int, members: list[int]) -> None:
+def test_a_groups_confusion_matrix_counts_its_two_sides(seed: int, members: list[int]) -> None:
     truth, probabilities = sample(seed, 4)
     predicted = probabilities.argmax(axis=1)
     sides = metrics.group_confusion(metrics.confusion_matrix(truth, predicted, 4), members)
@@ -51,7 +51,7 @@ def test_a_groups_confusion_is_that_of_its_two_sides(seed: int, members: list[in
 
 @given(seed=SEEDS, prevalence=st.floats(0.001, 0.999))
 @settings(deadline=None)
-def test_predictive_values_at_a_prevalence_are_those_of_films_weighted_to_it(seed: int, prevalence: float) -> None:
+def test_predictive_values_at_a_prevalence_equal_those_of_films_weighted_to_it(seed: int, prevalence: float) -> None:
     truth, probabilities = sample(seed, 2)
     positive, called = truth == 1, probabilities[:, 1] >= 0.4
     confusion = metrics.rule_confusion(positive, called)
@@ -63,7 +63,7 @@ def test_predictive_values_at_a_prevalence_are_those_of_films_weighted_to_it(see
     np.testing.assert_allclose(npv, sk.precision_score(~positive, ~called, **options), rtol=1e-9)
 
 
-def test_predictive_values_are_undefined_where_nothing_is_called_so() -> None:
+def test_predictive_values_are_undefined_if_no_film_is_called_positive() -> None:
     ppv, npv = metrics.predictive_values(np.array([0.0, 1.0]), np.array([1.0, 0.0]), np.array([0.5, 0.5]))
     np.testing.assert_array_equal(ppv, [np.nan, 0.5])
     np.testing.assert_array_equal(npv, [0.5, np.nan])
@@ -88,8 +88,8 @@ def test_a_class_without_films_leaves_balanced_accuracy_undefined() -> None:
     np.testing.assert_array_equal(metrics.npv(np.array([[2, 0], [1, 0]])), [np.nan, 2 / 3])
 
 
-def test_weights_that_fit_no_films_are_refused() -> None:
+def test_weights_that_do_not_match_the_films_are_refused() -> None:
     positive = np.array([True, False])
     for weights in (np.ones(3), np.array([1.0, -1.0])):
-        with pytest.raises(ValueError, match="weights of 2 films, none below 0"):
+        with pytest.raises(ValueError, match="expected non-negative weights"):
             metrics.rule_confusion(positive, positive, weights)

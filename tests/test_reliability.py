@@ -56,7 +56,7 @@ def test_calibration_errors_agree_with_torchmetrics(seed: int, classes: int, bin
     expected = multiclass_calibration_error(scores, labels, classes, n_bins=bins)
     assert found == pytest.approx(
         float(expected), abs=1e-6
-    )  # it computes in single precision, of two classes in double
+    )  # torchmetrics computes in single precision; for two classes in double
     confidence, called = scores.max(dim=1)
     expected = binary_calibration_error(confidence, (called == labels).long(), n_bins=bins)
     assert found == pytest.approx(float(expected), abs=1e-9)
@@ -71,7 +71,7 @@ def test_calibration_errors_agree_with_torchmetrics(seed: int, classes: int, bin
 
 @given(seed=SEEDS, bins=st.sampled_from([4, 10, 15]))
 @settings(deadline=None)
-def test_weighted_errors_are_those_of_the_definition_at_the_edges_too(seed: int, bins: int) -> None:
+def test_weighted_errors_agree_with_the_definition_also_at_bin_edges(seed: int, bins: int) -> None:
     random = np.random.default_rng(seed)
     confidence = random.integers(0, bins + 1, 60) / bins  # on the edges, 0 and 1 among them
     confidence[:20] = random.random(20)
@@ -104,7 +104,7 @@ def test_the_reliability_curve_agrees_with_scikit_learn(seed: int, bins: int) ->
     )
 
 
-def test_weights_at_a_uniform_prior_make_classes_count_alike() -> None:
+def test_weights_at_a_uniform_prior_give_every_class_the_same_weight() -> None:
     truth = np.array([0, 0, 0, 1, 2, 2])
     rows = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 1, 0, 3], [1, 1, 1, 0, 1, 1]])
     found = metrics.weights_at_prior(truth, rows, classes=3, prior="uniform")
@@ -118,7 +118,7 @@ def test_weights_at_a_uniform_prior_make_classes_count_alike() -> None:
     assert np.isnan(metrics.calibration_error(truth == 0, probabilities[:, 0], found)).tolist() == [False, False, True]
 
 
-def test_a_model_that_is_right_at_a_uniform_prior_has_a_small_error_only_there() -> None:
+def test_a_model_calibrated_at_a_uniform_prior_has_a_small_error_only_there() -> None:
     random = np.random.default_rng(0)
     truth = np.repeat([0, 1], 20_000)
     seen = random.normal(size=len(truth)) + truth
@@ -134,7 +134,7 @@ def test_a_model_that_is_right_at_a_uniform_prior_has_a_small_error_only_there()
     assert metrics.calibration_error(truth == 1, there[:, 1]) < 0.01
 
 
-def test_of_no_films_nothing_is_defined() -> None:
+def test_without_films_every_figure_is_undefined() -> None:
     truth, probabilities = np.zeros(0, int), np.zeros((0, 3))
     assert np.isnan(metrics.brier(truth, probabilities))
     assert np.isnan(metrics.negative_log_likelihood(truth, probabilities))

@@ -1,4 +1,4 @@
-"""The report on a split: figures against the predictions alone, what is counted, what is said before."""
+"""The report on a split: its figures recomputed from the predictions, its counts, and its warnings."""
 
 import csv
 import hashlib
@@ -23,7 +23,7 @@ from pneumoscope.engine import Engine, Prediction
 from pneumoscope.engine.decision import reject
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.imaging import Reason
-from pneumoscope.report import Judged, Options, Report, Scored, evaluate, score
+from pneumoscope.report import FilmResults, Options, Report, SplitResults, evaluate, score
 from pneumoscope.report.document import Figure
 from pneumoscope.report.figures import (
     HALF,
@@ -36,7 +36,7 @@ from pneumoscope.report.figures import (
     sets,
 )
 from pneumoscope.report.latency import processor
-from pneumoscope.report.scoring import Level
+from pneumoscope.report.scoring import LabelScheme
 from pneumoscope.report.subgroups import subgroups
 
 PLAIN = Options(shortcuts=False)
@@ -49,13 +49,15 @@ def engine(tiny_bundle: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def made(tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+def written_report(
+    tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Report]:
     out = tmp_path_factory.mktemp("reports") / "test"
     return out, evaluate(tiny_bundle, dataset, "test", out)
 
 
-def judged(count: int = 240, *, seed: int = 0) -> Judged:
-    """Made-up films, two a patient, some rejected, some abstained on."""
+def random_results(count: int = 240, *, seed: int = 0) -> FilmResults:
+    """Results on made-up films, two per patient, some rejected, some abstained on."""
     random = np.random.default_rng(seed)
     truth = random.integers(3, size=count)
     logits = random.normal(size=(count, 3)) + 1.5 * np.eye(3)[truth]
@@ -63,7 +65,7 @@ def judged(count: int = 240, *, seed: int = 0) -> Judged:
     statuses = random.choice(["answered", "abstained", "rejected"], size=count, p=[0.7, 0.2, 0.1]).tolist()
     possible = probabilities > 0.25
     possible[[status == "rejected" for status in statuses]] = False
-    return Judged(
+    return FilmResults(
         classes=CLASSES,
         groups=GROUPS,
         patients=[f"p{number // 2}" for number in range(count)],
@@ -81,9 +83,9 @@ def rows_of(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_the_report_is_what_the_predictions_say(made: tuple[Path, Report], dataset: Dataset) -> None:
-    """Recompute figures from predictions.csv alone, with scikit-learn."""
-    out, report = made
+def test_figures_agree_with_the_predictions(written_report: tuple[Path, Report], dataset: Dataset) -> None:
+    """Recompute figures with scikit-learn, from predictions.csv only."""
+    out, report = written_report
     rows, classes = rows_of(out), report.classes
     assert report.n == len(rows) == len(dataset.split("test"))
     pairs = Counter((row["label"], row["predicted"]) for row in rows)
@@ -112,8 +114,8 @@ def test_the_report_is_what_the_predictions_say(made: tuple[Path, Report], datas
         assert figure == pytest.approx(reference.average_precision_score(truth == at, shares[:, at]), abs=2e-6)
 
 
-def test_the_document_is_read_back_and_every_interval_holds_its_figure(made: tuple[Path, Report]) -> None:
-    out, report = made
+def test_the_document_is_read_back_and_every_interval_contains_its_figure(written_report: tuple[Path, Report]) -> None:
+    out, report = written_report
     stored = read_document(Report, (out / "report.json").read_bytes())
     assert stored == report
     assert stored.schema_version == 2
@@ -127,8 +129,10 @@ def test_the_document_is_read_back_and_every_interval_holds_its_figure(made: tup
         assert (out / name).is_file()
 
 
-def test_the_report_says_where_it_comes_from(engine: Engine, made: tuple[Path, Report], dataset: Dataset) -> None:
-    _, report = made
+def test_the_report_names_its_model_and_data_set(
+    engine: Engine, written_report: tuple[Path, Report], dataset: Dataset
+) -> None:
+    _, report = written_report
     assert report.dataset.split == "test"
     assert report.dataset.fingerprint == report.dataset.trained_on == dataset.fingerprint
     assert report.dataset.seen == "no"
@@ -146,15 +150,15 @@ def test_the_report_says_where_it_comes_from(engine: Engine, made: tuple[Path, R
 
 
 def test_the_same_command_gives_the_same_document(
-    tiny_bundle: Path, made: tuple[Path, Report], dataset: Dataset, tmp_path: Path
+    tiny_bundle: Path, written_report: tuple[Path, Report], dataset: Dataset, tmp_path: Path
 ) -> None:
     """Intervals come from a fixed seed; only times differ."""
     again = evaluate(tiny_bundle, dataset, "test", tmp_path / "again")
-    assert again.model_copy(update={"latency": None}) == made[1].model_copy(update={"latency": None})
+    assert again.model_copy(update={"latency": None}) == written_report[1].model_copy(update={"latency": None})
 
 
 @pytest.mark.parametrize(("split", "words"), [("train", "TRAINED ON THESE FILMS"), ("val", "validation films")])
-def test_a_runs_own_films_are_reported_on_with_a_loud_mark(
+def test_a_report_on_a_runs_own_films_has_a_prominent_warning(
     split: str, words: str, tiny_bundle: Path, dataset: Dataset, tmp_path: Path, command: Callable[..., SimpleNamespace]
 ) -> None:
     done = command(
@@ -171,10 +175,8 @@ def test_a_runs_own_films_are_reported_on_with_a_loud_mark(
     assert words in (tmp_path / "r" / "card.md").read_text()
 
 
-def test_a_film_that_cannot_be_decoded_is_counted_and_named(
-    tiny_bundle: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    """The manifest's hash is of the damaged file: it was damaged before, or by another reader's lights whole."""
+def test_a_film_that_cannot_be_decoded_is_listed(tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """The manifest has the damaged file's hash: the file was damaged before, or another reader could decode it."""
     root = Path(shutil.copytree(dataset.root, tmp_path / "data"))
     spoilt = dataset.split("test")[0]
     (root / spoilt.path).write_bytes(b"no image")
@@ -189,17 +191,19 @@ def test_a_film_that_cannot_be_decoded_is_counted_and_named(
     assert spoilt.path in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_split_without_a_decodable_film_is_one_sentence(engine: Engine, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_split_without_a_decodable_film_is_an_error_of_one_sentence(
+    engine: Engine, dataset: Dataset, tmp_path: Path
+) -> None:
     (tmp_path / "x").write_bytes(b"")
     empty = replace(dataset.split("test")[0], path="x", file_sha256=hashlib.sha256(b"").hexdigest())
     with pytest.raises(DatasetError, match="none of the 1 films can be decoded: the file is empty"):
         score(engine, replace(dataset, root=tmp_path, films=(empty,)), "test")
 
 
-def test_rejected_films_count_in_the_figures_and_stand_beside_them(
+def test_rejected_films_count_in_the_figures_and_are_listed_by_reason(
     engine: Engine, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a gate rejects keeps its outputs, and so its place among the figures."""
+    """A film that the gate rejects keeps the model's outputs, and so counts in the figures."""
     whole = score(engine, dataset, "test")
     predict_many = engine.predict_many
 
@@ -222,7 +226,7 @@ def test_rejected_films_count_in_the_figures_and_stand_beside_them(
 
 
 def test_undefined_figures_are_null() -> None:
-    one = judged(60)
+    one = random_results(60)
     alone = replace(one, truth=np.ones_like(one.truth))
     found = figures(alone, "train")
     assert found.per_class["virus"]["sensitivity"] == Figure(value=None, low=None, high=None)
@@ -232,9 +236,9 @@ def test_undefined_figures_are_null() -> None:
     assert set(drawn.roc["virus"].y) == {None}
 
 
-def test_loss_and_calibration_are_at_the_prior() -> None:
-    """At a uniform prior every class weighs the same, however many films it has."""
-    one = judged()
+def test_loss_and_calibration_are_measured_at_the_prior() -> None:
+    """At a uniform prior every class has the same weight, however many films it has."""
+    one = random_results()
     often = _rows(one, np.concatenate([np.arange(240), *[np.flatnonzero(one.truth == 1)] * 3]))
     at_films, at_prior = (figures(often, prior).overall["cross_entropy"].value for prior in ("train", "uniform"))
     losses = [
@@ -245,8 +249,8 @@ def test_loss_and_calibration_are_at_the_prior() -> None:
     assert at_films != pytest.approx(at_prior, abs=1e-3)
 
 
-def _rows(one: Judged, rows: np.ndarray) -> Judged:
-    """Some films, also several times."""
+def _rows(one: FilmResults, rows: np.ndarray) -> FilmResults:
+    """The results on some films, of which some are repeated."""
     return replace(
         one,
         patients=[one.patients[each] for each in rows],
@@ -259,8 +263,8 @@ def _rows(one: Judged, rows: np.ndarray) -> Judged:
     )
 
 
-def test_operating_points_are_what_counting_says() -> None:
-    one = judged()
+def test_operating_points_agree_with_counting() -> None:
+    one = random_results()
     points = {(point.name, point.of): point for point in operating_points(one, plain_cutoffs(one))}
     sick = np.isin(one.truth, [0, 2])
     called = one.probabilities[:, [0, 2]].sum(axis=1) >= 0.5
@@ -278,7 +282,7 @@ def test_operating_points_are_what_counting_says() -> None:
 
 
 def test_decisions_and_sets_are_counted() -> None:
-    one = judged()
+    one = random_results()
     found = decisions(one)
     assert found.statuses == {status: one.statuses.count(status) for status in ("answered", "abstained", "rejected")}
     assert found.reasons == dict(Counter(code for codes in one.codes for code in codes))
@@ -288,16 +292,16 @@ def test_decisions_and_sets_are_counted() -> None:
     kept = ~one.has_status("rejected")
     covered = one.sets[np.arange(240), one.truth]
     virus = kept & (one.truth == 2)
-    told = sets(one, 0.9)
-    assert told.per_class["virus"].coverage.value == pytest.approx(covered[virus].mean(), abs=1e-6)
-    assert told.all.size.value == pytest.approx(one.sets[kept].sum(axis=1).mean(), abs=1e-6)
+    set_figures = sets(one, 0.9)
+    assert set_figures.per_class["virus"].coverage.value == pytest.approx(covered[virus].mean(), abs=1e-6)
+    assert set_figures.all.size.value == pytest.approx(one.sets[kept].sum(axis=1).mean(), abs=1e-6)
     nothing = sets(replace(one, statuses=["rejected"] * 240), 0.9)
     assert nothing.all.films == 0
     assert nothing.all.coverage.value is None
 
 
 def test_curves_end_where_they_must() -> None:
-    drawn = curves(judged(), "uniform")
+    drawn = curves(random_results(), "uniform")
     for curve in drawn.roc.values():
         assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
         assert curve.band is not None
@@ -322,11 +326,11 @@ def test_subgroups_are_parts_of_the_films(engine: Engine, dataset: Dataset) -> N
     assert [each.value.split()[0] for each in thirds] == ["up", "over", "over"]
     assert sum(each.films for each in thirds) == 90
     assert not [each for each in found if "patient" in each.quantity or "path" in each.quantity]
-    few = Scored(**(vars(whole) | {"films": whole.films, "patients": ["one"] * 90}))
+    few = SplitResults(**(vars(whole) | {"films": whole.films, "patients": ["one"] * 90}))
     assert not subgroups(few)
 
 
-def test_the_worst_errors_are_kept_and_no_more(engine: Engine, dataset: Dataset) -> None:
+def test_only_the_most_confident_errors_are_kept(engine: Engine, dataset: Dataset) -> None:
     scored = score(engine, replace(dataset, films=tuple(replace(film, split="test") for film in dataset.films)), "test")
     wrong = scored.probabilities.max(axis=1)[scored.predicted != scored.truth]
     expected = sorted(wrong.tolist(), reverse=True)[:12]
@@ -334,15 +338,15 @@ def test_the_worst_errors_are_kept_and_no_more(engine: Engine, dataset: Dataset)
     assert all(max(each.luma.shape) <= 288 for each in scored.mistakes)
 
 
-def test_shortcut_baselines_stand_beside_the_model(made: tuple[Path, Report]) -> None:
-    told = made[1].shortcuts
-    assert {each.features for each in told.baselines} == {"metadata", "intensity", "border", "thumbnail"}
-    assert {each.task for each in told.baselines} == {"classes", "pneumonia"}
-    assert told.trained_on == "66 films of train and val"
-    assert "global brightness and sharpness" in (made[0] / "report.html").read_text()
+def test_the_report_has_shortcut_baselines(written_report: tuple[Path, Report]) -> None:
+    baselines = written_report[1].shortcuts
+    assert {each.features for each in baselines.baselines} == {"metadata", "intensity", "border", "thumbnail"}
+    assert {each.task for each in baselines.baselines} == {"classes", "pneumonia"}
+    assert baselines.trained_on == "66 films of train and val"
+    assert "global brightness and sharpness" in (written_report[0] / "report.html").read_text()
 
 
-def test_a_missing_extra_is_said_in_the_report(
+def test_the_report_names_a_missing_extra(
     tiny_bundle: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("pneumoscope.audit")]:
@@ -369,14 +373,14 @@ def test_class_order_comes_from_the_bundle(tiny_bundle: Path, dataset: Dataset, 
     assert evaluate(tiny_bundle, turned, "test", tmp_path / "b", PLAIN).confusion == expected.confusion
 
 
-def test_a_coverage_of_the_table_is_decided_by(tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_decisions_can_be_made_at_a_coverage_of_the_table(tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
     wide = evaluate(tiny_bundle, dataset, "test", tmp_path / "a", Options(coverage=0.99, shortcuts=False))
     assert wide.sets.level == 0.99
     with pytest.raises(UsageError, match=r"coverage 0\.5 is not in this model's table"):
         evaluate(tiny_bundle, dataset, "test", tmp_path / "b", Options(coverage=0.5, shortcuts=False))
 
 
-def test_a_bundle_of_before_says_that_it_cannot_tell(own_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_an_older_bundle_does_not_list_its_train_films(own_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
     contract = load_contract(own_bundle)
     for name in ("films.npz", "reference.npz"):
         (own_bundle / name).unlink()
@@ -384,12 +388,12 @@ def test_a_bundle_of_before_says_that_it_cannot_tell(own_bundle: Path, dataset: 
     save_contract(contract.model_copy(update={"files": old}), own_bundle)
     report = evaluate(own_bundle, dataset, "test", tmp_path / "out", PLAIN)
     assert report.dataset.seen == "unknown"
-    assert "does not say which films it was trained on" in report.notes[0]
+    assert "does not list the films that it was trained on" in report.notes[0]
     assert report.model.trained_films is None
 
 
-def test_levels_gather_classes(engine: Engine) -> None:
-    level = Level(members={"normal": ("normal",), "pneumonia": ("bacteria", "virus")}, groups={})
+def test_a_label_scheme_gathers_classes(engine: Engine) -> None:
+    level = LabelScheme(members={"normal": ("normal",), "pneumonia": ("bacteria", "virus")}, groups={})
     assert level.matrix(engine.contract.classes).tolist() == [[False, True], [True, False], [False, True]]
 
 
@@ -401,8 +405,8 @@ def test_the_processor_has_a_name(tmp_path: Path) -> None:
     assert processor(tmp_path / "other")
 
 
-def test_films_of_the_manifest_have_no_unknown_columns() -> None:
-    """A new column of the manifest becomes a subgroup by itself; these were thought about."""
+def test_the_manifests_columns_are_known_to_the_subgroups() -> None:
+    """A new column of the manifest becomes a subgroup automatically; these columns were considered."""
     assert {field.name for field in fields(Record)} == {
         *("path", "label", "split", "patient", "source", "file_sha256", "luma_sha256", "phash"),
         *("width", "height", "bytes", "mode"),

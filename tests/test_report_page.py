@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Encoded
-from pneumoscope.report import Options, Report, evaluate, plots, watch
+from pneumoscope.engine import ImageFile
+from pneumoscope.report import Options, Report, evaluate, measure_drift, plots
 from pneumoscope.report.document import Band, Curve, DecisionCurve
 from pneumoscope.report.page import checklists, draw_page
 from pneumoscope.report.scoring import Mistake
@@ -33,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tiny_bundle: Path, drawn_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With everything in it: baselines, a comparison, errors with pictures."""
+    """A report with every part: baselines, a comparison, errors with pictures."""
     out = tmp_path_factory.mktemp("pages") / "report"
     evaluate(tiny_bundle, dataset, "test", out, Options(compare=drawn_bundle))
     return out
@@ -42,8 +42,8 @@ def report(tiny_bundle: Path, drawn_bundle: Path, dataset: Dataset, tmp_path_fac
 @pytest.fixture(scope="module")
 def drift(tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pages") / "drift"
-    films = [Encoded(name=film.path, read=lambda film=film: dataset.read(film)) for film in dataset.films]  # type: ignore[misc]
-    watch(tiny_bundle, films, dataset.root, out)
+    films = [ImageFile(name=film.path, read=lambda film=film: dataset.read(film)) for film in dataset.films]  # type: ignore[misc]
+    measure_drift(tiny_bundle, films, dataset.root, out)
     return out
 
 
@@ -51,7 +51,7 @@ def drift(tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page_of", ["report", "drift"])
-def test_the_page_is_whole_without_a_network_and_without_a_fault(
+def test_the_page_is_complete_without_a_network_and_accessible(
     page_of: str, scheme: str, width: int, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(page_of)
@@ -66,7 +66,7 @@ def test_the_page_is_whole_without_a_network_and_without_a_fault(
     assert not said
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-    page.evaluate(AXE)  # not add_script_tag, which the page's policy refuses
+    page.evaluate(AXE)  # add_script_tag would be refused by the page's content security policy
     found = page.evaluate("axe.run()")
     serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
     assert not serious, [(each["id"], each["nodes"][0]["html"][:200]) for each in serious]
@@ -76,7 +76,7 @@ def test_the_page_is_whole_without_a_network_and_without_a_fault(
 
 
 @in_browser
-def test_the_page_is_printed(report: Path, browser: Browser, tmp_path: Path) -> None:
+def test_the_page_can_be_printed(report: Path, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page()
     page.goto((report / "report.html").as_uri())
     page.pdf(path=tmp_path / "report.pdf", format="A4")
@@ -88,7 +88,7 @@ def test_the_page_is_printed(report: Path, browser: Browser, tmp_path: Path) -> 
     page.close()
 
 
-def test_the_page_needs_nothing_else_and_is_small(report: Path) -> None:
+def test_the_page_is_self_contained_and_small(report: Path) -> None:
     text = (report / "report.html").read_text()
     assert len(text.encode()) < 3_000_000
     assert "<script" not in text
@@ -107,8 +107,8 @@ def test_the_page_needs_nothing_else_and_is_small(report: Path) -> None:
         ET.fromstring(svg)  # well-formed
 
 
-def test_a_dozen_large_errors_stay_under_the_bound(report: Path) -> None:
-    """Pictures of noise, which JPEG cannot shrink."""
+def test_a_page_with_a_dozen_large_pictures_stays_small(report: Path) -> None:
+    """With pictures of noise, which JPEG hardly compresses."""
     stored = Report.model_validate_json((report / "report.json").read_bytes())
     random = np.random.default_rng(0)
     mistakes = [
@@ -137,7 +137,7 @@ def test_names_of_films_and_classes_are_escaped(report: Path) -> None:
     assert "&lt;img" in text
 
 
-def test_a_chart_draws_what_its_numbers_say() -> None:
+def test_a_chart_draws_its_numbers() -> None:
     curve = Curve(x=(0, 0.5, 1), y=(0, 1, 1), band=Band(x=(0, 1), value=(0, 1), low=(0, None), high=(0.1, 1)))
     drawn = ET.fromstring(plots.roc({"virus": curve}))
     line = next(each for each in drawn.iter("polyline") if each.get("class") == "line c0")
@@ -147,7 +147,7 @@ def test_a_chart_draws_what_its_numbers_say() -> None:
     assert [each.text for each in drawn.iter("text") if each.get("class") == "key"] == ["virus", "guessing"]
 
 
-def test_a_line_ends_where_it_leaves_the_picture() -> None:
+def test_a_line_ends_at_the_edge_of_the_chart() -> None:
     band = Band(x=(0.0, 0.5, 0.9), value=(0.3, 0.3, 0.2), low=(0.2, 0.2, 0.1), high=(0.38, 0.38, 0.3))
     drawn = ET.fromstring(plots.decision("virus", DecisionCurve(model=band, treat_all=(0.3, -0.1, -5.0))))
     line = next(each for each in drawn.iter("polyline") if each.get("class") == "line c1")
@@ -156,7 +156,7 @@ def test_a_line_ends_where_it_leaves_the_picture() -> None:
     assert points[-1] == pytest.approx(axes.place(0.5, -0.1), abs=0.06)
 
 
-def test_guidelines_are_listed_with_a_reason_each() -> None:
+def test_every_guideline_item_has_a_reason() -> None:
     guidelines = {each["name"]: each for each in checklists()}
     assert set(guidelines) == {"TRIPOD+AI", "CLAIM 2024", "STARD-AI"}
     for each in guidelines.values():

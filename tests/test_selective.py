@@ -13,7 +13,7 @@ SEEDS = st.integers(0, 10_000)
 
 @given(seed=SEEDS)
 @settings(deadline=None)
-def test_accuracy_against_coverage_is_that_of_the_films_from_each_confidence_on(seed: int) -> None:
+def test_each_point_is_the_accuracy_of_the_films_from_its_confidence_on(seed: int) -> None:
     truth, probabilities = sample(seed)
     right, confidence = probabilities.argmax(axis=1) == truth, probabilities.max(axis=1)
     weights = film_weights(seed, len(truth))[1]
@@ -40,7 +40,7 @@ def test_the_area_is_the_mean_risk_over_the_films(seed: int) -> None:
         assert found[at] == pytest.approx(total / weights.sum(), abs=1e-9)
 
 
-def test_the_area_without_ties_is_that_of_geifman() -> None:
+def test_the_area_without_ties_agrees_with_geifman() -> None:
     random = np.random.default_rng(0)
     right, confidence = random.random(200) < 0.7, random.random(200)
     wrong = ~right[np.argsort(-confidence)]
@@ -50,7 +50,7 @@ def test_the_area_without_ties_is_that_of_geifman() -> None:
 
 @given(seed=SEEDS)
 @settings(deadline=None)
-def test_accuracy_at_a_coverage_is_that_of_the_surest_films(seed: int) -> None:
+def test_accuracy_at_a_coverage_is_that_of_the_most_confident_films(seed: int) -> None:
     truth, probabilities = sample(seed)
     right, confidence = probabilities.argmax(axis=1) == truth, probabilities.max(axis=1)
     rows, coverages = film_weights(seed, len(truth))[:2], np.array([0.1, 0.5, 0.75, 1.0])
@@ -65,7 +65,7 @@ def test_accuracy_at_a_coverage_is_that_of_the_surest_films(seed: int) -> None:
             assert found[at, place] == pytest.approx(expected, abs=1e-9)
 
 
-def test_few_points_are_enough_for_the_picture() -> None:
+def test_few_points_are_enough_for_the_chart() -> None:
     random = np.random.default_rng(0)
     confidence = random.random(5000)
     right = random.random(5000) < confidence
@@ -105,7 +105,7 @@ def test_sets_are_counted(seed: int) -> None:
     assert float(alike.size) == pytest.approx(np.mean(sizes))
 
 
-def test_of_nothing_answered_nothing_is_defined() -> None:
+def test_without_answered_films_every_figure_is_undefined() -> None:
     nothing = np.zeros((1, 2))
     right, confidence = np.array([True, False]), np.array([0.9, 0.8])
     assert np.isnan(metrics.risk_coverage_areas(right, confidence, nothing)).all()

@@ -36,8 +36,8 @@ def interval(figure: dict[str, float | None]) -> tuple[float, float, float]:
     return low, value, high
 
 
-def of_confusion(truth: metrics.Indices, predicted: metrics.Indices) -> dict[str, Any]:
-    """What scikit-learn says of the most probable classes."""
+def expected_of_classes(truth: metrics.Indices, predicted: metrics.Indices) -> dict[str, Any]:
+    """scikit-learn's figures of the most probable classes."""
     undefined = {"zero_division": np.nan}
     sick, called = truth != 1, predicted != 1
     expected = {
@@ -61,8 +61,8 @@ def of_confusion(truth: metrics.Indices, predicted: metrics.Indices) -> dict[str
     return expected
 
 
-def of_probabilities(truth: metrics.Indices, probabilities: metrics.Floats) -> dict[str, Any]:
-    """What scikit-learn says of the probabilities; the errors of calibration have tests of their own."""
+def expected_of_probabilities(truth: metrics.Indices, probabilities: metrics.Floats) -> dict[str, Any]:
+    """scikit-learn's figures of the probabilities; calibration errors have tests of their own."""
     sick, share = truth != 1, probabilities[:, 0] + probabilities[:, 2]
     options: dict[str, Any] = {"sample_weight": 1 / np.bincount(truth)[truth], "labels": range(3)}
     aurocs = [sk.roc_auc_score(truth == each, probabilities[:, each]) for each in range(3)]
@@ -94,15 +94,17 @@ def test_figures_agree_with_scikit_learn(seed: int) -> None:
     truth, probabilities = sample(seed)
     once, members = np.ones((1, len(truth)), np.int64), {"pneumonia": [0, 2]}
     found = weighted_figures(truth, probabilities, once, CLASSES, members, prior="uniform")
-    expected = of_confusion(truth, probabilities.argmax(axis=1)) | of_probabilities(truth, probabilities)
+    expected = expected_of_classes(truth, probabilities.argmax(axis=1)) | expected_of_probabilities(
+        truth, probabilities
+    )
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], [value], rtol=0, atol=1e-9, equal_nan=True, err_msg=name)
     for name, figure in summarised(truth, probabilities, draws=2).items():
-        assert figure["value"] == metrics.finite(found[name][0])
+        assert figure["value"] == metrics.finite_or_none(found[name][0])
 
 
-def test_the_accuracys_interval_is_about_the_binomials_if_every_patient_has_one_film() -> None:
+def test_with_one_film_per_patient_the_accuracys_interval_is_about_the_binomial_one() -> None:
     random = np.random.default_rng(0)
     truth = random.integers(3, size=500)
     right = random.random(500) < 0.8
@@ -114,7 +116,7 @@ def test_the_accuracys_interval_is_about_the_binomials_if_every_patient_has_one_
     assert figure["high"] == pytest.approx(right.mean() + half, abs=0.005)
 
 
-def test_films_of_one_patient_that_are_alike_widen_the_interval() -> None:
+def test_similar_films_of_one_patient_widen_the_interval() -> None:
     random = np.random.default_rng(1)
     truth = np.repeat(random.integers(3, size=60), 5)
     wrong = np.repeat(random.random(60) < 0.3, 5)
@@ -129,9 +131,9 @@ def test_films_of_one_patient_that_are_alike_widen_the_interval() -> None:
         assert widths[0] > 1.7 * widths[1], name  # √5 if the films of a patient are all right or all wrong
 
 
-def test_what_is_undefined_in_a_summary_is_none() -> None:
+def test_undefined_figures_of_a_summary_are_none() -> None:
     truth, probabilities = np.array([0, 0, 2]), np.eye(3)[[0, 2, 2]]
-    found = summarised(truth, probabilities)  # none is normal
+    found = summarised(truth, probabilities)  # no film is normal
     nothing = {"value": None, "low": None, "high": None}
     for name in ("sensitivity.normal", "balanced_accuracy", "macro_auroc", "group_auroc.pneumonia"):
         assert found[name] == nothing, name
@@ -141,8 +143,8 @@ def test_what_is_undefined_in_a_summary_is_none() -> None:
 
 
 @pytest.mark.parametrize("prior", ["train", "uniform"])
-def test_every_resamplings_figures_are_those_of_its_films(prior: metrics.Prior) -> None:
-    """Each row of weights gives what its films give when they are repeated."""
+def test_the_figures_of_a_resampling_are_those_of_its_films(prior: metrics.Prior) -> None:
+    """Each row of weights gives the figures of its films, repeated as often as they are drawn."""
     truth, probabilities = sample(7)
     patients = [str(number // 2) for number in range(len(truth))]
     weights = np.concatenate(list(metrics.bootstrap_weights(patients, draws=20)))
@@ -156,7 +158,7 @@ def test_every_resamplings_figures_are_those_of_its_films(prior: metrics.Prior) 
             np.testing.assert_allclose(found[name][draw], value[0], err_msg=name, equal_nan=True, rtol=0, atol=1e-9)
 
 
-def test_the_prior_weights_the_scores_of_calibration_and_nothing_else() -> None:
+def test_the_prior_weights_only_the_calibration_figures() -> None:
     truth, probabilities = sample(9)
     once, members = np.ones((1, len(truth)), np.int64), {"pneumonia": [0, 2]}
     uniform, train = (
@@ -166,7 +168,7 @@ def test_the_prior_weights_the_scores_of_calibration_and_nothing_else() -> None:
     assert changed == {name for name in uniform if "ece" in name or name in {"brier", "cross_entropy"}}
 
 
-def test_the_interval_of_a_calibration_error_holds_its_value_and_nothing_below_zero() -> None:
+def test_the_interval_of_a_calibration_error_contains_its_value_and_is_not_negative() -> None:
     random = np.random.default_rng(0)
     probabilities = metrics.softmax(random.normal(size=(60, 3)) * 3)
     truth = (probabilities.cumsum(axis=1) < random.random((60, 1))).sum(axis=1)
@@ -196,7 +198,7 @@ def test_an_operating_point_agrees_with_scikit_learn(seed: int, threshold: float
         values = metrics.predictive_values(sensitivity, specificity, share)
         expected[f"ppv_at.{share}"], expected[f"npv_at.{share}"] = values
     assert {name: figure["value"] for name, figure in found.items()} == {
-        name: metrics.finite(value) for name, value in expected.items()
+        name: metrics.finite_or_none(value) for name, value in expected.items()
     }
     for figure in found.values():
         assert figure["value"] is None or (figure["low"] is not None and figure["low"] <= (figure["high"] or 0))
@@ -208,23 +210,23 @@ def test_sets_are_summarised_by_class_and_size() -> None:
     patients = [str(number) for number in range(len(truth))]
     found = metrics.summarise_sets(truth, sets, patients, classes=CLASSES, draws=100)
     covered = sets[np.arange(len(truth)), truth]
-    assert found["coverage"]["value"] == metrics.finite(covered.mean())
-    assert found["coverage.virus"]["value"] == metrics.finite(covered[truth == 2].mean())
-    assert found["set_size.normal"]["value"] == metrics.finite(sets[truth == 1].sum(axis=1).mean())
-    assert found["size_share.1"]["value"] == metrics.finite((sets.sum(axis=1) == 1).mean())
+    assert found["coverage"]["value"] == metrics.finite_or_none(covered.mean())
+    assert found["coverage.virus"]["value"] == metrics.finite_or_none(covered[truth == 2].mean())
+    assert found["set_size.normal"]["value"] == metrics.finite_or_none(sets[truth == 1].sum(axis=1).mean())
+    assert found["size_share.1"]["value"] == metrics.finite_or_none((sets.sum(axis=1) == 1).mean())
     for figure in found.values():
         low, value, high = interval(figure)
         assert low <= value <= high
 
 
-def test_films_that_do_not_belong_together_are_refused() -> None:
+def test_arrays_of_different_lengths_are_refused() -> None:
     truth, probabilities = sample(0)
     patients = [str(number) for number in range(len(truth))]
-    with pytest.raises(ValueError, match="rows of 3 classes and a patient for each of"):
+    with pytest.raises(ValueError, match="one row of 3 classes and one patient per film"):
         summarised(truth, probabilities[:, :2], patients)
     with pytest.raises(ValueError, match=f"{len(truth)} films, got shape .* and 2 patients"):
         summarised(truth, probabilities, patients[:2])
-    with pytest.raises(ValueError, match="rows of 3 classes"):
+    with pytest.raises(ValueError, match="one row of 3 classes"):
         metrics.summarise_sets(truth, probabilities[1:] > 0, patients, classes=CLASSES)
     with pytest.raises(ValueError, match="must be equal"):
         metrics.summarise_rule(truth == 1, truth[1:] == 1, patients)

@@ -1,4 +1,4 @@
-"""Films that were trained on: found by pixels and by likeness, refused in one sentence."""
+"""Films that a bundle was trained on: found by pixels and by perceptual hash, refused in one sentence."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ PLAIN = Options(shortcuts=False)
 
 
 def a_film(number: int, **changes: str) -> Record:
-    """A row of a manifest whose hashes are of its number."""
+    """A record of a manifest, with hashes made from its number."""
     random = np.random.default_rng(number)
     values = {
         "path": f"test/normal/{number}.jpeg",
@@ -35,13 +35,13 @@ def a_film(number: int, **changes: str) -> Record:
 
 
 def with_bits(phash: str, count: int) -> str:
-    """A perceptual hash in which so many bits differ."""
+    """A perceptual hash that differs in this number of bits."""
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(phash), np.uint8))
     bits[np.random.default_rng(0).permutation(256)[:count]] ^= 1
     return np.packbits(bits).tobytes().hex()
 
 
-def test_films_are_found_by_pixels_and_by_likeness() -> None:
+def test_films_are_found_by_pixels_and_by_perceptual_hash() -> None:
     films = [a_film(number) for number in range(40)]
     trained = TrainedFilms.of(films)
     asked = [
@@ -79,7 +79,7 @@ def test_the_refusal_has_counts_and_two_examples() -> None:
         refuse_trained(Overlap(same=("a", "b"), near=("c",)), 5, "split 'test' of DS", "model")
 
 
-def test_a_bundle_knows_its_train_films_and_no_others(drawn_bundle: Path, dataset: Dataset) -> None:
+def test_a_bundle_recognises_its_train_films_and_no_others(drawn_bundle: Path, dataset: Dataset) -> None:
     trained = load_trained(drawn_bundle, load_contract(drawn_bundle))
     assert trained is not None
     train = dataset.split("train")
@@ -89,13 +89,13 @@ def test_a_bundle_knows_its_train_films_and_no_others(drawn_bundle: Path, datase
     assert len(trained.overlap(train).same) == len(train)
 
 
-def test_a_damaged_file_names_itself(own_bundle: Path) -> None:
+def test_the_error_names_a_damaged_file(own_bundle: Path) -> None:
     (own_bundle / FILMS_FILE).write_bytes(b"PK")
     with pytest.raises(BundleError, match=r"films\.npz is damaged: it cannot be read"):
         load_trained(own_bundle, load_contract(own_bundle))
 
 
-def test_another_data_set_with_films_trained_on_is_refused(
+def test_another_data_set_that_contains_train_films_is_refused(
     tiny_bundle: Path, dataset: Dataset, tmp_path: Path, command: Callable[..., SimpleNamespace]
 ) -> None:
     prepare([dataset.root], tmp_path / "all", PrepareConfig(test_only=True))
@@ -112,7 +112,7 @@ def test_another_data_set_with_films_trained_on_is_refused(
 def test_a_resized_copy_is_refused_for_films_and_not_for_drawings(
     own_bundle: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """Films stored at another size and quality have other pixels; drawings of one kind are all nearly alike."""
+    """Films stored at another size and quality have other pixels; phantoms are all near duplicates of each other."""
     for film in dataset.split("train")[:3]:
         image = Image.fromarray(read_luma(dataset.read(film)))
         luma = np.asarray(image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC))

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
-from pneumoscope.engine import Encoded, Engine, Prediction
+from pneumoscope.engine import Engine, ImageFile, Prediction
 from pneumoscope.files import refuse_existing, write_text
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film, write_archive_folder
 from pneumoscope.progress import SILENT, Listener
@@ -49,7 +49,7 @@ def classify_drawings(out: Path, bundle: Path) -> list[Prediction]:
     for finding in FINDINGS:
         (folder / f"{finding}.jpeg").write_bytes(encode_jpeg(film(finding, patient=1)))
     films = sorted(folder.iterdir())
-    return list(Engine.load(bundle).predict_many(Encoded(name=str(path), read=path.read_bytes) for path in films))
+    return list(Engine.load(bundle).predict_many(ImageFile(name=str(path), read=path.read_bytes) for path in films))
 
 
 def demo(out: Path, *, listener: Listener = SILENT) -> DemoResult:
@@ -71,5 +71,5 @@ def demo(out: Path, *, listener: Listener = SILENT) -> DemoResult:
     evaluation = evaluate(bundle, dataset, "test", report, listener=listener)
     engine = Engine.load(bundle)
     one_of_each = {each.label: each for each in dataset.split("test")}.values()
-    films = (Encoded(name=str(data / each.path), read=partial(dataset.read, each)) for each in one_of_each)
+    films = (ImageFile(name=str(data / each.path), read=partial(dataset.read, each)) for each in one_of_each)
     return DemoResult(bundle=bundle, report=evaluation, predictions=list(engine.predict_many(films)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pneumoscope import heatmap
 from pneumoscope.archive import is_junk, printable
 from pneumoscope.cli.show import print_problem
-from pneumoscope.engine import Encoded, Prediction
+from pneumoscope.engine import ImageFile, Prediction
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.files import whole_file
 from pneumoscope.heatmap import HeatmapContent
@@ -108,9 +108,9 @@ def find_image_files(paths: list[Path]) -> list[str]:
     return found
 
 
-def lazy_image_file(path: str, limits: Limits) -> Encoded:
+def lazy_image_file(path: str, limits: Limits) -> ImageFile:
     """An image file whose bytes are read when they are needed."""
-    return Encoded(name=printable(path), read=partial(read_file, Path(path), limits=limits))
+    return ImageFile(name=printable(path), read=partial(read_file, Path(path), limits=limits))
 
 
 def draw_heatmaps(predictions: Iterable[Prediction], paths: Iterable[str], pictures: Pictures) -> Iterator[Prediction]:

@@ -147,14 +147,14 @@ def _evaluate_unlabelled(settings: "Evaluate") -> None:
     from pneumoscope.cli.show import make_listener, show_drift
     from pneumoscope.contract import load_contract
     from pneumoscope.imaging import DEFAULT_LIMITS
-    from pneumoscope.report import DRIFT_FILE, PREDICTIONS_FILE, watch
+    from pneumoscope.report import DRIFT_FILE, PREDICTIONS_FILE, measure_drift
     from pneumoscope.report.drift import PAGE_FILE
 
     assert settings.unlabelled is not None
     folder, out = settings.unlabelled, settings.out
     choice, listener = choose_bundle(settings.bundle), make_listener(quiet=settings.quiet)
     films = [lazy_image_file(path, DEFAULT_LIMITS) for path in find_image_files([folder])]
-    drift = watch(choice.folder, films, folder, out, overwrite=settings.overwrite, listener=listener)
+    drift = measure_drift(choice.folder, films, folder, out, overwrite=settings.overwrite, listener=listener)
     typer.echo(f"model: {choice.describe(load_contract(choice.folder))}")
     show_drift(drift)
     typer.echo(f"written: {', '.join(str(out / name) for name in (PAGE_FILE, DRIFT_FILE, PREDICTIONS_FILE))}")

@@ -19,7 +19,7 @@ from pneumoscope.progress import Listener
 
 if TYPE_CHECKING:
     from pneumoscope.engine import Prediction
-    from pneumoscope.export import Exported
+    from pneumoscope.export import ExportSummary
     from pneumoscope.report import Drift, Figure, Report
     from pneumoscope.report.document import Comparison, External
 
@@ -102,9 +102,9 @@ def _amount(count: float, unit: str) -> str:
     return f"{count:,.0f} {unit}" if count >= 10 or count == int(count) else f"{count:.1f} {unit}"
 
 
-def show_exported(exported: "Exported", out: Path) -> None:
+def show_exported(exported: "ExportSummary", out: Path) -> None:
     """Print what `export` measured of the bundle that it made."""
-    from pneumoscope.metrics import at_least
+    from pneumoscope.metrics import wilson_lower_bound
 
     print_line(f"bundle in {out}; largest difference from PyTorch: {exported.difference:.1e}")
     decision = exported.decision
@@ -121,13 +121,13 @@ def show_exported(exported: "Exported", out: Path) -> None:
         print_line(
             "note: each class has too few unseen films to be excluded at this coverage; the model will always abstain."
         )
-    if exported.classes_told == 1:
+    if exported.classes_predicted == 1:
         print_line("note: the model gives all of these films the same class: it has learnt nothing.")
     if (figures := exported.quantisation) is None or exported.gain is None:
         return
     print_line(
         f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} films compared "
-        f"(with 95 % confidence on at least {at_least(figures.agreement, figures.films):.1%} of such films), "
+        f"(with 95 % confidence on at least {wilson_lower_bound(figures.agreement, figures.films):.1%} of such films), "
         f"macro-F1 {figures.macro_f1:.3f} (fp32 {figures.macro_f1_fp32:.3f}), "
         f"{len(figures.kept_fp32)} layers left in fp32, {exported.gain:.1f} times as fast"
     )
@@ -169,14 +169,14 @@ def show_report(report: "Report") -> None:
 
 def _show_comparison(comparison: "Comparison") -> None:
     """Print the differences of two models on the same films; report.html also has the tests."""
-    from pneumoscope.report.card import in_words
+    from pneumoscope.report.card import figure_title
     from pneumoscope.report.compare import headline_differences
 
     show_table(
         ("figure", "this", "other", "difference, 95 % interval", "verdict"),
         (
             (
-                in_words(row.figure),
+                figure_title(row.figure),
                 _three_decimals(row.this),
                 _three_decimals(row.other),
                 _with_range(row.difference),
@@ -191,7 +191,7 @@ def _show_comparison(comparison: "Comparison") -> None:
 
 def _show_external(external: "External") -> None:
     """Print how far the figures fall below those on the model's own films."""
-    from pneumoscope.report.card import in_words
+    from pneumoscope.report.card import figure_title
 
     if not external.drops:
         print_line(f"note: the drop cannot be computed; the model's own figures: {external.own}.")
@@ -201,7 +201,7 @@ def _show_external(external: "External") -> None:
         (
             (
                 row.of,
-                in_words(row.figure),
+                figure_title(row.figure),
                 _three_decimals(row.here.value),
                 _three_decimals(row.own.value),
                 _with_range(row.difference),

@@ -7,7 +7,7 @@ from typing import Any
 from pneumoscope.aws.client.invoke import Client, answer_document, failure_document
 from pneumoscope.cli.image_files import find_image_files, lazy_image_file
 from pneumoscope.cli.show import print_line, print_problem, show_table
-from pneumoscope.engine import Encoded
+from pneumoscope.engine import ImageFile
 from pneumoscope.errors import AnswerError, BusyError, ImageError
 from pneumoscope.imaging import DEFAULT_LIMITS
 
@@ -38,7 +38,7 @@ def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -
     return refused
 
 
-def _classify(client: Client, film: Encoded, *, quiet: bool) -> tuple[dict[str, Any], Exception | None]:
+def _classify(client: Client, film: ImageFile, *, quiet: bool) -> tuple[dict[str, Any], Exception | None]:
     """The decision document, and the failure if this film alone failed. Failures of the endpoint are raised."""
     try:
         data = film.read()

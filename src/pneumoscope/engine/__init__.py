@@ -1,15 +1,15 @@
-"""From a bundle and the bytes of a film to a decision, with ONNX Runtime and without torch.
+"""From a bundle and the bytes of an image file to a decision, with ONNX Runtime and without torch.
 
-`core` runs the model and the threads before it, `decision` is where probabilities become an answer,
-`attention` measures where the model looked, `golden` checks the whole way.
+`core` decodes and runs the model in threads, `gate` rejects unsuitable inputs, `decision` turns probabilities into an
+answer, `attention` measures where the model looked, and `golden` checks the whole pipeline.
 """
 
 from pneumoscope.engine.attention import Attention
 from pneumoscope.engine.bundle import MODEL_FILE, Outputs
-from pneumoscope.engine.core import BATCH, Decoded, Encoded, Engine
+from pneumoscope.engine.core import BATCH, DecodedFilm, Engine, ImageFile
 from pneumoscope.engine.decision import Rule, choose_rule, judge
 from pneumoscope.engine.document import DecisionDocument, Level, Status
-from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verified, verify
+from pneumoscope.engine.golden import GOLDEN_FILE, GOLDEN_FOLDER, Verification, verify
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.engine.refusal import rejection
 
@@ -20,15 +20,15 @@ __all__ = [
     "MODEL_FILE",
     "Attention",
     "DecisionDocument",
-    "Decoded",
-    "Encoded",
+    "DecodedFilm",
     "Engine",
+    "ImageFile",
     "Level",
     "Outputs",
     "Prediction",
     "Rule",
     "Status",
-    "Verified",
+    "Verification",
     "choose_rule",
     "judge",
     "rejection",

@@ -1,4 +1,4 @@
-"""How much of a class-activation map lies at the rim of the film, where no lung is."""
+"""How much of a class-activation map is at the rim of the film, where there is no lung."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,9 +13,9 @@ from pneumoscope.engine.document import AttentionDocument
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """Where the model looked to favour one class: shares of its activation map's mass, 0 to 1.
+    """Where the evidence for one class is: shares of its activation map's mass at the rim, 0 to 1.
 
-    Both are None for a map with no positive part.
+    Both are None if the map has no positive part.
     """
 
     label: str
@@ -24,7 +24,7 @@ class Attention:
 
     @classmethod
     def of_map(cls, label: str, activation: NDArray[np.floating], rule: ActivationMap) -> "Attention":
-        """That of one class's map; see `rim_shares`."""
+        """The attention of one class's map; see `rim_shares`."""
         border, corners = rim_shares(activation, rule) or (None, None)
         return cls(label=label, border=border, corners=corners)
 
@@ -37,16 +37,15 @@ class Attention:
 def rim_shares(activation: NDArray[np.floating], rule: ActivationMap) -> tuple[float, float] | None:
     """Shares of a map's positive mass in the outer border and in the four corners, 0 to 1.
 
-    Each value of the map fills its cell evenly; a cell that lies partly in the border counts by that
-    part. A map that is equal everywhere has the areas' own shares: `1 - (1 - 2 * border) ** 2` and
-    `(2 * corner) ** 2`.
+    Each value of the map fills its cell evenly; a cell that is partly in the border counts by that part. A constant
+    map has the shares of the areas themselves: `1 - (1 - 2 * border) ** 2` and `(2 * corner) ** 2`.
 
     Args:
-        activation: one class's map, `[h, w]`, of any scale; negative values count as none.
-        rule: width of the border and of the corners.
+        activation: one class's map, `[h, w]`, of any scale; negative values count as 0.
+        rule: width of the border and of the corners, as shares of a side.
 
     Returns:
-        Border and corners; None if no value is positive.
+        The shares of border and corners; None if no value is positive.
 
     >>> rule = ActivationMap(method="cam", height=4, width=4, border=0.25, corner=0.25, warn_from=0.5)
     >>> rim_shares(np.ones((4, 4)), rule)
@@ -61,8 +60,8 @@ def rim_shares(activation: NDArray[np.floating], rule: ActivationMap) -> tuple[f
     return 1 - float(inner) / total, float(corners) / total
 
 
-@cache  # one of a model's few grids and margins, asked for with every film
+@cache  # called for every film, with the few grids and margins of the models in use
 def _inner(cells: int, margin: float) -> NDArray[np.float64]:
-    """Of each of `cells` equal parts of a side, the share that is at least `margin` from both ends."""
+    """For each of `cells` equal parts of a side, the share that is at least `margin` from both ends, `[cells]`."""
     edges = np.clip(np.linspace(0, 1, cells + 1), margin, 1 - margin)
     return np.asarray(np.diff(edges) * cells)

@@ -1,4 +1,4 @@
-"""The engine: films in, predictions out, decoding and the model at work at the same time."""
+"""The engine: image files in, predictions out; decoding and the model run at the same time."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,31 +16,41 @@ from pneumoscope.contract import Contract, load_contract
 from pneumoscope.engine.bundle import CPU, MAPS, MODEL_FILE, Outputs, check_files, model_name, open_model, scaling
 from pneumoscope.engine.decision import Rule, Verdict, choose_rule, decide, reject
 from pneumoscope.engine.document import Level
-from pneumoscope.engine.gate import DISTANCE, GATE, can_undo, is_picture, judge, undo, undone, warn
+from pneumoscope.engine.gate import (
+    DISTANCE,
+    GATE,
+    can_undo,
+    find_fault,
+    is_not_radiograph,
+    mirror_warning,
+    undo,
+    undone_note,
+)
 from pneumoscope.engine.prediction import Prediction
 from pneumoscope.errors import ImageError, UnsuitableError
 from pneumoscope.imaging import DEFAULT_LIMITS, Limits, Luma, Reason, fit, read_for_input, to_input
 from pneumoscope.parallel import available_cores, map_ordered
 
 BATCH = 8
-_LARGEST_TWICE = 150_000_000  # bytes of a model that may be in memory a second time
+_LARGEST_DUPLICATED = 150_000_000  # largest model, in bytes, that may be loaded twice
 _WHITE = 255.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """A film as it comes: a name to report it by, and how to get the bytes of its file."""
+class ImageFile:
+    """An image file: the name to report it by, and a function that reads its bytes."""
 
     name: str
     read: Callable[[], bytes]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Decoded:
-    """A decoded film. `image` is its input `uint8 [1, S, S]`, or the reason why there is none; `rule` decides on it.
+class DecodedFilm:
+    """A decoded image file, ready for the model.
 
-    `luma` is the film as it was read, `uint8 [H, W]`, if it is kept for a picture. `doubt` is why it is rejected
-    unless the gate says better what it is.
+    `image` is the model input, `uint8 [1, S, S]`, or the reason why there is none; `rule` decides on it. `luma` is the
+    radiograph, `uint8 [H, W]`, if it was requested for a picture. `doubt` is the reason to reject the file, unless the
+    gate finds a more specific one.
     """
 
     name: str
@@ -54,32 +64,32 @@ class Decoded:
     milliseconds: float
 
 
-#: Films, and what was raised in place of one more.
-_Group: TypeAlias = tuple[list[Encoded], Exception | None]
+#: Image files, and the exception that was raised instead of a further one.
+_Group: TypeAlias = tuple[list[ImageFile], Exception | None]
 
 
 class Engine:
-    """A loaded bundle. Safe to use from several threads; holds no state but the model."""
+    """A loaded bundle. It is safe to use from several threads, and has no state except the model."""
 
     def __init__(
         self,
         contract: Contract,
         session: ort.InferenceSession,
         limits: Limits,
-        open_alone: Callable[[], ort.InferenceSession] | None = None,
+        open_single_core: Callable[[], ort.InferenceSession] | None = None,
         *,
         fix_orientation: bool = False,
     ) -> None:
-        """`open_alone` opens a second session, of one thread; without it the one there is serves for everything."""
+        """`open_single_core` opens a second session, of one thread; without it `session` serves all runs."""
         self.contract = contract
         self.limits = limits
         self.fix_orientation = fix_orientation
         self._session = session
-        self._open_alone, self._opening = open_alone, Lock()
-        self._alone: ort.InferenceSession | None = None
+        self._open_single_core, self._opening = open_single_core, Lock()
+        self._single_core: ort.InferenceSession | None = None
         self._optional = [*([MAPS] if contract.activation_map else []), *([GATE, DISTANCE] if contract.gate else [])]
         self.model = model_name(contract)
-        self._scaling, self._usual = scaling(contract), choose_rule(contract)
+        self._scaling, self._default_rule = scaling(contract), choose_rule(contract)
 
     @classmethod
     def load(
@@ -95,32 +105,34 @@ class Engine:
 
         Args:
             bundle: folder made by `pneumoscope export`.
-            limits: what to refuse before decoding.
-            threads: for the model; by default the cores this process may use.
+            limits: sizes to refuse before decoding.
+            threads: for the model; by default the number of cores that this process may use.
             provider: ONNX Runtime's execution provider by its short name, such as `cpu` or `cuda`.
-            fix_orientation: undo what the gate says can be undone, negatives and right angles, and judge the film then.
+            fix_orientation: correct faults that the gate recognises, negatives and turns by right angles, before
+                deciding.
 
         Raises:
-            BundleError: missing, damaged, or not a bundle.
-            UsageError: the provider is not there.
+            BundleError: the bundle is missing or damaged, or the folder is not a bundle.
+            UsageError: the provider is not available.
         """
         bundle = Path(bundle)
         contract = load_contract(bundle)
         check_files(contract, bundle)
         threads = threads or available_cores()
         session = open_model(bundle, contract, provider=provider, threads=threads)
-        is_twice = threads > 1 and provider == CPU and (bundle / MODEL_FILE).stat().st_size < _LARGEST_TWICE
+        is_duplicated = threads > 1 and provider == CPU and (bundle / MODEL_FILE).stat().st_size < _LARGEST_DUPLICATED
 
-        def open_alone() -> ort.InferenceSession:
-            check_files(contract, bundle)  # the bundle may have been replaced since
+        def open_single_core() -> ort.InferenceSession:
+            check_files(contract, bundle)  # the bundle may have been replaced since it was loaded
             return open_model(bundle, contract, provider=provider, threads=1)
 
-        return cls(contract, session, limits, open_alone if is_twice else None, fix_orientation=fix_orientation)
+        second = open_single_core if is_duplicated else None
+        return cls(contract, session, limits, second, fix_orientation=fix_orientation)
 
     def rule(
         self, *, level: Level = "class", coverage: float | None = None, operating_point: str | None = None
     ) -> Rule:
-        """A rule to decide by, for `predict` and `predict_many`; see `choose_rule`.
+        """A decision rule for `predict` and `predict_many`; see `choose_rule`.
 
         Raises:
             UsageError: the model has no such coverage, operating point or groups.
@@ -128,34 +140,34 @@ class Engine:
         return choose_rule(self.contract, level=level, coverage=coverage, operating_point=operating_point)
 
     def predict(self, data: bytes, *, name: str = "", rule: Rule | None = None) -> Prediction:
-        """Decide on one film given as the bytes of its file. Bytes that are no radiograph are `rejected`.
+        """Decide on one image file, given as bytes. Bytes that are not a radiograph are `rejected`.
 
         Args:
-            data: of the file.
-            name: for the prediction.
+            data: bytes of the file.
+            name: of the file, for the prediction.
             rule: to decide by; by default at level class and the contract's coverage.
 
         Raises:
             TypeError: `data` is not bytes.
         """
         if not isinstance(data, bytes):
-            raise TypeError(f"predict takes the bytes of a film's file, got {type(data).__name__}; read it first")
-        return next(self.decide([self.decode(Encoded(name=name, read=lambda: data), rule=rule)]))
+            raise TypeError(f"predict takes the bytes of an image file, got {type(data).__name__}; read the file first")
+        return next(self.decide([self.decode(ImageFile(name=name, read=lambda: data), rule=rule)]))
 
     def predict_many(
-        self, films: Iterable[Encoded], *, rule: Rule | None = None, picture_side: int | None = None
+        self, films: Iterable[ImageFile], *, rule: Rule | None = None, picture_side: int | None = None
     ) -> Iterator[Prediction]:
-        """Decide on films in order, in a thread a core, which run ahead a bounded number of films.
+        """Decide on image files in order, with one thread per core; threads run ahead by a bounded number of files.
 
-        Each thread decodes some films and runs the model on them, which keeps every core at work: one run on all cores
-        leaves some of them waiting between its operators.
+        Each thread decodes some files and runs the model on them on one core. This keeps every core busy: a run on all
+        cores leaves some of them waiting between its operators.
 
-        With `picture_side` a prediction brings the film as it was read, its longest side at most so many pixels, to
-        draw on without decoding it again.
+        With `picture_side`, a prediction contains the radiograph, shrunk to at most this many pixels on its longest
+        side, to draw on without decoding the file again.
 
-        A film that cannot be read or decoded is `rejected`. Any other error of its `read`, or of `films`
-        itself, is raised after the predictions of the films before it. Predictions come in batches, the first
-        when some have been read ahead or `films` ends: do not wait for one before giving the next film.
+        A file that cannot be read or decoded is `rejected`. Any other error of its `read`, or of `films` itself, is
+        raised after the predictions of the files before it. Predictions come in batches, the first when some files
+        have been read ahead or `films` ends: do not wait for a prediction before you yield the next file.
         """
         answer = partial(self._answer, rule=rule, picture_side=picture_side)
         cores = available_cores()
@@ -167,34 +179,35 @@ class Engine:
     def _answer(
         self, group: _Group, *, rule: Rule | None, picture_side: int | None
     ) -> tuple[list[Prediction], Exception | None]:
-        """The predictions on the films of a group up to the first that fails, and its error."""
+        """The predictions on a group's files up to the first one that fails, and its error."""
         films, failure = group
-        decoded = list[Decoded]()
+        decoded = list[DecodedFilm]()
         try:
             for film in films:
                 decoded.append(self.decode(film, rule=rule, picture_side=picture_side))
         except Exception as trouble:  # noqa: BLE001 (raised after the predictions before it)
             failure = trouble
-        return list(self.decide(decoded, alone=len(films) > 1)), failure
+        return list(self.decide(decoded, single_core=len(films) > 1)), failure
 
-    def _chosen(self, *, alone: bool) -> ort.InferenceSession:
-        if not alone or self._open_alone is None:
+    def _session_for(self, *, single_core: bool) -> ort.InferenceSession:
+        if not single_core or self._open_single_core is None:
             return self._session
-        with self._opening:
-            self._alone = self._alone or self._open_alone()
-        return self._alone
+        with self._opening:  # opened on first use, once, although several threads may ask for it
+            self._single_core = self._single_core or self._open_single_core()
+        return self._single_core
 
-    def run(self, images: Luma, *, alone: bool = False) -> Outputs:
-        """The model's outputs for inputs `uint8 [N, 1, S, S]`; `alone`: on one core.
+    def run(self, images: Luma, *, single_core: bool = False) -> Outputs:
+        """Run the model on inputs `uint8 [N, 1, S, S]`; with `single_core` on one core, else on all of its threads.
 
         Raises:
-            ValueError: another dtype or shape.
+            ValueError: the dtype or the shape is another.
         """
         size = self.contract.input.size
         if images.dtype != np.uint8 or images.shape[1:] != (1, size, size):
             raise ValueError(f"expected uint8 [N, 1, {size}, {size}], got {images.dtype} {list(images.shape)}")
-        wanted = ["logits", "embedding", *self._optional]
-        logits, embedding, *others = map(np.asarray, self._chosen(alone=alone).run(wanted, {"image": images}))
+        session = self._session_for(single_core=single_core)
+        values = session.run(["logits", "embedding", *self._optional], {"image": images})
+        logits, embedding, *others = map(np.asarray, values)
         found = dict(zip(self._optional, others, strict=True))
         return Outputs(
             logits=logits,
@@ -205,27 +218,28 @@ class Engine:
             distances=found.get(DISTANCE),
         )
 
-    def decode(self, film: Encoded, *, rule: Rule | None = None, picture_side: int | None = None) -> Decoded:
-        """The first half of `predict`, for callers that overlap it with the model's work themselves."""
-        started, wanted = time.perf_counter(), self.contract.input
+    def decode(self, film: ImageFile, *, rule: Rule | None = None, picture_side: int | None = None) -> DecodedFilm:
+        """The first half of `predict`, for callers that overlap decoding with runs of the model themselves."""
+        started, input_rule = time.perf_counter(), self.contract.input
         image: Luma | Reason
         radiograph, luma, doubt = None, None, None
         try:
             try:
-                radiograph = read_for_input(film.read(), wanted, limits=self.limits)
+                radiograph = read_for_input(film.read(), input_rule, limits=self.limits)
             except UnsuitableError as refusal:
                 if refusal.radiograph is None:
                     raise
+                # It could be decoded: the gate may find a more specific reason to reject it.
                 radiograph, doubt = refusal.radiograph, Reason(refusal.code, str(refusal))
-            image = to_input(radiograph.luma, wanted)
+            image = to_input(radiograph.luma, input_rule)
             luma = None if picture_side is None else fit(radiograph.luma, picture_side)
         except ImageError as refusal:
             image = Reason(refusal.code, str(refusal))
         except OSError as trouble:
             image = Reason("unreadable", f"the file cannot be read ({trouble.strerror or trouble}).")
-        return Decoded(
+        return DecodedFilm(
             name=film.name,
-            rule=rule or self._usual,
+            rule=rule or self._default_rule,
             image=image,
             luma=luma,
             doubt=doubt,
@@ -235,11 +249,11 @@ class Engine:
             milliseconds=_since(started),
         )
 
-    def decide(self, batch: Sequence[Decoded], *, alone: bool = False) -> Iterator[Prediction]:
-        """The second half of `predict`, for several films in one `run` of the model (`BATCH` of them are quickest)."""
+    def decide(self, batch: Sequence[DecodedFilm], *, single_core: bool = False) -> Iterator[Prediction]:
+        """The second half of `predict`, for several films in one `run` of the model; `BATCH` films are fastest."""
         images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
-        outputs = self.run(np.stack(images), alone=alone) if images else None
+        outputs = self.run(np.stack(images), single_core=single_core) if images else None
         share = _since(started) / max(1, len(images))
         rows = iter(range(len(images)))
         for film in batch:
@@ -249,16 +263,16 @@ class Engine:
                 assert outputs is not None
                 yield self._answered(film, film.image, outputs.row(next(rows)), share)
 
-    def _answered(self, film: Decoded, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
-        """The prediction on a film that could be read, by the model's outputs."""
+    def _answered(self, film: DecodedFilm, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
+        """The prediction on a film that could be decoded, from the model's outputs."""
         why = self._fault(film, row)
         if why is not None and self.fix_orientation and can_undo(why.code):
             started, better = time.perf_counter(), undo(why.code, image[0])[np.newaxis]
             fixed = self.run(better[np.newaxis]).row(0)
             milliseconds += _since(started)
-            if self._fault(film, fixed) is None:
+            if self._fault(film, fixed) is None:  # a correction counts only if the gate then accepts the film
                 luma = None if film.luma is None else undo(why.code, film.luma)
-                film, row, image = replace(film, notes=(*film.notes, undone(why.code)), luma=luma), fixed, better
+                film, row, image = replace(film, notes=(*film.notes, undone_note(why.code)), luma=luma), fixed, better
                 why = None
         if why is not None:
             return replace(
@@ -271,7 +285,7 @@ class Engine:
         if (
             self.contract.gate is not None
             and row.scores is not None
-            and (warning := warn(self.contract.gate, row.scores))
+            and (warning := mirror_warning(self.contract.gate, row.scores))
         ):
             notes = (*notes, warning)
         verdict = decide(
@@ -288,15 +302,16 @@ class Engine:
             stages={"decode": film.milliseconds, "model": milliseconds},
         )
 
-    def _fault(self, film: Decoded, row: Outputs) -> Reason | None:
-        """Why a film is rejected, or None; a bundle without a gate rejects only what reading it left in doubt."""
+    def _fault(self, film: DecodedFilm, row: Outputs) -> Reason | None:
+        """The reason to reject a film, or None. Without a gate, only a doubt from reading the file is a reason."""
         gate, why = self.contract.gate, None
         if gate is not None and row.scores is not None and row.distances is not None:
-            why = judge(gate, row.scores, row.distances, film.coloured)
-        return why if film.doubt is None or (why is not None and is_picture(why.code)) else film.doubt
+            why = find_fault(gate, row.scores, row.distances, film.coloured)
+        # What the picture shows is more specific than a doubt about the file; an orientation is not.
+        return why if film.doubt is None or (why is not None and is_not_radiograph(why.code)) else film.doubt
 
-    def _prediction(self, film: Decoded, verdict: Verdict) -> Prediction:
-        """What there is to say of a film without the model's numbers."""
+    def _prediction(self, film: DecodedFilm, verdict: Verdict) -> Prediction:
+        """The prediction with a film's decision and facts, without the model's numbers."""
         return Prediction(
             **vars(verdict),
             image=film.name,
@@ -308,11 +323,11 @@ class Engine:
         )
 
 
-def _groups(films: Iterable[Encoded], cores: int) -> Iterator[_Group]:
-    """Films in groups, small ones first so that every core has some, and the error that ended them, if any."""
+def _groups(films: Iterable[ImageFile], cores: int) -> Iterator[_Group]:
+    """Image files in groups, small groups first so that every core has work, and the error that ended them, if any."""
     films = iter(films)
     for size in chain(*([size] * cores for size in (1, 2, 4)), repeat(BATCH)):
-        group, failure = list[Encoded](), None
+        group, failure = list[ImageFile](), None
         try:
             group.extend(islice(films, size))  # keeps those that came before an error
         except Exception as trouble:  # noqa: BLE001 (raised after the predictions before it)

@@ -1,10 +1,10 @@
-"""The one place where probabilities become a decision: answer, abstain or reject.
+"""From probabilities to a decision: answer, abstain or reject. No other code decides.
 
-A film supports two questions unequally: whether it shows a group of classes (pneumonia), and which class of the group.
-Each has a conformal set at the same coverage, from the contract's table: the classes that fit the film, and for every
-group the sides, inside and outside, that fit. `answered` needs a single class, and of every group the side that this
-class is on, alone. The sets are taken as they come: an empty one, of a film that is less typical than the coverage asks
-of every class, is an abstention, for filling it would answer the very films that are most often wrong.
+A film answers two questions with different certainty: whether it shows a group of classes (pneumonia), and which class
+of the group. Each question has a conformal set at the same coverage, from the contract's table: the classes that fit
+the film, and for every group the sides, inside and outside, that fit. A film is `answered` if a single class fits and,
+for every group, only the side of that class. An empty set means that the film is less typical of every class than the
+coverage requires. It is an abstention: filling the set would answer the very films that are most often wrong.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,14 @@ from pneumoscope.engine.document import Level, Status
 from pneumoscope.errors import UsageError
 from pneumoscope.imaging import Reason
 
-_OLDEST_TOLD = 90
+_OLDEST_STATED = 90  # one category from here on, as in HIPAA's safe harbor, 45 CFR 164.514(b)(2)(i)(C)
 #: By group: whether the film may be inside it, and whether it may be outside.
 _Sides = dict[str, tuple[bool, bool]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A decision: the class if answered, a label, the classes it may be at which coverage, and why."""
+    """A decision: status, label, the answered class, the prediction set with its coverage, and the reasons."""
 
     status: Status
     label: str | None = None
@@ -38,18 +38,18 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """The sentences."""
+        """The reasons as sentences."""
         return tuple(reason.text for reason in self.why)
 
     @property
     def reason_codes(self) -> tuple[str, ...]:
-        """The words: what each of `reasons` says in one."""
+        """The code of each of `reasons`."""
         return tuple(reason.code for reason in self.why)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What films are decided by: a level with a row of conformal thresholds, or an operating point of a group."""
+    """A decision rule: a level with a row of conformal thresholds, or an operating point of a group."""
 
     level: Level
     row: CoverageRow
@@ -59,36 +59,36 @@ class Rule:
 def choose_rule(
     contract: Contract, *, level: Level = "class", coverage: float | None = None, operating_point: str | None = None
 ) -> Rule:
-    """The rule that is asked for.
+    """The decision rule for these options.
 
     Args:
         contract: has the rows of coverage and the operating points.
-        level: `class`, or `group` to answer with a group's name where the class is in one.
+        level: `class`, or `group` to answer with a group's name where the class is in a group.
         coverage: of one of the rows; by default the contract's own.
-        operating_point: the name of one, which decides alone: its group is answered from its threshold on, at level
-            `group` and without a coverage.
+        operating_point: the name of a stored operating point. It replaces the sets: its group is answered from its
+            threshold on, at level `group` and without a coverage.
 
     Raises:
-        UsageError: there is no such row or point; or level `group` of a contract without groups, or with groups that
-            share a class.
+        UsageError: there is no such row or operating point; or the level is `group` and the contract has no groups, or
+            groups that share a class.
     """
     decision = contract.decision
     if level == "group" or operating_point is not None:
-        coarse(contract.groups, contract.classes)
+        group_answers(contract.groups, contract.classes)
     if (row := decision.row(decision.coverage if coverage is None else coverage)) is None:
-        known = _listed((f"{row.coverage:g}" for row in decision.table if row.coverage is not None), "or")
+        known = _join_names((f"{row.coverage:g}" for row in decision.table if row.coverage is not None), "or")
         raise UsageError(f"coverage {coverage:g} is not in this model's table; accepted: {known}.")
     if operating_point is None:
         return Rule(level=level, row=row)
     points = {point.name: point for point in decision.operating_points}
     if operating_point not in points:
-        known = _listed(points, "or")
+        known = _join_names(points, "or")
         raise UsageError(f"operating point {operating_point!r} is not in this model's table; accepted: {known}.")
     return Rule(level="group", row=row, point=points[operating_point])
 
 
 def reject(contract: Contract, why: Reason) -> Verdict:
-    """What is no usable film."""
+    """The decision on a file that is not a usable film."""
     return Verdict(status="rejected", why=(why, *_remarks(contract)))
 
 
@@ -101,15 +101,15 @@ def decide(
     notes: tuple[Reason, ...] = (),
     age_years: float | None = None,
 ) -> Verdict:
-    """Decide on a film that could be read.
+    """Decide on a film that could be decoded.
 
     Args:
-        contract: classes, groups, population, and what is watched in the maps.
+        contract: classes, groups, population, and the regions of the activation maps to check.
         probabilities: calibrated, `[C]`.
-        maps: class-activation maps `[C, h, w]`, if the model gives any.
+        maps: class-activation maps `[C, h, w]`, if the model has them.
         rule: see `choose_rule`.
-        notes: what reading the film found worth telling.
-        age_years: the patient's age, if the film says it.
+        notes: remarks from reading the file.
+        age_years: the patient's age, if the file states it.
     """
     shares = dict(zip(contract.classes, map(float, probabilities), strict=True))
     verdict = judge(contract.groups, shares, rule)
@@ -118,23 +118,23 @@ def decide(
     if maps is not None and contract.activation_map is not None:
         activation = maps[contract.classes.index(explained)]
         attention = Attention.of_map(explained, activation, contract.activation_map)
-    told = _remarks(contract, notes, age_years, attention)
-    return replace(verdict, why=(*verdict.why, *told), attention=attention)
+    remarks = _remarks(contract, notes, age_years, attention)
+    return replace(verdict, why=(*verdict.why, *remarks), attention=attention)
 
 
 def judge(groups: dict[str, tuple[str, ...]], shares: dict[str, float], rule: Rule) -> Verdict:
-    """The decision on probabilities by class, in the contract's order: with the reasons of an abstention alone."""
+    """The decision on probabilities by class, in the contract's order; its only reasons are those of an abstention."""
     if rule.point is not None:
-        return _at_point(groups, shares, rule.point)
+        return _judge_at_point(groups, shares, rule.point)
     judge_level = _judge_class if rule.level == "class" else _judge_group
     return replace(judge_level(groups, shares, rule.row), coverage=rule.row.coverage)
 
 
-def coarse(groups: dict[str, tuple[str, ...]], classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The answers of level `group` and the classes each stands for: the groups, and every class in none.
+def group_answers(groups: dict[str, tuple[str, ...]], classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The answers of level `group`, each with its classes: the groups, and every class that is in no group.
 
     Raises:
-        UsageError: there are no groups, or two share a class.
+        UsageError: there are no groups, or two groups share a class.
     """
     members = [member for group in groups.values() for member in group]
     if not members or len(set(members)) < len(members):
@@ -146,46 +146,49 @@ def coarse(groups: dict[str, tuple[str, ...]], classes: Iterable[str]) -> dict[s
 
 
 def _judge_class(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> Verdict:
-    fitting, sides, at = _fitting(shares, row), _sides(groups, shares, row), _at(row)
+    fitting, sides, at = _fitting_classes(shares, row), _sides(groups, shares, row), _coverage_phrase(row)
     if len(fitting) == 1:
         label, best = fitting[0], max(shares, key=shares.__getitem__)
         only = f"{at} {label} is the only class that fits, but"
-        if label != best:  # thresholds differ by class
+        if label != best:  # thresholds differ by class, so the only class that fits need not be the most probable
             return _abstained(fitting, Reason("less-probable", f"{only} {best} is more probable"))
         for group, members in groups.items():
             if sides[group] != (label in members, label not in members):
-                return _abstained(fitting, Reason("group-unclear", f"{only} {_unclear(group, sides[group])}"))
+                return _abstained(fitting, Reason("group-unclear", f"{only} {_sides_phrase(group, sides[group])}"))
         return _answered(label, fitting, shares)
     if not fitting:
         return _abstained((), Reason("no-class", f"{at} no class is probable enough to fit the film"))
-    several = Reason("several-classes", f"{at} the film may be {_listed(fitting, 'or')}")
+    several = Reason("several-classes", f"{at} the film may be {_join_names(fitting, 'or')}")
     for group, members in groups.items():
         if {*fitting} <= {*members}:
-            if not sides[group][1]:  # the group itself may miss its threshold: the sets of its classes say what it is
+            # The group's own side may miss its threshold, too; that the other side misses it is enough.
+            if not sides[group][1]:
                 return replace(_abstained(fitting, several), label=f"{group}, type undetermined")
-            unclear = Reason("group-unclear", f"{at} {_unclear(group, sides[group])}")
+            unclear = Reason("group-unclear", f"{at} {_sides_phrase(group, sides[group])}")
             return _abstained(fitting, several, unclear)
     return _abstained(fitting, several)
 
 
 def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> Verdict:
-    """Of several classes outside all groups, the class sets say which it is."""
-    choices, sides = coarse(groups, shares), _sides(groups, shares, row)
+    """By the groups' sides; among several classes outside all groups, by the classes' own thresholds."""
+    choices, sides = group_answers(groups, shares), _sides(groups, shares, row)
     classes = tuple(
         name for name in shares if all(sides[group][name not in members] for group, members in groups.items())
     )
     answers = [choice for choice, members in choices.items() if {*members} & {*classes}]
     if len(answers) > 1 and not {*answers} & {*groups}:
-        answers = [choice for choice in answers if choice in _fitting(shares, row)]
+        answers = [choice for choice in answers if choice in _fitting_classes(shares, row)]
     if len(answers) == 1:
         return _answered(answers[0], choices[answers[0]], shares)
-    words = f"the film may be {_listed(answers, 'or')}" if answers else f"none of {_listed(choices)} fits the film"
-    return _abstained(classes, Reason("group-unclear", f"{_at(row)} {words}"))
+    words = (
+        f"the film may be {_join_names(answers, 'or')}" if answers else f"none of {_join_names(choices)} fits the film"
+    )
+    return _abstained(classes, Reason("group-unclear", f"{_coverage_phrase(row)} {words}"))
 
 
-def _at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], point: OperatingPoint) -> Verdict:
-    """In the group from the threshold on, else the most probable of the other answers; never an abstention."""
-    choices = coarse(groups, shares)
+def _judge_at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], point: OperatingPoint) -> Verdict:
+    """The group from its threshold on, else the most probable other answer; never an abstention."""
+    choices = group_answers(groups, shares)
     sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
     others = (name for name in choices if name != point.group)
     label = point.group if sums[point.group] >= point.threshold else max(others, key=sums.__getitem__)
@@ -193,7 +196,7 @@ def _at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], poin
     return replace(_answered(label, choices[label], shares), why=(Reason("operating-point", words),))
 
 
-def _fitting(shares: dict[str, float], row: CoverageRow) -> tuple[str, ...]:
+def _fitting_classes(shares: dict[str, float], row: CoverageRow) -> tuple[str, ...]:
     return tuple(name for name, share in shares.items() if share >= row.classes[name])
 
 
@@ -211,12 +214,12 @@ def _abstained(possible: tuple[str, ...], *why: Reason) -> Verdict:
     return Verdict(status="abstained", prediction_set=possible, why=why)
 
 
-def _at(row: CoverageRow) -> str:
+def _coverage_phrase(row: CoverageRow) -> str:
     return "by this bundle's threshold" if row.coverage is None else f"at {row.coverage:.0%} coverage"
 
 
-def _unclear(group: str, sides: tuple[bool, bool]) -> str:
-    """What a group's sides say of a film, where they do not say what its class does."""
+def _sides_phrase(group: str, sides: tuple[bool, bool]) -> str:
+    """How a group's sides fit a film, for a film whose class does not agree with them."""
     return {
         (True, True): f"both {group} and its absence fit the film",
         (False, False): f"neither {group} nor its absence fits the film",
@@ -225,8 +228,8 @@ def _unclear(group: str, sides: tuple[bool, bool]) -> str:
     }[sides]
 
 
-def _listed(names: Iterable[str], word: str = "and") -> str:
-    """Names as a list in a sentence, or the word `none`."""
+def _join_names(names: Iterable[str], word: str = "and") -> str:
+    """Names as a list for a sentence; `none` if there are none."""
     *first, last = [*names] or ["none"]
     return f"{', '.join(first)} {word} {last}" if first else last
 
@@ -237,14 +240,15 @@ def _remarks(
     age_years: float | None = None,
     attention: Attention | None = None,
 ) -> Iterator[Reason]:
-    """What is worth telling beside the probabilities: of the model, the film, the patient, and where it looked."""
+    """Remarks that accompany any decision: on the model, the film, the patient's age, and where the model looked."""
     if contract.population.drawings:
         sentence = "this model was trained on drawings, not on radiographs; its answer says nothing about a patient"
         yield Reason("trained-on-drawings", sentence)
     yield from notes
     ages = contract.population.age_years
+    # Someone is 5 years old until the sixth birthday: the upper end includes its whole year.
     if ages is not None and age_years is not None and not ages[0] <= age_years < ages[1] + 1:
-        sentence = f"the patient is {_told(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}"
+        sentence = f"the patient is {_rough_age(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}"
         yield Reason("outside-ages", sentence)
     rule = contract.activation_map
     if rule is None or attention is None or attention.border is None or attention.corners is None:
@@ -255,8 +259,8 @@ def _remarks(
         yield Reason("looked-at-rim", sentence)
 
 
-def _told(age_years: float) -> str:
-    """An age in whole years and no finer, for months tell a birthday, and great ages a person."""
+def _rough_age(age_years: float) -> str:
+    """An age in whole years: months would reveal a birthday, and a great age a person."""
     if age_years < 1:
         return "under 1 year old"
-    return f"{int(age_years)} years old" if age_years < _OLDEST_TOLD else f"{_OLDEST_TOLD} years old or older"
+    return f"{int(age_years)} years old" if age_years < _OLDEST_STATED else f"{_OLDEST_STATED} years old or older"

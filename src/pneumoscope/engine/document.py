@@ -1,6 +1,6 @@
-"""The decision on one film as every surface gives it: command line, service, endpoint, Lambda.
+"""The decision on one film, as command line, service, endpoint and Lambda return it.
 
-At once the JSON, the service's schema and its documentation. Every document has every key.
+These models define the JSON, the service's schema and its documentation. Every document has every key.
 """
 
 from typing import Annotated, Literal, TypeAlias
@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1), _rounded(4)]
 
 
 class AttentionDocument(Document):
-    """Where the model looked: shares of its activation map's mass; null for a map with no positive part."""
+    """Where the model looked: shares of its activation map's mass; null if the map has no positive part."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -33,7 +33,7 @@ class AttentionDocument(Document):
 
 
 class ModelName(Document):
-    """Which model it was."""
+    """The model that decided."""
 
     name: str
     version: str
@@ -45,18 +45,21 @@ class DecisionDocument(Document):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    image: str = Field(description="The name the sender gave the file, if any.")
+    image: str = Field(description="The file's name, as the caller gave it; empty if none was given.")
     status: Status
-    class_index: int | None = Field(alias="class", description="Of the answered class, in the contract's order.")
+    class_index: int | None = Field(
+        alias="class", description="Index of the answered class in the contract's order; null if no class is answered."
+    )
     label: str | None
     probabilities: dict[str, Probability] = Field(description="By class, calibrated; empty if rejected.")
     groups: dict[str, Probability]
-    prediction_set: tuple[str, ...] = Field(description="The classes it may be.")
+    prediction_set: tuple[str, ...] = Field(description="The classes that fit the film.")
     coverage: float | None = Field(
-        description="The share of each class's films whose set holds it; null at an operating point, or if rejected."
+        description="The share of each class's films whose set contains the class; null at an operating point, or if "
+        "rejected."
     )
     reasons: tuple[str, ...]
-    reason_codes: tuple[str, ...] = Field(description="What each reason says, in a word.")
+    reason_codes: tuple[str, ...] = Field(description="The code of each reason.")
     attention: AttentionDocument | None
     model: ModelName
     milliseconds: Annotated[float, Field(ge=0, description="Decoding and model, without waiting."), _rounded(2)]

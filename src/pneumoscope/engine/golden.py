@@ -1,4 +1,4 @@
-"""Golden cases: stored bytes of films and what the whole way from there must say of them (`golden/golden.json`)."""
+"""Golden cases: stored image files, and the decisions that the whole pipeline must make on them (`golden.json`)."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,15 +26,15 @@ _Limits: TypeAlias = tuple[CoverageRow, Gate | None]
 
 
 class GoldenOutputs(Document):
-    """What the graph must give for a file that can be read, whether the gate then rejects it or not."""
+    """The graph's expected outputs for a file that can be decoded, whether or not the gate then rejects it."""
 
     logits: tuple[float, ...]
-    scores: tuple[float, ...] | None = Field(description="The gate's, null of a bundle without one.")
+    scores: tuple[float, ...] | None = Field(description="Of the gate; null for a bundle without a gate.")
     distances: tuple[float, ...] | None
 
     @classmethod
     def of(cls, prediction: Prediction) -> Self | None:
-        """Those of a prediction; None of a file that could not be read."""
+        """The outputs of a prediction; None for a file that could not be decoded."""
         if prediction.outputs is None:
             return None
         values = {name: getattr(prediction.outputs, name) for name in cls.model_fields}
@@ -42,10 +42,10 @@ class GoldenOutputs(Document):
 
 
 class GoldenCase(Document):
-    """A file of the folder and what must be said of it."""
+    """A file of the folder, and the expected decision on it."""
 
     file: Text
-    needs: Literal["dicom"] | None = Field(description="The package's extra without which it cannot be read.")
+    needs: Literal["dicom"] | None = Field(description="The package's extra that is needed to read it; null: none.")
     status: Status
     label: str | None
     probabilities: dict[Text, float]
@@ -53,33 +53,33 @@ class GoldenCase(Document):
 
 
 class Golden(Document):
-    """`golden.json`."""
+    """The document `golden.json`."""
 
     schema_version: Literal[3]
     tolerance: float = Field(gt=0, le=0.05, description="Largest difference of a probability.")
     cases: tuple[GoldenCase, ...] = Field(min_length=1)
 
 
-class _OldCase(Document):
+class _Case1(Document):
     file: Text
     probabilities: dict[Text, float]
 
 
-class _OldGolden(Document):
-    """Of schema version 1: films that were answered, and no word on the decision."""
+class _Golden1(Document):
+    """Schema version 1: answered films with their probabilities, without the decision."""
 
     schema_version: Literal[1]
-    cases: tuple[_OldCase, ...] = Field(min_length=1)
+    cases: tuple[_Case1, ...] = Field(min_length=1)
 
 
-class _Case2(_OldCase):
+class _Case2(_Case1):
     needs: Literal["dicom"] | None
     status: Status
     label: str | None
 
 
 class _Golden2(Document):
-    """Of schema version 2: only what was said, not what the graph gave."""
+    """Schema version 2: the decisions, without the graph's outputs."""
 
     schema_version: Literal[2]
     tolerance: float = Field(gt=0, le=0.05)
@@ -87,24 +87,24 @@ class _Golden2(Document):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified:
-    """How many golden cases came out as they must, and the files left out for want of an extra."""
+class Verification:
+    """How many golden cases were reproduced, and the files that were skipped because an extra is not installed."""
 
     cases: int
     left_out: tuple[str, ...]
 
 
-def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
-    """Run a bundle's golden cases through decode, preprocess, model and decision.
+def verify(bundle: Path, *, engine: Engine | None = None) -> Verification:
+    """Run a bundle's golden cases through decoding, preprocessing, model and decision.
 
-    Where the package onnx is installed, the normalisation in an fp32 graph is compared with the contract's too.
+    If the package onnx is installed, the normalisation in an fp32 graph is also compared with the contract's.
 
     Args:
         bundle: the folder.
         engine: the bundle's engine, if it is loaded already.
 
     Raises:
-        BundleError: a file is damaged, or a case comes out otherwise.
+        BundleError: a file is damaged, or a case is not reproduced.
     """
     engine = engine or Engine.load(bundle)
     if can_read_graphs() and engine.contract.precision == "fp32":
@@ -122,11 +122,11 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verified:
                 f"{bundle}: golden case {case.file} gives {difference}; "
                 "this machine does not reproduce the model, do not use it."
             )
-    return Verified(cases=len(chosen), left_out=tuple(case.file for case in golden.cases if case not in chosen))
+    return Verification(cases=len(chosen), left_out=tuple(case.file for case in golden.cases if case not in chosen))
 
 
 def _require_listed(file: str, bundle: Path, engine: Engine) -> None:
-    """What the contract lists was compared with its hash when the engine was loaded."""
+    """Raise BundleError unless the contract lists a file: only listed files were compared with their hashes on load."""
     if (name := f"{GOLDEN_FOLDER}/{file}") not in engine.contract.files:
         raise BundleError(f"{bundle}: the contract does not list {name}; export the bundle again.")
 
@@ -135,7 +135,7 @@ def _read(path: Path, engine: Engine) -> Golden:
     content = path.read_bytes() if path.is_file() else b""
     try:
         if b'"schema_version": 1,' in content:
-            return _up_to_date(read_document(_OldGolden, content, strict=True), engine)
+            return _upgrade(read_document(_Golden1, content, strict=True), engine)
         if b'"schema_version": 2,' in content:
             old = read_document(_Golden2, content, strict=True)
             cases = tuple(GoldenCase(**case.model_dump(), outputs=None) for case in old.cases)
@@ -145,10 +145,13 @@ def _read(path: Path, engine: Engine) -> Golden:
         raise BundleError(f"{path} is not valid: {failure}; export the bundle again.") from failure
 
 
-def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
-    """Version 1 answered every film with its most probable class; today's rule may not, and only rejections count."""
+def _upgrade(old: _Golden1, engine: Engine) -> Golden:
+    """Convert version 1. It answered every film with its most probable class, which today's rule might not do.
+
+    `_difference` therefore compares only whether such a case is rejected.
+    """
     if engine.contract.decision.coverage is not None:
-        raise ValueError("its schema version 1 belongs to a bundle without a coverage")
+        raise ValueError("schema version 1 belongs to a bundle without a coverage")
     cases = tuple(
         GoldenCase(
             file=case.file,
@@ -164,15 +167,16 @@ def _up_to_date(old: _OldGolden, engine: Engine) -> Golden:
 
 
 def _difference(case: GoldenCase, prediction: Prediction, limits: _Limits, tolerance: float) -> str:
-    """In words how a prediction differs from its case, or nothing.
+    """How a prediction differs from its case, in words; empty if it does not.
 
-    Status and label must be equal unless a probability lies so near a threshold, or two so near each other, that the
-    tolerance explains it; likewise of the gate's limits. An older bundle, whose row has no coverage, was decided on by
-    another rule.
+    Status and label must be equal, unless a probability is so close to a threshold, or two are so close to each other,
+    that the tolerance explains the difference; the same applies to the gate's limits. The cases of an older bundle,
+    whose row has no coverage, were decided by another rule: only rejections are compared.
     """
     row, gate = limits
     for label, expected in case.probabilities.items():
         got = prediction.probabilities.get(label, float("nan"))
+        # A rejected prediction has no probabilities; that its status differs is found below.
         if not abs(got - expected) <= tolerance and prediction.probabilities:
             return f"{label} {got:.4f}, expected {expected:.4f}"
     if difference := _outputs_difference(case.outputs, GoldenOutputs.of(prediction), tolerance):
@@ -187,7 +191,10 @@ def _difference(case: GoldenCase, prediction: Prediction, limits: _Limits, toler
 
 
 def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | None, tolerance: float) -> str:
-    """Shares of logits and scores differ by at most the tolerance, distances by at most that part of themselves."""
+    """How the graph's outputs differ from the expected ones, in words; empty if they do not.
+
+    The softmax of logits and of scores may differ by the tolerance, distances by the tolerance as a relative error.
+    """
     if expected is None:
         return ""
     if got is None:
@@ -207,7 +214,7 @@ def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | Non
 
 
 def _is_at_gate(outputs: GoldenOutputs | None, gate: Gate | None, tolerance: float) -> bool:
-    """Whether the tolerance may open or close the gate."""
+    """Whether the expected outputs are so close to a limit of the gate that the tolerance may change its decision."""
     if gate is None or outputs is None or outputs.scores is None or outputs.distances is None:
         return False
     shares = dict(zip(gate.codes, softmax(np.array(outputs.scores)).tolist(), strict=True))
@@ -217,7 +224,10 @@ def _is_at_gate(outputs: GoldenOutputs | None, gate: Gate | None, tolerance: flo
 
 
 def _is_close(case: GoldenCase, prediction: Prediction, row: CoverageRow, tolerance: float) -> bool:
-    """Whether the tolerance may turn the decision: two classes meet, or a class or side and its threshold."""
+    """Whether the tolerance may change the decision.
+
+    It may if the two largest probabilities are close, or a class or a group's side is close to its threshold.
+    """
     if not case.probabilities or not prediction.probabilities:
         return False
     first, second, *_ = sorted(case.probabilities.values(), reverse=True)

@@ -1,4 +1,4 @@
-"""The normalisation inside a graph, read back from its nodes: what the contract says must be what is computed."""
+"""The normalisation inside a graph, read back from its nodes, to check that it is the contract's."""
 
 import operator
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ _ARITHMETIC = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "D
 
 
 def can_read_graphs() -> bool:
-    """Whether the package onnx, which is no part of a plain installation, is there."""
+    """Whether the package onnx is installed; a plain installation does not have it."""
     return find_spec("onnx") is not None
 
 
@@ -27,19 +27,19 @@ def check_normalisation(path: Path, expected: Normalisation) -> None:
         expected: the contract's.
 
     Raises:
-        BundleError: the graph computes something else.
+        BundleError: the graph computes another normalisation.
     """
     scale, shift = _read_affine(path)
     wanted = (1 / (_WHITE * expected.std), -expected.mean / expected.std)
     if abs(scale - wanted[0]) * _WHITE > _TOLERANCE or abs(shift - wanted[1]) > _TOLERANCE:
         raise BundleError(
-            f"{path} computes pixel × {scale:.6g} {shift:+.6g}, but its contract's mean {expected.mean:g} and "
-            f"deviation {expected.std:g} are pixel × {wanted[0]:.6g} {wanted[1]:+.6g}; export the bundle again."
+            f"{path} computes pixel × {scale:.6g} {shift:+.6g}, but the contract's mean {expected.mean:g} and "
+            f"deviation {expected.std:g} mean pixel × {wanted[0]:.6g} {wanted[1]:+.6g}; export the bundle again."
         )
 
 
 def _read_affine(path: Path) -> tuple[float, float]:
-    """`scale` and `shift` of `pixel * scale + shift`, which the graph computes of its input before its first layer."""
+    """`scale` and `shift` of `pixel * scale + shift`, the arithmetic of the graph before its first layer."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -47,6 +47,7 @@ def _read_affine(path: Path) -> tuple[float, float]:
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    # The values of a black and a white pixel are carried through the nodes; two points determine a line.
     black, white, name = 0.0, _WHITE, "image"
     while (step := _next(graph, name, constants)) is not None:
         node, number, first = step
@@ -57,11 +58,11 @@ def _read_affine(path: Path) -> tuple[float, float]:
 
 
 def _next(graph: Any, name: str, constants: dict[str, Any]) -> tuple[Any, float, bool] | None:
-    """The one node that takes a value, its constant, and whether the value comes first; None at the first layer."""
-    takers = [node for node in graph.node if name in node.input]
-    if len(takers) != 1:
+    """The only node that uses a value, its constant, and whether the value comes first; None at the first layer."""
+    users = [node for node in graph.node if name in node.input]
+    if len(users) != 1:
         return None
-    (node,) = takers
+    (node,) = users
     if node.op_type in _LEAVES_ALONE:
         return node, 0.0, True
     others = [constants[each] for each in node.input if each in constants]

@@ -1,4 +1,4 @@
-"""What is said of one film, the same from the command line, the server and the cloud."""
+"""The prediction on one film, the same from the command line, the server and the cloud."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +14,12 @@ from pneumoscope.imaging import Luma
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction(Verdict):
-    """One film's decision; `as_json` gives the documented schema.
+    """The decision on one film, with the model's numbers; `as_json` returns the documented schema.
 
-    Not part of the JSON document: `outputs` is what the model said of the film, in the order of `classes`, None if it
-    was not asked; `luma` is the film as it was read, `uint8 [H, W]`, if it was to be kept;
-    `brightness` is the mean of the model's input, 0 to 1, None of a rejected film; `stages` are the milliseconds
-    of `decode` and, if it came to that, `model`.
+    Not part of the JSON document: `outputs` are the model's outputs, in the order of `classes`, None if the model was
+    not run; `luma` is the radiograph, `uint8 [H, W]`, if it was requested; `brightness` is the mean of the model's
+    input, 0 to 1, None if there is no input; `stages` are the milliseconds of `decode` and, if the model was run, of
+    `model`.
     """
 
     image: str
@@ -35,18 +35,18 @@ class Prediction(Verdict):
 
     @property
     def maps(self) -> NDArray[np.float32] | None:
-        """The class-activation maps `[C, h, w]`, if the model gave any."""
+        """The class-activation maps `[C, h, w]`, if the model has them."""
         return None if self.outputs is None else self.outputs.maps
 
     @property
     def milliseconds(self) -> float:
-        """Of all stages together."""
+        """The time of all stages together."""
         return sum(self.stages.values())
 
     def document(self) -> DecisionDocument:
-        """The prediction as the documented decision, numbers rounded."""
+        """The prediction as the documented decision, with rounded numbers."""
         return DecisionDocument.model_validate(self, from_attributes=True)
 
     def as_json(self) -> dict[str, Any]:
-        """The documented decision as plain JSON values, keys in the documented order."""
+        """The documented decision as plain JSON values, with keys in the documented order."""
         return self.document().model_dump(mode="json", by_alias=True)

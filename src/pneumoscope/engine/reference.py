@@ -1,4 +1,4 @@
-"""What a bundle's own films look like to its model: `reference.npz`, to notice when other films differ.
+"""The reference of a bundle, `reference.npz`: how the model sees and answers its own kind of films, to detect drift.
 
 ===============  =================================================================================
 `about`          JSON (`About`): which films, and how they are answered
@@ -22,7 +22,7 @@ from pneumoscope.documents import Document, read_document
 from pneumoscope.errors import BundleError
 
 REFERENCE_FILE = "reference.npz"
-#: Which quantile of the reference's distances counts as far; 1 in 100 of its own films lies beyond.
+#: Percentile of the reference's distances beyond which a film counts as far out: 1 in 100 of its own films does.
 FAR_QUANTILE = 99
 _QUANTILES = 101
 _KINDS: dict[str, Kind] = {
@@ -34,30 +34,30 @@ _KINDS: dict[str, Kind] = {
 
 
 class Answers(Document):
-    """How films are answered: shares of all films by status, and by class of those that could be decoded."""
+    """How films are answered: shares of all films by status, and of the decodable films by class."""
 
     films: int = Field(ge=1)
     source: Literal["out-of-fold", "validation"]
     rejected: float = Field(ge=0, le=1)
     abstained: float = Field(ge=0, le=1)
-    class_shares: dict[str, float] = Field(description="Share of the films whose most probable class it is.")
+    class_shares: dict[str, float] = Field(description="Share of the films whose most probable class this is.")
     mean_probabilities: dict[str, float]
 
 
 class About(Document):
-    """Which films the reference is of."""
+    """The films that the reference was computed from."""
 
     schema_version: Literal[1]
-    trained_films: int = Field(ge=1, description="Films that the model was trained on.")
-    published: bool = Field(description="They are of the published archive.")
-    embedded_films: int = Field(ge=1, description="Films whose embeddings mean, deviation and distances are of.")
+    trained_films: int = Field(ge=1, description="Number of films that the model was trained on.")
+    published: bool = Field(description="Whether these are films of the published archive.")
+    embedded_films: int = Field(ge=1, description="Number of films behind mean, deviation and distances.")
     embedded_split: Literal["train", "val"]
     answers: Answers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """The reference of a bundle; shapes and types are in the module's text."""
+    """The reference of a bundle; shapes and types are in the module's docstring."""
 
     about: About
     mean: NDArray[np.float32]
@@ -78,11 +78,11 @@ class Reference:
 
     @property
     def far(self) -> float:
-        """The distance within which 99 of 100 of the reference's films lie."""
+        """The distance that 99 of 100 of the reference's films do not exceed."""
         return float(self.distances[FAR_QUANTILE])
 
     def distance(self, embedding: NDArray[np.floating]) -> NDArray[np.float64]:
-        """How far films lie from the reference's, in multiples of `far`: embeddings `[..., D]` → `float64 [...]`.
+        """How far films are from the reference's, in multiples of `far`: embeddings `[..., D]` to `float64 [...]`.
 
         The root of the mean squared deviation over the embedding's dimensions, each in units of the reference's own
         deviation: a Mahalanobis distance with a diagonal covariance (the full one needs many more films than D).
@@ -93,7 +93,8 @@ class Reference:
 def _distance(
     embedding: NDArray[np.floating], mean: NDArray[np.floating], deviation: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    # A dimension that is constant over the reference says nothing; its rounding errors would be huge deviations.
+    # A dimension that is constant over the reference carries no information; its rounding errors, divided by a
+    # deviation near 0, would be huge.
     alive = deviation > 1e-6 * max(float(deviation.max(initial=0.0)), 1e-30)
     scaled = (np.asarray(embedding, np.float64)[..., alive] - mean[alive]) / deviation[alive]
     return np.asarray(np.sqrt(np.square(scaled).sum(axis=-1) / max(1, int(alive.sum()))))
@@ -107,10 +108,10 @@ def save_reference(reference: Reference, folder: Path) -> None:
 
 
 def load_reference(bundle: Path, contract: Contract) -> Reference | None:
-    """The reference of a bundle; None if its contract names none, as of bundles made before there was one.
+    """The reference of a bundle; None if its contract does not list one, as in bundles of older versions.
 
     Raises:
-        BundleError: the file is damaged or of another model.
+        BundleError: the file is damaged.
     """
     if REFERENCE_FILE not in contract.files:
         return None

@@ -1,4 +1,4 @@
-"""The decision on a film that never came to the engine: missing, too large for the way there, or without an answer."""
+"""The decision on a file that did not reach the engine: missing, too large to transfer, or without an answer."""
 
 from pneumoscope.contract import Contract
 from pneumoscope.engine.bundle import model_name
@@ -10,13 +10,13 @@ _UNKNOWN = {"name": "", "version": "", "sha256": ""}
 
 
 def rejection(contract: Contract | None, code: str, reason: str, *, image: str = "") -> Prediction:
-    """A prediction of status `rejected`, with every key that the engine's own ones have.
+    """A prediction of status `rejected`, with every key of the engine's own predictions.
 
     Args:
-        contract: of the model that would have decided; None if it is not known which, and the model's name is empty.
-        code: the reason in a word.
-        reason: the reason in a sentence.
-        image: the film's name.
+        contract: of the model that would have decided; None if the model is not known: its name is then empty.
+        code: of the reason.
+        reason: as a sentence.
+        image: the file's name.
     """
     why = Reason(code, reason)
     if contract is None:

@@ -1,9 +1,9 @@
-"""What unseen films tell: how logits become probabilities, and the thresholds of the decision.
+"""The calibration and the decision's thresholds of a bundle, from films that the networks have not seen.
 
-Thresholds come from probabilities that are cross-fitted: each film's calibration was fitted to films of other patients.
-The bundle applies one calibration of all these films, so that its sets are exact only as far as the two agree. A
-calibration has at most two numbers per class, fitted to hundreds or thousands of films: what they differ by is small
-beside what the films themselves leave open.
+Thresholds come from cross-fitted probabilities: each film's calibration was fitted to films of other patients. The
+bundle applies one calibration, fitted to all these films, so the coverage of its sets is exact only as far as the two
+agree. A calibration has at most two numbers per class, fitted to hundreds or thousands of films: the difference is
+small compared with the sampling error of the films themselves.
 """
 
 import math
@@ -22,7 +22,7 @@ from pneumoscope.dataset.split import LabelledFilm, deal_patients, grouped
 from pneumoscope.engine import Rule, judge
 from pneumoscope.engine.decision import Verdict
 from pneumoscope.errors import RunError
-from pneumoscope.metrics import Floats, Indices, Unseen
+from pneumoscope.metrics import Floats, HeldOutFilms, Indices
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.evidence import Evidence, load_evidence
 from pneumoscope.training.run_directory import RunCard
@@ -35,17 +35,17 @@ _FOLDS = 5  # of a validation split
 
 
 def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dataset) -> Evidence:
-    """The evidence of a file, if it speaks of this run's films, network, classes and prior.
+    """Load an evidence file that belongs to this run's films, network, classes and prior.
 
     Raises:
-        RunError: it does not, or it is no evidence file.
+        RunError: it belongs to others, or is not an evidence file.
     """
     evidence = load_evidence(path)
     about = evidence.about
     if (about.classes, about.config.arch, about.config.prior) != (card.classes, config.arch, config.prior):
         raise RunError(
-            f"{path} is of {about.config.arch} with the classes {', '.join(about.classes)} and the prior "
-            f"{about.config.prior}, the run of {config.arch}, {', '.join(card.classes)} and {config.prior}; "
+            f"{path} is evidence for {about.config.arch} with the classes {', '.join(about.classes)} and the prior "
+            f"{about.config.prior}, but the run is {config.arch} with {', '.join(card.classes)} and {config.prior}; "
             "cross-validate with the run's recipe."
         )
     evidence.rows([film.file_sha256 for film in dataset.split("train")])
@@ -53,25 +53,25 @@ def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Calibrating:
-    """The films to calibrate with, what they are, and the prior `[C]` that the network's probabilities assume."""
+class CalibrationSet:
+    """The films to calibrate with, their kind, and the prior `[C]` that the network's probabilities assume."""
 
-    films: Unseen
+    films: HeldOutFilms
     kind: EvidenceKind
     prior: Floats
     classes: tuple[str, ...]
     groups: dict[str, tuple[str, ...]]
 
     def by_class(self, values: Iterable[float]) -> dict[str, float]:
-        """Numbers in the order of the classes, by name."""
+        """Numbers in the order of the classes as a mapping from class name to number."""
         return dict(zip(self.classes, map(float, values), strict=True))
 
     def share(self, group: str, probabilities: Floats) -> Floats:
-        """A group's probability of each film, `[N]`."""
+        """A group's probability for each film, `[N]`: the sum over its classes."""
         return np.asarray(probabilities[:, [self.classes.index(label) for label in self.groups[group]]].sum(axis=1))
 
-    def inside(self, group: str, setting: "_Setting") -> tuple[NDArray[np.bool_], Floats]:
-        """Which films are of a group, and its probability of each."""
+    def inside(self, group: str, setting: "_ThresholdFilms") -> tuple[NDArray[np.bool_], Floats]:
+        """Which films belong to a group, and the group's probability for each film."""
         members = [self.classes.index(label) for label in self.groups[group]]
         return np.isin(setting.truth, members), self.share(group, setting.probabilities)
 
@@ -82,14 +82,17 @@ def frequencies(prior: Literal["train", "uniform"], dataset: Dataset) -> Floats:
     return np.asarray(counts / counts.sum()) if prior == "train" else np.full(len(counts), 1 / len(counts))
 
 
-def validation_films(films: list[Record], logits: Floats, dataset: Dataset, prior: Floats) -> Unseen:
-    """What a network says of its validation split, in folds by patient: as many as every class has patients for."""
+def validation_films(films: list[Record], logits: Floats, dataset: Dataset, prior: Floats) -> HeldOutFilms:
+    """A network's outputs for its validation split, dealt into folds by patient.
+
+    There are at most five folds, and no more than the rarest class has patients: each fold can have every class.
+    """
     truth = np.array([dataset.classes.index(film.label) for film in films], np.int64)
     _, patient = np.unique([film.patient for film in films], return_inverse=True)
     each = grouped({(film.label, film.patient) for film in films}, lambda pair: pair[0])
     folds = min(_FOLDS, *map(len, each.values()))
     dealt = deal_patients([LabelledFilm(label=film.label, patient=film.patient) for film in films], folds=folds, seed=0)
-    return Unseen(
+    return HeldOutFilms(
         logits=logits.astype(np.float64),
         truth=truth,
         patient=patient,
@@ -98,14 +101,15 @@ def validation_films(films: list[Record], logits: Floats, dataset: Dataset, prio
     )
 
 
-def calibrate(given: Calibrating) -> tuple[Calibration, Decision]:
+def calibrate(given: CalibrationSet) -> tuple[Calibration, Decision]:
     """The calibration fitted to all the films, and the decision's tables with their cross-fitted figures.
 
     The method, vector scaling or temperature, is chosen once, by all the films (see `metrics.choose_method`).
     """
     films = given.films
     method = metrics.choose_method(films)
-    scaling, whole = metrics.fit(films, method), _Setting(films.truth, metrics.cross_fitted(films, method))
+    # One calibration of all films is shipped; thresholds come from probabilities that are cross-fitted.
+    scaling, whole = metrics.fit(films, method), _ThresholdFilms(films.truth, metrics.cross_fitted(films, method))
     calibration = Calibration(
         method=scaling.method,
         scale=given.by_class(scaling.scale),
@@ -114,7 +118,7 @@ def calibrate(given: Calibrating) -> tuple[Calibration, Decision]:
         evidence=given.kind,
         films=len(films.truth),
     )
-    parts = list(_held_out(films, method))
+    parts = list(_held_out_folds(films, method))
     decision = Decision(
         coverage=DEFAULT_COVERAGE,
         table=tuple(_row(given, whole, parts, coverage) for coverage in COVERAGES),
@@ -125,17 +129,17 @@ def calibrate(given: Calibrating) -> tuple[Calibration, Decision]:
     return calibration, decision
 
 
-def judge_apart(
-    given: Calibrating, method: metrics.Method, coverage: float = DEFAULT_COVERAGE
+def judge_out_of_fold(
+    given: CalibrationSet, method: metrics.Method, coverage: float = DEFAULT_COVERAGE
 ) -> tuple[Floats, list[Verdict]]:
-    """What films are judged by calibration and thresholds of other folds' films, so that no film judges itself.
+    """Probabilities and decisions by the other folds' calibration and thresholds, so that no film affects its own.
 
     Returns:
         Probabilities, `float64 [N, C]`, and the decision on each film.
     """
     probabilities = np.empty(given.films.logits.shape)
     verdicts = dict[int, Verdict]()
-    for part in _held_out(given.films, method):
+    for part in _held_out_folds(given.films, method):
         rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
         probabilities[part.rows] = part.probabilities
         judged = (judge(given.groups, given.by_class(shares), rule) for shares in part.probabilities)
@@ -144,31 +148,31 @@ def judge_apart(
 
 
 @dataclass(frozen=True, eq=False)
-class _Setting:
-    """Films that set thresholds: class indices `[N]`, and probabilities `[N, C]` cross-fitted among themselves."""
+class _ThresholdFilms:
+    """Films that set thresholds: class indices `[N]`, and probabilities `[N, C]`, cross-fitted among these films."""
 
     truth: Indices
     probabilities: Floats
 
 
 @dataclass(frozen=True, eq=False)
-class _HeldOut:
-    """A fold as a mask `bool [N]`, its films' probabilities, and the other folds' films, which set its rules."""
+class _HeldOutFold:
+    """A fold as a mask `bool [N]`, its films' probabilities, and the other folds' films, which set its thresholds."""
 
     rows: NDArray[np.bool_]
     probabilities: Floats
-    setting: _Setting
+    setting: _ThresholdFilms
     weights: Floats
 
 
-def _held_out(films: Unseen, method: metrics.Method) -> Iterator[_HeldOut]:
+def _held_out_folds(films: HeldOutFilms, method: metrics.Method) -> Iterator[_HeldOutFold]:
     for rows, others in films.parts():
-        setting = _Setting(others.truth, metrics.cross_fitted(others, method))
-        yield _HeldOut(rows, metrics.fit(others, method).probabilities(films.logits[rows]), setting, others.weights)
+        setting = _ThresholdFilms(others.truth, metrics.cross_fitted(others, method))
+        yield _HeldOutFold(rows, metrics.fit(others, method).probabilities(films.logits[rows]), setting, others.weights)
 
 
-def _row(given: Calibrating, whole: _Setting, parts: list[_HeldOut], coverage: float) -> CoverageRow:
-    """A row of the table by all the films, and how the other folds' rows did on each fold."""
+def _row(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold], coverage: float) -> CoverageRow:
+    """A row of the table, set by all the films, with the figures of the other folds' thresholds on each fold."""
     truth = given.films.truth
     kept, answer = np.zeros((len(truth), len(given.classes)), np.bool_), np.full(len(truth), -1)
     for part in parts:
@@ -179,19 +183,24 @@ def _row(given: Calibrating, whole: _Setting, parts: list[_HeldOut], coverage: f
     answered, observed = answer >= 0, metrics.class_coverage(kept, truth)
     return _thresholds(given, whole, coverage).model_copy(
         update={
-            "observed": {label: metrics.finite(share) for label, share in zip(given.classes, observed, strict=True)},
-            "answered": metrics.finite(answered.mean()),
-            "accuracy": metrics.finite(np.mean(answer[answered] == truth[answered])) if answered.any() else None,
+            "observed": {
+                label: metrics.finite_or_none(share) for label, share in zip(given.classes, observed, strict=True)
+            },
+            "answered": metrics.finite_or_none(answered.mean()),
+            "accuracy": metrics.finite_or_none(np.mean(answer[answered] == truth[answered]))
+            if answered.any()
+            else None,
         }
     )
 
 
-def _thresholds(given: Calibrating, setting: _Setting, coverage: float) -> CoverageRow:
-    """The least probabilities of classes and of groups' sides, and no figures."""
+def _thresholds(given: CalibrationSet, setting: _ThresholdFilms, coverage: float) -> CoverageRow:
+    """The least probabilities at which classes and groups' sides fit a film; the row's figures are left empty."""
     truth, classes = setting.truth, len(given.classes)
     groups = {}
     for group in given.groups:
         inside, share = given.inside(group, setting)
+        # Each film's true side is treated as its class.
         of_sides = _least(np.where(inside, share, 1 - share), np.where(inside, 0, 1), 2, coverage)
         groups[group] = Sides(inside=of_sides[0], outside=of_sides[1])
     return CoverageRow(
@@ -205,12 +214,15 @@ def _thresholds(given: Calibrating, setting: _Setting, coverage: float) -> Cover
 
 
 def _least(own: Floats, truth: Indices, classes: int, coverage: float) -> list[float]:
-    """The least probability of each class to 6 decimals, rounded down; 0 where there are too few films to set one."""
+    """The least probability of each class, rounded down to 6 decimals; 0 for a class with too few films.
+
+    Rounded down, so that the films that set a threshold still reach it.
+    """
     scores = metrics.conformal_thresholds(1 - own, truth, classes, coverage)
     return [0.0 if np.isinf(score) else max(0.0, math.floor((1 - score) * 1e6) / 1e6) for score in scores]
 
 
-def _points(given: Calibrating, whole: _Setting, parts: list[_HeldOut]) -> Iterator[OperatingPoint]:
+def _points(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold]) -> Iterator[OperatingPoint]:
     """Operating points of every group that has films on both sides."""
     weights = given.films.weights
     for group in given.groups:
@@ -234,10 +246,12 @@ def _points(given: Calibrating, whole: _Setting, parts: list[_HeldOut]) -> Itera
             )
 
 
-def _threshold(given: Calibrating, setting: _Setting, weights: Floats, group: str, aim: Aim, level: float) -> float:
-    """The probability of a group from which on it is called, so that the rate is at least `level` of these films."""
+def _threshold(
+    given: CalibrationSet, setting: _ThresholdFilms, weights: Floats, group: str, aim: Aim, level: float
+) -> float:
+    """The probability from which on a group is called, so that the rate is at least `level` on these films."""
     inside, share = given.inside(group, setting)
     if aim == "sensitivity":
-        return metrics.reached_by(share[inside], level, weights[inside])
-    below = 1 - metrics.reached_by(1 - share[~inside], level, weights[~inside])
-    return min(1.0, round(below + 1e-6, 6))  # over it: at the threshold a film is called
+        return metrics.threshold_reached_by(share[inside], level, weights[inside])
+    below = 1 - metrics.threshold_reached_by(1 - share[~inside], level, weights[~inside])
+    return min(1.0, round(below + 1e-6, 6))  # just above it, as a film at the threshold itself is called

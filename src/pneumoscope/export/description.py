@@ -1,4 +1,4 @@
-"""What a bundle says of itself beside the contract: its films, its reference, its out-of-fold report and its card."""
+"""The files that describe a bundle besides the contract: train films, reference, out-of-fold report and card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ from pneumoscope.dataset import Dataset
 from pneumoscope.documents import write_document
 from pneumoscope.engine import BATCH, Engine
 from pneumoscope.engine.reference import About, Answers, Reference, save_reference
-from pneumoscope.export.calibration import Calibrating, judge_apart
-from pneumoscope.export.quantise import spread
+from pneumoscope.export.calibration import CalibrationSet, judge_out_of_fold
+from pneumoscope.export.quantise import evenly_spaced
 from pneumoscope.files import write_text
 from pneumoscope.imaging import Luma
 from pneumoscope.report import (
     CARD_FILE,
     REPORT_FILE,
-    Judged,
+    FilmResults,
     TrainedFilms,
     model_facts,
     report_out_of_fold,
@@ -28,31 +28,31 @@ from pneumoscope.report import (
     write_card,
 )
 
-#: Most films whose embeddings stand for all of them.
+#: Largest number of films whose embeddings make the reference.
 EMBEDDED_FILMS = 480
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Described:
-    """What a bundle is described from.
+class BundleFacts:
+    """The facts that describe a bundle.
 
     Attributes:
-        dataset: that it was trained on.
+        dataset: the data set that it was trained on.
         calibrating: the unseen films that set calibration and thresholds.
-        folds: of cross-validation, if it is its films.
-        published: the data set's films are of the published archive.
-        images: inputs of validation films or, where all train, of train films, `uint8 [N, 1, S, S]`.
+        folds: number of folds, if these films are from cross-validation.
+        published: whether all films are of the published archive.
+        images: inputs of validation films or, if all films train, of train films, `uint8 [N, 1, S, S]`.
     """
 
     dataset: Dataset
-    calibrating: Calibrating
+    calibrating: CalibrationSet
     folds: int | None
     published: bool
     images: Luma
 
 
-def describe(given: Described, engine: Engine, folder: Path) -> None:
-    """Write `films.npz`, `reference.npz`, `card.md` and, of cross-validation's films, `report.json` into a bundle."""
+def describe(given: BundleFacts, engine: Engine, folder: Path) -> None:
+    """Write `films.npz`, `reference.npz`, `card.md` and, after cross-validation, `report.json` into a bundle."""
     contract, trained = engine.contract, given.dataset.split("train")
     judged = _judged(given, contract)
     save_trained(TrainedFilms.of(trained), folder)
@@ -76,18 +76,19 @@ def describe(given: Described, engine: Engine, folder: Path) -> None:
     write_text(folder / CARD_FILE, write_card(report))
 
 
-def _judged(given: Described, contract: Contract) -> Judged:
+def _judged(given: BundleFacts, contract: Contract) -> FilmResults:
     films = given.calibrating.films
-    probabilities, verdicts = judge_apart(given.calibrating, contract.calibration.method)
-    return Judged.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
+    probabilities, verdicts = judge_out_of_fold(given.calibrating, contract.calibration.method)
+    return FilmResults.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
 
 
-def _answers(judged: Judged, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
-    """How these films are answered. They have not gone through the gate: it was set to reject so many of such films."""
+def _answers(judged: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
+    """How these films are answered. They did not pass the gate, so the share rejected is the one that it was set to."""
     shares = np.bincount(judged.predicted, minlength=len(judged.classes)) / len(judged.predicted)
     return Answers(
         films=len(judged.predicted),
         source=source,
+        # The gate's own share of false rejections: these films are known by their logits only.
         rejected=gate.false_rejects if gate else float(judged.has_status("rejected").mean()),
         abstained=float(judged.has_status("abstained").mean()),
         class_shares=dict(zip(judged.classes, shares.tolist(), strict=True)),
@@ -96,7 +97,7 @@ def _answers(judged: Judged, source: Literal["validation", "out-of-fold"], gate:
 
 
 def _embeddings(engine: Engine, images: Luma) -> NDArray[np.float32]:
-    """Embeddings `[N, D]` of at most `EMBEDDED_FILMS` of the inputs, spread over them."""
-    chosen = images[spread(len(images), EMBEDDED_FILMS)]
+    """Embeddings `[N, D]` of at most `EMBEDDED_FILMS` of the inputs, evenly spaced over them."""
+    chosen = images[evenly_spaced(len(images), EMBEDDED_FILMS)]
     parts = [engine.run(chosen[start : start + BATCH]).embedding for start in range(0, len(chosen), BATCH)]
     return np.concatenate(parts).astype(np.float32)

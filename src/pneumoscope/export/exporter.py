@@ -1,4 +1,4 @@
-"""The way from a finished run to a bundle."""
+"""Export: from a finished run to a bundle."""
 
 import shutil
 import tempfile
@@ -35,13 +35,13 @@ from pneumoscope.engine import MODEL_FILE, Engine, verify
 from pneumoscope.engine.bundle import CPU, open_model
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
-from pneumoscope.export.calibration import Calibrating, calibrate, evidence_of_run, frequencies, validation_films
-from pneumoscope.export.description import Described, describe
+from pneumoscope.export.calibration import CalibrationSet, calibrate, evidence_of_run, frequencies, validation_films
+from pneumoscope.export.description import BundleFacts, describe
 from pneumoscope.export.gate import FILMS as GATE_FILMS
-from pneumoscope.export.gate import teach_gate
+from pneumoscope.export.gate import fit_gate
 from pneumoscope.export.golden import write_golden
 from pneumoscope.export.graph import join_gate, write_onnx
-from pneumoscope.export.quantise import Comparison, logits_of, quantise, speed_gain, spread
+from pneumoscope.export.quantise import Comparison, evenly_spaced, logits_of, quantise, speed_gain
 from pneumoscope.files import sha256_of, whole_directory
 from pneumoscope.imaging import DEFAULT_LIMITS, Luma
 from pneumoscope.parallel import available_cores
@@ -57,31 +57,31 @@ from pneumoscope.training.run_directory import RunCard, load_card, load_config
 #: Largest difference of a probability between ONNX Runtime and PyTorch that is accepted.
 PARITY_TOLERANCE = 1e-4
 PARITY_FILMS = 64
-#: Most train films that stand in for validation where all films of a data set train.
+#: Largest number of train films to compare on if all films of a data set train.
 STAND_IN_FILMS = 480
 CALIBRATION_FILMS = 96
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What export found out.
+class ExportSummary:
+    """The result of an export.
 
-    `difference` is the largest of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation`
-    and `gain` (how many times faster than fp32 one film is answered on this machine) are of int8 only.
-    `decision` has the thresholds and how they did; `classes_told` is how many classes are the most probable one of any
-    of the films that set them.
+    `difference` is the largest difference of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation` and
+    `gain` (how many times faster than fp32 one film is answered on this machine) are of int8 only. `decision` has the
+    thresholds and their figures. `classes_predicted` is the number of classes that are the most probable one of at
+    least one of the films that set the thresholds.
     """
 
     difference: float
     decision: Decision
-    classes_told: int
+    classes_predicted: int
     quantisation: Quantisation | None
     gain: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """What is exported: a run with all that is known of it before the model is made."""
+    """What is exported: a run, with everything that is known before the model is written."""
 
     name: str
     config: TrainConfig
@@ -94,7 +94,7 @@ class _Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
-    """The ONNX model as written, and its logits `float32 [N, C]` of the films to compare on."""
+    """Facts on the ONNX model as written, and its logits `float32 [N, C]` for the films to compare on."""
 
     grid: tuple[int, int] | None
     difference: float
@@ -111,25 +111,25 @@ def export(
     *,
     overwrite: bool = False,
     listener: Listener = SILENT,
-) -> Exported:
+) -> ExportSummary:
     """Write the bundle of a finished run.
 
-    It appears only if ONNX Runtime's probabilities equal PyTorch's within `PARITY_TOLERANCE` on up to
-    `PARITY_FILMS` validation films, spread over the split, and, in int8, if it answers like fp32 (see
-    `quantise`). The evidence's films, or without evidence those of the validation split, set the calibration and
-    the decision's thresholds.
+    The bundle is written only if ONNX Runtime's probabilities equal PyTorch's within `PARITY_TOLERANCE` on up to
+    `PARITY_FILMS` validation films, evenly spaced over the split, and, in int8, if it answers like fp32 (see
+    `quantise`). The films of the evidence or, without evidence, of the validation split set the calibration and the
+    decision's thresholds.
 
     Args:
         run: a finished run directory.
-        dataset: the data set the run was trained on.
+        dataset: the data set that the run was trained on.
         out: the bundle folder to make.
         config: name, precision, ages and evidence; ages are known for films of the published archive.
-        overwrite: replace what lies at `out`.
-        listener: hears about the slow parts.
+        overwrite: replace a bundle at `out`.
+        listener: is notified of the progress of slow parts.
 
     Raises:
-        RunError: not a finished run, or of another data set; or no evidence of the run's films.
-        UsageError: ages out of their range or order, or no validation films and no evidence.
+        RunError: the run is not finished or belongs to another data set, or the evidence is not of the run's films.
+        UsageError: the ages are out of range or order, or there are neither validation films nor evidence.
         BundleError: ONNX Runtime does not reproduce the network, or int8 does not answer like fp32.
     """
     config = config or ExportConfig()
@@ -141,6 +141,8 @@ def export(
         gate = _add_gate(dataset, subject, folder / MODEL_FILE, listener)
         calibrating = _calibrating(subject, dataset, model.logits)
         calibration, decision = calibrate(calibrating)
+        # The engine describes the bundle and writes its golden cases; only then are all files there to be hashed, and
+        # the contract is saved last. `verify` reads everything back as a user's machine would.
         contract = _contract(subject, model, calibration, decision, gate, folder)
         session = open_model(folder, contract, provider=CPU, threads=available_cores())
         engine = Engine(contract, session, DEFAULT_LIMITS)
@@ -148,10 +150,10 @@ def export(
         write_golden(engine, folder)
         save_contract(contract.model_copy(update={"files": _hashes(folder)}), folder)
         verify(folder)
-    return Exported(
+    return ExportSummary(
         difference=model.difference,
         decision=decision,
-        classes_told=len(set(calibrating.films.logits.argmax(axis=1).tolist())),
+        classes_predicted=len(set(calibrating.films.logits.argmax(axis=1).tolist())),
         quantisation=model.quantisation,
         gain=model.gain,
     )
@@ -161,12 +163,12 @@ def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
     population = _population(dataset, wanted.ages)
     config, card = load_config(run), load_card(run)
     if card.dataset != dataset.fingerprint:
-        raise RunError(f"{dataset.root} is not the data set that {run} was trained on; give that one ({card.data}).")
+        raise RunError(f"{dataset.root} is not the data set that {run} was trained on; pass that one ({card.data}).")
     path = wanted.evidence
     if path is None and not dataset.has("val"):
         raise UsageError(
-            f"all films of {dataset.root} train, so that none can set thresholds; pass --evidence with the "
-            "evidence.npz of `pneumoscope cross-validate`."
+            f"all films of {dataset.root} are train films, so none is left to set thresholds; pass --evidence with "
+            "the evidence.npz of `pneumoscope cross-validate`."
         )
     return _Subject(
         name=wanted.name or run.resolve().name,
@@ -179,10 +181,10 @@ def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
     )
 
 
-def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32]) -> Calibrating:
+def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32]) -> CalibrationSet:
     """The films that set calibration and thresholds; `logits` are of the validation split."""
     prior, evidence = frequencies(subject.config.prior, dataset), subject.evidence
-    return Calibrating(
+    return CalibrationSet(
         films=evidence.unseen() if evidence else validation_films(dataset.split("val"), logits, dataset, prior),
         kind="out-of-fold" if evidence else "validation",
         prior=prior,
@@ -192,7 +194,7 @@ def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32
 
 
 def _write_model(network: Network, subject: _Subject, films: Comparison, path: Path, listener: Listener) -> _Model:
-    """Write `model.onnx`, compare it with PyTorch, and make it int8 if films to calibrate with are given."""
+    """Write `model.onnx`, compare it with PyTorch, and quantise it if there are films to calibrate with."""
     grid = write_onnx(network, subject.config.size, path)
     check_normalisation(path, subject.card.normalisation)
     logits = logits_of(path, films.validation)
@@ -208,27 +210,28 @@ def _write_model(network: Network, subject: _Subject, films: Comparison, path: P
 
 
 def _add_gate(dataset: Dataset, subject: _Subject, path: Path, listener: Listener) -> Gate:
-    """Fit the gate of the model as it was written, on train films, and join it to the file."""
+    """Fit the gate on train films, to the features of the model as written, and join it to the file."""
+    # After quantisation: the gate must see the features that the shipped graph computes.
     films = dataset.split("train")
-    films = [films[place] for place in spread(len(films), GATE_FILMS)]
+    films = [films[place] for place in evenly_spaced(len(films), GATE_FILMS)]
     inputs = np.stack(list(read_inputs(dataset, films, InputRule.squash(subject.config.size), listener)))
     drawings = bool(subject.population.drawings)
     patients = [film.patient for film in films]
-    gate, weights = teach_gate(path, inputs, patients, drawings=drawings, listener=listener)
+    gate, weights = fit_gate(path, inputs, patients, drawings=drawings, listener=listener)
     join_gate(path, weights)
     return gate
 
 
 def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> Comparison:
-    """The films to compare on are those of validation or, where all films train, train films.
+    """The films to compare on: those of validation or, if all films train, train films.
 
-    These are enough to compare two forms of one network, and not to judge it.
+    Train films are enough to compare two forms of one network, though not to evaluate it.
     """
     validates = dataset.has("val")
     chosen = dataset.split("val" if validates else "train")
     cached = find_cached(dataset, "val", rule, dataset.root / CACHE_FOLDER) if validates else None
     if not validates:
-        chosen = [chosen[place] for place in spread(len(chosen), STAND_IN_FILMS)]
+        chosen = [chosen[place] for place in evenly_spaced(len(chosen), STAND_IN_FILMS)]
 
     def inputs(films: list[Record]) -> Luma:
         return np.stack(list(read_inputs(dataset, films, rule, listener)))
@@ -242,7 +245,7 @@ def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listene
 
 
 def calibration_films(dataset: Dataset) -> list[Record]:
-    """Up to `CALIBRATION_FILMS` train films, as many of each class, spread over the split."""
+    """Up to `CALIBRATION_FILMS` train films, the same number per class, evenly spaced over the split."""
     chosen = []
     for label in dataset.classes:
         films = [film for film in dataset.split("train") if film.label == label]
@@ -252,16 +255,16 @@ def calibration_films(dataset: Dataset) -> list[Record]:
 
 
 def _population(dataset: Dataset, given: tuple[float, float] | None) -> Population:
-    """Of the ages given; else of those of the published archive if every film bears one of its names.
+    """The population: the given ages, or those of the published archive if every film has one of its names.
 
-    Drawings have such names too, but no age. Their bytes tell them apart; reading stops at the first real film.
+    Drawings have such names, too, but no ages. Their bytes identify them; reading stops at the first real film.
     """
     drawings = all(is_phantom(dataset.read(film)) for film in dataset.split("train"))
     known = KERMANY_AGES if not drawings and all(_is_published(film) for film in dataset.films) else None
     try:
         return Population(age_years=given or known, drawings=drawings)
     except ValidationError as failure:
-        raise UsageError(f"ages {given} cannot be: {first_problem(failure)}.") from failure
+        raise UsageError(f"ages {given} are not valid: {first_problem(failure)}.") from failure
 
 
 def _is_published(film: Record) -> bool:
@@ -272,7 +275,7 @@ def _is_published(film: Record) -> bool:
 def _contract(
     subject: _Subject, model: _Model, calibration: Calibration, decision: Decision, gate: Gate, folder: Path
 ) -> Contract:
-    """The contract of the files that lie in the folder."""
+    """The contract of the files in the folder."""
     config, card = subject.config, subject.card
     return Contract(
         schema_version=3,
@@ -303,8 +306,8 @@ def _contract(
     )
 
 
-def _described(subject: _Subject, dataset: Dataset, calibrating: Calibrating, films: Comparison) -> Described:
-    return Described(
+def _described(subject: _Subject, dataset: Dataset, calibrating: CalibrationSet, films: Comparison) -> BundleFacts:
+    return BundleFacts(
         dataset=dataset,
         calibrating=calibrating,
         folds=None if subject.evidence is None else subject.evidence.about.folds,
@@ -319,12 +322,12 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _parity(network: Network, images: Luma, logits: NDArray[np.float32]) -> float:
-    """The largest difference of a probability between PyTorch and the model's logits of the same images."""
-    places = spread(len(images), PARITY_FILMS)
+    """The largest difference of a probability between PyTorch and the model's logits for the same images."""
+    places = evenly_spaced(len(images), PARITY_FILMS)
     with torch.no_grad():
         expected = torch.cat([network(part) for part in torch.split(torch.from_numpy(images[places]), 16)])
     difference = float(np.abs(metrics.softmax(logits[places]) - metrics.softmax(expected.numpy())).max())
-    if not difference <= PARITY_TOLERANCE:
+    if not difference <= PARITY_TOLERANCE:  # also refuses NaN
         raise BundleError(
             f"ONNX Runtime differs from PyTorch by {difference:.2g} on {len(places)} films; "
             f"at most {PARITY_TOLERANCE:g} is accepted, so no bundle was written."

@@ -1,7 +1,7 @@
-"""Faults made from films, for the gate to learn from, and the variety in which films come without any.
+"""Faults and variations of films that the gate is trained on.
 
-All on model inputs, `uint8 [S, S]`: both sides of a film are squashed to one length, so that turning the input is
-turning the film.
+All functions take model inputs, `uint8 [S, S]`. A film is squashed to a square, so turning the input equals turning
+the film.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ _LEAST = 0.75  # share of each side that is kept
 _BORDERED = 0.25  # share of films that get black borders
 
 
-def vary(film: Luma, random: Random) -> Luma:
-    """A film as another machine, exposure or framing would have it; still without a fault."""
+def augment(film: Luma, random: Random) -> Luma:
+    """A film as another machine, exposure or framing would show it, still without a fault."""
     side = len(film)
     turned = Image.fromarray(film).rotate(random.uniform(-8, 8), Image.Resampling.BILINEAR, fillcolor=int(film[0, 0]))
     wide, tall = (random.uniform(_LEAST, 1, 2) * side).astype(int)
@@ -34,7 +34,7 @@ def vary(film: Luma, random: Random) -> Luma:
 
 
 def _with_borders(image: Image.Image, random: Random) -> Image.Image:
-    """Black strips on two sides: a film that was padded to a square, or collimated."""
+    """Black strips on two sides, as on a film that was padded to a square or collimated."""
     side = image.width
     strip = int(side * random.uniform(0.02, 0.16))
     inner = (side - 2 * strip, side) if random.random() < 0.5 else (side, side - 2 * strip)
@@ -44,17 +44,17 @@ def _with_borders(image: Image.Image, random: Random) -> Image.Image:
 
 
 def mirror(film: Luma) -> Luma:
-    """Left and right exchanged."""
+    """The film with left and right exchanged."""
     return film[:, ::-1]
 
 
 def _inverted(film: Luma, random: Random) -> Luma:
-    """A negative; some of them are turned as well."""
+    """A negative; 30 % of them are also turned."""
     return 255 - (np.rot90(film, int(random.integers(4))) if random.random() < 0.3 else film)
 
 
-#: How a film comes to have a fault, by its code. A turn by an angle is what three more such turns undo.
-MAKE: dict[str, Callable[[Luma, Random], Luma]] = {
+#: Functions that give a film a fault, by its code. `undo` of a turn by 270° is a turn by 90°, and so on.
+FAULT_MAKERS: dict[str, Callable[[Luma, Random], Luma]] = {
     MIRRORED: lambda film, _: mirror(film),
     "inverted": _inverted,
     "rotated-90": lambda film, _: undo("rotated-270", film),

@@ -1,8 +1,8 @@
-"""The gate: learnt from films, from faults made of them, and from pictures that are no films.
+"""Fitting the gate to films, to films with artificial faults, and to pictures that are not films.
 
-A linear classifier of the network's features says which fault it is (one score for each); the share of the features
-that the films' principal components leave unexplained, at two depths, says how unlike all films an input is. Both are
-fitted anew for every exported model. Their limits come from films that the fitted gate has not seen.
+A linear classifier of the network's features gives a score per fault. The share of the features, at two depths, that
+the films' principal components do not explain measures how much an input differs from all films. Both are fitted anew
+for every exported model. Their limits come from films that the fitted gate has not seen.
 """
 
 import math
@@ -16,34 +16,35 @@ import torch
 from numpy.typing import NDArray
 
 from pneumoscope.contract import FILM, MIRRORED, Gate
-from pneumoscope.export.faults import MAKE, vary
+from pneumoscope.export.faults import FAULT_MAKERS, augment
 from pneumoscope.export.graph import LIMIT, MIDDLE, GateWeights
 from pneumoscope.export.pictures import KINDS, Kind, Random, draw
-from pneumoscope.export.quantise import run_model, spread
+from pneumoscope.export.quantise import evenly_spaced, run_model
 from pneumoscope.imaging import Luma
 from pneumoscope.metrics import Floats, softmax
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
 
-CODES = (FILM, *MAKE, *KINDS)
-#: Share of varied films that the limits may reject, all together; and of coloured pixels that a film may have.
+CODES = (FILM, *FAULT_MAKERS, *KINDS)
+#: Share of augmented films that all limits together may reject; share of coloured pixels that a film may have.
 FALSE_REJECTS, COLOURED = 0.01, 0.05
 FILMS = 600
-_PICTURES = {"photograph": 1.0, "drawing": 1.5, "screenshot": 0.75, "noise": 0.5, "slice": 0.75}  # for each film
-_FEWEST = 60
-_VARIED = 0.7  # share of faulty films that are varied as well
+_PICTURES = {"photograph": 1.0, "drawing": 1.5, "screenshot": 0.75, "noise": 0.5, "slice": 0.75}  # per film
+_FEWEST = 60  # pictures of each kind
+_AUGMENTED = 0.7  # share of faulty films that are also augmented
 _FOLDS = 5
 _COMPONENTS = 32
-_FLOOR = 0.1  # of the mean deviation is added to each: some features are hardly ever more than zero
-_PLACES, _WIDE = 4, 512  # places along a side where features are kept apart; half as many of very wide networks
+_FLOOR = 0.1  # share of the mean deviation that is added to each: some features are almost always zero
+_PLACES, _WIDE = 4, 512  # pooling cells along a side; half as many if the network has more channels than this
 _STEPS, _BATCH, _RATE, _DECAY = 400, 256, 5e-3, 1e-2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lesson:
-    """What a gate is fitted to: features `float32 [N, E]`, index of the code `[N]`, patient, or -1, `[N]`.
+class GateSamples:
+    """What a gate is fitted to: features `float32 [N, E]`, indices of codes `[N]`, patients `[N]` (-1: not a film).
 
-    `embedding` of the E features are the embedding's; the others are the `pool`ed middle features.
+    The first `embedding` of the E features are the network's embedding; the others are middle features, averaged by the
+    matrix `pool`.
     """
 
     features: Floats
@@ -53,7 +54,7 @@ class Lesson:
     pool: Floats
 
 
-def teach_gate(
+def fit_gate(
     model: Path,
     films: Luma,
     patients: Sequence[str],
@@ -67,18 +68,19 @@ def teach_gate(
     Args:
         model: the file.
         films: train films, `uint8 [N, 1, S, S]`; at most `FILMS` of them are used.
-        patients: theirs.
-        drawings: the films are drawings themselves, so that our phantoms are no fault.
-        seed: of what is drawn and fitted.
-        listener: hears about the slow parts.
+        patients: of the films, `[N]`.
+        drawings: whether the films are drawings themselves; our phantoms are then not a fault.
+        seed: of the drawn pictures and of the fit.
+        listener: is notified of the progress of slow parts.
 
     Returns:
-        The contract's part, and what `join_gate` takes.
+        The gate's limits for the contract, and its weights for `join_gate`.
     """
-    lesson = make_lesson(model, films, patients, drawings=drawings, seed=seed, listener=listener)
-    judged = [_judged(lesson, fold, seed) for fold in range(_FOLDS)]
+    samples = gate_samples(model, films, patients, drawings=drawings, seed=seed, listener=listener)
+    judged = [_held_out_outputs(samples, fold, seed) for fold in range(_FOLDS)]
     film, mirrored, distances = (np.concatenate(part) for part in zip(*judged, strict=True))
-    share, margin = FALSE_REJECTS / 3, 1 + 1 / math.sqrt(len(film))  # three limits; few films show less of the tail
+    # Three limits share the false rejections. The margin allows for the tail that few films show less of.
+    share, margin = FALSE_REJECTS / 3, 1 + 1 / math.sqrt(len(film))
     return Gate(
         codes=CODES,
         film_from=round(min(0.5, float(np.quantile(film, share)) / margin), 6),
@@ -87,27 +89,27 @@ def teach_gate(
         coloured=COLOURED,
         false_rejects=FALSE_REJECTS,
         films=len(film),
-    ), fit(lesson, np.ones(len(lesson.code), bool), seed)
+    ), fit_weights(samples, np.ones(len(samples.code), bool), seed)
 
 
-def make_lesson(
+def gate_samples(
     model: Path, films: Luma, patients: Sequence[str], *, drawings: bool, seed: int, listener: Listener = SILENT
-) -> Lesson:
-    """Films as they are and varied, each fault of them, and pictures of each kind, as features of the model."""
-    places = spread(len(films), FILMS)
+) -> GateSamples:
+    """Features of films as they are and augmented, of each fault of them, and of pictures of each kind."""
+    places = evenly_spaced(len(films), FILMS)
     chosen = [films[place, 0] for place in places]
     names, numbers = np.unique([patients[place] for place in places], return_inverse=True)
-    if len(names) < _FOLDS:  # too few to judge by patient
+    if len(names) < _FOLDS:  # too few patients for folds by patient
         numbers = np.arange(len(chosen))
     makers: list[tuple[str, int, Callable[[int, Random], Luma]]] = [
         (FILM, len(chosen), lambda row, _: chosen[row]),
-        (FILM, len(chosen), lambda row, random: vary(chosen[row], random)),
-        *((code, len(chosen), partial(_faulty, code, chosen)) for code in MAKE),
+        (FILM, len(chosen), lambda row, random: augment(chosen[row], random)),
+        *((code, len(chosen), partial(_faulty, code, chosen)) for code in FAULT_MAKERS),
         *((kind, _count(kind, len(chosen)), partial(_picture, kind, chosen[0].shape[0], drawings)) for kind in KINDS),
     ]
     features, codes, owners = list[Floats](), list[int](), list[NDArray[np.int64]]()
     found: tuple[Floats, Floats, Floats] | None = None
-    for number, (code, count, make) in enumerate(listener.track("teaching the gate", makers, len(makers), "kinds")):
+    for number, (code, count, make) in enumerate(listener.track("fitting the gate", makers, len(makers), "kinds")):
         randoms = [np.random.default_rng([seed, number, row]) for row in range(count)]
         made = np.stack(list(map_ordered(lambda each, make=make: make(*each), enumerate(randoms))))  # type: ignore[misc]
         found = features_of(model, made[:, np.newaxis])
@@ -115,7 +117,7 @@ def make_lesson(
         codes += [CODES.index(code)] * count
         owners.append(numbers if code not in KINDS else np.full(count, -1))
     assert found is not None
-    return Lesson(
+    return GateSamples(
         features=np.concatenate(features),
         code=np.array(codes),
         patient=np.concatenate(owners),
@@ -136,17 +138,17 @@ def features_of(model: Path, images: Luma) -> tuple[Floats, Floats, Floats]:
     return np.concatenate(embeddings), np.concatenate(layouts), pool
 
 
-def fit(lesson: Lesson, rows: NDArray[np.bool_], seed: int) -> GateWeights:
-    """The gate of some rows of a lesson."""
-    features, codes = lesson.features[rows], lesson.code[rows]
+def fit_weights(samples: GateSamples, rows: NDArray[np.bool_], seed: int) -> GateWeights:
+    """The gate's weights, fitted to the rows of the samples that a mask `bool [N]` selects."""
+    features, codes = samples.features[rows], samples.code[rows]
     films = features[codes == CODES.index(FILM)]
     mean, deviation = _moments(features)
     weight, bias = _classifier(np.clip((features - mean) / deviation, -LIMIT, LIMIT), codes, seed)
     centre, breadth = _moments(films)
     scaled = (films - centre) / breadth
-    (first, unit), (second, other) = (_components(part) for part in np.split(scaled, [lesson.embedding], axis=1))
+    (first, unit), (second, other) = (_components(part) for part in np.split(scaled, [samples.embedding], axis=1))
     return GateWeights(
-        pool=lesson.pool,
+        pool=samples.pool,
         mean=mean,
         deviation=deviation,
         weight=weight,
@@ -159,7 +161,7 @@ def fit(lesson: Lesson, rows: NDArray[np.bool_], seed: int) -> GateWeights:
 
 
 def apply(gate: GateWeights, features: Floats) -> tuple[Floats, Floats]:
-    """Scores `[N, F]` and distances `[N, 2]` of features `[N, E]`: in NumPy what `join_gate` puts into the graph."""
+    """Scores `[N, F]` and distances `[N, 2]` of features `[N, E]`: the arithmetic of `join_gate`, in NumPy."""
     scaled = np.clip((features - gate.mean) / gate.deviation, -LIMIT, LIMIT)
     parts = np.split((features - gate.centre) / gate.spread, [gate.components[0].shape[1]], axis=1)
     rest = [
@@ -169,17 +171,18 @@ def apply(gate: GateWeights, features: Floats) -> tuple[Floats, Floats]:
     return scaled @ gate.weight.T + gate.bias, np.stack(rest, axis=1)
 
 
-def _judged(lesson: Lesson, fold: int, seed: int) -> tuple[Floats, Floats, Floats]:
-    """Of films that a gate has not seen: shares of a film and of a mirrored one, and distances."""
-    held = (lesson.patient >= 0) & (lesson.patient % _FOLDS == fold)
-    scores, distances = apply(fit(lesson, ~held, seed), lesson.features[held & (lesson.code == CODES.index(FILM))])
+def _held_out_outputs(samples: GateSamples, fold: int, seed: int) -> tuple[Floats, Floats, Floats]:
+    """For a fold's films, by a gate fitted to the others: probabilities of film and mirrored film, and distances."""
+    held = (samples.patient >= 0) & (samples.patient % _FOLDS == fold)
+    films = samples.features[held & (samples.code == CODES.index(FILM))]
+    scores, distances = apply(fit_weights(samples, ~held, seed), films)
     shares = softmax(scores)
     film, mirrored = shares[:, CODES.index(FILM)], shares[:, CODES.index(MIRRORED)]
     return film + mirrored, mirrored, distances
 
 
 def _classifier(features: Floats, codes: NDArray[np.int64], seed: int) -> tuple[Floats, Floats]:
-    """Weights `[F, E]` and biases `[F]` of a linear classifier for which all codes count alike."""
+    """Weights `[F, E]` and biases `[F]` of a linear classifier, in whose loss all codes count alike."""
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = torch.from_numpy(features.astype(np.float32)), torch.from_numpy(codes)
     counts = torch.bincount(targets, minlength=len(CODES)).clamp(min=1)
@@ -203,15 +206,16 @@ def _classifier(features: Floats, codes: NDArray[np.int64], seed: int) -> tuple[
 
 
 def _moments(features: Floats) -> tuple[Floats, Floats]:
-    """Mean and deviation `[E]`; a feature that hardly varies is not blown up."""
+    """Mean and deviation `[E]`; the deviation has a floor, so that features that hardly vary are not blown up."""
     deviation = features.std(axis=0)
     return features.mean(axis=0), deviation + _FLOOR * float(deviation.mean()) + 1e-9
 
 
 def _components(scaled: Floats) -> tuple[Floats, float]:
-    """The first principal components `[K, E]` of standardised films `[N, E]`, and what they leave of one on average."""
-    count = max(1, min(_COMPONENTS, len(scaled) // 4, scaled.shape[1] // 4))  # fewer films would all be explained whole
-    gram = scaled @ scaled.T  # of films, who are fewer than features
+    """The first principal components `[K, E]` of standardised films `[N, E]`, and the mean square left unexplained."""
+    # With a component per film, nothing would be left unexplained.
+    count = max(1, min(_COMPONENTS, len(scaled) // 4, scaled.shape[1] // 4))
+    gram = scaled @ scaled.T  # `[N, N]`: there are fewer films than features
     values, vectors = np.linalg.eigh(gram.astype(np.float64))
     values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
     used = values > values[0] * 1e-6
@@ -221,7 +225,7 @@ def _components(scaled: Floats) -> tuple[Floats, float]:
 
 
 def _pool(height: int, width: int, channels: int) -> Floats:
-    """The matrix `[height × width, G]` that averages a map over G even places, overlapping if they must."""
+    """The matrix `[height × width, G]` that averages a map over G equal cells, which overlap if the sides need it."""
     places = _PLACES if channels <= _WIDE else _PLACES // 2
 
     def along(length: int) -> Floats:
@@ -235,9 +239,9 @@ def _pool(height: int, width: int, channels: int) -> Floats:
 
 
 def _faulty(code: str, films: Sequence[Luma], row: int, random: Random) -> Luma:
-    """A film with a fault, varied more often than not."""
-    film = vary(films[row], random) if random.random() < _VARIED else films[row]
-    return np.ascontiguousarray(MAKE[code](film, random))
+    """A film with a fault, augmented in most cases."""
+    film = augment(films[row], random) if random.random() < _AUGMENTED else films[row]
+    return np.ascontiguousarray(FAULT_MAKERS[code](film, random))
 
 
 def _picture(kind: Kind, side: int, drawings: bool, _: int, random: Random) -> Luma:  # noqa: FBT001 (by `partial`)
@@ -245,5 +249,5 @@ def _picture(kind: Kind, side: int, drawings: bool, _: int, random: Random) -> L
 
 
 def _count(kind: Kind, films: int) -> int:
-    """How many pictures of a kind: as many for each film, though not too few."""
+    """How many pictures of a kind to draw: in proportion to the films, but not too few."""
     return max(_FEWEST, round(_PICTURES[kind] * films))

@@ -1,4 +1,4 @@
-"""Golden cases of a bundle: phantoms in every kind of encoding, and what the engine says of them."""
+"""Golden cases of a bundle: phantoms in every supported encoding, and the engine's decisions on them."""
 
 import io
 from pathlib import Path
@@ -12,25 +12,25 @@ from pneumoscope.engine import GOLDEN_FILE, GOLDEN_FOLDER, Engine
 from pneumoscope.engine.golden import SCHEMA_VERSION, TOLERANCES, Golden, GoldenCase, GoldenOutputs
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 
-_UID = "1.2.826.0.1.3680043.8.498.1"  # of a phantom: no registered film has it
+_UID = "1.2.826.0.1.3680043.8.498.1"  # under pydicom's root, fixed so that every export writes the same bytes
 
 
 def write_golden(engine: Engine, folder: Path) -> None:
-    """Write `golden/` into a bundle folder: films, one damaged file, and what is said of them."""
+    """Write `golden/` into a bundle folder: phantoms, one damaged file, and the decisions on them."""
     golden = folder / GOLDEN_FOLDER
     golden.mkdir()
     cases = []
     for file, data in _films().items():
         (golden / file).write_bytes(data)
-        said = engine.predict(data)
+        prediction = engine.predict(data)
         cases.append(
             GoldenCase(
                 file=file,
                 needs="dicom" if file.endswith(".dcm") else None,
-                status=said.status,
-                label=said.label,
-                probabilities=said.probabilities,
-                outputs=GoldenOutputs.of(said),
+                status=prediction.status,
+                label=prediction.label,
+                probabilities=prediction.probabilities,
+                outputs=GoldenOutputs.of(prediction),
             )
         )
     tolerance = TOLERANCES[engine.contract.precision]
@@ -60,7 +60,7 @@ def _encode(image: Image.Image, kind: str) -> bytes:
 
 
 def _dicom(values: NDArray[np.uint16]) -> bytes:
-    """A 12-bit MONOCHROME1 radiograph: small values are white (PS3.3 section C.7.6.3.1.2)."""
+    """A 12-bit MONOCHROME1 radiograph, in which small values are white (DICOM PS3.3, section C.7.6.3.1.2)."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, normalisation inside."""
+"""A network as an ONNX file, with the normalisation inside the graph."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ from pneumoscope.metrics import Floats
 from pneumoscope.training.quiet import quiet
 
 _OPSET = 18
-#: The output that the gate is made of, before it is joined.
+#: The output with the features of the gate, which `join_gate` removes.
 MIDDLE = "middle"
-#: Standardised features are cut here before they are scored: one that no training film had decides nothing alone.
+#: Standardised features are clipped here before they are scored, so that no single outlier decides.
 LIMIT = 8.0
 
 
 class _Outputs(nn.Module):
-    """What the graph computes: see `Network.outputs`."""
+    """The module that is exported; see `Network.outputs`."""
 
     def __init__(self, network: Network, *, maps: bool) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class _Outputs(nn.Module):
 def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | None:
     """Write a network as one ONNX file without external data.
 
-    The graph takes `image`, `uint8 [N, 1, size, size]`, and gives `logits [N, C]`, `embedding [N, D]`,
+    The graph takes `image`, `uint8 [N, 1, size, size]`, and outputs `logits [N, C]`, `embedding [N, D]`,
     `middle [N, M, h, w]` and, if the network has exact class-activation maps, `activation_map [N, C, h, w]`.
-    `join_gate` puts the gate in the place of `middle`.
+    `join_gate` replaces `middle` with the gate.
 
     Returns:
         Height and width of the maps, or None if there are none.
@@ -59,18 +59,18 @@ def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | Non
             dynamo=True,
             verbose=False,
         )
-        _forget_its_making(path)
+        _strip_build_traces(path)
     return grid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GateWeights:
-    """The gate's arithmetic, `float32`: E features are D of the embedding, then M × G of the middle features.
+    """The gate's weights, `float32`. Its E features are the D of the embedding, then M × G from the middle features.
 
-    `pool` `[h × w, G]` averages the middle features over G places. The features of all that was learnt from have `mean`
-    and `deviation` `[E]`, and, standardised by them, give scores, by `weight` `[F, E]` and `bias` `[F]`. The films
-    among them have `centre` and `spread` `[E]`, and, standardised by these, give the distances, by the films' principal
-    `components` `[K, D]` and `[K, M × G]` and their mean distances, `unit`.
+    `pool` `[h × w, G]` averages the middle features over G cells. Scores: features are standardised by `mean` and
+    `deviation` `[E]` of all samples, then multiplied by `weight` `[F, E]`, plus `bias` `[F]`. Distances: features are
+    standardised by `centre` and `spread` `[E]` of the films, then reduced by the films' principal `components` `[K, D]`
+    and `[K, M × G]`; what is left is divided by the films' mean, `unit`.
     """
 
     pool: Floats
@@ -87,7 +87,7 @@ class GateWeights:
 def join_gate(path: Path, gate: GateWeights) -> None:
     """Put a gate into an ONNX file that `write_onnx`, or `quantise`, has written: outputs `gate` and `distance`.
 
-    It is computed in fp32 whatever the rest is, and takes the place of the output `middle`.
+    The gate is computed in fp32, whatever the precision of the rest, and replaces the output `middle`.
     """
     model = onnx.load(path)
     graph, (first, second) = model.graph, gate.components
@@ -141,8 +141,8 @@ def join_gate(path: Path, gate: GateWeights) -> None:
     onnx.save(model, path)
 
 
-def _forget_its_making(path: Path) -> None:
-    """Take out what the exporter notes of this machine: the source files and lines behind each node."""
+def _strip_build_traces(path: Path) -> None:
+    """Remove what the exporter records of this machine: the source files and lines behind each node."""
     model = onnx.load(path)
     for graph in [model.graph, *model.functions]:
         for part in [graph, *graph.node, *graph.value_info]:

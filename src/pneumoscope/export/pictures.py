@@ -1,8 +1,8 @@
-"""Pictures that are not chest films, for the gate to learn from: drawn anew for every export, and library samples.
+"""Pictures that are not chest films, to fit the gate to: drawn anew for every export, or libraries' sample images.
 
-No patient's film is needed for them, and none is downloaded. Each kind is drawn with much variety, since a gate
-learns what the kind has in common and not one program's style: see `docs/concepts/experiments.md` for what it then
-recognises in pictures of other sources.
+They need no patient's film, and nothing is downloaded. Each kind is drawn with much variety, so that the gate learns
+what the kind has in common and not the style of one program; `docs/concepts/experiments.md` measures what it
+recognises in pictures from other sources.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ _Pair: TypeAlias = tuple[float, float] | NDArray[np.float64]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WHITE = 255.0
-_AIR = 8  # greys of a slice's background
+_AIR = 8  # largest grey of a slice's background
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 _PHANTOMS = 0.15  # share of drawings that are phantoms
 _NEGATIVES = 0.2  # share of pictures that are inverted
 
 
 def draw(kind: Kind, random: Random, side: int, *, phantoms: bool = True) -> Luma:
-    """One picture of a kind, `uint8 [side, side]`, squashed as films are; with `phantoms` some drawings are ours."""
+    """One picture of a kind, `uint8 [side, side]`, squashed like a film; with `phantoms` some drawings are phantoms."""
     if kind == "drawing" and phantoms and random.random() < _PHANTOMS:
         finding = FINDINGS[int(random.integers(len(FINDINGS)))]
         return draw_phantom(finding, patient=int(random.integers(1 << 20)), seed=1, size=(side, side))
@@ -44,9 +44,9 @@ def draw(kind: Kind, random: Random, side: int, *, phantoms: bool = True) -> Lum
 
 
 def _photograph(random: Random, side: int) -> Luma:
-    """A part of a library's sample photograph, or overlapping discs, whose statistics are those of photographs.
+    """A part of a library's sample photograph, or overlapping shapes with the statistics of photographs.
 
-    The second is the dead leaves model (Lee, Mumford and Huang 2001; as training pictures: Baradad et al. 2021,
+    The shapes are the dead leaves model (Lee, Mumford and Huang 2001; as training images: Baradad et al. 2021,
     arXiv:2106.05963).
     """
     if random.random() < 0.25:
@@ -75,8 +75,8 @@ def _dead_leaves(random: Random, side: int) -> Luma:
 
 
 def _drawing(random: Random, side: int) -> Luma:
-    """Flat shapes and outlines on an even ground, as diagrams have, or one object of nested, shaded shapes."""
-    scale = 2  # drawn larger, for soft edges
+    """Flat shapes and outlines on an even background, as in diagrams, or one object of nested, shaded shapes."""
+    scale = 2  # drawn at twice the size and shrunk, for soft edges
     if random.random() < 0.5:
         return _shrunk(_icon(random, side * scale), side)
     image = Image.fromarray(_ground(random, side * scale))
@@ -94,7 +94,7 @@ def _drawing(random: Random, side: int) -> Luma:
 
 
 def _icon(random: Random, side: int) -> Image.Image:
-    """An object in the middle of a white, black or grey ground: its outline, parts within it, shades and a gleam."""
+    """An object in the middle of a white, black or grey background: its outline, with parts and shades inside."""
     ground = int(random.choice([0, 255, 255, int(random.integers(256))]))
     image = Image.new("L", (side, side), ground)
     middle, reach = random.uniform(0.4, 0.6, 2) * side, random.uniform(0.15, 0.48, 2) * side
@@ -133,7 +133,7 @@ def _shrunk(image: Image.Image, side: int) -> Luma:
 
 
 def _ground(random: Random, side: int) -> Luma:
-    """An even ground, or one that changes evenly from edge to edge or outwards."""
+    """An even background, or a linear or radial gradient."""
     first, second = random.integers(0, 256, 2)
     if random.random() < 0.6:
         return np.full((side, side), random.choice([0, 255, first]), np.uint8)
@@ -170,7 +170,7 @@ def _shape(pen: ImageDraw.ImageDraw, random: Random, side: int, grey: int) -> No
 
 
 def _screenshot(random: Random, side: int) -> Luma:
-    """Lines of text, boxes and bars, as pages, programs and terminals show them."""
+    """Lines of text, boxes and bars, as in pages, programs and terminals."""
     dark = random.random() < 0.3
     paper, ink = int(random.integers(0, 60)), int(random.integers(170, 256))
     paper, ink = (paper, ink) if dark else (255 - paper, 255 - ink)
@@ -189,7 +189,7 @@ def _screenshot(random: Random, side: int) -> Luma:
 
 
 def _inset(image: Image.Image, random: Random) -> None:
-    """A picture within the page."""
+    """Paste a photograph into the page."""
     width, height = (int(length * random.uniform(0.15, 0.5)) for length in image.size)
     picture = Image.fromarray(_photograph(random, 128)).resize((width, height))
     left, top = (int(random.uniform(0, 0.6) * length) for length in image.size)
@@ -226,7 +226,7 @@ def _word(random: Random) -> str:
 
 
 def _font(random: Random, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Pillow's own font, or one of those that matplotlib brings."""
+    """Pillow's own font, or one that comes with matplotlib."""
     files = _fonts()
     at = int(random.integers(len(files) + 1))
     return ImageFont.load_default(size) if at == len(files) else ImageFont.truetype(str(files[at]), size)
@@ -243,7 +243,7 @@ def _fonts() -> list[Path]:
 
 
 def _noise(random: Random, side: int) -> Luma:
-    """Noise of any grain: white, of even frequency bands or 1/f, sparse, or in lines."""
+    """Noise of any grain: normal, uniform, sparse, in lines, or with a falling spectrum."""
     mean, strength = random.uniform(60, 200), random.uniform(10, 90)
     match int(random.integers(5)):
         case 0:
@@ -258,13 +258,13 @@ def _noise(random: Random, side: int) -> Luma:
         case _:
             field = _coloured(random, side)
     if random.random() < 0.3:
-        coarse = int(side / random.uniform(1.5, 8))
-        field = np.asarray(Image.fromarray(field[:coarse, :coarse].astype(np.float32)).resize((side, side)))
+        part = int(side / random.uniform(1.5, 8))  # enlarged, for a coarser grain
+        field = np.asarray(Image.fromarray(field[:part, :part].astype(np.float32)).resize((side, side)))
     return np.asarray(np.clip(mean + strength * field, 0, 255), np.uint8)
 
 
 def _coloured(random: Random, side: int) -> NDArray[np.float64]:
-    """Noise whose amplitude falls as a power of the frequency, 0 to 2, of unit deviation."""
+    """Noise of unit deviation whose amplitude falls with a power of the frequency, 0 to 2."""
     rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
     frequency = np.hypot(rows, columns)
     frequency[0, 0] = np.inf
@@ -275,8 +275,8 @@ def _coloured(random: Random, side: int) -> NDArray[np.float64]:
 
 
 def _slice(random: Random, side: int) -> Luma:
-    """A drawn cut through a body or a head on black: skin, bone, organs or lungs, as CT and MR show them."""
-    body = _Body(random, side * 2)  # drawn larger, for soft edges
+    """A drawn slice through a body or a head on black: skin, bone, organs or lungs, as in CT and MR."""
+    body = _Body(random, side * 2)  # drawn at twice the size and shrunk, for soft edges
     body.wall()
     if random.random() < 0.5:
         body.chest()
@@ -288,7 +288,7 @@ def _slice(random: Random, side: int) -> Luma:
 
 
 class _Body:
-    """An oval cross-section; lengths are shares of its half axes."""
+    """An oval cross-section; lengths are relative to its half axes."""
 
     def __init__(self, random: Random, side: int) -> None:
         self.random, self.image = random, Image.new("L", (side, side))
@@ -298,14 +298,14 @@ class _Body:
         self._pen = ImageDraw.Draw(self.image)
 
     def wall(self) -> None:
-        """Skin, fat, and muscle, or the skull."""
+        """Draw skin, fat, and muscle or the skull."""
         rim = self.random.uniform(0.8, 0.94)
         ring = self.bone if self.random.random() < 0.4 else self.flesh
         for reach, grey in ((1.0, self.skin), (0.97, self.fat), (rim, ring), (rim - 0.08, self.flesh)):
             self._oval((0, 0), (reach, reach), grey)
 
     def chest(self) -> None:
-        """Two lungs, a heart, ribs."""
+        """Draw two lungs, a heart and ribs."""
         air = self.random.uniform(0, 40)
         for sign in (-1, 1):
             x, y = self.random.uniform((0.38, -0.15), (0.5, 0.1))
@@ -317,7 +317,7 @@ class _Body:
             self._oval(rib, (self.random.uniform(0.03, 0.09), 0.03), self.bone)
 
     def organs(self) -> None:
-        """Organs, vessels or gyri; a vertebra; often the table below."""
+        """Draw organs, vessels or gyri; a vertebra; often the table below."""
         for _ in range(int(self.random.integers(3, 18))):
             grey = self.flesh + self.random.normal(0, 35)
             self._oval(self.random.uniform(-0.6, 0.6, 2), self.random.uniform(0.02, 0.3, 2), grey)
@@ -338,7 +338,7 @@ def _grain(luma: Luma, random: Random, strength: float) -> Luma:
 
 @cache
 def library_photographs() -> Sequence[Luma]:
-    """The photographs that installed libraries bring as samples: scikit-learn's, scikit-image's and matplotlib's."""
+    """The sample photographs of installed libraries, scikit-learn, scikit-image and matplotlib, in grey."""
     folders = {
         "sklearn.datasets": ("images/china.jpg", "images/flower.jpg"),
         "skimage": tuple(f"data/{name}" for name in _SKIMAGE),

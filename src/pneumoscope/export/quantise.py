@@ -1,10 +1,10 @@
-"""An int8 model from an fp32 one: static quantisation, refused unless it answers alike.
+"""An int8 model from an fp32 one by static quantisation, refused unless it answers like the fp32 model.
 
-Activations are unsigned, weights signed, one scale a channel, as quantise-dequantise pairs (QDQ).
-Weights keep to 7 bits, so that the sums of products cannot overflow the 16-bit lanes of processors
-without VNNI, and every processor computes the same integers. Ranges of activations come from train
-films. If the model does not answer alike, what lies between its layers (sums, activations, norms) is left
-in fp32, and then the layers that hurt most, measured one by one.
+Activations are unsigned and weights signed, with one scale per channel, as quantise-dequantise pairs (QDQ). Weights use
+only 7 bits: sums of products then cannot overflow the 16-bit lanes of processors without VNNI, and every processor
+computes the same integers. Ranges of activations come from train films. If the int8 model does not answer like fp32,
+the operators between layers (sums, activations, norms) stay in fp32, and then also the layers whose quantisation moves
+the logits most, measured one by one.
 """
 
 import shutil
@@ -34,17 +34,17 @@ from pneumoscope.training.quiet import quiet
 MIN_AGREEMENT = 0.99
 MAX_F1_LOSS = 0.005
 _LAYERS = ("Conv", "Gemm", "MatMul")
-_PROBES = 12  # films on which a single layer's harm is measured
+_PROBES = 12  # films on which the effect of a single layer is measured
 _BATCH = 8
-_ADVISES = "root"  # the logger on which the quantiser gives advice
+_QUANTISER_LOGGER = "root"  # the logger on which the quantiser gives advice
 _TIMINGS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What an int8 model is made and judged with; images are `uint8 [N, 1, S, S]`, labels `int64 [N]`.
+    """The films that an int8 model is made and evaluated with; images are `uint8 [N, 1, S, S]`, labels `int64 [N]`.
 
-    There are no images for `calibration` if none is to be made.
+    `calibration` is empty if no int8 model is wanted.
     """
 
     calibration: Luma
@@ -54,16 +54,16 @@ class Comparison:
 
 
 def quantise(fp32: Path, out: Path, evidence: Comparison, *, listener: Listener = SILENT) -> Quantisation:
-    """Write the int8 model of an fp32 one and say how it compares.
+    """Write the int8 model of an fp32 model and compare the two.
 
     Args:
         fp32: an ONNX file made by `write_onnx`.
         out: the ONNX file to write.
         evidence: train films to calibrate with, validation films to compare on.
-        listener: hears about the slow parts.
+        listener: is notified of the progress of slow parts.
 
     Raises:
-        BundleError: the model answers otherwise even with half its layers in fp32; nothing is written.
+        BundleError: the model does not answer like fp32 even with half its layers in fp32; nothing is written.
     """
     with tempfile.TemporaryDirectory() as name:
         recipe = _Recipe(fp32, Path(name), evidence)
@@ -80,13 +80,13 @@ def quantise(fp32: Path, out: Path, evidence: Comparison, *, listener: Listener 
     raise BundleError(
         f"int8 gives the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films "
         f"(macro-F1 {figures.macro_f1:.3f}, fp32 {figures.macro_f1_fp32:.3f}) even with {len(figures.kept_fp32)} "
-        f"layers in fp32; at least {MIN_AGREEMENT:.0%} and a loss under {MAX_F1_LOSS:g} are asked for. It would be at "
+        f"layers in fp32; at least {MIN_AGREEMENT:.0%} and a loss under {MAX_F1_LOSS:g} are required. It would be at "
         f"most {gain:.1f} times as fast. No bundle was written: export with --precision fp32."
     )
 
 
 def speed_gain(fp32: Path, int8: Path, image: Luma) -> float:
-    """How many times faster int8 answers one input `uint8 [1, 1, S, S]` here, by the best of alternate runs."""
+    """How many times faster int8 runs one input `uint8 [1, 1, S, S]` on this machine: the best of alternating runs."""
     sessions = [_session(fp32), _session(int8)]
     seconds: list[list[float]] = [[], []]
     for _ in range(_TIMINGS):
@@ -97,19 +97,19 @@ def speed_gain(fp32: Path, int8: Path, image: Luma) -> float:
     return min(seconds[0]) / min(seconds[1])
 
 
-def spread(count: int, most: int) -> NDArray[np.int64]:
-    """At most so many places among `count`, from the first to the last at even distances."""
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` indices below `count`, evenly spaced from the first to the last."""
     return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
 
 def is_alike(figures: Quantisation) -> bool:
-    """Whether an int8 model answers enough like fp32 to be shipped."""
+    """Whether an int8 model's answers agree with fp32 well enough to be shipped."""
     return figures.agreement >= MIN_AGREEMENT and figures.macro_f1_fp32 - figures.macro_f1 < MAX_F1_LOSS
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """What is quantised: all operators, or only the layers with weights; less some layers."""
+    """What is quantised: all operators, or only the layers with weights; the layers `kept` stay in fp32."""
 
     operators: Literal["all", "layers"]
     kept: tuple[str, ...]
@@ -119,21 +119,22 @@ EVERYTHING = _Choice(operators="all", kept=())
 
 
 class _Recipe:
-    """One fp32 model made ready, its calibration measured once, and int8 models of it."""
+    """An fp32 model, prepared and with its activation ranges measured once, from which int8 models are made."""
 
     def __init__(self, fp32: Path, folder: Path, evidence: Comparison) -> None:
         self.folder, self.evidence = folder, evidence
         self.ready = folder / "ready.onnx"
-        with quiet(_ADVISES, advice=()):
+        with quiet(_QUANTISER_LOGGER, advice=()):
             quant_pre_process(str(fp32), str(self.ready), skip_symbolic_shape=True)
         graph = onnx.load(self.ready).graph
+        # The last layers, which give logits and maps, always stay in fp32.
         self.heads = [node.name for node in graph.node if {"logits", MAPS} & set(node.output)]
         self.layers = [node.name for node in graph.node if node.op_type in _LAYERS and node.name not in self.heads]
 
     def write(self, choice: _Choice, *, only: str | None = None) -> Path:
-        """The int8 model of a choice, or of one layer alone."""
+        """Write the int8 model of a choice, or one in which only one layer is quantised."""
         out = self.folder / "int8.onnx"
-        with quiet(_ADVISES, advice=()):
+        with quiet(_QUANTISER_LOGGER, advice=()):
             quantize_static(
                 self.ready,
                 out,
@@ -151,18 +152,18 @@ class _Recipe:
         return out
 
     def choices(self, listener: Listener) -> Iterator[_Choice]:
-        """All in int8; then only layers, not what lies between them; then ever fewer of these, down to half."""
+        """All operators; then only layers, not the operators between them; then ever fewer layers, down to half."""
         yield EVERYTHING
         yield _Choice(operators="layers", kept=())
-        harmful = self._by_harm(listener)
+        harmful = self._most_harmful_first(listener)
         count = 1
         while count <= len(self.layers) // 2:
             yield _Choice(operators="layers", kept=tuple(harmful[:count]))
             count += 1 + count // 3
 
-    def _by_harm(self, listener: Listener) -> list[str]:
-        """All layers, first the one whose quantisation alone moves the logits most."""
-        probes = self.evidence.calibration[spread(len(self.evidence.calibration), _PROBES)]
+    def _most_harmful_first(self, listener: Listener) -> list[str]:
+        """All layers, ordered by how much the quantisation of each one alone moves the logits."""
+        probes = self.evidence.calibration[evenly_spaced(len(self.evidence.calibration), _PROBES)]
         reference = logits_of(self.ready, probes)
         harm = {}
         for layer in listener.track("measuring layers", self.layers, len(self.layers), "layers"):
@@ -200,12 +201,12 @@ def _compare(
 
 
 def logits_of(model: Path, images: Luma) -> NDArray[np.float32]:
-    """An ONNX model's logits `[N, C]` of inputs `uint8 [N, 1, S, S]`."""
+    """An ONNX model's logits `[N, C]` for inputs `uint8 [N, 1, S, S]`."""
     return np.concatenate([logits for (logits,) in run_model(model, ["logits"], images)])
 
 
 def run_model(model: Path, outputs: list[str], images: Luma) -> Iterator[list[NDArray[np.float32]]]:
-    """Some outputs of an ONNX model for inputs `uint8 [N, 1, S, S]`, a batch at a time."""
+    """The named outputs of an ONNX model for inputs `uint8 [N, 1, S, S]`, one batch at a time."""
     session = _session(model)
     for start in range(0, len(images), _BATCH):
         yield session.run(outputs, {"image": np.ascontiguousarray(images[start : start + _BATCH])})

@@ -1,24 +1,21 @@
-"""Metrics as pure functions of arrays. What is undefined (a class without films) is NaN.
+"""Metrics as pure functions of arrays. A figure that is undefined, such as one of a class without films, is NaN.
 
 Shapes and types: `truth` and `predicted` are integer class indices `[N]`; `probabilities` are floats `[N, C]` whose
-rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns prediction, or several of them are numbers
-`[..., C, C]`; `weights` say how much each film counts, `[..., N]` (resamplings, or films weighted to a prior), and
-give one value per row of them. Definitions agree with scikit-learn's where that has them.
+rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns prediction, and a stack of them is numbers
+`[..., C, C]`; `weights` state how much each film counts, `[..., N]` (resamplings, or films weighted to a prior): a
+figure then has one value per row of them. Definitions agree with scikit-learn's where it has the metric.
 """
 
 from pneumoscope.metrics.array_types import (
-    Counts,
     Flags,
     Floats,
     Indices,
-    Matrices,
     Prior,
     Weights,
-    finite,
+    finite_or_none,
     weighted_mean,
 )
 from pneumoscope.metrics.benefit import (
-    DecisionCurve,
     decision_curve,
 )
 from pneumoscope.metrics.calibration import (
@@ -29,13 +26,11 @@ from pneumoscope.metrics.calibration import (
     fit_temperature,
     fit_vector,
     prior_weights,
-    reached_by,
     softmax,
+    threshold_reached_by,
 )
 from pneumoscope.metrics.comparison import (
-    DeLong,
     Difference,
-    McNemar,
     Verdict,
     compare,
     compare_predictions,
@@ -43,7 +38,7 @@ from pneumoscope.metrics.comparison import (
     mcnemar,
     verdict,
 )
-from pneumoscope.metrics.conformal import class_coverage, conformal_thresholds, prediction_sets
+from pneumoscope.metrics.conformal import class_coverage, conformal_thresholds
 from pneumoscope.metrics.curves import (
     Curve,
     precision_recall_points,
@@ -52,10 +47,9 @@ from pneumoscope.metrics.curves import (
     weighted_precisions,
     weighted_sensitivities,
 )
-from pneumoscope.metrics.held_out import Unseen, choose_method, cross_fitted, fit, gain_interval
+from pneumoscope.metrics.held_out import HeldOutFilms, choose_method, cross_fitted, fit, gain_interval
 from pneumoscope.metrics.ranking import (
     auroc,
-    average_precision,
     class_aurocs,
     class_average_precisions,
     macro_auroc,
@@ -83,8 +77,6 @@ from pneumoscope.metrics.rates import (
     weighted_confusions,
 )
 from pneumoscope.metrics.reliability import (
-    BINS,
-    Reliability,
     at_prevalences,
     brier,
     calibration_error,
@@ -95,14 +87,12 @@ from pneumoscope.metrics.reliability import (
     weights_at_prior,
 )
 from pneumoscope.metrics.resampling import (
-    at_least,
     bootstrap_weights,
     centred_interval,
     percentile_interval,
+    wilson_lower_bound,
 )
 from pneumoscope.metrics.selective import (
-    CoverageCurve,
-    SetFigures,
     accuracies_at,
     coverage_points,
     risk_coverage_areas,
@@ -111,7 +101,6 @@ from pneumoscope.metrics.selective import (
 from pneumoscope.metrics.summary import (
     Figures,
     Summary,
-    lower_is_better,
     summarise,
     summarise_operating_point,
     summarise_rule,
@@ -120,34 +109,23 @@ from pneumoscope.metrics.summary import (
 )
 
 __all__ = [
-    "BINS",
-    "Counts",
-    "CoverageCurve",
     "Curve",
-    "DeLong",
-    "DecisionCurve",
     "Difference",
     "Figures",
     "Flags",
     "Floats",
+    "HeldOutFilms",
     "Indices",
-    "Matrices",
-    "McNemar",
     "Method",
     "Prior",
-    "Reliability",
     "Scaling",
-    "SetFigures",
     "Summary",
-    "Unseen",
     "Verdict",
     "Weights",
     "accuracies_at",
     "accuracy",
-    "at_least",
     "at_prevalences",
     "auroc",
-    "average_precision",
     "balanced_accuracy",
     "bootstrap_weights",
     "brier",
@@ -169,7 +147,7 @@ __all__ = [
     "delong",
     "f1",
     "film_losses",
-    "finite",
+    "finite_or_none",
     "fit",
     "fit_temperature",
     "fit_vector",
@@ -177,7 +155,6 @@ __all__ = [
     "group_accuracy",
     "group_confusion",
     "likelihood_ratios",
-    "lower_is_better",
     "macro_auroc",
     "macro_average_precision",
     "macro_f1",
@@ -188,10 +165,8 @@ __all__ = [
     "percentile_interval",
     "precision",
     "precision_recall_points",
-    "prediction_sets",
     "predictive_values",
     "prior_weights",
-    "reached_by",
     "reliability_curve",
     "risk_coverage_areas",
     "roc_points",
@@ -205,6 +180,7 @@ __all__ = [
     "summarise_rule",
     "summarise_sets",
     "thin",
+    "threshold_reached_by",
     "top_label_calibration_error",
     "verdict",
     "weighted_areas",
@@ -215,5 +191,6 @@ __all__ = [
     "weighted_precisions",
     "weighted_sensitivities",
     "weights_at_prior",
+    "wilson_lower_bound",
     "with_intervals",
 ]

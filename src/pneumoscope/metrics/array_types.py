@@ -1,4 +1,4 @@
-"""What the metrics share: types of arrays, shares, means, and checks."""
+"""What the metrics share: array types, ratios and means that tolerate empty classes, and checks."""
 
 import math
 from typing import Any, Literal, TypeAlias
@@ -22,20 +22,22 @@ def check_indices(values: Indices, classes: int) -> None:
 
 
 def film_weights(weights: Weights | None, films: int) -> NDArray[np.float64]:
-    """How much each film counts, `float [..., N]`: as given, or all alike.
+    """How much each film counts, `float [..., N]`: the given weights, or ones.
 
     Raises:
-        ValueError: there is not one weight per film, or one of them is negative.
+        ValueError: there is not exactly one weight per film, or a weight is negative.
     """
     if weights is None:
         return np.ones(films)
     if weights.shape[-1:] != (films,) or (weights < 0).any():
-        raise ValueError(f"expected weights of {films} films, none below 0, got shape {weights.shape}")
+        raise ValueError(f"expected non-negative weights [..., {films}], one per film, got shape {weights.shape}")
     return weights.astype(np.float64, copy=False)
 
 
 def weighted_mean(values: Floats | Flags, weights: Weights) -> Floats:
-    """Mean of `values` `[N]` or `[N, K]` by `weights` `[..., N]`: `float [...]` or `[..., K]`; NaN if all weigh 0.
+    """Mean of `values` `[N]` or `[N, K]`, weighted by `weights` `[..., N]`: `float [...]` or `[..., K]`.
+
+    NaN where all weights are 0.
 
     >>> weighted_mean(np.array([1.0, 0.0]), np.array([[1, 1], [3, 1]])).tolist()
     [0.5, 0.75]
@@ -49,23 +51,24 @@ def one_hot(indices: Indices, count: int) -> NDArray[np.float64]:
     return np.asarray(np.eye(count)[indices])
 
 
-def right(confusion: Matrices) -> Matrices:
-    """The diagonal: per class, the films that are called what they are."""
+def diagonal(confusion: Matrices) -> Matrices:
+    """The diagonal of confusion matrices `[..., C, C]`: per class, the films that were classified correctly."""
     return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
 def ratio(parts: Matrices, wholes: Matrices) -> Floats:
-    """Shares of wholes; NaN of nothing."""
+    """`parts / wholes`; NaN for 0 / 0."""
     with np.errstate(invalid="ignore"):
         return np.asarray(parts / wholes)
 
 
 def mean(values: Floats) -> Floats:
-    """Means over the last axis of what is defined; NaN if nothing is."""
+    """Means over the last axis of the values that are not NaN; NaN if all are."""
+    # np.nanmean would warn of an axis without a defined value; that is an ordinary case here.
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
 
 
-def finite(value: float | Floats) -> float | None:
-    """A number to 6 decimals as JSON has it; None if it is not defined."""
+def finite_or_none(value: float | Floats) -> float | None:
+    """A number rounded to 6 decimals; None, JSON's null, if it is NaN or infinite."""
     return round(float(value), 6) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Decision curves: what a model is worth to someone who treats from a probability on.
+"""Decision curves: the net benefit of treating every film whose probability reaches a threshold.
 
 Vickers and Elkin 2006, "Decision curve analysis: a novel method for evaluating prediction models", Med Decis Making
 26:565.
@@ -12,7 +12,7 @@ from pneumoscope.metrics.array_types import Flags, Floats, Weights, film_weights
 
 
 class DecisionCurve(NamedTuple):
-    """Net benefit over `thresholds` `[T]`: of the model and of treating all, `float [..., T]`, and of none, 0."""
+    """Net benefit at `thresholds` `[T]`: of the model and of treating all, `float [..., T]`; 0 of treating none."""
 
     thresholds: Floats
     model: Floats
@@ -31,15 +31,15 @@ def decision_curve(
     """Net benefit of treating films from each threshold on: true positives minus false ones at the threshold's odds.
 
     A threshold t says that one positive found is worth (1 - t) / t false alarms: the net benefit per film is
-    TP / N - FP / N · t / (1 - t). The probabilities should stand for the prevalence at which they are judged
-    (`reliability.at_prevalences`), or the thresholds mean something else.
+    TP / N - FP / N · t / (1 - t). The probabilities must assume the prevalence at which they are evaluated
+    (`reliability.at_prevalences` converts them); otherwise a threshold is not the probability that it claims to be.
 
     Args:
-        positive: whether each film is, `[N]`.
+        positive: whether each film is positive, `[N]`.
         probabilities: of being positive, `[N]`.
-        thresholds: from 0 up to, but not including, 1, `[T]`.
+        thresholds: at least 0 and below 1, `[T]`.
         weights: how much each film counts, `[..., N]`; by default all count alike.
-        prevalence: share of positives to judge at, where it is not that of the films (Pfeiffer and Gail 2020).
+        prevalence: share of positives to evaluate at; by default that of the films (Pfeiffer and Gail 2020).
 
     Raises:
         ValueError: a threshold or the prevalence is out of range.
@@ -49,7 +49,7 @@ def decision_curve(
     ([0.5], [0.0])
     """
     if not ((thresholds >= 0) & (thresholds < 1)).all():
-        raise ValueError(f"expected thresholds from 0 up to, not including, 1, got {thresholds}")
+        raise ValueError(f"expected thresholds of at least 0 and below 1, got {thresholds}")
     if prevalence is not None and not 0 <= prevalence <= 1:
         raise ValueError(f"expected a prevalence from 0 to 1, got {prevalence}")
     each = film_weights(weights, len(positive))
@@ -63,5 +63,5 @@ def decision_curve(
 
 
 def _part(share: Floats, rate: Floats) -> Floats:
-    """A share of a share: nothing of what there is none of, whose rate is not defined."""
+    """`share * rate`; 0 where the share is 0, since the rate of an empty side is NaN."""
     return np.asarray(np.where(share == 0, 0.0, share * rate))

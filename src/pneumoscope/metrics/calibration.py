@@ -1,4 +1,4 @@
-"""Probabilities from logits: fitted so that they are as frequent as they say, and how well they are so."""
+"""Calibration: temperature and vector scaling of logits, fitted by least cross-entropy."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ SHARPEST, FLATTEST = 0.05, 20.0  # temperatures
 _STEPS = 100  # Newton's; a fit takes about ten
 _ENOUGH = 1e-15  # gain of a step, in nats, below which a fit has ended
 _SMALLEST = 1e-6  # share of Newton's step
-_FLOOR = 1e-12  # of a probability whose logarithm is taken
+_FLOOR = 1e-12  # least probability whose logarithm is taken
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
-    """Probabilities of logits `[..., C]`, in double precision.
+    """Softmax over the last axis of logits `[..., C]`, in double precision.
 
     >>> softmax(np.array([0.0, 0.0])).tolist()
     [0.5, 0.5]
@@ -63,12 +63,12 @@ class Scaling:
         return np.asarray(np.asarray(logits, np.float64) * self.scale + self.bias)
 
     def probabilities(self, logits: Floats) -> NDArray[np.float64]:
-        """Calibrated probabilities of logits, both `[..., C]`: the one place where they are made."""
+        """Calibrated probabilities of logits, both `[..., C]`. No other code computes them."""
         return softmax(self.logits(logits))
 
 
 def prior_weights(truth: Indices, prior: Floats) -> Floats:
-    """How much each film counts, `float64 [N]`, sum 1, so that the classes are as frequent as `prior` `[C]` says.
+    """Weights of films, `float64 [N]`, sum 1, that give each class the total weight that `prior` `[C]` states.
 
     >>> prior_weights(np.array([0, 0, 1]), np.array([0.5, 0.5])).tolist()
     [0.25, 0.25, 0.5]
@@ -80,14 +80,15 @@ def prior_weights(truth: Indices, prior: Floats) -> Floats:
 def fit_temperature(
     logits: Floats, truth: Indices, weights: Floats | None = None, *, cautious: bool = False
 ) -> Scaling:
-    """The temperature with the least cross-entropy (Guo et al. 2017, arXiv:1706.04599), from 0.05 to 20.
+    """The temperature from 0.05 to 20 with the least cross-entropy (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
-        logits: of unseen films, `[N, C]`.
+        logits: of films that the network has not seen, `[N, C]`.
         truth: class indices `[N]`.
         weights: how much each film counts, `[N]`; by default all count alike.
-        cautious: aim at `(N + 1) / (N + C)` for the true class and at `1 / (N + C)` for each other one, not at 1 and 0
-            (Laplace's rule of succession, as in Platt 1999), so that few films without an error make no certainty.
+        cautious: use targets of `(N + 1) / (N + C)` for the true class and `1 / (N + C)` for each other class instead
+            of 1 and 0 (Laplace's rule of succession, as in Platt 1999): a few films without an error then do not
+            lead to certainty.
     """
     classes = logits.shape[1]
     targets, shares = _targets(truth, classes, cautious=cautious), _shares(weights, len(truth))
@@ -97,32 +98,35 @@ def fit_temperature(
 
 
 def fit_vector(logits: Floats, truth: Indices, weights: Floats | None = None, *, cautious: bool = False) -> Scaling:
-    """A scale and a bias for each class with the least cross-entropy; the biases' mean is 0, which changes nothing.
+    """A scale and a bias for each class with the least cross-entropy.
 
-    The arguments are those of `fit_temperature`. Of films that can be told apart without an error there is no least
-    cross-entropy unless `cautious`; the scales then grow until the steps run out.
+    The arguments are those of `fit_temperature`. Where the classes can be separated without an error, the cross-entropy
+    has no minimum unless `cautious`: the scales grow until the steps run out.
     """
+    # One column per scale and one per bias: the logits are then linear in the parameters, and the loss is convex.
     classes = logits.shape[1]
     unit = np.broadcast_to(np.eye(classes), (len(logits), classes, classes))
     features = np.concatenate([unit * np.asarray(logits, np.float64)[:, :, np.newaxis], unit], axis=2)
     start = np.concatenate([np.ones(classes), np.zeros(classes)])
     targets, shares = _targets(truth, classes, cautious=cautious), _shares(weights, len(truth))
     found = _newton(features, targets, shares, start)
-    bias = found[classes:]
+    bias = found[classes:]  # a shift of all biases leaves the softmax as it is; their mean is set to 0
     return Scaling(method="vector", scale=found[:classes], bias=bias - bias.mean())
 
 
-def reached_by(scores: Floats, share: float, weights: Floats | None = None) -> float:
-    """The largest threshold, to 6 decimals, that a `share` of the weight of `scores` `[N]`, or more, reaches.
+def threshold_reached_by(scores: Floats, share: float, weights: Floats | None = None) -> float:
+    """The largest threshold, to 6 decimals, that at least a `share` of the weight of `scores` `[N]` reaches.
 
-    >>> reached_by(np.array([0.9, 0.4, 0.7, 0.8]), 0.75)
+    >>> threshold_reached_by(np.array([0.9, 0.4, 0.7, 0.8]), 0.75)
     0.7
     """
     if not len(scores) or not 0 < share <= 1:
         raise ValueError(f"expected values and a share over 0 up to 1, got {len(scores)} values and {share}")
     order = np.argsort(-scores, kind="stable")
     reached = np.cumsum(_shares(weights, len(scores))[order])
-    place = min(int(np.searchsorted(reached, share - 1e-9)), len(scores) - 1)  # a sum of shares is rounded
+    # The tolerance absorbs the rounding of the cumulated shares: ten times 0.1 is not quite 1.
+    place = min(int(np.searchsorted(reached, share - 1e-9)), len(scores) - 1)
+    # Rounded down, so that the score itself reaches the threshold that is stored.
     return math.floor(float(scores[order][place]) * 1e6 + 1e-6) / 1e6
 
 
@@ -131,7 +135,7 @@ def _shares(weights: Floats | None, count: int) -> Floats:
 
 
 def _targets(truth: Indices, classes: int, *, cautious: bool) -> Floats:
-    """What the probabilities are to be, `float64 [N, C]`."""
+    """The target probabilities of the fit, `float64 [N, C]`."""
     check_indices(truth, classes)
     true = np.eye(classes)[truth]
     return (len(truth) * true + 1) / (len(truth) + classes) if cautious else true
@@ -140,7 +144,7 @@ def _targets(truth: Indices, classes: int, *, cautious: bool) -> Floats:
 def _newton(features: Floats, targets: Floats, shares: Floats, start: Floats) -> Floats:
     """The parameters `[K]` with the least cross-entropy of `softmax(features @ parameters)`, by Newton's method.
 
-    It is convex in them, for they enter the logits linearly. Steps are halved until the loss falls.
+    The loss is convex in the parameters, which enter the logits linearly. A step is halved until the loss falls.
 
     Args:
         features: `float64 [N, C, K]`.
@@ -154,11 +158,12 @@ def _newton(features: Floats, targets: Floats, shares: Floats, start: Floats) ->
         weighted = features * (shares[:, np.newaxis] * probabilities)[:, :, np.newaxis]
         mean = np.einsum("nc,nck->nk", probabilities, features)
         second = np.einsum("nck,ncl->kl", weighted, features) - (mean * shares[:, np.newaxis]).T @ mean
-        step = np.linalg.lstsq(second, gradient, rcond=1e-12)[0]  # singular: a shift of all biases changes nothing
+        # Least squares, as the matrix is singular: a shift of all biases changes nothing.
+        step = np.linalg.lstsq(second, gradient, rcond=1e-12)[0]
         size = 1.0
         while (tried := _loss(features @ (found - size * step), targets, shares))[0] > loss and size > _SMALLEST:
             size /= 2
-        if not loss - tried[0] > _ENOUGH:
+        if not loss - tried[0] > _ENOUGH:  # also true of NaN, which ends the fit at the last finite loss
             break
         found, (loss, probabilities) = found - size * step, tried
     return np.asarray(found)

@@ -1,4 +1,4 @@
-"""Two models on the same films: paired differences, McNemar's and DeLong's tests, and what can be concluded."""
+"""Two models on the same films: paired differences with intervals, McNemar's and DeLong's tests, and a verdict."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _NORMAL_975 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 class Difference(NamedTuple):
-    """The first model's figure minus the second's, its 95 % interval, and what follows; NaN where undefined."""
+    """The first model's figure minus the second's, its 95 % interval, and the verdict; NaN where undefined."""
 
     first: float
     second: float
@@ -28,7 +28,9 @@ class Difference(NamedTuple):
 
 
 def verdict(low: float, high: float, *, lower_is_better: bool = False) -> Verdict:
-    """Which model is better by the interval of first minus second; "cannot conclude" if it holds 0 or is undefined.
+    """Which model is better, by the interval of first minus second.
+
+    "cannot conclude" if the interval contains 0 or is undefined (NaN).
 
     >>> verdict(0.01, 0.05), verdict(0.01, 0.05, lower_is_better=True), verdict(-0.01, 0.05)
     ('first better', 'second better', 'cannot conclude')
@@ -49,14 +51,13 @@ def compare(
 ) -> dict[str, Difference]:
     """Paired differences of any figures on the same films, by the patient-clustered bootstrap.
 
-    Both models are judged on the same resampling each time, so that films that are hard for both do not widen the
-    interval.
+    Each resampling evaluates both models, so that films that are hard for both do not widen the interval.
 
     Args:
         first: the first model's figures for each row of film weights `[B, N]`, `float [B]` each.
-        second: the second model's; figures that only one of them has are left out.
+        second: the second model's; figures that only one model has are left out.
         patients: the patient of every film, `[N]`.
-        draws: resamplings.
+        draws: number of resamplings.
 
     Raises:
         ValueError: there are no films.
@@ -87,7 +88,7 @@ def compare_predictions(
     priors: tuple[Prior, Prior],
     draws: int = 2000,
 ) -> dict[str, Difference]:
-    """`compare` over all figures of `summarise`.
+    """`compare` for all figures of `summarise`.
 
     Args:
         truth: class indices `[N]`.
@@ -96,11 +97,11 @@ def compare_predictions(
         patients: the patient of every film, `[N]`.
         classes: their names, in the order of the indices.
         groups: classes reported together.
-        priors: what the first and the second model's probabilities assume.
-        draws: resamplings.
+        priors: class frequencies that the first and the second model's probabilities assume.
+        draws: number of resamplings.
 
     Raises:
-        ValueError: no films, or arrays that do not belong together.
+        ValueError: there are no films, or the arrays' shapes do not match.
     """
     expected = (len(truth), len(classes))
     if not first.shape == second.shape == expected or len(patients) != len(truth):
@@ -124,9 +125,9 @@ def _difference(name: str, first: float, second: float, resampled: Floats) -> Di
 
 
 class McNemar(NamedTuple):
-    """McNemar's test: films that only one of the models gets right, and how surprising their numbers are.
+    """McNemar's test: how many films only the first and only the second model classifies correctly, and p-values.
 
-    `exact` is the two-sided binomial test's p-value, `mid_p` the less cautious one.
+    `exact` is the p-value of the two-sided binomial test, `mid_p` the less conservative mid-p-value.
     """
 
     first_only: int
@@ -138,8 +139,8 @@ class McNemar(NamedTuple):
 def mcnemar(first_right: Flags, second_right: Flags) -> McNemar:
     """McNemar's test of two models' accuracy on the same films (McNemar 1947; mid-p: Fagerland et al. 2013).
 
-    It takes films to be independent. If a patient has several, its p-values are too small; `compare` then has
-    the right interval.
+    The test assumes independent films. If patients have several films, its p-values are too small; use the interval
+    of `compare` then.
 
     Args:
         first_right: whether the first model is right, `[N]`.
@@ -154,12 +155,12 @@ def mcnemar(first_right: Flags, second_right: Flags) -> McNemar:
     count, fewer = sum(only), min(only)
     if not count:
         return McNemar(*only, 1.0, 1.0)
-    # Whole numbers, divided once: exact for any number of films.
+    # Integers, divided once at the end: exact for any number of films, where floats would underflow.
     ways = [math.comb(count, fewer)]
     for chosen in range(fewer, 0, -1):
         ways.append(ways[-1] * chosen // (count - chosen + 1))
     at, tail, whole = ways[0], sum(ways), 2**count
-    if only[0] == only[1]:
+    if only[0] == only[1]:  # the two tails overlap in the middle; doubling one would give more than 1
         return McNemar(*only, 1.0, (2 * whole - at) / (2 * whole))
     return McNemar(*only, 2 * tail / whole, (2 * tail - at) / whole)
 
@@ -183,14 +184,17 @@ def delong(positive: Flags, first: Floats, second: Floats, patients: Sequence[st
     depend on each other; with one film per patient it is DeLong's.
 
     Args:
-        positive: whether each film is, `[N]`.
+        positive: whether each film is positive, `[N]`.
         first: the first model's scores, `[N]`.
         second: the second model's, `[N]`.
-        patients: the patient of every film, `[N]`; None takes films to be independent.
+        patients: the patient of every film, `[N]`; None assumes independent films.
 
     Returns:
-        Standard error, interval and p-value are NaN if there are fewer than two patients with positive or with
-        negative films; p alone is NaN if the standard error is 0.
+        Standard error, interval and p-value are NaN if fewer than two patients have positive films, or fewer than two
+        have negative ones; only p is NaN if the standard error is 0.
+
+    Raises:
+        ValueError: the arrays' lengths differ.
     """
     if not positive.shape == first.shape == second.shape or (patients is not None and len(patients) != len(positive)):
         raise ValueError(f"expected as many scores and patients as films, {len(positive)}")
@@ -202,13 +206,13 @@ def delong(positive: Flags, first: Floats, second: Floats, patients: Sequence[st
     value = float(apart[positive].mean())
     groups = np.arange(len(positive)) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
     variance = _clustered_variance(positive, apart - value, groups)
-    error = math.nan if math.isnan(variance) else math.sqrt(max(0.0, variance))  # a rounding may fall below 0
+    error = math.nan if math.isnan(variance) else math.sqrt(max(0.0, variance))  # rounding may give less than 0
     p = math.erfc(abs(value) / error / math.sqrt(2)) if error > 0 else math.nan
     return DeLong(areas[0], areas[1], value, error, value - _NORMAL_975 * error, value + _NORMAL_975 * error, p)
 
 
 def _placements(positive: Flags, scores: Floats) -> NDArray[np.float64]:
-    """Of each film the share of the other side's films that it is ordered rightly with, ties half."""
+    """Per film, the share of the other side's films that it is ordered correctly with; ties count half."""
     ranks = _midranks(scores)
     shares = np.empty(len(scores))
     others = int((~positive).sum())
@@ -218,13 +222,13 @@ def _placements(positive: Flags, scores: Floats) -> NDArray[np.float64]:
 
 
 def _midranks(values: Floats) -> NDArray[np.float64]:
-    """Ranks from 1 on; equal values share the mean of theirs."""
+    """Ranks from 1; equal values all get the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
 
 
 def _clustered_variance(positive: Flags, deviations: Floats, groups: Indices) -> float:
-    """Variance of the mean placement, from each film's deviation from it, summed over groups."""
+    """Variance of the mean placement, from the films' deviations from it, summed within groups (Obuchowski 1997)."""
     sums = [np.bincount(groups, np.where(side, deviations, 0)) for side in (positive, ~positive)]
     films = [int(side.sum()) for side in (positive, ~positive)]
     clusters = [len(np.unique(groups[side])) for side in (positive, ~positive)]
@@ -235,5 +239,6 @@ def _clustered_variance(positive: Flags, deviations: Floats, groups: Indices) ->
         for many, each, count in zip(clusters, sums, films, strict=True)
     ]
     every = len(np.unique(groups))
+    # Patients with films on both sides make the sides dependent.
     shared = every / (every - 1) * float(sums[0] @ sums[1]) / (films[0] * films[1])
     return sum(own) + 2 * shared

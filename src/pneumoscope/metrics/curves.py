@@ -1,4 +1,4 @@
-"""Points of ROC and precision-recall curves, for pictures and for bands of resamplings."""
+"""Points of ROC and precision-recall curves for charts, and the same curves of resamplings for bands."""
 
 import heapq
 from typing import NamedTuple
@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from pneumoscope.metrics.array_types import Flags, Floats, Indices, Weights, film_weights, ratio
-from pneumoscope.metrics.ranking import by_score
+from pneumoscope.metrics.ranking import group_by_score
 
-#: A curve may be drawn this far beside its points: half a pixel of a picture 1,000 pixels wide.
+#: A thinned curve may pass its points at this distance: half a pixel of a chart 1,000 pixels wide.
 INVISIBLE = 0.0005
 
 
 class Curve(NamedTuple):
-    """Points of a curve, `float [P]` each: across, up, and the threshold from which on films are called positive."""
+    """Points of a curve, `float [P]` each: x, y, and the threshold from which on films are called positive."""
 
     x: Floats
     y: Floats
@@ -24,16 +24,16 @@ def roc_points(positive: Flags, scores: Floats, weights: Weights | None = None, 
     """The ROC curve: sensitivity over the false positive rate, from (0, 0) to (1, 1) (Fawcett 2006).
 
     Args:
-        positive: whether each film is, `[N]`.
+        positive: whether each film is positive, `[N]`.
         scores: the higher, the more likely positive, `[N]`.
         weights: how much each film counts, `[N]`; by default all count alike.
-        most: points kept, chosen by `thin`; None keeps all.
+        most: largest number of points to keep, chosen by `thin`; None keeps all.
 
     >>> curve = roc_points(np.array([False, True, True]), np.array([0.2, 0.1, 0.9]))
     >>> curve.x.tolist(), curve.y.tolist()
     ([0.0, 0.0, 1.0, 1.0], [0.0, 0.5, 0.5, 1.0])
     """
-    thresholds, positives, negatives = by_score(positive, scores, film_weights(weights, len(scores))[np.newaxis])
+    thresholds, positives, negatives = group_by_score(positive, scores, film_weights(weights, len(scores))[np.newaxis])
     sensitivities, alarms = _shares(positives)[0], _shares(negatives)[0]
     return _thinned(Curve(alarms, sensitivities, np.concatenate([[np.inf], thresholds])), most)
 
@@ -43,9 +43,10 @@ def precision_recall_points(
 ) -> Curve:
     """The precision-recall curve: precision over sensitivity (recall), one point per threshold, highest first.
 
-    Arguments are those of `roc_points`. Thresholds that no film with a weight reaches have no point.
+    The arguments are those of `roc_points`. A threshold that no film of positive weight reaches has no point, since
+    precision is undefined there.
     """
-    thresholds, positives, negatives = by_score(positive, scores, film_weights(weights, len(scores))[np.newaxis])
+    thresholds, positives, negatives = group_by_score(positive, scores, film_weights(weights, len(scores))[np.newaxis])
     hits, called = np.cumsum(positives[0]), np.cumsum((positives + negatives)[0])
     some = called > 0
     recalls = ratio(hits, positives.sum())
@@ -53,32 +54,32 @@ def precision_recall_points(
 
 
 def weighted_sensitivities(positive: Flags, scores: Floats, weights: Weights, rates: Floats) -> Floats:
-    """The ROC curve of each row of `weights` `[B, N]`, read at false positive rates `[K]`: `float [B, K]`.
+    """Sensitivity at false positive rates `[K]` for each row of `weights` `[B, N]`: `float [B, K]`.
 
-    Between two thresholds the curve is straight; where it is upright the upper end counts (vertical averaging,
-    Fawcett 2006). Percentiles over the rows are a band around `roc_points`.
+    The curve is interpolated linearly between two thresholds; on a vertical piece its upper end counts (vertical
+    averaging, Fawcett 2006). Percentiles over the rows are a band around `roc_points`.
 
     >>> weighted_sensitivities(np.array([False, True]), np.array([0.2, 0.9]), np.ones((1, 2)), np.array([0.0, 0.5]))
     array([[1., 1.]])
     """
-    _, positives, negatives = by_score(positive, scores, weights)
+    _, positives, negatives = group_by_score(positive, scores, weights)
     rows = zip(_shares(negatives), _shares(positives), strict=True)
     return np.array([_read(rates, across, up) for across, up in rows])
 
 
 def weighted_precisions(positive: Flags, scores: Floats, weights: Weights, recalls: Floats) -> Floats:
-    """Precision of each row of `weights` `[B, N]` at the highest threshold that reaches a recall: `float [B, K]`.
+    """Precision at the highest threshold that reaches a recall, for each row of `weights` `[B, N]`: `float [B, K]`.
 
     Args:
-        positive: whether each film is, `[N]`.
+        positive: whether each film is positive, `[N]`.
         scores: the higher, the more likely positive, `[N]`.
         weights: how much each film counts, `[B, N]`.
-        recalls: over 0 up to 1, `[K]`.
+        recalls: over 0 and at most 1, `[K]`.
     """
-    _, positives, negatives = by_score(positive, scores, weights)
+    _, positives, negatives = group_by_score(positive, scores, weights)
     hits, called = np.cumsum(positives, axis=1), np.cumsum(positives + negatives, axis=1)
     total = positives.sum(axis=1, keepdims=True)
-    wanted = recalls * total * (1 - 1e-12)  # a recall that is reached must not be missed by a rounding
+    wanted = recalls * total * (1 - 1e-12)  # rounding must not miss a recall that is reached exactly
     places = np.array([np.searchsorted(row, at) for row, at in zip(hits, wanted, strict=True)])
     places = np.minimum(places, hits.shape[1] - 1)
     values = ratio(np.take_along_axis(hits, places, axis=1), np.take_along_axis(called, places, axis=1))
@@ -86,13 +87,13 @@ def weighted_precisions(positive: Flags, scores: Floats, weights: Weights, recal
 
 
 def thin(x: Floats, y: Floats, most: int) -> Indices:
-    """Which points of a curve to draw, so that a line through them passes close by all others.
+    """Choose points of a curve, so that a line through them passes close to all others.
 
-    The point farthest from the line drawn so far is added (Ramer 1972, Douglas and Peucker 1973), until `most` are
-    kept or none is farther than `INVISIBLE`. Both axes are taken to span about 1.
+    The point farthest from the line so far is added (Ramer 1972, Douglas and Peucker 1973) until `most` are kept or
+    no point is farther from it than `INVISIBLE`. Both axes are assumed to span about 1.
 
     Returns:
-        Their places, rising, with the first and the last point.
+        Indices of the chosen points, rising; the first and the last point are always among them.
     """
     if len(x) <= 2 or most <= 2 or np.isnan(x).any() or np.isnan(y).any():
         return np.unique([0, len(x) - 1]) if len(x) else np.zeros(0, np.int64)
@@ -107,13 +108,17 @@ def thin(x: Floats, y: Floats, most: int) -> Indices:
 
 
 def _shares(parts: Floats) -> Floats:
-    """Share of each row's sum up to each place, from 0 to exactly 1: `[B, G]` to `float [B, G + 1]`."""
+    """Cumulative share of each row's sum, from 0 to exactly 1: `[B, G]` to `float [B, G + 1]`."""
+    # Divided by the last cumulated sum, not by `parts.sum()`, which may be rounded otherwise: the end is exactly 1.
     sums = np.cumsum(np.pad(parts, ((0, 0), (1, 0))), axis=1)
     return ratio(sums, sums[:, -1:])
 
 
 def _farthest(x: Floats, y: Floats, start: int, end: int) -> tuple[float, int, int, int]:
-    """Minus the distance from the straight piece of the point between its ends that lies farthest off, and where."""
+    """The point between `start` and `end` that is farthest from the line between them: minus distance, and indices.
+
+    The distance is negative, as `heapq` takes the smallest first.
+    """
     if end - start < 2:
         return 0.0, start, start, end
     across, up = x[start + 1 : end] - x[start], y[start + 1 : end] - y[start]

@@ -1,4 +1,4 @@
-"""Calibration judged on films that it was not fitted on: folds by patient, and the choice between two methods."""
+"""Calibration evaluated on films that it was not fitted to: folds by patient, and the choice between two methods."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from pneumoscope.metrics.resampling import bootstrap_weights, percentile_interva
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Unseen:
-    """What networks say of N films that they have not seen.
+class HeldOutFilms:
+    """Outputs of networks for N films that they were not trained on.
 
-    Logits `[N, C]`, class indices `truth` `[N]`, the number of each film's `patient` `[N]` and of its `fold` `[N]` (no
-    patient is in two folds), and `weights` `[N]`, how much each film counts.
+    Logits `[N, C]`, class indices `truth` `[N]`, the number of each film's `patient` `[N]` and `fold` `[N]` (no patient
+    is in two folds), and `weights` `[N]`, how much each film counts.
     """
 
     logits: Floats
@@ -35,18 +35,18 @@ class Unseen:
     weights: Floats
 
     def at(self, rows: NDArray[np.bool_]) -> Self:
-        """Some of the films, by a mask `bool [N]`."""
+        """The films that a mask `bool [N]` selects."""
         return type(self)(**{name: values[rows] for name, values in vars(self).items()})
 
     def parts(self) -> Iterator[tuple[NDArray[np.bool_], Self]]:
-        """Each fold as a mask `bool [N]`, and the films of the others; of a single fold, itself."""
+        """Each fold as a mask `bool [N]`, and the films of the other folds; a single fold comes with its own films."""
         for number in np.unique(self.fold):
             held = self.fold == number
             yield held, self if held.all() else self.at(~held)
 
 
-def fit(films: Unseen, method: Method) -> Scaling:
-    """The cautious fit of a method to films; `none` leaves probabilities as the network gives them."""
+def fit(films: HeldOutFilms, method: Method) -> Scaling:
+    """Fit a calibration method to films, with cautious targets; `none` keeps the network's probabilities."""
     classes = films.logits.shape[1]
     if method == "none":
         return Scaling(method="none", scale=np.ones(classes), bias=np.zeros(classes))
@@ -54,21 +54,22 @@ def fit(films: Unseen, method: Method) -> Scaling:
     return chosen(films.logits, films.truth, films.weights, cautious=True)
 
 
-def cross_fitted(films: Unseen, method: Method) -> NDArray[np.float64]:
-    """Probabilities `[N, C]` of every film by a calibration fitted to the other folds."""
+def cross_fitted(films: HeldOutFilms, method: Method) -> NDArray[np.float64]:
+    """Probabilities `[N, C]`: each film's by a calibration that was fitted to the other folds."""
     probabilities = np.empty(films.logits.shape)
     for held, others in films.parts():
         probabilities[held] = fit(others, method).probabilities(films.logits[held])
     return probabilities
 
 
-def choose_method(films: Unseen, *, draws: int = 1000) -> Method:
-    """`vector` where it is better than `temperature` on films that it was not fitted on, else `temperature`.
+def choose_method(films: HeldOutFilms, *, draws: int = 1000) -> Method:
+    """`vector` if it is better than `temperature` on films that it was not fitted to, else `temperature`.
 
-    Better means that the difference of their weighted mean losses on held-out folds lies below zero with the whole 95 %
-    interval of a bootstrap over patients.
+    It is better if the difference of the weighted mean losses on held-out folds is below zero with its whole 95 %
+    interval, from a bootstrap over patients. In doubt the method with fewer parameters wins.
     """
-    has_all = len(np.unique(films.truth)) == films.logits.shape[1]  # a class without films would lose its probability
+    # Vector scaling fitted to no film of a class would push that class's probability towards zero.
+    has_all = len(np.unique(films.truth)) == films.logits.shape[1]
     if not has_all or len(np.unique(films.fold)) == 1 or not _is_usable(fit(films, "vector")):
         return "temperature"
     losses = {method: film_losses(films.truth, cross_fitted(films, method)) for method in ("vector", "temperature")}
@@ -76,8 +77,8 @@ def choose_method(films: Unseen, *, draws: int = 1000) -> Method:
     return "vector" if high < 0 else "temperature"
 
 
-def gain_interval(one: Floats, two: Floats, films: Unseen, *, draws: int = 1000) -> tuple[float, float]:
-    """The 95 % interval over patients of the weighted mean of `one - two`, both a figure of each film `[N]`."""
+def gain_interval(one: Floats, two: Floats, films: HeldOutFilms, *, draws: int = 1000) -> tuple[float, float]:
+    """The 95 % interval, over patients, of the weighted mean of `one - two`, a value per film `[N]` each."""
     patients = films.patient.astype(str).tolist()
     drawn = [
         counts @ (films.weights * (one - two)) / (counts @ films.weights)
@@ -87,5 +88,5 @@ def gain_interval(one: Floats, two: Floats, films: Unseen, *, draws: int = 1000)
 
 
 def _is_usable(scaling: Scaling) -> bool:
-    """Whether every class's logit speaks for it, and no sharper than a temperature may make it."""
+    """Whether every class's scale is positive and within the range that a temperature may have."""
     return bool((scaling.scale >= 1 / FLATTEST).all() and (scaling.scale <= 1 / SHARPEST).all())

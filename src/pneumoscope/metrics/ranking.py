@@ -1,4 +1,4 @@
-"""How well scores order films: areas under curves."""
+"""How well scores rank films: areas under ROC and precision-recall curves."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from pneumoscope.metrics.array_types import Flags, Floats, Indices, Weights, mea
 
 
 def auroc(positive: Flags, scores: Floats) -> float:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties half.
+    """Area under the ROC curve: the chance that a positive film scores above a negative one; ties count half.
 
     >>> auroc(np.array([False, True, True]), np.array([0.2, 0.2, 0.9]))
     0.75
@@ -21,14 +21,14 @@ def class_aurocs(truth: Indices, probabilities: Floats) -> Floats:
 
 
 def macro_auroc(truth: Indices, probabilities: Floats) -> float:
-    """Unweighted mean of the one-versus-rest AUROCs that are defined."""
+    """Unweighted mean of the defined one-versus-rest AUROCs."""
     return float(mean(class_aurocs(truth, probabilities)))
 
 
 def average_precision(positive: Flags, scores: Floats) -> float:
-    """Area under the precision-recall curve as steps, `Σ (Rₙ - Rₙ₋₁) Pₙ`, scikit-learn's definition.
+    """Area under the precision-recall curve as steps, `Σ (Rₙ - Rₙ₋₁) Pₙ`, as in scikit-learn.
 
-    It is not the area under straight lines between the points, which is too high (Davis and Goadrich 2006).
+    The area under straight lines between the points would be too large (Davis and Goadrich 2006).
 
     >>> round(average_precision(np.array([False, True, True]), np.array([0.2, 0.1, 0.9])), 4)
     0.8333
@@ -43,7 +43,7 @@ def class_average_precisions(truth: Indices, probabilities: Floats) -> Floats:
 
 
 def macro_average_precision(truth: Indices, probabilities: Floats) -> float:
-    """Unweighted mean of the one-versus-rest average precisions that are defined."""
+    """Unweighted mean of the defined one-versus-rest average precisions."""
     return float(mean(class_average_precisions(truth, probabilities)))
 
 
@@ -63,32 +63,32 @@ def weighted_average_precisions(positive: Flags, scores: Floats, weights: Weight
 
 
 def weighted_areas(positive: Flags, scores: Floats, weights: Weights) -> tuple[Floats, Floats]:
-    """`auroc` and `average_precision` for each row of `weights` `[B, N]`, `float [B]` each, from one sorting.
+    """`auroc` and `average_precision` for each row of `weights` `[B, N]`, `float [B]` each, from one sort.
 
-    A row without positives has neither, one without negatives no AUROC: NaN.
+    Both are NaN in a row without positives; the AUROC is NaN in a row without negatives.
     """
-    _, positives, negatives = by_score(positive, scores, weights)
+    _, positives, negatives = group_by_score(positive, scores, weights)
     hits, alarms = np.cumsum(positives, axis=1), np.cumsum(negatives, axis=1)
     total, others = positives.sum(axis=1), negatives.sum(axis=1)
-    below = others[:, np.newaxis] - alarms
+    below = others[:, np.newaxis] - alarms  # negatives of lower scores; those of the same score count half below
     aurocs = ratio((positives * (below + negatives / 2)).sum(axis=1), total * others)
     called = hits + alarms
     precisions = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
     return aurocs, ratio((positives * precisions).sum(axis=1), total)
 
 
-def by_score(
+def group_by_score(
     positive: Flags, scores: Floats, weights: Weights
 ) -> tuple[Floats, NDArray[np.float64], NDArray[np.float64]]:
-    """Films gathered by their score, highest first: films of one score cannot be told apart by a threshold.
+    """Group films by score, highest first: no threshold can separate films of equal score.
 
     Args:
-        positive: whether each film is, `[N]`.
+        positive: whether each film is positive, `[N]`.
         scores: the higher, the more likely positive, `[N]`.
         weights: how much each film counts, `[B, N]`.
 
     Returns:
-        The G different scores, falling, and the weight of the positives and of the negatives of each, `float [B, G]`.
+        The G distinct scores, falling, and for each the weight of its positives and of its negatives, `float [B, G]`.
     """
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]

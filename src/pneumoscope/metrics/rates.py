@@ -1,6 +1,6 @@
 """Rates of confusion matrices, and of rules that call a film positive or not.
 
-Definitions agree with scikit-learn's where that has them; predictive values and likelihood ratios are those of
+Definitions agree with scikit-learn's where it has the metric; predictive values and likelihood ratios are those of
 Altman and Bland (BMJ 1994;308:1552; 309:102; 2004;329:168).
 """
 
@@ -16,16 +16,16 @@ from pneumoscope.metrics.array_types import (
     Matrices,
     Weights,
     check_indices,
+    diagonal,
     film_weights,
     mean,
     one_hot,
     ratio,
-    right,
 )
 
 
 def confusion_matrix(truth: Indices, predicted: Indices, classes: int) -> Counts:
-    """Count films by true (row) and predicted (column) class.
+    """Count films by true class (row) and predicted class (column): `int64 [C, C]`.
 
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
@@ -39,7 +39,7 @@ def confusion_matrix(truth: Indices, predicted: Indices, classes: int) -> Counts
 
 
 def weighted_confusions(truth: Indices, predicted: Indices, classes: int, weights: Weights) -> Floats:
-    """`confusion_matrix` with each film counted by `weights` `[..., N]`: `float [..., C, C]`.
+    """`confusion_matrix` of films that count by `weights` `[..., N]`: `float [..., C, C]`.
 
     >>> weighted_confusions(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, np.array([2, 1, 0])).tolist()
     [[2.0, 1.0], [0.0, 0.0]]
@@ -52,8 +52,8 @@ def rule_confusion(positive: Flags, called: Flags, weights: Weights | None = Non
     """Confusion of a rule that calls films positive (index 1) or not (index 0): `float [..., 2, 2]`.
 
     Args:
-        positive: whether each film is, `[N]`.
-        called: whether the rule says so, `[N]`: at a threshold, `scores >= threshold`.
+        positive: whether each film is positive, `[N]`.
+        called: whether the rule calls it positive, `[N]`; at a threshold, `scores >= threshold`.
         weights: how much each film counts, `[..., N]`; by default all count alike.
     """
     each = film_weights(weights, len(positive))
@@ -66,43 +66,43 @@ def accuracy(confusion: Matrices) -> Floats:
     >>> float(accuracy(np.array([[1, 1], [0, 2]])))
     0.75
     """
-    return ratio(right(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
+    return ratio(diagonal(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
 def sensitivity(confusion: Matrices) -> Floats:
-    """Per class: share of its films that are called it (recall), `float [..., C]`.
+    """Per class: share of its films that are predicted as it (recall), `float [..., C]`.
 
     >>> sensitivity(np.array([[1, 1], [0, 2]])).tolist()
     [0.5, 1.0]
     """
-    return ratio(right(confusion), confusion.sum(axis=-1))
+    return ratio(diagonal(confusion), confusion.sum(axis=-1))
 
 
 def specificity(confusion: Matrices) -> Floats:
-    """Per class: share of the other classes' films that are not called it, `float [..., C]`.
+    """Per class: share of the other classes' films that are not predicted as it, `float [..., C]`.
 
     >>> specificity(np.array([[1, 1], [0, 2]])).tolist()
     [1.0, 0.5]
     """
-    false_positives = confusion.sum(axis=-2) - right(confusion)
+    false_positives = confusion.sum(axis=-2) - diagonal(confusion)
     negatives = confusion.sum(axis=(-2, -1))[..., np.newaxis] - confusion.sum(axis=-1)
     return ratio(negatives - false_positives, negatives)
 
 
 def precision(confusion: Matrices) -> Floats:
-    """Per class: share of the films called it that are it (positive predictive value, PPV), `float [..., C]`."""
-    return ratio(right(confusion), confusion.sum(axis=-2))
+    """Per class: share of the films predicted as it that belong to it (positive predictive value), `float [..., C]`."""
+    return ratio(diagonal(confusion), confusion.sum(axis=-2))
 
 
 def npv(confusion: Matrices) -> Floats:
-    """Per class: share of the films not called it that are not it (negative predictive value), `float [..., C]`.
+    """Per class: share of the films predicted as another that belong to another (NPV), `float [..., C]`.
 
     >>> npv(np.array([[1, 1], [0, 2]])).round(4).tolist()
     [0.6667, 1.0]
     """
     total = confusion.sum(axis=(-2, -1))[..., np.newaxis]
     not_called = total - confusion.sum(axis=-2)
-    return ratio(not_called - (confusion.sum(axis=-1) - right(confusion)), not_called)
+    return ratio(not_called - (confusion.sum(axis=-1) - diagonal(confusion)), not_called)
 
 
 def balanced_accuracy(confusion: Matrices) -> Floats:
@@ -117,13 +117,13 @@ def balanced_accuracy(confusion: Matrices) -> Floats:
 def predictive_values(
     sensitivities: float | Floats, specificities: float | Floats, prevalence: float | Floats
 ) -> tuple[Floats, Floats]:
-    """PPV and NPV where a share `prevalence` of the films is positive, by Bayes' theorem; arrays broadcast.
+    """PPV and NPV if a share `prevalence` of the films is positive, by Bayes' theorem; arrays broadcast.
 
-    A test set's own share of positives is rarely that of a ward or a screening; sensitivity and specificity are
-    taken to hold there too.
+    A test set's own share of positives is rarely that of a ward or a screening programme. Sensitivity and specificity
+    are assumed to be the same there.
 
     Raises:
-        ValueError: a prevalence below 0 or over 1.
+        ValueError: a prevalence is below 0 or over 1.
 
     >>> [round(float(value), 3) for value in predictive_values(0.9, 0.8, 0.1)]
     [0.333, 0.986]
@@ -137,26 +137,26 @@ def predictive_values(
 
 
 def likelihood_ratios(sensitivities: float | Floats, specificities: float | Floats) -> tuple[Floats, Floats]:
-    """Positive and negative likelihood ratio; NaN where the denominator is 0, as in scikit-learn.
+    """Positive and negative likelihood ratios; NaN where the denominator is 0, as in scikit-learn.
 
     >>> [round(float(value), 3) for value in likelihood_ratios(0.9, 0.8)]
     [4.5, 0.125]
     """
     found, spared = np.asarray(sensitivities, np.float64), np.asarray(specificities, np.float64)
-    return ratio(found, _or_nan(1 - spared)), ratio(1 - found, _or_nan(spared))
+    return ratio(found, _nan_unless_positive(1 - spared)), ratio(1 - found, _nan_unless_positive(spared))
 
 
-def _or_nan(values: Floats) -> Floats:
+def _nan_unless_positive(values: Floats) -> Floats:
     return np.asarray(np.where(values > 0, values, np.nan))
 
 
 def f1(confusion: Matrices) -> Floats:
     """Per class: harmonic mean of precision and sensitivity, `float [..., C]`."""
-    return ratio(2 * right(confusion), confusion.sum(axis=-2) + confusion.sum(axis=-1))
+    return ratio(2 * diagonal(confusion), confusion.sum(axis=-2) + confusion.sum(axis=-1))
 
 
 def macro_f1(confusion: Matrices) -> Floats:
-    """Unweighted mean of `f1` over the classes that were seen or predicted, `float [...]`.
+    """Unweighted mean of `f1` over the classes that have films or were predicted, `float [...]`.
 
     >>> round(float(macro_f1(np.array([[1, 1], [0, 2]]))), 4)
     0.7333
@@ -165,20 +165,21 @@ def macro_f1(confusion: Matrices) -> Floats:
 
 
 def mcc(confusion: Matrices) -> Floats:
-    """Multi-class Matthews correlation coefficient (Gorodkin 2004), -1 to 1, `float [...]`; 0 when undefined.
+    """Multi-class Matthews correlation coefficient (Gorodkin 2004), -1 to 1, `float [...]`; 0 where undefined.
 
     >>> round(float(mcc(np.array([[1, 1], [0, 2]]))), 4)
     0.5774
     """
     table = confusion.astype(np.float64)
     rows, columns, total = table.sum(axis=-1), table.sum(axis=-2), table.sum(axis=(-2, -1))
-    covariance = right(table).sum(axis=-1) * total - (rows * columns).sum(axis=-1)
+    covariance = diagonal(table).sum(axis=-1) * total - (rows * columns).sum(axis=-1)
+    # The spread is 0 if all films are of one class, or predicted as one; scikit-learn then gives 0, too.
     spread = np.sqrt((total**2 - (columns**2).sum(axis=-1)) * (total**2 - (rows**2).sum(axis=-1)))
-    return np.asarray(np.where(spread > 0, ratio(covariance, _or_nan(spread)), 0.0))
+    return np.asarray(np.where(spread > 0, ratio(covariance, _nan_unless_positive(spread)), 0.0))
 
 
 def group_confusion(confusion: Matrices, members: list[int]) -> Matrices:
-    """The confusion of a group of classes (index 1) and all others (index 0), `[..., 2, 2]`.
+    """The confusion matrix of a group of classes (index 1) against all others (index 0), `[..., 2, 2]`.
 
     >>> group_confusion(np.array([[1, 0, 1], [0, 3, 0], [0, 1, 2]]), [0, 2]).tolist()
     [[3, 0], [1, 4]]
@@ -189,7 +190,7 @@ def group_confusion(confusion: Matrices, members: list[int]) -> Matrices:
 
 
 def group_accuracy(confusion: Matrices, members: list[int]) -> Floats:
-    """Share of films whose predicted class lies on the right side of a group of classes, `float [...]`.
+    """Share of films whose true and predicted class are both inside a group of classes or both outside, `float [...]`.
 
     With bacteria 0, normal 1, virus 2 and `members` [0, 2] this is normal-versus-pneumonia accuracy.
 

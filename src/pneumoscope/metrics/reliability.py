@@ -1,8 +1,8 @@
-"""How far probabilities can be taken at their word: proper scores, calibration errors, reliability curves.
+"""How well probabilities are calibrated: proper scores, calibration errors, reliability curves.
 
-Every function takes `weights`, how much each film counts, `[..., N]`, and gives one value per row of them; without
-weights all films count alike. Probabilities stand for a prior, the class frequencies that they assume, and only
-films weighted to that prior can show whether they hold: `weights_at_prior`.
+Every function takes `weights`, how much each film counts, `[..., N]`, and returns one value per row of them; without
+weights all films count alike. Probabilities assume class frequencies, their prior. Only films weighted to that prior
+(`weights_at_prior`) can show whether the probabilities are calibrated.
 """
 
 from typing import NamedTuple
@@ -22,19 +22,19 @@ from pneumoscope.metrics.array_types import (
     weighted_mean,
 )
 
-#: Bins of equal width, as Guo et al. 2017 have them.
+#: Number of bins of equal width, as in Guo et al. 2017.
 BINS = 15
 
 
 def weights_at_prior(truth: Indices, weights: Weights, *, classes: int, prior: Prior) -> Floats:
-    """Films weighted so that the classes are as frequent as the probabilities assume, `float [..., N]`.
+    """Weights with which the classes are as frequent as the probabilities assume, `float [..., N]`.
 
     Args:
         truth: class indices `[N]`.
-        weights: how much each film counts before, `[..., N]`: ones, or resamplings.
-        classes: C.
+        weights: how much each film counts so far, `[..., N]`: ones, or resamplings.
+        classes: number of classes, C.
         prior: of the probabilities; "train" keeps the films' frequencies, "uniform" gives every class the weight
-            1 / C. In a row in which a class has no films, that cannot be done, and all weights are NaN.
+            1 / C. If a class has no films in a row, that is impossible, and all weights of the row are NaN.
 
     >>> weights_at_prior(np.array([0, 0, 1]), np.array([1, 1, 1]), classes=2, prior="uniform").tolist()
     [0.25, 0.25, 0.5]
@@ -55,7 +55,7 @@ def brier(truth: Indices, probabilities: Floats, weights: Weights | None = None)
     Args:
         truth: class indices `[N]`.
         probabilities: `[N, C]`.
-        weights: see the module's text.
+        weights: see the module's docstring.
 
     >>> float(brier(np.array([0]), np.array([[0.5, 0.5]])))
     0.5
@@ -65,25 +65,25 @@ def brier(truth: Indices, probabilities: Floats, weights: Weights | None = None)
 
 
 def negative_log_likelihood(truth: Indices, probabilities: Floats, weights: Weights | None = None) -> Floats:
-    """`cross_entropy` by film weights: mean of minus the logarithm of the true class's probability, in nats.
+    """`cross_entropy` with film weights: mean negative logarithm of the true class's probability, in nats.
 
-    Arguments are those of `brier`. Probabilities are floored at 1e-12.
+    The arguments are those of `brier`. Probabilities are floored at 1e-12.
     """
     chosen = probabilities[np.arange(len(truth)), truth]
     return _mean(-np.log(np.maximum(chosen, 1e-12)), weights)
 
 
 def calibration_error(hits: Flags, confidence: Floats, weights: Weights | None = None, *, bins: int = BINS) -> Floats:
-    """Expected calibration error, ECE: how far confidence lies from what is observed, on average over bins.
+    """Expected calibration error, ECE: mean distance between confidence and observed frequency over bins.
 
-    Bins are of equal width and hold their upper ends, (0, 1/B], (1/B, 2/B], …; the distance of each counts by the
-    weight of its films (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599). It is over 0 even for a perfect
-    model, the more so the fewer the films.
+    Bins have equal width and include their upper ends, (0, 1/B], (1/B, 2/B], …; the distance of each counts by the
+    weight of its films (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599). Even a perfectly calibrated model has
+    an ECE over 0; the fewer the films, the larger it is.
 
     Args:
-        hits: whether what the confidence speaks of is so, `[N]`.
+        hits: whether the event that the confidence refers to is true of each film, `[N]`.
         confidence: 0 to 1, `[N]`.
-        weights: see the module's text.
+        weights: see the module's docstring.
         bins: B.
 
     >>> float(calibration_error(np.array([True, False]), np.array([0.75, 0.75])))
@@ -120,7 +120,10 @@ def class_calibration_errors(
 
 
 class Reliability(NamedTuple):
-    """A reliability curve: of each bin its bounds `[B + 1]` and, `[..., B]`, what it holds; NaN if that is nothing."""
+    """A reliability curve: the bins' edges `[B + 1]`; per bin, `[..., B]`, confidence, observed frequency and share.
+
+    Confidence and observed frequency of an empty bin are NaN.
+    """
 
     edges: Floats
     confidence: Floats
@@ -131,9 +134,9 @@ class Reliability(NamedTuple):
 def reliability_curve(
     hits: Flags, confidence: Floats, weights: Weights | None = None, *, bins: int = BINS
 ) -> Reliability:
-    """Mean confidence and observed share per bin, and the bin's share of all weight (DeGroot and Fienberg 1983).
+    """Mean confidence, observed frequency and share of all weight per bin (DeGroot and Fienberg 1983).
 
-    Arguments and bins are those of `calibration_error`, which is the mean of |confidence - observed| by share.
+    Arguments and bins are those of `calibration_error`, which is the mean of |confidence - observed| weighted by share.
     """
     each = film_weights(weights, len(hits))
     inside = one_hot(_bin(confidence, bins), bins)
@@ -145,9 +148,9 @@ def reliability_curve(
 
 
 def at_prevalences(probabilities: Floats, assumed: Floats, wanted: Floats) -> Floats:
-    """Probabilities that assume class frequencies `assumed` `[C]`, changed to assume `wanted` `[C]`: `float [N, C]`.
+    """Convert probabilities from class frequencies `assumed` `[C]` to frequencies `wanted` `[C]`: `float [N, C]`.
 
-    By Bayes' theorem; how each class looks is taken to stay the same (Saerens et al. 2002, Neural Comput 14:21).
+    By Bayes' theorem, assuming that each class looks the same at both (Saerens et al. 2002, Neural Comput 14:21).
 
     >>> at_prevalences(np.array([[0.5, 0.5]]), np.array([0.5, 0.5]), np.array([0.9, 0.1])).round(6).tolist()
     [[0.9, 0.1]]
@@ -157,6 +160,7 @@ def at_prevalences(probabilities: Floats, assumed: Floats, wanted: Floats) -> Fl
 
 
 def _bin(confidence: Floats, bins: int) -> Indices:
+    # Inner edges only: a confidence of exactly 0 or 1 falls into the first or the last bin.
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
 
 

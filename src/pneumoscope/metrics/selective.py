@@ -1,4 +1,4 @@
-"""What is gained by answering less: accuracy against coverage, and the size and coverage of prediction sets."""
+"""Selective prediction: accuracy against the share of films answered; size and coverage of prediction sets."""
 
 from typing import NamedTuple
 
@@ -16,11 +16,11 @@ from pneumoscope.metrics.array_types import (
     weighted_mean,
 )
 from pneumoscope.metrics.curves import thin
-from pneumoscope.metrics.ranking import by_score
+from pneumoscope.metrics.ranking import group_by_score
 
 
 class CoverageCurve(NamedTuple):
-    """Share of films answered, accuracy among these, and the confidence from which on they are, `float [P]` each."""
+    """Share of films answered, their accuracy, and the least confidence that is answered, `float [P]` each."""
 
     coverage: Floats
     accuracy: Floats
@@ -30,21 +30,21 @@ class CoverageCurve(NamedTuple):
 def coverage_points(
     right: Flags, confidence: Floats, weights: Weights | None = None, *, most: int | None = 200
 ) -> CoverageCurve:
-    """Accuracy of the films answered when only the surest are (El-Yaniv and Wiener 2010: risk is 1 - accuracy).
+    """Accuracy if only the films of highest confidence are answered (El-Yaniv and Wiener 2010: risk is 1 - accuracy).
 
-    Films of one confidence are answered together, for no threshold can part them.
+    Films of equal confidence are answered together, since no threshold separates them.
 
     Args:
         right: whether the most probable class is the true one, `[N]`.
         confidence: the largest probability, `[N]`.
         weights: how much each film counts, `[N]`; by default all count alike.
-        most: points kept, chosen by `curves.thin`; None keeps all.
+        most: largest number of points to keep, chosen by `curves.thin`; None keeps all.
 
     >>> curve = coverage_points(np.array([True, False]), np.array([0.9, 0.6]))
     >>> curve.coverage.tolist(), curve.accuracy.tolist()
     ([0.5, 1.0], [1.0, 0.5])
     """
-    thresholds, hits, misses = by_score(right, confidence, film_weights(weights, len(right))[np.newaxis])
+    thresholds, hits, misses = group_by_score(right, confidence, film_weights(weights, len(right))[np.newaxis])
     answered = np.cumsum((hits + misses)[0])
     some = answered > 0
     accuracy = ratio(np.cumsum(hits[0])[some], answered[some])
@@ -58,13 +58,13 @@ def coverage_points(
 def risk_coverage_areas(right: Flags, confidence: Floats, weights: Weights) -> Floats:
     """Area under the risk-coverage curve (AURC) for each row of `weights` `[B, N]`: `float [B]`, 0 at best.
 
-    The mean over the films of the share that is wrong among those at least as sure (Geifman et al. 2019,
-    arXiv:1805.08206); films of one confidence share one risk.
+    For each film, take the share of errors among the films of at least its confidence; the area is the mean of these
+    shares (Geifman et al. 2019, arXiv:1805.08206). Films of equal confidence have the same share.
 
     >>> risk_coverage_areas(np.array([True, False]), np.array([0.9, 0.6]), np.ones((1, 2))).tolist()
     [0.25]
     """
-    _, hits, misses = by_score(right, confidence, weights)
+    _, hits, misses = group_by_score(right, confidence, weights)
     each = hits + misses
     answered = np.cumsum(each, axis=1)
     risks = np.divide(np.cumsum(misses, axis=1), answered, out=np.zeros_like(answered), where=answered > 0)
@@ -72,26 +72,26 @@ def risk_coverage_areas(right: Flags, confidence: Floats, weights: Weights) -> F
 
 
 def accuracies_at(right: Flags, confidence: Floats, weights: Weights, coverages: Floats) -> Floats:
-    """Accuracy of the surest films that make up at least each of `coverages` (over 0 up to 1, `[K]`): `float [B, K]`.
+    """Accuracy of the films of highest confidence that make up at least each of `coverages`: `float [B, K]`.
 
     Args:
         right: whether the most probable class is the true one, `[N]`.
         confidence: the largest probability, `[N]`.
         weights: how much each film counts, `[B, N]`.
-        coverages: shares of the weight, `[K]`.
+        coverages: shares of the weight, over 0 and at most 1, `[K]`.
     """
-    _, hits, misses = by_score(right, confidence, weights)
+    _, hits, misses = group_by_score(right, confidence, weights)
     correct, answered = np.cumsum(hits, axis=1), np.cumsum(hits + misses, axis=1)
-    wanted = coverages * answered[:, -1:] * (1 - 1e-12)  # a share that is reached must not be missed by a rounding
+    wanted = coverages * answered[:, -1:] * (1 - 1e-12)  # rounding must not miss a share that is reached exactly
     places = np.array([np.searchsorted(row, at) for row, at in zip(answered, wanted, strict=True)])
     chosen = np.take_along_axis(correct, places, axis=1), np.take_along_axis(answered, places, axis=1)
     return ratio(*chosen)
 
 
 class SetFigures(NamedTuple):
-    """Of prediction sets: what shares of films hold their true class, and how many classes the sets have.
+    """Coverage (the share of sets that contain the true class) and size (number of classes) of prediction sets.
 
-    `coverage` and `size` are `float [...]`; `class_coverage` and `class_size` are those of each class's films,
+    `coverage` and mean `size` are `float [...]`; `class_coverage` and `class_size` are those of each class's films,
     `float [..., C]`; `size_shares` are the shares of sets of 0, 1, …, C classes, `float [..., C + 1]`.
     """
 
@@ -107,7 +107,7 @@ def set_figures(truth: Indices, sets: Flags, weights: Weights | None = None) -> 
 
     Args:
         truth: class indices `[N]`.
-        sets: which classes each film's set holds, `[N, C]`.
+        sets: which classes each film's set contains, `[N, C]`.
         weights: how much each film counts, `[..., N]`; by default all count alike.
 
     >>> found = set_figures(np.array([0, 1]), np.array([[True, True], [True, False]]))

@@ -1,50 +1,19 @@
-"""All figures of a set of predictions, with intervals."""
+"""All figures of a set of predictions, with bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from pneumoscope.metrics.array_types import (
-    Flags,
-    Floats,
-    Indices,
-    Prior,
-    Weights,
-    check_indices,
-    finite,
-)
+from pneumoscope.metrics import rates, reliability
+from pneumoscope.metrics.array_types import Flags, Floats, Indices, Prior, Weights, check_indices, finite_or_none
 from pneumoscope.metrics.ranking import weighted_areas
-from pneumoscope.metrics.rates import (
-    accuracy,
-    balanced_accuracy,
-    f1,
-    group_confusion,
-    likelihood_ratios,
-    macro_f1,
-    mcc,
-    npv,
-    precision,
-    predictive_values,
-    rule_confusion,
-    sensitivity,
-    specificity,
-    weighted_confusions,
-)
-from pneumoscope.metrics.reliability import (
-    brier,
-    calibration_error,
-    class_calibration_errors,
-    negative_log_likelihood,
-    top_label_calibration_error,
-    weights_at_prior,
-)
 from pneumoscope.metrics.resampling import bootstrap_weights, centred_interval, percentile_interval
 from pneumoscope.metrics.selective import risk_coverage_areas, set_figures
 
 #: Named figures, one value per row of film weights: `float [B]` each.
 Figures: TypeAlias = dict[str, Floats]
-#: Named figures as JSON has them: `value`, `low` and `high`; what is undefined is None.
+#: Named figures for JSON: `value`, `low` and `high`; None if undefined.
 Summary: TypeAlias = dict[str, dict[str, float | None]]
 
 _CALIBRATION_ERRORS = frozenset({"ece", "classwise_ece", "class_ece", "group_ece"})
@@ -71,20 +40,20 @@ def summarise(
         patients: the patient of every film, `[N]`.
         classes: their names, in the order of the indices.
         groups: classes reported together.
-        prior: the class frequencies that the probabilities assume. Scores and errors of calibration weight the films
-            to it (`reliability.weights_at_prior`), in every resampling anew; nothing else does.
-        draws: resamplings.
+        prior: the class frequencies that the probabilities assume. Brier score, cross-entropy and calibration errors
+            weight the films to it (`reliability.weights_at_prior`), anew in every resampling; other figures do not.
+        draws: number of resamplings.
 
     Returns:
-        Per figure `value`, and `low` and `high`, between which the middle 95 % of the resamplings lie (of calibration
-        errors see `resampling.centred_interval`). What is undefined is None. For each class L and group G:
+        Per figure `value`, `low` and `high`; the middle 95 % of the resamplings are between the last two (for
+        calibration errors see `resampling.centred_interval`). Undefined values are None. For each class L and group G:
         accuracy, balanced_accuracy, macro_f1, mcc, macro_auroc, macro_average_precision, sensitivity.L,
         specificity.L, ppv.L, npv.L, f1.L, auroc.L, average_precision.L, group_accuracy.G, group_sensitivity.G,
         group_specificity.G, group_ppv.G, group_npv.G, group_auroc.G, group_average_precision.G, brier, cross_entropy
         (nats), ece (of the most probable class), classwise_ece (mean of class_ece.L), class_ece.L, group_ece.G, aurc.
 
     Raises:
-        ValueError: no films, or arrays that do not belong together.
+        ValueError: there are no films, or the arrays' shapes do not match.
     """
     _check(truth, probabilities, patients, len(classes))
     members = {name: [classes.index(label) for label in group] for name, group in groups.items()}
@@ -101,31 +70,31 @@ def summarise_rule(
     """Rates of a rule that calls films positive or not, with 95 % intervals by the patient-clustered bootstrap.
 
     Args:
-        positive: whether each film is, `[N]`.
-        called: whether the rule says so, `[N]`. At an operating point: the group's probability >= threshold.
+        positive: whether each film is positive, `[N]`.
+        called: whether the rule calls it positive, `[N]`. At an operating point: the group's probability >= threshold.
         patients: the patient of every film, `[N]`.
-        prevalences: shares of positives to state predictive values at, beside the films' own.
-        draws: resamplings.
+        prevalences: shares of positives to state predictive values at, besides the films' own.
+        draws: number of resamplings.
 
     Returns:
         As `summarise`: sensitivity, specificity, ppv, npv, lr_positive, lr_negative (likelihood ratios), and for each
-        prevalence P, as `format(P, "g")` writes it, ppv_at.P and npv_at.P.
+        prevalence P, written as `format(P, "g")`, ppv_at.P and npv_at.P.
 
     Raises:
-        ValueError: no films, arrays that do not belong together, or a prevalence out of range.
+        ValueError: there are no films, the arrays' shapes do not match, or a prevalence is out of range.
     """
     if positive.shape != called.shape:
         raise ValueError(f"positive has shape {positive.shape}, called {called.shape}; they must be equal")
 
     def figures(weights: Weights) -> Figures:
-        confusion = rule_confusion(positive, called, weights)
-        found, spared = sensitivity(confusion)[:, 1], specificity(confusion)[:, 1]
-        ppvs, npvs = precision(confusion)[:, 1], npv(confusion)[:, 1]
-        more, less = likelihood_ratios(found, spared)
+        confusion = rates.rule_confusion(positive, called, weights)
+        found, spared = rates.sensitivity(confusion)[:, 1], rates.specificity(confusion)[:, 1]
+        ppvs, npvs = rates.precision(confusion)[:, 1], rates.npv(confusion)[:, 1]
+        more, less = rates.likelihood_ratios(found, spared)
         named = {"sensitivity": found, "specificity": spared, "ppv": ppvs, "npv": npvs}
         named |= {"lr_positive": more, "lr_negative": less}
         for prevalence in prevalences:
-            ppvs, npvs = predictive_values(found, spared, prevalence)
+            ppvs, npvs = rates.predictive_values(found, spared, prevalence)
             named |= {f"ppv_at.{prevalence:g}": ppvs, f"npv_at.{prevalence:g}": npvs}
         return named
 
@@ -142,16 +111,19 @@ def summarise_operating_point(
     prevalences: Sequence[float] = (),
     draws: int = 2000,
 ) -> Summary:
-    """`summarise_rule` where films are called positive from a threshold on a group's probability on.
+    """`summarise_rule` for films that are called positive if a group's probability reaches a threshold.
 
     Args:
         truth: class indices `[N]`.
         probabilities: `[N, C]`.
         patients: the patient of every film, `[N]`.
-        members: the group's class indices; one for a class alone.
-        threshold: of the sum of the members' probabilities.
+        members: the group's class indices; a single index for a class.
+        threshold: least sum of the members' probabilities.
         prevalences: see `summarise_rule`.
-        draws: resamplings.
+        draws: number of resamplings.
+
+    Raises:
+        ValueError: as `summarise_rule`.
     """
     _check(truth, probabilities, patients, probabilities.shape[-1])
     scores = probabilities[:, list(members)].sum(axis=1)
@@ -165,11 +137,11 @@ def summarise_sets(
     """Coverage and size of prediction sets `bool [N, C]`, with 95 % intervals by the patient-clustered bootstrap.
 
     Returns:
-        As `summarise`: coverage, set_size, for each class L coverage.L and set_size.L, and for each number K of
-        classes from 0 on the share of such sets, size_share.K.
+        As `summarise`: coverage, set_size, for each class L coverage.L and set_size.L, and for each K from 0 to the
+        number of classes the share of sets with K classes, size_share.K.
 
     Raises:
-        ValueError: no films, or arrays that do not belong together.
+        ValueError: there are no films, or the arrays' shapes do not match.
     """
     _check(truth, sets, patients, len(classes))
 
@@ -188,29 +160,30 @@ def with_intervals(figures: Callable[[Weights], Figures], patients: Sequence[str
     """Any figures of films with 95 % intervals by the patient-clustered bootstrap.
 
     Args:
-        figures: gives them for each row of film weights `[B, N]`.
+        figures: computes them for each row of film weights `[B, N]`.
         patients: the patient of every film, `[N]`.
-        draws: resamplings.
+        draws: number of resamplings.
 
     Raises:
         ValueError: there are no films.
     """
     values, resampled = resample(figures, patients, draws=draws)
     summary = {}
+    # The resamplings of a calibration error are centred on its value, as noise inflates them.
     for name, value in values.items():
         if is_calibration_error(name):
             low, high = centred_interval(resampled[name], value)
-            low = low if np.isnan(low) else max(low, 0.0)
+            low = low if np.isnan(low) else max(low, 0.0)  # an error cannot be negative; the shift may make it so
         else:
             low, high = percentile_interval(resampled[name])
-        summary[name] = {"value": finite(value), "low": finite(low), "high": finite(high)}
+        summary[name] = {"value": finite_or_none(value), "low": finite_or_none(low), "high": finite_or_none(high)}
     return summary
 
 
 def resample(
     figures: Callable[[Weights], Figures], patients: Sequence[str], *, draws: int
 ) -> tuple[dict[str, float], Figures]:
-    """Figures of the films as they are, and of each resampling, `float [draws]` each.
+    """Figures of the films themselves, and of each resampling, `float [draws]` each.
 
     Raises:
         ValueError: there are no films.
@@ -223,12 +196,12 @@ def resample(
 
 
 def is_calibration_error(name: str) -> bool:
-    """Whether a figure's name is that of an expected calibration error, which resampling inflates."""
+    """Whether the figure of this name is an expected calibration error, which resampling inflates."""
     return name.partition(".")[0] in _CALIBRATION_ERRORS
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether the smaller value of the figure of this name is the better one."""
+    """Whether a smaller value of the figure of this name is better."""
     return name.partition(".")[0] in _LOWER_IS_BETTER
 
 
@@ -241,35 +214,43 @@ def weighted_figures(
     *,
     prior: Prior,
 ) -> Figures:
-    """Every figure of `summarise`, `float [B]`, for each row of `weights` `[B, N]`; `members` are groups' indices."""
+    """Every figure of `summarise`, `float [B]`, for each row of `weights` `[B, N]`.
+
+    `members` has the class indices of each group.
+    """
     each = weights.astype(np.float64)
-    confusion = weighted_confusions(truth, probabilities.argmax(axis=1), len(classes), each)
+    confusion = rates.weighted_confusions(truth, probabilities.argmax(axis=1), len(classes), each)
     return (
-        _of_confusion(confusion, classes, members)
-        | _of_order(truth, probabilities, each, classes, members)
-        | _of_calibration(truth, probabilities, each, classes, members, prior)
+        _confusion_figures(confusion, classes, members)
+        | _ranking_figures(truth, probabilities, each, classes, members)
+        | _calibration_figures(truth, probabilities, each, classes, members, prior)
     )
 
 
-def _of_confusion(confusion: Floats, classes: tuple[str, ...], members: dict[str, list[int]]) -> Figures:
+def _confusion_figures(confusion: Floats, classes: tuple[str, ...], members: dict[str, list[int]]) -> Figures:
     figures = {
-        "accuracy": accuracy(confusion),
-        "balanced_accuracy": balanced_accuracy(confusion),
-        "macro_f1": macro_f1(confusion),
-        "mcc": mcc(confusion),
+        "accuracy": rates.accuracy(confusion),
+        "balanced_accuracy": rates.balanced_accuracy(confusion),
+        "macro_f1": rates.macro_f1(confusion),
+        "mcc": rates.mcc(confusion),
     }
-    rates = {"sensitivity": sensitivity, "specificity": specificity, "ppv": precision, "npv": npv}
-    per_class = {name: rate(confusion) for name, rate in (rates | {"f1": f1}).items()}
+    functions = {
+        "sensitivity": rates.sensitivity,
+        "specificity": rates.specificity,
+        "ppv": rates.precision,
+        "npv": rates.npv,
+    }
+    per_class = {name: rate(confusion) for name, rate in (functions | {"f1": rates.f1}).items()}
     for index, label in enumerate(classes):
         figures |= {f"{name}.{label}": values[:, index] for name, values in per_class.items()}
     for group, indices in members.items():
-        sides = group_confusion(confusion, indices)
-        figures[f"group_accuracy.{group}"] = accuracy(sides)
-        figures |= {f"group_{name}.{group}": rate(sides)[:, 1] for name, rate in rates.items()}
+        sides = rates.group_confusion(confusion, indices)
+        figures[f"group_accuracy.{group}"] = rates.accuracy(sides)
+        figures |= {f"group_{name}.{group}": rate(sides)[:, 1] for name, rate in functions.items()}
     return figures
 
 
-def _of_order(
+def _ranking_figures(
     truth: Indices, probabilities: Floats, weights: Weights, classes: tuple[str, ...], members: dict[str, list[int]]
 ) -> Figures:
     areas = [weighted_areas(truth == at, probabilities[:, at], weights) for at in range(len(classes))]
@@ -289,7 +270,7 @@ def _of_order(
     return figures
 
 
-def _of_calibration(
+def _calibration_figures(
     truth: Indices,
     probabilities: Floats,
     weights: Weights,
@@ -297,18 +278,18 @@ def _of_calibration(
     members: dict[str, list[int]],
     prior: Prior,
 ) -> Figures:
-    at_prior = weights_at_prior(truth, weights, classes=len(classes), prior=prior)
-    errors = class_calibration_errors(truth, probabilities, at_prior)
+    at_prior = reliability.weights_at_prior(truth, weights, classes=len(classes), prior=prior)
+    errors = reliability.class_calibration_errors(truth, probabilities, at_prior)
     figures: Figures = {
-        "brier": brier(truth, probabilities, at_prior),
-        "cross_entropy": negative_log_likelihood(truth, probabilities, at_prior),
-        "ece": top_label_calibration_error(truth, probabilities, at_prior),
+        "brier": reliability.brier(truth, probabilities, at_prior),
+        "cross_entropy": reliability.negative_log_likelihood(truth, probabilities, at_prior),
+        "ece": reliability.top_label_calibration_error(truth, probabilities, at_prior),
         "classwise_ece": errors.mean(axis=-1),
     }
     figures |= {f"class_ece.{label}": errors[:, index] for index, label in enumerate(classes)}
     for group, indices in members.items():
         inside, score = np.isin(truth, indices), probabilities[:, indices].sum(axis=1)
-        figures[f"group_ece.{group}"] = calibration_error(inside, score, at_prior)
+        figures[f"group_ece.{group}"] = reliability.calibration_error(inside, score, at_prior)
     return figures
 
 
@@ -316,6 +297,6 @@ def _check(truth: Indices, rows: Floats | Flags, patients: Sequence[str], classe
     check_indices(truth, classes)
     if rows.shape != (len(truth), classes) or len(patients) != len(truth):
         raise ValueError(
-            f"expected rows of {classes} classes and a patient for each of {len(truth)} films, "
+            f"expected one row of {classes} classes and one patient per film, {len(truth)} films, "
             f"got shape {rows.shape} and {len(patients)} patients"
         )

@@ -1,13 +1,13 @@
 """A bundle's figures on films, for people and programs: report.json, report.html, card.md, drift.json.
 
-`scoring` is the one pass, `figures` and `subgroups` are what is made of it, `page` draws, `run` puts it together;
-`compare`, `external` and `drift` are the other questions that `evaluate` answers, `trained` refuses films that were
-trained on.
+`scoring` runs the films through the bundle once; `figures` and `subgroups` compute figures from the results, `page`
+draws them, `evaluation` puts the report together. `compare`, `external` and `drift` serve the other options of
+`evaluate`; `trained` refuses films that the bundle was trained on.
 """
 
 from pneumoscope.report.card import CARD_FILE, write_bare_card, write_card
 from pneumoscope.report.document import REPORT_FILE, Figure, Report
-from pneumoscope.report.drift import DRIFT_FILE, Drift, watch
+from pneumoscope.report.drift import DRIFT_FILE, Drift, measure_drift
 from pneumoscope.report.evaluation import (
     PAGE_FILE,
     PREDICTIONS_FILE,
@@ -18,7 +18,7 @@ from pneumoscope.report.evaluation import (
     prior_of,
     report_out_of_fold,
 )
-from pneumoscope.report.scoring import Judged, Scored, score
+from pneumoscope.report.scoring import FilmResults, SplitResults, score
 from pneumoscope.report.trained import FILMS_FILE, TrainedFilms, load_trained, refuse_trained, save_trained
 
 __all__ = [
@@ -30,21 +30,21 @@ __all__ = [
     "REPORT_FILE",
     "Drift",
     "Figure",
-    "Judged",
+    "FilmResults",
     "Options",
     "Report",
-    "Scored",
+    "SplitResults",
     "TrainedFilms",
     "evaluate",
     "load_report",
     "load_trained",
+    "measure_drift",
     "model_facts",
     "prior_of",
     "refuse_trained",
     "report_out_of_fold",
     "save_trained",
     "score",
-    "watch",
     "write_bare_card",
     "write_card",
 ]

@@ -1,4 +1,4 @@
-"""The card, `card.md`: a model and its figures for people, made from its report alone.
+"""The model card, `card.md`: a model and its figures for people, generated from its report.
 
 After Mitchell et al. 2019, "Model cards for model reporting", arXiv:1810.03993. Every figure in it is in `report.json`.
 """
@@ -9,7 +9,7 @@ from importlib import resources
 from pneumoscope.report.document import Figure, ModelFacts, Report
 
 CARD_FILE = "card.md"
-#: The figures that a reader looks for first, and what they are called.
+#: The figures that a reader looks for first, with their titles.
 HEADLINES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -24,10 +24,10 @@ HEADLINES = {
 }
 
 
-def in_words(name: str) -> str:
-    """The name of a figure of `metrics.summarise` in words.
+def figure_title(name: str) -> str:
+    """The title of a figure of `metrics.summarise`, from its key.
 
-    >>> in_words("group_auroc.pneumonia"), in_words("class_ece.virus"), in_words("ece")
+    >>> figure_title("group_auroc.pneumonia"), figure_title("class_ece.virus"), figure_title("ece")
     ('pneumonia: AUROC', 'virus: ECE', 'calibration error (ECE)')
     """
     part, _, of = name.partition(".")
@@ -40,7 +40,8 @@ def in_words(name: str) -> str:
 
 
 _CAPITALS = {word: word.upper() for word in ("auroc", "ece", "ppv", "npv", "f1", "aurc", "mcc")}
-_OF_SIDES = {
+#: Figures of one class or group against the rest, with their titles.
+_ONE_VS_REST = {
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
@@ -56,13 +57,13 @@ _KERMANY = (
 
 
 def write_card(report: Report) -> str:
-    """The card of a model that was reported on, as Markdown."""
+    """The card of a model that has a report, as Markdown."""
     return _card(report.model, report.classes, _figures(report))
 
 
 def write_bare_card(model: ModelFacts, classes: Iterable[str]) -> str:
-    """The card of a model of which there is no report."""
-    words = "None of unseen films are at hand: the bundle was exported without out-of-fold predictions."
+    """The card of a model that has no report, as Markdown."""
+    words = "There are no figures on unseen films: the bundle was exported without out-of-fold predictions."
     return _card(model, classes, words)
 
 
@@ -87,73 +88,76 @@ def _card(model: ModelFacts, classes: Iterable[str], figures: str) -> str:
         _limits(model),
     ]
     if notes := _notes(model.recipe):
-        parts += ["## What the recipe leans on", notes]
+        parts += ["## What the recipe is based on", notes]
     return "\n\n".join(parts) + "\n"
 
 
 def _population(model: ModelFacts) -> str:
     if model.drawings:
-        return "They are drawings, of no patient."
+        return "They are drawings, not radiographs of patients."
     ages = model.age_years
-    return "The patients' ages are not known." if ages is None else f"Patients of {ages[0]:g} to {ages[1]:g} years."
+    return "The patients' ages are not known." if ages is None else f"Patients aged {ages[0]:g} to {ages[1]:g} years."
 
 
 def _figures(report: Report) -> str:
     rows = [(words, report.metrics[name]) for name, words in HEADLINES.items()]
     for label, figures in (report.per_class | report.per_group).items():
-        rows += [(f"{label}: {words}", figures[name]) for name, words in _OF_SIDES.items() if name in figures]
+        rows += [(f"{label}: {words}", figures[name]) for name, words in _ONE_VS_REST.items() if name in figures]
     rows += [
         (f"films {status}", figure)
         for status, figure in report.decisions.shares.items()
         if report.decisions.statuses[status]
     ]
-    rows += [("accuracy of the films answered", report.decisions.answered["accuracy"])]
-    rows += [(f"{label}: its sets hold it", found.coverage) for label, found in report.sets.per_class.items()]
+    rows += [("accuracy of the answered films", report.decisions.answered["accuracy"])]
+    rows += [
+        (f"{label}: coverage of its prediction sets", each.coverage) for label, each in report.sets.per_class.items()
+    ]
     table = [f"| {name} | {number(figure.value)} | {interval(figure)} |" for name, figure in rows]
-    return "\n".join([_how(report), "", "| figure | value | 95 % interval |", "|---|---|---|", *table])
+    return "\n".join([_method(report), "", "| figure | value | 95 % interval |", "|---|---|---|", *table])
 
 
-def _how(report: Report) -> str:
+def _method(report: Report) -> str:
+    """Which films the figures are of, and how they were measured."""
     at = "equal frequencies of the classes" if report.calibration_at == "uniform" else "the films' own frequencies"
     common = (
         "All decodable films count, by their most probable class. Cross-entropy, Brier score and calibration errors "
-        f"are at {at}. Intervals are of a bootstrap over patients."
+        f"are at {at}. Intervals are from a bootstrap over patients."
     )
     films = f"{report.n:,} films of {report.dataset.patients:,} patients"
     notes = "".join(f" {note}" for note in report.notes)
     if report.kind == "out-of-fold":
         return (
-            f"Of {films}, each by a network that has not seen its patient: {report.dataset.folds}-fold "
-            "cross-validation with the same recipe, each calibrated on the other folds. The network in this bundle was "
-            f"trained on these films, so that none of them can measure it.{notes} {common}"
+            f"Measured on {films} by {report.dataset.folds}-fold cross-validation with the same recipe: each film was "
+            "predicted by a network that has not seen its patient, and calibrated on the other folds. The network in "
+            f"this bundle was trained on all these films, so they cannot measure it.{notes} {common}"
         )
     where = f"split `{report.dataset.split}` of the data set `{report.dataset.fingerprint[:12]}`"
-    return f"Of {films}, {where}.{notes} {common}"
+    return f"Measured on {films}, {where}.{notes} {common}"
 
 
 def _limits(model: ModelFacts) -> str:
-    frequencies = "at equal frequencies of the classes" if model.prior == "uniform" else "as frequent as there"
+    frequencies = "equal frequencies of the classes" if model.prior == "uniform" else "the classes' frequencies there"
     limits = [
-        "Films unlike those it was trained on, by age, machine, view or hospital, may be misread without a warning.",
+        "Films that differ from its training films in age, machine, view or hospital may be misread without a warning.",
         (
-            "The gate knows frontal films, their faults and everyday pictures; "
-            "a lateral or another body part may get a class."
+            "The gate was trained on frontal films, their faults and everyday pictures; "
+            "a lateral view or another body part may still be answered with a class."
         ),
-        "It knows no finding but its classes; a film with another disease gets one of them.",
-        "A film does not prove what caused a pneumonia, and some of the labels it learned from are wrong.",
-        f"Probabilities are of the population it was trained on, {frequencies}.",
+        "It knows only its own classes; a film of another disease is answered with one of them.",
+        "A film does not prove what caused a pneumonia, and some of the labels it was trained on are wrong.",
+        f"Probabilities assume the population it was trained on, at {frequencies}.",
     ]
     return "\n".join(f"- {limit}" for limit in limits)
 
 
 def _notes(recipe: str) -> str:
-    """What comes with a shipped recipe: `recipes/NAME.md`."""
+    """The notes that come with a shipped recipe: `recipes/NAME.md`; empty if it has none."""
     path = resources.files("pneumoscope") / "recipes" / f"{recipe}.md"
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 def number(value: float | None) -> str:
-    """A figure to three decimals."""
+    """A figure's value to three decimals."""
     return "undefined" if value is None else f"{value:.3f}"
 
 

@@ -10,8 +10,8 @@ from pneumoscope.engine import Engine
 from pneumoscope.engine.document import ModelName
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.report.document import Comparison, Difference, Figure, PairedTest, Seen, Verdict
-from pneumoscope.report.figures import DRAWS, sides_of
-from pneumoscope.report.scoring import Judged, Scored, part_of
+from pneumoscope.report.figures import DRAWS, one_vs_rest
+from pneumoscope.report.scoring import FilmResults, SplitResults, select_films
 
 _VERDICTS: dict[metrics.Verdict, Verdict] = {
     "first better": "better",
@@ -21,41 +21,49 @@ _VERDICTS: dict[metrics.Verdict, Verdict] = {
 
 
 def verdict_on(difference: Figure, *, lower_is_better: bool = False) -> Verdict:
-    """Whether a difference (this minus the other) is better or worse: no conclusion if its interval holds zero."""
+    """Whether this model is better or worse by a difference (this minus the other), or no conclusion is possible.
+
+    There is no conclusion if the interval of the difference contains zero or is undefined.
+    """
     if difference.low is None or difference.high is None:
         return "cannot conclude"
     return _VERDICTS[metrics.verdict(difference.low, difference.high, lower_is_better=lower_is_better)]
 
 
 def check_classes(engine: Engine, other: Engine) -> None:
-    """Raise UsageError unless two bundles know the same classes and groups."""
+    """Raise UsageError unless two bundles have the same classes and groups, in any order."""
     one, two = ((set(c.classes), {k: set(v) for k, v in c.groups.items()}) for c in (engine.contract, other.contract))
     if one != two:
         raise UsageError(
-            f"--compare {other.contract.name} knows {', '.join(other.contract.classes)} with the groups "
-            f"{dict(other.contract.groups)}; {engine.contract.name} knows {', '.join(engine.contract.classes)} with "
+            f"--compare {other.contract.name} has the classes {', '.join(other.contract.classes)} and the groups "
+            f"{dict(other.contract.groups)}; {engine.contract.name} has {', '.join(engine.contract.classes)} and "
             f"{dict(engine.contract.groups)}; only bundles of the same classes and groups can be compared."
         )
 
 
 def compare(
-    this: Scored, other: Scored, model: dict[str, str], *, seen: Seen, priors: tuple[metrics.Prior, metrics.Prior]
+    this: SplitResults,
+    other: SplitResults,
+    model: dict[str, str],
+    *,
+    seen: Seen,
+    priors: tuple[metrics.Prior, metrics.Prior],
 ) -> Comparison:
-    """What two models say of the same films, film by film.
+    """Compare two models' results on the same films, paired by film.
 
     Args:
-        this: the films as the model that is reported on judged them.
-        other: the same films by the other model, whose classes may be in another order.
-        model: which the other is.
-        seen: whether the other was trained on them.
-        priors: class frequencies that the two models' losses and calibration errors are at.
+        this: results of the model that is reported on.
+        other: results of the other model, whose classes may be in another order.
+        model: name, version and hash of the other model.
+        seen: whether the other model was trained on the films.
+        priors: class frequencies at which the two models' losses and calibration errors are measured.
 
     Raises:
-        DatasetError: no film could be decoded by both.
+        DatasetError: there is no film that both models could decode.
     """
     one, two = _aligned(this, other)
     if not len(one.truth):
-        raise DatasetError("no film can be decoded by both bundles, so that they cannot be compared.")
+        raise DatasetError("no film can be decoded by both bundles; they cannot be compared.")
     found = metrics.compare_predictions(
         one.truth,
         one.probabilities,
@@ -90,25 +98,26 @@ def headline_differences(comparison: Comparison) -> list[Difference]:
     return [each for each in comparison.differences if "." not in each.figure or each.figure.partition(".")[0] in shown]
 
 
-def _aligned(this: Scored, other: Scored) -> tuple[Judged, Judged]:
-    """The films that both could decode, in one order of films and classes."""
+def _aligned(this: SplitResults, other: SplitResults) -> tuple[FilmResults, FilmResults]:
+    """The films that both models could decode, with films and classes in the order of `this`."""
     place = {film.path: number for number, film in enumerate(other.films)}
     order = [place[film.path] for film in this.films if film.path in place]
     columns = [other.classes.index(label) for label in this.classes]
-    one = part_of(this, np.array([film.path in place for film in this.films], bool))
+    one = select_films(this, np.array([film.path in place for film in this.films], bool))
     probabilities = other.probabilities[order][:, columns]
+    # Recomputed, as a tie between two classes may be decided otherwise in another order of classes.
     two = replace(one, predicted=np.asarray(probabilities.argmax(axis=1), np.int64), probabilities=probabilities)
     return one, two
 
 
-def _tests(one: Judged, two: Judged) -> Iterator[PairedTest]:
-    """McNemar's test of the hits, of all classes and of each group's sides; DeLong's of the areas, by patient."""
+def _tests(one: FilmResults, two: FilmResults) -> Iterator[PairedTest]:
+    """McNemar's test of correct films, by class and by each group's sides; DeLong's test of AUROCs, by patient."""
     yield _mcnemar("all classes", one.predicted == one.truth, two.predicted == two.truth)
     for group in one.groups:
         inside = one.inside(group)
         truth = inside[one.truth]
         yield _mcnemar(group, inside[one.predicted] == truth, inside[two.predicted] == truth)
-    for (name, positive, scores), (_, _, others) in zip(sides_of(one), sides_of(two), strict=True):
+    for (name, positive, scores), (_, _, others) in zip(one_vs_rest(one), one_vs_rest(two), strict=True):
         test = metrics.delong(positive, scores, others, one.patients)
         yield PairedTest(name="DeLong", of=name, difference=test.value, p=test.p)
 

@@ -1,4 +1,4 @@
-"""The report as documents: what `report.json` holds, and the page, the card and the terminal show."""
+"""The report as documents: the schema of `report.json`, which the page, the card and the terminal show."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -14,18 +14,18 @@ _DIGITS = 6
 
 
 def _number(value: Any) -> Any:
-    """What is not defined is null, not NaN, which JSON does not have."""
+    """An undefined number is null: JSON has no NaN."""
     return None if value is None or not math.isfinite(value) else round(float(value), _DIGITS)
 
 
-#: A number, rounded; null where it is not defined, as a class's sensitivity without films of that class.
+#: A rounded number; null if undefined, such as the sensitivity of a class without films.
 Number = Annotated[float | None, BeforeValidator(_number)]
 Numbers = tuple[Number, ...]
 Rounded = Annotated[float, AfterValidator(lambda value: round(value, 4))]
 
 
 class Figure(Document):
-    """A figure, and the interval that the middle 95 % of the resamplings of patients lie in."""
+    """A figure with its 95 % interval, from a bootstrap over patients."""
 
     value: Number
     low: Number
@@ -36,7 +36,7 @@ Figures = dict[str, Figure]
 
 
 class Band(Document):
-    """A curve read at fixed places, with the interval at each."""
+    """A curve at fixed values of x, with the 95 % interval at each."""
 
     x: Numbers
     value: Numbers
@@ -45,7 +45,7 @@ class Band(Document):
 
 
 class Curve(Document):
-    """A curve through `x` and `y`, thinned without a visible difference, and its band."""
+    """A curve through `x` and `y`, thinned without a visible difference, with its band."""
 
     x: Numbers
     y: Numbers
@@ -53,32 +53,34 @@ class Curve(Document):
 
 
 class Reliability(Document):
-    """What is observed where a probability is given, in bins of equal width; empty bins are left out."""
+    """Observed frequency against probability, in bins of equal width; empty bins are left out."""
 
     confidence: Numbers = Field(description="Mean probability of each bin's films.")
-    observed: tuple[Figure, ...] = Field(description="Share of them for which it came true.")
-    share: Numbers = Field(description="Of all films, at the prior.")
+    observed: tuple[Figure, ...] = Field(description="Share of the bin's films that are of the class.")
+    share: Numbers = Field(description="Share of all films that are in the bin, weighted to the prior.")
 
 
 class DecisionCurve(Document):
-    """Net benefit of acting from a probability on, beside acting on all films; on none it is 0."""
+    """Net benefit of acting from a probability on, and of acting on all films; acting on none has a benefit of 0."""
 
     model: Band
     treat_all: Numbers
 
 
 class Curves(Document):
-    """The pictures' numbers: by class and by group."""
+    """The numbers behind the charts, by class and by group."""
 
     roc: dict[str, Curve]
     precision_recall: dict[str, Curve]
-    reliability: dict[str, Reliability] = Field(description="`most probable`: of the most probable class.")
-    selective: Curve = Field(description="Accuracy of the surest films over the share of films that they are.")
+    reliability: dict[str, Reliability] = Field(
+        description="By class; `most probable`: of each film's most probable class."
+    )
+    selective: Curve = Field(description="Accuracy against the share of films answered, highest confidence first.")
     decision: dict[str, DecisionCurve]
 
 
 class PredictiveValues(Document):
-    """Predictive values where this share of the films shows it, by Bayes' theorem."""
+    """Predictive values at a stated prevalence of the class or group, by Bayes' theorem."""
 
     prevalence: float
     ppv: Figure
@@ -86,12 +88,12 @@ class PredictiveValues(Document):
 
 
 class OperatingPoint(Document):
-    """How films are told apart by one rule: of a class or group, when it is called."""
+    """Rates of one rule that calls films positive for a class or group."""
 
     name: Text
     of: Text
     threshold: float | None = Field(
-        description="Called from this probability on; null: it has the most probable class."
+        description="Least probability that is called positive; null: positive if the most probable class is in it."
     )
     sensitivity: Figure
     specificity: Figure
@@ -101,7 +103,7 @@ class OperatingPoint(Document):
 
 
 class SetFigures(Document):
-    """Of the decision's sets: how often they hold the true class, and how many classes they have."""
+    """Of the decision's prediction sets: how often they contain the true class, and how many classes they have."""
 
     films: int
     coverage: Figure
@@ -109,25 +111,25 @@ class SetFigures(Document):
 
 
 class Sets(Document):
-    """Sets of the films that were answered or abstained on."""
+    """Prediction sets of the films that were answered or abstained on."""
 
-    level: float | None = Field(description="The coverage that the sets are made for; null: none is promised.")
+    level: float | None = Field(description="The coverage that the sets are made for; null: none is guaranteed.")
     all: SetFigures
     per_class: dict[str, SetFigures]
     sizes: Figures = Field(description="Shares of films by the number of classes in the set.")
 
 
 class Decisions(Document):
-    """What was answered, abstained on and rejected."""
+    """How many films were answered, abstained on and rejected, and why."""
 
-    statuses: dict[str, int] = Field(description="Of films that could be decoded.")
+    statuses: dict[str, int] = Field(description="Number of decodable films per status.")
     shares: Figures
     reasons: dict[str, int] = Field(description="How often each reason was given, by its code.")
-    rejected_for: dict[str, int] = Field(description="Codes of the rejected films' first reason.")
-    answered: Figures = Field(description="Figures of the films that were answered alone.")
+    rejected_for: dict[str, int] = Field(description="Number of rejected films by the code of their first reason.")
+    answered: Figures = Field(description="Figures of only the films that were answered.")
 
 
-class LostFilm(Document):
+class UndecodableFilm(Document):
     """A film that could not be decoded."""
 
     film: Text
@@ -146,7 +148,7 @@ class Subgroup(Document):
 
 
 class Baseline(Document):
-    """What can be told without any detail of a lung, by `data audit`'s features, on the same films."""
+    """How well features without any detail of a lung (those of `data audit`) predict the same films."""
 
     features: Text
     task: Text
@@ -155,7 +157,7 @@ class Baseline(Document):
 
 
 class Shortcuts(Document):
-    """The audit's baselines; `not_measured` says why there are none."""
+    """The audit's shortcut baselines; `not_measured` is the reason if there are none."""
 
     trained_on: str
     baselines: tuple[Baseline, ...]
@@ -163,7 +165,7 @@ class Shortcuts(Document):
 
 
 class Times(Document):
-    """Milliseconds per film: median, and the range that the middle 90 % lie in."""
+    """Milliseconds per film: median, and the range of the middle 90 %."""
 
     median: Rounded
     low: Rounded
@@ -171,7 +173,7 @@ class Times(Document):
 
 
 class Latency(Document):
-    """How long films took, and on what. Films are worked on at the same time, one on each core."""
+    """How long films took, and on which machine. Films are processed in parallel, one on each core."""
 
     processor: Text
     cores: int
@@ -183,7 +185,7 @@ class Latency(Document):
 
 
 class ModelFacts(Document):
-    """Which model it is, from its contract."""
+    """The model that was measured, from its contract."""
 
     name: Text
     version: Text
@@ -198,33 +200,35 @@ class ModelFacts(Document):
     age_years: tuple[float, float] | None
     drawings: bool | None
     dataset: Sha256
-    trained_films: int | None = Field(description="Null: the bundle does not say.")
-    published: bool | None = Field(description="Trained on films of the published archive alone.")
+    trained_films: int | None = Field(description="Number of training films; null: the bundle does not state it.")
+    published: bool | None = Field(description="Whether it was trained on films of the published archive only.")
 
 
-#: Whether a model was trained on the films: on none; they are its run's own train, validation or stress split; or its
-#: bundle cannot tell.
+#: Whether a model was trained on the films: on none of them; they are its run's own train, validation or stress split;
+#: or its bundle does not list the films that it was trained on.
 Seen = Literal["no", "own split", "unknown"]
 
 
 class Films(Document):
-    """What was measured on."""
+    """The films that the figures were measured on."""
 
     split: Text
     fingerprint: Sha256
     trained_on: Sha256
     patients: int
-    undecodable: tuple[LostFilm, ...]
+    undecodable: tuple[UndecodableFilm, ...]
     seen: Seen
-    folds: int | None = Field(description="Out of fold: each film by a network of so many that has not seen it.")
-    shares: dict[str, Number] = Field(description="How frequent the classes are among these films.")
+    folds: int | None = Field(
+        description="Folds of cross-validation, in which a network that has not seen a film predicts it; else null."
+    )
+    shares: dict[str, Number] = Field(description="Share of these films in each class and group.")
 
 
 Verdict = Literal["better", "worse", "cannot conclude"]
 
 
 class Difference(Document):
-    """This model's figure, the other's, and the difference of the two, paired by film and patient."""
+    """This model's figure, the other's, and their difference, paired by film and patient."""
 
     figure: Text
     this: Number
@@ -238,12 +242,12 @@ class PairedTest(Document):
 
     name: Text
     of: Text
-    difference: Number = Field(description="This minus the other: films right, or AUROC.")
+    difference: Number = Field(description="This minus the other: number of correct films, or AUROC.")
     p: Number
 
 
 class Comparison(Document):
-    """Two models on the same films."""
+    """Another model on the same films."""
 
     other: ModelName
     other_seen: Seen
@@ -253,7 +257,7 @@ class Comparison(Document):
 
 
 class Drop(Document):
-    """A figure on the other hospital's films, on the model's own, and the difference."""
+    """A figure on the external films, on films like those it was trained on, and the difference."""
 
     figure: Text
     of: Text
@@ -264,17 +268,17 @@ class Drop(Document):
 
 
 class External(Document):
-    """How a set with other labels was judged."""
+    """How a data set with other labels was evaluated."""
 
-    labels: dict[str, str] = Field(description="The set's labels, and the class or group that each stands for.")
-    left_out: dict[str, int] = Field(description="Labels that were left out, and how many films they have.")
-    members: dict[str, tuple[str, ...]] = Field(description="The bundle's classes behind each name.")
-    own: str = Field(description="What the model's own figures are of; or why there are none.")
+    labels: dict[str, str] = Field(description="The data set's labels, each with the class or group it is mapped to.")
+    left_out: dict[str, int] = Field(description="Labels that were left out, with their numbers of films.")
+    members: dict[str, tuple[str, ...]] = Field(description="The bundle's classes that belong to each name.")
+    own: str = Field(description="The films that the model's own figures were measured on, or why there are none.")
     drops: tuple[Drop, ...]
 
 
 class Report(Document):
-    """`report.json`."""
+    """The document `report.json`."""
 
     schema_version: Literal[2]
     kind: Literal["split", "external", "out-of-fold"]
@@ -282,9 +286,9 @@ class Report(Document):
     pneumoscope: Text
     model: ModelFacts
     dataset: Films
-    notes: tuple[Text, ...] = Field(description="What a reader must know before the figures.")
-    n: int = Field(ge=1, description="Films that could be decoded; all figures are of these.")
-    resamples: int = Field(description="Of the bootstrap over patients.")
+    notes: tuple[Text, ...] = Field(description="Warnings that a reader must see before the figures.")
+    n: int = Field(ge=1, description="Number of films that could be decoded; all figures are of these.")
+    resamples: int = Field(description="Resamplings of the bootstrap over patients.")
     classes: tuple[Text, ...]
     groups: dict[Text, tuple[Text, ...]]
     confusion: tuple[tuple[int, ...], ...] = Field(description="Rows truth, columns the most probable class.")
@@ -292,7 +296,7 @@ class Report(Document):
     per_class: dict[str, Figures]
     per_group: dict[str, Figures]
     calibration_at: Literal["uniform", "films"] = Field(
-        description="Class frequencies that loss, Brier score and calibration errors are at."
+        description="Class frequencies at which loss, Brier score and calibration errors are measured."
     )
     points: tuple[OperatingPoint, ...]
     decisions: Decisions

@@ -1,4 +1,4 @@
-"""Films without labels: whether they look and are answered like those that the model is known on."""
+"""Drift: whether films without labels differ from a bundle's reference, in their embeddings or in their answers."""
 
 import csv
 import io
@@ -16,28 +16,28 @@ from pydantic import Field
 from pneumoscope import __version__, metrics
 from pneumoscope.contract import DISCLAIMER, Contract
 from pneumoscope.documents import Document, Text, write_document
-from pneumoscope.engine import Encoded, Engine, Prediction
+from pneumoscope.engine import Engine, ImageFile, Prediction
 from pneumoscope.engine.document import ModelName
 from pneumoscope.engine.reference import FAR_QUANTILE, Reference, load_reference
 from pneumoscope.errors import UsageError
 from pneumoscope.files import whole_directory, write_text
 from pneumoscope.metrics import Weights
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.report.document import Figure, Figures, LostFilm, Number
+from pneumoscope.report.document import Figure, Figures, Number, UndecodableFilm
 from pneumoscope.report.external import independent_difference
 from pneumoscope.report.figures import DRAWS, to_figures
 
 DRIFT_FILE, PAGE_FILE, DECISIONS_FILE = "drift.json", "drift.html", "predictions.csv"
-#: Differences of shares smaller than this are of no consequence, however many films show them.
+#: Differences of shares smaller than this do not matter in practice, even if there are enough films to prove them.
 TOLERANCE = 0.02
-_MANY = 0.1  # of films far out
-_DEVIATIONS = 1.959963984540054  # of the normal distribution, on either side of its middle 95 %
+_MANY = 0.1  # share of films far out
+_NORMAL_975 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 Grade: TypeAlias = Literal["alike", "different", "unknown"]
 
 
 class Sign(Document):
-    """One thing that may differ: here, in the reference, and what that means."""
+    """One quantity on these films and in the reference, with a verdict on the difference."""
 
     quantity: Text
     here: Figure
@@ -47,35 +47,35 @@ class Sign(Document):
 
 
 class Drift(Document):
-    """`drift.json`."""
+    """The document `drift.json`."""
 
     schema_version: Literal[1]
     intended_use: Text
     pneumoscope: Text
     model: ModelName
     folder: Text
-    n: int = Field(ge=1, description="Image files.")
-    undecodable: tuple[LostFilm, ...]
-    statuses: dict[str, int] = Field(description="Of films that could be decoded.")
+    n: int = Field(ge=1, description="Number of image files.")
+    undecodable: tuple[UndecodableFilm, ...]
+    statuses: dict[str, int] = Field(description="Number of decodable films per status.")
     reasons: dict[str, int]
-    resamples: int = Field(description="Of the bootstrap over films: the patients are not known.")
-    reference: Text = Field(description="What the films are compared with, in words.")
+    resamples: int = Field(description="Resamplings of the bootstrap over films; the patients are not known.")
+    reference: Text = Field(description="The films that these are compared with, in words.")
     signs: tuple[Sign, ...]
     verdict: Text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Seen:
-    """Decodable films: statuses, calibrated probabilities `[N, C]`, distances `[N]`, NaN without a reference."""
+class _DecodedFilms:
+    """Decodable films: statuses, calibrated probabilities `[N, C]`, distances `[N]` (NaN without a reference)."""
 
     statuses: NDArray[np.str_]
     probabilities: NDArray[np.float64]
     distances: NDArray[np.float64]
 
 
-def watch(
+def measure_drift(
     bundle: Path,
-    films: Sequence[Encoded],
+    films: Sequence[ImageFile],
     folder: Path,
     out: Path,
     *,
@@ -86,11 +86,11 @@ def watch(
 
     Args:
         bundle: folder of a bundle.
-        films: at least one.
-        folder: where they come from, to be named.
+        films: the image files, at least one.
+        folder: where they come from; only its name is used, in the document.
         out: the folder to make.
-        overwrite: replace an earlier one.
-        listener: hears of progress.
+        overwrite: replace an earlier result.
+        listener: is notified of progress.
 
     Raises:
         UsageError: none of the files can be decoded, or `out` exists.
@@ -110,7 +110,7 @@ def watch(
 
 
 def _without_pictures(predictions: Iterable[Prediction]) -> Iterable[Prediction]:
-    """The predictions without their maps, so that memory stays flat over a large folder."""
+    """The predictions without their activation maps, so that memory is bounded for a large folder."""
     for prediction in predictions:
         outputs = prediction.outputs
         yield prediction if outputs is None else replace(prediction, outputs=replace(outputs, maps=None))
@@ -121,7 +121,7 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     rows = [(each.status, each.outputs) for each in predictions if each.outputs is not None]
     if not rows:
         raise UsageError(f"none of the {len(lost)} image files in {folder} can be decoded: {lost[0].reasons[0]}")
-    seen = _Seen(
+    seen = _DecodedFilms(
         statuses=np.array([status for status, _ in rows]),
         probabilities=np.array([outputs.probabilities for _, outputs in rows], np.float64),
         distances=np.array([np.nan if reference is None else reference.distance(o.embedding) for _, o in rows]),
@@ -134,7 +134,7 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
         model=ModelName(**engine.model),
         folder=str(folder),
         n=len(predictions),
-        undecodable=tuple(LostFilm(film=p.image, code=p.reason_codes[0], reason=p.reasons[0]) for p in lost),
+        undecodable=tuple(UndecodableFilm(film=p.image, code=p.reason_codes[0], reason=p.reasons[0]) for p in lost),
         statuses=dict(sorted(Counter(seen.statuses.tolist()).items())),
         reasons=dict(Counter(code for each in predictions for code in each.reason_codes).most_common()),
         resamples=DRAWS,
@@ -144,7 +144,7 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     )
 
 
-def _signs(contract: Contract, seen: _Seen, reference: Reference | None) -> list[Sign]:
+def _signs(contract: Contract, seen: _DecodedFilms, reference: Reference | None) -> list[Sign]:
     predicted = seen.probabilities.argmax(axis=1)
 
     def compute(weights: Weights) -> metrics.Figures:
@@ -157,7 +157,7 @@ def _signs(contract: Contract, seen: _Seen, reference: Reference | None) -> list
         found["distance"] = weights @ seen.distances / total
         return found
 
-    films = [str(number) for number in range(len(predicted))]
+    films = [str(number) for number in range(len(predicted))]  # each film its own group: the patients are not known
     measured = to_figures(metrics.with_intervals(compute, films, draws=DRAWS))
     answers = None if reference is None else reference.about.answers
     expected: dict[str, float] = {}
@@ -166,7 +166,7 @@ def _signs(contract: Contract, seen: _Seen, reference: Reference | None) -> list
         expected |= {f"share {label}": share for label, share in answers.class_shares.items()}
         expected |= {f"probability {label}": share for label, share in answers.mean_probabilities.items()}
     titles = {"rejected": "share rejected", "abstained": "share abstained on"}
-    titles |= {f"share {label}": f"share called {label}" for label in contract.classes}
+    titles |= {f"share {label}": f"share predicted as {label}" for label in contract.classes}
     titles |= {f"probability {label}": f"mean probability of {label}" for label in contract.classes}
     count = 1 if answers is None else answers.films
     signs = [_share(title, measured[name], expected.get(name), count) for name, title in titles.items()]
@@ -174,13 +174,14 @@ def _signs(contract: Contract, seen: _Seen, reference: Reference | None) -> list
 
 
 def _share(quantity: str, here: Figure, expected: float | None, films: int) -> Sign:
-    """A share beside the reference's, which is of so many films.
+    """A share compared with the reference's, which was measured on this number of films.
 
-    It differs if the interval of the difference, both sides' chance in it, lies farther from zero than `TOLERANCE`.
+    It differs if the whole interval of the difference is farther from zero than `TOLERANCE`. The interval includes
+    the sampling error of both sides.
     """
     if expected is None:
         return Sign(quantity=quantity, here=here, reference=None, grade="unknown", verdict="there is no reference")
-    spread = _DEVIATIONS * math.sqrt(expected * (1 - expected) / films)
+    spread = _NORMAL_975 * math.sqrt(expected * (1 - expected) / films)
     apart = independent_difference(here, Figure(value=expected, low=expected - spread, high=expected + spread))
     grade: Grade = "different"
     if apart.low is not None and apart.low > TOLERANCE:
@@ -193,19 +194,19 @@ def _share(quantity: str, here: Figure, expected: float | None, films: int) -> S
 
 
 def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
-    """How far the films' embeddings lie from the reference's."""
+    """The signs from the films' embedding distances to the reference."""
     if reference is None:
         nothing = Figure(value=None, low=None, high=None)
-        words = "the bundle has no reference; export it again"
+        words = "the bundle has no reference; export it again to get one"
         return [Sign(quantity="share of films far out", here=nothing, reference=None, grade="unknown", verdict=words)]
     far, distance = measured["far"], measured["distance"]
     expected, most = far_share(reference.about.embedded_films)
     grade: Grade = "alike"
-    words = "no more than expected lie beyond 99 % of the reference's films"
+    words = "no more films than expected are farther out than 99 % of the reference's films"
     if far.low is not None and far.low > max(_MANY, 2 * most):
-        grade, words = "different", "many films are unlike those that the model was trained on"
+        grade, words = "different", "many films differ from those that the model was trained on"
     elif far.low is not None and far.low > most:
-        grade, words = "different", "more films than expected are unlike those that the model was trained on"
+        grade, words = "different", "more films than expected differ from those that the model was trained on"
     own = float(np.mean(reference.distances)) / reference.far if reference.far > 0 else None
     return [
         Sign(quantity="share of films far out", here=far, reference=expected, grade=grade, verdict=words),
@@ -214,16 +215,16 @@ def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
             here=distance,
             reference=own,
             grade="unknown",
-            verdict="1 is the distance within which 99 % of the reference's films lie",
+            verdict="99 % of the reference's films have a distance of at most 1",
         ),
     ]
 
 
 def far_share(films: int) -> tuple[float, float]:
-    """The share of films like the reference's that lies far out: what to expect, and the most that chance explains.
+    """The share of films far out to expect if the films are like the reference's, and the largest that chance explains.
 
-    How much lies beyond an order statistic of so many films follows a beta distribution (David and Nagaraja 2003,
-    Order Statistics, section 2.3); the most is two standard deviations over its mean.
+    The share beyond an order statistic of this number of films follows a beta distribution (David and Nagaraja 2003,
+    Order Statistics, section 2.3). The largest share is two standard deviations above its mean.
 
     >>> [round(value, 3) for value in far_share(480)]
     [0.012, 0.022]
@@ -235,13 +236,13 @@ def far_share(films: int) -> tuple[float, float]:
 
 def _reference_words(reference: Reference | None) -> str:
     if reference is None:
-        return "none: the bundle was exported before bundles had one; export it again"
+        return "none: the bundle was exported before bundles had a reference; export it again"
     about = reference.about
     split = {"val": "validation", "train": "train"}[about.embedded_split]
     words = f"shares: {about.answers.films:,} {about.answers.source} films; distances: "
     words += f"{about.embedded_films:,} {split} films"
     if about.embedded_split == "train":
-        words += ", which the network has seen, so that films it has not seen lie somewhat farther out"
+        words += ", which the network has seen; unseen films are somewhat farther out"
     return words
 
 
@@ -251,12 +252,12 @@ def _overall(signs: Sequence[Sign]) -> str:
         return "The bundle has nothing to compare these films with."
     if not different:
         return (
-            "Nothing tells these films from those that the model is known on. That does not prove that it is right on "
-            "them."
+            "No difference from the reference films was found. That does not prove that the model is right on these "
+            "films."
         )
     return (
-        f"These films differ from those that the model is known on, in: {', '.join(different)}. A difference in the "
-        "shares of classes may be one of the patients; figures measured elsewhere may not hold here."
+        f"These films differ from the reference films in: {', '.join(different)}. A difference in the shares of "
+        "classes may be a difference between the patients; figures measured elsewhere might not hold here."
     )
 
 

@@ -1,7 +1,5 @@
-"""How a bundle does on a split: one pass, and every part of the report."""
+"""The report on a bundle: the results of one pass over a split, or of cross-validation, and every part made of them."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +20,13 @@ from pneumoscope.metrics import Prior
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report.card import CARD_FILE, write_card
 from pneumoscope.report.compare import check_classes, compare
-from pneumoscope.report.document import REPORT_FILE, Films, LostFilm, ModelFacts, Report, Seen, Shortcuts
-from pneumoscope.report.external import Mapped, describe, map_films, read_map
+from pneumoscope.report.document import REPORT_FILE, Films, ModelFacts, Report, Seen, Shortcuts, UndecodableFilm
+from pneumoscope.report.external import MappedFilms, describe_external, map_films, read_map
 from pneumoscope.report.figures import DRAWS, Cutoff, curves, decisions, figures, operating_points, plain_cutoffs, sets
 from pneumoscope.report.latency import latency
 from pneumoscope.report.page import draw_page
-from pneumoscope.report.scoring import Judged, Scored, score, score_films
-from pneumoscope.report.shortcuts import NOT_ASKED, shortcuts
+from pneumoscope.report.scoring import FilmResults, SplitResults, predictions_table, score, score_films
+from pneumoscope.report.shortcuts import NOT_REQUESTED, shortcuts
 from pneumoscope.report.subgroups import subgroups
 from pneumoscope.report.trained import load_trained, refuse_trained
 
@@ -38,11 +36,11 @@ _OWN_SPLITS = {"train", "val", "stress"}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What else to report on.
+    """Options of `evaluate`.
 
     Attributes:
-        coverage: a row of the bundle's table of coverages to decide by; by default the bundle's own.
-        compare: folder of another bundle to judge on the same films.
+        coverage: the coverage to decide by, one of the bundle's table; by default the bundle's own.
+        compare: folder of another bundle to evaluate on the same films.
         external: a mapping file, for a data set whose labels are not the bundle's classes.
         shortcuts: also train and test the audit's shortcut baselines.
     """
@@ -58,7 +56,7 @@ DEFAULTS = Options()
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """A bundle, opened, and whether it was trained on the films."""
+    """A loaded bundle, and whether it was trained on the films."""
 
     bundle: Path
     engine: Engine
@@ -88,14 +86,15 @@ def evaluate(
         dataset: of the films.
         split: its name; films that the bundle was trained on are refused, except in its run's own data set.
         out: the folder to make.
-        options: what else to report on.
+        options: further parts of the report.
         overwrite: replace an earlier report.
-        listener: hears of progress.
+        listener: is notified of progress.
 
     Raises:
-        UsageError: films of the split were trained on, a mapping does not fit, or `out` exists.
-        DatasetError: no such split, other classes, a file that is not the manifest's, or no decodable film.
-        BundleError: not a bundle.
+        UsageError: the bundle was trained on films of the split, the mapping file does not fit, or `out` exists.
+        DatasetError: there is no such split, its classes differ from the bundle's, a file is not the one in the
+            manifest, or no film can be decoded.
+        BundleError: a folder is not a bundle, or damaged.
     """
     films = dataset.split(split)
     with whole_directory(out, overwrite=overwrite, holding=REPORT_FILE) as folder:
@@ -106,73 +105,48 @@ def evaluate(
         other = None if options.compare is None else _open(options.compare, dataset, films, split, options.coverage)
         if other is not None:
             check_classes(subject.engine, other.engine)
-        scored = _score(subject, dataset, split, mapped, listener)
+        results = _score(subject, dataset, split, mapped, listener)
         compared = None if other is None else _score(other, dataset, split, mapped, listener)
-        told = shortcuts(dataset, scored.films, split, listener) if options.shortcuts else NOT_ASKED
-        report = _report(subject, dataset, split, scored, mapped, told)
+        baselines = shortcuts(dataset, results.films, split, listener) if options.shortcuts else NOT_REQUESTED
+        report = _report_split(subject, dataset, split, results, mapped, baselines)
         if other is not None and compared is not None:
             priors = _prior(subject.contract, mapped), _prior(other.contract, mapped)
-            comparison = compare(scored, compared, other.engine.model, seen=other.seen, priors=priors)
+            comparison = compare(results, compared, other.engine.model, seen=other.seen, priors=priors)
             report = report.model_copy(update={"comparison": comparison})
-        write_text(folder / PREDICTIONS_FILE, _predictions(scored))
+        write_text(folder / PREDICTIONS_FILE, predictions_table(results))
         write_document(report, folder / REPORT_FILE)
-        write_text(folder / PAGE_FILE, draw_page(report, scored.mistakes))
+        write_text(folder / PAGE_FILE, draw_page(report, results.mistakes))
         write_text(folder / CARD_FILE, write_card(report))
     return report
 
 
 def report_out_of_fold(
-    contract: Contract, judged: Judged, *, folds: int, trained_films: int, published: bool
+    contract: Contract, results: FilmResults, *, folds: int, trained_films: int, published: bool
 ) -> Report:
-    """The report of films that cross-validation judged, each by a network that has not seen its patient.
+    """The report on cross-validation, in which a network that has not seen a film's patient predicts the film.
 
-    There are no films at hand: no subgroups, no times, no errors to look at.
+    It has no subgroups, times or pictures of errors, since the films themselves are not available.
     """
-    prior = _prior(contract, None)
-    found = figures(judged, prior)
-    return Report(
-        schema_version=2,
+    return _report(
+        contract,
+        results,
+        _prior(contract, None),
+        contract.decision.coverage,
         kind="out-of-fold",
-        intended_use=DISCLAIMER,
-        pneumoscope=__version__,
         model=model_facts(contract, trained_films=trained_films, published=published),
-        dataset=Films(
-            split="out-of-fold",
-            fingerprint=contract.provenance.dataset,
-            trained_on=contract.provenance.dataset,
-            patients=len(set(judged.patients)),
-            undecodable=(),
-            seen="no",
-            folds=folds,
-            shares=_shares(judged),
-        ),
-        notes=(),
-        n=len(judged.truth),
-        resamples=DRAWS,
-        classes=judged.classes,
-        groups=dict(judged.groups),
-        confusion=_confusion(judged),
-        metrics=found.overall,
-        per_class=found.per_class,
-        per_group=found.per_group,
-        calibration_at=_at(prior),
-        points=operating_points(judged, [*_stored(contract), *plain_cutoffs(judged)]),
-        decisions=decisions(judged),
-        sets=sets(judged, contract.decision.coverage),
-        curves=curves(judged, prior),
-        subgroups=(),
+        split="out-of-fold",
+        fingerprint=contract.provenance.dataset,
+        seen="no",
+        folds=folds,
         shortcuts=Shortcuts(trained_on="", baselines=(), not_measured="the films are not at hand; see `data audit`"),
-        latency=None,
-        comparison=None,
-        external=None,
     )
 
 
 def load_report(bundle: Path, contract: Contract) -> Report | None:
-    """The out-of-fold report that lies in a bundle; None if its contract names none.
+    """The out-of-fold report of a bundle; None if its contract does not list one.
 
     Raises:
-        BundleError: it is not a report.
+        BundleError: the file is not a valid report.
     """
     if REPORT_FILE not in contract.files:
         return None
@@ -183,7 +157,7 @@ def load_report(bundle: Path, contract: Contract) -> Report | None:
 
 
 def model_facts(contract: Contract, *, trained_films: int | None, published: bool | None) -> ModelFacts:
-    """What a report says of the model itself."""
+    """The part of a report that describes the model."""
     origin, name = contract.provenance, model_name(contract)
     return ModelFacts(
         **name,
@@ -203,7 +177,7 @@ def model_facts(contract: Contract, *, trained_films: int | None, published: boo
 
 
 def _open(bundle: Path, dataset: Dataset, films: Sequence[Record], split: str, coverage: float | None) -> _Subject:
-    """Open a bundle for films, and refuse those that it was trained on."""
+    """Load a bundle, and refuse films that it was trained on."""
     engine = Engine.load(bundle, limits=dataset.limits)
     contract = engine.contract
     seen: Seen
@@ -212,7 +186,7 @@ def _open(bundle: Path, dataset: Dataset, films: Sequence[Record], split: str, c
     elif (trained := load_trained(bundle, contract)) is None:
         seen = "unknown"
     else:
-        # Drawings of one kind are all much alike; their pixels tell them apart.
+        # Phantoms resemble each other so much that near duplicates say nothing; only equal pixels count.
         overlap = trained.overlap(films, near=not contract.population.drawings)
         refuse_trained(overlap, len(films), f"split {split!r} of {dataset.root}", contract.name)
         seen = "no"
@@ -220,139 +194,157 @@ def _open(bundle: Path, dataset: Dataset, films: Sequence[Record], split: str, c
     return _Subject(bundle=bundle, engine=engine, rule=rule, reference=reference, seen=seen)
 
 
-def _score(subject: _Subject, dataset: Dataset, split: str, mapped: Mapped | None, listener: Listener) -> Scored:
+def _score(
+    subject: _Subject, dataset: Dataset, split: str, mapped: MappedFilms | None, listener: Listener
+) -> SplitResults:
     if mapped is None:
         return score(subject.engine, dataset, split, rule=subject.rule, listener=listener)
     films, level, labels = mapped.films, mapped.level, mapped.labels
     return score_films(subject.engine, dataset, films, level, labels, rule=subject.rule, listener=listener)
 
 
-def _report(
-    subject: _Subject, dataset: Dataset, split: str, scored: Scored, mapped: Mapped | None, told: Shortcuts
+def _report_split(
+    subject: _Subject,
+    dataset: Dataset,
+    split: str,
+    results: SplitResults,
+    mapped: MappedFilms | None,
+    baselines: Shortcuts,
 ) -> Report:
+    """The report on a split, without the comparison with another model."""
     contract, about = subject.contract, None if subject.reference is None else subject.reference.about
-    prior = _prior(contract, mapped)
-    found = figures(scored, prior)
-    stored = _stored(contract) if mapped is None else []
-    external = None
-    if mapped is not None:
-        external = describe(mapped, found, load_report(subject.bundle, contract))
-    return Report(
-        schema_version=2,
+    report = _report(
+        contract,
+        results,
+        _prior(contract, mapped),
+        subject.rule.row.coverage,
         kind="split" if mapped is None else "external",
-        intended_use=DISCLAIMER,
-        pneumoscope=__version__,
         model=model_facts(
             contract,
             trained_films=None if about is None else about.trained_films,
             published=None if about is None else about.published,
         ),
+        split=split,
+        fingerprint=dataset.fingerprint,
+        seen=subject.seen,
+        undecodable=tuple(results.undecodable),
+        shortcuts=baselines,
+    )
+    own = None if mapped is None else load_report(subject.bundle, contract)
+    return report.model_copy(
+        update={
+            "notes": _notes(subject, split),
+            "subgroups": subgroups(results),
+            "latency": latency(results, CPU),
+            "external": None if mapped is None else describe_external(mapped, report.per_class, own),
+        }
+    )
+
+
+def _report(
+    contract: Contract,
+    results: FilmResults,
+    prior: Prior,
+    coverage: float | None,
+    *,
+    kind: Literal["split", "external", "out-of-fold"],
+    model: ModelFacts,
+    shortcuts: Shortcuts,
+    split: str,
+    fingerprint: str,
+    seen: Seen,
+    undecodable: tuple[UndecodableFilm, ...] = (),
+    folds: int | None = None,
+) -> Report:
+    """The parts that every report has, from the results on its films."""
+    found = figures(results, prior)
+    # The bundle's thresholds belong to its own classes and groups, not to the names of an external data set.
+    stored = [] if kind == "external" else _stored_cutoffs(contract)
+    return Report(
+        schema_version=2,
+        kind=kind,
+        intended_use=DISCLAIMER,
+        pneumoscope=__version__,
+        model=model,
         dataset=Films(
             split=split,
-            fingerprint=dataset.fingerprint,
+            fingerprint=fingerprint,
             trained_on=contract.provenance.dataset,
-            patients=len(set(scored.patients)),
-            undecodable=tuple(LostFilm(**vars(each)) for each in scored.undecodable),
-            seen=subject.seen,
-            folds=None,
-            shares=_shares(scored),
+            patients=len(set(results.patients)),
+            undecodable=undecodable,
+            seen=seen,
+            folds=folds,
+            shares=_shares(results),
         ),
-        notes=_notes(subject, split),
-        n=len(scored.films),
+        notes=(),
+        n=len(results.truth),
         resamples=DRAWS,
-        classes=scored.classes,
-        groups=dict(scored.groups),
-        confusion=_confusion(scored),
+        classes=results.classes,
+        groups=dict(results.groups),
+        confusion=_confusion(results),
         metrics=found.overall,
         per_class=found.per_class,
         per_group=found.per_group,
-        calibration_at=_at(prior),
-        points=operating_points(scored, [*stored, *plain_cutoffs(scored)]),
-        decisions=decisions(scored),
-        sets=sets(scored, subject.rule.row.coverage),
-        curves=curves(scored, prior),
-        subgroups=subgroups(scored),
-        shortcuts=told,
-        latency=latency(scored, CPU),
+        calibration_at="uniform" if prior == "uniform" else "films",
+        points=operating_points(results, [*stored, *plain_cutoffs(results)]),
+        decisions=decisions(results),
+        sets=sets(results, coverage),
+        curves=curves(results, prior),
+        subgroups=(),
+        shortcuts=shortcuts,
+        latency=None,
         comparison=None,
-        external=external,
+        external=None,
     )
 
 
 def _notes(subject: _Subject, split: str) -> tuple[str, ...]:
-    """What must be said before any figure."""
+    """Warnings that a reader must see before any figure."""
     notes = []
     if subject.seen == "own split":
         words = {
             "train": "The model was TRAINED ON THESE FILMS: the figures say nothing about films that it has not seen.",
-            "val": "These are the run's own validation films, which settings and thresholds were chosen by: figures of "
-            "them flatter the model.",
-            "stress": "These are the run's own validation films, changed: they serve to choose a model, not to judge "
-            "it.",
+            "val": "These are the run's own validation films, by which settings and thresholds were chosen: their "
+            "figures flatter the model.",
+            "stress": "These are altered copies of the run's own validation films: they serve to choose a model, not "
+            "to evaluate it.",
         }
         notes.append(words[split])
     if subject.seen == "unknown":
         notes.append(
-            "This bundle does not say which films it was trained on, so that some of these may be among them; "
-            "export it again to know."
+            "This bundle does not list the films that it was trained on; some of these may be among them. "
+            "Export it again to find out."
         )
     if subject.contract.population.drawings:
-        notes.append("The model was trained on drawings; its figures say nothing about patients.")
+        notes.append("The model was trained on drawings, not on radiographs; its figures say nothing about patients.")
     return tuple(notes)
 
 
-def _prior(contract: Contract, mapped: Mapped | None) -> Prior:
-    """The frequencies that the probabilities assume; at other names than the classes, the films' own."""
+def _prior(contract: Contract, mapped: MappedFilms | None) -> Prior:
+    """The class frequencies that the probabilities assume; for an external data set, those of its films."""
     return prior_of(contract) if mapped is None else "train"
 
 
 def prior_of(contract: Contract) -> Prior:
-    """The prior of a contract's probabilities: equal frequencies of the classes, or those of the train films."""
+    """The class frequencies that a contract's probabilities assume: equal ones, or those of the train films."""
     prior = contract.calibration.prior
     if prior is None:
         return "train"
     return "uniform" if np.allclose(list(prior.values()), 1 / len(prior), atol=1e-6) else "train"
 
 
-def _at(prior: Prior) -> Literal["uniform", "films"]:
-    return "uniform" if prior == "uniform" else "films"
-
-
-def _stored(contract: Contract) -> list[Cutoff]:
+def _stored_cutoffs(contract: Contract) -> list[Cutoff]:
     """The operating points of a contract."""
     points = contract.decision.operating_points
     return [Cutoff(name=point.name, of=point.group, threshold=point.threshold) for point in points]
 
 
-def _confusion(judged: Judged) -> tuple[tuple[int, ...], ...]:
-    table = metrics.confusion_matrix(judged.truth, judged.predicted, len(judged.classes))
+def _confusion(results: FilmResults) -> tuple[tuple[int, ...], ...]:
+    table = metrics.confusion_matrix(results.truth, results.predicted, len(results.classes))
     return tuple(tuple(row) for row in table.tolist())
 
 
-def _shares(judged: Judged) -> dict[str, float]:
-    """How frequent each class and group is among the films."""
-    shares = {label: float(np.mean(judged.truth == at)) for at, label in enumerate(judged.classes)}
-    return shares | {group: float(judged.inside(group)[judged.truth].mean()) for group in judged.groups}
-
-
-def _predictions(scored: Scored) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    names = scored.classes
-    shares = (f"p_{label}" for label in names)
-    writer.writerow(["path", "patient", "label", "predicted", "status", *shares, "set", "reason_codes"])
-    for row, film in enumerate(scored.films):
-        writer.writerow(
-            [
-                film.path,
-                film.patient,
-                names[scored.truth[row]],
-                names[scored.predicted[row]],
-                scored.statuses[row],
-                # fewer digits tie films, and move an AUROC recomputed from them
-                *(f"{value:.9f}" for value in scored.probabilities[row]),
-                "; ".join(label for label, held in zip(names, scored.sets[row], strict=True) if held),
-                "; ".join(scored.codes[row]),
-            ]
-        )
-    return stream.getvalue()
+def _shares(results: FilmResults) -> dict[str, float]:
+    """The share of the films in each class and group."""
+    shares = {label: float(np.mean(results.truth == at)) for at, label in enumerate(results.classes)}
+    return shares | {group: float(results.inside(group)[results.truth].mean()) for group in results.groups}

@@ -1,4 +1,4 @@
-"""Sets of other hospitals: their labels as names that the bundle knows, and the drop against its own films."""
+"""External data sets: mapping their labels to the bundle's classes, and the drop against the model's own figures."""
 
 import math
 import tomllib
@@ -14,28 +14,28 @@ from pneumoscope.dataset import Record
 from pneumoscope.documents import Document, Text, first_problem
 from pneumoscope.errors import UsageError
 from pneumoscope.report.compare import verdict_on
-from pneumoscope.report.document import Drop, External, Figure, Report
-from pneumoscope.report.figures import HALF, Split
-from pneumoscope.report.scoring import Level
+from pneumoscope.report.document import Drop, External, Figure, Figures, Report
+from pneumoscope.report.figures import HALF
+from pneumoscope.report.scoring import LabelScheme
 
-#: The name of the bundle's classes that no label of the set stands for.
+#: The name that gathers the bundle's classes to which no label of the data set is mapped.
 NONE_OF_THESE = "none of these"
 
 
 class LabelMap(Document):
-    """A mapping file: TOML with a table `labels`, and optionally a list `leave_out` of labels to pass over."""
+    """A mapping file: TOML with a table `labels`, and optionally a list `leave_out` of labels to skip."""
 
     labels: dict[Text, Text] = Field(min_length=1)
     leave_out: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mapped:
-    """Films of an external set that are judged, the names they are judged by, and what was left out."""
+class MappedFilms:
+    """The films of an external data set to evaluate, the names that they are evaluated by, and the labels left out."""
 
     films: Sequence[Record]
     labels: dict[str, str]
-    level: Level
+    level: LabelScheme
     left_out: dict[str, int]
 
 
@@ -43,7 +43,7 @@ def read_map(path: Path) -> LabelMap:
     """Read a mapping file.
 
     Raises:
-        UsageError: no such file, not TOML, or not of the form above.
+        UsageError: there is no such file, it is not TOML, or not of the form of `LabelMap`.
     """
     try:
         return LabelMap.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -58,58 +58,64 @@ def read_map(path: Path) -> LabelMap:
 _FORM = 'give a table like [labels] NORMAL = "normal" PNEUMONIA = "pneumonia".'
 
 
-def map_films(films: Sequence[Record], given: LabelMap, contract: Contract) -> Mapped:
-    """Which films are judged, and by which names.
+def map_films(films: Sequence[Record], given: LabelMap, contract: Contract) -> MappedFilms:
+    """Choose the films to evaluate, and the names to evaluate them by.
 
     Raises:
-        UsageError: a label of the films is not in the map, it names something that the bundle does not know, two names
-            share a class, or no film is left.
+        UsageError: a label of the films is not in the map, the map names a class or group that the bundle does not
+            have, two of its names share a class, or no film is left.
     """
     known: dict[str, tuple[str, ...]] = {label: (label,) for label in contract.classes} | dict(contract.groups)
     if unknown := sorted({name for name in given.labels.values() if name not in known}):
-        raise UsageError(f"the map names {', '.join(unknown)}; the bundle knows: {', '.join(known)}.")
+        raise UsageError(
+            f"the map names {', '.join(unknown)}, which the bundle does not have; use one of {', '.join(known)}."
+        )
     counts = Counter(film.label for film in films)
     if missing := sorted(label for label in counts if label not in given.labels and label not in given.leave_out):
         raise UsageError(
             f"the map lacks the labels {', '.join(missing)} of the data set; add them under [labels], each with one "
-            f"of {', '.join(known)}, or pass over their films with leave_out = [...]."
+            f"of {', '.join(known)}, or skip their films with leave_out = [...]."
         )
     judged = [film for film in films if film.label in given.labels and film.label not in given.leave_out]
     if not judged:
-        raise UsageError(f"no film is left to judge: the films' labels are {', '.join(sorted(counts))}.")
+        raise UsageError(f"no film is left to evaluate: the films' labels are {', '.join(sorted(counts))}.")
+    # Names of labels without films count, too: a model that answers with such a name makes an error.
     names = {given.labels[film.label] for film in judged} | set(given.labels.values())
     members = {name: known[name] for name in known if name in names}
     shared = [
         label for label, count in Counter(each for group in members.values() for each in group).items() if count > 1
     ]
-    if shared:
-        raise UsageError(f"names of the map share {', '.join(sorted(shared))}: {', '.join(members)}; use one level.")
+    if shared:  # a film of a shared class would have two names
+        raise UsageError(
+            f"the map's names {', '.join(members)} share the classes {', '.join(sorted(shared))}; map to classes, or "
+            "to a group, not to both."
+        )
     rest = tuple(label for label in contract.classes if not any(label in group for group in members.values()))
     groups = {
         group: tuple(name for name in members if set(members[name]) <= set(parts))
         for group, parts in contract.groups.items()
         if group not in members and all(label in members for label in parts)
     }
-    return Mapped(
+    return MappedFilms(
         films=judged,
         labels={label: given.labels[label] for label in {film.label for film in judged}},
-        level=Level(members=members | ({NONE_OF_THESE: rest} if rest else {}), groups=groups),
+        level=LabelScheme(members=members | ({NONE_OF_THESE: rest} if rest else {}), groups=groups),
         left_out={label: count for label, count in sorted(counts.items()) if label in given.leave_out},
     )
 
 
-def describe(mapped: Mapped, here: Split, own: Report | None) -> External:
-    """The external part of a report.
+def describe_external(mapped: MappedFilms, here: dict[str, Figures], own: Report | None) -> External:
+    """The part of a report on an external data set.
 
     Args:
-        mapped: how the set was judged.
-        here: figures of each name on the set.
-        own: the report in the bundle, on the model's own kind of films.
+        mapped: how the data set was mapped.
+        here: figures of each name on the data set.
+        own: the out-of-fold report in the bundle, on films like those that the model was trained on.
     """
     words, drops = "none: the bundle has no report of its own; export it with --evidence", list[Drop]()
     if own is not None:
         words = f"{own.n:,} films of {own.dataset.patients:,} patients, {own.dataset.split}"
-        for name, figures in here.per_class.items():
+        for name, figures in here.items():
             theirs = _own_figures(mapped.level, name, own)
             drops += [_drop(figure, name, figures[figure], theirs[figure]) for figure in theirs]
     return External(
@@ -121,15 +127,15 @@ def describe(mapped: Mapped, here: Split, own: Report | None) -> External:
     )
 
 
-def _own_figures(level: Level, name: str, own: Report) -> dict[str, Figure]:
-    """The model's own figures of a name, by the same rule, that do not hang on how frequent the classes are."""
+def _own_figures(level: LabelScheme, name: str, own: Report) -> dict[str, Figure]:
+    """The model's own figures of a name, by the same rule: those that do not depend on the classes' frequencies."""
     known = own.per_class | own.per_group
     if name not in known:
         return {}
     found = {"auroc": known[name]["auroc"]}
     if all(len(members) == 1 for members in level.members.values()):
         found |= {figure: known[name][figure] for figure in ("sensitivity", "specificity")}
-    elif len(level.members) == 2:  # the more probable of two is the one with half of the probability
+    elif len(level.members) == 2:  # of two names, the more probable one has a probability of at least one half
         point = next(each for each in own.points if (each.name, each.of) == (HALF, name))
         found |= {"sensitivity": point.sensitivity, "specificity": point.specificity}
     return found
@@ -141,9 +147,10 @@ def _drop(figure: str, name: str, here: Figure, own: Figure) -> Drop:
 
 
 def independent_difference(one: Figure, two: Figure) -> Figure:
-    """The difference of two figures of different patients, with its 95 % interval.
+    """The difference of two figures on different patients, with its 95 % interval.
 
-    The intervals' widths stand for the standard errors, whose squares add up (Altman and Bland, BMJ 2003;326:219).
+    The squares of the standard errors add up (Altman and Bland, BMJ 2003;326:219); the intervals' half widths are
+    proportional to them.
     """
     ends = (one.value, one.low, one.high, two.value, two.low, two.high)
     if any(each is None for each in ends):

@@ -1,4 +1,4 @@
-"""From what a model said of films to the report's figures, each with its interval by a bootstrap over patients."""
+"""The report's figures from a model's results on films, each with an interval from a bootstrap over patients."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,12 +23,12 @@ from pneumoscope.report.document import (
     SetFigures,
     Sets,
 )
-from pneumoscope.report.scoring import STATUSES, Judged
+from pneumoscope.report.scoring import STATUSES, FilmResults
 
 DRAWS = 2000
 PREVALENCES = (0.05, 0.1, 0.2, 0.5)
 MOST_PROBABLE, HALF = "most probable", "at one half"
-#: Where bands are read: false positive rates, sensitivities and shares answered; probabilities to act from.
+#: Values of x at which bands are computed: false positive rates, sensitivities and shares answered; thresholds to act.
 _GRID = np.linspace(0.0, 1.0, 41)
 _ACT_FROM = np.linspace(0.02, 0.98, 25)
 _GROUP = "group_"
@@ -36,7 +36,7 @@ _GROUP = "group_"
 
 @dataclass(frozen=True, kw_only=True)
 class Cutoff:
-    """When a class or group is called: from a probability on, or if it has the most probable class."""
+    """A rule for a class or group: positive from a threshold on; without one, if the most probable class is in it."""
 
     name: str
     of: str
@@ -44,31 +44,31 @@ class Cutoff:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """The figures of films together: overall, by class and by group."""
+class SplitFigures:
+    """The figures of a set of films: overall, by class and by group."""
 
     overall: Figures
     per_class: dict[str, Figures]
     per_group: dict[str, Figures]
 
 
-def figures(judged: Judged, prior: Prior) -> Split:
-    """The figures of `metrics.summarise`, sorted by what they are of."""
+def figures(results: FilmResults, prior: Prior) -> SplitFigures:
+    """The figures of `metrics.summarise`, sorted into overall figures, classes and groups."""
     flat = to_figures(
         metrics.summarise(
-            judged.truth,
-            judged.probabilities,
-            judged.patients,
-            classes=judged.classes,
-            groups=dict(judged.groups),
+            results.truth,
+            results.probabilities,
+            results.patients,
+            classes=results.classes,
+            groups=dict(results.groups),
             prior=prior,
             draws=DRAWS,
         )
     )
-    found = Split(
+    found = SplitFigures(
         overall={},
-        per_class={label: {} for label in judged.classes},
-        per_group={group: {} for group in judged.groups},
+        per_class={label: {} for label in results.classes},
+        per_group={group: {} for group in results.groups},
     )
     for key, figure in flat.items():
         name, _, of = key.partition(".")
@@ -81,47 +81,47 @@ def figures(judged: Judged, prior: Prior) -> Split:
     return found
 
 
-def brief(judged: Judged) -> Figures:
-    """The few figures that parts of the films are compared by."""
+def key_figures(results: FilmResults) -> Figures:
+    """The few figures by which subgroups are compared."""
 
     def compute(weights: Weights) -> metrics.Figures:
-        table = metrics.weighted_confusions(judged.truth, judged.predicted, len(judged.classes), weights)
+        table = metrics.weighted_confusions(results.truth, results.predicted, len(results.classes), weights)
         found = {"accuracy": metrics.accuracy(table), "balanced_accuracy": metrics.balanced_accuracy(table)}
-        for group in judged.groups:
-            inside = np.flatnonzero(judged.inside(group)).tolist()
+        for group in results.groups:
+            inside = np.flatnonzero(results.inside(group)).tolist()
             sides = metrics.group_confusion(table, inside)
             found[f"sensitivity of {group}"] = metrics.sensitivity(sides)[:, 1]
             found[f"specificity of {group}"] = metrics.specificity(sides)[:, 1]
-        for name, positive, scores in sides_of(judged):
-            if name in judged.groups or not judged.groups:
+        for name, positive, scores in one_vs_rest(results):
+            if name in results.groups or not results.groups:
                 found[f"AUROC of {name}"] = metrics.weighted_aurocs(positive, scores, weights)
         return found
 
-    return _with_intervals(judged, compute)
+    return _with_intervals(results, compute)
 
 
-def operating_points(judged: Judged, cutoffs: Sequence[Cutoff]) -> tuple[OperatingPoint, ...]:
-    """Sensitivity, specificity and predictive values of cut-offs, also at stated prevalences."""
-    return tuple(_operating_point(judged, cutoff) for cutoff in cutoffs)
+def operating_points(results: FilmResults, cutoffs: Sequence[Cutoff]) -> tuple[OperatingPoint, ...]:
+    """Sensitivity, specificity and predictive values at cut-offs; predictive values also at `PREVALENCES`."""
+    return tuple(_operating_point(results, cutoff) for cutoff in cutoffs)
 
 
-def plain_cutoffs(judged: Judged) -> list[Cutoff]:
-    """The cut-offs that need no stored threshold: has the most probable class, and holds half of the probability."""
-    names = [*judged.classes, *judged.groups]
+def plain_cutoffs(results: FilmResults) -> list[Cutoff]:
+    """The cut-offs that need no stored threshold: the most probable class, and a probability of at least one half."""
+    names = [*results.classes, *results.groups]
     return [
         *(Cutoff(name=MOST_PROBABLE, of=name, threshold=None) for name in names),
         *(Cutoff(name=HALF, of=name, threshold=0.5) for name in names),
     ]
 
 
-def _operating_point(judged: Judged, cutoff: Cutoff) -> OperatingPoint:
-    positive, scores = next(each[1:] for each in sides_of(judged) if each[0] == cutoff.of)
+def _operating_point(results: FilmResults, cutoff: Cutoff) -> OperatingPoint:
+    positive, scores = next(each[1:] for each in one_vs_rest(results) if each[0] == cutoff.of)
     if cutoff.threshold is None:
-        members = judged.inside(cutoff.of) if cutoff.of in judged.groups else np.array(judged.classes) == cutoff.of
-        called = members[judged.predicted]
+        members = results.inside(cutoff.of) if cutoff.of in results.groups else np.array(results.classes) == cutoff.of
+        called = members[results.predicted]
     else:
         called = scores >= cutoff.threshold
-    found = to_figures(metrics.summarise_rule(positive, called, judged.patients, prevalences=PREVALENCES, draws=DRAWS))
+    found = to_figures(metrics.summarise_rule(positive, called, results.patients, prevalences=PREVALENCES, draws=DRAWS))
     return OperatingPoint(
         name=cutoff.name,
         of=cutoff.of,
@@ -134,43 +134,43 @@ def _operating_point(judged: Judged, cutoff: Cutoff) -> OperatingPoint:
     )
 
 
-def decisions(judged: Judged) -> Decisions:
-    """What was answered, abstained on and rejected, and figures of the films that were answered."""
-    answered = judged.has_status("answered")
+def decisions(results: FilmResults) -> Decisions:
+    """How many films were answered, abstained on and rejected, and the figures of those that were answered."""
+    answered = results.has_status("answered")
 
     def compute(weights: Weights) -> metrics.Figures:
         total = weights.sum(axis=1)
-        found = {status: weights @ judged.has_status(status) / total for status in STATUSES}
-        table = metrics.weighted_confusions(judged.truth, judged.predicted, len(judged.classes), weights * answered)
+        found = {status: weights @ results.has_status(status) / total for status in STATUSES}
+        table = metrics.weighted_confusions(results.truth, results.predicted, len(results.classes), weights * answered)
         found["answered.accuracy"] = metrics.accuracy(table)
-        for at, label in enumerate(judged.classes):
+        for at, label in enumerate(results.classes):
             found[f"answered.{label}: sensitivity"] = metrics.sensitivity(table)[:, at]
-        for group in judged.groups:
-            sides = metrics.group_confusion(table, np.flatnonzero(judged.inside(group)).tolist())
+        for group in results.groups:
+            sides = metrics.group_confusion(table, np.flatnonzero(results.inside(group)).tolist())
             found[f"answered.{group} or not: accuracy"] = metrics.accuracy(sides)
         return found
 
-    found = _with_intervals(judged, compute)
-    rejected = judged.has_status("rejected")
+    found = _with_intervals(results, compute)
+    rejected = results.has_status("rejected")
     return Decisions(
-        statuses={status: int(judged.has_status(status).sum()) for status in STATUSES},
+        statuses={status: int(results.has_status(status).sum()) for status in STATUSES},
         shares={status: found[status] for status in STATUSES},
-        reasons=_counts(code for codes in judged.codes for code in codes),
-        rejected_for=_counts(judged.codes[row][0] for row in np.flatnonzero(rejected).tolist() if judged.codes[row]),
+        reasons=_counts(code for codes in results.codes for code in codes),
+        rejected_for=_counts(results.codes[row][0] for row in np.flatnonzero(rejected).tolist() if results.codes[row]),
         answered={name.removeprefix("answered."): figure for name, figure in found.items() if name not in STATUSES},
     )
 
 
-def sets(judged: Judged, level: float | None) -> Sets:
-    """Coverage and size of the sets of films that were not rejected."""
-    kept = ~judged.has_status("rejected")
-    truth, possible = judged.truth[kept], judged.sets[kept]
-    patients = [judged.patients[each] for each in np.flatnonzero(kept).tolist()]
+def sets(results: FilmResults, level: float | None) -> Sets:
+    """Coverage and size of the prediction sets of the films that were not rejected."""
+    kept = ~results.has_status("rejected")
+    truth, possible = results.truth[kept], results.sets[kept]
+    patients = [results.patients[each] for each in np.flatnonzero(kept).tolist()]
     if not patients:
         nothing = Figure(value=None, low=None, high=None)
         empty = SetFigures(films=0, coverage=nothing, size=nothing)
-        return Sets(level=level, all=empty, per_class=dict.fromkeys(judged.classes, empty), sizes={})
-    found = to_figures(metrics.summarise_sets(truth, possible, patients, classes=judged.classes, draws=DRAWS))
+        return Sets(level=level, all=empty, per_class=dict.fromkeys(results.classes, empty), sizes={})
+    found = to_figures(metrics.summarise_sets(truth, possible, patients, classes=results.classes, draws=DRAWS))
 
     def part(of: str, films: int) -> SetFigures:
         return SetFigures(films=films, coverage=found[f"coverage{of}"], size=found[f"set_size{of}"])
@@ -178,15 +178,15 @@ def sets(judged: Judged, level: float | None) -> Sets:
     return Sets(
         level=level,
         all=part("", len(truth)),
-        per_class={label: part(f".{label}", int((truth == at).sum())) for at, label in enumerate(judged.classes)},
-        sizes={str(count): found[f"size_share.{count}"] for count in range(len(judged.classes) + 1)},
+        per_class={label: part(f".{label}", int((truth == at).sum())) for at, label in enumerate(results.classes)},
+        sizes={str(count): found[f"size_share.{count}"] for count in range(len(results.classes) + 1)},
     )
 
 
-def curves(judged: Judged, prior: Prior) -> Curves:
-    """The numbers behind the pictures."""
-    hits, confidence = judged.predicted == judged.truth, judged.probabilities.max(axis=1)
-    sides = list(sides_of(judged))
+def curves(results: FilmResults, prior: Prior) -> Curves:
+    """The numbers behind the charts."""
+    hits, confidence = results.predicted == results.truth, results.probabilities.max(axis=1)
+    sides = list(one_vs_rest(results))
     shares = _GRID[1:]
 
     def compute(weights: Weights) -> metrics.Figures:
@@ -197,14 +197,14 @@ def curves(judged: Judged, prior: Prior) -> Curves:
             found |= _cells(f"act {name}", metrics.decision_curve(positive, scores, _ACT_FROM, weights).model)
         return found
 
-    bands = _with_intervals(judged, compute)
+    bands = _with_intervals(results, compute)
     selective = metrics.coverage_points(hits, confidence)
     return Curves(
         roc={n: _curve(*metrics.roc_points(p, s)[:2], _band(bands, f"roc {n}", _GRID)) for n, p, s in sides},
         precision_recall={
             n: _curve(*metrics.precision_recall_points(p, s)[:2], _band(bands, f"pr {n}", shares)) for n, p, s in sides
         },
-        reliability=dict(_reliabilities(judged, prior)),
+        reliability=dict(_reliabilities(results, prior)),
         selective=_curve(selective.coverage, selective.accuracy, _band(bands, "selective", shares)),
         decision={
             name: DecisionCurve(
@@ -216,39 +216,39 @@ def curves(judged: Judged, prior: Prior) -> Curves:
     )
 
 
-def sides_of(judged: Judged) -> Iterator[tuple[str, Flags, Floats]]:
-    """Every class and group against the rest: its name, which films are it, its probabilities, `[N]` each."""
-    for at, label in enumerate(judged.classes):
-        yield label, judged.truth == at, judged.probabilities[:, at]
-    for group in judged.groups:
-        inside = judged.inside(group)
-        yield group, inside[judged.truth], judged.probabilities[:, inside].sum(axis=1)
+def one_vs_rest(results: FilmResults) -> Iterator[tuple[str, Flags, Floats]]:
+    """Every class and group against the rest: its name, which films belong to it, and its probabilities, `[N]` each."""
+    for at, label in enumerate(results.classes):
+        yield label, results.truth == at, results.probabilities[:, at]
+    for group in results.groups:
+        inside = results.inside(group)
+        yield group, inside[results.truth], results.probabilities[:, inside].sum(axis=1)
 
 
 def to_figures(summary: metrics.Summary) -> Figures:
-    """A summary of `metrics` as figures of the report."""
+    """Convert a summary of `metrics` into figures of the report."""
     return {name: Figure.model_validate(each) for name, each in summary.items()}
 
 
-def _with_intervals(judged: Judged, compute: Callable[[Weights], metrics.Figures]) -> Figures:
-    return to_figures(metrics.with_intervals(compute, judged.patients, draws=DRAWS))
+def _with_intervals(results: FilmResults, compute: Callable[[Weights], metrics.Figures]) -> Figures:
+    return to_figures(metrics.with_intervals(compute, results.patients, draws=DRAWS))
 
 
-def _reliabilities(judged: Judged, prior: Prior) -> Iterator[tuple[str, Reliability]]:
-    """Of the most probable class, and of each class's own probability; films are weighted to the prior."""
-    count = len(judged.classes)
-    hits, confidence = judged.predicted == judged.truth, judged.probabilities.max(axis=1)
+def _reliabilities(results: FilmResults, prior: Prior) -> Iterator[tuple[str, Reliability]]:
+    """Reliability of the most probable class, and of each class's own probability; films are weighted to the prior."""
+    count = len(results.classes)
+    hits, confidence = results.predicted == results.truth, results.probabilities.max(axis=1)
     pairs = [(MOST_PROBABLE, hits, confidence)]
-    pairs += [(label, judged.truth == at, judged.probabilities[:, at]) for at, label in enumerate(judged.classes)]
+    pairs += [(label, results.truth == at, results.probabilities[:, at]) for at, label in enumerate(results.classes)]
     for name, right, given in pairs:
 
         def observed(weights: Weights, right: NDArray[np.bool_] = right, given: Floats = given) -> metrics.Figures:
-            at = metrics.weights_at_prior(judged.truth, weights, classes=count, prior=prior)
+            at = metrics.weights_at_prior(results.truth, weights, classes=count, prior=prior)
             return _cells("bin", metrics.reliability_curve(right, given, at).observed)
 
-        ones = np.ones(len(judged.truth))
-        weights = metrics.weights_at_prior(judged.truth, ones, classes=count, prior=prior)
-        curve, found = metrics.reliability_curve(right, given, weights), _with_intervals(judged, observed)
+        ones = np.ones(len(results.truth))
+        weights = metrics.weights_at_prior(results.truth, ones, classes=count, prior=prior)
+        curve, found = metrics.reliability_curve(right, given, weights), _with_intervals(results, observed)
         filled = [place for place in range(len(curve.share)) if curve.share[place] > 0]
         yield (
             name,
@@ -261,7 +261,7 @@ def _reliabilities(judged: Judged, prior: Prior) -> Iterator[tuple[str, Reliabil
 
 
 def _cells(name: str, values: Floats) -> metrics.Figures:
-    """The columns of `[B, K]` as figures."""
+    """The columns of values `[B, K]` as K named figures, so that each gets its own interval."""
     return {f"{name} {place}": values[:, place] for place in range(values.shape[1])}
 
 

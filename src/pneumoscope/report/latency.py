@@ -1,4 +1,4 @@
-"""How long films took, and on what machine."""
+"""How long films took, and on which machine."""
 
 import platform
 from pathlib import Path
@@ -9,25 +9,25 @@ import onnxruntime as ort
 from pneumoscope.metrics import Floats
 from pneumoscope.parallel import available_cores
 from pneumoscope.report.document import Latency, Times
-from pneumoscope.report.scoring import Scored
+from pneumoscope.report.scoring import SplitResults
 
 
-def latency(scored: Scored, provider: str) -> Latency:
-    """Times of a split that was just run."""
-    films = len(scored.films) + len(scored.undecodable)
+def latency(results: SplitResults, provider: str) -> Latency:
+    """The times of a pass over a split."""
+    films = len(results.films) + len(results.undecodable)
     return Latency(
         processor=processor(),
         cores=available_cores(),
         provider=provider,
         onnxruntime=ort.__version__,
-        films_per_second=films / max(scored.seconds, 1e-9),
-        decode_ms=_times(scored.decode_ms),
-        model_ms=_times(scored.model_ms),
+        films_per_second=films / max(results.seconds, 1e-9),
+        decode_ms=_times(results.decode_ms),
+        model_ms=_times(results.model_ms),
     )
 
 
 def processor(path: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as far as the system says it."""
+    """The processor's name, or its architecture where the system does not give a name."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no script, no request, charts and pictures inside."""
+"""The report as one self-contained page: charts and pictures are embedded, it has no script and makes no requests."""
 
 import base64
 import tomllib
@@ -13,14 +13,14 @@ from pneumoscope import heatmap
 from pneumoscope.dataset.split import grouped
 from pneumoscope.imaging import Luma, encode
 from pneumoscope.report import plots
-from pneumoscope.report.card import HEADLINES, in_words
+from pneumoscope.report.card import HEADLINES, figure_title
 from pneumoscope.report.compare import headline_differences
 from pneumoscope.report.document import Figure, Report
 from pneumoscope.report.drift import Drift
 from pneumoscope.report.figures import HALF, MOST_PROBABLE
 from pneumoscope.report.scoring import Mistake
 
-_QUALITY = 72  # of embedded films: a dozen of them, twice, stay under half a megabyte
+_QUALITY = 72  # JPEG quality: a dozen films, each also with its map, stay under half a megabyte
 _MOST_NAMES = 40
 _FEATURES = {
     "metadata": "file metadata alone (size, format, JPEG tables, tags)",
@@ -32,7 +32,7 @@ _FEATURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Picture:
-    """A mistake with its film and the map over it as data URIs."""
+    """A mistake with its film, and the film overlaid with its activation map, as data URIs."""
 
     mistake: Mistake
     film: str
@@ -40,7 +40,7 @@ class _Picture:
 
 
 def draw_page(report: Report, mistakes: Sequence[Mistake] = ()) -> str:
-    """The page of a report as HTML text; `mistakes` are shown with their films."""
+    """The page of a report as HTML; `mistakes` are shown with their films."""
     return (
         _environment()
         .get_template("page.html")
@@ -59,12 +59,12 @@ def draw_page(report: Report, mistakes: Sequence[Mistake] = ()) -> str:
 
 
 def draw_drift(drift: Drift) -> str:
-    """The page of a drift document as HTML text."""
+    """The page of a drift document as HTML."""
     return _environment().get_template("drift.html").render(drift=drift)
 
 
 def checklists() -> list[dict[str, object]]:
-    """The reporting guidelines and their items, as `checklists.toml` has them."""
+    """The reporting guidelines and their items from `checklists.toml`."""
     text = files(__package__).joinpath("checklists.toml").read_text(encoding="utf-8")
     guidelines: list[dict[str, object]] = tomllib.loads(text)["guideline"]
     return guidelines
@@ -72,14 +72,16 @@ def checklists() -> list[dict[str, object]]:
 
 def _environment() -> Environment:
     environment = Environment(
-        autoescape=True,
+        autoescape=True,  # file names and labels come from the user's data
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         loader=PackageLoader("pneumoscope", "report"),
     )
     environment.globals.update(plots=plots, most_names=_MOST_NAMES)
-    environment.filters.update(number=_number, interval=_interval, percent=_percent, percents=_percents, told=in_words)
+    environment.filters.update(
+        number=_number, interval=_interval, percent=_percent, percents=_percents, figure_title=figure_title
+    )
     return environment
 
 
@@ -104,8 +106,8 @@ def _percents(figure: Figure) -> str:
 
 
 def _points(report: Report) -> list[tuple[str, list[object]]]:
-    """Operating points with their titles: those that the bundle stores first."""
-    titles = {MOST_PROBABLE: "The most probable class", HALF: "Half of the probability or more"}
+    """Operating points by title; those that the bundle stores come first."""
+    titles = {MOST_PROBABLE: "By the most probable class", HALF: "By a probability of at least one half"}
     rows = grouped(report.points, lambda each: each.name)
     ordered = sorted(rows, key=lambda name: name in titles)
     return [(titles.get(name, f"Stored: {name}"), list(rows[name])) for name in ordered]

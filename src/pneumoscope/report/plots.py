@@ -1,4 +1,4 @@
-"""The report's charts as SVG elements for a page: colours are the page's, so that they follow its light or dark."""
+"""The report's charts as SVG elements; their colours come from the page's style, light or dark."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from pneumoscope.report.document import Band, Curve, DecisionCurve, Number, Reli
 
 _WIDTH, _HEIGHT = 340, 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 42
-_COLOURS = 5  # of the page's style, c0 to c4, each with a dash pattern of its own
+_COLOURS = 5  # in the page's style, c0 to c4; each has its own dash pattern, so that lines differ in grey, too
 _TICKS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """A line: its points, a band around it, and whether it is a plain guide."""
+    """A line: its points, a band around it, and whether it is a reference line (`guide`)."""
 
     name: str
     x: Sequence[Number]
@@ -26,7 +26,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """Titles and ranges of a chart's axes."""
+    """Titles of a chart's axes, and the range of y; x is from 0 to 1."""
 
     x: str
     y: str
@@ -34,7 +34,7 @@ class Axes:
     high: float = 1.0
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point lies, in the picture's units; what is out of range lies on the frame."""
+        """The position of a point in the drawing's units; points out of range are moved to the frame."""
         across = min(max(x, 0.0), 1.0)
         up = min(max((y - self.low) / (self.high - self.low), 0.0), 1.0)
         return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
@@ -57,16 +57,16 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup
             )
             parts.append(_text(x + side / 2, y + side / 2, f"{count:,}", "count"))
             parts.append(_text(x + side / 2, y + side / 2 + 16, f"{share:.0%}", "share"))
-    told = "; ".join(
+    description = "; ".join(
         f"of {sum(line):,} {label}: "
         + ", ".join(f"{count:,} called {name}" for name, count in zip(classes, line, strict=True))
         for label, line in zip(classes, counts, strict=True)
     )
-    return _svg(parts, f"Confusion matrix. {told}", width, height)
+    return _svg(parts, f"Confusion matrix. {description}", width, height)
 
 
 def roc(curves: dict[str, Curve]) -> Markup:
-    """ROC curves with their bands, and the diagonal of a guess."""
+    """ROC curves with their bands, and the diagonal of guessing."""
     guess = Series(name="guessing", x=(0, 1), y=(0, 1), guide=True)
     axes = Axes(x="1 - specificity", y="sensitivity")
     return lines("ROC curves", axes, [*_series(curves), guess])
@@ -78,20 +78,20 @@ def precision_recall(curves: dict[str, Curve]) -> Markup:
 
 
 def selective(curve: Curve, accuracy: Number) -> Markup:
-    """Accuracy of the surest films over how many of them are answered."""
+    """Accuracy against the share of films answered, those of highest confidence first."""
     values = [value for value in (*curve.y, *(curve.band.low if curve.band else ())) if value is not None]
     low = next((floor for floor in (0.75, 0.5) if min(values, default=0.0) >= floor), 0.0)
     all_films = Series(name="all films", x=(0, 1), y=(accuracy, accuracy), guide=True)
-    axes = Axes(x="share of films answered, surest first", y="accuracy", low=low)
-    return lines("Accuracy against coverage", axes, [*_series({"accuracy of these": curve}), all_films])
+    axes = Axes(x="share of films answered", y="accuracy", low=low)
+    return lines("Accuracy against coverage", axes, [*_series({"answered films": curve}), all_films])
 
 
 def decision(name: str, curve: DecisionCurve) -> Markup:
-    """Net benefit of acting on the model, beside acting on all films and on none."""
+    """Net benefit of acting on the model's probabilities, on all films, and on none."""
     band = curve.model
     top = max((value for value in (*band.high, *curve.treat_all) if value is not None), default=0.1)
     step = next(step for step in (0.05, 0.1, 0.2, 0.25) if 4 * step >= min(top, 1))
-    axes = Axes(x=f"probability of {name} to act from", y="net benefit", low=-step, high=4 * step)
+    axes = Axes(x=f"threshold probability of {name}", y="net benefit", low=-step, high=4 * step)
     series = [
         Series(name="model", x=band.x, y=band.value, band=band),
         _down_to(axes.low, Series(name="act on all", x=band.x, y=curve.treat_all)),
@@ -101,8 +101,8 @@ def decision(name: str, curve: DecisionCurve) -> Markup:
 
 
 def reliability(name: str, found: Reliability) -> Markup:
-    """Observed share over the mean probability of each bin, with intervals; large dots hold many films."""
-    axes = Axes(x="probability given", y="share observed")
+    """Observed frequency against the mean probability of each bin, with intervals; a dot's size shows its films."""
+    axes = Axes(x="predicted probability", y="observed frequency")
     parts = [*_frame(axes), _line(axes, (0, 1), (0, 1), "guide")]
     for confidence, observed, share in zip(found.confidence, found.observed, found.share, strict=True):
         if confidence is None or observed.value is None:
@@ -115,7 +115,7 @@ def reliability(name: str, found: Reliability) -> Markup:
             _tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{2.5 + 5 * (share or 0) ** 0.5:.1f}", kind="dot c0")
         )
     points = ", ".join(
-        f"{x:.2f} given, {y.value:.2f} observed"
+        f"{x:.2f} predicted, {y.value:.2f} observed"
         for x, y in zip(found.confidence, found.observed, strict=True)
         if x is not None and y.value is not None
     )
@@ -140,7 +140,7 @@ def lines(title: str, axes: Axes, series: Sequence[Series]) -> Markup:
 
 
 def interval(low: Number, value: Number, high: Number) -> Markup:
-    """A figure from 0 to 1 with its interval on a short track, beside numbers in a table."""
+    """A figure from 0 to 1 with its interval, drawn as a short bar in a table's row."""
     if value is None:
         return Markup("")
     left, right = (value if low is None else low), (value if high is None else high)
@@ -152,7 +152,8 @@ def interval(low: Number, value: Number, high: Number) -> Markup:
 
 
 def _down_to(low: float, series: Series) -> Series:
-    """A falling line up to where it leaves the picture below."""
+    """A falling line, cut where it crosses the lower edge of the chart."""
+    # Points out of range would otherwise be drawn along the frame, as if the line were flat there.
     there = [(x, y) for x, y in zip(series.x, series.y, strict=True) if x is not None and y is not None]
     kept = [(x, y) for x, y in there if y >= low]
     if kept and len(kept) < len(there):

@@ -1,5 +1,7 @@
-"""One pass of films through a bundle, from the files' bytes as a server gets them."""
+"""One pass of films through a bundle, from the bytes of the image files, as a server receives them."""
 
+import csv
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,22 +14,23 @@ from numpy.typing import NDArray
 
 from pneumoscope.contract import Contract
 from pneumoscope.dataset import Dataset, Record
-from pneumoscope.engine import Encoded, Engine, Prediction, Rule
+from pneumoscope.engine import Engine, ImageFile, Prediction, Rule
 from pneumoscope.engine.decision import Verdict
 from pneumoscope.errors import DatasetError
 from pneumoscope.imaging import Luma
 from pneumoscope.metrics import Floats, Indices
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.report.document import UndecodableFilm
 
-#: Longest side of the films that are kept for pictures, in pixels.
+#: Longest side, in pixels, of the films that are kept for pictures.
 PICTURE_SIDE = 288
 _MOST_MISTAKES = 12
 STATUSES = ("answered", "abstained", "rejected")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
-    """The names that films are judged by: `members` has the classes of the bundle that each name stands for."""
+class LabelScheme:
+    """The names that films are evaluated by; `members` lists the bundle's classes that belong to each name."""
 
     members: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]]
@@ -42,18 +45,9 @@ class Level:
         return np.array([[label in members for members in self.members.values()] for label in classes], bool)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Undecodable:
-    """A film of a split that no image could be read from, and why."""
-
-    film: str
-    code: str
-    reason: str
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mistake:
-    """A film that was called by another name than its own: a small copy of it, and the map of the called class."""
+    """A misclassified film: a small copy of it, and the activation map of the predicted class."""
 
     film: str
     label: str
@@ -64,19 +58,19 @@ class Mistake:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Judged:
-    """What a model said of N films, gate or not; arrays are in the films' order.
+class FilmResults:
+    """A model's results on N films, also on those that the gate rejects; arrays are in the films' order.
 
     Attributes:
-        classes: the names that films are judged by, in the order of the indices.
+        classes: the names that films are evaluated by, in the order of the indices.
         groups: names that are reported together.
-        patients: of each film.
+        patients: the patient of each film.
         truth: indices, `int64 [N]`.
         predicted: index of the most probable name, `int64 [N]`.
         probabilities: calibrated, `float64 [N, C]`.
         statuses: the decision on each film.
         codes: the codes of each decision's reasons.
-        sets: what the film may be by the decision, `bool [N, C]`; of a rejected film nothing.
+        sets: the prediction sets, `bool [N, C]`; that of a rejected film is empty.
     """
 
     classes: tuple[str, ...]
@@ -90,7 +84,7 @@ class Judged:
     sets: NDArray[np.bool_]
 
     def has_status(self, *statuses: str) -> NDArray[np.bool_]:
-        """Which films were decided on so, `bool [N]`."""
+        """Which films have one of these statuses, `bool [N]`."""
         return np.array([each in statuses for each in self.statuses], bool)
 
     def inside(self, group: str) -> NDArray[np.bool_]:
@@ -105,9 +99,9 @@ class Judged:
         truth: Indices,
         probabilities: Floats,
         verdicts: Sequence[Verdict],
-    ) -> "Judged":
-        """Films known by their probabilities and decisions alone, such as those of cross-validation."""
-        return Judged(
+    ) -> "FilmResults":
+        """Results from probabilities and decisions, without a pass of films: those of cross-validation."""
+        return FilmResults(
             classes=contract.classes,
             groups=contract.groups,
             patients=patients,
@@ -121,15 +115,15 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scored(Judged):
-    """A split as a bundle judged it; `films` are those that could be decoded.
+class SplitResults(FilmResults):
+    """A bundle's results on a split; `films` are those that could be decoded.
 
-    `brightness` (mean of the model's input, 0 to 1) and the milliseconds of decoding and of the model are `float64
-    [N]`; `seconds` is the time of the whole pass; `mistakes` are the most confident ones.
+    `brightness` (mean of the model's input, 0 to 1), `decode_ms` and `model_ms` (milliseconds) are `float64 [N]`;
+    `seconds` is the time of the whole pass; `mistakes` are the most confident ones.
     """
 
     films: Sequence[Record]
-    undecodable: Sequence[Undecodable]
+    undecodable: Sequence[UndecodableFilm]
     brightness: NDArray[np.float64]
     decode_ms: NDArray[np.float64]
     model_ms: NDArray[np.float64]
@@ -137,40 +131,40 @@ class Scored(Judged):
     mistakes: Sequence[Mistake] = field(repr=False)
 
 
-def part_of(judged: Judged, rows: NDArray[np.bool_]) -> Judged:
-    """Some of the films, given by `bool [N]`."""
+def select_films(results: FilmResults, rows: NDArray[np.bool_]) -> FilmResults:
+    """The results on the films that a mask `bool [N]` selects."""
     places = np.flatnonzero(rows).tolist()
-    return Judged(
-        classes=judged.classes,
-        groups=judged.groups,
-        patients=[judged.patients[each] for each in places],
-        truth=judged.truth[rows],
-        predicted=judged.predicted[rows],
-        probabilities=judged.probabilities[rows],
-        statuses=[judged.statuses[each] for each in places],
-        codes=[judged.codes[each] for each in places],
-        sets=judged.sets[rows],
+    return FilmResults(
+        classes=results.classes,
+        groups=results.groups,
+        patients=[results.patients[each] for each in places],
+        truth=results.truth[rows],
+        predicted=results.predicted[rows],
+        probabilities=results.probabilities[rows],
+        statuses=[results.statuses[each] for each in places],
+        codes=[results.codes[each] for each in places],
+        sets=results.sets[rows],
     )
 
 
 def score(
     engine: Engine, dataset: Dataset, split: str, *, rule: Rule | None = None, listener: Listener = SILENT
-) -> Scored:
-    """Run a split through the engine. Films that cannot be decoded are counted and named, and have no figures.
+) -> SplitResults:
+    """Run a split through the engine. Films that cannot be decoded are listed in `undecodable` and have no figures.
 
-    Decisions are by `rule`, the engine's; by default at level class and the contract's coverage.
+    Decisions are made by `rule`; by default by the engine's, at level class and the contract's coverage.
 
     Raises:
-        DatasetError: the data set's classes are not the bundle's, a file is not the manifest's, or no film of the
-            split can be decoded.
+        DatasetError: the data set's classes are not the bundle's, a file is not the one in the manifest, or no film of
+            the split can be decoded.
     """
     classes = engine.contract.classes
     if set(classes) != set(dataset.classes):
         raise DatasetError(
-            f"the bundle knows {', '.join(classes)}, the data set {', '.join(dataset.classes)}; they must be the same, "
-            "or be mapped with --external."
+            f"the bundle has the classes {', '.join(classes)}, the data set {', '.join(dataset.classes)}; they must be "
+            "the same, or be mapped with --external."
         )
-    level = Level.of_classes(engine.contract)
+    level = LabelScheme.of_classes(engine.contract)
     return score_films(engine, dataset, dataset.split(split), level, rule=rule, listener=listener)
 
 
@@ -178,35 +172,36 @@ def score_films(
     engine: Engine,
     dataset: Dataset,
     films: Sequence[Record],
-    level: Level,
+    level: LabelScheme,
     labels: Mapping[str, str] | None = None,
     *,
     rule: Rule | None = None,
     listener: Listener = SILENT,
-) -> Scored:
-    """Run films of a data set through the engine, to be judged by the names of a level.
+) -> SplitResults:
+    """Run films of a data set through the engine, and evaluate them by the names of a label scheme.
 
     Args:
         engine: of the bundle.
         dataset: of the films.
         films: at least one.
-        level: names, and the bundle's classes that they stand for.
-        labels: the name of each of the data set's labels; by default its own.
+        level: the names, and the bundle's classes that belong to each.
+        labels: the name that each of the data set's labels is mapped to; by default the label itself.
         rule: see `score`.
-        listener: hears of progress.
+        listener: is notified of progress.
 
     Raises:
-        DatasetError: a file is not the manifest's, or no film can be decoded.
+        DatasetError: a file is not the one in the manifest, or no film can be decoded.
     """
     names = list(level.members)
-    gathered, started = _Gathered(engine.contract, level, labels or {label: label for label in names}), time.monotonic()
-    encoded = (Encoded(name=film.path, read=partial(dataset.read, film)) for film in films)
+    collector = _Collector(engine.contract, level, labels or {label: label for label in names})
+    started = time.monotonic()
+    encoded = (ImageFile(name=film.path, read=partial(dataset.read, film)) for film in films)
     predictions = engine.predict_many(encoded, rule=rule, picture_side=PICTURE_SIDE)
     for film, prediction in zip(films, listener.track("evaluating", predictions, len(films)), strict=True):
-        gathered.add(film, prediction)
-    if not gathered.rows:
-        raise DatasetError(f"none of the {len(films)} films can be decoded: {gathered.undecodable[0].reason}")
-    return gathered.scored(time.monotonic() - started)
+        collector.add(film, prediction)
+    if not collector.rows:
+        raise DatasetError(f"none of the {len(films)} films can be decoded: {collector.undecodable[0].reason}")
+    return collector.results(time.monotonic() - started)
 
 
 class _Row(NamedTuple):
@@ -220,24 +215,24 @@ class _Row(NamedTuple):
     numbers: tuple[float, float, float]
 
 
-class _Gathered:
-    """What is kept of a stream of predictions: numbers of all films, pictures of the worst mistakes only."""
+class _Collector:
+    """Collects a stream of predictions: the numbers of all films, pictures only of the most confident mistakes."""
 
-    def __init__(self, contract: Contract, level: Level, labels: Mapping[str, str]) -> None:
+    def __init__(self, contract: Contract, level: LabelScheme, labels: Mapping[str, str]) -> None:
         self.level, self.labels, self.names = level, labels, list(level.members)
         self.classes = contract.classes
         self.matrix = level.matrix(contract.classes)
         self.rows: list[_Row] = []
-        self.undecodable: list[Undecodable] = []
+        self.undecodable: list[UndecodableFilm] = []
         self.mistakes: list[Mistake] = []
 
     def add(self, film: Record, prediction: Prediction) -> None:
         outputs = prediction.outputs
         if outputs is None:
             why = prediction.why[0]
-            self.undecodable.append(Undecodable(film=film.path, code=why.code, reason=why.text))
+            self.undecodable.append(UndecodableFilm(film=film.path, code=why.code, reason=why.text))
             return
-        probabilities = outputs.probabilities @ self.matrix
+        probabilities = outputs.probabilities @ self.matrix  # a name's probability is the sum of its classes'
         row = _Row(
             film=film,
             truth=self.names.index(self.labels[film.label]),
@@ -254,7 +249,7 @@ class _Gathered:
         )
         self.rows.append(row)
         if row.called != row.truth and prediction.luma is not None:
-            # The map of the most probable class among those that the name stands for.
+            # The map of the most probable class among those of the name; copied, so that the others can be freed.
             best = int(np.where(self.matrix[:, row.called], outputs.probabilities, -1).argmax())
             maps = None if outputs.maps is None else outputs.maps[best].copy()
             self._add_mistake(row, prediction.luma, maps)
@@ -270,10 +265,10 @@ class _Gathered:
         )
         self.mistakes = sorted([*self.mistakes, mistake], key=attrgetter("probability"), reverse=True)[:_MOST_MISTAKES]
 
-    def scored(self, seconds: float) -> Scored:
+    def results(self, seconds: float) -> SplitResults:
         rows = self.rows
         brightness, decode, model = np.array([row.numbers for row in rows], np.float64).T
-        return Scored(
+        return SplitResults(
             classes=tuple(self.names),
             groups=self.level.groups,
             patients=[row.film.patient for row in rows],
@@ -291,6 +286,30 @@ class _Gathered:
             seconds=seconds,
             mistakes=self.mistakes,
         )
+
+
+def predictions_table(results: SplitResults) -> str:
+    """`predictions.csv`: path, patient, label, decision and probabilities of each film."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = results.classes
+    shares = (f"p_{label}" for label in names)
+    writer.writerow(["path", "patient", "label", "predicted", "status", *shares, "set", "reason_codes"])
+    for row, film in enumerate(results.films):
+        writer.writerow(
+            [
+                film.path,
+                film.patient,
+                names[results.truth[row]],
+                names[results.predicted[row]],
+                results.statuses[row],
+                # Fewer digits would tie films, and change an AUROC that is recomputed from the table.
+                *(f"{value:.9f}" for value in results.probabilities[row]),
+                "; ".join(label for label, held in zip(names, results.sets[row], strict=True) if held),
+                "; ".join(results.codes[row]),
+            ]
+        )
+    return stream.getvalue()
 
 
 def _sets(classes: tuple[str, ...], sets: Sequence[tuple[str, ...]]) -> NDArray[np.bool_]:

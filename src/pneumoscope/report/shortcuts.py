@@ -1,4 +1,4 @@
-"""The audit's shortcut baselines beside a model: how far anything gets on these films without seeing a lung."""
+"""The audit's shortcut baselines for a report: how well these films are classified without seeing a lung."""
 
 from collections.abc import Sequence
 
@@ -7,25 +7,25 @@ from pneumoscope.dataset.manifest import STRESS
 from pneumoscope.progress import Listener
 from pneumoscope.report.document import Baseline, Figure, Shortcuts
 
-#: Enough to train trees on; more takes longer and tells no more.
+#: Enough to train trees on; more films take longer and add little.
 MOST_TRAIN_FILMS = 2000
-NOT_ASKED = Shortcuts(trained_on="", baselines=(), not_measured="not asked for (--no-shortcuts)")
+NOT_REQUESTED = Shortcuts(trained_on="", baselines=(), not_measured="not requested (--no-shortcuts)")
 
 
 def shortcuts(dataset: Dataset, tested: Sequence[Record], split: str, listener: Listener) -> Shortcuts:
-    """Train the baselines on the data set's own train films, and test them on these.
+    """Train the baselines on the data set's train films, and test them on the films `tested`.
 
-    They are not of a model: they say what the data give away.
+    They do not depend on the model: they show what the data reveal by properties other than the lungs.
     """
     training = [film for film in dataset.films if film.split in _trained_splits(split)]
     if split == "train":
-        return _without("the split is the one that the baselines would be trained on")
+        return _not_measured("the baselines would be trained on this split")
     if len({film.label for film in training}) < 2:
-        return _without("the data set has no train films of two classes to train them on")
+        return _not_measured("the data set has no train films of two classes to train them on")
     try:
         from pneumoscope.audit.shortcuts import measure_on  # scikit-learn takes a second to load
     except ModuleNotFoundError as failure:
-        return _without(f"{failure.name} is not installed; install it with: pip install 'pneumoscope[data]'")
+        return _not_measured(f"{failure.name} is not installed; install it with: pip install 'pneumoscope[data]'")
     chosen = training[:: -(-len(training) // MOST_TRAIN_FILMS)]
     found = measure_on(dataset, chosen, tested, listener)
     return Shortcuts(
@@ -44,9 +44,9 @@ def shortcuts(dataset: Dataset, tested: Sequence[Record], split: str, listener: 
 
 
 def _trained_splits(split: str) -> tuple[str, ...]:
-    """The stress split is made of validation films, so that these must not be learnt from."""
+    """The splits to train on. The stress split is made from validation films, so they must not be among them."""
     return ("train",) if split in (STRESS, "val") else ("train", "val")
 
 
-def _without(why: str) -> Shortcuts:
+def _not_measured(why: str) -> Shortcuts:
     return Shortcuts(trained_on="", baselines=(), not_measured=why)

@@ -1,11 +1,11 @@
-"""Which films a bundle was trained on, and whether a split holds any of them: `films.npz`.
+"""The films that a bundle was trained on (`films.npz`), and whether a split contains any of them.
 
 ============  ======================================================================================
 `pixels`      first 8 bytes of each train film's `luma_sha256`, `uint8 [N, 8]`
 `likeness`    the train films' perceptual hashes (`phash` of the manifest), `uint8 [N, 32]`
 ============  ======================================================================================
 
-Hashes only: no film, name or patient can be had from them.
+The file has hashes only: films, names and patients cannot be recovered from them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ _EXAMPLES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """Films of a split that were trained on, by their paths: of equal pixels, and nearly the same."""
+    """Films of a split that were trained on, by path: with equal pixels, and near duplicates."""
 
     same: tuple[str, ...]
     near: tuple[str, ...]
@@ -42,14 +42,14 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedFilms:
-    """Hashes of the films that a model was trained on; see the module's text."""
+    """Hashes of the films that a model was trained on; see the module's docstring."""
 
     pixels: NDArray[np.uint8]
     likeness: NDArray[np.uint8]
 
     @classmethod
     def of(cls, films: Iterable[Record]) -> Self:
-        """Those of films of a manifest."""
+        """The hashes of films of a manifest."""
         pairs = [(bytes.fromhex(film.luma_sha256)[:_PIXELS], bytes.fromhex(film.phash)) for film in films]
         return cls(
             pixels=np.frombuffer(b"".join(pair[0] for pair in pairs), np.uint8).reshape(-1, _PIXELS),
@@ -57,22 +57,22 @@ class TrainedFilms:
         )
 
     def overlap(self, films: Sequence[Record], *, near: bool = True) -> Overlap:
-        """Which of these films are among them.
+        """Which films of a split were trained on.
 
         Args:
-            films: of a split.
-            near: count films of other pixels whose perceptual hashes differ in at most `NEAR_DISTANCE` bits, such as
-                the full-size original of a film that was trained on at a smaller size.
+            films: of the split.
+            near: also find films with other pixels whose perceptual hashes differ in at most `NEAR_DISTANCE` bits, such
+                as the full-size original of a film that was trained on at a smaller size.
         """
         if not len(self.pixels) or not films:
             return Overlap(same=(), near=())
-        asked, known = TrainedFilms.of(films), set(map(bytes, self.pixels))
-        same = np.array([bytes(row) in known for row in asked.pixels])
+        tested, known = TrainedFilms.of(films), set(map(bytes, self.pixels))
+        same = np.array([bytes(row) in known for row in tested.pixels])
         alike = np.zeros(len(films), bool)
         if near:
-            words = self.likeness.view(np.uint64)
+            words = self.likeness.view(np.uint64)  # four words of 64 bits per hash, to count differing bits quickly
             for start in range(0, len(films), _AT_ONCE):
-                part = asked.likeness[start : start + _AT_ONCE].view(np.uint64)
+                part = tested.likeness[start : start + _AT_ONCE].view(np.uint64)
                 differing = np.zeros((len(part), len(words)), np.uint16)
                 for word in range(words.shape[1]):
                     differing += np.bitwise_count(part[:, word, np.newaxis] ^ words[np.newaxis, :, word])
@@ -89,7 +89,7 @@ def save_trained(films: TrainedFilms, folder: Path) -> None:
 
 
 def load_trained(bundle: Path, contract: Contract) -> TrainedFilms | None:
-    """The train films of a bundle; None if its contract names no such file, as of bundles made before there was one.
+    """The train films of a bundle; None if its contract does not list the file, as in bundles of older versions.
 
     Raises:
         BundleError: the file is damaged.
@@ -104,16 +104,16 @@ def load_trained(bundle: Path, contract: Contract) -> TrainedFilms | None:
 
 
 def refuse_trained(overlap: Overlap, total: int, what: str, name: str) -> None:
-    """Refuse films of which some were trained on.
+    """Refuse to evaluate films if the model was trained on some of them.
 
     Args:
-        overlap: these.
-        total: how many films there are.
+        overlap: the films that it was trained on.
+        total: number of films to evaluate.
         what: the films in words, such as `split 'test' of DATASET`.
         name: of the model.
 
     Raises:
-        UsageError: there are any; the message has counts and two examples.
+        UsageError: the overlap is not empty; the message has counts and two examples.
     """
     if not overlap:
         return
@@ -121,6 +121,6 @@ def refuse_trained(overlap: Overlap, total: int, what: str, name: str) -> None:
     examples = " and ".join(found[:_EXAMPLES])
     raise UsageError(
         f"{name} was trained on {len(found)} of the {total} films of {what} ({len(overlap.same)} with equal pixels, "
-        f"{len(overlap.near)} nearly the same), such as {examples}; figures of them would say nothing. "
+        f"{len(overlap.near)} nearly the same), such as {examples}; figures of them would not measure it. "
         "Evaluate on films that it has not seen."
     )

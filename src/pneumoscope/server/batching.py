@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from pneumoscope.engine import BATCH, Decoded, Engine, Prediction
+from pneumoscope.engine import BATCH, DecodedFilm, Engine, Prediction
 
 
 class Batcher:
@@ -15,10 +15,10 @@ class Batcher:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._waiting: list[tuple[Decoded, asyncio.Future[Prediction]]] = []
+        self._waiting: list[tuple[DecodedFilm, asyncio.Future[Prediction]]] = []
         self._running: asyncio.Task[None] | None = None
 
-    async def decide(self, film: Decoded) -> Prediction:
+    async def decide(self, film: DecodedFilm) -> Prediction:
         """The decision on a film, after the runs before it. A film whose caller has left by then is not run."""
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         self._waiting.append((film, answer))
@@ -47,5 +47,5 @@ class Batcher:
                 if not answer.done():
                     answer.set_result(result)
 
-    def _decide(self, films: list[Decoded]) -> list[Prediction]:
+    def _decide(self, films: list[DecodedFilm]) -> list[Prediction]:
         return list(self._engine.decide(films))

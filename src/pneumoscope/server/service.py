@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
 from pneumoscope.contract import load_contract
-from pneumoscope.engine import Encoded, Engine, Level, Prediction, Rule, choose_rule, verify
+from pneumoscope.engine import Engine, ImageFile, Level, Prediction, Rule, choose_rule, verify
 from pneumoscope.engine.reference import Reference, load_reference
 from pneumoscope.errors import BundleError, PneumoscopeError
 from pneumoscope.imaging import Limits
@@ -126,7 +126,7 @@ class Service:
         self.require_queue_space()
         engine, batcher, queued_at = self.engine, self._batcher, time.perf_counter()
         assert batcher is not None
-        encoded, loop = Encoded(name=name, read=lambda: data), asyncio.get_running_loop()
+        encoded, loop = ImageFile(name=name, read=lambda: data), asyncio.get_running_loop()
         self._count_films(1)
         try:
             decode = partial(engine.decode, encoded, rule=rule, picture_side=picture_side)

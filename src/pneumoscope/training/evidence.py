@@ -28,7 +28,7 @@ from pydantic import Field
 from pneumoscope.arrays import write_arrays
 from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import RunError
-from pneumoscope.metrics import Floats, Unseen, prior_weights, summarise
+from pneumoscope.metrics import Floats, HeldOutFilms, prior_weights, summarise
 from pneumoscope.settings.training import TrainConfig
 
 _TYPES = {
@@ -94,12 +94,12 @@ class Evidence:
             prior=self.about.config.prior,
         )
 
-    def unseen(self) -> Unseen:
+    def unseen(self) -> HeldOutFilms:
         """The films for calibration; with a uniform prior, every class has the same weight."""
         truth, count = self.label.astype(np.int64), len(self.about.classes)
         frequencies = np.bincount(truth, minlength=count) / len(truth)
         uniform = self.about.config.prior == "uniform"
-        return Unseen(
+        return HeldOutFilms(
             logits=self.logits.astype(np.float64),
             truth=truth,
             patient=self.patient,
