@@ -193,7 +193,7 @@ def test_a_run_without_evidence_is_calibrated_on_its_validation_split(
     assert calibration.prior == pytest.approx(shares)
     assert f"it answers 0% of {len(films)} unseen films (validation)" in done.out
     assert "each class has too few unseen films to be excluded" in done.out
-    assert "too few to say how many films it will answer" in done.out
+    assert "too few to predict how many films it will answer" in done.out
     engine = Engine.load(tmp_path / "bundle")
     truth = np.array([dataset.classes.index(film.label) for film in films])
     outputs = engine.run(np.stack([load_input(dataset.read(film), contract.input) for film in films]))
