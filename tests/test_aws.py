@@ -571,7 +571,7 @@ def test_the_documented_command_empties_a_bucket_with_versions(aws: Cloud) -> No
     for body in (b"1", b"2"):
         s3.put_object(Bucket=PLACE.bucket, Key="films/a", Body=body)
     s3.delete_object(Bucket=PLACE.bucket, Key="films/a")
-    text = (REPOSITORY / "docs" / "aws.md").read_text()
+    text = (REPOSITORY / "docs" / "how-to" / "aws.md").read_text()
     (line,) = re.findall(r'^python -c "(.+)"$', text, re.MULTILINE)
     emptied = [sys.executable, "-c", line.replace("STACK-BUCKET", PLACE.bucket)]
     subprocess.run(emptied, check=True)

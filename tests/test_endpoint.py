@@ -179,7 +179,7 @@ def test_captures_into_a_public_bucket_are_refused(aws: Cloud, tiny_bundle: Path
     for variant in ("serverless", "async"):
         with pytest.raises(ValidationError, match="captures nothing; leave out --capture"):
             deploy_settings(tiny_bundle, variant=variant, capture="s3://films-bucket/kept")
-    with pytest.raises(ValidationError, match="a folder of their own"):
+    with pytest.raises(ValidationError, match="captures need a folder in the bucket"):
         deploy_settings(tiny_bundle, capture="s3://films-bucket")
     with pytest.raises(ValidationError, match="a serverless endpoint has no instances"):
         deploy_settings(tiny_bundle, variant="serverless", most_instances=2)
@@ -229,7 +229,7 @@ def test_teardown_reports_where_captured_films_stay(aws: Cloud, tiny_bundle: Pat
     deploy(aws, deploy_settings(tiny_bundle, capture="s3://films-bucket/captures"))
     removed = run("teardown", "films", "--yes")
     assert removed.code == 0, removed
-    assert "captured stay in s3://films-bucket/captures" in removed.err, removed
+    assert "captured films and answers stay in s3://films-bucket/captures" in removed.err, removed
     deploy(aws, deploy_settings(tiny_bundle))
     assert "captured" not in run("teardown", "films", "--yes").err
 

@@ -146,7 +146,7 @@ def test_figures_are_compared_with_the_bundles_own_report(
         "--no-shortcuts",
     )
     assert done.code == 0, done.err
-    assert "against the model's own" in done.out
+    assert "compared with the model's own" in done.out
     assert "<h2>External films</h2>" in (out / "report.html").read_text()
     labels = replace(adults, classes=adults.classes)
     report = evaluate(described_bundle, labels, "test", tmp_path / "b", Options(external=mapping, shortcuts=False))
