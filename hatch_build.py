@@ -42,7 +42,7 @@ def describe(readme: str, source: str | None, *, tag: str) -> str:
             return found[0]
         return "" if source is None else found[0].replace(target, _address(source, tag, target, picture=True))
 
-    parts = _FENCED.split(readme)  # code is at the odd places, and what looks like a link there is none
+    parts = _FENCED.split(readme)  # fenced code is at the odd places, and is kept: it has no links
     return "".join(part if place % 2 else _TAG.sub(tagged, _LINK.sub(link, part)) for place, part in enumerate(parts))
 
 
