@@ -44,6 +44,7 @@ def about(rows: list[Row]) -> About:
     contract = load_contract(shipped_bundle())
     return About(
         schema_version=1,
+        pneumoscope="1.0",
         shard="part-1",
         source="films",
         model=rows[0].document.model,

@@ -48,6 +48,7 @@ class About(Document):
     """Facts about one part, in its metadata."""
 
     schema_version: Literal[1]
+    pneumoscope: Text
     shard: Text
     source: Text
     model: ModelName
