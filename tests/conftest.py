@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Test modules that train, start processes or use a local cloud. With `--quick` they are not even imported.
 _SLOW = """audit aws backbone benchmarks container endpoint export faults fetch fit folds functions hostile invoke job
-models page readme server stack template training weights"""
+models page readme score score_ray score_s3 server stack template training weights"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
