@@ -223,7 +223,7 @@ def test_an_abstention_in_every_output_format(command: Command, own_bundle: Path
     assert row["label"] == document["label"]
     assert row["prediction_set"] == "; ".join(pair)
     assert row["coverage"] == "0.9"
-    assert row["reasons"] == f"at 90% coverage the film may be {pair[0]} or {pair[1]}"
+    assert row["reasons"] == f"at 90 % coverage the film may be {pair[0]} or {pair[1]}."
 
 
 def test_coverage_and_operating_point_are_options(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_film_is_decided_on_by_the_given_rule(engine: Engine) -> None:
     assert wide.prediction_set == engine.contract.classes
     assert wide.class_index is None
     assert wide.probabilities == usual.probabilities
-    assert wide.reasons == ("at 99% coverage the film may be bacteria, normal or virus",)
+    assert wide.reasons == ("at 99 % coverage the film may be bacteria, normal or virus.",)
     for point, label in (("sensitivity-0.95", "pneumonia"), ("specificity-0.95", "normal")):
         found = engine.predict(FILM, rule=engine.rule(operating_point=point))
         assert (found.status, found.label, found.coverage) == ("answered", label, None)

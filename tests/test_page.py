@@ -525,7 +525,7 @@ REJECTED: dict[str, Any] = {
 ABSTAINED: dict[str, Any] = {
     "status": "abstained",
     "coverage": 0.9,
-    "reasons": ["at 90% coverage no class is probable enough to fit the film"],
+    "reasons": ["at 90 % coverage no class is probable enough to fit the film."],
     "reason_codes": ["no-class"],
 }
 UNANSWERED: dict[str, Any] = {"class": None, "class_index": None, "label": None, "prediction_set": []}

@@ -50,7 +50,7 @@ def _by_file(film: ExaminedFilm) -> Iterator[Oddity]:
         yield Oddity(film=name, kind="aspect", what=f"{facts.width}×{facts.height} pixels")
     share = _flattest_share(film.measures.thumb)
     if share > _BLANK:
-        yield Oddity(film=name, kind=_BLANK_KIND, what=f"{share:.0%} of it has one brightness")
+        yield Oddity(film=name, kind=_BLANK_KIND, what=f"{100 * share:.0f} % of it has one brightness")
 
 
 def _other_modes(films: Sequence[ExaminedFilm]) -> Iterator[Oddity]:

@@ -110,10 +110,10 @@ def show_exported(exported: "ExportSummary", out: Path) -> None:
     decision = exported.decision
     row = decision.row(decision.coverage)
     assert row is not None
-    accuracy = "" if row.accuracy is None else f", of these {row.accuracy:.0%} with the right class"
+    accuracy = "" if row.accuracy is None else f", of these {100 * row.accuracy:.0f} % with the right class"
     print_line(
-        f"at {row.coverage:.0%} coverage it answers {row.answered:.0%} of {decision.films:,} unseen films"
-        f" ({decision.evidence}){accuracy}"
+        f"at {100 * row.coverage:.0f} % coverage it answers {100 * row.answered:.0f} % of "
+        f"{decision.films:,} unseen films ({decision.evidence}){accuracy}"
     )
     if (films := decision.films or 0) < _FEW_FILMS:
         print_line(f"note: this is measured on {films} unseen films, too few to predict how many films it will answer.")
@@ -125,9 +125,10 @@ def show_exported(exported: "ExportSummary", out: Path) -> None:
         print_line("note: the model gives all of these films the same class: it has learnt nothing.")
     if (figures := exported.quantisation) is None or exported.gain is None:
         return
+    least = wilson_lower_bound(figures.agreement, figures.films)
     print_line(
-        f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} films compared "
-        f"(with 95 % confidence on at least {wilson_lower_bound(figures.agreement, figures.films):.1%} of such films), "
+        f"int8: the same class as fp32 on {100 * figures.agreement:.1f} % of {figures.films} films compared "
+        f"(with 95 % confidence on at least {100 * least:.1f} % of such films), "
         f"macro-F1 {figures.macro_f1:.3f} (fp32 {figures.macro_f1_fp32:.3f}), "
         f"{len(figures.kept_fp32)} layers left in fp32, {exported.gain:.1f} times as fast"
     )
@@ -315,7 +316,7 @@ def _table_rows(predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
             print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image")
         shares = prediction.probabilities | prediction.groups
         values = "".join(f"{shares[name]:>11.3f}" if shares else f"{'-':>11}" for name in names)
-        tail = f"  [{'; '.join(prediction.reasons)}]" if prediction.reasons else ""
+        tail = f"  [{' '.join(prediction.reasons)}]" if prediction.reasons else ""
         label = _shortened(_short_label(prediction), 11)
         line = f"{prediction.status:<10}{label:<12}{values}{prediction.milliseconds:>8.1f}"
         print(f"{line}  {prediction.image}{tail}", flush=True)

@@ -73,7 +73,7 @@ def _note_shrunk(name: str, size: int, client: Client) -> None:
 def _row(document: dict[str, Any]) -> str:
     probabilities = document["probabilities"]
     best = f"{max(probabilities.values()):>12.3f}" if probabilities else f"{'-':>12}"
-    tail = f"  [{'; '.join(document['reasons'])}]" if document["reasons"] else ""
+    tail = f"  [{' '.join(document['reasons'])}]" if document["reasons"] else ""
     label = (document["label"] or "-")[:29]
     time = document["endpoint"]["milliseconds"]
     return f"{document['status']:<10}{label:<30}{best}{time:>9.1f}  {document['image']}{tail}"

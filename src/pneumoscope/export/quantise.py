@@ -78,10 +78,10 @@ def quantise(fp32: Path, out: Path, evidence: Comparison, *, listener: Listener 
         assert figures is not None
         gain = speed_gain(fp32, recipe.write(EVERYTHING), evidence.validation[:1])
     raise BundleError(
-        f"int8 gives the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films "
+        f"int8 gives the same class as fp32 on {100 * figures.agreement:.1f} % of {figures.films} validation films "
         f"(macro-F1 {figures.macro_f1:.3f}, fp32 {figures.macro_f1_fp32:.3f}) even with {len(figures.kept_fp32)} "
-        f"layers in fp32; at least {MIN_AGREEMENT:.0%} and a loss under {MAX_F1_LOSS:g} are required. It would be at "
-        f"most {gain:.1f} times as fast. No bundle was written: export with --precision fp32."
+        f"layers in fp32; at least {100 * MIN_AGREEMENT:.0f} % and a loss under {MAX_F1_LOSS:g} are required. "
+        f"It would be at most {gain:.1f} times as fast. No bundle was written: export with --precision fp32."
     )
 
 

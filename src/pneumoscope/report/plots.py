@@ -56,7 +56,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup
                 _tag("rect", x=x, y=y, width=side - 3, height=side - 3, kind=kind, opacity=0.08 + 0.62 * share)
             )
             parts.append(_text(x + side / 2, y + side / 2, f"{count:,}", "count"))
-            parts.append(_text(x + side / 2, y + side / 2 + 16, f"{share:.0%}", "share"))
+            parts.append(_text(x + side / 2, y + side / 2 + 16, f"{100 * share:.0f} %", "share"))
     description = "; ".join(
         f"of {sum(line):,} {label}: "
         + ", ".join(f"{count:,} called {name}" for name, count in zip(classes, line, strict=True))

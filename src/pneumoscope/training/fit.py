@@ -31,7 +31,7 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import policy
 from pneumoscope.training.config import check_compiler
-from pneumoscope.training.history import Record, best_epoch, is_finished
+from pneumoscope.training.history import EpochRecord, best_epoch, is_finished
 from pneumoscope.training.inputs import CACHE_FOLDER, CachedFilms, Loaders, cache_inputs, labels_of, make_loaders
 from pneumoscope.training.loss import Objective
 from pneumoscope.training.module import Classifier
@@ -76,7 +76,7 @@ def train(
     cache: Path | None = None,
     teachers: Sequence[Path] = (),
     listener: Listener = SILENT,
-) -> list[Record]:
+) -> list[EpochRecord]:
     """Train a network on a data set's train split; return the history, one record per epoch.
 
     With `resume`, training continues after the last completed epoch of `run`; on a CPU the final
@@ -173,7 +173,7 @@ class Recorder(Checkpoint):
         if is_finished(history, self.config):
             trainer.should_stop = True
 
-    def _report(self, record: Record) -> None:
+    def _report(self, record: EpochRecord) -> None:
         seconds = time.monotonic() - self.started
         parts = [
             f"epoch {int(record['epoch'])}/{self.config.epochs}",
@@ -286,7 +286,7 @@ def _loaders(
     return make_loaders(films, val, batch_size=config.batch_size, workers=config.workers, seed=seed, world=world)
 
 
-def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World) -> list[Record]:
+def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World) -> list[EpochRecord]:
     config, run = recorder.config, recorder.run
     callbacks: list[pl.Callback] = [recorder]
     if config.ema is not None:
@@ -348,11 +348,11 @@ def _checkpoint(run: Path, world: World) -> Iterator[Path | None]:
         yield None if content is None else copy
 
 
-def _saved_history(last: Path) -> list[Record]:
+def _saved_history(last: Path) -> list[EpochRecord]:
     if not last.is_file():
         return []
     try:
-        history: list[Record] = torch.load(last, map_location="cpu", weights_only=True)["history"]
+        history: list[EpochRecord] = torch.load(last, map_location="cpu", weights_only=True)["history"]
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as failure:
         kind = type(failure).__name__
         raise RunError(f"{last} is damaged ({kind}); train again with another --out.") from failure

@@ -27,7 +27,7 @@ from pneumoscope.documents import Document, Sha256, Stored, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
 from pneumoscope.settings.training import TrainConfig
-from pneumoscope.training.history import FIGURES, Record
+from pneumoscope.training.history import FIGURES, EpochRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +115,7 @@ def save_weights(run: Path, checkpoint: Path) -> None:
         save_file(tensors, partial)
 
 
-def save_history(run: Path, history: list[Record]) -> None:
+def save_history(run: Path, history: list[EpochRecord]) -> None:
     """Write `metrics.csv` and `curves.png`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -155,7 +155,7 @@ def _load(run: Path, name: str, kind: type[Stored]) -> Stored:
         raise RunError(f"{path} is not valid: {failure}; train again.") from failure
 
 
-def _draw(path: Path, history: list[Record]) -> None:
+def _draw(path: Path, history: list[EpochRecord]) -> None:
     # Not pyplot, which keeps global state and chooses a backend by the environment.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
