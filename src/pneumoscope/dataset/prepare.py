@@ -233,6 +233,7 @@ def _write_films(films: Sequence[AssignedFilm], folder: Path) -> list[Record]:
         # Names are compared in lower case, for file systems without regard to case.
         path = next(name for name in _names(preferred, kept.content.file_sha256) if name.lower() not in used)
         used.add(path.lower())
+        # Moved, not copied again: the incoming folder is inside the data set, so on the same file system.
         kept.copy.rename(folder / path)
         rows.append(
             Record(
@@ -259,6 +260,7 @@ def _names(path: str, sha256: str) -> Iterator[str]:
 
 
 def _groups(classes: tuple[str, ...], config: PrepareConfig) -> dict[str, tuple[str, ...]]:
+    # Bacterial and viral pneumonia are a group only if the classes are exactly the archive's.
     default = KERMANY_GROUPS if classes == KERMANY_CLASSES else {}
     groups = default if config.groups is None else config.groups
     try:

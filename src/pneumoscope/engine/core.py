@@ -126,6 +126,7 @@ class Engine:
             check_files(contract, bundle)  # the bundle may have been replaced since it was loaded
             return open_model(bundle, contract, provider=provider, threads=1)
 
+        # Threads of `predict_many` each run the model on one core, which a session of all threads cannot do.
         second = open_single_core if is_duplicated else None
         return cls(contract, session, limits, second, fix_orientation=fix_orientation)
 
@@ -254,6 +255,7 @@ class Engine:
         images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
         outputs = self.run(np.stack(images), single_core=single_core) if images else None
+        # One run decides on the whole batch, so each film is charged with an equal share of its time.
         share = _since(started) / max(1, len(images))
         rows = iter(range(len(images)))
         for film in batch:
@@ -267,6 +269,7 @@ class Engine:
         """The prediction on a film that could be decoded, from the model's outputs."""
         why = self._fault(film, row)
         if why is not None and self.fix_orientation and can_undo(why.code):
+            # The model input is turned or inverted, so the file is not decoded again.
             started, better = time.perf_counter(), undo(why.code, image[0])[np.newaxis]
             fixed = self.run(better[np.newaxis]).row(0)
             milliseconds += _since(started)

@@ -113,6 +113,7 @@ def decide(
     """
     shares = dict(zip(contract.classes, map(float, probabilities), strict=True))
     verdict = judge(contract.groups, shares, rule)
+    # The map of an abstention explains the most probable class of the set; an empty set leaves all classes.
     explained = max(verdict.prediction_set or contract.classes, key=shares.__getitem__)
     attention = None
     if maps is not None and contract.activation_map is not None:
@@ -176,6 +177,7 @@ def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
         name for name in shares if all(sides[group][name not in members] for group, members in groups.items())
     )
     answers = [choice for choice, members in choices.items() if {*members} & {*classes}]
+    # The sides of groups cannot tell classes apart that are in no group.
     if len(answers) > 1 and not {*answers} & {*groups}:
         answers = [choice for choice in answers if choice in _fitting_classes(shares, row)]
     if len(answers) == 1:
@@ -190,6 +192,7 @@ def _judge_at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float]
     """The group from its threshold on, else the most probable other answer; never an abstention."""
     choices = group_answers(groups, shares)
     sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
+    # The threshold alone decides about the group: its name must not return as the most probable of the rest.
     others = (name for name in choices if name != point.group)
     label = point.group if sums[point.group] >= point.threshold else max(others, key=sums.__getitem__)
     words = f"decided at operating point {point.name}: {point.group} from a probability of {point.threshold:.3f} on."
@@ -202,6 +205,7 @@ def _fitting_classes(shares: dict[str, float], row: CoverageRow) -> tuple[str, .
 
 def _sides(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> _Sides:
     inside = {group: sum(shares[member] for member in members) for group, members in groups.items()}
+    # 1 - p, as `export` computes it for its thresholds: a sum of the other classes might round to the other side.
     return {group: (p >= row.groups[group].inside, 1 - p >= row.groups[group].outside) for group, p in inside.items()}
 
 

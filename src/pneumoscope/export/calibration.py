@@ -48,6 +48,7 @@ def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dat
             f"{about.config.prior}, but the run is {config.arch} with {', '.join(card.classes)} and {config.prior}; "
             "cross-validate with the run's recipe."
         )
+    # Called for its error: every train film must be in the evidence.
     evidence.rows([film.file_sha256 for film in dataset.split("train")])
     return evidence
 
@@ -174,6 +175,8 @@ def _held_out_folds(films: HeldOutFilms, method: metrics.Method) -> Iterator[_He
 def _row(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold], coverage: float) -> CoverageRow:
     """A row of the table, set by all the films, with the figures of the other folds' thresholds on each fold."""
     truth = given.films.truth
+    # The thresholds of the row come from all films; its figures from thresholds of the other folds, so that no film is
+    # judged by a threshold that it helped to set.
     kept, answer = np.zeros((len(truth), len(given.classes)), np.bool_), np.full(len(truth), -1)
     for part in parts:
         rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
@@ -218,6 +221,7 @@ def _least(own: Floats, truth: Indices, classes: int, coverage: float) -> list[f
 
     Rounded down, so that the films that set a threshold still reach it.
     """
+    # The nonconformity score is 1 minus the probability of the true class; too few films make it infinite.
     scores = metrics.conformal_thresholds(1 - own, truth, classes, coverage)
     return [0.0 if np.isinf(score) else max(0.0, math.floor((1 - score) * 1e6) / 1e6) for score in scores]
 
@@ -227,6 +231,7 @@ def _points(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutF
     weights = given.films.weights
     for group in given.groups:
         inside, _ = given.inside(group, whole)
+        # Sensitivity needs films of the group, specificity films outside it.
         if inside.all() or not inside.any():
             continue
         for aim, level in AIMS:
@@ -236,6 +241,7 @@ def _points(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutF
                 called[part.rows] = given.share(group, part.probabilities) >= least
             name = f"{aim}-{level:g}"
             yield OperatingPoint(
+                # With one group the name is short, such as sensitivity-0.95; several groups need their own names in it.
                 name=name if len(given.groups) == 1 else f"{group}-{name}",
                 group=group,
                 aim=aim,

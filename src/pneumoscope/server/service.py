@@ -50,6 +50,7 @@ class Service:
         self._threads = max(1, available_cores() // config.workers)
         self._batcher: Batcher | None = None
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        # A pool of its own: answers would otherwise wait behind films that are still to be decoded.
         self._finishing = ThreadPoolExecutor(self._threads, thread_name_prefix="finish")
         self._films = 0
         self._buffered = 0
@@ -104,6 +105,7 @@ class Service:
     def require_queue_space(self, films: int = 1) -> None:
         """Raise Busy unless the queue has space for this many more films."""
         if self._films + films > self.config.queue:
+            # How long the films in the queue will take, for Retry-After.
             wait = max(1, math.ceil(self._films * self._seconds))
             raise Busy(f"the queue is full ({self._films} films); try again in {wait} s.", retry_after=wait)
 
@@ -180,6 +182,7 @@ class Service:
             provider=config.provider,
             fix_orientation=config.fix_orientation,
         )
+        # With the engine that will serve: readiness must mean that this session reproduces the model here.
         verify(config.bundle, engine=engine)
         self._reference = load_reference(config.bundle, engine.contract)
         return engine
@@ -200,4 +203,5 @@ async def while_connected(disconnect: Awaitable[object], work: Awaitable[Result]
     finally:
         for task in (leaving, working):
             task.cancel()
+        # Awaited, so that the cancelled work has released its place in the queue before the request ends.
         await asyncio.gather(leaving, working, return_exceptions=True)

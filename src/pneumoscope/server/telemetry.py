@@ -99,7 +99,7 @@ class Telemetry:
             self.distance.observe(float(self._reference.distance(outputs.embedding)))
 
     def record_model(self, model: dict[str, str], reference: Reference | None) -> None:
-        """Record which model is running, and what its reference films let expect."""
+        """Record which model is running, and the shares that its reference films give reason to expect."""
         self.information.labels(__version__, model["name"], model["version"], model["sha256"]).set(1)
         self._reference = reference
         if reference is not None:
@@ -115,6 +115,7 @@ class Telemetry:
         if MULTIPROCESS not in os.environ:
             return generate_latest(self.registry)
         _remove_dead_workers()
+        # A worker knows its own counts only; the library's files in that folder have those of all.
         combined = CollectorRegistry()
         MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
         return generate_latest(combined)

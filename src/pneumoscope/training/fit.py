@@ -109,6 +109,7 @@ def train(
         module, card, description = _build(dataset, config, teachers, weights=weights)
         listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {description}")
         teacher = world.from_leader(lambda: _soft_targets(run, dataset, teachers, cache, listener, resume=resume))
+        # One process per host decodes the films; the others find the cache.
         with world.host_by_host():
             loaders = _loaders(dataset, config, world, cache, listener, teacher)
         if world.is_leader and not resume:
@@ -124,6 +125,7 @@ def train(
             history = _fit(module, loaders, recorder, world)
         elif world.is_leader:
             save_history(run, history)
+        # A run that was killed after its last epoch has a checkpoint, but no final weights yet.
         if world.is_leader and not (run / WEIGHTS_FILE).is_file():
             save_weights(run, run / (BEST if config.keep == "best" else LAST))
         world.wait()
@@ -205,6 +207,7 @@ def _build(
 
     A resume passes `NONE`: the checkpoint has the weights, and the initial ones may no longer be available.
     """
+    # Before the network is built: its random initial weights are drawn from here.
     torch.manual_seed(config.seed)
     network, report = build(
         config.arch,
@@ -307,6 +310,7 @@ def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World)
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=True,
+            # Our loaders already give each process its share of the films.
             use_distributed_sampler=False,
         )
         try:
@@ -352,6 +356,7 @@ def _saved_history(last: Path) -> list[EpochRecord]:
     if not last.is_file():
         return []
     try:
+        # `weights_only`: a checkpoint must not run code when it is loaded.
         history: list[EpochRecord] = torch.load(last, map_location="cpu", weights_only=True)["history"]
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as failure:
         kind = type(failure).__name__

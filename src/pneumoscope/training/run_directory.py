@@ -108,6 +108,7 @@ def save_weights(run: Path, checkpoint: Path) -> None:
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
+    # Training keeps weights in channels-last order; safetensors stores contiguous tensors only.
     tensors = {
         name.removeprefix(prefix): value.contiguous() for name, value in state.items() if name.startswith(prefix)
     }
@@ -139,6 +140,7 @@ def code_commit() -> str | None:
     here = ["git", "-C", str(Path(__file__).parent)]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     try:
+        # The installed package may lie inside another project's repository, whose commit would mean nothing.
         subprocess.run([*here, "ls-files", "--error-unmatch", Path(__file__).name], **options)
         return str(subprocess.run([*here, "describe", "--always", "--dirty", "--abbrev=40"], **options).stdout).strip()
     except (OSError, subprocess.SubprocessError):
