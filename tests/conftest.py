@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from pneumoscope.aws.session import Cloud
 
 # Test modules that train, start processes or use a local cloud. With `--quick` they are not even imported.
-_SLOW = """audit aws backbone benchmarks container endpoint export faults fetch fit folds functions hostile invoke job
-models page page_controls page_layout page_service readme server stack template training weights"""
+_SLOW = """audit aws backbone benchmarks container endpoint export export_calibration faults fetch fit folds functions
+hostile invoke job job_hosts models page page_controls page_layout page_service policies quantise rayserve readme resume
+serve server stack template training upload weights"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -214,3 +215,15 @@ def page_films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, data in contents.items():
         (folder / name).write_bytes(data)
     return {name: folder / name for name in contents}
+
+
+@pytest.fixture(scope="session")
+def steady_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained long enough that rounding does not change its classes."""
+    from pneumoscope.training.config import make_config
+    from pneumoscope.training.fit import train
+
+    run = tmp_path_factory.mktemp("runs") / "steady"
+    values: dict[str, Any] = {"recipe": "steady", **TINY, "epochs": 12, "optimizer": "adamw", "lr": 0.004}
+    train(dataset, make_config(values, {}), run)
+    return run
