@@ -110,6 +110,8 @@ def show_exported(exported: "ExportSummary", out: Path) -> None:
     decision = exported.decision
     row = decision.row(decision.coverage)
     assert row is not None
+    assert row.coverage is not None
+    assert row.answered is not None  # null only in rows of older contracts
     accuracy = "" if row.accuracy is None else f", of these {100 * row.accuracy:.0f} % with the right class"
     print_line(
         f"at {100 * row.coverage:.0f} % coverage it answers {100 * row.answered:.0f} % of "
