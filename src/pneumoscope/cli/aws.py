@@ -100,7 +100,7 @@ def deploy_command(settings: "Deploy") -> None:
     if not settings.wait:
         typer.echo(f"endpoint {name} is being made; see `pneumoscope aws status`.")
         return
-    typer.echo(f"endpoint {name} is in service. It costs money until `pneumoscope aws teardown {name}`.")
+    typer.echo(f"endpoint {name} is in service. It costs money until you run `pneumoscope aws teardown {name}`.")
     listener.say(f"next: pneumoscope aws invoke {name} FILM")
 
 
@@ -153,16 +153,16 @@ def teardown_command(settings: "Teardown") -> None:
 
     cloud, name = _cloud(settings.region), settings.name
     found = list(deployed_resources(cloud, name, keep_model=settings.keep_model))
-    captures = capture_location(cloud, name)  # asked now: the stack that names them is deleted below
+    captures = capture_location(cloud, name)  # read now, because the stack that names them is deleted below
     if not found:
-        typer.echo(f"nothing named {name} that Pneumoscope made is in {cloud.region}.")
+        typer.echo(f"nothing named {name} was made by Pneumoscope in {cloud.region}.")
         return
     if not settings.yes:
         for each in found:
             typer.echo(f"to be removed: {each.name}", err=True)
         if not sys.stdin.isatty():
             raise UsageError("teardown asks before it removes anything; without a terminal, pass --yes.")
-        typer.confirm(f"Remove these {len(found)} in {cloud.region}?", abort=True, err=True)
+        typer.confirm(f"Remove these {len(found)} resources in {cloud.region}?", abort=True, err=True)
     for each in found:
         each.remove()
         typer.echo(f"removed: {each.name}")

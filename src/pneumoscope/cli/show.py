@@ -159,7 +159,7 @@ def show_report(report: "Report") -> None:
         title_justify="left",
     )
     counts = zip(report.classes, report.confusion, strict=True)
-    columns = ("true class", *(f"called {label}" for label in report.classes))
+    columns = ("true class", *(f"predicted as {label}" for label in report.classes))
     show_table(columns, ((label, *map(str, row)) for label, row in counts))
     if lost := report.dataset.undecodable:
         print_line(f"note: {len(lost):,} films could not be decoded, such as {lost[0].film}: {lost[0].reason}")

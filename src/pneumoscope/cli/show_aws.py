@@ -57,7 +57,7 @@ def show_resources(found: list[dict[str, str]], form: str, region: str) -> None:
         print(json.dumps(found))
         return
     if not found:
-        print_line(f"nothing that Pneumoscope made is in {region}.")
+        print_line(f"Pneumoscope has made nothing in {region}.")
         return
     rows = ((each["kind"], each["name"], each["state"], each["made"]) for each in found)
     show_table(("kind", "name", "state", "made (UTC)"), rows, title=region)

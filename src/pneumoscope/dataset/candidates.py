@@ -49,7 +49,7 @@ class FilmsFound:
     """The candidates of each source.
 
     `label_summary` states how label files were read, None without any; `without_file` is the number of their images
-    that are in no source.
+    that are not in any source.
     """
 
     candidates: tuple[Candidates, ...]

@@ -60,7 +60,7 @@ class PrepareSummary:
     """The result of `prepare`. `counts[split][label]` is (films, patients).
 
     `labels` states how label files were read, None without any; `without_file` is the number of their images that are
-    in no source.
+    not in any source.
     """
 
     classes: tuple[str, ...]

@@ -47,7 +47,7 @@ def find_fault(
     shares = dict(zip(gate.codes, softmax(scores).tolist(), strict=True))
     if coloured is not None and coloured > gate.coloured:
         code = max(_COLOURED, key=lambda each: shares.get(each, 0.0))
-        return Reason(code, f"{_SENTENCES[code]}: {100 * coloured:.0f} % of it has colours.")
+        return Reason(code, f"{_SENTENCES[code]}: {100 * coloured:.0f} % of its pixels are coloured.")
     if shares[FILM] + shares[MIRRORED] < gate.film_from:
         code = max((each for each in shares if each not in (FILM, MIRRORED)), key=shares.__getitem__)
         return Reason(code, f"{_SENTENCES.get(code, code)}.{_advice(code)}")

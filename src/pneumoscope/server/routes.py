@@ -236,7 +236,7 @@ def _finish(
         try:
             service.journal.keep(film.data, prediction, request_id)
         except OSError:
-            sentence = "the decision is withheld because the log of decisions cannot be written; tell the operator."
+            sentence = "the decision is withheld, because it cannot be written to the log; report this to the operator."
             raise Busy(sentence, retry_after=30) from None
     with service.telemetry.stage_seconds.labels("draw").time():
         return prediction, render(prediction, heat=options.heatmap, preview=options.preview)

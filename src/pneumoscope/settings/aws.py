@@ -16,7 +16,7 @@ Serving: TypeAlias = Literal["own", "ray"]
 
 def _refuse_alias(given: str) -> str:
     if given.rpartition(":")[2].startswith("alias/"):
-        raise ValueError(f"{given!r} is an alias; give the key's id or ARN, which AWS takes everywhere")
+        raise ValueError(f"{given!r} is an alias; give the key's id or ARN, which AWS accepts everywhere")
     return given
 
 
@@ -75,7 +75,7 @@ class Train(Document):
     """Settings of `aws train`."""
 
     unprepared: bool = Field(
-        default=False, description="--data is folders of films, not a data set: the job prepares it first."
+        default=False, description="--data holds folders of films, not a data set: the job prepares them first."
     )
     instance_type: InstanceType = Field(default="ml.g5.xlarge", description="Instance type to train on.")
     instances: int = Field(default=1, ge=1, le=64, description="Number of instances to train on.")
