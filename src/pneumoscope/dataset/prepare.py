@@ -123,6 +123,7 @@ def prepare(
         )
         films = _write_films(assigned, folder)
         if config.stress:
+            # Made from the validation films as written, so only after them.
             films += write_stress(films, folder, seed=config.seed, limits=limits, listener=listener)
         write_text(folder / MANIFEST_FILE, format_manifest(films))
         write_text(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
@@ -197,6 +198,7 @@ def _cut_splits(union: Union, config: PrepareConfig) -> list[str | None]:
     if not any(entry.in_test_part for entry in union.entries):
         parts |= dict.fromkeys(cut_patients(train, fraction=config.test_fraction, seed=config.seed), "test")
         train = [film for film in train if film.patient not in parts]
+    # A share of the films that are left, if a test part was split off.
     parts |= dict.fromkeys(cut_patients(train, fraction=config.val_fraction, seed=config.seed), "val")
     return [
         "test" if entry.in_test_part else None if group in union.test_groups else parts.get(group, "train")
@@ -255,6 +257,7 @@ def _names(path: str, sha256: str) -> Iterator[str]:
     yield path
     count = int(sha256[:8], 16)
     while True:
+        # Shortened, so that a long name still fits the file system's limit with the suffix.
         yield str(preferred.with_name(f"{preferred.stem[:60]}~{count:08x}{preferred.suffix}"))
         count = (count + 1) % 2**32
 

@@ -167,6 +167,7 @@ def _read_source(
 def _source_names(sources: Sequence[Path]) -> list[str]:
     """A short name of each source; a number is added to a name that occurs again."""
     names = [path.resolve().name for path in sources]
+    # The manifest names films by source, so two sources `images` must not have one name.
     return [f"{name}#{names[:at].count(name) + 1}" if name in names[:at] else name for at, name in enumerate(names)]
 
 

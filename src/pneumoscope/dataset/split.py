@@ -68,6 +68,7 @@ def cut_patients(films: Sequence[LabelledFilm], *, fraction: float, seed: int) -
     chosen: set[str] = set()
     reached: Counter[str] = Counter()
     for patient, counts in patients.items():
+        # A patient that brings the counts no nearer stays in the larger part.
         if _gain(counts, reached, targets) > 0:
             chosen.add(patient)
             reached += counts

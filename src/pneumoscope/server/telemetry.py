@@ -15,6 +15,7 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # the library's own variable; `superv
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
+# Finest around 1, where the reference's own films end.
 _DISTANCES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 
 
@@ -74,6 +75,7 @@ class Telemetry:
             multiprocess_mode="max",
         )
         if MULTIPROCESS not in os.environ:
+            # The library collects these of one process only.
             ProcessCollector(registry=registry)
 
     def record_film(self, prediction: Prediction, *, waited: float) -> None:
