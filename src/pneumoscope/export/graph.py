@@ -136,10 +136,10 @@ def join_gate(path: Path, gate: GateWeights) -> None:
     kept = [each for each in graph.output if each.name != MIDDLE]
     del graph.output[:]
     sizes_out = ((GATE, len(gate.bias)), (DISTANCE, len(distances)))
-    made = [
+    new = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", size]) for name, size in sizes_out
     ]
-    graph.output.extend([*kept, *made])
+    graph.output.extend([*kept, *new])
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

@@ -118,7 +118,7 @@ class TrainConfig(Document):
         ge=32,
         le=1024,
         description="robust: side of its crops, in pixels; by default as size. A smaller side makes training faster, "
-        "and what crops show as large as it later is in whole films (arXiv:1906.06423).",
+        "and lets things appear as large in crops as they later do in whole films (arXiv:1906.06423).",
     )
     read_size: int | None = Field(
         default=None,
