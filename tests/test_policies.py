@@ -150,9 +150,9 @@ def test_the_documented_user_removes_only_tagged_resources_and_model_files() -> 
             assert "sagemaker:TaggingAction" in statement["Condition"]["StringEquals"]
 
 
-def test_the_documented_policy_of_a_key_is_valid(shared_cloud: LocalCloud) -> None:
+def test_the_documented_policy_of_a_key_is_valid(aws: Cloud) -> None:
     policy = (REPOSITORY / "deploy" / "aws" / "key.json").read_text().replace("KEY", "arn:aws:kms:eu-central-1:1:key/a")
-    shared_cloud.client("iam").put_role_policy(RoleName="trainer", PolicyName="key", PolicyDocument=policy)
+    aws.client("iam").put_role_policy(RoleName="trainer", PolicyName="key", PolicyDocument=policy)
 
 
 def test_the_documented_command_empties_a_bucket_with_versions(aws: Cloud) -> None:

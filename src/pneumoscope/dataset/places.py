@@ -272,7 +272,7 @@ def _refuse_repeated(paths: Sequence[Sequence[str]], outer: Sequence[str], level
     """
     above: dict[str, set[str]] = {}
     for path, one in zip(paths, outer, strict=True):
-        # `images` in every class folder is no reason to doubt that the outer folder is the class.
+        # `images` in every class folder does not make it doubtful that the outer folder is the class.
         if path[-1] != one and not (level == "outermost" and _is_content(path[-1])):
             above.setdefault(path[-1], set()).add(one)
     repeated = sorted(name for name, folders in above.items() if len(folders) > 1)
