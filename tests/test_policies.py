@@ -31,6 +31,8 @@ from pneumoscope.errors import (
 )
 from samples import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("aws")
+
 
 def test_the_documented_role_allows_what_a_job_needs_and_no_more(
     shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch

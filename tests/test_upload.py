@@ -28,6 +28,8 @@ from pneumoscope.errors import (
 )
 from pneumoscope.settings.aws_names import parse_location
 
+pytestmark = pytest.mark.usefixtures("aws")
+
 
 def test_a_data_set_is_uploaded_once_encrypted_and_readable_again(aws: Cloud, dataset: Dataset, tmp_path: Path) -> None:
     heard = RecordingListener()
