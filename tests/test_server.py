@@ -30,7 +30,7 @@ from pneumoscope.engine.reference import load_reference
 from pneumoscope.models import SHIPPED
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.settings.serve import ServeConfig
-from samples import encode, parse_decision
+from samples import encode, parse_decision, without
 from service import Service, form, serving
 
 FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))
@@ -45,10 +45,6 @@ def service(tiny_bundle: Path) -> Iterator[Service]:
         yield running
         assert "Traceback" not in running.log
         assert running.stop() == 0
-
-
-def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name not in names}
 
 
 def test_http_gives_the_engines_decision(service: Service, tiny_bundle: Path) -> None:
@@ -313,7 +309,8 @@ def test_the_documentation_needs_no_network(service: Service) -> None:
     document = service.get("/openapi.json").json()
     assert document["info"]["description"] == DISCLAIMER
     assert set(document["paths"]) == {
-        *("/v1/predictions", "/v1/model", "/invocations", "/ping", "/healthz", "/readyz", "/metrics"),
+        *("/v1/predictions", "/v1/model", "/healthz", "/readyz", "/metrics"),
+        *("/invocations", "/ping", "/execution-parameters"),
     }
 
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
@@ -11,6 +11,8 @@ from pneumoscope.settings.aws_names import EndpointName
 from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, Point, Provider, Spelling
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
+BATCH_VARIABLE = "PNEUMOSCOPE_BATCH"
+Batch: TypeAlias = Literal["decisions", "embeddings"]
 SHORTEST_TOKEN = 16  # characters
 MOST_FILMS = 32  # image files in one request
 #: Content types of a request whose body is one image file.
@@ -67,6 +69,11 @@ class ServeOptions(Document):
     )
     keep_log: Annotated[Path | None, Spelling(path="file")] = Field(
         default=None, description="Append every decision to this file, as JSON lines."
+    )
+    batch: Annotated[Batch | None, Spelling(variable=BATCH_VARIABLE)] = Field(
+        default=None,
+        description="Answer /invocations as a batch transform job needs it: a file that cannot be read is rejected "
+        "with status 200 instead of 422; the answers add the file's SHA-256, or also the embedding.",
     )
     coverage: Coverage = None
     operating_point: Point = None
