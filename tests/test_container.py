@@ -18,6 +18,7 @@ from samples import REPOSITORY
 
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
 TRAINING = REPOSITORY / "deploy" / "Dockerfile.train"
+BUNDLE = REPOSITORY / "deploy" / "Dockerfile.bundle"
 LOCK = REPOSITORY / "deploy" / "requirements.lock"
 TRAINING_LOCK = REPOSITORY / "src" / "pneumoscope" / "aws" / "client" / "train.lock"
 TOOLS = Path(sys.executable).parent
@@ -42,7 +43,7 @@ def pins(path: Path) -> set[str]:
     return set(re.findall(r"^([a-z0-9-]+==[\w.]+)", path.read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING], ids=["service", "training"])
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING, BUNDLE], ids=["service", "training", "bundle"])
 def test_hadolint_finds_nothing(dockerfile: Path) -> None:
     done = subprocess.run([TOOLS / "hadolint", dockerfile], capture_output=True, text=True, check=False)
     assert done.returncode == 0
