@@ -13,8 +13,7 @@ from pneumoscope.contract import load_contract
 from pneumoscope.engine import Engine
 from pneumoscope.engine.reference import load_reference
 from pneumoscope.phantom import encode_jpeg, film
-from pneumoscope.server.sagemaker import MOST_MEGABYTES
-from pneumoscope.settings.serve import BATCH_VARIABLE, ServeConfig
+from pneumoscope.settings.serve import BATCH_MEGABYTES, BATCH_VARIABLE, MAX_BYTES_VARIABLE, ServeConfig
 from samples import parse_decision, without
 from service import Service, serving
 
@@ -26,7 +25,7 @@ KIND = "application/x-image"  # the content type that `aws score` sets
 @pytest.fixture(scope="module")
 def batch(tiny_bundle: Path) -> Iterator[Service]:
     """The service as a transform job runs it: its model sets the variable."""
-    with serving(tiny_bundle, "--max-bytes", LIMIT, environment={BATCH_VARIABLE: "decisions"}) as running:
+    with serving(tiny_bundle, environment={BATCH_VARIABLE: "decisions", MAX_BYTES_VARIABLE: str(LIMIT)}) as running:
         yield running
         assert "Traceback" not in running.log
         assert running.stop() == 0
@@ -40,7 +39,7 @@ def test_a_job_is_offered_limits_that_batch_transform_accepts(batch: Service) ->
     document = offered.json()
     assert set(document) == {"MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"}
     assert document["BatchStrategy"] == "SINGLE_RECORD"
-    assert 1 <= document["MaxConcurrentTransforms"] * document["MaxPayloadInMB"] <= MOST_MEGABYTES
+    assert 1 <= document["MaxConcurrentTransforms"] * document["MaxPayloadInMB"] <= BATCH_MEGABYTES
     assert document["MaxPayloadInMB"] * 1_000_000 <= LIMIT
     assert document["MaxConcurrentTransforms"] <= ServeConfig(bundle=Path("bundle")).queue, "some would get a 503"
 

@@ -18,10 +18,8 @@ from pneumoscope.parallel import available_cores
 from pneumoscope.server.answers import Answer, BatchFacts, render
 from pneumoscope.server.problems import UPLOAD_PROBLEMS, describe_problems
 from pneumoscope.server.routes import BINARY, DOCUMENTED, CurrentService, Live, Memory, decide, readyz, service_of
+from pneumoscope.settings.serve import BATCH_MEGABYTES, MEGABYTE
 
-#: Batch Transform's limit on MaxConcurrentTransforms × MaxPayloadInMB, in MB.
-MOST_MEGABYTES = 100
-_MEGABYTE = 1_000_000
 _FILMS_PER_CORE = 2  # one is decoded while another waits for the model
 _MOST_AT_ONCE = 16  # leaves 6 MB for each film, which is Batch Transform's own default
 # In a batch transform job, a single 4xx makes the whole job fail. These two are about the film, not the request.
@@ -75,5 +73,5 @@ async def ping(service: CurrentService) -> Live:
 async def execution_parameters(service: CurrentService) -> ExecutionParameters:
     """How many films a batch transform job may send at a time, and how large they may be."""
     at_once = min(_MOST_AT_ONCE, _FILMS_PER_CORE * available_cores())
-    largest = min(MOST_MEGABYTES // at_once, service.config.max_bytes // _MEGABYTE)
+    largest = min(BATCH_MEGABYTES // at_once, service.config.max_bytes // MEGABYTE)
     return ExecutionParameters(MaxConcurrentTransforms=at_once, MaxPayloadInMB=max(1, largest))
