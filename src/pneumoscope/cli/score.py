@@ -7,6 +7,7 @@ import typer
 
 from pneumoscope.cli.bundle_choice import choose_bundle, refuse_bundles
 from pneumoscope.cli.command import command
+from pneumoscope.settings.aws_names import S3, parse_location
 
 if TYPE_CHECKING:
     from pneumoscope.score.archive_scoring import CrewMaker, Resources
@@ -62,10 +63,19 @@ def _source(given: str, settings: "Score") -> "Source":
     from pneumoscope.imaging import Limits
     from pneumoscope.score.listing import find_source
 
-    return find_source(given, Limits(max_pixels=settings.max_pixels), name_encoding=settings.name_encoding)
+    limits = Limits(max_pixels=settings.max_pixels)
+    if given.startswith(S3):
+        from pneumoscope.aws.scoring import S3Films
+
+        return S3Films(location=parse_location(given), region=settings.region, limits=limits)
+    return find_source(given, limits, name_encoding=settings.name_encoding)
 
 
 def _place(settings: "Score") -> "Place":
+    if settings.out.startswith(S3):
+        from pneumoscope.aws.scoring import S3Place
+
+        return S3Place(location=parse_location(settings.out), region=settings.region)
     from pneumoscope.score.place import FolderPlace
 
     return FolderPlace(folder=Path(settings.out).absolute())

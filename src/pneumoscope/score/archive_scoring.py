@@ -1,5 +1,6 @@
 """Scoring sources into a place: list, cut into shards, let a crew score those whose parts are missing, sum up."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from pneumoscope.score.summary import SUMMARY_FILE, Shards, Summary, summarise
 from pneumoscope.score.tally import Tally
 from pneumoscope.score.worker import Job, Options
 
+SHARDS_FILE = "_shards.json"
 _TAIL = 16_384  # bytes: larger than most footers, so that one request is enough
 _TAIL_READERS = 16
 #: Makes a crew from a bundle, a job, and the number of workers.
@@ -83,6 +85,8 @@ def score_archives(
     there, others = _sort_names(place, shards, remove_others=remove_others)
     missing = [shard for shard in shards if shard.name not in there]
     workers, threads = resources.share(len(missing))
+    # Written first: a place that refuses it ends here, and not after the first shard.
+    place.replace(SHARDS_FILE, _listed(shards, sources))
     job = Job(sources=tuple(sources), place=place, options=options, threads=threads)
     started, films = time.monotonic(), sum(shard.films for shard in missing)
     outcome = Shards(total=len(shards), there=len(there), again_after_loss=0, again_as_slow=0)
@@ -164,6 +168,15 @@ def _sort_names(place: Place, shards: Sequence[Shard], *, remove_others: bool) -
             "--out, or pass --remove-others to delete them at the end."
         )
     return parts & wanted, others
+
+
+def _listed(shards: Sequence[Shard], sources: Sequence[Source]) -> bytes:
+    """The document `_shards.json`: the parts that this run makes, each with its source and number of films."""
+    parts = [
+        {"part": shard.name, "source": printable(sources[shard.source].address), "films": shard.films}
+        for shard in shards
+    ]
+    return (json.dumps({"schema_version": 1, "parts": parts}, indent=1) + "\n").encode()
 
 
 def _run(

@@ -6,10 +6,8 @@ from pydantic import AfterValidator, Field
 
 from pneumoscope.documents import Document
 from pneumoscope.errors import UsageError
-from pneumoscope.settings.aws_names import parse_location
+from pneumoscope.settings.aws_names import S3, parse_location
 from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, MaxPixels, Point, Quiet, Spelling
-
-S3 = "s3://"
 
 
 def _checked_address(given: str) -> str:

@@ -28,6 +28,20 @@ def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool | None = N
         UsageError: the bucket is public, and `allow_public` is not true.
         CloudError: the bucket does not exist, is in another region, or access to it is denied.
     """
+    check_region(cloud, place)
+    if not allow_public and (why := _why_public(cloud.client("s3"), place.bucket)):
+        way_out = "" if allow_public is None else ", or pass --allow-public if the films are public anyway"
+        raise UsageError(
+            f"bucket {place.bucket} is open to the public ({why}); turn on Block Public Access for it{way_out}."
+        )
+
+
+def check_region(cloud: Cloud, place: Location) -> None:
+    """Refuse a bucket that does not exist, or is in another region than the command works in.
+
+    Raises:
+        CloudError: it is one of these, or access to it is denied.
+    """
     # For a bucket in another region S3 answers 301, which botocore follows: the call succeeds and names the region.
     head = call_or_none(f"bucket {place.bucket}", cloud.client("s3").head_bucket, "404", Bucket=place.bucket)
     if head is None:
@@ -38,11 +52,6 @@ def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool | None = N
         raise CloudError(
             f"bucket {place.bucket} is in {region}, but this command works in {cloud.region}; pass "
             f"--region {region}, or choose a bucket in {cloud.region}."
-        )
-    if not allow_public and (why := _why_public(cloud.client("s3"), place.bucket)):
-        way_out = "" if allow_public is None else ", or pass --allow-public if the films are public anyway"
-        raise UsageError(
-            f"bucket {place.bucket} is open to the public ({why}); turn on Block Public Access for it{way_out}."
         )
 
 
