@@ -62,6 +62,15 @@ def test_the_service_image_is_unprivileged_and_has_a_health_check() -> None:
     assert len([word for word, _ in instructions() if word == "FROM"]) == 2
 
 
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING], ids=["service", "training"])
+def test_onnx_runtime_keeps_no_record_of_its_use(dockerfile: Path, tmp_path: Path) -> None:
+    """Since 1.32 it writes a database into the home folder when it is imported, and has code to send that."""
+    settings = dict(re.findall(r"(ORT_\w+|PYTHON\w+)=(\S+)", last_stage(dockerfile)["ENV"]))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | settings
+    subprocess.run([sys.executable, "-c", "import onnxruntime"], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_the_training_image_trains() -> None:
     stage = last_stage(TRAINING)
     assert json.loads(stage["ENTRYPOINT"]) == ["python", "-m", "pneumoscope.aws.job"]
