@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pneumoscope.aws.session import Cloud
 
 # Test modules that train, start processes or use a local cloud. With `--quick` they are not even imported.
-_SLOW = """audit aws backbone benchmarks container endpoint export faults fetch fit folds functions hostile invoke job
-models page readme server stack template training weights"""
+_SLOW = """audit aws backbone batch benchmarks container endpoint export faults fetch fit folds functions hostile
+invoke job models page readme sagemaker server stack template training weights"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
