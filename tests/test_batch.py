@@ -1,15 +1,17 @@
 """`aws score`: films in S3 through a batch transform job into Parquet parts, over HTTP on moto and a real service."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from moto.sagemaker.models import FakeTransformJob
 from pydantic import ValidationError
 
-from account import PLACE, REGION, become_documented_user, become_nobody, run
+from account import PLACE, REGION, RecordingListener, become_documented_user, become_nobody, run
 from batch_transform import REFERENCE, BatchTransform
 from local_cloud import LocalCloud
 from pneumoscope.aws import scoring
@@ -22,6 +24,7 @@ from pneumoscope.aws.session import Cloud, translate_errors
 from pneumoscope.contract import load_contract
 from pneumoscope.errors import CloudError, UsageError
 from pneumoscope.imaging import DEFAULT_LIMITS
+from pneumoscope.progress import SILENT, Listener
 from pneumoscope.score.archive_scoring import Resources, score_archives
 from pneumoscope.score.parts import read_part
 from pneumoscope.score.processes import ProcessCrew
@@ -67,7 +70,7 @@ def films(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         job.transform_job_status = "InProgress"
 
     monkeypatch.setattr(FakeTransformJob, "__init__", begin)
-    scoring._cloud_of_process.cache_clear()
+    scoring._cloud.cache_clear()
     return made
 
 
@@ -82,11 +85,22 @@ def planned(aws: Cloud, bundle: Path, **changes: Any) -> Batch:
     return plan(aws, chosen, source, S3Place(location=chosen.out, region=REGION), bundle)
 
 
-def carried_out(aws: Cloud, batch: Batch, act: Callable[[str], object]) -> Summary:
+def carried_out(aws: Cloud, batch: Batch, act: Callable[[str], object], *, listener: Listener = SILENT) -> Summary:
     """Start a job and finish; `act` on the job while `finish` waits for it."""
     name = start(aws, batch)
     assert name is not None
-    return finish(aws, batch, name, pause=lambda _: act(name) and None)
+
+    def pause(_: float) -> None:
+        act(name)
+
+    return finish(aws, batch, name, listener=listener, pause=pause)
+
+
+def write_log(cloud: LocalCloud, job: str, line: str) -> None:
+    logs, place = cloud.client("logs"), {"logGroupName": transform.LOGS, "logStreamName": f"{job}/data-log"}
+    logs.create_log_group(logGroupName=transform.LOGS)
+    logs.create_log_stream(**place)
+    logs.put_log_events(**place, logEvents=[{"timestamp": int(time.time() * 1000), "message": line}])
 
 
 def rows(aws: Cloud, out: str = OUT) -> list[Row]:
@@ -139,10 +153,14 @@ def test_the_parts_are_those_of_pneumoscope_score(
 
 
 def test_a_failed_job_keeps_its_answers_and_the_next_one_sends_the_rest(
-    aws: Cloud, films: dict[str, bytes], batches: BatchTransform, tiny_bundle: Path
+    aws: Cloud, films: dict[str, bytes], batches: BatchTransform, shared_cloud: LocalCloud, tiny_bundle: Path
 ) -> None:
+    begun = planned(aws, tiny_bundle)
+    write_log(shared_cloud, f"{begun.gatherer.run.name}-1", "0/016.jpeg: Unable to get response from the algorithm")
+    heard = RecordingListener()
     with pytest.raises(CloudError, match=rf"transform job pneumoscope-score-\w+-1 failed: {REFERENCE}; its log is in"):
-        carried_out(aws, planned(aws, tiny_bundle), lambda name: batches.run(name, films=15))
+        carried_out(aws, begun, lambda name: batches.run(name, films=15), listener=heard)
+    assert "0/016.jpeg: Unable to get response from the algorithm" in heard.lines, "AWS's reason refers to the log"
     first = rows(aws)
     assert 0 < len(first) < len(films), "whole parts only"
     batch = planned(aws, tiny_bundle)
@@ -187,13 +205,32 @@ def test_gathering_again_after_an_interruption_doubles_nothing(
     assert len(rows(aws)) == len(films)
 
 
+def test_a_refused_job_leaves_no_model_behind(
+    aws: Cloud, films: dict[str, bytes], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert films
+    batch, sagemaker = planned(aws, tiny_bundle), aws.client("sagemaker")
+
+    def refuse(**_: Any) -> None:
+        error = {"Code": "ResourceLimitExceeded", "Message": "The account-level service limit is 0 Instances"}
+        raise ClientError({"Error": error}, "CreateTransformJob")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sagemaker, "create_transform_job", refuse)
+        with pytest.raises(CloudError, match="service limit is 0 Instances"):
+            start(aws, batch)
+    assert sagemaker.list_models()["Models"] == []
+    sagemaker.create_model(ModelName=f"{batch.gatherer.run.name}-1", ExecutionRoleArn="arn:aws:iam::1:role/a")
+    assert start(aws, batch) == f"{batch.gatherer.run.name}-1"
+
+
 def test_a_running_job_is_waited_for_and_not_started_again(
     aws: Cloud, films: dict[str, bytes], batches: BatchTransform, tiny_bundle: Path
 ) -> None:
     name = start(aws, planned(aws, tiny_bundle))
     batch = planned(aws, tiny_bundle)
     assert start(aws, batch) == name
-    assert finish(aws, batch, name, pause=lambda _: batches.run(str(name))).films == len(films)
+    assert carried_out(aws, batch, batches.run).films == len(films)
 
 
 def test_answers_are_found_by_either_form_of_their_keys(
@@ -274,7 +311,7 @@ def test_the_command_plans_starts_and_gathers(
     given = ("score", SOURCE, "--out", OUT, "--model", tiny_bundle, "--image", IMAGE, "--role", "trainer")
     dry = run(*given, "--dry-run")
     assert dry.code == 0, dry.err
-    assert f"{len(films)} films in 1 shards, of which 0 are scored; {FILMS} films (0.0 MB) are to be sent." in dry.err
+    assert f"{len(films)} films; shards: 1, of which 0 are scored; films to send: {FILMS} (0." in dry.err
     assert not batches._jobs
     begun = run(*given, "--no-wait")
     assert begun.code == 0, begun.err
@@ -319,7 +356,7 @@ def test_denied_access_is_one_sentence(
 ) -> None:
     assert films
     become_nobody(shared_cloud, monkeypatch)
-    scoring._cloud_of_process.cache_clear()
+    scoring._cloud.cache_clear()
     with shared_cloud.guarded(), pytest.raises(CloudError, match=r"AWS denies access .*allow \w+ for") as failure:
         planned(Cloud(region=REGION), tiny_bundle)
     assert "\n" not in str(failure.value)
@@ -334,7 +371,7 @@ def test_the_documented_user_and_role_can_do_it(
 ) -> None:
     """The role's part, reading films and the model and writing answers, is tried call by call."""
     become_documented_user(shared_cloud, monkeypatch)
-    scoring._cloud_of_process.cache_clear()
+    scoring._cloud.cache_clear()
     user = Cloud(region=REGION)
     with shared_cloud.guarded():
         name = start(user, planned(user, tiny_bundle))

@@ -63,8 +63,8 @@ class Batch:
         """What there is and what is left to do, in a sentence."""
         megabytes = sum(entry.size for entry in self.to_send) / 1e6
         return (
-            f"{sum(shard.films for shard in self.shards):,} films in {len(self.shards):,} shards, of which "
-            f"{len(self.there):,} are scored; {len(self.to_send):,} films ({megabytes:,.1f} MB) are to be sent."
+            f"{sum(shard.films for shard in self.shards):,} films; shards: {len(self.shards):,}, of which "
+            f"{len(self.there):,} are scored; films to send: {len(self.to_send):,} ({megabytes:,.1f} MB)."
         )
 
 
@@ -165,7 +165,8 @@ def finish(
             f"{left:,} films have no answer in {gatherer.run.answers}; run the same command again to send them."
         )
     jobs = transform.jobs_of(cloud, gatherer.run)
-    transform.remove_models(cloud, jobs)
+    for job in jobs:
+        transform.remove_model(cloud, job["ModelName"])
     gatherer.job.place.remove(batch.others)
     return sum_up(batch, gatherer, jobs)
 

@@ -7,13 +7,14 @@ another one sends the films that are left.
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from pneumoscope.aws.client.bucket import encryption, list_files, write_file
 from pneumoscope.aws.client.images import has_disks
-from pneumoscope.aws.client.inventory import ARCHIVE, TRANSFORM_PREFIX, describe_resource
+from pneumoscope.aws.client.inventory import ARCHIVE, TRANSFORM_PREFIX
 from pneumoscope.aws.client.train import TAG, new_log_lines
 from pneumoscope.aws.endpoint import CONTENT_TYPE
 from pneumoscope.aws.session import Cloud, call_or_none, translate_errors
@@ -33,6 +34,7 @@ from pneumoscope.settings.serve import (
 LOGS = "/aws/sagemaker/TransformJobs"
 SUFFIX = ".out"
 _RUNNING = {"InProgress", "Stopping"}
+_ABSENT = "ResourceNotFound|.*(Could not find|not found)"  # AWS words it by the kind of resource
 _SECONDS = 120  # for one film; the service itself answers within one
 _LAST_LINES = 10  # of a failed job's log
 
@@ -69,9 +71,19 @@ def jobs_of(cloud: Cloud, run: Run) -> list[dict[str, Any]]:
         CloudError: access to them is denied.
     """
     found = list[dict[str, Any]]()
-    while (job := describe_resource(cloud, "transform_job", f"{run.name}-{len(found) + 1}")) is not None:
+    while (job := describe_job(cloud, f"{run.name}-{len(found) + 1}")) is not None:
         found.append(job)
     return found
+
+
+def describe_job(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    """AWS's description of a batch transform job; None if it does not exist.
+
+    Raises:
+        CloudError: access to it is denied.
+    """
+    describe = cloud.client("sagemaker").describe_transform_job
+    return call_or_none(f"transform job {name}", describe, _ABSENT, TransformJobName=name)
 
 
 def is_running(job: dict[str, Any]) -> bool:
@@ -101,6 +113,7 @@ def start(cloud: Cloud, settings: Score, run: Run, number: int, films: Films, mo
         CloudError: AWS refuses.
     """
     name, sagemaker = f"{run.name}-{number}", cloud.client("sagemaker")
+    remove_model(cloud, name)  # of an attempt that was interrupted before its job began
     listed = run.answers / f"films-{number}.manifest"
     write_file(cloud, listed, make_manifest(films), **encryption(settings.kms_key))
     with translate_errors(f"transform job {name}"):
@@ -108,7 +121,8 @@ def start(cloud: Cloud, settings: Score, run: Run, number: int, films: Films, mo
         try:
             sagemaker.create_transform_job(**describe_request(settings, name, run, films, listed))
         except BaseException:
-            sagemaker.delete_model(ModelName=name)
+            with suppress(CloudError):  # the error that led here matters more
+                remove_model(cloud, name)
             raise
     return name
 
@@ -186,8 +200,7 @@ def follow(
     """
     state = ""
     while True:
-        job = describe_resource(cloud, "transform_job", name)
-        if job is None:
+        if (job := describe_job(cloud, name)) is None:
             raise CloudError(f"there is no transform job {name} in {cloud.region}; run the same command again.")
         if job["TransformJobStatus"] != state:
             state = job["TransformJobStatus"]
@@ -214,15 +227,13 @@ def explain_failure(cloud: Cloud, job: dict[str, Any], listener: Listener) -> Cl
     )
 
 
-def remove_models(cloud: Cloud, jobs: Sequence[dict[str, Any]]) -> None:
-    """Delete the records of jobs' models in SageMaker; their files in S3 stay.
+def remove_model(cloud: Cloud, name: str) -> None:
+    """Delete the record of a job's model in SageMaker, if it exists; the model's files in S3 stay.
 
     Raises:
         CloudError: AWS refuses.
     """
-    for job in jobs:
-        name, delete = job["ModelName"], cloud.client("sagemaker").delete_model
-        call_or_none(f"model {name}", delete, ".*Could not find", ModelName=name)
+    call_or_none(f"model {name}", cloud.client("sagemaker").delete_model, _ABSENT, ModelName=name)
 
 
 def answered(cloud: Cloud, run: Run) -> set[str]:
