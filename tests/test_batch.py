@@ -112,7 +112,7 @@ def rows(aws: Cloud, out: str = OUT) -> list[Row]:
 
 
 def facts(row: Row) -> dict[str, Any]:
-    """What must be the same whoever scored the film: all but the time, and the last digits of its sums."""
+    """What must be the same by either way of scoring: all but the time, and the last digits of its sums."""
     document = row.document.model_dump(mode="json", exclude={"milliseconds", "image", "probabilities", "groups"})
     return document | {"sha256": row.file_sha256, "source": row.source}
 
