@@ -75,7 +75,7 @@ class S3Films:
 
 @dataclass(frozen=True, kw_only=True)
 class S3Place:
-    """A prefix for parts. S3 accepts a part only if there is none of its name, so that the first one stays."""
+    """A prefix for parts. S3 accepts a part only if no other has its name, so that the first one stays."""
 
     location: Location
     region: str | None
