@@ -26,6 +26,7 @@ from pneumoscope.contract import (
     save_contract,
 )
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
+from pneumoscope.documents import write_document
 from pneumoscope.engine import Engine, Rule, Verification, judge, verify
 from pneumoscope.engine.normalisation import check_normalisation
 from pneumoscope.errors import BundleError, RunError, UsageError
@@ -41,7 +42,7 @@ from pneumoscope.training.config import make_config
 from pneumoscope.training.evidence import About, save_evidence
 from pneumoscope.training.evidence import Evidence as OutOfFold
 from pneumoscope.training.fit import train
-from pneumoscope.training.run_directory import load_config
+from pneumoscope.training.run_directory import CARD_FILE, load_card, load_config
 from samples import TINY, make_zip, reencoded, small_films
 
 FAMILIES = ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "vgg19_bn"]
@@ -548,9 +549,15 @@ def test_the_card_has_the_facts_that_a_reader_looks_for(final_run: Path, all_tra
 def test_evidence_of_another_recipe_or_of_other_films_is_refused(
     final_run: Path, all_train: Dataset, tiny_run: Path, tmp_path: Path
 ) -> None:
-    other = evidence_file(tmp_path / "other.npz", all_train, tiny_run)  # with the prior of the train part
-    with pytest.raises(RunError, match="cross-validate with the run's recipe"):
+    other = evidence_file(tmp_path / "other.npz", all_train, tiny_run)  # of other settings
+    with pytest.raises(RunError, match=r"prior 'train' and 'uniform'.*cross-validate with the run's recipe"):
         export(final_run, all_train, tmp_path / "bundle", ExportConfig(evidence=other))
+    taught = shutil.copytree(final_run, tmp_path / "taught")
+    card = load_card(taught)
+    write_document(card.model_copy(update={"teachers": ("evidence.npz",)}), taught / CARD_FILE)
+    own = evidence_file(tmp_path / "own.npz", all_train, final_run)
+    with pytest.raises(RunError, match=r"soft targets \(--teachers\).*leave out --evidence"):
+        export(taught, all_train, tmp_path / "bundle", ExportConfig(evidence=own))
     few = replace(all_train, films=all_train.films[:30])
     with pytest.raises(RunError, match=f"{len(all_train.films) - 30} of {len(all_train.films)} films are not among"):
         export(

@@ -32,20 +32,37 @@ DEFAULT_COVERAGE = 0.9
 Aim: TypeAlias = Literal["sensitivity", "specificity"]
 AIMS: tuple[tuple[Aim, float], ...] = (("sensitivity", 0.95), ("sensitivity", 0.99), ("specificity", 0.95))
 _FOLDS = 5  # of a validation split
+#: Settings of a run in which the networks of its evidence may differ: none changes how sure a network is of its class.
+_IRRELEVANT = ("recipe", "seed", "compiled", "workers", "precision", "teacher_share")
 
 
 def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dataset) -> Evidence:
-    """Load an evidence file that belongs to this run's films, network, classes and prior.
+    """Load an evidence file that belongs to this run's films and classes, from networks trained as the run's was.
+
+    Thresholds hold only for a network trained in the same way. Sets that state 90 % held the class of 89 % of the
+    normal films by a network trained like the evidence's, and of 72 % by one with soft targets besides
+    (docs/concepts/experiments.md, "The practice test").
 
     Raises:
-        RunError: it belongs to others, or is not an evidence file.
+        RunError: it belongs to others, the run had teachers or other settings, or it is not an evidence file.
     """
     evidence = load_evidence(path)
     about = evidence.about
-    if (about.classes, about.config.arch, about.config.prior) != (card.classes, config.arch, config.prior):
+    if about.classes != card.classes:
         raise RunError(
-            f"{path} is evidence for {about.config.arch} with the classes {', '.join(about.classes)} and the prior "
-            f"{about.config.prior}, but the run is {config.arch} with {', '.join(card.classes)} and {config.prior}; "
+            f"{path} is evidence for the classes {', '.join(about.classes)}, but the run has "
+            f"{', '.join(card.classes)}; cross-validate on the run's data set."
+        )
+    if card.teachers:
+        raise RunError(
+            f"the run was trained with soft targets (--teachers), and the networks of {path} were not, so that its "
+            "thresholds would not hold; train without --teachers, or leave out --evidence and calibrate on validation "
+            "films."
+        )
+    theirs, ours = about.config.model_dump(exclude=set(_IRRELEVANT)), config.model_dump(exclude=set(_IRRELEVANT))
+    if differing := [f"{name} {theirs[name]!r} and {ours[name]!r}" for name in theirs if theirs[name] != ours[name]]:
+        raise RunError(
+            f"the networks of {path} were trained with other settings than the run ({', '.join(differing)}); "
             "cross-validate with the run's recipe."
         )
     evidence.rows([film.file_sha256 for film in dataset.split("train")])

@@ -232,7 +232,7 @@ class ExportConfig(Document):
     )
     evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,
-        description="evidence.npz of a `cross-validate` with the run's films, network and prior, to set calibration "
+        description="evidence.npz of a `cross-validate` with the run's films and recipe, to set calibration "
         "and thresholds; by default the validation split sets them.",
     )
 
