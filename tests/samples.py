@@ -137,6 +137,11 @@ def parse_decision(line: dict[str, Any], *beside: str) -> DecisionDocument:
     return DecisionDocument.model_validate(decision)
 
 
+def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A document without these keys."""
+    return {name: value for name, value in document.items() if name not in names}
+
+
 def made_up_evidence(dataset: "Dataset", run: Path) -> "Evidence":
     """Random out-of-fold predictions, mostly right, for a run's train and validation films."""
     from pneumoscope.training.evidence import About, Evidence

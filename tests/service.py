@@ -80,14 +80,19 @@ class Service:
 
 
 @contextmanager
-def serving(bundle: Path | None, *options: object, environment: dict[str, str] | None = None) -> Iterator[Service]:
-    """Start the service on a free port, wait until it is ready, and stop it at the end. None is the shipped bundle."""
+def serving(
+    bundle: Path | None, *options: object, environment: dict[str, str] | None = None, within: tuple[str, ...] = ()
+) -> Iterator[Service]:
+    """Start the service on a free port, wait until it is ready, and stop it at the end. None is the shipped bundle.
+
+    `within` is the beginning of a command that runs the rest of its arguments, such as one that drops privileges.
+    """
     chosen = [] if bundle is None else ["--bundle", str(bundle)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-c", INTERRUPTIBLE, "serve", *chosen, "--port", "0", *map(str, options)],
+                [*within, sys.executable, "-c", INTERRUPTIBLE, "serve", *chosen, "--port", "0", *map(str, options)],
                 stderr=stream,
                 env=os.environ | (environment or {}),
             )

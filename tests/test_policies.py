@@ -14,7 +14,7 @@ from botocore import exceptions
 from account import (
     PLACE,
     REGION,
-    TRUST,
+    become_documented_user,
     become_nobody,
     deploy_settings,
     train_settings,
@@ -65,18 +65,7 @@ def test_the_documented_role_allows_what_a_job_needs_and_no_more(
 def test_the_documented_user_can_run_every_command(
     shared_cloud: LocalCloud, dataset: Dataset, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = (REPOSITORY / "deploy" / "aws" / "user.json").read_text()
-    policy = policy.replace("BUCKET", PLACE.bucket).replace("ROLE", "trainer")
-    # Application Auto Scaling requires this permission of a user who registers an endpoint; moto does not.
-    assert '"sagemaker:UpdateEndpointWeightsAndCapacities"' in policy
-    # Moto checks an action s3:HeadBucket, which AWS does not have.
-    policy = policy.replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"')
-    # Moto compares resources for S3 only, and no tags, so the other limits are removed.
-    policy = re.sub(r'"arn:aws:(logs|cloudformation|cloudwatch):[^"]+"', '"*"', policy)
-    policy = re.sub(r',\s*"Condition": {"Null": {"aws:ResourceTag/pneumoscope": "false"}}', "", policy)
-    become_nobody(shared_cloud, monkeypatch)
-    shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
-    shared_cloud.client("iam").create_role(RoleName="trainer-endpoint", AssumeRolePolicyDocument=TRUST)
+    become_documented_user(shared_cloud, monkeypatch)
     with shared_cloud.guarded():
         somebody = Cloud(region=REGION)
         somebody.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"another's")

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 from urllib.parse import urljoin
 
 import numpy as np
@@ -23,7 +22,7 @@ from pneumoscope.contract import DISCLAIMER, load_contract
 from pneumoscope.engine import Engine
 from pneumoscope.engine.reference import load_reference
 from pneumoscope.phantom import encode_jpeg, film
-from samples import encode, parse_decision
+from samples import encode, parse_decision, without
 from service import Service, form, problem, samples_of, serving
 
 FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))
@@ -37,10 +36,6 @@ def service(tiny_bundle: Path) -> Iterator[Service]:
         yield running
         assert "Traceback" not in running.log
         assert running.stop() == 0
-
-
-def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name not in names}
 
 
 def test_http_gives_the_engines_decision(service: Service, tiny_bundle: Path) -> None:
@@ -272,7 +267,8 @@ def test_the_documentation_needs_no_network(service: Service) -> None:
     document = service.get("/openapi.json").json()
     assert document["info"]["description"] == DISCLAIMER
     assert set(document["paths"]) == {
-        *("/v1/predictions", "/v1/model", "/invocations", "/ping", "/healthz", "/readyz", "/metrics"),
+        *("/v1/predictions", "/v1/model", "/healthz", "/readyz", "/metrics"),
+        *("/invocations", "/ping", "/execution-parameters"),
     }
 
 

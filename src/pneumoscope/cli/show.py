@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pneumoscope.export import ExportSummary
     from pneumoscope.report import Drift, Figure, Report
     from pneumoscope.report.document import Comparison, External
+    from pneumoscope.report.drift import Sign
 
 WORTHWHILE_GAIN = 1.15  # times as fast as fp32; below, int8 is not worth its rounding
 _FEW_FILMS = 100
@@ -219,6 +220,15 @@ def _show_external(external: "External") -> None:
 
 def show_drift(drift: "Drift") -> None:
     """Print whether films without labels look, and are answered, like the model's own."""
+    show_signs(drift.signs, title=f"{drift.n:,} image files; reference: {drift.reference}")
+    if drift.undecodable:
+        print_line(f"note: {len(drift.undecodable):,} files could not be decoded.")
+    print_line(drift.verdict)
+    print_line(drift.intended_use)
+
+
+def show_signs(signs: "Iterable[Sign]", *, title: str) -> None:
+    """Print the signs of drift as a table."""
     show_table(
         ("quantity", "here", "95 % interval", "reference", "verdict"),
         (
@@ -229,15 +239,11 @@ def show_drift(drift: "Drift") -> None:
                 _three_decimals(sign.reference),
                 sign.verdict,
             )
-            for sign in drift.signs
+            for sign in signs
         ),
-        title=f"{drift.n:,} image files; reference: {drift.reference}",
+        title=title,
         title_justify="left",
     )
-    if drift.undecodable:
-        print_line(f"note: {len(drift.undecodable):,} files could not be decoded.")
-    print_line(drift.verdict)
-    print_line(drift.intended_use)
 
 
 def _value(figure: "Figure") -> str:

@@ -156,9 +156,16 @@ class Engine:
         return next(self.decide([self.decode(ImageFile(name=name, read=lambda: data), rule=rule)]))
 
     def predict_many(
-        self, films: Iterable[ImageFile], *, rule: Rule | None = None, picture_side: int | None = None
+        self,
+        films: Iterable[ImageFile],
+        *,
+        rule: Rule | None = None,
+        picture_side: int | None = None,
+        threads: int | None = None,
     ) -> Iterator[Prediction]:
-        """Decide on image files in order, with one thread per core; threads run ahead by a bounded number of files.
+        """Decide on image files in order, in `threads`, by default one per core.
+
+        Threads run ahead by a bounded number of files.
 
         Each thread decodes some files and runs the model on them on one core. This keeps every core busy: a run on all
         cores leaves some of them waiting between its operators.
@@ -171,7 +178,7 @@ class Engine:
         have been read ahead or `films` ends: do not wait for a prediction before you yield the next file.
         """
         answer = partial(self._answer, rule=rule, picture_side=picture_side)
-        cores = available_cores()
+        cores = threads or available_cores()
         for predictions, failure in map_ordered(answer, _groups(films, cores), workers=cores, ahead=2 * cores):
             yield from predictions
             if failure is not None:

@@ -35,7 +35,8 @@ _WEIGHT = 0.05  # of the newest film in the running mean of seconds per film
 class Service:
     """The state that the routes share. Its methods run on the event loop; threads decode and render films.
 
-    `state` is `starting` until the golden cases are reproduced, then `ready`; or `failed`.
+    `state` is `starting` until the golden cases are reproduced, then `ready`; or `failed`. `reference` is what the
+    bundle's films look like to the model, None if the bundle does not have it.
     """
 
     def __init__(self, config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None) -> None:
@@ -46,7 +47,7 @@ class Service:
         self.journal = Journal(config.keep_log) if config.keep_log else None
         self._on_failure = on_failure
         self._engine: Engine | None = None
-        self._reference: Reference | None = None
+        self.reference: Reference | None = None
         self._threads = max(1, available_cores() // config.workers)
         self._batcher: Batcher | None = None
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
@@ -88,7 +89,7 @@ class Service:
             self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(words))
             return
         self._batcher = Batcher(self._engine)
-        self.telemetry.record_model(self._engine.model, self._reference)
+        self.telemetry.record_model(self._engine.model, self.reference)
         self.state = "ready"
         _LOG.info("ready: %s %s", self.contract.name, self.contract.version)
 
@@ -184,7 +185,7 @@ class Service:
         )
         # With the engine that will serve: readiness must mean that this session reproduces the model here.
         verify(config.bundle, engine=engine)
-        self._reference = load_reference(config.bundle, engine.contract)
+        self.reference = load_reference(config.bundle, engine.contract)
         return engine
 
 
