@@ -281,7 +281,7 @@ def _contract(
     """The contract of the files in the folder."""
     config, card = subject.config, subject.card
     return Contract(
-        schema_version=3,
+        schema_version=4,
         name=subject.name,
         version=__version__,
         intended_use=DISCLAIMER,
