@@ -52,7 +52,7 @@ def main() -> None:
         total = codes.total()
         rejected = total - codes["accepted"] - codes[f"accepted, {MIRRORED}"]
         shares = ", ".join(f"{code} {count}" for code, count in codes.most_common())
-        print(f"{name:<44}{rejected / total:>8.2%} of {total:>5}   {shares}")
+        print(f"{name:<44}{100 * rejected / total:>8.2f} % of {total:>5}   {shares}")
 
 
 def judge_fold(

@@ -204,7 +204,7 @@ def test_colours_are_seen_although_the_model_input_is_grey(engine: Engine) -> No
     prediction = engine.predict(colour_jpeg(painted))
     assert prediction.status == "rejected"
     assert prediction.reason_codes[0] in ("photograph", "drawing", "screenshot")
-    assert "% of it has colours" in prediction.reasons[0]
+    assert "% of its pixels are coloured" in prediction.reasons[0]
     png = io.BytesIO()
     Image.fromarray(painted).quantize(64).save(png, "PNG")
     assert engine.predict(png.getvalue()).status == "rejected"

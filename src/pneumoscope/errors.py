@@ -58,6 +58,10 @@ class BundleError(PneumoscopeError):
     """A bundle that is missing, damaged, or not equal to the network it came from."""
 
 
+class ScoringError(PneumoscopeError):
+    """An archive that could not be scored to its end; the parts that are there stay."""
+
+
 class CloudError(PneumoscopeError):
     """AWS, or a stand-in for it, refuses a request, lacks a resource, or cannot be reached."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pneumoscope import __version__
-from pneumoscope.cli import aws, data, model, serve
+from pneumoscope.cli import aws, data, model, score, serve
 from pneumoscope.cli.exits import run
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 model.register(app)
+score.register(app)
 serve.register(app)
 app.add_typer(aws.app, name="aws")
 

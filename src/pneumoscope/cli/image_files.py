@@ -3,33 +3,23 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumoscope import heatmap
-from pneumoscope.archive import is_junk, printable
+from pneumoscope.archive import printable
 from pneumoscope.cli.show import print_problem
 from pneumoscope.engine import ImageFile, Prediction
+from pneumoscope.engine.film_files import PICTURE_SUFFIX, is_film_file
 from pneumoscope.errors import ImageError, UsageError
 from pneumoscope.files import whole_file
 from pneumoscope.heatmap import HeatmapContent
-from pneumoscope.imaging import (
-    ACCEPTED,
-    DICOM_HEAD,
-    DICOM_INDEX,
-    SUFFIXES,
-    UNSUPPORTED_SUFFIXES,
-    Limits,
-    is_dicom,
-    read_file,
-)
+from pneumoscope.imaging import ACCEPTED, Limits, read_file
 
 if TYPE_CHECKING:
     from pneumoscope.explain import Explainer
 
-PICTURE_SUFFIX = ".map.png"  # never read as a film, so that pictures can be among films of a later call
 _LONGEST_NAME = 255  # bytes, on most file systems
 
 
@@ -154,21 +144,5 @@ def _walk(path: Path) -> Iterator[Path]:
     # os.walk and not Path.rglob, which passes over folders that it cannot read.
     for folder, folders, files in os.walk(path, onerror=unreadable.append):
         folders.sort()  # in place: this is the order in which os.walk goes on
-        yield from (Path(folder, file) for file in sorted(files) if _is_image_file(Path(folder, file)))
+        yield from (Path(folder, file) for file in sorted(files) if is_film_file(Path(folder, file)))
     yield from (Path(str(failure.filename)) for failure in unreadable)
-
-
-def _is_image_file(path: Path) -> bool:
-    """Whether a file is to be read: by its suffix, else by its head.
-
-    DICOM files of a hospital's archive often have no suffix, or the last part of a UID in its place.
-    """
-    if is_junk(path.name) or path.name.endswith(PICTURE_SUFFIX) or path.name.upper() == DICOM_INDEX:
-        return False
-    if path.suffix.lower() in SUFFIXES | UNSUPPORTED_SUFFIXES:
-        return True
-    with suppress(OSError):
-        if path.is_file():  # reading a pipe would wait
-            with path.open("rb") as stream:
-                return is_dicom(stream.read(DICOM_HEAD))
-    return False

@@ -126,6 +126,7 @@ class Engine:
             check_files(contract, bundle)  # the bundle may have been replaced since it was loaded
             return open_model(bundle, contract, provider=provider, threads=1)
 
+        # Threads of `predict_many` each run the model on one core, which a session of all threads cannot do.
         second = open_single_core if is_duplicated else None
         return cls(contract, session, limits, second, fix_orientation=fix_orientation)
 
@@ -155,9 +156,16 @@ class Engine:
         return next(self.decide([self.decode(ImageFile(name=name, read=lambda: data), rule=rule)]))
 
     def predict_many(
-        self, films: Iterable[ImageFile], *, rule: Rule | None = None, picture_side: int | None = None
+        self,
+        films: Iterable[ImageFile],
+        *,
+        rule: Rule | None = None,
+        picture_side: int | None = None,
+        threads: int | None = None,
     ) -> Iterator[Prediction]:
-        """Decide on image files in order, with one thread per core; threads run ahead by a bounded number of files.
+        """Decide on image files in order, in `threads`, by default one per core.
+
+        Threads run ahead by a bounded number of files.
 
         Each thread decodes some files and runs the model on them on one core. This keeps every core busy: a run on all
         cores leaves some of them waiting between its operators.
@@ -170,7 +178,7 @@ class Engine:
         have been read ahead or `films` ends: do not wait for a prediction before you yield the next file.
         """
         answer = partial(self._answer, rule=rule, picture_side=picture_side)
-        cores = available_cores()
+        cores = threads or available_cores()
         for predictions, failure in map_ordered(answer, _groups(films, cores), workers=cores, ahead=2 * cores):
             yield from predictions
             if failure is not None:
@@ -254,6 +262,7 @@ class Engine:
         images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
         outputs = self.run(np.stack(images), single_core=single_core) if images else None
+        # One run decides on the whole batch, so each film is charged with an equal share of its time.
         share = _since(started) / max(1, len(images))
         rows = iter(range(len(images)))
         for film in batch:
@@ -267,6 +276,7 @@ class Engine:
         """The prediction on a film that could be decoded, from the model's outputs."""
         why = self._fault(film, row, image)
         if why is not None and self.fix_orientation and can_undo(why.code):
+            # The model input is turned or inverted, so the file is not decoded again.
             started, better = time.perf_counter(), undo(why.code, image[0])[np.newaxis]
             fixed = self.run(better[np.newaxis]).row(0)
             milliseconds += _since(started)

@@ -50,7 +50,7 @@ def find_fault(
     shares = dict(zip(gate.codes, softmax(scores).tolist(), strict=True))
     if coloured is not None and coloured > gate.coloured:
         code = _kind(gate, scores, image) or max(_COLOURED, key=lambda each: shares.get(each, 0.0))
-        return Reason(code, f"{_SENTENCES[code]}: {coloured:.0%} of it has colours.")
+        return Reason(code, f"{_SENTENCES[code]}: {100 * coloured:.0f} % of its pixels are coloured.")
     if shares[FILM] + shares[MIRRORED] < gate.film_from:
         code = max((each for each in shares if each not in (FILM, MIRRORED)), key=shares.__getitem__)
         if code in _COLOURED and (kind := _kind(gate, scores, image)) is not None:
@@ -83,7 +83,7 @@ def mirror_warning(gate: Gate, scores: NDArray[np.float32]) -> Reason | None:
     share = softmax(scores)[gate.codes.index(MIRRORED)]
     if share < gate.mirrored_from:
         return None
-    return Reason(MIRRORED, "left and right seem to be exchanged: check the side marker, and consider dextrocardia")
+    return Reason(MIRRORED, "left and right seem to be exchanged: check the side marker, and consider dextrocardia.")
 
 
 def is_not_radiograph(code: str) -> bool:
@@ -103,7 +103,7 @@ def undo(code: str, luma: Luma) -> Luma:
 
 def undone_note(code: str) -> Reason:
     """The remark on a film whose fault was corrected."""
-    return Reason(code, f"{_SENTENCES[code]}; this was corrected before the decision")
+    return Reason(code, f"{_SENTENCES[code]}; this was corrected before the decision.")
 
 
 def _advice(code: str) -> str:

@@ -100,16 +100,16 @@ def measure_drift(
 
     engine = Engine.load(bundle)
     reference = load_reference(bundle, engine.contract)
-    with whole_directory(out, overwrite=overwrite, holding=DRIFT_FILE) as made:
-        predictions = list(_without_pictures(listener.track("reading", engine.predict_many(films), len(films))))
+    with whole_directory(out, overwrite=overwrite, holding=DRIFT_FILE) as target:
+        predictions = list(_without_maps(listener.track("reading", engine.predict_many(films), len(films))))
         document = _document(engine, predictions, reference, folder)
-        write_text(made / DECISIONS_FILE, _table(predictions, engine.contract))
-        write_document(document, made / DRIFT_FILE)
-        write_text(made / PAGE_FILE, draw_drift(document))
+        write_text(target / DECISIONS_FILE, _table(predictions, engine.contract))
+        write_document(document, target / DRIFT_FILE)
+        write_text(target / PAGE_FILE, draw_drift(document))
     return document
 
 
-def _without_pictures(predictions: Iterable[Prediction]) -> Iterable[Prediction]:
+def _without_maps(predictions: Iterable[Prediction]) -> Iterable[Prediction]:
     """The predictions without their activation maps, so that memory is bounded for a large folder."""
     for prediction in predictions:
         outputs = prediction.outputs
@@ -138,9 +138,9 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
         statuses=dict(sorted(Counter(seen.statuses.tolist()).items())),
         reasons=dict(Counter(code for each in predictions for code in each.reason_codes).most_common()),
         resamples=DRAWS,
-        reference=_reference_words(reference),
+        reference=reference_words(reference),
         signs=signs,
-        verdict=_overall(signs),
+        verdict=overall_verdict(signs),
     )
 
 
@@ -159,6 +159,18 @@ def _signs(contract: Contract, seen: _DecodedFilms, reference: Reference | None)
 
     films = [str(number) for number in range(len(predicted))]  # each film its own group: the patients are not known
     measured = to_figures(metrics.with_intervals(compute, films, draws=DRAWS))
+    return compare_with_reference(contract, measured, reference)
+
+
+def compare_with_reference(contract: Contract, measured: Figures, reference: Reference | None) -> list[Sign]:
+    """The signs of drift.
+
+    Args:
+        contract: names the classes.
+        measured: of the decodable films: shares `rejected`, `abstained` and, by the most probable class,
+            `share CLASS`; the means `probability CLASS` and `distance`; and `far`, the share of distances over 1.
+        reference: of the bundle, if it has one.
+    """
     answers = None if reference is None else reference.about.answers
     expected: dict[str, float] = {}
     if answers is not None:
@@ -234,7 +246,8 @@ def far_share(films: int) -> tuple[float, float]:
     return mean, mean + 2 * math.sqrt(mean * (1 - mean) / (films + 2))
 
 
-def _reference_words(reference: Reference | None) -> str:
+def reference_words(reference: Reference | None) -> str:
+    """The films that are compared with, in words."""
     if reference is None:
         return "none: the bundle was exported before bundles had a reference; export it again"
     about = reference.about
@@ -246,7 +259,8 @@ def _reference_words(reference: Reference | None) -> str:
     return words
 
 
-def _overall(signs: Sequence[Sign]) -> str:
+def overall_verdict(signs: Sequence[Sign]) -> str:
+    """One sentence or two on all signs."""
     different = [sign.quantity for sign in signs if sign.grade == "different"]
     if all(sign.reference is None for sign in signs):
         return "The bundle has nothing to compare these films with."

@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BeforeValidator
 
 from pneumoscope.errors import UsageError
 
+#: Beginning of an address in S3.
+S3 = "s3://"
 # Families with a g after the generation, such as c7g, are Graviton; Grace has names like p6e-gb200.
 _ARM = re.compile(r"[a-z]+\d+g[a-z]*|.*-gb\d+")
 

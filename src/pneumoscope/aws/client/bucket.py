@@ -28,6 +28,20 @@ def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool | None = N
         UsageError: the bucket is public, and `allow_public` is not true.
         CloudError: the bucket does not exist, is in another region, or access to it is denied.
     """
+    check_region(cloud, place)
+    if not allow_public and (why := _why_public(cloud.client("s3"), place.bucket)):
+        way_out = "" if allow_public is None else ", or pass --allow-public if the films are public anyway"
+        raise UsageError(
+            f"bucket {place.bucket} is open to the public ({why}); turn on Block Public Access for it{way_out}."
+        )
+
+
+def check_region(cloud: Cloud, place: Location) -> None:
+    """Refuse a bucket that does not exist, or is in another region than the command works in.
+
+    Raises:
+        CloudError: it is one of these, or access to it is denied.
+    """
     # For a bucket in another region S3 answers 301, which botocore follows: the call succeeds and names the region.
     head = call_or_none(f"bucket {place.bucket}", cloud.client("s3").head_bucket, "404", Bucket=place.bucket)
     if head is None:
@@ -39,11 +53,6 @@ def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool | None = N
             f"bucket {place.bucket} is in {region}, but this command works in {cloud.region}; pass "
             f"--region {region}, or choose a bucket in {cloud.region}."
         )
-    if not allow_public and (why := _why_public(cloud.client("s3"), place.bucket)):
-        way_out = "" if allow_public is None else ", or pass --allow-public if the films are public anyway"
-        raise UsageError(
-            f"bucket {place.bucket} is open to the public ({why}); turn on Block Public Access for it{way_out}."
-        )
 
 
 def encryption(kms_key: str | None) -> dict[str, str]:
@@ -53,15 +62,18 @@ def encryption(kms_key: str | None) -> dict[str, str]:
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
 
 
-def list_files(cloud: Cloud, place: Location) -> Iterator[dict[str, Any]]:
+def list_files(cloud: Cloud, place: Location, *, folders: bool = True) -> Iterator[dict[str, Any]]:
     """The objects under a prefix, each with `Key`, `Size` and the other fields of S3's listing.
+
+    Without `folders`, only those directly under it: S3 then passes over a million objects of a folder at once.
 
     Raises:
         CloudError: listing the bucket is denied.
     """
-    prefix = f"{place.key}/" if place.key else ""
+    where = {"Bucket": place.bucket, "Prefix": f"{place.key}/" if place.key else ""}
+    where |= {} if folders else {"Delimiter": "/"}
     with translate_errors(f"listing {place}"):
-        for page in cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix):
+        for page in cloud.client("s3").get_paginator("list_objects_v2").paginate(**where):
             yield from page.get("Contents", [])
 
 

@@ -1,0 +1,251 @@
+"""Sources of films as listings: the entries of a folder, an archive, a prepared data set or a list of paths, in order.
+
+A listing streams: it holds the names of one folder at a time, never those of the whole source. Archives are the
+exception, because their directory is read as a whole. Sources are sent to worker processes, so they hold addresses and
+open nothing until they are read.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeAlias
+
+from pneumoscope.archive import Member, is_junk, open_source
+from pneumoscope.dataset import load_dataset
+from pneumoscope.dataset.manifest import CARD_FILE, MANIFEST_FILE
+from pneumoscope.engine.film_files import is_film_file, named_like_film
+from pneumoscope.errors import ArchiveError, DamagedImageError, ImageError, UsageError
+from pneumoscope.imaging import DICOM_HEAD, Limits, is_dicom, read_file
+
+LIST_SUFFIX = ".txt"
+_DISK_READERS = 2  # threads that read ahead; more gain nothing on a disk
+
+
+class Entry(NamedTuple):
+    """One film of a source: its name there, its size in bytes, and its ETag, time or hash; what is unknown is empty."""
+
+    name: str
+    size: int
+    stamp: str
+
+
+Reader: TypeAlias = Callable[[Entry], bytes]
+
+
+class Source(Protocol):
+    """Where films come from. It can be pickled."""
+
+    @property
+    def address(self) -> str:
+        """Absolute path or address, which the results state."""
+
+    @property
+    def stamp(self) -> str:
+        """What changes if the whole source does, such as an archive's size and time; empty if entries have stamps."""
+
+    @property
+    def readers(self) -> int:
+        """How many films to read at a time."""
+
+    def entries(self) -> Iterator[Entry]:
+        """The films, in an order that depends on the source alone."""
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        """Open the source for as long as the block runs; yield a function that reads a film's bytes, from any thread.
+
+        It raises ImageError or OSError for a film that cannot be read, and PneumoscopeError if no film can be.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """The image files of a folder and the folders in it; linked folders are not followed."""
+
+    root: Path
+    limits: Limits
+    stamp: str = ""
+    readers: int = _DISK_READERS
+
+    @property
+    def address(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
+    def entries(self) -> Iterator[Entry]:
+        """Folder by folder, each in name order. A folder that cannot be read is an entry: it becomes a rejected row."""
+        unreadable: list[OSError] = []
+        above = len(os.path.join(self.root, ""))  # noqa: PTH118 (a Path for each of a million names takes minutes)
+        for folder, folders, files in os.walk(self.root, onerror=unreadable.append):
+            folders.sort()  # in place: this is the order in which os.walk goes on
+            for file in sorted(files):
+                path = os.path.join(folder, file)  # noqa: PTH118
+                name = path[above:]
+                if not is_junk(name) and is_film_file(Path(path)):
+                    yield _entry_of_file(name, path)
+        for failure in unreadable:
+            yield Entry(os.path.relpath(str(failure.filename), self.root), 0, "")
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        """Read below the folder."""
+        return nullcontext(partial(_read_below, self.root, self.limits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathList:
+    """The files that a text file names, one per line, in its order; relative paths begin at the text file's folder."""
+
+    file: Path
+    limits: Limits
+    stamp: str = ""
+    readers: int = _DISK_READERS
+
+    @property
+    def address(self) -> str:
+        """The text file's path."""
+        return str(self.file)
+
+    def entries(self) -> Iterator[Entry]:
+        """The lines, without empty ones.
+
+        Raises:
+            UsageError: a line occurs twice, or the file is not text.
+        """
+        seen = set[bytes]()
+        with self.file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                name = os.fsdecode(line.rstrip(b"\r\n"))
+                if not name.strip():
+                    continue
+                if "\0" in name:
+                    raise UsageError(f"{self.file} is not a list of paths: line {number} is not text.")
+                mark = sha256(line.rstrip(b"\r\n")).digest()[:12]  # a third of the memory of the names
+                if mark in seen:
+                    raise UsageError(f"{self.file}: line {number} names a file for the second time; remove it.")
+                seen.add(mark)
+                yield _entry_of_file(name, str(self.file.parent / name))
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        """Read the files that the lines name."""
+        return nullcontext(partial(_read_below, self.file.parent, self.limits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSet:
+    """The films of a data set made by `data prepare`, all splits, in the manifest's order."""
+
+    root: Path
+    limits: Limits
+    stamp: str = ""
+    readers: int = _DISK_READERS
+
+    @property
+    def address(self) -> str:
+        """The data set's folder."""
+        return str(self.root)
+
+    def entries(self) -> Iterator[Entry]:
+        """The manifest's rows; their stamp is the file's SHA-256."""
+        yield from (Entry(film.path, film.bytes, film.file_sha256) for film in load_dataset(self.root).films)
+
+    def reading(self) -> AbstractContextManager[Reader]:
+        """Read the films, and refuse one that is not the manifest's."""
+        return nullcontext(self._read)
+
+    def _read(self, entry: Entry) -> bytes:
+        data = read_file(self.root / entry.name, limits=self.limits)
+        if sha256(data).hexdigest() != entry.stamp:
+            raise DamagedImageError("it is not the file that the manifest names.")
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """The image files of a ZIP or tar archive, in name order, listed without trusting the archive's names."""
+
+    file: Path
+    limits: Limits
+    stamp: str
+    name_encoding: str | None = None
+    readers: int = 1  # members share one open file
+
+    @property
+    def address(self) -> str:
+        """The archive's path."""
+        return str(self.file)
+
+    def entries(self) -> Iterator[Entry]:
+        """The members that are image files, also those that the archive's listing refuses to read."""
+        with self._open() as found:
+            yield from (Entry(name, 0, "") for name in sorted(found))
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """Read members until the block ends."""
+        with self._open() as found:
+            yield lambda entry: _read_member(found[entry.name])
+
+    @contextmanager
+    def _open(self) -> Iterator[dict[str, Member | str]]:
+        """Members by name, or the reason why a member cannot be read."""
+        with open_source(self.file, max_bytes=self.limits.max_bytes, name_encoding=self.name_encoding) as listing:
+            problems: dict[str, Member | str] = {
+                each.name: each.reason for each in listing.problems if named_like_film(each.name)
+            }
+            yield problems | {each.name: each for each in listing.members if _is_film(each)}
+
+
+def find_source(given: str, limits: Limits, *, name_encoding: str | None = None) -> Source:
+    """The source at a path: a folder, a prepared data set, an archive or a list of paths.
+
+    Raises:
+        UsageError: it does not exist, or is not one of these.
+    """
+    path = Path(given).absolute()
+    if not path.exists():
+        raise UsageError(f"{given} does not exist; give a folder, an archive, a list of paths or an s3:// prefix.")
+    if (path / MANIFEST_FILE).is_file() and (path / CARD_FILE).is_file():
+        return PreparedSet(root=path, limits=limits)
+    if path.is_dir():
+        return Folder(root=path, limits=limits)
+    if path.suffix.lower() == LIST_SUFFIX:
+        return PathList(file=path, limits=limits)
+    if named_like_film(path.name):
+        raise UsageError(f"{given} is an image file; give a folder or an archive, or use `pneumoscope predict`.")
+    status = path.stat()
+    stamp = f"{status.st_size}-{status.st_mtime_ns}"
+    return Archive(file=path, limits=limits, stamp=stamp, name_encoding=name_encoding)
+
+
+def _entry_of_file(name: str, path: str) -> Entry:
+    try:
+        status = os.stat(path)  # noqa: PTH116 (see Folder.entries)
+    except OSError:  # it becomes a rejected row when it is read
+        return Entry(name, 0, "")
+    return Entry(name, status.st_size, str(status.st_mtime_ns))
+
+
+def _read_below(root: Path, limits: Limits, entry: Entry) -> bytes:
+    return read_file(root / entry.name, limits=limits)
+
+
+def _read_member(member: Member | str) -> bytes:
+    if isinstance(member, str):
+        raise ImageError(f"it cannot be read from the archive: {member}.")
+    try:
+        return member.read()
+    except ArchiveError as failure:
+        raise DamagedImageError(f"it cannot be read from the archive: {failure}.") from failure
+
+
+def _is_film(member: Member) -> bool:
+    by_name = named_like_film(member.name)
+    if by_name is not None:
+        return by_name
+    try:
+        return is_dicom(member.head(DICOM_HEAD))
+    except ArchiveError:
+        return False

@@ -1,0 +1,81 @@
+"""Settings of `score`."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from pneumoscope.documents import Document
+from pneumoscope.errors import UsageError
+from pneumoscope.settings.aws_names import S3, parse_location
+from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, MaxPixels, Point, Quiet, Spelling
+
+
+def _checked_address(given: str) -> str:
+    """A path as it is, or an address in S3 that is one."""
+    if given.startswith(S3):
+        try:
+            parse_location(given)
+        except UsageError as failure:
+            raise ValueError(str(failure).rstrip(".")) from None
+    elif not given:
+        raise ValueError("an empty path")
+    return given
+
+
+Address = Annotated[str, AfterValidator(_checked_address)]
+
+
+class Score(Document):
+    """Settings of `score`."""
+
+    sources: Annotated[tuple[Address, ...], Spelling(argument=True, metavar="SOURCE...", kind=list[str])] = Field(
+        description="Folders, ZIP or tar archives, data sets made by `data prepare`, lists of paths (.txt, one per "
+        "line), or s3://BUCKET/PREFIX."
+    )
+    out: Annotated[Address, Spelling(metavar="PLACE", kind=str)] = Field(
+        description="Folder or s3://BUCKET/PREFIX for the Parquet parts and _summary.json."
+    )
+    bundle: Bundle = None
+    ray: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Run on a Ray cluster instead of this machine: auto (the cluster that this machine belongs to), "
+        "HOST:PORT, or ray://HOST:PORT.",
+    )
+    cores: int | None = Field(
+        default=None, ge=1, description="Cores to use; by default all of this machine, or of the cluster."
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Cores per worker process; by default 1, or more if there are fewer shards than cores.",
+    )
+    shard_films: int = Field(
+        default=2000,
+        ge=2,
+        le=100_000,
+        description="Films per shard and part, about. With another number, parts that are there do not count.",
+    )
+    embedding: bool = Field(default=False, description="Also store each film's embedding, 4 bytes per dimension.")
+    level: Literal["class", "group"] = Field(
+        default="class",
+        description="Answer with a class, or with the group that contains it, such as pneumonia.",
+    )
+    coverage: Coverage = None
+    operating_point: Point = None
+    fix_orientation: FixOrientation = False
+    max_pixels: MaxPixels = 100_000_000
+    name_encoding: str | None = Field(
+        default=None, description="Codec of the names in archives that do not state one, such as gbk."
+    )
+    remove_others: bool = Field(
+        default=False,
+        description="Delete parts of other films, models or options from PLACE, once all parts are there.",
+    )
+    region: str | None = Field(
+        default=None, description="AWS region of the buckets; by default that of your environment or profile."
+    )
+    form: Annotated[Literal["table", "json"], Spelling(names=("--format",))] = Field(
+        default="table", description="Output format of the summary."
+    )
+    quiet: Quiet = False
