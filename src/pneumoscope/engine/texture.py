@@ -36,7 +36,8 @@ def textures(luma: Luma) -> Floats:
     counts, values = np.bincount(luma.ravel(), minlength=256), luma.astype(np.int16)
     ground = np.abs(values - counts.argmax()) <= _NEAR
     shares = [*_levels(counts), *_evenness(values, ground), *_smoothness(values, ground), *_edges(values)]
-    return np.asarray(np.log(np.array(shares, np.float32) + np.float32(_LEAST)), np.float32)
+    found: Floats = np.log(np.array(shares, np.float32) + np.float32(_LEAST))
+    return found
 
 
 def _levels(counts: NDArray[np.int64]) -> Iterator[float]:
