@@ -57,11 +57,11 @@ $(MODEL)/folds/evidence.npz: | $(MODEL)/data/manifest.csv
 	$(FAST) $(BIN)/pneumoscope cross-validate --data $(MODEL)/data --out $(MODEL)/folds --recipe $(BASE) $(COMPILED) \
 		$(if $(wildcard $(MODEL)/folds/folds.json),--resume)
 
-$(MODEL)/run/weights.safetensors: | $(MODEL)/folds/evidence.npz
+$(MODEL)/run/weights.safetensors: | $(MODEL)/data/manifest.csv
 	$(FAST) $(BIN)/pneumoscope train --out $(MODEL)/run $(if $(wildcard $(MODEL)/run/run.json),--resume,\
-		--data $(MODEL)/data --recipe $(BASE) $(COMPILED) --teachers $(MODEL)/folds/evidence.npz)
+		--data $(MODEL)/data --recipe $(BASE) $(COMPILED))
 
-$(MODEL)/bundle/contract.json: | $(MODEL)/run/weights.safetensors
+$(MODEL)/bundle/contract.json: | $(MODEL)/folds/evidence.npz $(MODEL)/run/weights.safetensors
 	$(BIN)/pneumoscope export $(MODEL)/run --name $(BASE) --evidence $(MODEL)/folds/evidence.npz --out $(MODEL)/bundle
 
 lock: $(UV)  ## update the lock files to the newest versions that pyproject.toml allows

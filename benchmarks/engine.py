@@ -137,7 +137,7 @@ def export_bundle(run: Path, data: Path, out: Path, precision: str) -> None:
         raise SystemExit(f"{precision}: {failure}") from failure
     if (figures := done.quantisation) is not None:
         print(
-            f"int8: agreement with fp32 {figures.agreement:.1%} of {figures.films} validation films, macro-F1 "
+            f"int8: agreement with fp32 {100 * figures.agreement:.1f} % of {figures.films} validation films, macro-F1 "
             f"{figures.macro_f1:.3f} against {figures.macro_f1_fp32:.3f}, {len(figures.kept_fp32)} layers in fp32",
             flush=True,
         )
@@ -227,7 +227,7 @@ def throughput(films: list[bytes], engines: dict[str, Engine]) -> None:
         row(f"model alone, {name}, batches of 8", *pace(statistics.median(times) / each), ratio)
     row(f"bound: decode and {last} together", *pace(bound / each), "")
     reached = bound / statistics.median(many)
-    row(f"Engine.predict_many, {last}", *pace(statistics.median(many) / each), f"{reached:.0%} of the bound")
+    row(f"Engine.predict_many, {last}", *pace(statistics.median(many) / each), f"{100 * reached:.0f} % of the bound")
 
 
 def memory(films: list[bytes], bundle: Path, many: int, folder: Path, name: str) -> None:

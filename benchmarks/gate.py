@@ -4,7 +4,8 @@
 
 FOLDS is a finished cross-validation of DATASET. For each fold, a gate is fitted to the fold's network and train films,
 as `export` does it. It is then applied to the fold's held-out films, as they are, as stress films and with each fault,
-and to pictures: newly drawn ones, and those of each FOLDER, which should be rejected with the code KIND.
+and to pictures: newly drawn ones, and those of each FOLDER, which should be rejected with the code KIND. For the
+latter, a second row shows the codes without textures.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def main() -> None:
         total = codes.total()
         rejected = total - codes["accepted"] - codes[f"accepted, {MIRRORED}"]
         shares = ", ".join(f"{code} {count}" for code, count in codes.most_common())
-        print(f"{name:<24}{rejected / total:>8.2%} of {total:>5}   {shares}")
+        print(f"{name:<44}{100 * rejected / total:>8.2f} % of {total:>5}   {shares}")
 
 
 def judge_fold(
@@ -68,7 +69,7 @@ def judge_fold(
         inputs = np.stack(list(read_inputs(part, train, rule, SILENT)))
         gate, weights = fit_gate(model, inputs, [film.patient for film in train])
         join_gate(model, weights)
-        print(f"{run.name}: {gate.model_dump_json()}", flush=True)
+        print(f"{run.name}: {gate.model_dump_json(exclude={'textures'})}", flush=True)
         unseen = np.stack(list(read_inputs(part, held, rule, SILENT)))
         stress, usable = stress_inputs(part, held, rule, seed=0)
         kinds = {"film": unseen, "stress film": stress[usable], **_faults(unseen[:, 0]), **_drawn(rule.size, run.name)}
@@ -77,8 +78,10 @@ def judge_fold(
         for kind, _, place in (each.partition("=") for each in pictures):
             found = list(_read(Path(place), rule))
             images = np.stack([image for image, _ in found])
-            counts = counts_by_kind.setdefault(f"{kind}: {Path(place).name}", Counter())
-            counts.update(_outcomes(model, gate, images, [coloured for _, coloured in found]))
+            coloured = [share for _, share in found]
+            for limits, how in ((gate, ""), (gate.model_copy(update={"textures": None}), ", scores alone")):
+                counts = counts_by_kind.setdefault(f"{kind}: {Path(place).name}{how}", Counter())
+                counts.update(_outcomes(model, limits, images, coloured))
 
 
 def _faults(films: Luma) -> dict[str, Luma]:
@@ -99,8 +102,8 @@ def _drawn(side: int, name: str) -> dict[str, Luma]:
 def _outcomes(model: Path, gate: Gate, images: Luma, coloured: list[float]) -> Iterator[str]:
     found = run_model(model, [GATE, DISTANCE], images)
     rows = ((score, distance) for scores, distances in found for score, distance in zip(scores, distances, strict=True))
-    for (scores, distances), share in zip(rows, coloured, strict=True):
-        if (why := find_fault(gate, scores, distances, share)) is not None:
+    for (scores, distances), share, image in zip(rows, coloured, images, strict=True):
+        if (why := find_fault(gate, scores, distances, share, image)) is not None:
             yield why.code
         else:
             yield "accepted" if mirror_warning(gate, scores) is None else f"accepted, {MIRRORED}"

@@ -36,7 +36,7 @@ def main() -> None:
                 shares = np.asarray(levels.histogram(film.luma)) / film.luma.size
                 found.append((shares[0] + shares[255], (shares > levels.RARE).sum()))
         ends, counts = np.asarray(found).T
-        shown = ", ".join(f"{share:.0%}: {np.quantile(ends, share):.3f}" for share in (0.5, 0.95, 0.99, 1))
+        shown = ", ".join(f"{100 * share:.0f} %: {np.quantile(ends, share):.3f}" for share in (0.5, 0.95, 0.99, 1))
         print(f"{path.name}: {len(found)} films; black or white {shown}; at least {counts.min():.0f} levels of grey")
 
 

@@ -52,7 +52,7 @@ def main() -> None:
         difference = max(difference, float(np.abs(one - other).max()))
         total += len(names)
     share = 1 - len(changed) / total
-    print(f"{total - len(changed)} of {total} originals get the class of their small copy ({share:.1%})")
+    print(f"{total - len(changed)} of {total} originals get the class of their small copy ({100 * share:.1f} %)")
     print(f"largest difference in a logit: {difference:.3f}")
     for name in changed:
         print(f"changed: {name}")

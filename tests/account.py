@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.progress import Listener
 from pneumoscope.settings.aws import Deploy, Train
 from pneumoscope.settings.aws_names import parse_location
+from samples import REPOSITORY
 
 REGION = "eu-central-1"
 PLACE = parse_location("s3://films-bucket/films")
@@ -86,13 +88,29 @@ def head_object(aws: Cloud, key: str) -> dict[str, Any]:
     return found
 
 
-def become_nobody(shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def become_nobody(shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, name: str = "nobody") -> None:
     """Use the credentials of a new user without permissions."""
     iam = shared_cloud.client("iam")
-    iam.create_user(UserName="nobody")
-    key = iam.create_access_key(UserName="nobody")["AccessKey"]
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+
+
+def become_documented_user(shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the credentials of a new user with the permissions of deploy/aws/user.json."""
+    policy = (REPOSITORY / "deploy" / "aws" / "user.json").read_text()
+    policy = policy.replace("BUCKET", PLACE.bucket).replace("ROLE", "trainer")
+    # Application Auto Scaling requires this permission of a user who registers an endpoint; moto does not.
+    assert '"sagemaker:UpdateEndpointWeightsAndCapacities"' in policy
+    # Moto checks an action s3:HeadBucket, which AWS does not have.
+    policy = policy.replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"')
+    # Moto compares resources for S3 only, and no tags, so the other limits are removed.
+    policy = re.sub(r'"arn:aws:(logs|cloudformation|cloudwatch):[^"]+"', '"*"', policy)
+    policy = re.sub(r',\s*"Condition": {"Null": {"aws:ResourceTag/pneumoscope": "false"}}', "", policy)
+    become_nobody(shared_cloud, monkeypatch)
+    shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
+    shared_cloud.client("iam").create_role(RoleName="trainer-endpoint", AssumeRolePolicyDocument=TRUST)
 
 
 def train_settings(**changes: Any) -> Train:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,12 +19,16 @@ from pneumoscope.phantom import write_archive_folder, write_archive_zip
 from samples import TINY, stub_calibrate
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from local_cloud import LocalCloud
     from pneumoscope.aws.session import Cloud
 
 # Test modules that train, start processes or use a local cloud. With `--quick` they are not even imported.
-_SLOW = """audit aws backbone benchmarks container endpoint export faults fetch fit folds functions hostile invoke job
-models page readme score score_ray score_s3 server stack template training weights"""
+_SLOW = """audit aws backbone batch benchmarks container endpoint export export_calibration faults fetch fit folds
+functions hostile invoke job job_hosts models page page_controls page_layout page_service policies
+quantise rayserve readme resume sagemaker score score_ray score_s3 serve server stack template training upload
+weights"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -170,3 +174,57 @@ def aws(shared_cloud: "LocalCloud") -> "Cloud":
     shared_cloud.client("s3").create_bucket(Bucket=PLACE.bucket, CreateBucketConfiguration=here)
     shared_cloud.client("iam").create_role(RoleName="trainer", AssumeRolePolicyDocument=TRUST)
     return Cloud(region=REGION)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Chromium. Per module: while it runs, its event loop would be in the way of other tests' own."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("Chromium is not installed; `apt-get install chromium` installs it")
+    quiet = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=list(quiet))
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def page_films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files for the page: one film in several formats, another film, a lateral view and a file of words."""
+    import numpy as np
+    from PIL import Image
+
+    import dicoms
+    from pneumoscope.phantom import encode_jpeg, film
+    from samples import encode
+
+    folder = tmp_path_factory.mktemp("page-films")
+    luma = film("virus", patient=2, size=(300, 360))
+    deep = luma.astype(np.uint16) * 16
+    contents = {
+        "film.jpeg": encode_jpeg(luma),
+        "deep.png": encode(Image.fromarray(luma.astype(np.uint16) * 257)),
+        "film.tiff": encode(Image.fromarray(luma), "TIFF"),
+        "film.dcm": dicoms.dicom(4095 - deep, PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11),
+        "normal.jpeg": encode_jpeg(film("normal", patient=3, size=(280, 300))),
+        "lateral.dcm": dicoms.dicom(deep, ViewPosition="LL"),
+        "words.jpeg": b"these are words",
+    }
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return {name: folder / name for name in contents}
+
+
+@pytest.fixture(scope="session")
+def steady_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained long enough that rounding does not change its classes."""
+    from pneumoscope.training.config import make_config
+    from pneumoscope.training.fit import train
+
+    run = tmp_path_factory.mktemp("runs") / "steady"
+    values: dict[str, Any] = {"recipe": "steady", **TINY, "epochs": 12, "optimizer": "adamw", "lr": 0.004}
+    train(dataset, make_config(values, {}), run)
+    return run

@@ -1,9 +1,12 @@
 """Synthetic inputs that tests share: image files, archives, decisions, out-of-fold predictions."""
 
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,6 +137,11 @@ def parse_decision(line: dict[str, Any], *beside: str) -> DecisionDocument:
     return DecisionDocument.model_validate(decision)
 
 
+def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A document without these keys."""
+    return {name: value for name, value in document.items() if name not in names}
+
+
 def made_up_evidence(dataset: "Dataset", run: Path) -> "Evidence":
     """Random out-of-fold predictions, mostly right, for a run's train and validation films."""
     from pneumoscope.training.evidence import About, Evidence
@@ -166,3 +174,59 @@ def made_up_evidence(dataset: "Dataset", run: Path) -> "Evidence":
         stress=logits,
         embedding=random.normal(size=(count, 5)).astype(np.float16),
     )
+
+
+def write_tree(root: Path, members: dict[str, bytes]) -> Path:
+    for name, data in members.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def speckle(label: str, number: int) -> NDArray[np.uint8]:
+    return np.random.default_rng([*label.encode(), number]).integers(0, 256, (40, 60), dtype=np.uint8)
+
+
+def assert_fails(done: SimpleNamespace, code: int, *words: str) -> None:
+    """The command ended with this exit code, and with one error line that has these words and no traceback."""
+    assert done.code == code, done.err
+    errors = [line for line in done.err.splitlines() if line.startswith(("error: ", "Error: "))]
+    assert len(errors) == 1, done.err
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in done.err
+
+
+def png_header(width: int, height: int, depth: int = 8) -> bytes:
+    """A PNG with a header and very little data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def deep_png(values: NDArray[np.uint16]) -> bytes:
+    """A PNG of 16 bits and 2 to 4 channels (`[H, W, C]`), which Pillow cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def noise(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Inputs that a network distinguishes: smooth fields of several scales."""
+    import torch
+
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (count, 1, 8, 8)).astype(np.float32)
+    smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear")
+    return smooth.numpy().astype(np.uint8)

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,19 @@ class Service:
 
 
 @contextmanager
-def serving(bundle: Path | None, *options: object, environment: dict[str, str] | None = None) -> Iterator[Service]:
-    """Start the service on a free port, wait until it is ready, and stop it at the end. None is the shipped bundle."""
+def serving(
+    bundle: Path | None, *options: object, environment: dict[str, str] | None = None, within: tuple[str, ...] = ()
+) -> Iterator[Service]:
+    """Start the service on a free port, wait until it is ready, and stop it at the end. None is the shipped bundle.
+
+    `within` is the beginning of a command that runs the rest of its arguments, such as one that drops privileges.
+    """
     chosen = [] if bundle is None else ["--bundle", str(bundle)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-c", INTERRUPTIBLE, "serve", *chosen, "--port", "0", *map(str, options)],
+                [*within, sys.executable, "-c", INTERRUPTIBLE, "serve", *chosen, "--port", "0", *map(str, options)],
                 stderr=stream,
                 env=os.environ | (environment or {}),
             )
@@ -139,3 +145,20 @@ def form(*files: tuple[str, bytes], fields: dict[str, str] | None = None) -> tup
         for name, value in (fields or {}).items()
     ]
     return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
+
+
+def problem(reply: Any) -> dict[str, Any]:
+    """A problem document, checked."""
+    assert reply.headers["content-type"] == "application/problem+json"
+    document = reply.json()
+    assert isinstance(document, dict)
+    assert set(document) == {"type", "title", "status", "detail", "request_id"}
+    assert document["status"] == reply.status
+    assert document["title"] == HTTPStatus(reply.status).phrase
+    assert document["request_id"] == reply.headers["x-request-id"]
+    return document
+
+
+def samples_of(page: str) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in page.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}

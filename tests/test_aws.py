@@ -1,8 +1,6 @@
 """Uploads, jobs and policies: against a real moto server over HTTP, and a scripted server for what moto cannot do."""
 
-import json
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from botocore import exceptions
@@ -20,7 +17,6 @@ from pydantic import ValidationError
 from account import (
     PLACE,
     REGION,
-    TRUST,
     RecordingListener,
     become_nobody,
     deploy_settings,
@@ -30,166 +26,25 @@ from account import (
     train_settings,
 )
 from local_cloud import LocalCloud
-from pneumoscope.aws.client.bucket import check_bucket, list_files
-from pneumoscope.aws.client.deploy import deploy
 from pneumoscope.aws.client.images import has_disks, training_image
-from pneumoscope.aws.client.inventory import deployed_resources, status, variant_and_contract
+from pneumoscope.aws.client.inventory import status
 from pneumoscope.aws.client.package import pinned_requirements, requirements, training_archive, write_model_archive
 from pneumoscope.aws.client.train import describe_job, describe_request, follow, role_arn, start
 from pneumoscope.aws.client.upload import upload
 from pneumoscope.aws.endpoint import Answer
 from pneumoscope.aws.functions import on_upload, shared
-from pneumoscope.aws.session import Cloud, translate_errors
+from pneumoscope.aws.session import Cloud
 from pneumoscope.aws.unpack import extract
-from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
+from pneumoscope.dataset import Dataset
 from pneumoscope.errors import (
     BusyError,
     CloudError,
-    DatasetError,
     UsageError,
 )
 from pneumoscope.models import SHIPPED
 from pneumoscope.settings.aws_names import parse_location
-from samples import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("aws")
-
-# --- uploads to S3
-
-
-def test_a_data_set_is_uploaded_once_encrypted_and_readable_again(aws: Cloud, dataset: Dataset, tmp_path: Path) -> None:
-    heard = RecordingListener()
-    first = upload(aws, dataset, PLACE, listener=heard)
-    assert first.sent == len(dataset.films) + 2
-    assert first.there == 0
-    assert heard.units == sum(each.bytes for each in dataset.films)
-    assert head_object(aws, "films/manifest.csv")["ServerSideEncryption"] == "AES256"
-    again = upload(aws, dataset, PLACE)
-    assert again.sent == 0
-    assert again.sent_bytes == 0
-    assert again.there == len(dataset.films) + 2
-    for each in list_files(aws, PLACE):
-        target = tmp_path / each["Key"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aws.client("s3").download_file(PLACE.bucket, each["Key"], str(target))
-    copy = load_dataset(tmp_path / "films")
-    assert copy.fingerprint == dataset.fingerprint
-    assert [copy.read(each) for each in copy.films[:3]] == [dataset.read(each) for each in dataset.films[:3]]
-
-
-def test_another_key_encrypts_files_that_exist_already(aws: Cloud, shared_cloud: LocalCloud, dataset: Dataset) -> None:
-    upload(aws, dataset, PLACE)
-    key = shared_cloud.client("kms").create_key()["KeyMetadata"]["KeyId"]
-    assert upload(aws, dataset, PLACE, kms_key=key).there == 0
-    head = head_object(aws, "films/manifest.csv")
-    assert head["ServerSideEncryption"] == "aws:kms"
-    assert head["SSEKMSKeyId"].endswith(key)
-    assert upload(aws, dataset, PLACE, kms_key=key).sent == 0
-
-
-def test_changed_and_deleted_files_are_sent_again(aws: Cloud, dataset: Dataset) -> None:
-    upload(aws, dataset, PLACE)
-    changed = dataset.films[0]
-    spoilt = bytes(changed.bytes)  # the same length, but other bytes
-    aws.client("s3").put_object(Bucket=PLACE.bucket, Key=f"films/{changed.path}", Body=spoilt)
-    aws.client("s3").delete_object(Bucket=PLACE.bucket, Key=f"films/{dataset.films[1].path}")
-    assert upload(aws, dataset, PLACE).sent == 2
-    body = aws.client("s3").get_object(Bucket=PLACE.bucket, Key=f"films/{changed.path}")["Body"].read()
-    assert body == dataset.read(changed)
-
-
-def test_an_interrupted_upload_leaves_no_manifest_and_can_be_continued(
-    aws: Cloud, dataset: Dataset, tmp_path: Path
-) -> None:
-    copy = load_dataset(Path(shutil.copytree(dataset.root, tmp_path / "data")))
-    last = copy.films[-1]
-    (copy.root / last.path).write_bytes(b"another")
-    with pytest.raises(DatasetError, match="not the file the manifest names"):
-        upload(aws, copy, PLACE)
-    keys = {each["Key"] for each in list_files(aws, PLACE)}
-    assert keys
-    assert "films/manifest.csv" not in keys
-    (copy.root / last.path).write_bytes(dataset.read(dataset.films[-1]))
-    done = upload(aws, copy, PLACE)
-    assert done.there == len(keys)
-    assert "films/manifest.csv" in {each["Key"] for each in list_files(aws, PLACE)}
-
-
-def test_an_interrupted_upload_over_another_data_set_leaves_no_manifest(
-    aws: Cloud, dataset: Dataset, phantom_folder: Path, tmp_path: Path
-) -> None:
-    """The old manifest would vouch for films of two data sets, and a job would start on them."""
-    upload(aws, dataset, PLACE)
-    start(aws, train_settings(name="before"))
-    prepare([phantom_folder], tmp_path / "other", PrepareConfig(val_fraction=0.5))
-    other = load_dataset(tmp_path / "other")
-    (other.root / other.films[-1].path).write_bytes(b"damaged")
-    with pytest.raises(DatasetError, match="not the file the manifest names"):
-        upload(aws, other, PLACE)
-    with pytest.raises(CloudError, match=r"films has no manifest.csv, so its upload is incomplete; repeat"):
-        start(aws, train_settings(name="after"))
-    upload(aws, dataset, PLACE)
-    start(aws, train_settings(name="again"))
-
-
-def test_an_unchanged_manifest_is_never_removed(aws: Cloud, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    upload(aws, dataset, PLACE)
-
-    def removed(**_: Any) -> None:
-        pytest.fail("the manifest was the same")
-
-    monkeypatch.setattr(aws.client("s3"), "delete_object", removed)
-    assert upload(aws, dataset, PLACE).sent == 0
-
-
-def test_a_missing_public_or_distant_bucket_is_refused(aws: Cloud, shared_cloud: LocalCloud) -> None:
-    s3 = shared_cloud.client("s3")
-    ireland = shared_cloud.client("s3", region_name="eu-west-1")
-    ireland.create_bucket(Bucket="in-ireland", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    with pytest.raises(
-        CloudError, match=r"in-ireland is in eu-west-1, but .* in eu-central-1; pass --region eu-west-1"
-    ):
-        check_bucket(aws, parse_location("s3://in-ireland/x"))
-    with pytest.raises(CloudError, match=r"bucket nowhere does not exist; create it with: aws s3 mb"):
-        check_bucket(aws, parse_location("s3://nowhere"))
-    everybody = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::films-bucket/*"}
-        ],
-    }
-    check_bucket(aws, PLACE)
-    s3.put_bucket_policy(Bucket=PLACE.bucket, Policy=json.dumps(everybody))
-    with pytest.raises(UsageError, match=r"films-bucket is open to the public \(its policy says so\)"):
-        check_bucket(aws, PLACE)
-    check_bucket(aws, PLACE, allow_public=True)
-    blocked = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
-    s3.put_public_access_block(Bucket=PLACE.bucket, PublicAccessBlockConfiguration=blocked)
-    check_bucket(aws, PLACE)
-
-
-def test_a_bucket_opened_by_its_access_control_list_is_refused(aws: Cloud, shared_cloud: LocalCloud) -> None:
-    shared_cloud.client("s3").put_bucket_acl(Bucket=PLACE.bucket, ACL="public-read")
-    with pytest.raises(UsageError, match="access control list"):
-        check_bucket(aws, PLACE)
-
-
-def test_denied_access_is_one_sentence(
-    shared_cloud: LocalCloud, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    become_nobody(shared_cloud, monkeypatch)
-    with shared_cloud.guarded(), pytest.raises(CloudError, match=r"AWS denies access .*allow \w+ for") as failure:
-        upload(Cloud(region=REGION), dataset, PLACE)
-    assert "\n" not in str(failure.value)
-
-
-@pytest.mark.parametrize("address", ["films", "s3:/films", "s3://", "s3://UPPER/x", "https://films.s3.amazonaws.com"])
-def test_an_invalid_s3_address_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match=r"write s3://BUCKET/PREFIX"):
-        parse_location(address)
-
-
-# --- other errors of AWS
 
 
 def test_a_throttled_call_is_retried_and_then_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,9 +80,6 @@ def test_no_server_no_region_and_no_credentials_are_reported(monkeypatch: pytest
     monkeypatch.setenv("AWS_PROFILE", "missing-profile")
     with pytest.raises(CloudError, match="missing-profile"):
         Cloud(region=REGION)
-
-
-# --- training jobs
 
 
 def test_a_training_job_is_started_as_configured_and_followed(
@@ -440,142 +292,6 @@ def test_a_role_that_cannot_be_read_is_used_by_its_arn(
         assert role_arn(Cloud(region=REGION), arn) == arn
         with pytest.raises(CloudError, match=r"role trainer: AWS denies access .*allow GetRole for"):
             role_arn(Cloud(region=REGION), "trainer")
-
-
-def test_the_documented_role_allows_what_a_job_needs_and_no_more(
-    shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The two documents of docs/how-to/aws.md are put into IAM; then calls are tried with their permissions."""
-    folder, iam = REPOSITORY / "deploy" / "aws", shared_cloud.client("iam")
-    policy = (folder / "sagemaker-role.json").read_text().replace("BUCKET", PLACE.bucket)
-    iam.create_role(RoleName="films", AssumeRolePolicyDocument=(folder / "sagemaker-trust.json").read_text())
-    iam.put_role_policy(RoleName="films", PolicyName="films", PolicyDocument=policy)
-    become_nobody(shared_cloud, monkeypatch)
-    iam.put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
-    theirs = {"LocationConstraint": REGION}
-    shared_cloud.client("s3").create_bucket(Bucket="theirs", CreateBucketConfiguration=theirs)
-    shared_cloud.client("s3").put_object(Bucket=PLACE.bucket, Key="films/a.png", Body=b"film")
-    somebody = Cloud(region=REGION)
-    with shared_cloud.guarded():
-        s3 = somebody.client("s3")
-        s3.put_object(Bucket=PLACE.bucket, Key="runs/a", Body=b"x")
-        assert s3.get_object(Bucket=PLACE.bucket, Key="runs/a")["Body"].read() == b"x"
-        assert s3.get_object(Bucket=PLACE.bucket, Key="films/a.png")["Body"].read() == b"film"
-        for forbidden in (s3.delete_object, partial(s3.put_object, Body=b"x")):
-            with pytest.raises(CloudError, match="denies"), translate_errors():
-                forbidden(Bucket=PLACE.bucket, Key="films/a.png")
-        with pytest.raises(CloudError, match="denies"), translate_errors():
-            s3.put_object(Bucket="theirs", Key="a", Body=b"x")
-        with pytest.raises(CloudError, match="denies"), translate_errors():
-            somebody.client("iam").list_users()
-
-
-def test_the_documented_user_can_run_every_command(
-    shared_cloud: LocalCloud, dataset: Dataset, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy = (REPOSITORY / "deploy" / "aws" / "user.json").read_text()
-    policy = policy.replace("BUCKET", PLACE.bucket).replace("ROLE", "trainer")
-    # Application Auto Scaling requires this permission of a user who registers an endpoint; moto does not.
-    assert '"sagemaker:UpdateEndpointWeightsAndCapacities"' in policy
-    # Moto checks an action s3:HeadBucket, which AWS does not have.
-    policy = policy.replace('"s3:ListBucket"', '"s3:ListBucket", "s3:HeadBucket"')
-    # Moto compares resources for S3 only, and no tags, so the other limits are removed.
-    policy = re.sub(r'"arn:aws:(logs|cloudformation|cloudwatch):[^"]+"', '"*"', policy)
-    policy = re.sub(r',\s*"Condition": {"Null": {"aws:ResourceTag/pneumoscope": "false"}}', "", policy)
-    become_nobody(shared_cloud, monkeypatch)
-    shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName="films", PolicyDocument=policy)
-    shared_cloud.client("iam").create_role(RoleName="trainer-endpoint", AssumeRolePolicyDocument=TRUST)
-    with shared_cloud.guarded():
-        somebody = Cloud(region=REGION)
-        somebody.client("s3").put_object(Bucket=PLACE.bucket, Key="films/manifest.csv", Body=b"another's")
-        upload(somebody, dataset, PLACE)
-        start(somebody, train_settings())
-        follow(somebody, "capstone-1", pause=lambda _: None)
-        deploy(somebody, deploy_settings(tiny_bundle, role="trainer-endpoint"))
-        assert variant_and_contract(somebody, "films")[0] == "realtime"
-        assert {each["name"] for each in status(somebody)} == {"films", "capstone-1"}
-        for each in list(deployed_resources(somebody, "films")):
-            each.remove()
-        assert [each["name"] for each in status(somebody)] == ["capstone-1"]
-        with pytest.raises(CloudError, match="denies"), translate_errors():
-            somebody.client("s3").delete_object(Bucket=PLACE.bucket, Key=f"films/{dataset.films[0].path}")
-        with pytest.raises(CloudError, match="denies"), translate_errors():
-            somebody.client("iam").list_users()
-
-
-@pytest.mark.parametrize(
-    ("policies", "reads", "writes"),
-    [
-        (["endpoint-role"], {"models/one/model.tar.gz"}, set[str]()),
-        (
-            ["endpoint-role", "endpoint-async"],
-            {"models/one/model.tar.gz", "models/one/films/a"},
-            {"models/one/answers/a", "models/one/failures/a"},
-        ),
-        (["endpoint-role", "endpoint-capture"], {"models/one/model.tar.gz"}, {"captures/a"}),
-    ],
-)
-def test_the_documented_role_of_an_endpoint_reads_the_model_and_little_else(
-    policies: list[str], reads: set[str], writes: set[str], shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = ("model.tar.gz", "contract.json", "films/a", "answers/a", "failures/a")
-    places = {"films/a.png", "captures/a", "runs/a", *(f"models/one/{key}" for key in keys)}
-    for place in places:
-        shared_cloud.client("s3").put_object(Bucket=PLACE.bucket, Key=place, Body=b"x")
-    become_nobody(shared_cloud, monkeypatch)
-    for name in policies:
-        document = (REPOSITORY / "deploy" / "aws" / f"{name}.json").read_text().replace("BUCKET", PLACE.bucket)
-        shared_cloud.client("iam").put_user_policy(UserName="nobody", PolicyName=name, PolicyDocument=document)
-
-    def may(call: Any, place: str, **more: Any) -> bool:
-        try:
-            call(Bucket=PLACE.bucket, Key=place, **more)
-        except exceptions.ClientError as failure:
-            if failure.response["Error"]["Code"] != "AccessDenied":
-                raise
-            return False
-        return True
-
-    s3 = Cloud(region=REGION).client("s3")
-    with shared_cloud.guarded():
-        assert {place for place in places if may(s3.get_object, place)} == reads
-        assert {place for place in places if may(s3.put_object, place, Body=b"y")} == writes
-        assert not [place for place in places if may(s3.delete_object, place)]
-
-
-def test_the_documented_user_removes_only_tagged_resources_and_model_files() -> None:
-    """Checked in the text of the policy, because moto ignores conditions."""
-    policy = json.loads((REPOSITORY / "deploy" / "aws" / "user.json").read_text())
-    for statement in policy["Statement"]:
-        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-        removing = [each for each in actions if re.search(r":(Delete|Deregister|Stop|Update(Endpoint|Stack)$)", each)]
-        by_place = {"s3:DeleteObject", "cloudwatch:DeleteAlarms", "logs:DeleteLogGroup", "cloudformation:DeleteStack"}
-        if by_place & set(removing):
-            named = statement["Resource"]
-            assert not {"*", "arn:aws:s3:::BUCKET/*"} & {*([named] if isinstance(named, str) else named)}
-        elif removing:
-            assert statement["Condition"] == {"Null": {"aws:ResourceTag/pneumoscope": "false"}}
-            assert actions == removing
-        if "sagemaker:AddTags" in actions:  # else the user could tag, and then remove, anything
-            assert "sagemaker:TaggingAction" in statement["Condition"]["StringEquals"]
-
-
-def test_the_documented_policy_of_a_key_is_valid(shared_cloud: LocalCloud) -> None:
-    policy = (REPOSITORY / "deploy" / "aws" / "key.json").read_text().replace("KEY", "arn:aws:kms:eu-central-1:1:key/a")
-    shared_cloud.client("iam").put_role_policy(RoleName="trainer", PolicyName="key", PolicyDocument=policy)
-
-
-def test_the_documented_command_empties_a_bucket_with_versions(aws: Cloud) -> None:
-    s3 = aws.client("s3")
-    s3.put_bucket_versioning(Bucket=PLACE.bucket, VersioningConfiguration={"Status": "Enabled"})
-    for body in (b"1", b"2"):
-        s3.put_object(Bucket=PLACE.bucket, Key="films/a", Body=body)
-    s3.delete_object(Bucket=PLACE.bucket, Key="films/a")
-    text = (REPOSITORY / "docs" / "how-to" / "aws.md").read_text()
-    (line,) = re.findall(r'^python -c "(.+)"$', text, re.MULTILINE)
-    emptied = [sys.executable, "-c", line.replace("STACK-BUCKET", PLACE.bucket)]
-    subprocess.run(emptied, check=True)
-    s3.delete_bucket(Bucket=PLACE.bucket)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from samples import REPOSITORY
 
 DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
 TRAINING = REPOSITORY / "deploy" / "Dockerfile.train"
+BUNDLE = REPOSITORY / "deploy" / "Dockerfile.bundle"
 LOCK = REPOSITORY / "deploy" / "requirements.lock"
 TRAINING_LOCK = REPOSITORY / "src" / "pneumoscope" / "aws" / "client" / "train.lock"
 TOOLS = Path(sys.executable).parent
@@ -42,7 +43,7 @@ def pins(path: Path) -> set[str]:
     return set(re.findall(r"^([a-z0-9-]+==[\w.]+)", path.read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING], ids=["service", "training"])
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING, BUNDLE], ids=["service", "training", "bundle"])
 def test_hadolint_finds_nothing(dockerfile: Path) -> None:
     done = subprocess.run([TOOLS / "hadolint", dockerfile], capture_output=True, text=True, check=False)
     assert done.returncode == 0
@@ -59,6 +60,15 @@ def test_the_service_image_is_unprivileged_and_has_a_health_check() -> None:
     assert stage["EXPOSE"] == "8080"
     assert "not a medical device" in stage["LABEL"]
     assert len([word for word, _ in instructions() if word == "FROM"]) == 2
+
+
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, TRAINING], ids=["service", "training"])
+def test_onnx_runtime_keeps_no_record_of_its_use(dockerfile: Path, tmp_path: Path) -> None:
+    """Since 1.32 it writes a database into the home folder when it is imported, and has code to send that."""
+    settings = dict(re.findall(r"(ORT_\w+|PYTHON\w+)=(\S+)", last_stage(dockerfile)["ENV"]))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | settings
+    subprocess.run([sys.executable, "-c", "import onnxruntime"], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_training_image_trains() -> None:

@@ -25,7 +25,7 @@ def test_round_trip(contract: Contract, tmp_path: Path) -> None:
     assert "Not a medical device" in contract.intended_use
 
 
-VERSION_1, VERSION_2 = (Path(__file__).parent / "data" / f"contract-{version}.json" for version in (1, 2))
+VERSION_1, VERSION_2, VERSION_3 = (Path(__file__).parent / "data" / f"contract-{number}.json" for number in (1, 2, 3))
 
 
 @pytest.mark.parametrize("field", REQUIRED)
@@ -56,7 +56,7 @@ def test_no_field_of_any_part_has_a_default() -> None:
         ("groups", {"g": ["nobody"]}, "group 'g'"),
         ("groups", {"g": ["bacteria", "normal", "virus"]}, "some, not all"),
         ("groups", {"virus": ["bacteria"]}, "name of a class"),
-        ("schema_version", 9, "schema version 9 is newer than 3"),
+        ("schema_version", 9, "schema version 9 is newer than 4"),
         ("schema_version", [], "'schema_version' is not a number"),
         ("population", {"age_years": [9, 3], "drawings": False}, "youngest is older"),
         ("population", {"age_years": [-1, 3], "drawings": False}, "age_years"),
@@ -133,7 +133,7 @@ def test_version_1_is_converted(contract: Contract, tmp_path: Path) -> None:
     """The document was written by a program of schema version 1."""
     (tmp_path / "contract.json").write_bytes(VERSION_1.read_bytes())
     old = load_contract(tmp_path)
-    assert old.schema_version == 3
+    assert old.schema_version == 4
     assert old.input == InputRule.squash(96)
     assert old.classes == contract.classes
     assert old.groups == contract.groups
@@ -206,9 +206,35 @@ def test_version_1_has_no_later_fields(field: str, tmp_path: Path) -> None:
         load_contract(tmp_path)
 
 
+def test_version_3_is_converted(tmp_path: Path) -> None:
+    """The document was written by a program of version 3; its gate decides by scores alone."""
+    path = tmp_path / "contract.json"
+    path.write_bytes(VERSION_3.read_bytes())
+    old = load_contract(tmp_path)
+    stored = json.loads(VERSION_3.read_text())
+    assert old.gate is not None
+    assert old.gate.textures is None
+    assert list(old.gate.codes) == stored["gate"]["codes"]
+    assert old.decision.model_dump(mode="json") == stored["decision"]
+    save_contract(old, tmp_path)
+    assert load_contract(tmp_path) == old
+    assert load_contract(tmp_path).schema_version == 4
+
+
+def test_a_damaged_version_3_is_an_error(tmp_path: Path) -> None:
+    stored = json.loads(VERSION_3.read_text())
+    for gate, words in (
+        (7, r"field 'gate"),
+        (stored["gate"] | {"textures": None}, "not known before schema version 4"),
+    ):
+        (tmp_path / "contract.json").write_text(json.dumps(stored | {"gate": gate}))
+        with pytest.raises(BundleError, match=words):
+            load_contract(tmp_path)
+
+
 def test_a_newer_version_needs_a_newer_program(contract: Contract, tmp_path: Path) -> None:
-    (tmp_path / "contract.json").write_text(json.dumps(contract.model_dump(mode="json") | {"schema_version": 4}))
-    with pytest.raises(BundleError, match=r"newer than 3, the last that this program reads; upgrade pneumoscope\.$"):
+    (tmp_path / "contract.json").write_text(json.dumps(contract.model_dump(mode="json") | {"schema_version": 5}))
+    with pytest.raises(BundleError, match=r"newer than 4, the last that this program reads; upgrade pneumoscope\.$"):
         load_contract(tmp_path)
 
 

@@ -1,6 +1,5 @@
 import csv
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -8,45 +7,19 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
-from dicoms import dicom
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
-from pneumoscope.dataset.grammar import (
-    Identity,
-    Naming,
-    follows_archive,
-    identify,
-    parse_published,
-    parse_version2,
-    parse_version3,
-)
 from pneumoscope.dataset.manifest import Record, format_manifest, parse_manifest
-from pneumoscope.dataset.places import place
 from pneumoscope.dataset.split import LabelledFilm, cut_patients
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
-from samples import INTERRUPTIBLE, REAL, encode, make_zip, ramp, small_films
+from samples import INTERRUPTIBLE, REAL, encode, make_zip, ramp, small_films, speckle, write_tree
 
-TESTED = "its patient, or an identical or nearly identical film, is also in a test part"
 QUARTER = PrepareConfig(val_fraction=0.25)
-
-
-def write_tree(root: Path, members: dict[str, bytes]) -> Path:
-    for name, data in members.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return root
-
-
-def speckle(label: str, number: int) -> NDArray[np.uint8]:
-    return np.random.default_rng([*label.encode(), number]).integers(0, 256, (40, 60), dtype=np.uint8)
 
 
 def class_folders(classes: tuple[str, ...] = ("cat", "dog"), films: int = 8) -> dict[str, bytes]:
@@ -61,88 +34,6 @@ def films_of_one_part_only() -> dict[str, bytes]:
     """Class cat in the train part, class dog in the test part."""
     parts = (("train", "cat"), ("test", "dog"))
     return {f"{part}/{name}": data for part, label in parts for name, data in class_folders((label,)).items()}
-
-
-@pytest.mark.parametrize(
-    ("stem", "label", "patient"),
-    [
-        ("person1000_virus_1681", "virus", "virus/person1000"),
-        ("person1_bacteria_1", "bacteria", "bacteria/person1"),
-        ("person447_virus_921_1", "virus", "virus/person447"),
-        ("IM-0001-0001", "normal", "normal/IM-0001"),
-        ("IM-0011-0001-0002", "normal", "normal/IM-0011"),
-        ("NORMAL2-IM-0007-0001", "normal", "normal/NORMAL2-IM-0007"),
-        ("person1_bacteria_1~0badcafe", "bacteria", "bacteria/person1"),
-    ],
-)
-def test_version2_names(stem: str, label: str, patient: str) -> None:
-    assert (
-        parse_version2(stem) == parse_published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION2)
-    )
-    assert parse_version3(stem) is None
-
-
-@pytest.mark.parametrize("stem", ["person1_fungus_1", "IM-0001", "VIRUS-1-2", "person_virus_1", "xIM-0001-0001", ""])
-def test_other_names_are_not_version2(stem: str) -> None:
-    assert parse_version2(stem) is None
-
-
-@pytest.mark.parametrize(
-    ("stem", "label", "patient"),
-    [
-        ("VIRUS-3637528-0002", "virus", "3637528"),
-        ("BACTERIA-213622-0001", "bacteria", "213622"),
-        ("NORMAL-28501-0001", "normal", "28501"),
-        ("NORMAL-28501-0001~0badcafe", "normal", "28501"),
-    ],
-)
-def test_version3_names(stem: str, label: str, patient: str) -> None:
-    assert (
-        parse_version3(stem) == parse_published(stem) == Identity(label=label, patient=patient, naming=Naming.VERSION3)
-    )
-    assert parse_version2(stem) is None
-
-
-@pytest.mark.parametrize("stem", ["FUNGUS-1-1", "VIRUS-1", "VIRUS-1-1-1", "VIRUS--1", "person1_virus_1", ""])
-def test_other_names_are_not_version3(stem: str) -> None:
-    assert parse_version3(stem) is None
-
-
-@given(number=st.integers(0, 10**6), film_number=st.integers(0, 10**6), label=st.sampled_from(["bacteria", "virus"]))
-def test_version2_names_carry_label_and_number(number: int, film_number: int, label: str) -> None:
-    found = parse_version2(f"person{number}_{label}_{film_number}")
-    assert found == Identity(label=label, patient=f"{label}/person{number}", naming=Naming.VERSION2)
-
-
-def test_places() -> None:
-    assert place("chest_xray/chest_xray/Train/PNEUMONIA/a.jpeg").folder == "PNEUMONIA"
-    assert place("data/val/cat/deep/er/a.jpeg").folder == "cat"
-    assert place("data/val/cat/a.jpeg").part == "train"
-    assert place("a.jpeg").folder is None
-
-
-def test_folder_and_name_must_agree() -> None:
-    def read(name: str) -> Identity | str:
-        return identify(name, place(name).folder, archive=True, patient_pattern=None)
-
-    assert read("NORMAL/person1_virus_1.jpeg") == "unknown label: the file name states virus, the folder NORMAL"
-    assert read("PNEUMONIA/IM-0001-0001.jpeg") == "unknown label: the file name states normal, the folder PNEUMONIA"
-    assert read("virus/person1_virus_1.jpeg") == Identity(
-        label="virus", patient="virus/person1", naming=Naming.VERSION2
-    )
-    assert isinstance(read("PNEUMONIA/hello.jpeg"), str)
-    assert follows_archive(["NORMAL/IM-0001-0001.jpeg"])
-    assert not follows_archive(["cat/IM-0001-0001.jpeg"])
-    assert read("figures/1.png") == "unknown label: figures is not one of the archive's class folders"
-
-
-def test_patients_by_pattern() -> None:
-    named = identify("cat/p7_1.png", "cat", archive=False, patient_pattern=re.compile(r"(?P<patient>p\d+)_"))
-    assert named == Identity(label="cat", patient="p7", naming=Naming.PATTERN)
-    assert identify("cat/p7_1.png", "cat", archive=False, patient_pattern=re.compile(r"p(\d+)")) == Identity(
-        label="cat", patient="7", naming=Naming.PATTERN
-    )
-    assert "unknown patient" in str(identify("cat/x.png", "cat", archive=False, patient_pattern=re.compile(r"p\d+")))
 
 
 FILMS = st.lists(
@@ -278,73 +169,6 @@ def test_other_class_folders_are_the_classes(tmp_path: Path) -> None:
     assert {each.split for each in out.films} == {"train", "val", "test"}
 
 
-def hospital(root: Path, *, patient: str | None = None, suffix: str = "") -> Path:
-    """Two classes of eight DICOMs each, two per patient, or all of the given patient."""
-    for label in ("cough", "none"):
-        for number in range(8):
-            data = dicom(speckle(label, number), PatientID=patient or f"{label}{number // 2}")
-            write_tree(root, {f"{label}/IM{number:05d}{suffix}": data})
-    return root
-
-
-def test_dicoms_name_their_patients_and_need_no_suffix(tmp_path: Path) -> None:
-    source = hospital(tmp_path / "pacs")
-    write_tree(source, {"cough/notes": b"no film", "cough/worse.jpeg": b"\xff\xd8\xff"})
-    summary = prepare([source], tmp_path / "out", QUARTER)
-    made = load_dataset(tmp_path / "out")
-    assert summary.sources[0].patients_named
-    assert len(made.films) == 16
-    assert summary.sources[0].other_files == 1
-    assert summary.sources[0].refused == 1
-    held = defaultdict[str, set[str]](set)
-    for each in made.films:
-        assert re.fullmatch(r"dicom/[0-9a-f]{16}", each.patient)
-        assert each.path.endswith(".dcm")
-        held[each.patient].add(each.split)
-    assert len(held) == 8
-    assert all(len(splits) == 1 for splits in held.values())
-    everything = "".join(path.read_text() for path in (tmp_path / "out").glob("*.*"))
-    assert "cough0" not in everything
-    zipped = make_zip(tmp_path / "pacs.zip", {f"{p.parent.name}/{p.name}": p.read_bytes() for p in source.glob("*/*")})
-    prepare([zipped], tmp_path / "other", QUARTER)
-    assert {(film.file_sha256, film.patient, film.split) for film in load_dataset(tmp_path / "other").films} == {
-        (film.file_sha256, film.patient, film.split) for film in made.films
-    }
-
-
-def test_a_pattern_outranks_dicom_headers(tmp_path: Path) -> None:
-    config = PrepareConfig(val_fraction=0.25, patient_pattern=r"IM\d+")
-    prepare([hospital(tmp_path / "pacs", suffix=".dcm")], tmp_path / "out", config)
-    assert {each.patient for each in load_dataset(tmp_path / "out").films} == {f"IM{at:05d}" for at in range(8)}
-
-
-def test_patient_ids_can_be_ignored(tmp_path: Path) -> None:
-    """For example because there is one identifier per class."""
-    source = write_tree(
-        tmp_path / "pacs",
-        {f"{label}/{at}": dicom(speckle(label, at), PatientID=label) for label in ("ill", "well") for at in range(8)},
-    )
-    with pytest.raises(DatasetError, match="--ignore-patient-ids"):
-        prepare([source], tmp_path / "out", QUARTER)
-    prepare([source], tmp_path / "out", PrepareConfig(val_fraction=0.25, dicom_patients=False))
-    assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 16
-
-
-def test_one_identifier_on_some_films_is_not_a_patient(tmp_path: Path) -> None:
-    source = hospital(tmp_path / "pacs", patient="ANONYMOUS")
-    write_tree(source, {"cough/a.png": encode(Image.fromarray(ramp())), "DICOMDIR": bytes(128) + b"DICM"})
-    summary = prepare([source], tmp_path / "out", QUARTER)
-    assert summary.refused == ()
-    assert summary.sources[0].other_files == 1
-    assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 17
-
-
-def test_one_identifier_on_all_films_is_not_a_patient(tmp_path: Path) -> None:
-    summary = prepare([hospital(tmp_path / "pacs", patient="ANONYMOUS")], tmp_path / "out", QUARTER)
-    assert not summary.sources[0].patients_named
-    assert len({each.patient for each in load_dataset(tmp_path / "out").films}) == 16
-
-
 def by_patient(*, deeper: str = "") -> dict[str, bytes]:
     return {
         f"{deeper}{label}/patient{label}{number // 2}/{number}.png": encode(Image.fromarray(speckle(label, number)))
@@ -451,15 +275,6 @@ def test_different_films_of_one_name_are_both_kept(tmp_path: Path) -> None:
     assert len({each.path.lower() for each in out.films}) == len(out.films)
 
 
-def test_a_patient_of_any_test_part_is_never_trained_on(tmp_path: Path) -> None:
-    members = small_films()
-    leaked = encode_jpeg(film("virus", patient=3, shot=9, size=(64, 72)))
-    members["chest_xray/train/PNEUMONIA/person3_virus_99.jpeg"] = leaked  # patient 3 is in the test part
-    summary = prepare([make_zip(tmp_path / "a.zip", members)], tmp_path / "out", QUARTER)
-    assert [each.reason for each in summary.refused] == [TESTED]
-    assert all(each.split == "test" for each in load_dataset(tmp_path / "out").films if each.patient == "virus/person3")
-
-
 def damaged_archive(tmp_path: Path) -> Path:
     members = small_films() | {
         "../evil.jpeg": b"evil",
@@ -530,38 +345,6 @@ def test_a_stray_image_does_not_change_how_an_archive_is_read(tmp_path: Path) ->
     assert "accepted are JPEG" in reasons["chest_xray/train/x/1.pgm"]
 
 
-def test_identical_films_under_two_patients_stay_in_one_split(tmp_path: Path) -> None:
-    """Without patients every film is a patient of its own, but a copy under another name must not leak."""
-    films: dict[str, bytes] = {}
-    for label, shift in (("cat", 0), ("dog", 20)):
-        for number in range(12):
-            data = encode(Image.fromarray(np.roll(ramp(), number + shift, 1)))
-            films |= {f"{label}/{number:02d}.png": data, f"{label}/copy-of-{number:02d}.png": data}
-    config = PrepareConfig(val_fraction=0.3, test_fraction=0.3)
-    prepare([write_tree(tmp_path / "source", films)], tmp_path / "out", config)
-    splits = defaultdict(set)
-    for each in load_dataset(tmp_path / "out").films:
-        splits[each.luma_sha256].add(each.split)
-    assert len(splits) == 24
-    assert all(len(held) == 1 for held in splits.values())
-
-
-def test_a_patient_of_two_classes_is_one_patient(tmp_path: Path) -> None:
-    films = {
-        f"{label}/p{patient}_{shot}.png": encode(Image.fromarray(np.roll(ramp(), 7 * patient + shot + len(label), 1)))
-        for label in ("cat", "bird")
-        for patient in range(12)
-        for shot in range(2)
-    }
-    source = write_tree(tmp_path / "source", films)
-    prepare([source], tmp_path / "out", PrepareConfig(patient_pattern=r"p(\d+)_", val_fraction=0.3, test_fraction=0.3))
-    splits = defaultdict(set)
-    for each in load_dataset(tmp_path / "out").films:
-        splits[Path(each.path).name.split("_")[0]].add(each.split)
-    assert len(splits) == 12
-    assert all(len(held) == 1 for held in splits.values())
-
-
 def test_odd_names_links_and_suffixes(tmp_path: Path) -> None:
     films = class_folders()
     films |= {"cat/a\rb.png": films["cat/00.png"], "dog/film.jfif": encode_jpeg(ramp())}
@@ -595,18 +378,6 @@ def test_when_no_film_is_left_the_reasons_are_reported(tmp_path: Path) -> None:
     films = {**class_folders(("cat",)), "dog/1.png": b"text", "dog/2.png": b"text"}
     with pytest.raises(DatasetError, match=r"only one class found \(cat\).*2 inputs were refused:\n.*dog/1.png"):
         prepare([write_tree(tmp_path / "source", films)], tmp_path / "out", PrepareConfig())
-
-
-def test_a_class_whose_train_patients_are_all_test_patients_is_refused(tmp_path: Path) -> None:
-    members = small_films()
-    for name in list(members):
-        if "virus" in name and "/train/" in name and "person1_" not in name:
-            del members[name]
-    only = members.pop("chest_xray/train/PNEUMONIA/person1_virus_2.jpeg")
-    members.pop("chest_xray/train/PNEUMONIA/person1_virus_3.jpeg")
-    members["chest_xray/train/PNEUMONIA/person3_virus_70.jpeg"] = only  # patient 3 is in the test part
-    with pytest.raises(DatasetError, match="class virus has films in the test part only"):
-        prepare([make_zip(tmp_path / "a.zip", members)], tmp_path / "out", QUARTER)
 
 
 def test_the_output_must_not_be_inside_a_source(tmp_path: Path) -> None:

@@ -84,14 +84,14 @@ def test_reasons_name_the_set_and_its_coverage(contract: Contract) -> None:
     def reasons(*probabilities: float) -> tuple[str, ...]:
         return decide(contract, np.array(probabilities), None, rule=CLASS).reasons
 
-    assert reasons(0.3, 0.1, 0.6) == ("at 90% coverage the film may be bacteria or virus",)
-    assert reasons(0.27, 0.46, 0.27) == ("at 90% coverage no class is probable enough to fit the film",)
+    assert reasons(0.3, 0.1, 0.6) == ("at 90 % coverage the film may be bacteria or virus.",)
+    assert reasons(0.27, 0.46, 0.27) == ("at 90 % coverage no class is probable enough to fit the film.",)
     assert reasons(0.15, 0.4, 0.45) == (
-        "at 90% coverage virus is the only class that fits, but neither pneumonia nor its absence fits the film",
+        "at 90 % coverage virus is the only class that fits, but neither pneumonia nor its absence fits the film.",
     )
     older = Rule(level="class", row=coverage_row(None, dict.fromkeys(ALL, 0.5), {"pneumonia": (0.5, 0.5)}))
     assert decide(contract, np.array([0.4, 0.35, 0.25]), None, rule=older).reasons == (
-        "by this bundle's threshold no class is probable enough to fit the film",
+        "by this bundle's threshold no class is probable enough to fit the film.",
     )
 
 
@@ -107,7 +107,7 @@ def test_the_only_class_that_fits_is_not_answered_if_another_is_more_probable(co
     row = coverage_row(0.9, {"bacteria": 0.9, "normal": 0.9, "virus": 0.05}, {"pneumonia": (0.5, 0.5)})
     verdict = decide(contract, np.array([0.8, 0.1, 0.1]), None, rule=Rule(level="class", row=row))
     assert (verdict.status, verdict.label, verdict.prediction_set) == ("abstained", None, ("virus",))
-    assert verdict.reasons == ("at 90% coverage virus is the only class that fits, but bacteria is more probable",)
+    assert verdict.reasons == ("at 90 % coverage virus is the only class that fits, but bacteria is more probable.",)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_class_and_its_group_must_agree(contract: Contract, thresholds: tuple[
     row = coverage_row(0.9, dict.fromkeys(ALL, 0.5), {"pneumonia": thresholds})
     verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=Rule(level="class", row=row))
     assert (verdict.status, verdict.reason_codes) == ("abstained", ("group-unclear",))
-    assert verdict.reasons[0].endswith(words)
+    assert verdict.reasons[0].endswith(f"{words}.")
 
 
 def test_a_probability_at_the_threshold_fits(contract: Contract) -> None:
@@ -148,7 +148,7 @@ def test_level_group_answers_with_groups(
     unclear = decide(contract, np.array(probabilities), None, rule=both)
     if min(probabilities[1], 1 - probabilities[1]) > 0.1:
         assert (unclear.status, unclear.prediction_set) == ("abstained", ALL)
-        assert unclear.reasons == ("at 99% coverage the film may be pneumonia or normal",)
+        assert unclear.reasons == ("at 99 % coverage the film may be pneumonia or normal.",)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,9 @@ def test_an_operating_point_always_answers(contract: Contract, inside: float, la
     assert rule.level == "group"
     verdict = decide(contract, np.array([0, 1 - inside, inside]), None, rule=rule)
     assert (verdict.status, verdict.label, verdict.coverage) == ("answered", label, None)
-    assert verdict.reasons == ("decided at operating point sensitivity-0.95: pneumonia from a probability of 0.200 on",)
+    assert verdict.reasons == (
+        "decided at operating point sensitivity-0.95: pneumonia from a probability of 0.200 on.",
+    )
 
 
 def test_a_rule_is_chosen_by_the_contracts_tables(contract: Contract) -> None:
@@ -239,6 +241,7 @@ def test_an_answer_is_in_the_set_and_its_group_is_clear(
     else:
         assert (verdict.status == "answered") == clear
     assert bool(verdict.reasons) == (verdict.status == "abstained")
+    assert all(reason.endswith(".") for reason in verdict.reasons)
 
 
 def test_a_rejection_has_only_a_reason(contract: Contract) -> None:
@@ -253,7 +256,7 @@ def test_every_answer_of_a_model_trained_on_drawings_says_so(contract: Contract)
     drawn = contract.model_copy(update={"population": Population(age_years=None, drawings=True)})
     answered, abstained = (decide(drawn, np.array(row), None, rule=CLASS) for row in ([0.1, 0.2, 0.7], [0.5, 0.1, 0.4]))
     assert answered.reasons == (
-        "this model was trained on drawings, not on radiographs; its answer says nothing about a patient",
+        "this model was trained on drawings, not on radiographs; its answer says nothing about a patient.",
     )
     assert abstained.reason_codes == ("several-classes", "trained-on-drawings")
     rejected = reject(drawn, Reason("undecodable", "the file is empty."))
@@ -280,11 +283,12 @@ def test_an_age_outside_the_population_is_reported(contract: Contract, age: floa
 def test_an_age_is_reported_in_whole_years_and_not_above_90(contract: Contract, age: float, words: str) -> None:
     (reason,) = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, age_years=age).reasons
     assert reason.startswith(f"the patient is {words};")
+    assert reason.endswith(".")
 
 
 def test_notes_of_the_film_are_passed_on(contract: Contract) -> None:
-    verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, notes=(Reason("greys", "a note"),))
-    assert verdict.reasons == ("a note",)
+    verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, notes=(Reason("greys", "a note."),))
+    assert verdict.reasons == ("a note.",)
     assert verdict.reason_codes == ("greys",)
 
 
@@ -300,12 +304,13 @@ def test_attention_at_the_rim_is_reported(contract: Contract) -> None:
     edge[0] = 1
     corner[6, 6] = 1
     sure = np.array([0.1, 0.2, 0.7])
-    for grid, share in ((central, None), (np.ones((7, 7)), None), (edge, "91%"), (corner, "98%")):
+    for grid, share in ((central, None), (np.ones((7, 7)), None), (edge, "91 %"), (corner, "98 %")):
         verdict = decide(contract, sure, maps_of(grid), rule=CLASS)
         assert verdict.status == "answered"
-        assert [f"rim of the film: of the map for virus, {share}" in reason for reason in verdict.reasons] == (
-            [True] if share else []
-        )
+        assert [
+            f"rim of the film: {share} of the map for virus is at the border" in reason for reason in verdict.reasons
+        ] == ([True] if share else [])
+        assert all(reason.endswith(".") for reason in verdict.reasons)
 
 
 def test_a_map_without_a_positive_part_has_no_shares(contract: Contract) -> None:

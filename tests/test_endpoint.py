@@ -78,7 +78,7 @@ def test_an_endpoint_is_created_listed_and_removed(aws: Cloud, shared_cloud: Loc
     assert [each["ModelName"] for each in sagemaker.list_models()["Models"]] == ["theirs"]
     assert not sagemaker.list_endpoints()["Endpoints"]
     assert "nothing named films" in run("teardown", "films", "--yes").out
-    assert "nothing that Pneumoscope made" in run("status").out
+    assert "Pneumoscope has made nothing" in run("status").out
 
 
 def test_an_endpoint_is_updated_in_place(aws: Cloud, tiny_bundle: Path) -> None:

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydantic import ValidationError
 
-from pneumoscope.contract import FILM, MIRRORED, Gate, load_contract
+from pneumoscope.contract import FILM, MIRRORED, TEXTURES, Gate, Textures, load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine, ImageFile
 from pneumoscope.engine.gate import can_undo, find_fault, mirror_warning, undo
+from pneumoscope.engine.texture import textures
 from pneumoscope.export.faults import FAULT_MAKERS, augment, mirror
 from pneumoscope.export.gate import CODES, FILMS, apply, features_of, fit_gate, fit_weights, gate_samples
 from pneumoscope.export.graph import join_gate, write_onnx
+from pneumoscope.export.kinds import fit_textures
 from pneumoscope.export.pictures import KINDS, Kind, draw, library_photographs
 from pneumoscope.imaging.colour import coloured_share
 from pneumoscope.imaging.film import resize
@@ -202,7 +204,7 @@ def test_colours_are_seen_although_the_model_input_is_grey(engine: Engine) -> No
     prediction = engine.predict(colour_jpeg(painted))
     assert prediction.status == "rejected"
     assert prediction.reason_codes[0] in ("photograph", "drawing", "screenshot")
-    assert "% of it has colours" in prediction.reasons[0]
+    assert "% of its pixels are coloured" in prediction.reasons[0]
     png = io.BytesIO()
     Image.fromarray(painted).quantize(64).save(png, "PNG")
     assert engine.predict(png.getvalue()).status == "rejected"
@@ -250,6 +252,7 @@ def limits() -> Gate:
         coloured=0.05,
         false_rejects=0.01,
         films=100,
+        textures=None,
     )
 
 
@@ -258,25 +261,114 @@ def scores(**shares: float) -> NDArray[np.float32]:
 
 
 NEAR = np.array([1.0, 1.0], np.float32)
+GREY = np.full((1, 64, 64), 128, np.uint8)
 
 
 def test_the_order_of_reasons(limits: Gate) -> None:
-    assert find_fault(limits, scores(film=0.9), NEAR, 0.0) is None
-    assert find_fault(limits, scores(film=0.3, mirrored=0.3, inverted=0.4), NEAR, None) is None
-    inverted = find_fault(limits, scores(film=0.2, inverted=0.5, photograph=0.3), NEAR, 0.0)
+    assert find_fault(limits, scores(film=0.9), NEAR, 0.0, GREY) is None
+    assert find_fault(limits, scores(film=0.3, mirrored=0.3, inverted=0.4), NEAR, None, GREY) is None
+    inverted = find_fault(limits, scores(film=0.2, inverted=0.5, photograph=0.3), NEAR, 0.0, GREY)
     assert inverted is not None
     assert inverted.code == "inverted"
-    coloured = find_fault(limits, scores(film=0.9), NEAR, 0.06)
+    coloured = find_fault(limits, scores(film=0.9), NEAR, 0.06, GREY)
     assert coloured is not None
     assert coloured.code == "photograph"
     for distances in ((2.1, 1.0), (1.0, 3.1)):
-        far = find_fault(limits, scores(film=0.9), np.array(distances, np.float32), 0.0)
+        far = find_fault(limits, scores(film=0.9), np.array(distances, np.float32), 0.0, GREY)
         assert far is not None
         assert far.code == "unlike-films"
     assert mirror_warning(limits, scores(film=0.9)) is None
     mirrored = mirror_warning(limits, scores(film=0.1, mirrored=0.9))
     assert mirrored is not None
     assert mirrored.code == MIRRORED
+
+
+def test_textures_of_an_even_picture_of_noise_and_of_a_line() -> None:
+    random = np.random.default_rng(0)
+    even, noise = np.full((64, 64), 200, np.uint8), random.integers(0, 256, (64, 64)).astype(np.uint8)
+    line = even.copy()
+    line[20:24] = 0
+    shares = [np.exp(textures(each)) - 0.01 for each in (even, noise, line)]
+    assert all(each.shape == (TEXTURES,) and each.dtype == np.float32 for each in shares)
+    # After eight shares of levels: for each size of blocks, the background and nine contrasts; then grain; then edges.
+    background, contrasts, grain, (upright, level, edges) = 8, slice(9, 18), slice(28, 36), (36, 37, 38)
+    assert shares[0][background] == pytest.approx(1, abs=1e-5)
+    assert shares[1][background] == pytest.approx(0, abs=1e-5)
+    assert shares[1][contrasts][:7].max() < 0.05
+    assert shares[1][grain].max() < 0.2
+    assert shares[2][background] == pytest.approx(15 / 16, abs=1e-5)
+    assert shares[2][0] == pytest.approx(1 / 16, abs=1e-5)  # without the commonest level
+    assert (shares[2][upright], shares[2][level]) == (pytest.approx(0, abs=1e-5), pytest.approx(1, abs=1e-5))
+    assert 0 < shares[2][edges] < shares[1][edges]
+
+
+@given(st.integers(16, 70), st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_textures_of_any_size_are_logarithms_of_shares(side: int, seed: int) -> None:
+    found = np.exp(textures(draw("drawing", np.random.default_rng(seed), side)))
+    assert found.shape == (TEXTURES,)
+    assert found.min() > 0.0099
+    assert found.max() < 1.0101
+
+
+def test_textures_recognise_kinds_of_pictures_that_they_were_not_fitted_to() -> None:
+    rule = fit_textures(SIDE, films=60)
+    assert rule == fit_textures(SIDE, films=60)
+    assert rule != fit_textures(SIDE, films=60, seed=1)
+    weights, bias = np.array(list(rule.weights.values())), np.array(list(rule.bias.values()))
+    for kind in rule.weights:
+        drawn = [draw(kind, np.random.default_rng([77, row]), SIDE, phantoms=False) for row in range(40)]  # type: ignore[arg-type]
+        found = np.stack([textures(each) for each in drawn]) @ weights.T + bias
+        assert np.mean([list(rule.weights)[place] == kind for place in found.argmax(axis=1)]) > 0.6  # few and small
+
+
+def of_textures(kind: str) -> Textures:
+    """Weights by which every picture is of one kind."""
+    kinds = ("photograph", "drawing", "screenshot")
+    weights = dict.fromkeys(kinds, (0.0,) * TEXTURES)
+    return Textures(score_weight=0.01, weights=weights, bias={each: float(each == kind) for each in kinds})
+
+
+@pytest.mark.parametrize(
+    ("by_scores", "coloured", "by_textures", "code"),
+    [
+        ("film", 0.5, "screenshot", "screenshot"),
+        ("drawing", 0.5, "photograph", "photograph"),
+        ("screenshot", 0.0, "drawing", "drawing"),
+        ("photograph", None, "drawing", "drawing"),
+        ("drawing", 0.0, "photograph", "drawing"),  # phantoms
+        ("inverted", 0.0, "photograph", "inverted"),
+        ("noise", 0.0, "photograph", "noise"),
+        ("film", 0.0, "photograph", None),
+    ],
+)
+def test_textures_decide_the_kind_of_a_rejected_picture_and_never_reject(
+    engine: Engine, by_scores: str, coloured: float | None, by_textures: str, code: str | None
+) -> None:
+    gate = gate_of(engine)
+    values = np.where(np.array(gate.codes) == by_scores, 5.0, 0.0).astype(np.float32)
+    limits = gate.model_copy(update={"distances": (9.0, 9.0), "textures": of_textures(by_textures)})
+    found = find_fault(limits, values, NEAR, coloured, GREY)
+    assert (None if found is None else found.code) == code
+    older = find_fault(limits.model_copy(update={"textures": None}), values, NEAR, coloured, GREY)
+    assert (older is None) == (found is None)
+
+
+def test_scores_count_beside_textures(engine: Engine) -> None:
+    gate = gate_of(engine)
+    values = np.where(np.array(gate.codes) == "drawing", 5.0, 0.0).astype(np.float32)
+    for weight, code in ((0.1, "photograph"), (1.0, "drawing")):
+        rule = of_textures("photograph").model_copy(update={"score_weight": weight})
+        found = find_fault(gate.model_copy(update={"textures": rule}), values, NEAR, 0.5, GREY)
+        assert found is not None
+        assert found.code == code
+
+
+def test_textures_of_other_numbers_or_kinds_are_refused(limits: Gate) -> None:
+    rule = of_textures("drawing").model_dump()
+    for broken in (rule | {"bias": {"drawing": 0.0}}, rule | {"weights": dict.fromkeys(rule["bias"], (0.0,))}, rule):
+        with pytest.raises(ValidationError, match="textures"):  # the codes of `limits` lack two of the three kinds
+            Gate.model_validate(limits.model_dump() | {"textures": broken})
 
 
 def test_a_gate_without_its_two_codes_is_refused(limits: Gate) -> None:
@@ -293,7 +385,7 @@ def test_a_mirrored_film_is_answered_with_a_warning(engine: Engine) -> None:
     swapped = outputs.scores.copy()
     swapped[gate.codes.index(MIRRORED)] = swapped.max() + 20
     assert mirror_warning(gate, swapped) is not None
-    assert find_fault(gate, swapped, np.zeros(2, np.float32), 0.0) is None
+    assert find_fault(gate, swapped, np.zeros(2, np.float32), 0.0, GREY) is None
     assert np.array_equal(mirror(mirror(film("normal", patient=2))), film("normal", patient=2))
 
 

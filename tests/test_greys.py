@@ -38,8 +38,8 @@ def notes(read: Radiograph) -> list[str]:
 
 def test_a_window_that_leaves_nearly_nothing_is_refused() -> None:
     for centre, words in (
-        (-9000, "window leaves 100% of the film white"),
-        (90_000, "window leaves 100% of the film bl"),
+        (-9000, "window leaves 100 % of the film white"),
+        (90_000, "window leaves 100 % of the film bl"),
     ):
         with pytest.raises(ImageError, match=words) as refusal:
             chest(WindowCenter=centre, WindowWidth=100)
@@ -61,10 +61,12 @@ def test_another_window_of_the_file_is_tried_before_a_refusal() -> None:
     assert good.notes == ()
     read = chest(WindowCenter=[-9000, 2048], WindowWidth=[100, 4096])
     np.testing.assert_array_equal(read.luma, good.luma)
-    assert notes(read) == ["the DICOM's window leaves 100% of the film white, so the DICOM's window number 2 was used."]
+    assert notes(read) == [
+        "the DICOM's window leaves 100 % of the film white, so the DICOM's window number 2 was used."
+    ]
     both = chest(VOILUTSequence=table(0, 12, np.zeros(4096)), WindowCenter=2048, WindowWidth=4096)
     np.testing.assert_array_equal(both.luma, good.luma)
-    assert "VOI LUT leaves 100% of the film black, so the DICOM's window was used" in notes(both)[0]
+    assert "VOI LUT leaves 100 % of the film black, so the DICOM's window was used" in notes(both)[0]
 
 
 def test_a_lut_that_uses_fewer_bits_than_it_states_is_read_by_those() -> None:
@@ -80,7 +82,7 @@ def test_a_lut_that_uses_fewer_bits_than_it_states_is_read_by_those() -> None:
 
 def test_a_film_that_is_nearly_all_padding_is_refused() -> None:
     few = np.where(np.quantile(CHEST, 0.95) > CHEST, 7, CHEST)
-    with pytest.raises(ImageError, match=r"the DICOM's padding leaves 9\d% of the film black"):
+    with pytest.raises(ImageError, match=r"the DICOM's padding leaves 9\d % of the film black"):
         read_radiograph(dicom(few, BitsStored=12, PixelPaddingValue=7))
 
 
@@ -100,7 +102,7 @@ def test_contradictions_about_polarity_are_noted() -> None:
 def test_blank_refers_to_stored_pixels_only() -> None:
     with pytest.raises(ImageError, match="blank: every pixel of the DICOM has the same value"):
         read_radiograph(dicom(np.full_like(CHEST, 77), BitsStored=12))
-    with pytest.raises(ImageError, match="leaves 100% of the film") as refusal:
+    with pytest.raises(ImageError, match="leaves 100 % of the film") as refusal:
         chest(WindowCenter=-9000, WindowWidth=1)
     assert refusal.value.code == "greys"
     clear = Image.fromarray(np.dstack([CHEST // 16] * 3 + [np.zeros_like(CHEST)]).astype(np.uint8), "RGBA")
@@ -111,7 +113,7 @@ def test_blank_refers_to_stored_pixels_only() -> None:
 def test_other_formats_are_checked_for_greys_too() -> None:
     black = np.zeros((100, 100), np.uint8)
     black[:5] = np.arange(100)
-    with pytest.raises(ImageError, match=r"9\d% of the film is black: too little to judge") as refusal:
+    with pytest.raises(ImageError, match=r"9\d % of the film is black: too little to judge") as refusal:
         read_radiograph(encode(Image.fromarray(black)))
     assert refusal.value.code == "greys"
     dead = CHEST.copy()

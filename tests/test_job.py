@@ -1,162 +1,26 @@
 """SageMaker training jobs: real processes, in variables and folders laid out as SageMaker does."""
 
-import csv
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import sysconfig
-import tarfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 
-from pneumoscope.aws.client.package import training_archive
+from job_container import EPOCHS, HYPERPARAMETERS, Command, Container, as_arguments, content, surroundings
 from pneumoscope.aws.job import pipeline, platform
 from pneumoscope.aws.job.hyperparameters import read_hyperparameters
 from pneumoscope.aws.job_metrics import METRICS
-from pneumoscope.aws.unpack import extract
 from pneumoscope.dataset import Dataset
-from pneumoscope.engine import Engine, verify
+from pneumoscope.engine import verify
 from pneumoscope.errors import DatasetError, PneumoscopeError, RunError, UsageError
 from pneumoscope.imaging import SUFFIXES
-from pneumoscope.metrics import cross_entropy, softmax
-from pneumoscope.training.inputs import CachedFilms, EpochOrder, make_loaders
-from pneumoscope.training.world import World
-from samples import REPOSITORY, TINY
-
-Command = Callable[..., SimpleNamespace]
-# As strings, in which form platforms store them.
-HYPERPARAMETERS = {name: str(value) for name, value in {**TINY, "size": 32, "epochs": 2}.items()}
-EPOCHS = 5  # of jobs that are interrupted after the first one
-TIMEOUT = 300  # seconds, for any single job
-OTHER_FAILED = "another process of this training has failed or is gone; its own message says why."
-
-
-class Container:
-    """The folders of a training container below `base`, and the command that is started in it."""
-
-    def __init__(self, base: Path, *, checkpoints: bool = False) -> None:
-        self.base = base
-        self.program = [sys.executable, "-m", "pneumoscope.aws.job", "train"]
-        for folder in ("model", "output/data", "input/config", "input/data", *["checkpoints"] * checkpoints):
-            (base / folder).mkdir(parents=True, exist_ok=True)
-        self.log = base.with_name(f"{base.name}.log")
-
-    def use_aws_image(self, folder: Path) -> dict[str, str]:
-        """Run the code that `aws train` sends, with a Python that has our dependencies but not our package.
-
-        Returns:
-            The variables by which that Python finds the dependencies.
-        """
-        (folder / "sourcedir.tar.gz").write_bytes(training_archive())
-        extract(folder / "sourcedir.tar.gz", folder / "code")
-        libraries = folder / "libraries"
-        libraries.mkdir()
-        for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
-            if "pneumoscope" not in path.name and path.suffix != ".pth":
-                (libraries / path.name).symlink_to(path)
-        self.program = [str(Path(sys.base_prefix) / "bin" / "python3"), str(folder / "code" / "train.py")]
-        return {"PYTHONPATH": str(libraries), "VIRTUAL_ENV": ""}
-
-    def script_mode(self, train: Path, test: Path | None = None) -> dict[str, str]:
-        """The variables that script-mode images set."""
-        variables = {
-            "SM_CHANNEL_TRAIN": str(train),
-            "SM_MODEL_DIR": str(self.base / "model"),
-            "SM_OUTPUT_DATA_DIR": str(self.base / "output/data"),
-            "SM_NUM_GPUS": "0",
-            "SAGEMAKER_BASE_DIR": str(self.base),
-        }
-        return variables | ({} if test is None else {"SM_CHANNEL_TEST": str(test)})
-
-    def custom_image(self, train: Path, hyperparameters: dict[str, str]) -> dict[str, str]:
-        """Write the platform's files for a custom image; return the only variables that the platform sets for it."""
-        shutil.copytree(train, self.base / "input/data/train")
-        config = self.base / "input/config"
-        (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-        (config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
-        return {"TRAINING_JOB_NAME": "films-2026", "SAGEMAKER_BASE_DIR": str(self.base)}
-
-    def start(
-        self, environment: dict[str, str], *arguments: str, within: tuple[str, ...] = ()
-    ) -> "subprocess.Popen[bytes]":
-        own = {"TMPDIR": str(self.log.parent)}  # pytest removes the files of killed jobs
-        with self.log.open("wb") as log:
-            return subprocess.Popen(
-                [*within, *self.program, *arguments],
-                env=surroundings() | own | environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def run(self, environment: dict[str, str], *arguments: str, within: tuple[str, ...] = ()) -> int:
-        process = self.start(environment, *arguments, within=within)
-        try:
-            return process.wait(TIMEOUT)
-        finally:
-            process.kill()
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text()
-
-    @property
-    def epochs(self) -> list[str]:
-        """The epochs in the log's epoch lines, in order."""
-        return re.findall(r"^epoch (\d+)/", self.output, re.MULTILINE)
-
-    @property
-    def reason(self) -> str:
-        return (self.base / "output/failure").read_text()
-
-    def figures(self) -> list[dict[str, str]]:
-        with (self.base / "output/data/run/metrics.csv").open(newline="") as stream:
-            return list(csv.DictReader(stream))
-
-    def was_resumed(self) -> bool:
-        """Whether the last process ran exactly the epochs that an earlier one had not finished."""
-        epochs = [str(number + 1) for number in range(EPOCHS)]
-        assert [row["epoch"] for row in self.figures()] == epochs
-        return 0 < len(self.epochs) < EPOCHS and epochs[-len(self.epochs) :] == self.epochs
-
-    def report(self, split: str) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.base / f"output/data/report-{split}/report.json").read_text())
-        return document
-
-    def wait_for_epoch(self, number: int, process: "subprocess.Popen[bytes]") -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while str(number) not in self.epochs:
-            assert process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.01)
-
-
-def surroundings() -> dict[str, str]:
-    """This process's variables without those of any platform; one thread per process, because many run at once."""
-    foreign = ("SM_", "SAGEMAKER_", "TRAINING_JOB_", "PNEUMOSCOPE_", "TORCHELASTIC_")
-    own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return own | {"OMP_NUM_THREADS": "1"}
-
-
-def as_arguments(hyperparameters: dict[str, str]) -> list[str]:
-    """Hyper-parameters as script mode passes them."""
-    return [part for name, value in hyperparameters.items() for part in (f"--{name}", value)]
-
-
-def content(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+from samples import REPOSITORY
 
 
 def class_folders(dataset: Dataset, folder: Path) -> Path:
@@ -248,81 +112,6 @@ def test_a_job_runs_in_opt_ml_itself(dataset: Dataset, tmp_path: Path) -> None:
     assert container.report("val")["n"] == len(dataset.split("val"))
 
 
-@pytest.fixture(scope="module")
-def two_hosts(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Container, Container]:
-    """A job on two hosts, of which the second is stopped after the first epoch; then started again and finished."""
-    folder = tmp_path_factory.mktemp("hosts")
-    hosts = (Container(folder / "first", checkpoints=True), Container(folder / "second"))
-    arguments = as_arguments(HYPERPARAMETERS | {"ema": "0.9", "epochs": str(EPOCHS)})
-    processes = start_on(hosts, [dataset.root] * 2, arguments)
-    hosts[0].wait_for_epoch(1, processes[0])
-    processes[1].terminate()
-    assert 0 not in [process.wait(TIMEOUT) for process in processes]
-    assert [content(host.base / "model") for host in hosts] == [[], []]
-    assert hosts[0].reason == OTHER_FAILED
-    assert not (hosts[1].base / "output/failure").exists()  # it was stopped; it did not fail
-    assert "forcefully" not in hosts[1].output  # torchrun's message when it has to kill processes
-    processes = start_on(hosts, [dataset.root] * 2, arguments)
-    assert [process.wait(TIMEOUT) for process in processes] == [0, 0], hosts[0].output + hosts[1].output
-    return hosts
-
-
-def start_on(
-    hosts: tuple[Container, Container], channels: list[Path], arguments: list[str]
-) -> "list[subprocess.Popen[bytes]]":
-    """Start a job's process on each host. The hosts are two names of this machine, each with its own folders."""
-    names = ["127.0.0.1", "localhost"]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    cluster = {"SM_HOSTS": json.dumps(names), pipeline.PORT_VARIABLE: port}
-    return [
-        host.start(host.script_mode(channel) | cluster | {"SM_CURRENT_HOST": name}, *arguments)
-        for host, channel, name in zip(hosts, channels, names, strict=True)
-    ]
-
-
-def test_two_hosts_train_one_model(two_hosts: tuple[Container, Container], command: Command, tmp_path: Path) -> None:
-    first, second = two_hosts
-    assert content(second.base / "model") == content(second.base / "output/data") == []
-    archive = tmp_path / "model.tar.gz"
-    with tarfile.open(archive, "w:gz") as packed:
-        packed.add(first.base / "model", arcname=".")
-    with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path / "model", filter="data")
-    done = command("verify", "--bundle", tmp_path / "model")
-    assert done.code == 0
-    assert "reproduced" in done.out
-
-
-def test_two_hosts_resume_and_only_the_first_reports_epochs(two_hosts: tuple[Container, Container]) -> None:
-    assert two_hosts[0].was_resumed()
-    assert two_hosts[1].epochs == []
-
-
-def test_two_hosts_count_every_film_once(two_hosts: tuple[Container, Container], dataset: Dataset) -> None:
-    """An odd number of validation films: the bundle in one process gives the figures of training on two hosts."""
-    assert len(dataset.split("val")) % 2 == 1
-    last, report = two_hosts[0].figures()[-1], two_hosts[0].report("val")["metrics"]
-    assert float(last["val_accuracy"]) == pytest.approx(report["accuracy"]["value"], abs=2e-6)
-    assert float(last["val_macro_f1"]) == pytest.approx(report["macro_f1"]["value"], abs=2e-6)
-    engine = Engine.load(two_hosts[0].base / "model")
-    outputs = [engine.predict(dataset.read(film)).outputs for film in dataset.split("val")]
-    logits = np.stack([each.logits for each in outputs if each is not None])  # the report's loss is calibrated
-    truth = np.array([dataset.classes.index(film.label) for film in dataset.split("val")])
-    assert float(last["val_loss"]) == pytest.approx(cross_entropy(truth, softmax(logits)), abs=1e-4)
-
-
-def test_a_host_that_lost_the_other_one_reports_that_it_is_not_the_cause(dataset: Dataset, tmp_path: Path) -> None:
-    """The host that failed reports its reason; the other one refers to it."""
-    hosts = (Container(tmp_path / "first"), Container(tmp_path / "second"))
-    (tmp_path / "empty").mkdir()
-    processes = start_on(hosts, [dataset.root, tmp_path / "empty"], as_arguments(HYPERPARAMETERS))
-    assert 0 not in [process.wait(TIMEOUT) for process in processes]
-    assert hosts[1].reason.startswith("no usable image found")
-    assert hosts[0].reason == OTHER_FAILED
-    assert hosts[1].output.splitlines()[-1] == f"error: {hosts[1].reason}"
-
-
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -392,28 +181,6 @@ def test_a_test_channel_is_checked_before_training(dataset: Dataset, tmp_path: P
         pipeline._open_test(tmp_path, dataset)
 
 
-def test_each_host_starts_one_process_per_gpu() -> None:
-    environment = {
-        "SM_MODEL_DIR": "/m",
-        "SM_CHANNEL_TRAIN": "/",
-        "SM_HOSTS": '["algo-1", "algo-2"]',
-        "SM_NUM_GPUS": "4",
-    }
-    job = platform.read_job(environment | {"SM_CURRENT_HOST": "algo-2", "SM_NETWORK_INTERFACE_NAME": "eth0"})
-    assert pipeline.needs_launch(job, {})
-    started = {"RANK": "4", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
-    assert not pipeline.needs_launch(job, started)
-    assert set(pipeline._torchrun_options(job)) >= {
-        "--nnodes=2",
-        "--node-rank=1",
-        "--nproc-per-node=4",
-        "--master-addr=algo-1",
-    }
-    assert pipeline._network_variables(job) == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
-    single = platform.read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"})
-    assert not pipeline.needs_launch(single, {})
-
-
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
@@ -479,36 +246,6 @@ def test_a_failure_reason_names_no_film(suffix: str) -> None:
             assert "Smith" not in reason
             assert len(reason) > len("a film")
     assert len(platform.failure_reason(RunError("x" * 5000))) == 1024
-
-
-def test_ranks_share_an_epoch_and_validation_without_repeating_a_film() -> None:
-    def of_rank(rank: int, epoch: int) -> list[int]:
-        order = EpochOrder(23, seed=3, rank=rank, ranks=4)
-        order.set_epoch(epoch)
-        assert len(order) == 5
-        return [key - 23 * epoch for key in order]
-
-    for epoch in (0, 1):
-        shares = [of_rank(rank, epoch) for rank in range(4)]
-        assert [len(share) for share in shares] == [5] * 4
-        assert len({index for share in shares for index in share}) == 20
-        assert shares == [of_rank(rank, epoch) for rank in range(4)]
-    assert of_rank(1, 0) != of_rank(1, 1)
-    assert sorted(EpochOrder(23, seed=3)) == list(range(23))
-
-
-def test_every_validation_film_is_in_one_share_and_a_batch_of_one_is_left_out() -> None:
-    films = CachedFilms(np.zeros((11, 1, 8, 8), np.uint8), np.arange(11), augment=None, seed=0)
-    shares, steps = [], []
-    for rank in range(3):
-        world = World(rank=rank, size=3, local_rank=rank, local_size=3)
-        train, (val,) = make_loaders(films, films, batch_size=2, workers=0, seed=0, world=world)
-        shares.append([int(label) for batch in val for label in batch.labels])
-        steps.append([len(batch.labels) for batch in train])
-    assert sorted(label for share in shares for label in share) == list(range(11))
-    assert steps == [[2]] * 3  # of three films per rank
-    with pytest.raises(UsageError, match="too few for 6 processes"):
-        make_loaders(films, films, batch_size=2, workers=0, seed=0, world=World(size=6))
 
 
 def test_a_test_channel_with_films_to_train_on_is_refused_before_training(dataset: Dataset) -> None:

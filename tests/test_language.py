@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pneumoscope import errors
 from samples import REPOSITORY
 
 _COUNTED = (
@@ -40,6 +41,7 @@ MODULES = [
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
     if path != Path(__file__).resolve()
 ]
+SOURCES = [path for path in MODULES if REPOSITORY / "tests" not in path.parents]
 
 
 def sentences(module: Path) -> Iterator[tuple[int, str]]:
@@ -56,6 +58,27 @@ def sentences(module: Path) -> Iterator[tuple[int, str]]:
                 block, start = "", token.start[0]
             block, last = f"{block} {token.string.lstrip('#: ')}", token.start[0]
     yield start, block
+
+
+#: Calls whose text people read as a sentence: the reasons of a decision, and errors.
+SENTENCE_CALLS = {"Reason", "HTTPException", "Problem"} | {
+    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
+}
+
+
+def last_words(text: ast.expr) -> str:
+    """The end of a literal or of a formatted string; empty if a value is at its end."""
+    if isinstance(text, ast.JoinedStr):
+        return last_words(text.values[-1])
+    return text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else ""
+
+
+def unfinished(source: str) -> list[str]:
+    """The ends of reasons and error messages that lack a full stop or a question mark."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    named = (each for each in calls if isinstance(each.func, ast.Name) and each.func.id in SENTENCE_CALLS)
+    ends = (last_words(text) for call in named for text in call.args[:2])
+    return [end for end in ends if " " in end and not end.endswith((".", "?"))]
 
 
 def stumbles(text: str) -> list[str]:
@@ -94,6 +117,24 @@ def test_a_plain_sentence_passes(good: str) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_modules_are_in_plain_words(module: Path) -> None:
     assert [f"{module.name}:{line}: {each}" for line, text in sentences(module) for each in stumbles(text)] == []
+
+
+def test_a_message_without_a_full_stop_is_found() -> None:
+    assert unfinished('Reason("greys", f"{count} levels of grey")') == [" levels of grey"]
+    assert not unfinished('Reason("greys", f"{count} levels of grey.")')
+
+
+@pytest.mark.parametrize("module", SOURCES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_reasons_and_errors_end_with_a_full_stop(module: Path) -> None:
+    assert unfinished(module.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("module", SOURCES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_a_space_is_between_number_and_percent_sign(module: Path) -> None:
+    """`90 %`, as in every page; the format `.0%` would write `90%`."""
+    glued = re.compile(r"\d%|^\.?\d*%$")
+    found = [f"{module.name}:{line}: {text}" for line, text in sentences(module) if glued.search(text)]
+    assert found == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())

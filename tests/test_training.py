@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,170 +15,27 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import pneumoscope
+from listeners import Recorder
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
-from pneumoscope.errors import DatasetError, RunError, UsageError
+from pneumoscope.errors import RunError, UsageError
 from pneumoscope.files import sha256_of
-from pneumoscope.imaging import Limits, load_input
-from pneumoscope.progress import Listener
+from pneumoscope.imaging import load_input
 from pneumoscope.settings.training import TrainConfig
-from pneumoscope.training.augment import apply_seeded, policy
 from pneumoscope.training.config import load_recipe, make_config, recipe_names
 from pneumoscope.training.fit import train
 from pneumoscope.training.history import best_epoch, is_finished
-from pneumoscope.training.inputs import CachedFilms, EpochOrder, cache_inputs, labels_of
+from pneumoscope.training.inputs import labels_of
 from pneumoscope.training.loss import weigh_classes
 from pneumoscope.training.module import rate_factor
 from pneumoscope.training.run_directory import load_card, load_config
 from samples import TINY
-
-# Uses all the state that a resume must restore: order, augmentation, optimiser moments, schedule, weight average,
-# patience, best epoch.
-STATEFUL = {
-    **TINY,
-    "recipe": "hard",
-    "epochs": 4,
-    "optimizer": "adamw",
-    "lr": 5e-3,
-    "schedule": "onecycle",
-    "accumulate": 2,
-    "ema": 0.9,
-    "augment": "light",
-    "class_weights": "sqrt",
-    "label_smoothing": 0.05,
-    "patience": 3,
-    "keep": "best",
-}
-
-KILLER = """
-import os, signal, sys
-from pathlib import Path
-import lightning.pytorch as pl
-from pneumoscope.dataset import load_dataset
-from pneumoscope.progress import Listener
-from pneumoscope.training.config import make_config
-from pneumoscope.training.fit import train
-data, run, values, moment = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3]), sys.argv[4]
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-class Killer(Listener):
-    epochs = batches = 0
-    def say(self, line):
-        self.epochs, self.batches = self.epochs + line.startswith("epoch"), 0
-    def advance(self, count):
-        self.batches += 1
-        if moment == "mid-epoch" and self.epochs == 2 and self.batches == 2:
-            die()
-
-killer = Killer()
-save = pl.Trainer.save_checkpoint
-def save_half(trainer, path, *options):
-    save(trainer, path, *options)
-    if moment == "mid-checkpoint" and killer.epochs == 2:
-        os.truncate(path, os.path.getsize(path) // 2)
-        die()
-pl.Trainer.save_checkpoint = save_half
-train(load_dataset(data), make_config(values, {}), run, listener=killer)
-"""
-
-
-class Recorder(Listener):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.tasks: list[tuple[str, int]] = []
-
-    def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
-        assert total is not None
-        self.tasks.append((f"{task} {unit}", total - done))
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
-def kill_at(moment: str, dataset: Dataset, run: Path, values: dict[str, Any]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(dataset.root), str(run), repr(values), moment],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == -9, done.stderr
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("resume") / "whole"
-    train(dataset, make_config(STATEFUL, {}), run)
-    return run
-
-
-@pytest.mark.parametrize("moment", ["mid-epoch", "mid-checkpoint"])
-def test_resume_after_kill_is_bit_for_bit(moment: str, dataset: Dataset, uninterrupted: Path, tmp_path: Path) -> None:
-    run = tmp_path / "killed"
-    kill_at(moment, dataset, run, STATEFUL)
-    assert not (run / "weights.safetensors").exists()
-    assert len((run / "metrics.csv").read_text().splitlines()) == 1 + 2
-    recorder = Recorder()
-    train(dataset, make_config(STATEFUL, {}), run, resume=True, listener=recorder)
-    assert [line.split()[1] for line in recorder.lines if line.startswith("epoch")] == ["3/4", "4/4"]
-    assert sha256_of(run / "weights.safetensors") == sha256_of(uninterrupted / "weights.safetensors")
-    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
 
 
 @timm.models.register_model
 def tiny_resnet_with_dropout(**options: Any) -> Any:
     """A network that draws from torch's global random state while it trains."""
     return timm.create_model("test_resnet", **{**options, "drop_rate": 0.5})
-
-
-def test_resume_with_dropout_is_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
-    values = {**STATEFUL, "arch": "tiny_resnet_with_dropout"}
-    train(dataset, make_config(values, {}), tmp_path / "whole")
-
-    class Stop(Recorder):
-        def say(self, line: str) -> None:
-            super().say(line)
-            if line.startswith("epoch 2/"):
-                raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        train(dataset, make_config(values, {}), tmp_path / "again", listener=Stop())
-    torch.rand(17)  # whatever the global random state is by now
-    train(dataset, make_config(values, {}), tmp_path / "again", resume=True)
-    hashes = {sha256_of(tmp_path / run / "weights.safetensors") for run in ("whole", "again")}
-    assert len(hashes) == 1
-
-
-def test_resuming_a_finished_run_changes_nothing(dataset: Dataset, uninterrupted: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
-    before = sha256_of(run / "weights.safetensors")
-    (run / "weights.safetensors").unlink()  # killed after the last checkpoint, before anything else
-    (run / "metrics.csv").unlink()
-    history = train(dataset, make_config(STATEFUL, {}), run, resume=True)
-    assert len(history) == 4
-    assert sha256_of(run / "weights.safetensors") == before
-    assert (run / "metrics.csv").read_bytes() == (uninterrupted / "metrics.csv").read_bytes()
-
-
-def test_resume_refuses_another_configuration_or_data_set(
-    dataset: Dataset, uninterrupted: Path, phantom_zip: Path, tmp_path: Path
-) -> None:
-    from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
-
-    with pytest.raises(UsageError, match=r"lr \(0.005 → 0.1\)"):
-        train(dataset, make_config(STATEFUL, {"lr": 0.1}), uninterrupted, resume=True)
-    prepare([phantom_zip], tmp_path / "other", PrepareConfig(seed=8, val_fraction=0.25))
-    with pytest.raises(RunError, match="is not the data set"):
-        train(load_dataset(tmp_path / "other"), make_config(STATEFUL, {}), uninterrupted, resume=True)
-    with pytest.raises(RunError, match="not a training run"):
-        train(dataset, make_config(STATEFUL, {}), tmp_path / "nothing", resume=True)
-    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
-    (run / "checkpoints" / "last.ckpt").write_bytes(b"half a checkpoint")
-    with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
-        train(dataset, make_config(STATEFUL, {}), run, resume=True)
 
 
 def test_the_run_directory_has_the_documented_files(tiny_run: Path, dataset: Dataset) -> None:
@@ -271,64 +127,6 @@ def test_an_existing_run_is_not_overwritten(tiny_run: Path, dataset: Dataset) ->
         train(dataset, make_config({"recipe": "tiny", **TINY}, {}), tiny_run)
 
 
-def test_cache_equals_the_inputs_and_is_made_once(dataset: Dataset, tmp_path: Path) -> None:
-    rule, recorder = InputRule.squash(40), Recorder()
-    array = cache_inputs(dataset, "val", rule, tmp_path, listener=recorder)
-    assert isinstance(array, np.memmap)
-    assert not array.flags.writeable
-    expected = np.stack([load_input(dataset.read(film), rule) for film in dataset.split("val")])
-    np.testing.assert_array_equal(array, expected)
-    cache_inputs(dataset, "val", rule, tmp_path, listener=recorder)
-    cache_inputs(dataset, "val", InputRule.squash(48), tmp_path, listener=recorder)
-    assert recorder.tasks == [("decoding val images", len(array))] * 2
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_cache_folder_that_cannot_be_made_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="--cache"):
-        cache_inputs(dataset, "val", InputRule.squash(40), tmp_path / "file" / "cache")
-
-
-def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
-    order = EpochOrder(20, seed=3)
-    epochs = []
-    for epoch in (0, 1, 0):
-        order.set_epoch(epoch)
-        epochs.append([key - epoch * 20 for key in order])
-    assert sorted(epochs[0]) == list(range(20))
-    assert epochs[0] == epochs[2] != epochs[1]
-
-
-def augmenting(name: str, size: int) -> TrainConfig:
-    return make_config({"recipe": "tiny", **TINY, "augment": name, "size": size}, {})
-
-
-def test_augmentation_depends_on_seed_epoch_and_film_only() -> None:
-    images = np.random.default_rng(0).integers(0, 255, (3, 1, 32, 32), dtype=np.uint8)
-    films = CachedFilms(images, np.array([0, 1, 2]), augment=policy(augmenting("robust", 32)), seed=1)
-    batch, labels, _ = films.__getitems__([3, 4, 5])  # epoch 1
-    again, *_ = films.__getitems__([4])
-    later, *_ = films.__getitems__([7])
-    assert labels.tolist() == [0, 1, 2]
-    torch.testing.assert_close(batch[1:2], again)
-    assert not torch.equal(again, later)
-
-
-@pytest.mark.parametrize("name", ["light", "robust"])
-def test_policies_keep_shape_and_dtype_and_the_global_random_state(name: str) -> None:
-    transform = policy(augmenting(name, 40))
-    assert transform is not None
-    image = torch.arange(1600, dtype=torch.uint8).reshape(1, 40, 40)
-    state = torch.random.get_rng_state()
-    for number in range(30):
-        changed = apply_seeded(transform, image, number)
-        assert changed.shape == image.shape
-        assert changed.dtype == image.dtype
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert policy(augmenting("none", 40)) is None
-
-
 def test_schedules() -> None:
     constant, onecycle = rate_factor("constant", 100), rate_factor("onecycle", 100)
     assert {constant(step) for step in (0, 50, 200)} == {1.0}
@@ -418,20 +216,6 @@ def test_training_reports_its_progress(dataset: Dataset, tmp_path: Path) -> None
     assert not os.environ.get("PL_GLOBAL_SEED")
 
 
-def test_a_resume_does_not_need_the_initial_weights(dataset: Dataset, tmp_path: Path) -> None:
-    donor = timm.create_model("test_resnet", num_classes=3, in_chans=1)
-    weights = tmp_path / "donor.pt"
-    torch.save(donor.state_dict(), weights)
-    recorder = Recorder()
-    values = {"recipe": "tiny", **TINY, "weights": str(weights)}
-    train(dataset, make_config(values, {}), tmp_path / "run", listener=recorder)
-    assert "tensors loaded from donor.pt" in recorder.lines[0]
-    (tmp_path / "run" / "weights.safetensors").unlink()
-    weights.unlink()
-    assert len(train(dataset, make_config(values, {}), tmp_path / "run", resume=True)) == 2
-    assert (tmp_path / "run" / "weights.safetensors").is_file()
-
-
 def test_the_weights_normalisation_travels_from_the_run_to_the_bundle(dataset: Dataset, tmp_path: Path) -> None:
     """timm publishes test_resnet with mean and deviation .5."""
     from pneumoscope.contract import GREY_IMAGENET, load_contract
@@ -467,27 +251,6 @@ def test_a_network_that_cannot_take_the_size_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_last_batch_of_one_film_is_left_out(dataset: Dataset, tmp_path: Path) -> None:
-    count = len(dataset.split("train"))
-    config = make_config({"recipe": "x", **TINY, "batch_size": count - 1, "epochs": 1}, {})
-    assert np.isfinite(train(dataset, config, tmp_path / "run")[0]["train_loss"])
-
-
-def test_a_damaged_cache_is_replaced(dataset: Dataset, tmp_path: Path) -> None:
-    rule = InputRule.squash(40)
-    expected = np.array(cache_inputs(dataset, "val", rule, tmp_path))
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:500])
-    np.testing.assert_array_equal(cache_inputs(dataset, "val", rule, tmp_path), expected)
-
-
-def test_the_data_sets_limits_apply_to_the_cache(dataset: Dataset, tmp_path: Path) -> None:
-    small = replace(dataset, limits=Limits(max_pixels=1000))
-    with pytest.raises(DatasetError, match=r"jpeg: .*at most 1,000"):
-        cache_inputs(small, "val", InputRule.squash(40), tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_commit_is_that_of_the_package_itself(tmp_path: Path) -> None:
     """A package that is inside another repository, and untracked there, has no commit."""
     package = tmp_path / "theirs" / "pneumoscope"
@@ -503,11 +266,3 @@ def test_the_commit_is_that_of_the_package_itself(tmp_path: Path) -> None:
 
 def test_the_run_records_the_path_of_its_data_set(tiny_run: Path, dataset: Dataset) -> None:
     assert json.loads((tiny_run / "run.json").read_text())["data"] == str(dataset.root.resolve())
-
-
-def test_augmentation_never_reseeds_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    transform = policy(augmenting("light", 40))
-    assert transform is not None
-    monkeypatch.setattr(torch, "manual_seed", None)
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", None)
-    apply_seeded(transform, torch.zeros(1, 40, 40, dtype=torch.uint8), 1)

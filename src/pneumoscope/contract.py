@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import Field, model_validator
 
-from pneumoscope.contract_history import from_version_1, from_version_2
+from pneumoscope.contract_history import from_version_1, from_version_2, from_version_3
 from pneumoscope.documents import Document, Sha256, Text, read_document
 from pneumoscope.errors import BundleError
 from pneumoscope.files import write_text
 
 CONTRACT_FILE = "contract.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DISCLAIMER = "For research use only. Not a medical device; not for diagnosis or treatment."
 
 _NO_SEAL = "0" * 64  # stands in the place of the hash while it is computed
@@ -159,6 +159,21 @@ class Decision(Document):
 
 #: The gate's codes for a film without a fault, and for one that is mirrored and otherwise without a fault.
 FILM, MIRRORED = "film", "mirrored"
+#: Number of values that describe a picture's textures.
+TEXTURES = 39
+
+
+class Textures(Document):
+    """Which kind of picture a rejected one is, by its textures (`engine.texture`) and the gate's scores.
+
+    Of the kinds, the one with the largest `score_weight * score + textures @ weights + bias` is reported.
+    """
+
+    score_weight: float = Field(ge=0, description="Weight of the gate's own score of a kind.")
+    weights: dict[Text, Annotated[tuple[float, ...], Field(min_length=TEXTURES, max_length=TEXTURES)]] = Field(
+        min_length=2, description="By kind, the weight of each texture."
+    )
+    bias: dict[Text, float]
 
 
 class Gate(Document):
@@ -183,11 +198,17 @@ class Gate(Document):
     films: int = Field(
         ge=1, description="Number of films that set the limits; each was scored by a gate that had not learnt from it."
     )
+    textures: Textures | None = Field(description="null: the scores alone decide which kind of picture is reported.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(set(self.codes)) != len(self.codes) or not {FILM, MIRRORED} < set(self.codes):
             raise ValueError(f"codes must be distinct, with {FILM!r}, {MIRRORED!r} and some more: {self.codes}")
+        kinds = self.textures
+        if kinds is not None and not (kinds.weights.keys() == kinds.bias.keys() <= {*self.codes}):
+            raise ValueError(
+                "field 'textures' must have weights and a bias for the same kinds, and all among the codes"
+            )
         return self
 
 
@@ -256,7 +277,7 @@ class Provenance(Document):
 class Contract(Document):
     """The whole contract. `classes` is the order of the model's outputs."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     name: Text
     version: Text
     intended_use: Text
@@ -365,7 +386,9 @@ def _upgraded(content: bytes) -> dict[str, Any]:
     document = {name: value for name, value in document.items() if name != "sha256"}
     if version == 1:
         document = from_version_1(document)
-    return from_version_2(document) if version < SCHEMA_VERSION else document
+    if version <= 2:
+        document = from_version_2(document)
+    return from_version_3(document) if version < SCHEMA_VERSION else document
 
 
 class _TooNewError(ValueError):

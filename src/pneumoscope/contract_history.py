@@ -82,6 +82,20 @@ def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def from_version_3(document: dict[str, Any]) -> dict[str, Any]:
+    """Convert version 3 to version 4.
+
+    The gate of version 3 did not look at textures.
+
+    Raises:
+        ValueError: the gate has the field of version 4.
+    """
+    gate = document.get("gate")
+    if isinstance(gate, dict) and "textures" in gate:
+        raise ValueError("field 'gate.textures' is not known before schema version 4")
+    return document | {"schema_version": 4} | ({} if gate is None else {"gate": _with_fields(gate, {"textures": None})})
+
+
 class _Calibration2(Document):
     temperature: float = Field(gt=0)
     prior: Literal["train", "uniform"]

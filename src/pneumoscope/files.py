@@ -19,7 +19,7 @@ _CHOOSE_ANOTHER = "choose another --out."
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not made from the file's own name, which may already have the greatest length. In the same folder, because a
+    # Not made from the file's own name, which may already be as long as a name can be. In the same folder, because a
     # rename is atomic within one file system only.
     handle, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
     os.close(handle)

@@ -32,8 +32,8 @@ class DamagedError(ArchiveError):
 class Member:
     """One file of a source.
 
-    `name` is its path inside the source, with forward slashes. `read` returns its bytes, `head` at most so many of the
-    first.
+    `name` is its path inside the source, with forward slashes. `read` returns its bytes, `head` at most the
+    given number of them, from the beginning.
     """
 
     name: str

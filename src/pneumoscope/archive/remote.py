@@ -128,6 +128,7 @@ class Remote:
 
         def attempt() -> None:
             with self.request(start + len(received), start + length) as response:
+                # A server that ignores Range sends the whole file again, from its start.
                 if response.start != start + len(received):
                     raise ArchiveError(f"{self.url} does not serve parts of a file; fetch the whole file with --full.")
                 for piece in response.pieces:
@@ -156,6 +157,7 @@ class Remote:
             try:
                 return attempt()
             except TransferInterrupted as failure:
+                # A download over a bad line may break often; only failures without a new byte count.
                 failures = 0 if progress() > furthest else failures + 1
                 furthest = max(furthest, progress())
                 limit = self.policy.attempts if furthest > begun else self.policy.first_attempts

@@ -115,6 +115,7 @@ def _list(stream: IO[bytes], path: Path, max_bytes: int, encoding: str | None) -
             f"{path} is neither a folder nor a readable ZIP or tar archive ({failure}); if it should be one, "
             "fetch it again."
         ) from failure
+    # Surrogates are not printable: they are bytes that are not UTF-8, and `decode_names` finds their encoding.
     stored = [info.name if info.name.isprintable() else _bytes_of(info.name) for info in infos]
     # All members share one stream, so a lock keeps seek and read of a thread together.
     names, lock = decode_names(stored, encoding, archive=str(path)), Lock()
@@ -139,6 +140,7 @@ def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     size = stream.seek(0, 2)
     stream.seek(0)
     headers = _Headers(stream)
+    # `r:` is plain tar only: a compressed archive is already unpacked, within the limit.
     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
         end = -1
         while (info := archive.next()) is not None:
@@ -167,6 +169,7 @@ def _refusal(info: tarfile.TarInfo, max_bytes: int) -> str | None:
         return "a symbolic link"
     if info.islnk():
         return "a hard link"
+    # A sparse file states a size that its stored data do not have.
     if not info.isreg() or info.issparse():
         return "not a regular file"
     return too_large(info.size, max_bytes) if info.size > max_bytes else None

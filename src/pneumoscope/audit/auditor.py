@@ -51,9 +51,9 @@ def audit(
         ArchiveError, DatasetError, UsageError: there is nothing to audit, or `out` exists.
     """
     started = time.monotonic()
-    made: AbstractContextManager[Path | None]
-    made = nullcontext() if out is None else whole_directory(out, overwrite=overwrite, holding=AUDIT_FILE)
-    with made as folder, open_subject(path, name_encoding=name_encoding) as subject:
+    target: AbstractContextManager[Path | None]
+    target = nullcontext() if out is None else whole_directory(out, overwrite=overwrite, holding=AUDIT_FILE)
+    with target as folder, open_subject(path, name_encoding=name_encoding) as subject:
         films, unreadable, means = _read(subject, listener)
         if not films:
             raise DatasetError(f"{path} contains no readable film; give a data set, an archive or class folders.")

@@ -14,7 +14,7 @@ _TINY, _HUGE = 200, 5000  # pixels, of the shorter and the longer side
 _ASPECT = 2.2
 _BLANK, _BLANK_KIND = 0.7, "mostly blank"  # share of the film in one band of brightness
 _PLAIN_BITS = (1, 8)
-_USUAL = 0.9  # share of one colour mode from which another is odd
+_USUAL = 0.9  # share of films in one colour mode, from which on another mode is odd
 _LEAST_FILMS = 30  # with fewer, the mean film means little
 # Correlations with the mean film, measured on 1,744 films of the official train part. None of them fits better upside
 # down by more than 0.06, or after a quarter turn at all. Rotated films fit better by a median of 0.18 (upside down) and
@@ -50,7 +50,7 @@ def _by_file(film: ExaminedFilm) -> Iterator[Oddity]:
         yield Oddity(film=name, kind="aspect", what=f"{facts.width}×{facts.height} pixels")
     share = _flattest_share(film.measures.thumb)
     if share > _BLANK:
-        yield Oddity(film=name, kind=_BLANK_KIND, what=f"{share:.0%} of it has one brightness")
+        yield Oddity(film=name, kind=_BLANK_KIND, what=f"{100 * share:.0f} % of the film has one brightness")
 
 
 def _other_modes(films: Sequence[ExaminedFilm]) -> Iterator[Oddity]:

@@ -79,7 +79,7 @@ class S3Films:
 
 @dataclass(frozen=True, kw_only=True)
 class S3Place:
-    """A prefix for parts. S3 accepts a part only if there is none of its name, so that the first one stays."""
+    """A prefix for parts. S3 accepts a part only if no other has its name, so that the first one stays."""
 
     location: Location
     region: str | None
@@ -105,7 +105,7 @@ class S3Place:
     def names(self) -> set[str]:
         """The names of the files directly under the prefix."""
         above = len(self.location.key) + 1 if self.location.key else 0
-        return {each["Key"][above:] for each in list_files(_cloud(self.region), self.location)}
+        return {each["Key"][above:] for each in list_files(_cloud(self.region), self.location, folders=False)}
 
     def publish(self, name: str, content: bytes) -> bool:
         """Put a part, unless there is one of its name.

@@ -1,4 +1,4 @@
-"""`pneumoscope aws …`: data, training and endpoints on AWS."""
+"""`pneumoscope aws …`: data, training, endpoints and batches on AWS."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from pneumoscope.errors import UsageError
 
 if TYPE_CHECKING:
     from pneumoscope.aws.session import Cloud
-    from pneumoscope.settings.aws import Deploy, Invoke, PutModel, Status, Teardown, Train, Upload
+    from pneumoscope.settings.aws import Deploy, Invoke, PutModel, Score, Status, Teardown, Train, Upload
 
 app = typer.Typer(
     help="Train and deploy on AWS (docs/how-to/aws.md).",
@@ -100,7 +100,7 @@ def deploy_command(settings: "Deploy") -> None:
     if not settings.wait:
         typer.echo(f"endpoint {name} is being made; see `pneumoscope aws status`.")
         return
-    typer.echo(f"endpoint {name} is in service. It costs money until `pneumoscope aws teardown {name}`.")
+    typer.echo(f"endpoint {name} is in service. It costs money until you run `pneumoscope aws teardown {name}`.")
     listener.say(f"next: pneumoscope aws invoke {name} FILM")
 
 
@@ -128,11 +128,51 @@ def invoke_command(settings: "Invoke") -> None:
         raise typer.Exit(1)
 
 
+@command(app, "score", "aws.Score")
+def score_command(settings: "Score") -> None:
+    """Score a folder of S3 by SageMaker Batch Transform.
+
+    The films that have no result yet are sent to a batch transform job. Its answers become the Parquet parts that
+    `pneumoscope score` writes. After an interruption, a failed job or --no-wait, the same command goes on: it waits for
+    the running job, sends the films that are left, and gathers. Ctrl-C leaves the job running. A damaged film is a row
+    with its reason. For research use only; not a medical device.
+    """
+    import pyarrow  # noqa: F401, ICN001 (a missing extra must end the command before the films are listed)
+
+    from pneumoscope.aws.client.batch_scoring import finish, plan, start
+    from pneumoscope.aws.client.model_upload import verified_bundle
+    from pneumoscope.aws.scoring import S3Films, S3Place
+    from pneumoscope.cli.show import make_listener
+    from pneumoscope.cli.show_score import show_summary
+    from pneumoscope.imaging import DEFAULT_LIMITS
+
+    cloud, listener = _cloud(settings.region), make_listener(quiet=settings.quiet)
+    source = S3Films(location=settings.source, region=settings.region, limits=DEFAULT_LIMITS)
+    place = S3Place(location=settings.out, region=settings.region)
+    with verified_bundle(cloud, settings.model, listener) as bundle:
+        batch = plan(cloud, settings, source, place, bundle, listener=listener)
+        typer.echo(batch.describe(), err=True)
+        if settings.dry_run:
+            return
+        name = start(cloud, batch, listener=listener)
+        if name is not None:
+            typer.echo(f"transform job {name} runs in {cloud.region}.", err=True)
+            if not settings.wait:
+                typer.echo("next: the same command without --no-wait, which gathers the answers", err=True)
+                return
+        try:
+            summary = finish(cloud, batch, name, listener=listener)
+        except KeyboardInterrupt:
+            typer.echo("stopped; a job that was started still runs, and the same command goes on later.", err=True)
+            raise
+    show_summary(summary, place.address, settings.form)
+
+
 @command(app, "status", "aws.Status")
 def status_command(settings: "Status") -> None:
     """List what Pneumoscope made on AWS.
 
-    These are the endpoints, stacks and training jobs of one region.
+    These are the endpoints, stacks, training jobs and batch transform jobs of one region.
     """
     from pneumoscope.aws.client.inventory import status
     from pneumoscope.cli.show_aws import show_resources
@@ -153,16 +193,16 @@ def teardown_command(settings: "Teardown") -> None:
 
     cloud, name = _cloud(settings.region), settings.name
     found = list(deployed_resources(cloud, name, keep_model=settings.keep_model))
-    captures = capture_location(cloud, name)  # asked now: the stack that names them is deleted below
+    captures = capture_location(cloud, name)  # read now, because the stack that names them is deleted below
     if not found:
-        typer.echo(f"nothing named {name} that Pneumoscope made is in {cloud.region}.")
+        typer.echo(f"nothing named {name} was made by Pneumoscope in {cloud.region}.")
         return
     if not settings.yes:
         for each in found:
             typer.echo(f"to be removed: {each.name}", err=True)
         if not sys.stdin.isatty():
             raise UsageError("teardown asks before it removes anything; without a terminal, pass --yes.")
-        typer.confirm(f"Remove these {len(found)} in {cloud.region}?", abort=True, err=True)
+        typer.confirm(f"Remove these {len(found)} resources in {cloud.region}?", abort=True, err=True)
     for each in found:
         each.remove()
         typer.echo(f"removed: {each.name}")

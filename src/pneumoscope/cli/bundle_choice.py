@@ -30,7 +30,7 @@ class Choice:
 
 
 def choose_bundle(given: Path | None) -> Choice:
-    """The given bundle, else the shipped one. Containers and platform jobs must be given theirs.
+    """The given bundle, else the shipped one. Containers and jobs of a platform must name theirs.
 
     Raises:
         UsageError: no bundle is given in a container or a job of a platform.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pneumoscope.documents import Document
     from pneumoscope.settings.option import Spelling
 
-#: Typer checks inclusive bounds; exclusive ones stand in the help text and are checked when the settings are read.
+#: Typer checks inclusive bounds; exclusive ones are in the help text, and are checked when the settings are read.
 _BOUNDS = {"ge": "", "le": "", "gt": " More than {}.", "lt": " Less than {}."}
 
 
@@ -115,7 +115,10 @@ def parameters_of(kind: "type[Document]") -> list[Any]:
 
 
 def _fields(kind: "type[Document]") -> "Iterator[tuple[str, FieldInfo, bool]]":
-    """The fields that become options: name, field, and whether it is one change to a document, without a default."""
+    """The fields that become options: name, field, and whether it is a change.
+
+    A change sets one value of a document, such as a recipe, and so has no default.
+    """
     for name, field in kind.model_fields.items():
         spelling, nested = _spelling(field), _nested_model(field)
         if nested is not None:

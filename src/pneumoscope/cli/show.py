@@ -111,10 +111,12 @@ def show_exported(exported: "ExportSummary", out: Path) -> None:
     decision = exported.decision
     row = decision.row(decision.coverage)
     assert row is not None
-    accuracy = "" if row.accuracy is None else f", of these {row.accuracy:.0%} with the right class"
+    assert row.coverage is not None
+    assert row.answered is not None  # null only in rows of older contracts
+    accuracy = "" if row.accuracy is None else f", of these {100 * row.accuracy:.0f} % with the right class"
     print_line(
-        f"at {row.coverage:.0%} coverage it answers {row.answered:.0%} of {decision.films:,} unseen films"
-        f" ({decision.evidence}){accuracy}"
+        f"at {100 * row.coverage:.0f} % coverage it answers {100 * row.answered:.0f} % of "
+        f"{decision.films:,} unseen films ({decision.evidence}){accuracy}"
     )
     if (films := decision.films or 0) < _FEW_FILMS:
         print_line(f"note: this is measured on {films} unseen films, too few to predict how many films it will answer.")
@@ -126,9 +128,10 @@ def show_exported(exported: "ExportSummary", out: Path) -> None:
         print_line("note: the model gives all of these films the same class: it has learnt nothing.")
     if (figures := exported.quantisation) is None or exported.gain is None:
         return
+    least = wilson_lower_bound(figures.agreement, figures.films)
     print_line(
-        f"int8: the same class as fp32 on {figures.agreement:.1%} of {figures.films} films compared "
-        f"(with 95 % confidence on at least {wilson_lower_bound(figures.agreement, figures.films):.1%} of such films), "
+        f"int8: the same class as fp32 on {100 * figures.agreement:.1f} % of {figures.films} films compared "
+        f"(with 95 % confidence on at least {100 * least:.1f} % of such films), "
         f"macro-F1 {figures.macro_f1:.3f} (fp32 {figures.macro_f1_fp32:.3f}), "
         f"{len(figures.kept_fp32)} layers left in fp32, {exported.gain:.1f} times as fast"
     )
@@ -157,7 +160,7 @@ def show_report(report: "Report") -> None:
         title_justify="left",
     )
     counts = zip(report.classes, report.confusion, strict=True)
-    columns = ("true class", *(f"called {label}" for label in report.classes))
+    columns = ("true class", *(f"predicted as {label}" for label in report.classes))
     show_table(columns, ((label, *map(str, row)) for label, row in counts))
     if lost := report.dataset.undecodable:
         print_line(f"note: {len(lost):,} films could not be decoded, such as {lost[0].film}: {lost[0].reason}")
@@ -321,7 +324,7 @@ def _table_rows(predictions: Iterable["Prediction"]) -> Iterator["Prediction"]:
             print(f"{'status':<10}{'label':<12}{titles}{'ms':>8}  image")
         shares = prediction.probabilities | prediction.groups
         values = "".join(f"{shares[name]:>11.3f}" if shares else f"{'-':>11}" for name in names)
-        tail = f"  [{'; '.join(prediction.reasons)}]" if prediction.reasons else ""
+        tail = f"  [{' '.join(prediction.reasons)}]" if prediction.reasons else ""
         label = _shortened(_short_label(prediction), 11)
         line = f"{prediction.status:<10}{label:<12}{values}{prediction.milliseconds:>8.1f}"
         print(f"{line}  {prediction.image}{tail}", flush=True)

@@ -57,7 +57,7 @@ def show_resources(found: list[dict[str, str]], form: str, region: str) -> None:
         print(json.dumps(found))
         return
     if not found:
-        print_line(f"nothing that Pneumoscope made is in {region}.")
+        print_line(f"Pneumoscope has made nothing in {region}.")
         return
     rows = ((each["kind"], each["name"], each["state"], each["made"]) for each in found)
     show_table(("kind", "name", "state", "made (UTC)"), rows, title=region)
@@ -73,7 +73,7 @@ def _note_shrunk(name: str, size: int, client: Client) -> None:
 def _row(document: dict[str, Any]) -> str:
     probabilities = document["probabilities"]
     best = f"{max(probabilities.values()):>12.3f}" if probabilities else f"{'-':>12}"
-    tail = f"  [{'; '.join(document['reasons'])}]" if document["reasons"] else ""
+    tail = f"  [{' '.join(document['reasons'])}]" if document["reasons"] else ""
     label = (document["label"] or "-")[:29]
     time = document["endpoint"]["milliseconds"]
     return f"{document['status']:<10}{label:<30}{best}{time:>9.1f}  {document['image']}{tail}"

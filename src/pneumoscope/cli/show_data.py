@@ -27,7 +27,7 @@ def show_prepared(summary: "PrepareSummary") -> None:
     if summary.labels is not None:
         print_line(summary.labels)
     if summary.without_file:
-        print_line(f"{summary.without_file:,} images of the label files are in no source")
+        print_line(f"{summary.without_file:,} images of the label files are not in any source")
     for source in summary.sources:
         line = f"{source.name}: {source.films:,} films read"
         for count, what in (

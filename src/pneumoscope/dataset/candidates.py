@@ -49,7 +49,7 @@ class FilmsFound:
     """The candidates of each source.
 
     `label_summary` states how label files were read, None without any; `without_file` is the number of their images
-    that are in no source.
+    that are not in any source.
     """
 
     candidates: tuple[Candidates, ...]
@@ -132,6 +132,7 @@ def list_films(
         members = chest
     images, unsupported = _sort_members(members)
     names = [member.name for member in images]
+    # Names like the archive's state class and patient; only other sources are read by their folders.
     archive = follows_archive(names)
     places = [place(name, rules.splits) for name in names] if archive else find_places(names, rules)
     if archive and rules.strict:
@@ -160,6 +161,7 @@ def _by_table(
         if film is None or film.reason is not None:
             found.append((member, Place(split=None, folder=None), NO_ROW if film is None else film.reason or ""))
             continue
+        # The table is the publisher's own statement; folders are read only where it states no split.
         split = film.split or place(member.name, rules.splits).split
         if split is None:
             without_split.append(member.name.split("/")[:-1])
@@ -209,6 +211,7 @@ def _without_excluded(listings: Sequence[Listing], patterns: Sequence[str]) -> l
     for listing in listings:
         members = [each for each in listing.members if not _excluding(each.name, patterns, unused)]
         problems = [each for each in listing.problems if not _excluding(each.name, patterns, unused)]
+        # Problems are excluded as well: an unreadable file that the user leaves out should not fail the command.
         excluded = len(listing.members) + len(listing.problems) - len(members) - len(problems)
         kept.append(replace(listing, members=members, problems=problems, excluded=excluded))
     if unused:

@@ -183,8 +183,10 @@ def _labels_in_cell(cell: str, rule: TableRule) -> Iterable[str]:
         return ()
     if rule.separator == _LITERAL:
         return [text for one, other in _QUOTED.findall(cell) if (text := (one or other).strip())]
+    # A label that the map names may itself contain the separator.
     if rule.several == "whole" or fold(cell) in rule.class_of:
         return (cell,)
+    # Without a stated separator, the first of these that the cell contains.
     separator: str | None = rule.separator or next((each for each in "|;," if each in cell), None)
     return (cell,) if separator is None else [text for each in cell.split(separator) if (text := each.strip())]
 
@@ -226,6 +228,7 @@ def _add_lists(rows: dict[str, _ImageRows], lists: Sequence[LabelFile]) -> None:
                 raise UsageError(f"{image!r} is in lists of two splits; list each image once.")
     if splits:
         for image, row in rows.items():
+            # Also None: if there are lists, an image that is in none of them has no split.
             row.split = splits.get(image.rpartition("/")[2])
 
 
@@ -269,11 +272,13 @@ def _majority_findings(row: _ImageRows) -> set[str]:
     if len(row.readings) == 1:
         return next(iter(row.readings.values()))
     counts = Counter(finding for findings in row.readings.values() for finding in findings)
+    # Of three radiologists, as in VinDr-CXR, two must agree.
     return {finding for finding, count in counts.items() if 2 * count > len(row.readings)}
 
 
 def _why_left_out(row: _ImageRows, findings: set[str], labels: set[str], rule: TableRule) -> str | None:
     """The reason to leave an image out, or None; `labels` are the classes of its `findings`."""
+    # The view comes first: a lateral film is left out whatever its labels are.
     if row.view_problem is not None:
         return row.view_problem
     if not findings:
@@ -289,6 +294,7 @@ def _is_frontal(view: str) -> bool:
     words = set(re.findall(r"[a-z]+", view.casefold()))
     if "ll" in words or any(word.startswith("lat") for word in words):
         return False
+    # Spelled as one word, as two, or with a hyphen: postero-anterior, anteroposterior.
     joined = "".join(sorted(words))
     return bool(words & {"pa", "ap", "frontal"}) or ("anter" in joined and "poster" in joined)
 
@@ -319,6 +325,7 @@ def _refuse_names(findings: set[str], rule: TableRule) -> None:
 
 def _refuse_unused(rule: TableRule, rows: Mapping[str, _ImageRows]) -> None:
     """Raise UsageError if no image has a finding of some class: the map has a mistake, or is for another set."""
+    # Findings of all readings count, also those that no majority shares: the map is right if they occur at all.
     there = {fold(each) for row in rows.values() for findings in row.readings.values() for each in findings}
     for name, findings in rule.classes.items():
         if ANY not in findings and not there & {fold(each) for each in findings}:

@@ -134,6 +134,7 @@ class Dataset:
             data = path.read_bytes()
         except OSError as failure:
             raise DatasetError(f"{path} cannot be read ({failure.strerror}); prepare the data set again.") from failure
+        # At every read: a file that changed after `data prepare` would otherwise be trained on or evaluated unnoticed.
         if hashlib.sha256(data).hexdigest() != film.file_sha256:
             raise DatasetError(f"{path} is not the file the manifest names; prepare the data set again.")
         return data
@@ -171,6 +172,7 @@ def load_dataset(root: Path) -> Dataset:
     manifest, card_path = root / MANIFEST_FILE, root / CARD_FILE
     if not manifest.is_file() or not card_path.is_file():
         raise DatasetError(f"{root} is not a prepared data set (no {MANIFEST_FILE}); make one with `data prepare`.")
+    # Read once: the fingerprint must be that of the rows that are parsed.
     content = manifest.read_bytes()
     try:
         card = read_document(DatasetCard, card_path.read_bytes())

@@ -191,6 +191,7 @@ def _classes_above_split(
 ) -> dict[int, str]:
     """The folder above the split's, of paths directly in a split's folder, if there are at least two such folders."""
     direct = [at for at, (split, index) in enumerate(splits) if split is not None and index == len(folders[at]) - 1]
+    # With one folder above, that folder is the set (`chest_xray/train`), not a class.
     above = {at: folders[at][-2] for at in direct if len(folders[at]) > 1}
     return above if len(set(above.values())) > 1 else {}
 
@@ -217,6 +218,7 @@ def _classes_below_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> 
 
 def _outermost(paths: Sequence[Sequence[str]]) -> list[str]:
     """The first folder of each path after the folders that all paths share."""
+    # A folder that all paths share names the set, not a class.
     deep = 0
     while paths and all(len(path) > deep + 1 and path[deep] == paths[0][deep] for path in paths):
         deep += 1
@@ -228,6 +230,7 @@ def _refuse_two_ways(paths: Sequence[Sequence[str]], outer: Sequence[str], where
 
     The message names no folder: it may bear a patient's name.
     """
+    # Innermost and outermost are the same folder: there is nothing to decide.
     if all(path[-1] == one for path, one in zip(paths, outer, strict=True)):
         return
     kinds = len({tuple(path) for path in paths})
@@ -249,6 +252,7 @@ def _refuse_patients(folders: Sequence[str], level: FolderLevel) -> None:
     """
     names = set(folders)
     few = len(folders) < _FEW_FILMS * len(names)
+    # Names that differ only in their digits number something, such as patients, however many films each has.
     numbered = len({_DIGITS.sub("", name) for name in names}) == 1
     many = len(names) > _MAX_CLASSES and (few or numbered)
     if many or (len(names) > 1 and all(map(_PATIENT.fullmatch, names))):
@@ -268,6 +272,7 @@ def _refuse_repeated(paths: Sequence[Sequence[str]], outer: Sequence[str], level
     """
     above: dict[str, set[str]] = {}
     for path, one in zip(paths, outer, strict=True):
+        # `images` in every class folder does not make it doubtful that the outer folder is the class.
         if path[-1] != one and not (level == "outermost" and _is_content(path[-1])):
             above.setdefault(path[-1], set()).add(one)
     repeated = sorted(name for name, folders in above.items() if len(folders) > 1)
@@ -318,6 +323,7 @@ def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLe
             films.add(stem)
         elif level is None or folder is None or at.folder != folder:
             masks.append((core, f"*{stem[len(core) :]}.*" if folder is None else escape(folder)))
+    # A file is only suspected if a film has the same name without the suffix, as masks usually have.
     found = Counter(pattern for core, pattern in masks if core in films)
     if found:
         patterns = [pattern for pattern, _ in found.most_common(_MAX_NAMES)]

@@ -60,7 +60,7 @@ class PrepareSummary:
     """The result of `prepare`. `counts[split][label]` is (films, patients).
 
     `labels` states how label files were read, None without any; `without_file` is the number of their images that are
-    in no source.
+    not in any source.
     """
 
     classes: tuple[str, ...]
@@ -123,6 +123,7 @@ def prepare(
         )
         films = _write_films(assigned, folder)
         if config.stress:
+            # Made from the validation films as written, so only after them.
             films += write_stress(films, folder, seed=config.seed, limits=limits, listener=listener)
         write_text(folder / MANIFEST_FILE, format_manifest(films))
         write_text(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
@@ -197,6 +198,7 @@ def _cut_splits(union: Union, config: PrepareConfig) -> list[str | None]:
     if not any(entry.in_test_part for entry in union.entries):
         parts |= dict.fromkeys(cut_patients(train, fraction=config.test_fraction, seed=config.seed), "test")
         train = [film for film in train if film.patient not in parts]
+    # A share of the films that are left, if a test part was split off.
     parts |= dict.fromkeys(cut_patients(train, fraction=config.val_fraction, seed=config.seed), "val")
     return [
         "test" if entry.in_test_part else None if group in union.test_groups else parts.get(group, "train")
@@ -233,6 +235,7 @@ def _write_films(films: Sequence[AssignedFilm], folder: Path) -> list[Record]:
         # Names are compared in lower case, for file systems without regard to case.
         path = next(name for name in _names(preferred, kept.content.file_sha256) if name.lower() not in used)
         used.add(path.lower())
+        # Moved, not copied again: the incoming folder is inside the data set, so on the same file system.
         kept.copy.rename(folder / path)
         rows.append(
             Record(
@@ -254,11 +257,13 @@ def _names(path: str, sha256: str) -> Iterator[str]:
     yield path
     count = int(sha256[:8], 16)
     while True:
+        # Shortened, so that a long name still fits the file system's limit with the suffix.
         yield str(preferred.with_name(f"{preferred.stem[:60]}~{count:08x}{preferred.suffix}"))
         count = (count + 1) % 2**32
 
 
 def _groups(classes: tuple[str, ...], config: PrepareConfig) -> dict[str, tuple[str, ...]]:
+    # Bacterial and viral pneumonia are a group only if the classes are exactly the archive's.
     default = KERMANY_GROUPS if classes == KERMANY_CLASSES else {}
     groups = default if config.groups is None else config.groups
     try:

@@ -146,6 +146,7 @@ def _read_source(
     results = list(listener.track(f"reading {source}", work, len(jobs)))
     copied = [each for each in results if isinstance(each, _CopiedFile)]
     failed = [(each, result) for (each, _), result in zip(jobs, results, strict=True) if isinstance(result, str)]
+    # One Patient ID for all films, as de-identification may leave, would make the whole source one patient.
     by_header = headers and distinguishes_patients([each.header for each in copied])
     films = _drop_copies(_film(each, source, number, by_header=by_header) for each in copied)
     unreadable = (RefusedFile(source=source, name=each.member.name, reason=reason) for each, reason in failed)
@@ -166,6 +167,7 @@ def _read_source(
 def _source_names(sources: Sequence[Path]) -> list[str]:
     """A short name of each source; a number is added to a name that occurs again."""
     names = [path.resolve().name for path in sources]
+    # The manifest names films by source, so two sources `images` must not have one name.
     return [f"{name}#{names[:at].count(name) + 1}" if name in names[:at] else name for at, name in enumerate(names)]
 
 
@@ -176,6 +178,7 @@ def _copy(job: tuple[Candidate, Path], *, limits: Limits) -> _CopiedFile | str:
     if isinstance(opened, str):
         return opened
     data, radiograph = opened
+    # A copy of the bytes that were checked and hashed: the source is read once and may change afterwards.
     copy.write_bytes(data)
     content, header = content_of(data, radiograph), radiograph.facts.patient
     return _CopiedFile(candidate=candidate, copy=copy, content=content, header=header)

@@ -45,6 +45,7 @@ def join(links: Iterable[Sequence[str]]) -> dict[str, str]:
     for keys in links:
         for key in keys:
             leader.setdefault(key, key)
+            # The smaller key leads, so that a group's name does not depend on the order of the links.
             one, other = sorted((find(keys[0]), find(key)))
             leader[other] = one
     return {key: find(key) for key in leader}
@@ -67,6 +68,7 @@ def cut_patients(films: Sequence[LabelledFilm], *, fraction: float, seed: int) -
     chosen: set[str] = set()
     reached: Counter[str] = Counter()
     for patient, counts in patients.items():
+        # A patient that brings the counts no nearer stays in the larger part.
         if _gain(counts, reached, targets) > 0:
             chosen.add(patient)
             reached += counts
@@ -93,6 +95,7 @@ def deal_patients(films: Sequence[LabelledFilm], *, folds: int, seed: int) -> li
     targets = {label: total / folds for label, total in totals.items()}
     reached = [Counter[str]() for _ in range(folds)]
     dealt = {}
+    # Patients with many films first: placed last, they would unbalance folds that are already full.
     for patient, counts in sorted(patients.items(), key=lambda item: -item[1].total()):
         gains = [_gain(counts, each, targets) for each in reached]
         dealt[patient] = gains.index(max(gains))

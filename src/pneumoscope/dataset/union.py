@@ -125,7 +125,9 @@ def match(films: Sequence[SourceFilm]) -> list[Entry]:
     slots: defaultdict[tuple[str, str], list[list[SourceFilm]]] = defaultdict(list)
     matched: list[list[SourceFilm]] = []
     for film in films:
+        # Decoded pixels, because sources store the same film under other names, formats and metadata.
         same = slots[film.content.luma_sha256, film.label]
+        # One to one: the published counts of a source hold, duplicates included.
         free = [slot for slot in same if all(held.number != film.number for held in slot)]
         if free:
             # Train is matched with train and test with test, if possible.
@@ -227,6 +229,7 @@ def _without_conflicts(entries: Sequence[Entry]) -> tuple[list[Entry], list[Refu
             labels[film.content.luma_sha256].add(film.label)
     kept, refused = list[Entry](), list[RefusedFile]()
     for entry in entries:
+        # All films of an entry: merged near duplicates may each conflict with other films of their own pixels.
         found = sorted(set().union(*(labels[film.content.luma_sha256] for film in entry.films)))
         if len(found) == 1:
             kept.append(entry)
@@ -240,6 +243,7 @@ def _without_conflicts(entries: Sequence[Entry]) -> tuple[list[Entry], list[Refu
 def _one_of_each(entries: Sequence[Entry]) -> list[Entry]:
     """One entry for equal pixels and label: one in a test part if there is one, else the first."""
     chosen: dict[tuple[str, str], Entry] = {}
+    # A test film is kept before its copy in train: left out of test, it would change the published test part.
     for entry in sorted(entries, key=lambda each: not each.in_test_part):
         chosen.setdefault((entry.pixels, entry.label), entry)
     return [entry for entry in entries if chosen[entry.pixels, entry.label] is entry]

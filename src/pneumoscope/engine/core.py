@@ -126,6 +126,7 @@ class Engine:
             check_files(contract, bundle)  # the bundle may have been replaced since it was loaded
             return open_model(bundle, contract, provider=provider, threads=1)
 
+        # Threads of `predict_many` each run the model on one core, which a session of all threads cannot do.
         second = open_single_core if is_duplicated else None
         return cls(contract, session, limits, second, fix_orientation=fix_orientation)
 
@@ -261,6 +262,7 @@ class Engine:
         images = [film.image for film in batch if not isinstance(film.image, Reason)]
         started = time.perf_counter()
         outputs = self.run(np.stack(images), single_core=single_core) if images else None
+        # One run decides on the whole batch, so each film is charged with an equal share of its time.
         share = _since(started) / max(1, len(images))
         rows = iter(range(len(images)))
         for film in batch:
@@ -272,12 +274,13 @@ class Engine:
 
     def _answered(self, film: DecodedFilm, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
         """The prediction on a film that could be decoded, from the model's outputs."""
-        why = self._fault(film, row)
+        why = self._fault(film, row, image)
         if why is not None and self.fix_orientation and can_undo(why.code):
+            # The model input is turned or inverted, so the file is not decoded again.
             started, better = time.perf_counter(), undo(why.code, image[0])[np.newaxis]
             fixed = self.run(better[np.newaxis]).row(0)
             milliseconds += _since(started)
-            if self._fault(film, fixed) is None:  # a correction counts only if the gate then accepts the film
+            if self._fault(film, fixed, better) is None:  # a correction counts only if the gate then accepts the film
                 luma = None if film.luma is None else undo(why.code, film.luma)
                 film, row, image = replace(film, notes=(*film.notes, undone_note(why.code)), luma=luma), fixed, better
                 why = None
@@ -309,11 +312,11 @@ class Engine:
             stages={"decode": film.milliseconds, "model": milliseconds},
         )
 
-    def _fault(self, film: DecodedFilm, row: Outputs) -> Reason | None:
+    def _fault(self, film: DecodedFilm, row: Outputs, image: Luma) -> Reason | None:
         """The reason to reject a film, or None. Without a gate, only a doubt from reading the file is a reason."""
         gate, why = self.contract.gate, None
         if gate is not None and row.scores is not None and row.distances is not None:
-            why = find_fault(gate, row.scores, row.distances, film.coloured)
+            why = find_fault(gate, row.scores, row.distances, film.coloured, image)
         # What the picture shows is more specific than a doubt about the file; an orientation is not.
         return why if film.doubt is None or (why is not None and is_not_radiograph(why.code)) else film.doubt
 

@@ -113,6 +113,7 @@ def decide(
     """
     shares = dict(zip(contract.classes, map(float, probabilities), strict=True))
     verdict = judge(contract.groups, shares, rule)
+    # The map of an abstention explains the most probable class of the set; an empty set leaves all classes.
     explained = max(verdict.prediction_set or contract.classes, key=shares.__getitem__)
     attention = None
     if maps is not None and contract.activation_map is not None:
@@ -151,20 +152,20 @@ def _judge_class(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
         label, best = fitting[0], max(shares, key=shares.__getitem__)
         only = f"{at} {label} is the only class that fits, but"
         if label != best:  # thresholds differ by class, so the only class that fits need not be the most probable
-            return _abstained(fitting, Reason("less-probable", f"{only} {best} is more probable"))
+            return _abstained(fitting, Reason("less-probable", f"{only} {best} is more probable."))
         for group, members in groups.items():
             if sides[group] != (label in members, label not in members):
-                return _abstained(fitting, Reason("group-unclear", f"{only} {_sides_phrase(group, sides[group])}"))
+                return _abstained(fitting, Reason("group-unclear", f"{only} {_sides_phrase(group, sides[group])}."))
         return _answered(label, fitting, shares)
     if not fitting:
-        return _abstained((), Reason("no-class", f"{at} no class is probable enough to fit the film"))
-    several = Reason("several-classes", f"{at} the film may be {_join_names(fitting, 'or')}")
+        return _abstained((), Reason("no-class", f"{at} no class is probable enough to fit the film."))
+    several = Reason("several-classes", f"{at} the film may be {_join_names(fitting, 'or')}.")
     for group, members in groups.items():
         if {*fitting} <= {*members}:
             # The group's own side may miss its threshold, too; that the other side misses it is enough.
             if not sides[group][1]:
                 return replace(_abstained(fitting, several), label=f"{group}, type undetermined")
-            unclear = Reason("group-unclear", f"{at} {_sides_phrase(group, sides[group])}")
+            unclear = Reason("group-unclear", f"{at} {_sides_phrase(group, sides[group])}.")
             return _abstained(fitting, several, unclear)
     return _abstained(fitting, several)
 
@@ -176,6 +177,7 @@ def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
         name for name in shares if all(sides[group][name not in members] for group, members in groups.items())
     )
     answers = [choice for choice, members in choices.items() if {*members} & {*classes}]
+    # The sides of groups cannot tell classes apart that are in no group.
     if len(answers) > 1 and not {*answers} & {*groups}:
         answers = [choice for choice in answers if choice in _fitting_classes(shares, row)]
     if len(answers) == 1:
@@ -183,16 +185,17 @@ def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
     words = (
         f"the film may be {_join_names(answers, 'or')}" if answers else f"none of {_join_names(choices)} fits the film"
     )
-    return _abstained(classes, Reason("group-unclear", f"{_coverage_phrase(row)} {words}"))
+    return _abstained(classes, Reason("group-unclear", f"{_coverage_phrase(row)} {words}."))
 
 
 def _judge_at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], point: OperatingPoint) -> Verdict:
     """The group from its threshold on, else the most probable other answer; never an abstention."""
     choices = group_answers(groups, shares)
     sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
+    # The threshold alone decides about the group: its name must not return as the most probable of the rest.
     others = (name for name in choices if name != point.group)
     label = point.group if sums[point.group] >= point.threshold else max(others, key=sums.__getitem__)
-    words = f"decided at operating point {point.name}: {point.group} from a probability of {point.threshold:.3f} on"
+    words = f"decided at operating point {point.name}: {point.group} from a probability of {point.threshold:.3f} on."
     return replace(_answered(label, choices[label], shares), why=(Reason("operating-point", words),))
 
 
@@ -202,6 +205,7 @@ def _fitting_classes(shares: dict[str, float], row: CoverageRow) -> tuple[str, .
 
 def _sides(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> _Sides:
     inside = {group: sum(shares[member] for member in members) for group, members in groups.items()}
+    # 1 - p, as `export` computes it for its thresholds: a sum of the other classes might round to the other side.
     return {group: (p >= row.groups[group].inside, 1 - p >= row.groups[group].outside) for group, p in inside.items()}
 
 
@@ -215,7 +219,7 @@ def _abstained(possible: tuple[str, ...], *why: Reason) -> Verdict:
 
 
 def _coverage_phrase(row: CoverageRow) -> str:
-    return "by this bundle's threshold" if row.coverage is None else f"at {row.coverage:.0%} coverage"
+    return "by this bundle's threshold" if row.coverage is None else f"at {100 * row.coverage:.0f} % coverage"
 
 
 def _sides_phrase(group: str, sides: tuple[bool, bool]) -> str:
@@ -242,20 +246,21 @@ def _remarks(
 ) -> Iterator[Reason]:
     """Remarks that accompany any decision: on the model, the film, the patient's age, and where the model looked."""
     if contract.population.drawings:
-        sentence = "this model was trained on drawings, not on radiographs; its answer says nothing about a patient"
+        sentence = "this model was trained on drawings, not on radiographs; its answer says nothing about a patient."
         yield Reason("trained-on-drawings", sentence)
     yield from notes
     ages = contract.population.age_years
     # Someone is 5 years old until the sixth birthday: the upper end includes its whole year.
     if ages is not None and age_years is not None and not ages[0] <= age_years < ages[1] + 1:
-        sentence = f"the patient is {_rough_age(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}"
+        sentence = f"the patient is {_rough_age(age_years)}; the model was trained on ages {ages[0]:g} to {ages[1]:g}."
         yield Reason("outside-ages", sentence)
     rule = contract.activation_map
     if rule is None or attention is None or attention.border is None or attention.corners is None:
         return
     if max(attention.border, attention.corners) >= rule.warn_from:
-        shares = f"{attention.border:.0%} at the border, {attention.corners:.0%} in the corners"
-        sentence = f"the model looked mostly at the rim of the film: of the map for {attention.label}, {shares}"
+        border, corners = (f"{100 * share:.0f} %" for share in (attention.border, attention.corners))
+        shares = f"{border} of the map for {attention.label} is at the border, {corners} in the corners"
+        sentence = f"the model looked mostly at the rim of the film: {shares}."
         yield Reason("looked-at-rim", sentence)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumoscope.contract import FILM, MIRRORED, Gate
+from pneumoscope.engine.texture import textures
 from pneumoscope.imaging import Luma, Reason
 from pneumoscope.metrics import softmax
 
@@ -23,7 +24,8 @@ _SENTENCES = {
     "slice": "the picture looks like a slice of CT or MR, not like a radiograph",
 }
 #: Kinds of pictures that are often coloured. If none of them is likely by the scores, the first is reported.
-_COLOURED = ("photograph", "drawing", "screenshot")
+_PHOTOGRAPH, _DRAWING = "photograph", "drawing"
+_COLOURED = (_PHOTOGRAPH, _DRAWING, "screenshot")
 _UNDO: dict[str, Callable[[Luma], Luma]] = {
     "inverted": lambda luma: 255 - luma,
     "rotated-90": lambda luma: np.rot90(luma, 1),
@@ -33,7 +35,7 @@ _UNDO: dict[str, Callable[[Luma], Luma]] = {
 
 
 def find_fault(
-    gate: Gate, scores: NDArray[np.float32], distances: NDArray[np.float32], coloured: float | None
+    gate: Gate, scores: NDArray[np.float32], distances: NDArray[np.float32], coloured: float | None, image: Luma
 ) -> Reason | None:
     """The reason to reject an input, or None.
 
@@ -42,14 +44,18 @@ def find_fault(
         scores: the graph's output `gate` for the input, `[F]`, one score per code of the contract.
         distances: its output `distance`, `[2]`: how far the input's features are from those of the training films.
         coloured: share of the picture's pixels that are not grey; None if it is not known.
+        image: the input, `uint8 [1, S, S]`; its textures show which kind of picture a rejected one is.
     """
     # Colour first: the graph sees only grey, so the scores cannot show it.
     shares = dict(zip(gate.codes, softmax(scores).tolist(), strict=True))
     if coloured is not None and coloured > gate.coloured:
-        code = max(_COLOURED, key=lambda each: shares.get(each, 0.0))
-        return Reason(code, f"{_SENTENCES[code]}: {coloured:.0%} of it has colours.")
+        code = _kind(gate, scores, image) or max(_COLOURED, key=lambda each: shares.get(each, 0.0))
+        return Reason(code, f"{_SENTENCES[code]}: {100 * coloured:.0f} % of its pixels are coloured.")
     if shares[FILM] + shares[MIRRORED] < gate.film_from:
         code = max((each for each in shares if each not in (FILM, MIRRORED)), key=shares.__getitem__)
+        if code in _COLOURED and (kind := _kind(gate, scores, image)) is not None:
+            # A grey drawing with grain, such as our phantoms, has the textures of a photograph.
+            code = code if (code, kind) == (_DRAWING, _PHOTOGRAPH) else kind
         return Reason(code, f"{_SENTENCES.get(code, code)}.{_advice(code)}")
     if any(distance > limit for distance, limit in zip(distances.tolist(), gate.distances, strict=True)):
         return Reason(
@@ -60,12 +66,24 @@ def find_fault(
     return None
 
 
+def _kind(gate: Gate, scores: NDArray[np.float32], image: Luma) -> str | None:
+    """The kind of a picture that is rejected, by its textures beside the scores; None for a gate without textures."""
+    if (rule := gate.textures) is None:
+        return None
+    found, of_code = textures(image[0]), dict(zip(gate.codes, scores.tolist(), strict=True))
+    totals = {
+        kind: rule.score_weight * of_code[kind] + float(np.dot(found, np.array(weights))) + rule.bias[kind]
+        for kind, weights in rule.weights.items()
+    }
+    return max(totals, key=totals.__getitem__)
+
+
 def mirror_warning(gate: Gate, scores: NDArray[np.float32]) -> Reason | None:
     """The warning that a film is probably mirrored, or None."""
     share = softmax(scores)[gate.codes.index(MIRRORED)]
     if share < gate.mirrored_from:
         return None
-    return Reason(MIRRORED, "left and right seem to be exchanged: check the side marker, and consider dextrocardia")
+    return Reason(MIRRORED, "left and right seem to be exchanged: check the side marker, and consider dextrocardia.")
 
 
 def is_not_radiograph(code: str) -> bool:
@@ -85,7 +103,7 @@ def undo(code: str, luma: Luma) -> Luma:
 
 def undone_note(code: str) -> Reason:
     """The remark on a film whose fault was corrected."""
-    return Reason(code, f"{_SENTENCES[code]}; this was corrected before the decision")
+    return Reason(code, f"{_SENTENCES[code]}; this was corrected before the decision.")
 
 
 def _advice(code: str) -> str:

@@ -113,6 +113,7 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verification:
     golden = _read(bundle / GOLDEN_FOLDER / GOLDEN_FILE, engine)
     for case in golden.cases:
         _require_listed(case.file, bundle, engine)
+    # A DICOM case needs the extra `dicom`, which inference from other formats does without.
     chosen = [case for case in golden.cases if case.needs is None or find_spec(_MODULES[case.needs]) is not None]
     for case in chosen:
         prediction = engine.predict((bundle / GOLDEN_FOLDER / case.file).read_bytes(), name=case.file)
@@ -134,6 +135,7 @@ def _require_listed(file: str, bundle: Path, engine: Engine) -> None:
 def _read(path: Path, engine: Engine) -> Golden:
     content = path.read_bytes() if path.is_file() else b""
     try:
+        # The version is looked for in the bytes, because each version is validated by a strict model of its own.
         if b'"schema_version": 1,' in content:
             return _upgrade(read_document(_Golden1, content, strict=True), engine)
         if b'"schema_version": 2,' in content:
@@ -177,6 +179,7 @@ def _difference(case: GoldenCase, prediction: Prediction, limits: _Limits, toler
     for label, expected in case.probabilities.items():
         got = prediction.probabilities.get(label, float("nan"))
         # A rejected prediction has no probabilities; that its status differs is found below.
+        # Written with `not`, so that NaN, a missing class, counts as a difference.
         if not abs(got - expected) <= tolerance and prediction.probabilities:
             return f"{label} {got:.4f}, expected {expected:.4f}"
     if difference := _outputs_difference(case.outputs, GoldenOutputs.of(prediction), tolerance):
@@ -206,6 +209,7 @@ def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | Non
         if first is None:
             continue
         values, others = np.array(first), np.array(second)
+        # Distances have no upper bound, so their rounding errors grow with them; shares are at most 1.
         scale = np.maximum(1, np.abs(values)) if name == "distances" else 1
         values, others = (values, others) if name == "distances" else (softmax(values), softmax(others))
         if not (np.abs(values - others) <= tolerance * scale).all():
@@ -220,6 +224,7 @@ def _is_at_gate(outputs: GoldenOutputs | None, gate: Gate | None, tolerance: flo
     shares = dict(zip(gate.codes, softmax(np.array(outputs.scores)).tolist(), strict=True))
     pairs = zip(outputs.distances, gate.distances, strict=True)
     is_near = any(abs(distance - limit) <= tolerance * limit for distance, limit in pairs)
+    # Twice the tolerance, because each of the two shares may differ by it.
     return is_near or abs(shares[FILM] + shares[MIRRORED] - gate.film_from) <= 2 * tolerance
 
 

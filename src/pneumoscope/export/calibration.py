@@ -32,22 +32,40 @@ DEFAULT_COVERAGE = 0.9
 Aim: TypeAlias = Literal["sensitivity", "specificity"]
 AIMS: tuple[tuple[Aim, float], ...] = (("sensitivity", 0.95), ("sensitivity", 0.99), ("specificity", 0.95))
 _FOLDS = 5  # of a validation split
+#: Settings of a run in which the networks of its evidence may differ: none changes how sure a network is of its class.
+_IRRELEVANT = ("recipe", "seed", "compiled", "workers", "precision", "teacher_share")
 
 
 def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dataset) -> Evidence:
-    """Load an evidence file that belongs to this run's films, network, classes and prior.
+    """Load an evidence file that belongs to this run's films and classes, from networks trained as the run's was.
+
+    Thresholds hold only for a network trained in the same way. Sets that state 90 % held the class of 89 % of the
+    normal films for a network trained like the evidence's, and of 72 % for one with additional soft targets
+    (docs/concepts/experiments.md, "The practice test").
 
     Raises:
-        RunError: it belongs to others, or is not an evidence file.
+        RunError: it belongs to others, the run had teachers or other settings, or it is not an evidence file.
     """
     evidence = load_evidence(path)
     about = evidence.about
-    if (about.classes, about.config.arch, about.config.prior) != (card.classes, config.arch, config.prior):
+    if about.classes != card.classes:
         raise RunError(
-            f"{path} is evidence for {about.config.arch} with the classes {', '.join(about.classes)} and the prior "
-            f"{about.config.prior}, but the run is {config.arch} with {', '.join(card.classes)} and {config.prior}; "
+            f"{path} is evidence for the classes {', '.join(about.classes)}, but the run has "
+            f"{', '.join(card.classes)}; cross-validate on the run's data set."
+        )
+    if card.teachers:
+        raise RunError(
+            f"the run was trained with soft targets (--teachers), and the networks of {path} were not, so that its "
+            "thresholds would not hold; train without --teachers, or leave out --evidence and calibrate on validation "
+            "films."
+        )
+    theirs, ours = about.config.model_dump(exclude=set(_IRRELEVANT)), config.model_dump(exclude=set(_IRRELEVANT))
+    if differing := [f"{name} {theirs[name]!r} and {ours[name]!r}" for name in theirs if theirs[name] != ours[name]]:
+        raise RunError(
+            f"the networks of {path} were trained with other settings than the run ({', '.join(differing)}); "
             "cross-validate with the run's recipe."
         )
+    # Called for its error: every train film must be in the evidence.
     evidence.rows([film.file_sha256 for film in dataset.split("train")])
     return evidence
 
@@ -174,6 +192,8 @@ def _held_out_folds(films: HeldOutFilms, method: metrics.Method) -> Iterator[_He
 def _row(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold], coverage: float) -> CoverageRow:
     """A row of the table, set by all the films, with the figures of the other folds' thresholds on each fold."""
     truth = given.films.truth
+    # The thresholds of the row come from all films; its figures from thresholds of the other folds, so that no film is
+    # judged by a threshold that it helped to set.
     kept, answer = np.zeros((len(truth), len(given.classes)), np.bool_), np.full(len(truth), -1)
     for part in parts:
         rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
@@ -218,6 +238,7 @@ def _least(own: Floats, truth: Indices, classes: int, coverage: float) -> list[f
 
     Rounded down, so that the films that set a threshold still reach it.
     """
+    # The nonconformity score is 1 minus the probability of the true class; too few films make it infinite.
     scores = metrics.conformal_thresholds(1 - own, truth, classes, coverage)
     return [0.0 if np.isinf(score) else max(0.0, math.floor((1 - score) * 1e6) / 1e6) for score in scores]
 
@@ -227,6 +248,7 @@ def _points(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutF
     weights = given.films.weights
     for group in given.groups:
         inside, _ = given.inside(group, whole)
+        # Sensitivity needs films of the group, specificity films outside it.
         if inside.all() or not inside.any():
             continue
         for aim, level in AIMS:
@@ -236,6 +258,7 @@ def _points(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutF
                 called[part.rows] = given.share(group, part.probabilities) >= least
             name = f"{aim}-{level:g}"
             yield OperatingPoint(
+                # With one group the name is short, such as sensitivity-0.95; several groups need their own names in it.
                 name=name if len(given.groups) == 1 else f"{group}-{name}",
                 group=group,
                 aim=aim,

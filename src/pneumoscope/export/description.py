@@ -54,7 +54,7 @@ class BundleFacts:
 def describe(given: BundleFacts, engine: Engine, folder: Path) -> None:
     """Write `films.npz`, `reference.npz`, `card.md` and, after cross-validation, `report.json` into a bundle."""
     contract, trained = engine.contract, given.dataset.split("train")
-    judged = _judged(given, contract)
+    results = _cross_fitted_results(given, contract)
     save_trained(TrainedFilms.of(trained), folder)
     about = About(
         schema_version=1,
@@ -62,7 +62,7 @@ def describe(given: BundleFacts, engine: Engine, folder: Path) -> None:
         published=given.published,
         embedded_films=min(len(given.images), EMBEDDED_FILMS),
         embedded_split="val" if given.dataset.has("val") else "train",
-        answers=_answers(judged, "validation" if given.folds is None else "out-of-fold", engine.contract.gate),
+        answers=_answers(results, "validation" if given.folds is None else "out-of-fold", engine.contract.gate),
     )
     save_reference(Reference.of(_embeddings(engine, given.images), about), folder)
     if given.folds is None:
@@ -70,29 +70,29 @@ def describe(given: BundleFacts, engine: Engine, folder: Path) -> None:
         write_text(folder / CARD_FILE, write_bare_card(facts, contract.classes))
         return
     report = report_out_of_fold(
-        contract, judged, folds=given.folds, trained_films=len(trained), published=given.published
+        contract, results, folds=given.folds, trained_films=len(trained), published=given.published
     )
     write_document(report, folder / REPORT_FILE)
     write_text(folder / CARD_FILE, write_card(report))
 
 
-def _judged(given: BundleFacts, contract: Contract) -> FilmResults:
+def _cross_fitted_results(given: BundleFacts, contract: Contract) -> FilmResults:
     films = given.calibrating.films
     probabilities, verdicts = judge_out_of_fold(given.calibrating, contract.calibration.method)
     return FilmResults.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
 
 
-def _answers(judged: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
+def _answers(results: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
     """How these films are answered. They did not pass the gate, so the share rejected is the one that it was set to."""
-    shares = np.bincount(judged.predicted, minlength=len(judged.classes)) / len(judged.predicted)
+    shares = np.bincount(results.predicted, minlength=len(results.classes)) / len(results.predicted)
     return Answers(
-        films=len(judged.predicted),
+        films=len(results.predicted),
         source=source,
         # The gate's own share of false rejections: these films are known by their logits only.
-        rejected=gate.false_rejects if gate else float(judged.has_status("rejected").mean()),
-        abstained=float(judged.has_status("abstained").mean()),
-        class_shares=dict(zip(judged.classes, shares.tolist(), strict=True)),
-        mean_probabilities=dict(zip(judged.classes, judged.probabilities.mean(axis=0).tolist(), strict=True)),
+        rejected=gate.false_rejects if gate else float(results.has_status("rejected").mean()),
+        abstained=float(results.has_status("abstained").mean()),
+        class_shares=dict(zip(results.classes, shares.tolist(), strict=True)),
+        mean_probabilities=dict(zip(results.classes, results.probabilities.mean(axis=0).tolist(), strict=True)),
     )
 
 

@@ -159,19 +159,20 @@ def export(
     )
 
 
-def _subject(run: Path, dataset: Dataset, wanted: ExportConfig) -> _Subject:
-    population = _population(dataset, wanted.ages)
+def _subject(run: Path, dataset: Dataset, options: ExportConfig) -> _Subject:
+    population = _population(dataset, options.ages)
     config, card = load_config(run), load_card(run)
+    # Another data set would give other thresholds, and hashes of films that were not trained on.
     if card.dataset != dataset.fingerprint:
         raise RunError(f"{dataset.root} is not the data set that {run} was trained on; pass that one ({card.data}).")
-    path = wanted.evidence
+    path = options.evidence
     if path is None and not dataset.has("val"):
         raise UsageError(
             f"all films of {dataset.root} are train films, so none is left to set thresholds; pass --evidence with "
             "the evidence.npz of `pneumoscope cross-validate`."
         )
     return _Subject(
-        name=wanted.name or run.resolve().name,
+        name=options.name or run.resolve().name,
         config=config,
         card=card,
         population=population,
@@ -196,9 +197,11 @@ def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32
 def _write_model(network: Network, subject: _Subject, films: Comparison, path: Path, listener: Listener) -> _Model:
     """Write `model.onnx`, compare it with PyTorch, and quantise it if there are films to calibrate with."""
     grid = write_onnx(network, subject.config.size, path)
+    # Parity with PyTorch does not show whether the contract states the normalisation that the graph has.
     check_normalisation(path, subject.card.normalisation)
     logits = logits_of(path, films.validation)
     difference = _parity(network, films.validation, logits)
+    # Without films to calibrate with, fp32 is wanted.
     if not len(films.calibration):
         return _Model(grid=grid, difference=difference, quantisation=None, gain=None, logits=logits)
     with tempfile.TemporaryDirectory() as other:
@@ -278,7 +281,7 @@ def _contract(
     """The contract of the files in the folder."""
     config, card = subject.config, subject.card
     return Contract(
-        schema_version=3,
+        schema_version=4,
         name=subject.name,
         version=__version__,
         intended_use=DISCLAIMER,

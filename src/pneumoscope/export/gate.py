@@ -2,7 +2,8 @@
 
 A linear classifier of the network's features gives a score per fault. The share of the features, at two depths, that
 the films' principal components do not explain measures how much an input differs from all films. Both are fitted anew
-for every exported model. Their limits come from films that the fitted gate has not seen.
+for every exported model. Their limits come from films that the fitted gate has not seen. Which kind of picture a
+rejected one is, `kinds` fits.
 """
 
 import math
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from pneumoscope.contract import FILM, MIRRORED, Gate
 from pneumoscope.export.faults import FAULT_MAKERS, augment
 from pneumoscope.export.graph import LIMIT, MIDDLE, GateWeights
+from pneumoscope.export.kinds import fit_textures
 from pneumoscope.export.pictures import KINDS, Kind, Random, draw
 from pneumoscope.export.quantise import evenly_spaced, run_model
 from pneumoscope.imaging import Luma
@@ -89,6 +91,7 @@ def fit_gate(
         coloured=COLOURED,
         false_rejects=FALSE_REJECTS,
         films=len(film),
+        textures=fit_textures(films.shape[-1], films=min(FILMS, len(films)), seed=seed, listener=listener),
     ), fit_weights(samples, np.ones(len(samples.code), bool), seed)
 
 

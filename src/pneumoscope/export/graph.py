@@ -49,6 +49,7 @@ def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | Non
     with quiet("torch.onnx"), torch.no_grad():  # the exporter warns of its own internals
         torch.onnx.export(
             _Outputs(network, maps=grid is not None).eval(),
+            # Two films: `torch.export` takes a size of 1 for a constant, and would fix the batch at one film.
             (torch.zeros(2, 1, size, size, dtype=torch.uint8),),
             str(path),
             input_names=["image"],
@@ -124,19 +125,21 @@ def join_gate(path: Path, gate: GateWeights) -> None:
     axis = constant("axis", [1], np.int64)
     distances = []
     for number, (part, components) in enumerate(zip(parts, gate.components, strict=True)):
+        # The components are orthonormal, so what they leave unexplained is a difference of two sums of squares.
         inside = node("MatMul", [part, constant(f"components{number}", components.T)], f"inside{number}")
         squares = node("ReduceSumSquare", [part, axis], f"squares{number}", keepdims=1)
         explained = node("ReduceSumSquare", [inside, axis], f"explained{number}", keepdims=1)
         rest = node("Sub", [squares, explained], f"rest{number}")
         distances.append(node("Div", [rest, constant(f"unit{number}", gate.unit[number])], f"distance{number}"))
     node("Concat", distances, DISTANCE, axis=1)
+    # `middle` is no longer an output: only the gate needs it.
     kept = [each for each in graph.output if each.name != MIDDLE]
     del graph.output[:]
     sizes_out = ((GATE, len(gate.bias)), (DISTANCE, len(distances)))
-    made = [
+    new = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", size]) for name, size in sizes_out
     ]
-    graph.output.extend([*kept, *made])
+    graph.output.extend([*kept, *new])
     onnx.checker.check_model(model)
     onnx.save(model, path)
 

@@ -49,11 +49,14 @@ def _photograph(random: Random, side: int) -> Luma:
     The shapes are the dead leaves model (Lee, Mumford and Huang 2001; as training images: Baradad et al. 2021,
     arXiv:2106.05963).
     """
-    if random.random() < 0.25:
-        return _dead_leaves(random, side)
+    return _dead_leaves(random, side) if random.random() < 0.25 else photograph_part(random)
+
+
+def photograph_part(random: Random, least: float = 0.25) -> Luma:
+    """A part of a library's sample photograph, `uint8 [H, W]`, turned at random: at least a share of each side."""
     photographs = library_photographs()
     whole = photographs[int(random.integers(len(photographs)))]
-    share = random.uniform(0.25, 1.0, size=2)
+    share = random.uniform(least, 1.0, size=2)
     rows, columns = np.maximum(32, (np.array(whole.shape) * share).astype(int))
     top, left = int(random.integers(len(whole) - rows + 1)), int(random.integers(whole.shape[1] - columns + 1))
     part = np.rot90(whole[top : top + rows, left : left + columns], int(random.integers(4)))
@@ -87,7 +90,7 @@ def _drawing(random: Random, side: int) -> Luma:
     if random.random() < 0.3:
         size = int(side * scale * random.uniform(0.1, 0.35))
         place = tuple(random.uniform(0, 0.6, 2) * side * scale)
-        pen.text(place, _word(random), fill=int(random.choice(greys)), font=_font(random, size))
+        pen.text(place, random_word(random), fill=int(random.choice(greys)), font=random_font(random, size))
     if random.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 4)))
     return _shrunk(image, side)
@@ -183,13 +186,13 @@ def _screenshot(random: Random, side: int) -> Luma:
         grey = int(np.clip(paper + random.normal(0, 40), 0, 255))
         pen.rectangle(box, fill=grey, outline=int(random.integers(256)) if random.random() < 0.5 else None)
     if random.random() < 0.25:
-        _inset(image, random)
+        paste_photograph(image, random)
     _text(pen, random, (wide, tall), ink)
     return np.asarray(image)
 
 
-def _inset(image: Image.Image, random: Random) -> None:
-    """Paste a photograph into the page."""
+def paste_photograph(image: Image.Image, random: Random) -> None:
+    """Paste a photograph into a page, a picture of mode `L`."""
     width, height = (int(length * random.uniform(0.15, 0.5)) for length in image.size)
     picture = Image.fromarray(_photograph(random, 128)).resize((width, height))
     left, top = (int(random.uniform(0, 0.6) * length) for length in image.size)
@@ -200,7 +203,7 @@ def _text(pen: ImageDraw.ImageDraw, random: Random, size: tuple[int, int], ink: 
     wide, tall = size
     y, left = random.uniform(0, 0.1) * tall, random.uniform(0, 0.25) * wide
     letter = random.uniform(8, 26)
-    font, spacing = _font(random, int(letter)), letter * random.uniform(1.1, 1.9)
+    font, spacing = random_font(random, int(letter)), letter * random.uniform(1.1, 1.9)
     gaps, short = random.uniform(0, 0.3), random.uniform(0.3, 1)
     right = wide * random.uniform(0.6, 1)
     while y < tall:
@@ -210,11 +213,12 @@ def _text(pen: ImageDraw.ImageDraw, random: Random, size: tuple[int, int], ink: 
         count = int((right - left) / (letter * 0.55) * random.uniform(short, 1))
         line, indent = "", int(random.integers(4)) * letter if short < 0.6 else 0
         while len(line) < count:
-            line += _word(random) + " "
+            line += random_word(random) + " "
         pen.text((left + indent, y), line[: max(1, count)], fill=ink, font=font)
 
 
-def _word(random: Random) -> str:
+def random_word(random: Random) -> str:
+    """One to ten letters, or a number."""
     letters = "".join(random.choice(list(_LETTERS), int(random.integers(1, 11))))
     return (
         letters.capitalize()
@@ -225,7 +229,7 @@ def _word(random: Random) -> str:
     )
 
 
-def _font(random: Random, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def random_font(random: Random, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     """Pillow's own font, or one that comes with matplotlib."""
     files = _fonts()
     at = int(random.integers(len(files) + 1))

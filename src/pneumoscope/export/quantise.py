@@ -78,10 +78,10 @@ def quantise(fp32: Path, out: Path, evidence: Comparison, *, listener: Listener 
         assert figures is not None
         gain = speed_gain(fp32, recipe.write(EVERYTHING), evidence.validation[:1])
     raise BundleError(
-        f"int8 gives the same class as fp32 on {figures.agreement:.1%} of {figures.films} validation films "
+        f"int8 gives the same class as fp32 on {100 * figures.agreement:.1f} % of {figures.films} validation films "
         f"(macro-F1 {figures.macro_f1:.3f}, fp32 {figures.macro_f1_fp32:.3f}) even with {len(figures.kept_fp32)} "
-        f"layers in fp32; at least {MIN_AGREEMENT:.0%} and a loss under {MAX_F1_LOSS:g} are required. It would be at "
-        f"most {gain:.1f} times as fast. No bundle was written: export with --precision fp32."
+        f"layers in fp32; at least {100 * MIN_AGREEMENT:.0f} % and a loss under {MAX_F1_LOSS:g} are required. "
+        f"It would be at most {gain:.1f} times as fast. No bundle was written: export with --precision fp32."
     )
 
 
@@ -90,6 +90,7 @@ def speed_gain(fp32: Path, int8: Path, image: Luma) -> float:
     sessions = [_session(fp32), _session(int8)]
     seconds: list[list[float]] = [[], []]
     for _ in range(_TIMINGS):
+        # Alternating, so that other work on the machine slows both alike; the minimum is the run it disturbed least.
         for session, taken in zip(sessions, seconds, strict=True):
             started = time.perf_counter()
             session.run(["logits"], {"image": image})
@@ -143,10 +144,12 @@ class _Recipe:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
+                # weights of 7 bits, which cannot overflow without VNNI
                 reduce_range=True,
                 op_types_to_quantize=None if choice.operators == "all" else list(_LAYERS),
                 nodes_to_exclude=[*self.heads, *choice.kept],
                 nodes_to_quantize=[only] if only else None,
+                # The ranges are measured by the first model and read from this file by all later ones.
                 calibration_cache_path=self.folder / "ranges.json",
             )
         return out
@@ -159,10 +162,12 @@ class _Recipe:
         count = 1
         while count <= len(self.layers) // 2:
             yield _Choice(operators="layers", kept=tuple(harmful[:count]))
+            # Growing steps, because each costs a model and a run over the validation films.
             count += 1 + count // 3
 
     def _most_harmful_first(self, listener: Listener) -> list[str]:
         """All layers, ordered by how much the quantisation of each one alone moves the logits."""
+        # Train films, so that the validation films judge the choice without having made it.
         probes = self.evidence.calibration[evenly_spaced(len(self.evidence.calibration), _PROBES)]
         reference = logits_of(self.ready, probes)
         harm = {}

@@ -40,9 +40,9 @@ def loss(histogram: Sequence[float], by: str = "") -> Loss | None:
     black, white = histogram[0] / total, histogram[-1] / total
     levels = sum(map((total * RARE).__lt__, histogram))
     if black + white > _SOFT_SHARE:
-        shown = {name: f"{share:.0%}" for name, share in (("black", black), ("white", white)) if share > _LEAST_NAMED}
+        shown = {name: share for name, share in (("black", black), ("white", white)) if share > _LEAST_NAMED}
         verb = "" if by else "is "
-        what = " and ".join(f"{share} of the film {verb}{name}" for name, share in shown.items())
+        what = " and ".join(f"{100 * share:.0f} % of the film {verb}{name}" for name, share in shown.items())
     elif levels < _SOFT_LEVELS:
         what = f"{levels} of 256 levels of grey" if by else f"the film has {levels} of 256 levels of grey"
     else:

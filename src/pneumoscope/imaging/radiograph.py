@@ -58,7 +58,7 @@ class ImageFacts:
 
 
 class Reason(NamedTuple):
-    """A remark on a film: a code for programs, and a sentence for people."""
+    """A remark on a film: a code for programs, and a sentence for people, which ends with a full stop."""
 
     code: str
     text: str

@@ -65,6 +65,7 @@ def compare(
 
     def both(weights: Weights) -> Figures:
         one, two = first(weights), second(weights)
+        # One bootstrap over both models' figures: the pairing is what makes the interval narrow.
         return {f"{place} {name}": each[name] for name in one if name in two for place, each in ((1, one), (2, two))}
 
     values, resampled = resample(both, patients, draws=draws)
@@ -119,6 +120,7 @@ def compare_predictions(
 
 def _difference(name: str, first: float, second: float, resampled: Floats) -> Difference:
     value = first - second
+    # Resampling inflates a calibration error of each model, so the difference may be shifted as well.
     inflated = is_calibration_error(name)
     low, high = centred_interval(resampled, value) if inflated else percentile_interval(resampled)
     return Difference(first, second, value, low, high, verdict(low, high, lower_is_better=lower_is_better(name)))
@@ -202,6 +204,7 @@ def delong(positive: Flags, first: Floats, second: Floats, patients: Sequence[st
         return DeLong(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan)
     placements = [_placements(positive, scores) for scores in (first, second)]
     areas = [float(each[positive].mean()) for each in placements]
+    # The variance of the difference is that of the paired differences; no covariance matrix is needed.
     apart = placements[0] - placements[1]
     value = float(apart[positive].mean())
     groups = np.arange(len(positive)) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]

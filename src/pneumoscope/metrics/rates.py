@@ -34,6 +34,7 @@ def confusion_matrix(truth: Indices, predicted: Indices, classes: int) -> Counts
     check_indices(predicted, classes)
     if truth.shape != predicted.shape:
         raise ValueError(f"truth has shape {truth.shape}, predicted {predicted.shape}; they must be equal")
+    # One number per cell of the matrix, so that one pass counts them all.
     flat = np.bincount(truth * classes + predicted, minlength=classes * classes)
     return flat.reshape(classes, classes).astype(np.int64)
 
@@ -44,6 +45,7 @@ def weighted_confusions(truth: Indices, predicted: Indices, classes: int, weight
     >>> weighted_confusions(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, np.array([2, 1, 0])).tolist()
     [[2.0, 1.0], [0.0, 0.0]]
     """
+    # A matrix product over all resamplings at once.
     cells = one_hot(truth * classes + predicted, classes * classes)
     return np.asarray((film_weights(weights, len(truth)) @ cells).reshape(*weights.shape[:-1], classes, classes))
 
@@ -111,6 +113,7 @@ def balanced_accuracy(confusion: Matrices) -> Floats:
     >>> float(balanced_accuracy(np.array([[1, 1], [0, 2]])))
     0.75
     """
+    # Not `array_types.mean`: a mean over fewer classes would be another figure.
     return np.asarray(sensitivity(confusion).mean(axis=-1))
 
 
@@ -161,6 +164,7 @@ def macro_f1(confusion: Matrices) -> Floats:
     >>> round(float(macro_f1(np.array([[1, 1], [0, 2]]))), 4)
     0.7333
     """
+    # `mean` skips classes that neither occur nor are predicted, as scikit-learn does.
     return mean(f1(confusion))
 
 

@@ -70,6 +70,7 @@ def negative_log_likelihood(truth: Indices, probabilities: Floats, weights: Weig
     The arguments are those of `brier`. Probabilities are floored at 1e-12.
     """
     chosen = probabilities[np.arange(len(truth)), truth]
+    # One film with probability 0 would otherwise make the mean infinite.
     return _mean(-np.log(np.maximum(chosen, 1e-12)), weights)
 
 
@@ -91,6 +92,7 @@ def calibration_error(hits: Flags, confidence: Floats, weights: Weights | None =
     """
     each = film_weights(weights, len(hits))
     distances = np.zeros((len(hits), bins))
+    # The bins' sizes cancel: |mean confidence - frequency| × share of a bin is |sum of (hit - confidence)| / films.
     distances[np.arange(len(hits)), _bin(confidence, bins)] = hits - confidence
     return ratio(np.abs(each @ distances).sum(axis=-1), each.sum(axis=-1))
 
@@ -147,15 +149,15 @@ def reliability_curve(
     return Reliability(np.linspace(0, 1, bins + 1), means, observed, share)
 
 
-def at_prevalences(probabilities: Floats, assumed: Floats, wanted: Floats) -> Floats:
-    """Convert probabilities from class frequencies `assumed` `[C]` to frequencies `wanted` `[C]`: `float [N, C]`.
+def at_prevalences(probabilities: Floats, assumed: Floats, target: Floats) -> Floats:
+    """Convert probabilities from class frequencies `assumed` `[C]` to frequencies `target` `[C]`: `float [N, C]`.
 
     By Bayes' theorem, assuming that each class looks the same at both (Saerens et al. 2002, Neural Comput 14:21).
 
     >>> at_prevalences(np.array([[0.5, 0.5]]), np.array([0.5, 0.5]), np.array([0.9, 0.1])).round(6).tolist()
     [[0.9, 0.1]]
     """
-    changed = probabilities * (wanted / assumed)
+    changed = probabilities * (target / assumed)
     return ratio(changed, changed.sum(axis=1, keepdims=True))
 
 

@@ -190,7 +190,9 @@ def resample(
     """
     if not len(patients):
         raise ValueError("there are no films; figures need at least one")
+    # The films themselves are a resampling in which each counts once.
     values = {name: float(value[0]) for name, value in figures(np.ones((1, len(patients)), np.int64)).items()}
+    # In batches, so that memory does not grow with the number of resamplings.
     parts = [figures(weights) for weights in bootstrap_weights(patients, draws=draws)]
     return values, {name: np.concatenate([part[name] for part in parts]) for name in values}
 
@@ -278,6 +280,7 @@ def _calibration_figures(
     members: dict[str, list[int]],
     prior: Prior,
 ) -> Figures:
+    # Anew in each resampling: drawing patients changes the classes' frequencies.
     at_prior = reliability.weights_at_prior(truth, weights, classes=len(classes), prior=prior)
     errors = reliability.class_calibration_errors(truth, probabilities, at_prior)
     figures: Figures = {

@@ -100,16 +100,16 @@ def measure_drift(
 
     engine = Engine.load(bundle)
     reference = load_reference(bundle, engine.contract)
-    with whole_directory(out, overwrite=overwrite, holding=DRIFT_FILE) as made:
-        predictions = list(_without_pictures(listener.track("reading", engine.predict_many(films), len(films))))
+    with whole_directory(out, overwrite=overwrite, holding=DRIFT_FILE) as target:
+        predictions = list(_without_maps(listener.track("reading", engine.predict_many(films), len(films))))
         document = _document(engine, predictions, reference, folder)
-        write_text(made / DECISIONS_FILE, _table(predictions, engine.contract))
-        write_document(document, made / DRIFT_FILE)
-        write_text(made / PAGE_FILE, draw_drift(document))
+        write_text(target / DECISIONS_FILE, _table(predictions, engine.contract))
+        write_document(document, target / DRIFT_FILE)
+        write_text(target / PAGE_FILE, draw_drift(document))
     return document
 
 
-def _without_pictures(predictions: Iterable[Prediction]) -> Iterable[Prediction]:
+def _without_maps(predictions: Iterable[Prediction]) -> Iterable[Prediction]:
     """The predictions without their activation maps, so that memory is bounded for a large folder."""
     for prediction in predictions:
         outputs = prediction.outputs

@@ -76,11 +76,11 @@ def map_films(films: Sequence[Record], given: LabelMap, contract: Contract) -> M
             f"the map lacks the labels {', '.join(missing)} of the data set; add them under [labels], each with one "
             f"of {', '.join(known)}, or skip their films with leave_out = [...]."
         )
-    judged = [film for film in films if film.label in given.labels and film.label not in given.leave_out]
-    if not judged:
+    evaluated = [film for film in films if film.label in given.labels and film.label not in given.leave_out]
+    if not evaluated:
         raise UsageError(f"no film is left to evaluate: the films' labels are {', '.join(sorted(counts))}.")
     # Names of labels without films count, too: a model that answers with such a name makes an error.
-    names = {given.labels[film.label] for film in judged} | set(given.labels.values())
+    names = {given.labels[film.label] for film in evaluated} | set(given.labels.values())
     members = {name: known[name] for name in known if name in names}
     shared = [
         label for label, count in Counter(each for group in members.values() for each in group).items() if count > 1
@@ -97,8 +97,8 @@ def map_films(films: Sequence[Record], given: LabelMap, contract: Contract) -> M
         if group not in members and all(label in members for label in parts)
     }
     return MappedFilms(
-        films=judged,
-        labels={label: given.labels[label] for label in {film.label for film in judged}},
+        films=evaluated,
+        labels={label: given.labels[label] for label in {film.label for film in evaluated}},
         level=LabelScheme(members=members | ({NONE_OF_THESE: rest} if rest else {}), groups=groups),
         left_out={label: count for label, count in sorted(counts.items()) if label in given.leave_out},
     )

@@ -28,9 +28,10 @@ from pneumoscope.report.scoring import STATUSES, FilmResults
 DRAWS = 2000
 PREVALENCES = (0.05, 0.1, 0.2, 0.5)
 MOST_PROBABLE, HALF = "most probable", "at one half"
-#: Values of x at which bands are computed: false positive rates, sensitivities and shares answered; thresholds to act.
+#: Values of x at which bands are computed: false positive rates, sensitivities and shares answered, and the threshold
+#: probabilities of decision curves.
 _GRID = np.linspace(0.0, 1.0, 41)
-_ACT_FROM = np.linspace(0.02, 0.98, 25)
+_ACTION_THRESHOLDS = np.linspace(0.02, 0.98, 25)
 _GROUP = "group_"
 
 
@@ -194,7 +195,7 @@ def curves(results: FilmResults, prior: Prior) -> Curves:
         for name, positive, scores in sides:
             found |= _cells(f"roc {name}", metrics.weighted_sensitivities(positive, scores, weights, _GRID))
             found |= _cells(f"pr {name}", metrics.weighted_precisions(positive, scores, weights, shares))
-            found |= _cells(f"act {name}", metrics.decision_curve(positive, scores, _ACT_FROM, weights).model)
+            found |= _cells(f"act {name}", metrics.decision_curve(positive, scores, _ACTION_THRESHOLDS, weights).model)
         return found
 
     bands = _with_intervals(results, compute)
@@ -208,8 +209,8 @@ def curves(results: FilmResults, prior: Prior) -> Curves:
         selective=_curve(selective.coverage, selective.accuracy, _band(bands, "selective", shares)),
         decision={
             name: DecisionCurve(
-                model=_band(bands, f"act {name}", _ACT_FROM),
-                treat_all=tuple(metrics.decision_curve(positive, scores, _ACT_FROM).treat_all.tolist()),
+                model=_band(bands, f"act {name}", _ACTION_THRESHOLDS),
+                treat_all=tuple(metrics.decision_curve(positive, scores, _ACTION_THRESHOLDS).treat_all.tolist()),
             )
             for name, positive, scores in sides
         },

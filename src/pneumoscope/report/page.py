@@ -96,7 +96,7 @@ def _interval(figure: Figure, digits: int = 3) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}".replace("%", " %")
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _percents(figure: Figure) -> str:

@@ -44,7 +44,7 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup
     """The confusion matrix: rows truth, columns the most probable class, shaded by the share of the row."""
     side, left, top = 74, 84, 46
     width, height = left + side * len(classes) + 4, top + side * len(classes) + 4
-    parts = [_text(left + side * len(classes) / 2, 14, "called", "axis")]
+    parts = [_text(left + side * len(classes) / 2, 14, "predicted", "axis")]
     for row, (label, line) in enumerate(zip(classes, counts, strict=True)):
         parts.append(_text(left - 8, top + side * (row + 0.5) + 4, label, "end"))
         parts.append(_text(left + side * (row + 0.5), top - 8, label, "axis"))
@@ -56,10 +56,10 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup
                 _tag("rect", x=x, y=y, width=side - 3, height=side - 3, kind=kind, opacity=0.08 + 0.62 * share)
             )
             parts.append(_text(x + side / 2, y + side / 2, f"{count:,}", "count"))
-            parts.append(_text(x + side / 2, y + side / 2 + 16, f"{share:.0%}", "share"))
+            parts.append(_text(x + side / 2, y + side / 2 + 16, f"{100 * share:.0f} %", "share"))
     description = "; ".join(
         f"of {sum(line):,} {label}: "
-        + ", ".join(f"{count:,} called {name}" for name, count in zip(classes, line, strict=True))
+        + ", ".join(f"{count:,} predicted as {name}" for name, count in zip(classes, line, strict=True))
         for label, line in zip(classes, counts, strict=True)
     )
     return _svg(parts, f"Confusion matrix. {description}", width, height)

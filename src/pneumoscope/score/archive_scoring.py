@@ -82,11 +82,11 @@ def score_archives(
     reference = load_reference(bundle, contract)
     place.prepare()
     shards = list_shards(sources, options.name(contract_sha256(contract)), films_per_shard, listener)
-    there, others = _sort_names(place, shards, remove_others=remove_others)
+    there, others = sort_parts(place, shards, remove_others=remove_others)
     missing = [shard for shard in shards if shard.name not in there]
     workers, threads = resources.share(len(missing))
     # Written first: a place that refuses it ends here, and not after the first shard.
-    place.replace(SHARDS_FILE, _listed(shards, sources))
+    place.replace(SHARDS_FILE, listed_shards(shards, sources))
     job = Job(sources=tuple(sources), place=place, options=options, threads=threads)
     started, films = time.monotonic(), sum(shard.films for shard in missing)
     outcome = Shards(total=len(shards), there=len(there), again_after_loss=0, again_as_slow=0)
@@ -156,7 +156,7 @@ def read_tally(place: Place, shards: Sequence[Shard], contract: Contract) -> Tal
     return reduce(add, map_ordered(read, shards, workers=_TAIL_READERS), Tally.of([]))
 
 
-def _sort_names(place: Place, shards: Sequence[Shard], *, remove_others: bool) -> tuple[set[str], set[str]]:
+def sort_parts(place: Place, shards: Sequence[Shard], *, remove_others: bool) -> tuple[set[str], set[str]]:
     """The parts in the place that belong to these shards, and the other parts.
 
     Raises:
@@ -173,7 +173,7 @@ def _sort_names(place: Place, shards: Sequence[Shard], *, remove_others: bool) -
     return parts & wanted, others
 
 
-def _listed(shards: Sequence[Shard], sources: Sequence[Source]) -> bytes:
+def listed_shards(shards: Sequence[Shard], sources: Sequence[Source]) -> bytes:
     """The document `_shards.json`: the parts that this run makes, each with its source and number of films."""
     parts = [
         {"part": shard.name, "source": printable(sources[shard.source].address), "films": shard.films}

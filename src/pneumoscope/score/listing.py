@@ -221,7 +221,7 @@ def find_source(given: str, limits: Limits, *, name_encoding: str | None = None)
     """The source at a path: a folder, a prepared data set, an archive or a list of paths.
 
     Raises:
-        UsageError: it does not exist, or is none of these.
+        UsageError: it does not exist, or is not one of these.
     """
     path = Path(given).absolute()
     if not path.exists():

@@ -2,7 +2,7 @@
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -121,7 +121,7 @@ class Scorer:
             OSError: the part cannot be written.
         """
         rows = list[Row]()
-        for row in self._rows(shard):
+        for row in self.rows(shard.source, shard.entries()):
             rows.append(row)
             if len(rows) % _REPORT_EVERY == 0:
                 report(len(rows))
@@ -138,14 +138,15 @@ class Scorer:
         self._job.place.publish(shard.name, write_part(rows, self._layout, about))
         return tally
 
-    def _rows(self, shard: Shard) -> Iterator[Row]:
-        source = self._job.sources[shard.source]
-        fetch = partial(_fetch, self._reader(shard.source))
+    def rows(self, number: int, entries: Sequence[Entry]) -> Iterator[Row]:
+        """Score films of the job's source of this number, in order; see `score`."""
+        source = self._job.sources[number]
+        fetch = partial(_fetch, self._reader(number))
         hashes = deque[str | None]()
 
         def films() -> Iterator[ImageFile]:
-            fetched = map_ordered(fetch, shard.entries(), workers=source.readers, ahead=_AHEAD * source.readers)
-            for entry, each in zip(shard.entries(), fetched, strict=True):
+            fetched = map_ordered(fetch, entries, workers=source.readers, ahead=_AHEAD * source.readers)
+            for entry, each in zip(entries, fetched, strict=True):
                 hashes.append(each.sha256)
                 yield ImageFile(name=printable(entry.name), read=each.read)
 

@@ -1,6 +1,7 @@
 """A decision as the service's JSON: the engine's document, plus the maps and pictures that the request asked for."""
 
 import base64
+import hashlib
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
@@ -9,10 +10,25 @@ from pneumoscope import heatmap
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.engine import Prediction
 from pneumoscope.engine.document import DecisionDocument
+from pneumoscope.engine.reference import Reference
 from pneumoscope.imaging import encode
+from pneumoscope.settings.serve import Batch
 
 Heatmap: TypeAlias = Literal["none", "maps", "overlay"]
 _DIGITS = 4  # significant digits of a map's values
+
+
+class BatchFacts(BaseModel):
+    """What a table of scored films stores beside the decision."""
+
+    file_sha256: str | None = Field(description="Hash of the body; null if it was not read to its end.")
+    distance: float | None = Field(
+        description="The embedding's distance from the bundle's reference, of which 99 % of its films are within 1."
+    )
+    shares: dict[str, float] = Field(
+        description="Calibrated probabilities by class, also of a rejected film; empty if the model was not run."
+    )
+    embedding: list[float] | None = Field(description="With `--batch embeddings`.")
 
 
 class Answer(DecisionDocument):
@@ -30,6 +46,7 @@ class Answer(DecisionDocument):
         default=None,
         description="preview=true: a PNG, base64, of the film as it was read; null if it could not be read.",
     )
+    batch: BatchFacts | None = Field(default=None, description="With `serve --batch`: facts for a table of results.")
 
 
 class Answers(BaseModel):
@@ -50,6 +67,17 @@ def render(prediction: Prediction, *, heat: Heatmap, preview: bool) -> dict[str,
         luma = prediction.luma
         document["preview"] = None if luma is None else _base64(encode(luma, "PNG", compress_level=1))
     return document
+
+
+def batch_facts(prediction: Prediction, data: bytes, reference: Reference | None, kind: Batch) -> dict[str, Any]:
+    """What a batch transform job's answer adds to the decision on the film with these bytes."""
+    outputs, distance, shares, embedding = prediction.outputs, None, dict[str, float](), None
+    if outputs is not None:
+        shares = dict(zip(prediction.classes, map(float, outputs.probabilities), strict=True))
+        distance = None if reference is None else float(reference.distance(outputs.embedding))
+        embedding = outputs.embedding.tolist() if kind == "embeddings" else None
+    sha256 = hashlib.sha256(data).hexdigest()
+    return BatchFacts(file_sha256=sha256, distance=distance, shares=shares, embedding=embedding).model_dump()
 
 
 def _maps(prediction: Prediction) -> dict[str, list[list[float]]] | None:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from pneumoscope import __version__
 from pneumoscope.contract import DISCLAIMER
 from pneumoscope.errors import PneumoscopeError
-from pneumoscope.server import problems, routes, web_page
+from pneumoscope.server import problems, routes, sagemaker, web_page
 from pneumoscope.server.boundary import Boundary
 from pneumoscope.server.problems import ProblemDocument
 from pneumoscope.server.service import Service
@@ -47,9 +47,10 @@ def create_app(
         exception_handlers=problems.HANDLERS,
     )
     app.state.service = service
-    app.include_router(routes.router)
     guards = [] if config.token is None else [Depends(routes.require_token)]
-    app.include_router(routes.guarded, dependencies=guards)
+    for part in (routes, sagemaker):
+        app.include_router(part.router)
+        app.include_router(part.guarded, dependencies=guards)
     for path in config.routers:
         app.include_router(resolve_name(path))
     web_page.install(app)

@@ -103,7 +103,9 @@ class _Exchange:
         for start in range(0, last, _PART):  # a slow reader blocks here, before megabytes fill the transport's buffer
             await self._send({"type": "http.response.body", "body": body[start : start + _PART], "more_body": True})
         body = body[last:]
-        if self.status >= HTTPStatus.BAD_REQUEST and not message.get("more_body", False) and not self._all_read:
+        # Of a POST also after 200: a batch transform job gets that for a film that was too large to be read whole.
+        refused = self.status >= HTTPStatus.BAD_REQUEST or self.method == "POST"
+        if refused and not message.get("more_body", False) and not self._all_read:
             await self._send({**message, "body": body, "more_body": True})
             await self._linger()
             body = b""
@@ -131,7 +133,7 @@ class _Exchange:
         _LOG.error("%s at %s, request %s", type(failure).__name__, places, self.request_id)
         if self.status:
             raise ConnectionResetError("the answer was cut off by an error") from None
-        detail = f"the service has failed; report the request id {self.request_id} to its operator."
+        detail = f"the service has failed; report the request id {self.request_id} to the operator."
         response = respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, self.request_id)
         await response(self._scope, self.receive, self.send)
 

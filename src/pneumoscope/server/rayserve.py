@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from pneumoscope.errors import PneumoscopeError
 from pneumoscope.server.app import create_app
-from pneumoscope.server.routes import invoke
+from pneumoscope.server.sagemaker import invoke
 from pneumoscope.settings.serve import ServeConfig
 
 if TYPE_CHECKING:

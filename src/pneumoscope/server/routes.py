@@ -1,4 +1,4 @@
-"""The API: predictions, the model's contract, SageMaker's two routes, health and metrics."""
+"""The API: predictions, the model's contract, health and metrics. SageMaker's routes are in `sagemaker`."""
 
 import asyncio
 import secrets
@@ -20,18 +20,18 @@ from pneumoscope.engine import Level, Prediction
 from pneumoscope.errors import UNREAD
 from pneumoscope.heatmap import LONGEST_SIDE
 from pneumoscope.imaging import ACCEPTED
-from pneumoscope.server.answers import Answer, Answers, Heatmap, render
+from pneumoscope.server.answers import Answer, Answers, Heatmap, batch_facts, render
 from pneumoscope.server.model_card import card
 from pneumoscope.server.problems import UPLOAD_PROBLEMS, Busy, describe_problems
 from pneumoscope.server.service import Reserve, Service, while_connected
 from pneumoscope.server.telemetry import CONTENT_TYPE
 from pneumoscope.server.uploads import FORM, UploadedFilm, media_type, read_films
-from pneumoscope.settings.serve import MOST_FILMS
+from pneumoscope.settings.serve import MOST_FILMS, Batch
 
 _BEARER = HTTPBearer(auto_error=False, description="Only if the service has a token.")
 _FILE = {"type": "string", "format": "binary"}
-_BINARY = {"schema": _FILE}
-_DOCUMENTED = ("image/jpeg", "image/png", "image/tiff", "application/dicom", "application/octet-stream")
+BINARY = {"schema": _FILE}
+DOCUMENTED = ("image/jpeg", "image/png", "image/tiff", "application/dicom", "application/octet-stream")
 _FILMS = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": MOST_FILMS}
 _FORM_SCHEMA = {"type": "object", "properties": {"films": _FILMS}, "required": ["films"], "additionalProperties": False}
 
@@ -111,7 +111,7 @@ guarded = APIRouter()  # with a token, `require_token` runs before these routes
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": dict.fromkeys(_DOCUMENTED, _BINARY) | {FORM: {"schema": _FORM_SCHEMA}},
+            "content": dict.fromkeys(DOCUMENTED, BINARY) | {FORM: {"schema": _FORM_SCHEMA}},
         }
     },
 )
@@ -123,19 +123,6 @@ async def predict(request: Request, reserve: Memory, options: Annotated[Options,
     (RFC 7240), such a file is `rejected` instead. For research use only; not a medical device.
     """
     return await _decide(request, reserve, options)
-
-
-@guarded.post(
-    "/invocations",
-    summary="Decide on a film (SageMaker)",
-    responses=UPLOAD_PROBLEMS | {200: {"model": Answer}},
-    openapi_extra={
-        "requestBody": {"required": True, "content": dict.fromkeys((*_DOCUMENTED, "application/x-image"), _BINARY)}
-    },
-)
-async def invoke(request: Request, reserve: Memory) -> JSONResponse:
-    """SageMaker's container contract: one film in, its decision out."""
-    return await decide(request, reserve)
 
 
 @guarded.get("/v1/model", summary="The model", responses=describe_problems(HTTPStatus.UNAUTHORIZED))
@@ -176,25 +163,29 @@ async def healthz() -> Live:
 
 
 @router.get("/readyz", summary="Ready", responses=describe_problems(HTTPStatus.SERVICE_UNAVAILABLE))
-@router.get("/ping", summary="Ready (SageMaker)", responses=describe_problems(HTTPStatus.SERVICE_UNAVAILABLE))
 async def readyz(service: CurrentService) -> Live:
     """This machine has reproduced the golden cases."""
     _ = service.engine  # raises Busy until it is ready
     return Live(status="ready")
 
 
-async def decide(request: Request, reserve: Reserve) -> JSONResponse:
+async def decide(request: Request, reserve: Reserve, *, batch: Batch | None = None) -> JSONResponse:
     """The decision on the one film in a request's body.
+
+    Args:
+        request: the request.
+        reserve: reserves memory for it.
+        batch: as for `serve --batch`.
 
     Raises:
         HTTPException: see `/invocations`.
     """
     if media_type(request) == FORM:
         raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send one film as the body, not a form.")
-    return await _decide(request, reserve, Options())
+    return await _decide(request, reserve, Options(), batch=batch)
 
 
-async def _decide(request: Request, reserve: Reserve, options: Options) -> JSONResponse:
+async def _decide(request: Request, reserve: Reserve, options: Options, *, batch: Batch | None = None) -> JSONResponse:
     service, as_form = service_of(request), media_type(request) == FORM
     rule = service.rule(options.level, options.coverage, options.operating_point)
     _ = service.engine  # refuse before the body is read, which may take long
@@ -208,7 +199,7 @@ async def _decide(request: Request, reserve: Reserve, options: Options) -> JSONR
             film.data,
             name=film.name,
             rule=rule,
-            finish=partial(_finish, service, film, options, str(request.state.request_id)),
+            finish=partial(_finish, service, film, options, str(request.state.request_id), batch),
             picture_side=LONGEST_SIDE if options.preview or options.heatmap == "overlay" else None,
         )
         for film in films
@@ -216,7 +207,7 @@ async def _decide(request: Request, reserve: Reserve, options: Options) -> JSONR
     decided = await while_connected(_wait_for_disconnect(request), asyncio.gather(*tasks))
     predictions = [prediction for prediction, _ in decided]
     unread = all(UNREAD & set(prediction.reason_codes) for prediction in predictions)
-    if unread and "handling=lenient" not in request.headers.get("prefer", "").lower():
+    if unread and batch is None and "handling=lenient" not in request.headers.get("prefer", "").lower():
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, predictions[0].reasons[0])
     answers = [answer for _, answer in decided]
     content = {"predictions": answers} if as_form else answers[0]
@@ -229,17 +220,25 @@ async def _decide(request: Request, reserve: Reserve, options: Options) -> JSONR
 
 
 def _finish(
-    service: Service, film: UploadedFilm, options: Options, request_id: str, prediction: Prediction
+    service: Service,
+    film: UploadedFilm,
+    options: Options,
+    request_id: str,
+    batch: Batch | None,
+    prediction: Prediction,
 ) -> tuple[Prediction, dict[str, Any]]:
     """Log a decision, if there is a log, and render it. Runs in a thread."""
     if service.journal is not None:
         try:
             service.journal.keep(film.data, prediction, request_id)
         except OSError:
-            sentence = "the decision is withheld because the log of decisions cannot be written; tell the operator."
+            sentence = "the decision is withheld, because it cannot be written to the log; report this to the operator."
             raise Busy(sentence, retry_after=30) from None
     with service.telemetry.stage_seconds.labels("draw").time():
-        return prediction, render(prediction, heat=options.heatmap, preview=options.preview)
+        answer = render(prediction, heat=options.heatmap, preview=options.preview)
+    if batch is not None:
+        answer["batch"] = batch_facts(prediction, film.data, service.reference, batch)
+    return prediction, answer
 
 
 async def _wait_for_disconnect(request: Request) -> None:

@@ -35,7 +35,8 @@ _WEIGHT = 0.05  # of the newest film in the running mean of seconds per film
 class Service:
     """The state that the routes share. Its methods run on the event loop; threads decode and render films.
 
-    `state` is `starting` until the golden cases are reproduced, then `ready`; or `failed`.
+    `state` is `starting` until the golden cases are reproduced, then `ready`; or `failed`. `reference` is what the
+    bundle's films look like to the model, None if the bundle does not have it.
     """
 
     def __init__(self, config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None) -> None:
@@ -46,10 +47,11 @@ class Service:
         self.journal = Journal(config.keep_log) if config.keep_log else None
         self._on_failure = on_failure
         self._engine: Engine | None = None
-        self._reference: Reference | None = None
+        self.reference: Reference | None = None
         self._threads = max(1, available_cores() // config.workers)
         self._batcher: Batcher | None = None
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        # A pool of its own: answers would otherwise wait behind films that are still to be decoded.
         self._finishing = ThreadPoolExecutor(self._threads, thread_name_prefix="finish")
         self._films = 0
         self._buffered = 0
@@ -87,7 +89,7 @@ class Service:
             self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(words))
             return
         self._batcher = Batcher(self._engine)
-        self.telemetry.record_model(self._engine.model, self._reference)
+        self.telemetry.record_model(self._engine.model, self.reference)
         self.state = "ready"
         _LOG.info("ready: %s %s", self.contract.name, self.contract.version)
 
@@ -104,6 +106,7 @@ class Service:
     def require_queue_space(self, films: int = 1) -> None:
         """Raise Busy unless the queue has space for this many more films."""
         if self._films + films > self.config.queue:
+            # How long the films in the queue will take, for Retry-After.
             wait = max(1, math.ceil(self._films * self._seconds))
             raise Busy(f"the queue is full ({self._films} films); try again in {wait} s.", retry_after=wait)
 
@@ -180,8 +183,9 @@ class Service:
             provider=config.provider,
             fix_orientation=config.fix_orientation,
         )
+        # With the engine that will serve: readiness must mean that this session reproduces the model here.
         verify(config.bundle, engine=engine)
-        self._reference = load_reference(config.bundle, engine.contract)
+        self.reference = load_reference(config.bundle, engine.contract)
         return engine
 
 
@@ -200,4 +204,5 @@ async def while_connected(disconnect: Awaitable[object], work: Awaitable[Result]
     finally:
         for task in (leaving, working):
             task.cancel()
+        # Awaited, so that the cancelled work has released its place in the queue before the request ends.
         await asyncio.gather(leaving, working, return_exceptions=True)

@@ -15,6 +15,7 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"  # the library's own variable; `superv
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
+# Finest around 1, where the reference's own films end.
 _DISTANCES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 
 
@@ -74,6 +75,7 @@ class Telemetry:
             multiprocess_mode="max",
         )
         if MULTIPROCESS not in os.environ:
+            # The library collects these of one process only.
             ProcessCollector(registry=registry)
 
     def record_film(self, prediction: Prediction, *, waited: float) -> None:
@@ -99,7 +101,7 @@ class Telemetry:
             self.distance.observe(float(self._reference.distance(outputs.embedding)))
 
     def record_model(self, model: dict[str, str], reference: Reference | None) -> None:
-        """Record which model is running, and what its reference films let expect."""
+        """Record which model is running, and the shares that its reference films give reason to expect."""
         self.information.labels(__version__, model["name"], model["version"], model["sha256"]).set(1)
         self._reference = reference
         if reference is not None:
@@ -115,6 +117,7 @@ class Telemetry:
         if MULTIPROCESS not in os.environ:
             return generate_latest(self.registry)
         _remove_dead_workers()
+        # A worker knows its own counts only; the library's files in that folder have those of all.
         combined = CollectorRegistry()
         MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
         return generate_latest(combined)

@@ -36,7 +36,7 @@ async def read_films(request: Request, service: Service, reserve: Reserve) -> li
     if "content-encoding" in request.headers:
         raise HTTPException(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "the body is encoded (Content-Encoding); send the film's file as it is.",
+            "the body is encoded (Content-Encoding); send the image file as it is.",
             headers={"Accept-Encoding": "identity"},
         )
     announced = request.headers.get("content-length", "")
@@ -54,7 +54,7 @@ async def read_films(request: Request, service: Service, reserve: Reserve) -> li
         ) from None
     if not any(film.data for film in films):
         raise HTTPException(
-            HTTPStatus.BAD_REQUEST, "the request has no film; send the bytes of a film's file as its body."
+            HTTPStatus.BAD_REQUEST, "the request has no film; send the bytes of an image file as the body."
         )
     return films
 

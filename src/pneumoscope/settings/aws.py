@@ -16,7 +16,7 @@ Serving: TypeAlias = Literal["own", "ray"]
 
 def _refuse_alias(given: str) -> str:
     if given.rpartition(":")[2].startswith("alias/"):
-        raise ValueError(f"{given!r} is an alias; give the key's id or ARN, which AWS takes everywhere")
+        raise ValueError(f"{given!r} is an alias; give the key's id or ARN, which AWS accepts everywhere")
     return given
 
 
@@ -75,7 +75,7 @@ class Train(Document):
     """Settings of `aws train`."""
 
     unprepared: bool = Field(
-        default=False, description="--data is folders of films, not a data set: the job prepares it first."
+        default=False, description="--data holds folders of films, not a data set: the job prepares them first."
     )
     instance_type: InstanceType = Field(default="ml.g5.xlarge", description="Instance type to train on.")
     instances: int = Field(default=1, ge=1, le=64, description="Number of instances to train on.")
@@ -186,6 +186,52 @@ class Deploy(Document):
                 "--image is missing; build the service image and push it to ECR (docs/how-to/aws.md), or pass "
                 "--serving ray"
             )
+        return self
+
+
+class Score(Document):
+    """Settings of `aws score`."""
+
+    source: Annotated[Place, Spelling(argument=True, metavar="S3://BUCKET/PREFIX", kind=str)] = Field(
+        description="Folder in S3 with the films."
+    )
+    out: Annotated[Place, _S3] = Field(description="Folder in S3 for the Parquet parts and _summary.json.")
+    model: Annotated[Path | Location, BeforeValidator(_parse_source), Spelling(kind=str)] = Field(
+        description="Folder of a bundle, or the s3://…/model.tar.gz of a training job."
+    )
+    image: str = Field(min_length=1, description="Pneumoscope's service image in ECR (docs/how-to/aws.md).")
+    role: Annotated[str, Spelling(variable="PNEUMOSCOPE_ROLE")] = Field(
+        min_length=1, description="Name or ARN of the IAM role of the job (docs/how-to/aws.md)."
+    )
+    instance_type: InstanceType = Field(default="ml.c6i.xlarge", description="Instance type to score on.")
+    instances: int = Field(default=1, ge=1, le=100, description="Number of instances to score on.")
+    films_at_once: int = Field(
+        default=8, ge=1, le=64, description="Films sent to each instance at a time; fewer if films are large."
+    )
+    shard_films: int = Field(
+        default=2000,
+        ge=2,
+        le=100_000,
+        description="Films per shard and part, about. With another number, parts that are there do not count.",
+    )
+    embedding: bool = Field(default=False, description="Also store each film's embedding, 4 bytes per dimension.")
+    remove_others: bool = Field(
+        default=False,
+        description="Delete parts of other films, models or options from --out, once all parts are there.",
+    )
+    dry_run: bool = Field(default=False, description="List and count the films, print the plan, and start nothing.")
+    wait: bool = Field(
+        default=True, description="Wait for the job and gather its answers; else the same command does that later."
+    )
+    form: Form = "table"
+    region: Region = None
+    kms_key: Key = None
+    quiet: Quiet = False
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.out.bucket == self.source.bucket and f"{self.out.key}/".startswith(f"{self.source.key}/".lstrip("/")):
+            raise ValueError("--out is inside the folder of the films, so that results would be taken for films")
         return self
 
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
@@ -11,6 +11,12 @@ from pneumoscope.settings.aws_names import EndpointName
 from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, Point, Provider, Spelling
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
+BATCH_VARIABLE = "PNEUMOSCOPE_BATCH"
+MAX_BYTES_VARIABLE, MAX_PIXELS_VARIABLE = "PNEUMOSCOPE_MAX_BYTES", "PNEUMOSCOPE_MAX_PIXELS"
+Batch: TypeAlias = Literal["decisions", "embeddings"]
+#: Batch Transform's limit on the size of a film, and on the films of MaxPayloadInMB that are sent at a time together
+#: (CreateTransformJob). AWS's pages do not say which megabyte they mean, so we keep to the smaller one.
+BATCH_MEGABYTES, MEGABYTE = 100, 1_000_000
 SHORTEST_TOKEN = 16  # characters
 MOST_FILMS = 32  # image files in one request
 #: Content types of a request whose body is one image file.
@@ -49,8 +55,12 @@ class ServeOptions(Document):
         ge=MOST_FILMS,
         description="Films that can wait for the model; any more are answered with status 503.",
     )
-    max_bytes: int = Field(default=50_000_000, ge=1000, description="Largest request body, in bytes.")
-    max_pixels: int = Field(default=50_000_000, ge=1000, description="Refuse images with more than this many pixels.")
+    max_bytes: Annotated[int, Spelling(variable=MAX_BYTES_VARIABLE)] = Field(
+        default=50_000_000, ge=1000, description="Largest request body, in bytes."
+    )
+    max_pixels: Annotated[int, Spelling(variable=MAX_PIXELS_VARIABLE)] = Field(
+        default=50_000_000, ge=1000, description="Refuse images with more than this many pixels."
+    )
     read_seconds: Annotated[float, Spelling(variable="PNEUMOSCOPE_READ_SECONDS")] = Field(
         default=60, gt=0, description="Time for a request's body to arrive, in seconds."
     )
@@ -67,6 +77,11 @@ class ServeOptions(Document):
     )
     keep_log: Annotated[Path | None, Spelling(path="file")] = Field(
         default=None, description="Append every decision to this file, as JSON lines."
+    )
+    batch: Annotated[Batch | None, Spelling(variable=BATCH_VARIABLE)] = Field(
+        default=None,
+        description="Answer /invocations as a batch transform job needs it: a file that cannot be read is rejected "
+        "with status 200 instead of 422; the answers add the file's SHA-256, or also the embedding.",
     )
     coverage: Coverage = None
     operating_point: Point = None

@@ -118,7 +118,7 @@ class TrainConfig(Document):
         ge=32,
         le=1024,
         description="robust: side of its crops, in pixels; by default as size. A smaller side makes training faster, "
-        "and what crops show as large as it later is in whole films (arXiv:1906.06423).",
+        "and lets things appear as large in crops as they later do in whole films (arXiv:1906.06423).",
     )
     read_size: int | None = Field(
         default=None,
@@ -232,7 +232,7 @@ class ExportConfig(Document):
     )
     evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,
-        description="evidence.npz of a `cross-validate` with the run's films, network and prior, to set calibration "
+        description="evidence.npz of a `cross-validate` with the run's films and recipe, to set calibration "
         "and thresholds; by default the validation split sets them.",
     )
 

@@ -75,6 +75,7 @@ class Evidence:
         Raises:
             RunError: a film is not in the file.
         """
+        # By content: the final run's data set (`data prepare --train-only`) has other paths than cross-validation's.
         known = {bytes(row).hex(): number for number, row in enumerate(self.film)}
         if missing := [each for each in hashes if each not in known]:
             raise RunError(
@@ -129,6 +130,7 @@ def load_evidence(path: Path) -> Evidence:
             about = read_document(About, _read(archive, "about").tobytes())
         evidence = Evidence(about=about, **content)
         _check(evidence)
+    # `zipfile` raises RuntimeError for an encrypted member.
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as failure:
         raise RunError(
             f"{path} is not an evidence file ({failure}); make it with `pneumoscope cross-validate`."
@@ -139,6 +141,7 @@ def load_evidence(path: Path) -> Evidence:
 def _read(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """An array of the archive. Its bytes are read whole first: only then does `zipfile` check their checksum."""
     stream = io.BytesIO(archive.read(f"{name}.npy"))
+    # Unpickling could run code from the file.
     array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
     return array
 

@@ -31,7 +31,7 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import policy
 from pneumoscope.training.config import check_compiler
-from pneumoscope.training.history import Record, best_epoch, is_finished
+from pneumoscope.training.history import EpochRecord, best_epoch, is_finished
 from pneumoscope.training.inputs import CACHE_FOLDER, CachedFilms, Loaders, cache_inputs, labels_of, make_loaders
 from pneumoscope.training.loss import Objective
 from pneumoscope.training.module import Classifier
@@ -76,7 +76,7 @@ def train(
     cache: Path | None = None,
     teachers: Sequence[Path] = (),
     listener: Listener = SILENT,
-) -> list[Record]:
+) -> list[EpochRecord]:
     """Train a network on a data set's train split; return the history, one record per epoch.
 
     With `resume`, training continues after the last completed epoch of `run`; on a CPU the final
@@ -109,6 +109,7 @@ def train(
         module, card, description = _build(dataset, config, teachers, weights=weights)
         listener.say(f"{config.arch}, {card.parameters:,} weights, {card.trainable:,} of them trained; {description}")
         teacher = world.from_leader(lambda: _soft_targets(run, dataset, teachers, cache, listener, resume=resume))
+        # One process per host decodes the films; the others find the cache.
         with world.host_by_host():
             loaders = _loaders(dataset, config, world, cache, listener, teacher)
         if world.is_leader and not resume:
@@ -124,6 +125,7 @@ def train(
             history = _fit(module, loaders, recorder, world)
         elif world.is_leader:
             save_history(run, history)
+        # A run that was killed after its last epoch has a checkpoint, but no final weights yet.
         if world.is_leader and not (run / WEIGHTS_FILE).is_file():
             save_weights(run, run / (BEST if config.keep == "best" else LAST))
         world.wait()
@@ -173,7 +175,7 @@ class Recorder(Checkpoint):
         if is_finished(history, self.config):
             trainer.should_stop = True
 
-    def _report(self, record: Record) -> None:
+    def _report(self, record: EpochRecord) -> None:
         seconds = time.monotonic() - self.started
         parts = [
             f"epoch {int(record['epoch'])}/{self.config.epochs}",
@@ -205,6 +207,7 @@ def _build(
 
     A resume passes `NONE`: the checkpoint has the weights, and the initial ones may no longer be available.
     """
+    # Before the network is built: its random initial weights are drawn from here.
     torch.manual_seed(config.seed)
     network, report = build(
         config.arch,
@@ -286,7 +289,7 @@ def _loaders(
     return make_loaders(films, val, batch_size=config.batch_size, workers=config.workers, seed=seed, world=world)
 
 
-def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World) -> list[Record]:
+def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World) -> list[EpochRecord]:
     config, run = recorder.config, recorder.run
     callbacks: list[pl.Callback] = [recorder]
     if config.ema is not None:
@@ -307,6 +310,7 @@ def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World)
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=True,
+            # Our loaders already give each process its share of the films.
             use_distributed_sampler=False,
         )
         try:
@@ -348,11 +352,12 @@ def _checkpoint(run: Path, world: World) -> Iterator[Path | None]:
         yield None if content is None else copy
 
 
-def _saved_history(last: Path) -> list[Record]:
+def _saved_history(last: Path) -> list[EpochRecord]:
     if not last.is_file():
         return []
     try:
-        history: list[Record] = torch.load(last, map_location="cpu", weights_only=True)["history"]
+        # `weights_only`: a checkpoint must not run code when it is loaded.
+        history: list[EpochRecord] = torch.load(last, map_location="cpu", weights_only=True)["history"]
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as failure:
         kind = type(failure).__name__
         raise RunError(f"{last} is damaged ({kind}); train again with another --out.") from failure

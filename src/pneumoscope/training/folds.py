@@ -109,6 +109,8 @@ def fold_datasets(dataset: Dataset, *, folds: int, seed: int) -> list[Dataset]:
                 replace(film, split="val" if fold == number else "train")
                 for film, fold in zip(films, dealt, strict=True)
             ),
+            # A run is tied to its data set by the fingerprint, so a resumed fold cannot continue with another fold's
+            # films.
             fingerprint=hashlib.sha256(f"{dataset.fingerprint} fold {number} of {folds}, {seed}".encode()).hexdigest(),
         )
         for number in range(folds)
@@ -168,14 +170,17 @@ def _run_fold(part: Dataset, config: TrainConfig, run: Path, seed: int, cache: P
     from pneumoscope.training.predict import predict_inputs
 
     if not (run / WEIGHTS_FILE).is_file():
+        # A run directory without final weights is an interrupted fold.
         train(part, config, run, resume=run.is_dir(), cache=cache, listener=listener)
     rule = InputRule.squash(config.size)
     plain = cache_inputs(part, "val", rule, cache, listener=listener)
     logits, embedding = predict_inputs(run, plain, listener=listener)
     images, usable = stress_inputs(part, part.split("val"), rule, seed=seed)
+    # Embeddings of stress films are not stored: nothing uses them.
     stress, _ = predict_inputs(run, images, listener=listener)
     stress[~usable] = np.nan  # the prediction for a blank film means nothing
     with whole_file(run / OUTPUTS_FILE) as partial_file, partial_file.open("wb") as stream:
+        # The embeddings are by far the largest part; float16 halves them.
         np.savez(stream, logits=logits, stress=stress, embedding=embedding.astype(np.float16))
 
 
@@ -191,6 +196,7 @@ def _gather(parts: list[Dataset], card: FoldsCard, out: Path) -> Evidence:
         for name, stored in _read_outputs(out / f"fold-{number + 1}" / OUTPUTS_FILE).items():
             whole = outputs.setdefault(name, np.zeros((len(films), stored.shape[1]), stored.dtype))
             whole[rows] = stored
+    # Numbers tell patients apart without naming them.
     patients = {name: number for number, name in enumerate(sorted({film.patient for film in films}))}
     classes = parts[0].classes
     return Evidence(

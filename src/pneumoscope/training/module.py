@@ -15,7 +15,7 @@ from typing_extensions import override
 from pneumoscope.backbone import Network
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.augment import derive_seed
-from pneumoscope.training.history import FIGURES, TRAIN_FIGURES, Record
+from pneumoscope.training.history import FIGURES, TRAIN_FIGURES, EpochRecord
 from pneumoscope.training.inputs import Batch
 from pneumoscope.training.loss import Objective, mix
 
@@ -32,7 +32,7 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.network = network
         self.config = config
-        self.history: list[Record] = []
+        self.history: list[EpochRecord] = []
         self.objective = objective
         self.figure_names = FIGURES if validates else TRAIN_FIGURES
         self.val_loss = nn.CrossEntropyLoss()
@@ -92,7 +92,7 @@ class Classifier(pl.LightningModule):
     @override
     def on_train_epoch_end(self) -> None:
         """Complete the epoch's record; validation has run by now."""
-        record: Record = {"epoch": self.current_epoch + 1}
+        record: EpochRecord = {"epoch": self.current_epoch + 1}
         for name in self.figure_names:
             record[name] = float(self.figures[name].compute())
             self.figures[name].reset()

@@ -27,7 +27,7 @@ from pneumoscope.documents import Document, Sha256, Stored, Text, read_document
 from pneumoscope.errors import RunError
 from pneumoscope.files import whole_file, write_text
 from pneumoscope.settings.training import TrainConfig
-from pneumoscope.training.history import FIGURES, Record
+from pneumoscope.training.history import FIGURES, EpochRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +108,7 @@ def save_weights(run: Path, checkpoint: Path) -> None:
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
+    # Training keeps weights in channels-last order; safetensors stores contiguous tensors only.
     tensors = {
         name.removeprefix(prefix): value.contiguous() for name, value in state.items() if name.startswith(prefix)
     }
@@ -115,7 +116,7 @@ def save_weights(run: Path, checkpoint: Path) -> None:
         save_file(tensors, partial)
 
 
-def save_history(run: Path, history: list[Record]) -> None:
+def save_history(run: Path, history: list[EpochRecord]) -> None:
     """Write `metrics.csv` and `curves.png`."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -139,6 +140,7 @@ def code_commit() -> str | None:
     here = ["git", "-C", str(Path(__file__).parent)]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     try:
+        # The installed package may lie inside another project's repository, whose commit would mean nothing.
         subprocess.run([*here, "ls-files", "--error-unmatch", Path(__file__).name], **options)
         return str(subprocess.run([*here, "describe", "--always", "--dirty", "--abbrev=40"], **options).stdout).strip()
     except (OSError, subprocess.SubprocessError):
@@ -155,7 +157,7 @@ def _load(run: Path, name: str, kind: type[Stored]) -> Stored:
         raise RunError(f"{path} is not valid: {failure}; train again.") from failure
 
 
-def _draw(path: Path, history: list[Record]) -> None:
+def _draw(path: Path, history: list[EpochRecord]) -> None:
     # Not pyplot, which keeps global state and chooses a backend by the environment.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -62,15 +62,18 @@ def encryption(kms_key: str | None) -> dict[str, str]:
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}
 
 
-def list_files(cloud: Cloud, place: Location) -> Iterator[dict[str, Any]]:
+def list_files(cloud: Cloud, place: Location, *, folders: bool = True) -> Iterator[dict[str, Any]]:
     """The objects under a prefix, each with `Key`, `Size` and the other fields of S3's listing.
+
+    Without `folders`, only those directly under it: S3 then passes over a million objects of a folder at once.
 
     Raises:
         CloudError: listing the bucket is denied.
     """
-    prefix = f"{place.key}/" if place.key else ""
+    where = {"Bucket": place.bucket, "Prefix": f"{place.key}/" if place.key else ""}
+    where |= {} if folders else {"Delimiter": "/"}
     with translate_errors(f"listing {place}"):
-        for page in cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix):
+        for page in cloud.client("s3").get_paginator("list_objects_v2").paginate(**where):
             yield from page.get("Contents", [])
 
 

@@ -60,6 +60,7 @@ def deploy(
     if settings.capture is not None:
         check_bucket(cloud, settings.capture)
     role = None if settings.role is None else role_arn(cloud, settings.role)
+    # Before the model is downloaded, verified and uploaded.
     _require_own_endpoint(cloud, name)
     with verified_bundle(cloud, settings.source, listener) as bundle:
         digest = load_contract(bundle).files[MODEL_FILE][:_DIGEST_DIGITS]
@@ -76,6 +77,7 @@ def deploy(
     except BusyError:  # the stack may still come up, so its model must stay
         raise
     except CloudError:
+        # A folder that was there before may belong to a running endpoint.
         if is_new:
             remove_model(cloud, folder)
         raise

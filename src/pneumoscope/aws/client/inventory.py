@@ -17,6 +17,7 @@ from pneumoscope.settings.aws import Variant
 from pneumoscope.settings.aws_names import Location, parse_location
 
 ARCHIVE = "model.tar.gz"
+TRANSFORM_PREFIX = "pneumoscope-score-"  # of the names of batch transform jobs
 _PRODUCT = "Pneumoscope"  # the first word of our templates' descriptions
 _PAGE = 100  # training jobs per page, SageMaker's maximum
 
@@ -71,13 +72,13 @@ def capture_location(cloud: Cloud, name: str) -> str | None:
 
 
 def status(cloud: Cloud) -> list[dict[str, str]]:
-    """Our stacks and training jobs in this region: `kind`, `name`, `state` and `made`, the time of creation (UTC).
+    """Our stacks and jobs in this region: `kind`, `name`, `state` and `made`, the time of creation (UTC).
 
     Raises:
         CloudError: AWS refuses.
     """
     stacks = [each for each in list_stacks(cloud) if each.get("Description", "").startswith(_PRODUCT)]
-    return [_stack_row(each) for each in stacks] + _training_job_rows(cloud)
+    return [_stack_row(each) for each in stacks] + _training_job_rows(cloud) + _transform_job_rows(cloud)
 
 
 def variant_and_contract(cloud: Cloud, name: str) -> tuple[Variant, Location | None]:
@@ -154,6 +155,18 @@ def _training_job_rows(cloud: Cloud) -> list[dict[str, str]]:
         _row("training job", job["TrainingJobName"], job["TrainingJobStatus"], job["CreationTime"])
         for job in found
         if any(tag["Key"] == TAG for tag in job.get("Tags", []))
+    ]
+
+
+def _transform_job_rows(cloud: Cloud) -> list[dict[str, str]]:
+    """Our batch transform jobs, by their names: SageMaker's search does not know this kind of job."""
+    with translate_errors("listing transform jobs"):
+        pages = cloud.client("sagemaker").get_paginator("list_transform_jobs").paginate(NameContains=TRANSFORM_PREFIX)
+        found = [each for page in pages for each in page["TransformJobSummaries"]]
+    return [
+        _row("transform job", job["TransformJobName"], job["TransformJobStatus"], job["CreationTime"])
+        for job in found
+        if job["TransformJobName"].startswith(TRANSFORM_PREFIX)
     ]
 
 

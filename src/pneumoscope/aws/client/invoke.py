@@ -91,8 +91,8 @@ class Client:
             CloudError: AWS refuses.
         """
         content, shrunk = fit_film(film, self.limit, lambda: self.contract)
-        ask = self._through_s3 if self.variant == "async" else self._endpoint.classify
-        return replace(ask(content), shrunk=shrunk)
+        send = self._through_s3 if self.variant == "async" else self._endpoint.classify
+        return replace(send(content), shrunk=shrunk)
 
     @cached_property
     def _endpoint(self) -> Endpoint:
@@ -104,6 +104,7 @@ class Client:
         If the wait is given up, the film stays: the endpoint may still read it.
         """
         started = time.perf_counter()
+        # A random name, because the film's own may identify a patient.
         film = self._inbox / str(uuid.uuid4())
         write_file(self.cloud, film, content)  # encrypted by the bucket's default
         with ExitStack() as cleanup:
@@ -152,6 +153,7 @@ def _translate_failure(name: str, reason: str) -> ImageError | AnswerError:
     # The report is text of SageMaker's that quotes the service's problem document and, in brackets, its HTTP status.
     begin = reason.find("{")
     detail = problem_detail(reason[begin : reason.rfind("}") + 1]) if begin >= 0 else reason.strip()[:300]
+    # The statuses with which the service refuses a film; any other is the endpoint's failure.
     if any(f"({status})" in reason for status in (400, 415, 422)):
         return ImageError(detail)
     return AnswerError(f"endpoint {name} failed: {detail}")

@@ -56,6 +56,7 @@ def _check_recipe(settings: Train) -> None:
 
 def _require_complete(cloud: Cloud, data: Location, *, unprepared: bool) -> None:
     """Refuse a prefix without a manifest: an interrupted upload would be trained on as if it were complete."""
+    # A generator: a data set has thousands of keys, and the first one often decides.
     keys = (each["Key"] for each in list_files(cloud, data))
     if (first := next(keys, None)) is None:
         raise CloudError(f"there is nothing under {data}; upload a data set with `pneumoscope aws upload`.")
@@ -166,22 +167,23 @@ def describe_job(cloud: Cloud, name: str) -> dict[str, Any]:
         return dict(cloud.client("sagemaker").describe_training_job(TrainingJobName=name))
 
 
-def _new_log_lines(logs: Any, job: str, tokens: dict[str, str]) -> Iterator[str]:
+def new_log_lines(logs: Any, group: str, job: str, tokens: dict[str, str]) -> Iterator[str]:
     """The lines added to a job's log since the last call; none while the log does not exist yet.
 
     Args:
         logs: a boto3 client for CloudWatch Logs.
+        group: the log group of this kind of job.
         job: the job's name.
         tokens: by log stream, CloudWatch's token of the position reached; updated here.
     """
     with translate_errors(f"the log of {job}"):
-        pages = logs.get_paginator("describe_log_streams").paginate(logGroupName=_LOGS, logStreamNamePrefix=f"{job}/")
+        pages = logs.get_paginator("describe_log_streams").paginate(logGroupName=group, logStreamNamePrefix=f"{job}/")
         try:
             streams = sorted(each["logStreamName"] for page in pages for each in page["logStreams"])
         except logs.exceptions.ResourceNotFoundException:
             return
         for stream in streams:
-            place, is_new = {"logGroupName": _LOGS, "logStreamName": stream, "startFromHead": True}, True
+            place, is_new = {"logGroupName": group, "logStreamName": stream, "startFromHead": True}, True
             while is_new:
                 page = logs.get_log_events(**place, **({"nextToken": tokens[stream]} if stream in tokens else {}))
                 yield from (event["message"] for event in page["events"])
@@ -209,7 +211,7 @@ def follow(
         if job["SecondaryStatus"] != stage:
             stage = job["SecondaryStatus"]
             listener.say(f"{name}: {stage}")
-        for line in _new_log_lines(cloud.client("logs"), name, tokens):
+        for line in new_log_lines(cloud.client("logs"), _LOGS, name, tokens):
             listener.say(line)
         if job["TrainingJobStatus"] in _ENDED:
             break

@@ -120,7 +120,10 @@ def read_job(job: str) -> Response[str]:
     # The event can wait twice for up to the event age: once in EventBridge, once in Lambda's queue.
     until = started + _UPLOAD_SECONDS + 2 * settings().event_age + _WORK_SECONDS
     if failed["tries"] >= shared.ATTEMPTS or time.time() > until:
-        sentence = "no film arrived in time, or it failed for good; create a new job, or report the id to the operator."
+        sentence = (
+            "no film was uploaded in time, or the film has failed for good; create a new job, or report the id to the "
+            "operator."
+        )
         raise Problem(HTTPStatus.GONE, sentence, more={"job": {"id": job, "status": "failed"}})
     pending = {"id": job, "status": "pending", "result": f"/jobs/{job}"}
     return _respond(HTTPStatus.ACCEPTED, pending, {"Retry-After": str(_POLL_SECONDS)})
@@ -233,7 +236,7 @@ def _answer_busy(failure: BusyError) -> Response[str]:
 
 def _answer_fault(failure: Exception) -> Response[str]:
     logger().error("fault", extra={"reason": shared.log_reason(failure)})
-    sentence = f"an internal error; report the request id {_request_id()} to the operator."
+    sentence = f"the service has failed; report the request id {_request_id()} to the operator."
     return _answer_problem(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, sentence))
 
 

@@ -215,6 +215,7 @@ def _windowed(values: Values, centre: float, width: float, function: str) -> tup
     notes = (
         [] if function == "LINEAR" else ["the DICOM's window function is not a standard term; it is read as LINEAR."]
     )
+    # Width 1 would divide by 0 below; C.11.2.1.2.1 defines it as a step.
     if width == 1:
         return (values > centre - 0.5).astype(np.float64), notes
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1), notes

@@ -12,7 +12,7 @@ export function useToken(text) {
 
 export class Trouble extends Error {
   // kind: "lost" (no answer), "stopped" (by this page), "busy", "token", "film" (this film was refused),
-  // "service" (a fault of the service)
+  // "service" (the service has failed)
   constructor(kind, message) {
     super(message);
     this.kind = kind;

@@ -1,7 +1,7 @@
 // One film and its decision, side by side.
 
 import { paintScale, Viewer } from "./viewer.js";
-import { headline, meaning, oneOf, percent, questions, STATUS } from "./words.js";
+import { headline, meaning, oneOf, percent, questions, STATUS, unbroken } from "./words.js";
 
 let count = 0;
 
@@ -148,7 +148,7 @@ export class Pane {
     this.#find(".badge").textContent = answer ? STATUS[answer.status] : film.state === "failed" ? STATUS.failed : "";
     this.#find(".label").textContent = answer ? headline(film) : film.state === "failed" ? "" : "Being classified…";
     this.#find(".plain").textContent = meaning(film, card);
-    this.#find(".reasons").replaceChildren(...(answer?.reasons ?? []).map((text) => element("li", text)));
+    this.#find(".reasons").replaceChildren(...(answer?.reasons ?? []).map((text) => element("li", unbroken(text))));
     const decoded = Boolean(answer) && answer.status !== "rejected";
     this.#find(".figures").hidden = !decoded;
     this.element.querySelectorAll(".decision .actions button").forEach((button) => (button.disabled = !answer));

@@ -31,6 +31,11 @@ export function percent(share, digits = 1) {
   return `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
+// A sentence of the service, with its percentages on one line.
+export function unbroken(text) {
+  return text.replaceAll(/(\d) %/g, "$1\u00a0%");
+}
+
 // The two questions that a model with groups answers, each with its title and its probabilities: which group, if any
 // (the groups and the classes outside them), then which class (the classes within groups). Without groups there is
 // one question, the class.
