@@ -7,7 +7,6 @@ import typer
 
 from pneumoscope.cli.bundle_choice import choose_bundle, refuse_bundles
 from pneumoscope.cli.command import command
-from pneumoscope.settings.aws_names import S3, parse_location
 
 if TYPE_CHECKING:
     from pneumoscope.progress import Listener
@@ -63,6 +62,7 @@ def score_command(settings: "Score") -> None:
 def _source(given: str, settings: "Score") -> "Source":
     from pneumoscope.imaging import Limits
     from pneumoscope.score.listing import find_source
+    from pneumoscope.settings.aws_names import S3, parse_location
 
     limits = Limits(max_pixels=settings.max_pixels)
     if given.startswith(S3):
@@ -73,6 +73,8 @@ def _source(given: str, settings: "Score") -> "Source":
 
 
 def _place(settings: "Score") -> "Place":
+    from pneumoscope.settings.aws_names import S3, parse_location
+
     if settings.out.startswith(S3):
         from pneumoscope.aws.scoring import S3Place
 

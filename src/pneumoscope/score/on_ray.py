@@ -1,6 +1,6 @@
 """Workers as actors of a Ray cluster: the bundle is shipped once per node, and each process has one session.
 
-Only Ray Core is used. Ray Data was tried for this work: when its driver was killed, its operators kept nothing.
+Only Ray Core is used: what is done is on record as parts, so that nothing of Ray's has to survive a killed driver.
 """
 
 import os
@@ -331,7 +331,9 @@ def _cores(address: str, wanted: int | None, threads: int) -> int:
     total = _count(_RAY.cluster_resources())
     largest = max((_count(node["Resources"]) for node in _RAY.nodes() if node["Alive"]), default=0)
     if total < (wanted or 1):
-        raise UsageError(f"--cores {wanted or 1}: the Ray cluster at {address} has {total}; give fewer, or add nodes.")
+        raise UsageError(
+            f"--cores {wanted or 1}: the Ray cluster at {address} has {total} cores; give fewer, or add nodes."
+        )
     if largest < threads:
         raise UsageError(
             f"--threads {threads}: the largest node of the Ray cluster at {address} has {largest} cores; give fewer."

@@ -28,7 +28,7 @@ Address = Annotated[str, AfterValidator(_checked_address)]
 class Score(Document):
     """Settings of `score`."""
 
-    sources: Annotated[tuple[Address, ...], Spelling(argument=True, metavar="SOURCE...", kind=list[str])] = Field(
+    sources: Annotated[tuple[Address, ...], Spelling(argument=True, metavar="SOURCE", kind=list[str])] = Field(
         description="Folders, ZIP or tar archives, data sets made by `data prepare`, lists of paths (.txt, one per "
         "line), or s3://BUCKET/PREFIX."
     )
