@@ -64,6 +64,8 @@ def test_the_cluster_scores_each_film_once(
 ) -> None:
     address = cluster.client if by_client else cluster.address
     done = finish(start(films, tmp_path / "out", tiny_bundle, address))
+    if "Initialization failure from server" in done.err:  # Ray's own limit for a client's server: a busy machine
+        done = finish(start(films, tmp_path / "out", tiny_bundle, address))
     assert done.code == 0, done.err
     assert json.loads(done.out)["films"] == FILMS
     check_each_once(read_rows(tmp_path / "out"), FILMS)

@@ -198,7 +198,7 @@ class RayCrew:
             self._failed_starts += 1
             if self._failed_starts >= _STARTS * self.size:
                 raise ScoringError(
-                    f"workers of the Ray cluster end before they are ready ({_first_line(failure)}); is there enough "
+                    f"workers of the Ray cluster end before they are ready ({_in_short(failure)}); is there enough "
                     "memory?"
                 ) from failure
         self._start()
@@ -322,9 +322,7 @@ def _connect(address: str, listener: Listener) -> None:
     if thread.is_alive():
         raise ScoringError(f"what listens at {address} does not answer as a Ray cluster does; check the address.")
     if failures:
-        raise ScoringError(f"the Ray cluster at {address} cannot be joined: {_first_line(failures[0])}") from failures[
-            0
-        ]
+        raise ScoringError(f"the Ray cluster at {address} cannot be joined: {_in_short(failures[0])}") from failures[0]
 
 
 def _cores(address: str, wanted: int | None, threads: int) -> int:
@@ -349,5 +347,6 @@ def _count(resources: dict[str, float]) -> int:
     return int(resources.get("CPU", 0))
 
 
-def _first_line(failure: BaseException) -> str:
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[0][:300]
+def _in_short(failure: BaseException) -> str:
+    """The message of an exception of Ray's on one line, cut: the cause often stands below a heading."""
+    return " ".join(str(failure).split())[:300] or type(failure).__name__
