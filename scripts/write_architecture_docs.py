@@ -42,6 +42,7 @@ FLOW = (
     Step(source="evidence", command="export", room="export", target="bundle"),
     Step(source="bundle", command="evaluate", room="report", target="report"),
     Step(source="bundle", command="predict", room="engine", target="decisions"),
+    Step(source="bundle", command="score", room="score", target="Parquet parts"),
     Step(source="bundle", command="serve", room="server", target="page and HTTP API"),
     Step(source="bundle", command="aws deploy", room="aws", target="endpoint on AWS"),
 )
@@ -54,8 +55,9 @@ _PLACES = {
     "evidence": (2.0, 1.5),
     "bundle": (3.0, 0.5),
     "report": (4.0, -1.0),
-    "decisions": (4.0, 0.0),
-    "page and HTTP API": (4.0, 1.0),
+    "decisions": (4.0, -0.25),
+    "Parquet parts": (4.0, 0.5),
+    "page and HTTP API": (4.0, 1.25),
     "endpoint on AWS": (4.0, 2.0),
 }
 _STYLE = """<style>

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Test modules that train, start processes or use a local cloud. With `--quick` they are not even imported.
 _SLOW = """audit aws backbone batch benchmarks container endpoint export export_calibration faults fetch fit folds
 functions hostile invoke job job_hosts models page page_controls page_layout page_service policies
-quantise rayserve readme resume sagemaker score score_s3 serve server stack template training upload
+quantise rayserve readme resume sagemaker score score_ray score_s3 serve server stack template training upload
 weights"""
 
 

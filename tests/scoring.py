@@ -106,6 +106,9 @@ class FatalSource:
     stamp: str = ""
     readers: int = 1
 
+    def is_visible(self) -> bool:
+        return True
+
     def entries(self) -> Iterator[Entry]:
         yield Entry(FATAL, 0, "")
 

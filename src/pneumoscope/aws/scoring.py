@@ -49,6 +49,10 @@ class S3Films:
         """`s3://bucket/prefix`."""
         return str(self.location)
 
+    def is_visible(self) -> bool:
+        """True: S3 is the same from everywhere."""
+        return True
+
     def entries(self) -> Iterator[Entry]:
         """The films, with their ETags.
 
@@ -93,6 +97,10 @@ class S3Place:
             UsageError: it is open to the public.
         """
         check_bucket(_cloud(self.region), self.location)
+
+    def is_visible(self) -> bool:
+        """True: S3 is the same from everywhere."""
+        return True
 
     def names(self) -> set[str]:
         """The names of the files directly under the prefix."""

@@ -12,7 +12,7 @@ _EXTRAS = {
     "aws": {"boto3", "botocore", "packaging"},
     "data": {"httpx2", "imagehash", "scipy", "sklearn"},
     "dicom": {"pydicom", "gdcm", "jpeg_ls", "openjpeg"},
-    "score": {"pyarrow", "ray"},
+    "score": {"grpc", "pyarrow", "ray"},
     "train": {
         *("captum", "huggingface_hub", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "timm"),
         *("torch", "torchmetrics", "torchvision"),

@@ -10,6 +10,7 @@ from pneumoscope.cli.command import command
 from pneumoscope.settings.aws_names import S3, parse_location
 
 if TYPE_CHECKING:
+    from pneumoscope.progress import Listener
     from pneumoscope.score.archive_scoring import CrewMaker, Resources
     from pneumoscope.score.listing import Source
     from pneumoscope.score.place import Place
@@ -44,7 +45,7 @@ def score_command(settings: "Score") -> None:
     listener = make_listener(quiet=settings.quiet)
     listener.say(f"model: {choice.describe(contract)}")
     options = Options(**{name: getattr(settings, name) for name in Options.__dataclass_fields__})
-    make_crew, resources = _crew(settings)
+    make_crew, resources = _crew(settings, listener)
     summary = score_archives(
         sources,
         place,
@@ -81,10 +82,15 @@ def _place(settings: "Score") -> "Place":
     return FolderPlace(folder=Path(settings.out).absolute())
 
 
-def _crew(settings: "Score") -> "tuple[CrewMaker, Resources]":
+def _crew(settings: "Score", listener: "Listener") -> "tuple[CrewMaker, Resources]":
     """What makes the workers, and how many cores there are for them."""
     from pneumoscope.parallel import available_cores
     from pneumoscope.score.archive_scoring import Resources
     from pneumoscope.score.processes import ProcessCrew
 
-    return ProcessCrew, Resources(cores=settings.cores or available_cores(), threads=settings.threads)
+    if settings.ray is None:
+        return ProcessCrew, Resources(cores=settings.cores or available_cores(), threads=settings.threads)
+    from pneumoscope.score.on_ray import RayCrew, join
+
+    cores = join(settings.ray, cores=settings.cores, threads=settings.threads, listener=listener)
+    return RayCrew, Resources(cores=cores, threads=settings.threads)

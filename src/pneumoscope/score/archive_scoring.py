@@ -140,7 +140,10 @@ def read_tally(place: Place, shards: Sequence[Shard], contract: Contract) -> Tal
     expected = contract_sha256(contract)
 
     def read(shard: Shard) -> Tally:
-        tail = place.tail(shard.name, _TAIL)
+        try:
+            tail = place.tail(shard.name, _TAIL)
+        except FileNotFoundError as failure:
+            raise ScoringError(f"{shard.name} vanished from {place.address}; run the same command again.") from failure
         if (needed := footer_size(tail)) > len(tail):
             tail = place.tail(shard.name, needed)
         about = read_about(tail)

@@ -51,6 +51,9 @@ class Source(Protocol):
     def readers(self) -> int:
         """How many films to read at a time."""
 
+    def is_visible(self) -> bool:
+        """Whether this machine sees the source: a folder may be on another one's disk."""
+
     def entries(self) -> Iterator[Entry]:
         """The films, in an order that depends on the source alone."""
 
@@ -74,6 +77,10 @@ class Folder:
     def address(self) -> str:
         """The folder's path."""
         return str(self.root)
+
+    def is_visible(self) -> bool:
+        """Whether it exists here."""
+        return self.root.exists()
 
     def entries(self) -> Iterator[Entry]:
         """Folder by folder, each in name order. A folder that cannot be read is an entry: it becomes a rejected row."""
@@ -107,6 +114,10 @@ class PathList:
     def address(self) -> str:
         """The text file's path."""
         return str(self.file)
+
+    def is_visible(self) -> bool:
+        """Whether it exists here."""
+        return self.file.exists()
 
     def entries(self) -> Iterator[Entry]:
         """The lines, without empty ones.
@@ -147,6 +158,10 @@ class PreparedSet:
         """The data set's folder."""
         return str(self.root)
 
+    def is_visible(self) -> bool:
+        """Whether it exists here."""
+        return self.root.exists()
+
     def entries(self) -> Iterator[Entry]:
         """The manifest's rows; their stamp is the file's SHA-256."""
         yield from (Entry(film.path, film.bytes, film.file_sha256) for film in load_dataset(self.root).films)
@@ -176,6 +191,10 @@ class Archive:
     def address(self) -> str:
         """The archive's path."""
         return str(self.file)
+
+    def is_visible(self) -> bool:
+        """Whether it exists here."""
+        return self.file.exists()
 
     def entries(self) -> Iterator[Entry]:
         """The members that are image files, also those that the archive's listing refuses to read."""

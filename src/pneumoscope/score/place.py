@@ -26,6 +26,9 @@ class Place(Protocol):
             PneumoscopeError: the place cannot be used.
         """
 
+    def is_visible(self) -> bool:
+        """Whether this machine sees the place: a folder may be on another one's disk."""
+
     def names(self) -> set[str]:
         """The names of all files here."""
 
@@ -68,6 +71,10 @@ class FolderPlace:
             raise UsageError(f"{self.folder} cannot be made ({failure.strerror}); choose another --out.") from failure
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UsageError(f"{self.folder} cannot be written to; choose another --out.")
+
+    def is_visible(self) -> bool:
+        """Whether the folder exists here."""
+        return self.folder.is_dir()
 
     def names(self) -> set[str]:
         """The names of the files in the folder."""

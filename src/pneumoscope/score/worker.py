@@ -1,5 +1,6 @@
 """Scoring one shard with one loaded bundle: the same function for a process on this machine and for a Ray cluster."""
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from pneumoscope.archive import printable
 from pneumoscope.engine import Engine, ImageFile, Prediction
 from pneumoscope.engine.document import ModelName
 from pneumoscope.engine.reference import load_reference
-from pneumoscope.errors import ImageError
+from pneumoscope.errors import ImageError, ScoringError
 from pneumoscope.imaging import DECODER_VERSION, Limits
 from pneumoscope.parallel import map_ordered
 from pneumoscope.score.listing import Entry, Reader, Source
@@ -80,9 +81,17 @@ class Scorer:
         """Load the bundle and run it once; its files are not needed afterwards.
 
         Raises:
-            BundleError: it is missing or damaged.
+            ScoringError: this machine does not see a source or the place.
+            BundleError: the bundle is missing or damaged.
             UsageError: the model has no such coverage, operating point or groups.
         """
+        # Otherwise each film of a folder that is not there would become a rejected row.
+        hidden = [source.address for source in job.sources if not source.is_visible()]
+        if hidden or not job.place.is_visible():
+            raise ScoringError(
+                f"machine {socket.gethostname()} does not see {printable(hidden[0] if hidden else job.place.address)}; "
+                "every machine must see sources and place under the same path; share the folder, or use s3://."
+            )
         options = job.options
         limits = Limits(max_pixels=options.max_pixels)
         self._job = job
