@@ -1,5 +1,6 @@
 """The bundle that ships with the package: it is in the wheel, it verifies, and it decides as it claims."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -130,3 +131,11 @@ def test_wheel_and_source_distribution_contain_it(tmp_path: Path) -> None:
     wanted = {f"pneumoscope/models/{SHIPPED}/{name}" for name in (*SHIPPED_FILES, "contract.json")}
     assert wanted <= set(packed)
     assert wanted <= set(sources)
+
+
+def test_classifying_leaves_no_record_of_use_behind(tmp_path: Path) -> None:
+    """ONNX Runtime 1.32 would write one below the home folder."""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-m", "pneumoscope", "verify"], env=environment, check=True, capture_output=True)
+    assert not list(tmp_path.rglob("*"))
