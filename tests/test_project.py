@@ -143,6 +143,7 @@ RESIZERS = {
     "training/augment.py": "augments the model's input",
     "export/faults.py": "makes faulty films for the gate",
     "export/pictures.py": "draws pictures that are not films",
+    "export/kinds.py": "draws more of them",
 }
 RESIZING = {"resize", "thumbnail", "draft", "reduce_size", "interpolate", "resized_crop", "zoom", "Resize", "Normalize"}
 #: ImageNet's means and standard deviations, per channel and averaged, on scales of 1 and 255.
