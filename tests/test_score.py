@@ -259,6 +259,15 @@ def test_a_film_that_is_not_the_manifests_is_rejected(dataset: Dataset) -> None:
             read(entry._replace(stamp="0" * 64))
 
 
+@pytest.mark.parametrize("films", [2, 3, 5, 100, 2000])
+def test_shards_have_about_the_number_of_films(films: int) -> None:
+    entries = [Entry(f"{number:07}.png", 1, "") for number in range(100 * films)]
+    sizes = [len(group) for group in cut(entries, films)]
+    assert sum(sizes) == len(entries)
+    assert 0.75 * films < len(entries) / len(sizes) < 1.25 * films
+    assert all(films // 2 <= size <= films * 5 // 2 for size in sizes[:-1])
+
+
 def test_an_added_film_changes_one_shard() -> None:
     entries = [Entry(f"{number:06d}.jpeg", 1, "1") for number in range(5000)]
     before = {tuple(group) for group in cut(entries, 100)}

@@ -22,7 +22,7 @@ def show_summary(summary: "Summary", place: str, form: str) -> None:
         ("status", "films", "share (95 % interval)"), rows, title=f"{summary.films:,} films", title_justify="left"
     )
     if summary.unread:
-        print_line(f"no image could be read from {summary.unread:,} files.")
+        print_line(f"files from which no image could be read: {summary.unread:,}.")
     reasons = list(summary.reasons.items())
     shown = ", ".join(f"{code} {count:,}" for code, count in reasons[:_MOST_REASONS])
     if reasons:

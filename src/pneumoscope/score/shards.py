@@ -57,13 +57,14 @@ def make_shards(source: Source, number: int, *, decides: str, films: int = FILMS
 def cut(entries: Iterable[Entry], films: int) -> Iterator[list[Entry]]:
     """Groups of consecutive entries: at least half of `films`, and then up to the next entry whose name's hash is low.
 
-    A hash is low once in `films // 2` names, so that a group has about `films` entries; it ends at two and a half times
-    as many in any case.
+    How rarely a hash is low follows from `films`, so that a group has that many entries on average; it ends at two and
+    a half times as many in any case.
     """
     least, most = max(1, films // 2), max(1, films * 5 // 2)
+    names_per_low = films - least + 1
     group: list[Entry] = []
     for entry in entries:
-        low = zlib.crc32(entry.name.encode("utf-8", "surrogateescape")) % least == 0
+        low = zlib.crc32(entry.name.encode("utf-8", "surrogateescape")) % names_per_low == 0
         if (len(group) >= least and low) or len(group) >= most:
             yield group
             group = []
