@@ -222,7 +222,7 @@ def test_training_jobs_are_listed_by_a_single_call(aws: Cloud, shared_cloud: Loc
     rows = status(aws)
     assert {each["name"] for each in rows} == {f"job-{number}" for number in range(1, 20, 2)}
     assert all(each["state"] and each["made"] for each in rows)
-    assert calls == ["Search"]
+    assert calls == ["Search", "ListTransformJobs"]
 
 
 def test_teardown_reports_where_captured_films_stay(aws: Cloud, tiny_bundle: Path) -> None:
