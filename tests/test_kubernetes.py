@@ -166,7 +166,7 @@ def test_no_address_needs_what_an_earlier_request_left_behind(replica: Service) 
 def confined(writable: Path | None) -> tuple[str, ...]:
     """The prefix of a command that runs as in the pod: read-only file system, no capabilities, the image's user.
 
-    `writable` is a folder on which the volume is mounted; with None there is none. If the interpreter is in a folder
+    `writable` is a folder on which the volume is mounted; None mounts no volume. If the interpreter is in a folder
     that other users cannot read, such as root's home, the user stays root, who has no capabilities then either.
     """
     limit = POD["volumes"][0]["emptyDir"]["sizeLimit"].removesuffix("i").lower()

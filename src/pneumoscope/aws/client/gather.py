@@ -101,7 +101,7 @@ class Gatherer:
         return Scorer(self.bundle, self.job)
 
     def _answer(self, entry: Entry) -> str | None:
-        """The name of a film's answer, None if there is none.
+        """The name of a film's answer; None if the film has no answer.
 
         AWS's page of TransformOutput and its own example differ on which part of a film's key the answer's key keeps.
         """
