@@ -110,7 +110,7 @@ def _score(films: Path, out: Path, shard_films: int) -> float:
     """Films per second of a run, from the first films on, when every worker has loaded its model."""
     listener = _FromFirstFilm()
     score_archives(
-        [Folder(root=films, limits=DEFAULT_LIMITS)],
+        [Folder(path=films, limits=DEFAULT_LIMITS)],
         FolderPlace(folder=out),
         shipped_bundle(),
         Options(),
@@ -169,7 +169,7 @@ def listing(folder: Path, names: int) -> None:
 def list_names(place: Path) -> None:
     """Cut a folder into shards, and print how long that took and how much memory."""
     started = time.perf_counter()
-    shards = list_shards([Folder(root=place, limits=DEFAULT_LIMITS)], "benchmark", 2000, Listener())
+    shards = list_shards([Folder(path=place, limits=DEFAULT_LIMITS)], "benchmark", 2000, Listener())
     seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     names = sum(shard.films for shard in shards)
     kept = sum(len(shard.packed) for shard in shards) / 1e6

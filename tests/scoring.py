@@ -46,7 +46,7 @@ def make_films(folder: Path, count: int) -> Path:
 
 
 def source_of(folder: Path) -> Folder:
-    return Folder(root=folder, limits=DEFAULT_LIMITS)
+    return Folder(path=folder, limits=DEFAULT_LIMITS)
 
 
 def scorer_of(source: Source, place: Place, bundle: Path, options: Options | None = None) -> Scorer:

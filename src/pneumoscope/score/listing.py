@@ -65,28 +65,33 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder:
-    """The image files of a folder and the folders in it; linked folders are not followed."""
+class _OnDisk:
+    """A source at a path; see `Source`."""
 
-    root: Path
+    path: Path
     limits: Limits
     stamp: str = ""
     readers: int = _DISK_READERS
 
     @property
     def address(self) -> str:
-        """The folder's path."""
-        return str(self.root)
+        """The path."""
+        return str(self.path)
 
     def is_visible(self) -> bool:
         """Whether it exists here."""
-        return self.root.exists()
+        return self.path.exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(_OnDisk):
+    """The image files of a folder and the folders in it; linked folders are not followed."""
 
     def entries(self) -> Iterator[Entry]:
         """Folder by folder, each in name order. A folder that cannot be read is an entry: it becomes a rejected row."""
         unreadable: list[OSError] = []
-        above = len(os.path.join(self.root, ""))  # noqa: PTH118 (a Path for each of a million names takes minutes)
-        for folder, folders, files in os.walk(self.root, onerror=unreadable.append):
+        above = len(os.path.join(self.path, ""))  # noqa: PTH118 (a Path for each of a million names takes minutes)
+        for folder, folders, files in os.walk(self.path, onerror=unreadable.append):
             folders.sort()  # in place: this is the order in which os.walk goes on
             for file in sorted(files):
                 path = os.path.join(folder, file)  # noqa: PTH118
@@ -94,30 +99,16 @@ class Folder:
                 if not is_junk(name) and is_film_file(Path(path)):
                     yield _entry_of_file(name, path)
         for failure in unreadable:
-            yield Entry(os.path.relpath(str(failure.filename), self.root), 0, "")
+            yield Entry(os.path.relpath(str(failure.filename), self.path), 0, "")
 
     def reading(self) -> AbstractContextManager[Reader]:
         """Read below the folder."""
-        return nullcontext(partial(_read_below, self.root, self.limits))
+        return nullcontext(partial(_read_below, self.path, self.limits))
 
 
 @dataclass(frozen=True, kw_only=True)
-class PathList:
+class PathList(_OnDisk):
     """The files that a text file names, one per line, in its order; relative paths begin at the text file's folder."""
-
-    file: Path
-    limits: Limits
-    stamp: str = ""
-    readers: int = _DISK_READERS
-
-    @property
-    def address(self) -> str:
-        """The text file's path."""
-        return str(self.file)
-
-    def is_visible(self) -> bool:
-        """Whether it exists here."""
-        return self.file.exists()
 
     def entries(self) -> Iterator[Entry]:
         """The lines, without empty ones.
@@ -126,75 +117,49 @@ class PathList:
             UsageError: a line occurs twice, or the file is not text.
         """
         seen = set[bytes]()
-        with self.file.open("rb") as lines:
+        with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 name = os.fsdecode(line.rstrip(b"\r\n"))
                 if not name.strip():
                     continue
                 if "\0" in name:
-                    raise UsageError(f"{self.file} is not a list of paths: line {number} is not text.")
+                    raise UsageError(f"{self.path} is not a list of paths: line {number} is not text.")
                 mark = sha256(line.rstrip(b"\r\n")).digest()[:12]  # a third of the memory of the names
                 if mark in seen:
-                    raise UsageError(f"{self.file}: line {number} names a file for the second time; remove it.")
+                    raise UsageError(f"{self.path}: line {number} names a file for the second time; remove it.")
                 seen.add(mark)
-                yield _entry_of_file(name, str(self.file.parent / name))
+                yield _entry_of_file(name, str(self.path.parent / name))
 
     def reading(self) -> AbstractContextManager[Reader]:
         """Read the files that the lines name."""
-        return nullcontext(partial(_read_below, self.file.parent, self.limits))
+        return nullcontext(partial(_read_below, self.path.parent, self.limits))
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedSet:
+class PreparedSet(_OnDisk):
     """The films of a data set made by `data prepare`, all splits, in the manifest's order."""
-
-    root: Path
-    limits: Limits
-    stamp: str = ""
-    readers: int = _DISK_READERS
-
-    @property
-    def address(self) -> str:
-        """The data set's folder."""
-        return str(self.root)
-
-    def is_visible(self) -> bool:
-        """Whether it exists here."""
-        return self.root.exists()
 
     def entries(self) -> Iterator[Entry]:
         """The manifest's rows; their stamp is the file's SHA-256."""
-        yield from (Entry(film.path, film.bytes, film.file_sha256) for film in load_dataset(self.root).films)
+        yield from (Entry(film.path, film.bytes, film.file_sha256) for film in load_dataset(self.path).films)
 
     def reading(self) -> AbstractContextManager[Reader]:
         """Read the films, and refuse one that is not the manifest's."""
         return nullcontext(self._read)
 
     def _read(self, entry: Entry) -> bytes:
-        data = read_file(self.root / entry.name, limits=self.limits)
+        data = read_file(self.path / entry.name, limits=self.limits)
         if sha256(data).hexdigest() != entry.stamp:
             raise DamagedImageError("it is not the file that the manifest names.")
         return data
 
 
 @dataclass(frozen=True, kw_only=True)
-class Archive:
+class Archive(_OnDisk):
     """The image files of a ZIP or tar archive, in name order, listed without trusting the archive's names."""
 
-    file: Path
-    limits: Limits
-    stamp: str
     name_encoding: str | None = None
     readers: int = 1  # members share one open file
-
-    @property
-    def address(self) -> str:
-        """The archive's path."""
-        return str(self.file)
-
-    def is_visible(self) -> bool:
-        """Whether it exists here."""
-        return self.file.exists()
 
     def entries(self) -> Iterator[Entry]:
         """The members that are image files, also those that the archive's listing refuses to read."""
@@ -210,7 +175,7 @@ class Archive:
     @contextmanager
     def _open(self) -> Iterator[dict[str, Member | str]]:
         """Members by name, or the reason why a member cannot be read."""
-        with open_source(self.file, max_bytes=self.limits.max_bytes, name_encoding=self.name_encoding) as listing:
+        with open_source(self.path, max_bytes=self.limits.max_bytes, name_encoding=self.name_encoding) as listing:
             problems: dict[str, Member | str] = {
                 each.name: each.reason for each in listing.problems if named_like_film(each.name)
             }
@@ -227,16 +192,16 @@ def find_source(given: str, limits: Limits, *, name_encoding: str | None = None)
     if not path.exists():
         raise UsageError(f"{given} does not exist; give a folder, an archive, a list of paths or an s3:// prefix.")
     if (path / MANIFEST_FILE).is_file() and (path / CARD_FILE).is_file():
-        return PreparedSet(root=path, limits=limits)
+        return PreparedSet(path=path, limits=limits)
     if path.is_dir():
-        return Folder(root=path, limits=limits)
+        return Folder(path=path, limits=limits)
     if path.suffix.lower() == LIST_SUFFIX:
-        return PathList(file=path, limits=limits)
+        return PathList(path=path, limits=limits)
     if named_like_film(path.name):
         raise UsageError(f"{given} is an image file; give a folder or an archive, or use `pneumoscope predict`.")
     status = path.stat()
     stamp = f"{status.st_size}-{status.st_mtime_ns}"
-    return Archive(file=path, limits=limits, stamp=stamp, name_encoding=name_encoding)
+    return Archive(path=path, limits=limits, stamp=stamp, name_encoding=name_encoding)
 
 
 def _entry_of_file(name: str, path: str) -> Entry:
