@@ -302,6 +302,8 @@ def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World)
             precision=_PRECISION[config.precision],
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
+            # The same seed on the same GPU gives the same weights, as on a CPU anyway; a layer that cannot, warns.
+            deterministic="warn" if torch.cuda.is_available() else None,
             callbacks=callbacks,
             logger=TensorBoardLogger(run, name="tensorboard", version=""),
             default_root_dir=run,
