@@ -1,14 +1,21 @@
-"""`score`: its processes against one `predict_many`, memory per process, and the listing of many names.
+"""`score`: its processes against one `predict_many`, memory per process, the listing of many names, and two Ray nodes.
 
     python benchmarks/score.py [--films N] [--rounds N] [--many N] [--names N] [--only TABLE]
 
---films is the number of full-size phantoms of the first table, --rounds how often both ways take turns, --many the
-number of small films in the larger folder of the memory table, and --names that of the listing.
+--films is the number of full-size phantoms of the first table and of the last one, --rounds how often both ways take
+turns, --many the number of small films in the larger folder of the memory table, and --names that of the listing.
+
+The last table, `nodes`, needs root and runs only with --only nodes. It compares two Ray nodes with one core each, in
+network namespaces of their own (ray_nodes.py), with two worker processes on this machine; every worker has one thread.
+Start-up is treated alike: on either side, both workers load the model before either gets films, and the clock starts
+then (timed_score.py). Each round has a new cluster, which ends before the other side's turn.
 """
 
 import argparse
+import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -17,6 +24,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import timed_score
 from pneumoscope.engine import Engine, ImageFile
 from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.models import shipped_bundle
@@ -28,6 +36,7 @@ from pneumoscope.score.listing import Folder
 from pneumoscope.score.place import FolderPlace
 from pneumoscope.score.processes import ProcessCrew
 from pneumoscope.score.worker import Options
+from ray_nodes import two_nodes, why_not
 
 SIZE, SMALL = (1357, 1654), (64, 72)
 LISTING = "--list"  # how this script calls itself, so that each measurement has a process of its own
@@ -43,15 +52,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--many", type=int, default=100_000)
     parser.add_argument("--names", type=int, default=1_000_000)
-    parser.add_argument("--only", choices=("throughput", "memory", "listing"), help="one table only")
+    parser.add_argument("--only", choices=("throughput", "memory", "listing", "nodes"), help="one table only")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         tables = {
             "throughput": partial(throughput, Path(name), given.films, given.rounds),
             "memory": partial(memory, Path(name), given.many),
             "listing": partial(listing, Path(name), given.names),
+            "nodes": partial(nodes, Path(name), given.films, given.rounds),
         }
-        for table in tables if given.only is None else (given.only,):
+        for table in ("throughput", "memory", "listing") if given.only is None else (given.only,):
             tables[table]()
 
 
@@ -174,6 +184,53 @@ def list_names(place: Path) -> None:
     names = sum(shard.films for shard in shards)
     kept = sum(len(shard.packed) for shard in shards) / 1e6
     print(f"\nlisting of {names:,} names: {len(shards):,} shards ({kept:.0f} MB), {seconds:.0f} s, peak {peak:.0f} MB")
+
+
+def nodes(folder: Path, count: int, rounds: int) -> None:
+    """Two Ray nodes and two worker processes on the same films, in turns."""
+    if (why := why_not()) is not None:
+        sys.exit(f"--only nodes: {why}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `timeout`, too, leaves no namespace behind
+    films, sides, ratios = make_folder(folder / "full", count, SIZE), (_locally, _on_nodes), list[float]()
+    print(f"\n{count} full-size phantoms, {available_cores()} cores; films per second", flush=True)
+    for number in range(rounds):
+        rates = {side: side(films, folder / f"{side.__name__}-{number}") for side in sides[:: (-1) ** number]}
+        ratios.append(rates[_on_nodes] / rates[_locally])
+        both = f"two processes {rates[_locally]:6.1f}   two nodes {rates[_on_nodes]:6.1f}"
+        print(f"{both}   ratio {ratios[-1]:.2f}", flush=True)
+    print(f"median ratio {statistics.median(ratios):.2f}", flush=True)
+
+
+def _locally(films: Path, out: Path) -> float:
+    """Films per second of two worker processes."""
+    return _rate(subprocess.Popen(_timed(films, out), stdout=subprocess.PIPE, text=True))
+
+
+def _on_nodes(films: Path, out: Path) -> float:
+    """Films per second of two new Ray nodes with one core each."""
+    with two_nodes() as both:
+        return _rate(both.start(*_timed(films, out), "--ray", both.address, stdout=subprocess.PIPE))
+
+
+def _timed(films: Path, out: Path) -> list[str]:
+    shard = max(2, sum(1 for _ in films.rglob("*.jpeg")) // 40)
+    return [sys.executable, timed_score.__file__, str(films), str(out), "--shard-films", str(shard)]
+
+
+def _rate(driver: "subprocess.Popen[str]") -> float:
+    with driver:
+        try:
+            printed, _ = driver.communicate()
+        finally:
+            driver.kill()
+    if driver.returncode:
+        sys.exit(f"timed_score.py ended with exit code {driver.returncode}.")
+    found = json.loads(printed.splitlines()[-1])
+    if found["again"]:
+        sys.exit(
+            "a shard was given again, which spoils the comparison; run it again on a machine with nothing else to do."
+        )
+    return float(found["films_per_second"])
 
 
 if __name__ == "__main__":
