@@ -22,7 +22,7 @@ from pneumoscope.aws.session import Cloud
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.progress import Listener
 from pneumoscope.settings.aws import Deploy, Train
-from pneumoscope.settings.aws_names import parse_location
+from pneumoscope.settings.aws_names import Location, parse_location
 from samples import REPOSITORY
 
 REGION = "eu-central-1"
@@ -45,6 +45,17 @@ class RecordingListener(Listener):
     @override
     def advance(self, count: int) -> None:
         self.units += count
+
+
+def keys_of(cloud: Cloud, place: Location) -> dict[str, str | None]:
+    """The KMS key's id of each file directly under a prefix, None if it has none; `part` stands for all parts."""
+    s3, found = cloud.client("s3"), dict[str, str | None]()
+    for each in list_files(cloud, place, folders=False):
+        name = each["Key"].rpartition("/")[2]
+        key = s3.head_object(Bucket=place.bucket, Key=each["Key"]).get("SSEKMSKeyId")
+        name, key = "part" if name.startswith("part-") else name, key and key.rpartition("/")[2]
+        assert found.setdefault(name, key) == key
+    return found
 
 
 @contextmanager

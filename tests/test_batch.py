@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from moto.sagemaker.models import FakeTransformJob
 from pydantic import ValidationError
 
-from account import PLACE, REGION, RecordingListener, become_documented_user, become_nobody, run
+from account import PLACE, REGION, RecordingListener, become_documented_user, become_nobody, keys_of, run
 from batch_transform import REFERENCE, BatchTransform
 from local_cloud import LocalCloud
 from pneumoscope.aws import scoring
@@ -34,7 +34,7 @@ from pneumoscope.score.worker import Options
 from pneumoscope.settings.aws import Score
 from pneumoscope.settings.aws_names import parse_location
 from samples import REPOSITORY
-from scoring import drawn_films
+from scoring import drawn_films, shards_of
 from service import Service, serving
 
 FILMS = 24
@@ -266,6 +266,40 @@ def test_embeddings_are_gathered_if_asked_for(
     assert len(films) == len(found)
 
 
+def test_the_coverage_is_the_jobs_and_the_names_are_those_of_pneumoscope_score(
+    aws: Cloud, films: dict[str, bytes], batches: BatchTransform, shared_cloud: LocalCloud, tiny_bundle: Path
+) -> None:
+    """At coverage 0.99 every class fits every film; an image that does not know the variable answers at 0.9."""
+    chosen = settings(tiny_bundle, coverage=0.99)
+    container = transform.describe_model(chosen, "a", chosen.out, "arn")["PrimaryContainer"]
+    with serving(tiny_bundle, environment=container["Environment"]) as service:
+        job = BatchTransform(shared_cloud, service, REGION)
+        summary = carried_out(aws, planned(aws, tiny_bundle, coverage=0.99), job.run)
+    judged = [row.document for row in rows(aws) if row.judged]
+    assert len(judged) == len(films) - 2
+    assert {(each.status, each.coverage) for each in judged} == {("abstained", 0.99)}
+    assert summary.options["coverage"] == 0.99
+    source = S3Films(location=parse_location(SOURCE), region=REGION, limits=DEFAULT_LIMITS)
+    names = {shard.name for shard in shards_of(source, tiny_bundle, Options(coverage=0.99), films=6)}
+    assert {name for name in S3Place(location=chosen.out, region=REGION).names() if name.startswith("part-")} == names
+    with pytest.raises(CloudError, match=r"is at coverage 0.9, not 0.99; is --image of this version\?"):
+        carried_out(aws, planned(aws, tiny_bundle, coverage=0.99, out=f"{OUT}-old"), batches.run)
+    assert rows(aws, f"{OUT}-old") == []
+
+
+def test_the_parts_are_encrypted_with_the_key(
+    aws: Cloud, films: dict[str, bytes], batches: BatchTransform, shared_cloud: LocalCloud, tiny_bundle: Path
+) -> None:
+    key = shared_cloud.client("kms").create_key()["KeyMetadata"]["KeyId"]
+    given = ("score", SOURCE, "--out", OUT, "--model", tiny_bundle, "--image", IMAGE, "--role", "trainer")
+    begun = run(*given, "--kms-key", key, "--no-wait")
+    assert begun.code == 0, begun.err
+    batches.run(next(iter(batches._jobs)))
+    done = run(*given, "--kms-key", key, "--format", "json")
+    assert json.loads(done.out)["films"] == len(films), done.err
+    assert keys_of(aws, parse_location(OUT)) == {"part": key, "_shards.json": key, "_summary.json": key}
+
+
 def test_the_job_is_what_batch_transform_documents(
     aws: Cloud, films: dict[str, bytes], shared_cloud: LocalCloud, tiny_bundle: Path
 ) -> None:
@@ -331,11 +365,12 @@ def test_the_command_plans_starts_and_gathers(
         ({"source": "s3://nowhere/films"}, "bucket nowhere does not exist"),
         ({"out": "s3://nowhere/scores"}, "bucket nowhere does not exist"),
         ({"source": f"s3://{PLACE.bucket}/none"}, "no image file in s3://films-bucket/none"),
+        ({"coverage": 0.31}, "coverage 0.31 is not in this model's table; accepted: 0.9 or 0.99"),
         ({"source": "s3://in-ireland/films"}, "in-ireland is in eu-west-1, but this command works in eu-central-1"),
     ],
 )
 def test_an_impossible_batch_is_not_started(
-    changes: dict[str, str],
+    changes: dict[str, Any],
     sentence: str,
     aws: Cloud,
     films: dict[str, bytes],

@@ -368,6 +368,12 @@ def test_resources_are_shared_out() -> None:
         (["films", "--out", "o", "--coverage", "0.31"], 2, "coverage 0.31 is not in this model's table"),
         (["films", "--out", "s3://A"], 2, "--out: 's3://A' is not an S3 address"),
         (["films", "--out", "o", "--cores", "0"], 2, "cores"),
+        (["films", "--out", "o", "--kms-key", "a"], 2, "--kms-key encrypts results in S3, and --out is not there"),
+        (
+            ["films", "--out", "s3://films", "--kms-key", "alias/a"],
+            2,
+            "'alias/a' is an alias; give the key's id or ARN",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(

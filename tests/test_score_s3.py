@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from account import PLACE, REGION, become_nobody
+from account import PLACE, REGION, become_nobody, keys_of
 from flaky_proxy import flaky
 from local_cloud import LocalCloud
 from pneumoscope.aws import scoring as scoring_on_s3
@@ -96,6 +96,22 @@ def test_the_command_scores_from_bucket_to_bucket_and_goes_on(
     again = json.loads(command(*line).out)
     assert again["shards"]["there"] == again["shards"]["total"] - 1
     check_each_once([row for content in parts(uploaded).values() for row in read_part(content)], FILMS)
+
+
+@pytest.mark.parametrize("with_key", [False, True])
+def test_results_are_encrypted_with_the_key_if_there_is_one(
+    uploaded: Cloud,
+    shared_cloud: LocalCloud,
+    tiny_bundle: Path,
+    command: Callable[..., SimpleNamespace],
+    *,
+    with_key: bool,
+) -> None:
+    key = shared_cloud.client("kms").create_key()["KeyMetadata"]["KeyId"] if with_key else None
+    line = ["score", SOURCE, "--out", OUT, "--bundle", tiny_bundle, "--shard-films", 40, "--quiet"]
+    done = command(*line, *(() if key is None else ("--kms-key", key)))
+    assert done.code == 0, done.err
+    assert keys_of(uploaded, OUT) == {"part": key, "_shards.json": key, SUMMARY_FILE: key}
 
 
 def test_a_part_is_put_once(uploaded: Cloud, tiny_bundle: Path) -> None:

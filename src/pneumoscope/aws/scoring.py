@@ -12,7 +12,7 @@ from typing import Any
 from botocore import exceptions
 
 from pneumoscope.archive import is_junk
-from pneumoscope.aws.client.bucket import check_bucket, check_region, list_files, remove_file, write_file
+from pneumoscope.aws.client.bucket import check_bucket, check_region, encryption, list_files, remove_file, write_file
 from pneumoscope.aws.session import TRANSFERS, Cloud, attempts, error_code, translate_errors
 from pneumoscope.engine.film_files import named_like_film
 from pneumoscope.errors import BusyError, ImageError
@@ -79,10 +79,14 @@ class S3Films:
 
 @dataclass(frozen=True, kw_only=True)
 class S3Place:
-    """A prefix for parts. S3 accepts a part only if no other has its name, so that the first one stays."""
+    """A prefix for parts. S3 accepts a part only if no other has its name, so that the first one stays.
+
+    `kms_key` is the id or ARN of a KMS key to encrypt with; without it, the bucket's own setting holds.
+    """
 
     location: Location
     region: str | None
+    kms_key: str | None = None
 
     @property
     def address(self) -> str:
@@ -122,7 +126,7 @@ class S3Place:
         with translate_errors(f"writing {file}"):
             for _ in range(_CONFLICTS):
                 try:
-                    put(Bucket=file.bucket, Key=file.key, Body=content, IfNoneMatch="*")
+                    put(Bucket=file.bucket, Key=file.key, Body=content, IfNoneMatch="*", **self._encryption)
                 except exceptions.ClientError as failure:
                     if error_code(failure) == "PreconditionFailed":
                         return False
@@ -135,7 +139,7 @@ class S3Place:
 
     def replace(self, name: str, content: bytes) -> None:
         """Put an object, in place of an earlier one."""
-        write_file(_cloud(self.region), self.location / name, content)
+        write_file(_cloud(self.region), self.location / name, content, **self._encryption)
 
     def tail(self, name: str, size: int) -> bytes:
         """Read the end of an object."""
@@ -148,6 +152,10 @@ class S3Place:
 
     def tidy(self) -> None:
         """Do nothing: S3 keeps no incomplete object of a single put."""
+
+    @property
+    def _encryption(self) -> dict[str, str]:
+        return {} if self.kms_key is None else encryption(self.kms_key)
 
 
 @cache  # clients are made once per process, and worker processes are spawned, not forked

@@ -148,7 +148,7 @@ def score_command(settings: "Score") -> None:
 
     cloud, listener = _cloud(settings.region), make_listener(quiet=settings.quiet)
     source = S3Films(location=settings.source, region=settings.region, limits=DEFAULT_LIMITS)
-    place = S3Place(location=settings.out, region=settings.region)
+    place = S3Place(location=settings.out, region=settings.region, kms_key=settings.kms_key)
     with verified_bundle(cloud, settings.model, listener) as bundle:
         batch = plan(cloud, settings, source, place, bundle, listener=listener)
         typer.echo(batch.describe(), err=True)

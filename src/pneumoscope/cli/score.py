@@ -78,7 +78,7 @@ def _place(settings: "Score") -> "Place":
     if settings.out.startswith(S3):
         from pneumoscope.aws.scoring import S3Place
 
-        return S3Place(location=parse_location(settings.out), region=settings.region)
+        return S3Place(location=parse_location(settings.out), region=settings.region, kms_key=settings.kms_key)
     from pneumoscope.score.place import FolderPlace
 
     return FolderPlace(folder=Path(settings.out).absolute())

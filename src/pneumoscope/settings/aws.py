@@ -4,20 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pneumoscope.documents import Document
-from pneumoscope.settings.aws_names import EndpointName, InstanceType, Location, Place, parse_location
-from pneumoscope.settings.option import Images, Precision, Quiet, Spelling
+from pneumoscope.settings.aws_names import EndpointName, InstanceType, Key, Location, Place, parse_location
+from pneumoscope.settings.option import Coverage, Images, Precision, Quiet, Spelling
 
 Variant: TypeAlias = Literal["realtime", "serverless", "async"]
 Serving: TypeAlias = Literal["own", "ray"]
-
-
-def _refuse_alias(given: str) -> str:
-    if given.rpartition(":")[2].startswith("alias/"):
-        raise ValueError(f"{given!r} is an alias; give the key's id or ARN, which AWS accepts everywhere")
-    return given
 
 
 def _parse_changes(given: Any) -> Any:
@@ -42,10 +36,6 @@ def _parse_source(given: Any) -> Any:
 
 _S3 = Spelling(metavar="S3://…", kind=str)
 Region = Annotated[str | None, Field(description="AWS region; by default that of your environment or profile.")]
-Key = Annotated[
-    Annotated[str, AfterValidator(_refuse_alias)] | None,
-    Field(description="Id or ARN of a KMS key to encrypt with; by default, S3 encrypts with its own keys."),
-]
 Source = Annotated[
     Path | Location,
     BeforeValidator(_parse_source),
@@ -215,6 +205,7 @@ class Score(Document):
         description="Films per shard and part, about. With another number, parts that are there do not count.",
     )
     embedding: bool = Field(default=False, description="Also store each film's embedding, 4 bytes per dimension.")
+    coverage: Coverage = None
     remove_others: bool = Field(
         default=False,
         description="Delete parts of other films, models or options from --out, once all parts are there.",

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pneumoscope.errors import UsageError
 
@@ -86,5 +86,16 @@ def _parse_place(given: str | Location) -> Location:
         raise ValueError(str(failure).rstrip(".")) from None
 
 
+def _refuse_alias(given: str) -> str:
+    if given.rpartition(":")[2].startswith("alias/"):
+        raise ValueError(f"{given!r} is an alias; give the key's id or ARN, which AWS accepts everywhere")
+    return given
+
+
+#: A setting that names a key of one's own.
+Key = Annotated[
+    Annotated[str, AfterValidator(_refuse_alias)] | None,
+    Field(description="Id or ARN of a KMS key to encrypt with; by default, S3 encrypts with its own keys."),
+]
 #: A setting that names a place in S3.
 Place: TypeAlias = Annotated[Location, BeforeValidator(_parse_place)]

@@ -1,12 +1,12 @@
 """Settings of `score`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pneumoscope.documents import Document
 from pneumoscope.errors import UsageError
-from pneumoscope.settings.aws_names import S3, parse_location
+from pneumoscope.settings.aws_names import S3, Key, parse_location
 from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, MaxPixels, Point, Quiet, Spelling
 
 
@@ -75,7 +75,16 @@ class Score(Document):
     region: str | None = Field(
         default=None, description="AWS region of the buckets; by default that of your environment or profile."
     )
+    kms_key: Annotated[
+        Key, Field(description="Id or ARN of a KMS key to encrypt results in S3 with; by default, the bucket decides.")
+    ] = None
     form: Annotated[Literal["table", "json"], Spelling(names=("--format",))] = Field(
         default="table", description="Output format of the summary."
     )
     quiet: Quiet = False
+
+    @model_validator(mode="after")
+    def _key_for_s3(self) -> Self:
+        if self.kms_key is not None and not self.out.startswith(S3):
+            raise ValueError("--kms-key encrypts results in S3, and --out is not there; leave one out")
+        return self

@@ -11,7 +11,7 @@ from pneumoscope.settings.aws_names import EndpointName
 from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, Point, Provider, Spelling
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
-BATCH_VARIABLE = "PNEUMOSCOPE_BATCH"
+BATCH_VARIABLE, COVERAGE_VARIABLE = "PNEUMOSCOPE_BATCH", "PNEUMOSCOPE_COVERAGE"
 MAX_BYTES_VARIABLE, MAX_PIXELS_VARIABLE = "PNEUMOSCOPE_MAX_BYTES", "PNEUMOSCOPE_MAX_PIXELS"
 Batch: TypeAlias = Literal["decisions", "embeddings"]
 #: Batch Transform's limit on the size of a film, and on the films of MaxPayloadInMB that are sent at a time together
@@ -83,7 +83,7 @@ class ServeOptions(Document):
         description="Answer /invocations as a batch transform job needs it: a file that cannot be read is rejected "
         "with status 200 instead of 422; the answers add the file's SHA-256, or also the embedding.",
     )
-    coverage: Coverage = None
+    coverage: Annotated[Coverage, Spelling(variable=COVERAGE_VARIABLE)] = None
     operating_point: Point = None
     fix_orientation: FixOrientation = False
     provider: Provider = "cpu"

@@ -21,7 +21,7 @@ from pneumoscope.aws.client.train import role_arn
 from pneumoscope.aws.client.transform import Films, Run
 from pneumoscope.aws.session import Cloud
 from pneumoscope.contract import load_contract
-from pneumoscope.engine import MODEL_FILE
+from pneumoscope.engine import MODEL_FILE, choose_rule
 from pneumoscope.engine.reference import load_reference
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
@@ -82,10 +82,11 @@ def plan(
         listener: receives progress.
 
     Raises:
-        UsageError: there is no film, or the place has other parts.
+        UsageError: there is no film, the place has other parts, or the model has no such coverage.
         CloudError: AWS refuses.
     """
-    contract, options = load_contract(bundle), Options(embedding=settings.embedding)
+    contract, options = load_contract(bundle), Options(embedding=settings.embedding, coverage=settings.coverage)
+    choose_rule(contract, coverage=options.coverage)
     place.prepare()
     shards = list_shards([source], options.name(contract_sha256(contract)), settings.shard_films, listener)
     there, others = sort_parts(place, shards, remove_others=settings.remove_others)

@@ -15,6 +15,7 @@ from pneumoscope.archive import printable
 from pneumoscope.aws.client.transform import SUFFIX, Run
 from pneumoscope.aws.session import TRANSFERS, Cloud, translate_errors
 from pneumoscope.contract import Contract
+from pneumoscope.engine import choose_rule
 from pneumoscope.engine.bundle import model_name
 from pneumoscope.engine.document import DecisionDocument, ModelName
 from pneumoscope.errors import CloudError
@@ -114,7 +115,7 @@ class Gatherer:
         with translate_errors(f"reading {file}"):
             found = self.cloud.client("s3").get_object(Bucket=file.bucket, Key=file.key)
             content = found["Body"].read()
-        return parse_answer(content, entry.name, self._address, self.contract)
+        return parse_answer(content, entry.name, self._address, self.contract, coverage=self.job.options.coverage)
 
 
 def is_sendable(entry: Entry) -> bool:
@@ -122,7 +123,7 @@ def is_sendable(entry: Entry) -> bool:
     return 0 < entry.size <= BATCH_MEGABYTES * MEGABYTE
 
 
-def parse_answer(content: bytes, name: str, source: str, contract: Contract) -> Row:
+def parse_answer(content: bytes, name: str, source: str, contract: Contract, *, coverage: float | None = None) -> Row:
     """The row of a film from the answer of a service that runs with `--batch`.
 
     Args:
@@ -130,9 +131,10 @@ def parse_answer(content: bytes, name: str, source: str, contract: Contract) -> 
         name: of the film in its source.
         source: the source's address.
         contract: of the model that must have answered.
+        coverage: that it must have answered at; by default the contract's own.
 
     Raises:
-        CloudError: it is not such an answer, or another model's.
+        CloudError: it is not such an answer, another model's, or at another coverage.
     """
     try:
         answer: dict[str, Any] = json.loads(content)
@@ -154,4 +156,10 @@ def parse_answer(content: bytes, name: str, source: str, contract: Contract) -> 
         ) from failure
     if decision.model.sha256 != model_name(contract)["sha256"]:
         raise CloudError(f"the answer to {printable(name)} is of another model than --model; delete the answers.")
+    expected = choose_rule(contract, coverage=coverage).row.coverage
+    if decision.status != "rejected" and decision.coverage != expected:  # images before PNEUMOSCOPE_COVERAGE ignore it
+        raise CloudError(
+            f"the answer to {printable(name)} is at coverage {decision.coverage}, not {expected}; is --image of this "
+            "version?"
+        )
     return row

@@ -26,6 +26,7 @@ from pneumoscope.settings.aws_names import Location
 from pneumoscope.settings.serve import (
     BATCH_MEGABYTES,
     BATCH_VARIABLE,
+    COVERAGE_VARIABLE,
     MAX_BYTES_VARIABLE,
     MAX_PIXELS_VARIABLE,
     MEGABYTE,
@@ -140,6 +141,7 @@ def describe_model(settings: Score, name: str, model: Location, role: str) -> di
         MAX_BYTES_VARIABLE: str(DEFAULT_LIMITS.max_bytes),
         MAX_PIXELS_VARIABLE: str(DEFAULT_LIMITS.max_pixels),
     }
+    environment |= {} if settings.coverage is None else {COVERAGE_VARIABLE: str(settings.coverage)}
     container = {"Image": settings.image, "ModelDataUrl": str(model / ARCHIVE), "Environment": environment}
     return {
         "ModelName": name,
