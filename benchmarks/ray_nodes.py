@@ -39,11 +39,14 @@ def why_not() -> str | None:
     if shutil.which("ip") is None:
         return "the command ip is missing; install the package iproute2."
     name = f"pneumoscope-{os.getpid()}-try"
-    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
-    if tried.returncode:
-        why = " ".join(tried.stderr.split())
-        return f"this process must not make network namespaces ({why}); run it as root, with CAP_SYS_ADMIN."
-    _ip("netns", "del", name)
+    try:
+        for words in (f"netns add {name}", f"-n {name} link add cable type veth peer name end"):
+            tried = subprocess.run(["ip", *words.split()], capture_output=True, text=True, check=False)
+            if tried.returncode:
+                why = " ".join(tried.stderr.split())
+                return f"network namespaces cannot be made ({why}); run this as root, and outside a container."
+    finally:
+        _remove(name)
     return None
 
 
@@ -59,10 +62,10 @@ class Nodes:
     environment: dict[str, str]
     address: str = f"{HEAD}:{_PORT}"
 
-    def start(self, *line: object, **options: object) -> "subprocess.Popen[str]":
-        """Start a command in the head's namespace; `options` are those of Popen."""
+    def start(self, *line: object, errors: int | None = None) -> "subprocess.Popen[str]":
+        """Start a command in the head's namespace, with a pipe for what it prints; `errors` is Popen's `stderr`."""
         inside = ["ip", "netns", "exec", self.head, *map(str, line)]
-        return subprocess.Popen(inside, env=self.environment, text=True, **options)  # type: ignore[call-overload, no-any-return] # as given
+        return subprocess.Popen(inside, env=self.environment, stdout=subprocess.PIPE, stderr=errors, text=True)
 
     def kill(self) -> None:
         """End the other node, as if its machine lost power."""
@@ -99,9 +102,6 @@ def two_nodes() -> Iterator[Nodes]:
         ):
             _start(stack, nodes, log.fileno(), name, *options)
         _await(nodes, Path(log.name))
-        # The nodes end before their folders are removed.
-        for name in (head, other):
-            stack.callback(_kill_all, name)
         yield nodes
 
 
@@ -125,7 +125,7 @@ def _await(nodes: Nodes, log: Path) -> None:
     until = time.monotonic() + _READY_SECONDS
     while time.monotonic() < until:
         line = (sys.executable, "-c", _COUNT_CORES, nodes.address, 2)
-        with nodes.start(*line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asked:
+        with nodes.start(*line, errors=subprocess.DEVNULL) as asked:
             try:
                 if asked.wait(max(1.0, until - time.monotonic())) == 0:
                     return

@@ -209,7 +209,7 @@ def _locally(films: Path, out: Path) -> float:
 def _on_nodes(films: Path, out: Path) -> float:
     """Films per second of two new Ray nodes with one core each."""
     with two_nodes() as both:
-        return _rate(both.start(*_timed(films, out), "--ray", both.address, stdout=subprocess.PIPE))
+        return _rate(both.start(*_timed(films, out), "--ray", both.address))
 
 
 def _timed(films: Path, out: Path) -> list[str]:

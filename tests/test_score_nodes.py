@@ -32,7 +32,7 @@ def test_a_node_that_is_gone_loses_and_doubles_nothing(
     films, out = make_films(tmp_path / "films", FILMS), tmp_path / "out"
     total = len(shards_of(source_of(films), tiny_bundle, films=SHARD_FILMS))
     line = [sys.executable, timed_score.__file__, films, out, "--bundle", tiny_bundle, "--ray", nodes.address]
-    driver = nodes.start(*line, "--shard-films", SHARD_FILMS, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    driver = nodes.start(*line, "--shard-films", SHARD_FILMS, errors=subprocess.PIPE)
     assert driver.stdout is not None
     first = driver.stdout.readline().strip()
     assert first == timed_score.ALL_WORK, driver.communicate()
