@@ -83,6 +83,14 @@ def dataset(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> D
 
 
 @pytest.fixture(scope="session")
+def all_train(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A data set in which all films are train films."""
+    out = tmp_path_factory.mktemp("all-train") / "data"
+    prepare([phantom_folder], out, PrepareConfig(train_only=True))
+    return load_dataset(out)
+
+
+@pytest.fixture(scope="session")
 def phantom_members() -> dict[str, bytes]:
     """Small phantoms by their names in an archive, enough for a mean film and five folds."""
     from audits import small_archive
