@@ -177,7 +177,7 @@ def _candidates(
 ) -> Candidates:
     """Sort a source's images into candidates and refused files; `unsupported` have a format that is not read."""
     reasons = [(each.name, each.reason) for each in listing.problems]
-    reasons += [(name, f"accepted are {ACCEPTED}") for name in sorted(unsupported)]
+    reasons += [(name, f"not an accepted format; accepted are {ACCEPTED}") for name in sorted(unsupported)]
     reasons += [(member.name, identity) for member, _, identity in found if isinstance(identity, str)]
     return Candidates(
         files=tuple(
