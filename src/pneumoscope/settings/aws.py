@@ -212,7 +212,7 @@ class Score(Document):
         default=2000,
         ge=2,
         le=100_000,
-        description="Approximate number of films per shard and part. Parts made with another number do not count.",
+        description="Approximate number of films per shard and part. Parts made with another number are not reused.",
     )
     embedding: bool = Field(default=False, description="Also store each film's embedding, 4 bytes per dimension.")
     remove_others: bool = Field(
