@@ -31,7 +31,7 @@ DRIFT_FILE, PAGE_FILE, DECISIONS_FILE = "drift.json", "drift.html", "predictions
 #: Differences of shares smaller than this do not matter in practice, even if there are enough films to prove them.
 TOLERANCE = 0.02
 _MANY = 0.1  # share of films with a distance over 1
-_FAR = "share of films with an embedding distance over 1"
+_FAR = "share beyond distance 1"  # of the embedding; 1 is the distance that 99 % of the reference's films are within
 _NORMAL_975 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 Grade: TypeAlias = Literal["alike", "different", "unknown"]
