@@ -128,8 +128,8 @@ def is_local(url: str) -> bool:
 
 def attempts() -> int:
     """Attempts per call: AWS_MAX_ATTEMPTS, which botocore also reads, or else six."""
-    attempts = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    return int(attempts) if attempts.isdecimal() and int(attempts) > 0 else _ATTEMPTS
+    variable = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return int(variable) if variable.isdecimal() and int(variable) > 0 else _ATTEMPTS
 
 
 @contextmanager

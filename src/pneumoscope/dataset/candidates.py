@@ -127,7 +127,7 @@ def list_films(
     rules = rules or FolderRules()
     prepared = any(member.name == MANIFEST_FILE for member in listing.members)
     # A manifest shows that the source is a prepared data set.
-    members = [m for m in listing.members if not (prepared and m.name.startswith(f"{STRESS}/"))]
+    members = [member for member in listing.members if not (prepared and member.name.startswith(f"{STRESS}/"))]
     if chest := [member for member in members if _CHEST_FOLDER in PurePosixPath(member.name).parts[:-1]]:
         members = chest
     images, unsupported = _sort_members(members)

@@ -125,7 +125,9 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     seen = _DecodedFilms(
         statuses=np.array([status for status, _ in rows]),
         probabilities=np.array([outputs.probabilities for _, outputs in rows], np.float64),
-        distances=np.array([np.nan if reference is None else reference.distance(o.embedding) for _, o in rows]),
+        distances=np.array(
+            [np.nan if reference is None else reference.distance(outputs.embedding) for _, outputs in rows]
+        ),
     )
     signs = tuple(_signs(engine.contract, seen, reference))
     return Drift(
@@ -135,7 +137,9 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
         model=ModelName(**engine.model),
         folder=str(folder),
         n=len(predictions),
-        undecodable=tuple(UndecodableFilm(film=p.image, code=p.reason_codes[0], reason=p.reasons[0]) for p in lost),
+        undecodable=tuple(
+            UndecodableFilm(film=each.image, code=each.reason_codes[0], reason=each.reasons[0]) for each in lost
+        ),
         statuses=dict(sorted(Counter(seen.statuses.tolist()).items())),
         reasons=dict(Counter(code for each in predictions for code in each.reason_codes).most_common()),
         resamples=DRAWS,
