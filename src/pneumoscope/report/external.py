@@ -35,7 +35,7 @@ class MappedFilms:
 
     films: Sequence[Record]
     labels: dict[str, str]
-    level: LabelScheme
+    scheme: LabelScheme
     left_out: dict[str, int]
 
 
@@ -101,7 +101,7 @@ def map_films(films: Sequence[Record], label_map: LabelMap, contract: Contract) 
     return MappedFilms(
         films=evaluated,
         labels={label: label_map.labels[label] for label in {film.label for film in evaluated}},
-        level=LabelScheme(members=members | ({NONE_OF_THESE: rest} if rest else {}), groups=groups),
+        scheme=LabelScheme(members=members | ({NONE_OF_THESE: rest} if rest else {}), groups=groups),
         left_out={label: count for label, count in sorted(counts.items()) if label in label_map.leave_out},
     )
 
@@ -118,26 +118,26 @@ def describe_external(mapped: MappedFilms, here: dict[str, Figures], own: Report
     if own is not None:
         words = f"{own.n:,} films of {own.dataset.patients:,} patients, {own.dataset.split}"
         for name, figures in here.items():
-            theirs = _own_figures(mapped.level, name, own)
+            theirs = _own_figures(mapped.scheme, name, own)
             drops += [_drop(figure, name, figures[figure], theirs[figure]) for figure in theirs]
     return External(
         labels=mapped.labels,
         left_out=mapped.left_out,
-        members=dict(mapped.level.members),
+        members=dict(mapped.scheme.members),
         own=words,
         drops=tuple(drops),
     )
 
 
-def _own_figures(level: LabelScheme, name: str, own: Report) -> dict[str, Figure]:
+def _own_figures(scheme: LabelScheme, name: str, own: Report) -> dict[str, Figure]:
     """The model's own figures of a name, by the same rule: those that do not depend on the classes' frequencies."""
     known = own.per_class | own.per_group
     if name not in known:
         return {}
     found = {"auroc": known[name]["auroc"]}
-    if all(len(members) == 1 for members in level.members.values()):
+    if all(len(members) == 1 for members in scheme.members.values()):
         found |= {figure: known[name][figure] for figure in ("sensitivity", "specificity")}
-    elif len(level.members) == 2:  # of two names, the more probable one has a probability of at least one half
+    elif len(scheme.members) == 2:  # of two names, the more probable one has a probability of at least one half
         point = next(each for each in own.points if (each.name, each.of) == (HALF, name))
         found |= {"sensitivity": point.sensitivity, "specificity": point.specificity}
     return found
