@@ -90,17 +90,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="run only these rows")
     parser.add_argument("--max-epochs", type=int, help="limit every row to this many epochs, for a quick try")
     parser.add_argument("--workers", type=int, default=0, help="processes that augment films; beside a GPU, several")
-    given = parser.parse_args()
-    if given.max_epochs is not None and given.max_epochs < 1:
-        parser.error(f"--max-epochs {given.max_epochs}: expected 1 or more")
+    arguments = parser.parse_args()
+    if arguments.max_epochs is not None and arguments.max_epochs < 1:
+        parser.error(f"--max-epochs {arguments.max_epochs}: expected 1 or more")
     try:
-        dataset = load_dataset(given.dataset)
-        table = redo(dataset, given.out, only=given.only, max_epochs=given.max_epochs, workers=given.workers)
+        dataset = load_dataset(arguments.dataset)
+        table = redo(
+            dataset, arguments.out, only=arguments.only, max_epochs=arguments.max_epochs, workers=arguments.workers
+        )
     except PneumoscopeError as failure:
         raise SystemExit(str(failure)) from failure
     except KeyboardInterrupt as stop:
         raise SystemExit("interrupted; the same command resumes after the last finished epoch") from stop
-    write_json(given.out / TABLE_FILE, table)
+    write_json(arguments.out / TABLE_FILE, table)
     show(table)
 
 

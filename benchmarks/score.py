@@ -44,14 +44,14 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=100_000)
     parser.add_argument("--names", type=int, default=1_000_000)
     parser.add_argument("--only", choices=("throughput", "memory", "listing"), help="one table only")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         tables = {
-            "throughput": partial(throughput, Path(name), given.films, given.rounds),
-            "memory": partial(memory, Path(name), given.many),
-            "listing": partial(listing, Path(name), given.names),
+            "throughput": partial(throughput, Path(name), arguments.films, arguments.rounds),
+            "memory": partial(memory, Path(name), arguments.many),
+            "listing": partial(listing, Path(name), arguments.names),
         }
-        for table in tables if given.only is None else (given.only,):
+        for table in tables if arguments.only is None else (arguments.only,):
             tables[table]()
 
 

@@ -101,7 +101,7 @@ def test_a_page_with_a_dozen_large_pictures_stays_small(report: Path) -> None:
         Mistake(
             film=f"{number}.jpeg",
             label="normal",
-            called="virus",
+            predicted="virus",
             probability=0.9,
             luma=random.integers(256, size=(288, 288), dtype=np.uint8),
             activation=random.random((7, 7)).astype(np.float32),
