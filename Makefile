@@ -14,7 +14,7 @@ FAST := THP_MEM_ALLOC_ENABLE=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THR
 # Tests run in one process per core, so each gets a single PyTorch thread.
 PARALLEL := OMP_NUM_THREADS=1
 
-# Another fifth faster; the weights then differ slightly from those of an uncompiled run.
+# Compiled training is another fifth faster; the weights then differ slightly from those of an uncompiled run.
 COMPILED := $(if $(shell command -v g++),--compiled)
 
 .PHONY: demo test quick check docs site lock clean browser model dist sbom release
@@ -28,7 +28,7 @@ test: check browser  ## everything CI runs
 quick: $(READY)  ## the tests that neither train nor start processes, within a minute
 	$(PARALLEL) $(BIN)/pytest --quick --numprocesses auto
 
-check: $(READY)
+check: $(READY)  ## ruff, formatting, strict types, import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -79,7 +79,7 @@ lock: $(UV)  ## update the lock files to the newest versions that pyproject.toml
 dist: $(READY)  ## the wheel and the sdist in dist/, byte for byte the same from the same commit
 	$(BIN)/python scripts/release.py dist
 
-sbom: $(READY)  ## these two, and the bill of materials of an installation without extras
+sbom: $(READY)  ## the wheel, the sdist, and the bill of materials of an installation without extras
 	$(BIN)/python scripts/release.py sbom
 
 release: $(READY)  ## everything up to the upload: checks, tests, files in dist/, both tried out, notes

@@ -48,17 +48,17 @@ def main() -> None:
     parser.add_argument("--films", type=Path, help="ZIP of JPEG films; by default phantoms")
     parser.add_argument("--bundle", type=Path, default=shipped_bundle(), help="the bundle; by default the shipped one")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each of three rounds")
-    given = parser.parse_args()
-    films, what = read_films(given.films)
+    arguments = parser.parse_args()
+    films, what = read_films(arguments.films)
     print(f"{len(films)} {what}, {available_cores()} cores", flush=True)
     os.environ |= {BATCH_VARIABLE: "decisions", MAX_BYTES_VARIABLE: "100000000", MAX_PIXELS_VARIABLE: "100000000"}
-    engine, alone, rates, used = Engine.load(given.bundle), list[float](), list[float](), list[float]()
-    with service(given.bundle) as (port, process):
+    engine, alone, rates, used = Engine.load(arguments.bundle), list[float](), list[float](), list[float]()
+    with service(arguments.bundle) as (port, process):
         before = memory(process)
         limits = json.loads(_get(port, "/execution-parameters"))
         for _ in range(3):
             alone.append(len(films) / seconds(lambda: drain(engine.predict_many(encoded_films(films)))))
-            rate, processor = send(port, process, films, given.seconds)
+            rate, processor = send(port, process, films, arguments.seconds)
             rates.append(rate)
             used.append(processor)
         peak = memory(process, peak=True)

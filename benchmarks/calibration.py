@@ -39,14 +39,14 @@ def main() -> None:
     ):
         print(f"{name}: {rows.sum():,} films")
         compare(plain, logits, rows)
-    given = CalibrationSet(
+    calibration_set = CalibrationSet(
         films=plain,
         kind="out-of-fold",
         prior=np.bincount(plain.truth, plain.weights).astype(float),
         classes=evidence.about.classes,
         groups=evidence.about.groups,
     )
-    decide(given, evidence.stress.astype(float))
+    decide(calibration_set, evidence.stress.astype(float))
 
 
 def compare(films: HeldOutFilms, logits: Floats, rows: NDArray[np.bool_]) -> None:
@@ -111,10 +111,10 @@ def calibration_errors(films: HeldOutFilms, shares: Floats, counts: Floats) -> F
     return np.asarray(np.abs(counts @ (bins * gap[:, np.newaxis])).sum(axis=1) / (counts @ films.weights))
 
 
-def decide(given: CalibrationSet, stress: Floats) -> None:
+def decide(calibration_set: CalibrationSet, stress: Floats) -> None:
     """Print what is answered at each coverage, for plain and for stress films."""
-    films = given.films
-    fitted = [(held, calibrate(replace(given, films=others))) for held, others in films.parts()]
+    films = calibration_set.films
+    fitted = [(held, calibrate(replace(calibration_set, films=others))) for held, others in films.parts()]
     for name, logits in (("plain", films.logits), ("stress", stress)):
         print(f"{name}: coverage; answered, correct of these, type undetermined; coverage of each class")
         for coverage in COVERAGES:
@@ -126,7 +126,10 @@ def decide(given: CalibrationSet, stress: Floats) -> None:
                 scale, bias = (np.array([*part.values()]) for part in (calibration.scale, calibration.bias))
                 shares = metrics.softmax(logits[held] * scale + bias)
                 kept[held] = shares >= [*row.classes.values()]
-                verdicts = [judge(given.groups, given.by_class(each), Rule(level="class", row=row)) for each in shares]
+                verdicts = [
+                    judge(calibration_set.groups, calibration_set.by_class(each), Rule(level="class", row=row))
+                    for each in shares
+                ]
                 answer[held] = [-1 if each.class_index is None else each.class_index for each in verdicts]
                 labels[held] = [each.label if each.status == "abstained" else None for each in verdicts]
             answered = answer >= 0

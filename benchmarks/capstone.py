@@ -1,6 +1,7 @@
 """The capstone's table, redone: its recipes and ours on one data set, trained, exported and tested alike.
 
     python benchmarks/capstone.py DATASET [--out capstone] [--only NAME ...] [--max-epochs N]
+                                   [--workers N]
 
 DATASET is made by `pneumoscope data prepare` and has train, validation and test films. Every row of `ROWS` becomes a
 run and a bundle in its own folder below --out, and the figures are those of the bundle on the test films. Finished runs
@@ -88,20 +89,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("capstone"), help="folder for the runs and bundles")
     parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="run only these rows")
     parser.add_argument("--max-epochs", type=int, help="limit every row to this many epochs, for a quick try")
-    given = parser.parse_args()
-    if given.max_epochs is not None and given.max_epochs < 1:
-        parser.error(f"--max-epochs {given.max_epochs}: expected 1 or more")
+    parser.add_argument("--workers", type=int, default=0, help="processes that augment films; beside a GPU, several")
+    arguments = parser.parse_args()
+    if arguments.max_epochs is not None and arguments.max_epochs < 1:
+        parser.error(f"--max-epochs {arguments.max_epochs}: expected 1 or more")
     try:
-        table = redo(load_dataset(given.dataset), given.out, only=given.only, max_epochs=given.max_epochs)
+        dataset = load_dataset(arguments.dataset)
+        table = redo(
+            dataset, arguments.out, only=arguments.only, max_epochs=arguments.max_epochs, workers=arguments.workers
+        )
     except PneumoscopeError as failure:
         raise SystemExit(str(failure)) from failure
     except KeyboardInterrupt as stop:
         raise SystemExit("interrupted; the same command resumes after the last finished epoch") from stop
-    write_json(given.out / TABLE_FILE, table)
+    write_json(arguments.out / TABLE_FILE, table)
     show(table)
 
 
-def redo(dataset: Dataset, out: Path, *, only: Sequence[str] | None, max_epochs: int | None) -> dict[str, Any]:
+def redo(
+    dataset: Dataset, out: Path, *, only: Sequence[str] | None, max_epochs: int | None, workers: int
+) -> dict[str, Any]:
     """Run the rows, or those named in `only`, and return the table as JSON values."""
     films = dataset.split(SPLIT)  # a data set without a test split fails here, not after hours
     finished, reasons = dict[str, Finished](), dict[str, str]()
@@ -111,7 +118,7 @@ def redo(dataset: Dataset, out: Path, *, only: Sequence[str] | None, max_epochs:
             continue
         say(f"{row.name}:")
         try:
-            finished[row.name] = finish(dataset, row, out / row.name, max_epochs)
+            finished[row.name] = finish(dataset, configuration(row, max_epochs, workers), out / row.name)
         except (WeightsError, BundleError) as failure:  # the other rows still run
             reasons[row.name] = str(failure)
     engines = {name: Engine.load(each.bundle) for name, each in finished.items()}
@@ -136,9 +143,9 @@ def redo(dataset: Dataset, out: Path, *, only: Sequence[str] | None, max_epochs:
     }
 
 
-def configuration(row: Row, max_epochs: int | None) -> TrainConfig:
+def configuration(row: Row, max_epochs: int | None, workers: int) -> TrainConfig:
     """The row's configuration, with at most `max_epochs` epochs."""
-    config = make_config(load_recipe(row.recipe), row.changes)
+    config = make_config(load_recipe(row.recipe), row.changes | {"workers": workers})
     epochs = min(config.epochs, max_epochs or config.epochs)
     cut = {"epochs": epochs, "head_epochs": min(config.head_epochs, epochs - 1)}
     return make_config(config.model_dump(), cut)
@@ -171,13 +178,13 @@ class Clock(Listener):
         return None if None in times else sum(filter(None, times))
 
 
-def finish(dataset: Dataset, row: Row, folder: Path, max_epochs: int | None) -> Finished:
-    """Train the row's network, or resume its training, and export its bundle."""
-    config, run, bundle = configuration(row, max_epochs), folder / "run", folder / "bundle"
+def finish(dataset: Dataset, config: TrainConfig, folder: Path) -> Finished:
+    """Train a row's network, or resume its training, and export its bundle, named like the row's folder."""
+    run, bundle = folder / "run", folder / "bundle"
     clock = Clock(run / SECONDS_FILE)
     history = train(dataset, config, run, resume=run.is_dir(), listener=clock)
     if not bundle.is_dir():
-        export(run, dataset, bundle, ExportConfig(name=row.name))
+        export(run, dataset, bundle, ExportConfig(name=folder.name))
     epochs = len(history)
     return Finished(config=config, run=run, bundle=bundle, epochs=epochs, seconds=clock.total(epochs))
 

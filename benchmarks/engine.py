@@ -58,20 +58,20 @@ def main() -> None:
     parser.add_argument("--resnet50", action="store_true", help="also a ResNet-50 in fp32 and int8")
     parser.add_argument("--run", type=Path, help="with --resnet50: a finished ResNet-50 run")
     parser.add_argument("--data", type=Path, help="with --run: its data set")
-    given = parser.parse_args()
-    if (given.run is None) != (given.data is None) or (given.run is not None and not given.resnet50):
+    arguments = parser.parse_args()
+    if (arguments.run is None) != (arguments.data is None) or (arguments.run is not None and not arguments.resnet50):
         parser.error("--run and --data must be given together, and with --resnet50")
-    films, what = read_films(given.films)
+    films, what = read_films(arguments.films)
     print(f"{len(films)} {what}, {available_cores()} cores", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        bundle_tables(films, given.bundle, given.many, Path(name))
-        if given.resnet50:
-            resnet50_tables(films, given.run, given.data, given.many, Path(name))
+        bundle_tables(films, arguments.bundle, arguments.many, Path(name))
+        if arguments.resnet50:
+            resnet50_tables(films, arguments.run, arguments.data, arguments.many, Path(name))
 
 
-def bundle_tables(films: list[bytes], given: Path | None, many: int, folder: Path) -> None:
+def bundle_tables(films: list[bytes], chosen: Path | None, many: int, folder: Path) -> None:
     """Print the tables of the given bundle, or of the one that ships."""
-    bundle = given or shipped_bundle()
+    bundle = chosen or shipped_bundle()
     engine = Engine.load(bundle)
     contract = engine.contract
     arch, size = contract.provenance.arch, contract.input.size
@@ -79,7 +79,7 @@ def bundle_tables(films: list[bytes], given: Path | None, many: int, folder: Pat
     latency(films, [("resnet50", 224), (arch, size)], {"Engine.predict": engine})
     throughput(films, {contract.name: engine})
     memory(films, bundle, many, folder, contract.name)
-    named_bundle = [] if given is None else ["--bundle", str(bundle)]
+    named_bundle = [] if chosen is None else ["--bundle", str(bundle)]
     start_up(films[0], {"predict film.jpeg": named_bundle}, folder)
 
 

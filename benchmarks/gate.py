@@ -43,11 +43,13 @@ def main() -> None:
     parser.add_argument("pictures", nargs="*", metavar="KIND=FOLDER")
     parser.add_argument("--folds", dest="chosen", default="1,2,3,4,5")
     parser.add_argument("--films", type=int, default=400)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     counts_by_kind: dict[str, Counter[str]] = {}
-    parts = fold_datasets(load_dataset(given.dataset), folds=5, seed=0)
-    for number in map(int, given.chosen.split(",")):
-        judge_fold(parts[number - 1], given.folds / f"fold-{number}", given.films, given.pictures, counts_by_kind)
+    parts = fold_datasets(load_dataset(arguments.dataset), folds=5, seed=0)
+    for number in map(int, arguments.chosen.split(",")):
+        judge_fold(
+            parts[number - 1], arguments.folds / f"fold-{number}", arguments.films, arguments.pictures, counts_by_kind
+        )
     for name, codes in counts_by_kind.items():
         total = codes.total()
         rejected = total - codes["accepted"] - codes[f"accepted, {MIRRORED}"]

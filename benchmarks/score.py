@@ -53,15 +53,15 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=100_000)
     parser.add_argument("--names", type=int, default=1_000_000)
     parser.add_argument("--only", choices=("throughput", "memory", "listing", "nodes"), help="one table only")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         tables = {
-            "throughput": partial(throughput, Path(name), given.films, given.rounds),
-            "memory": partial(memory, Path(name), given.many),
-            "listing": partial(listing, Path(name), given.names),
-            "nodes": partial(nodes, Path(name), given.films, given.rounds),
+            "throughput": partial(throughput, Path(name), arguments.films, arguments.rounds),
+            "memory": partial(memory, Path(name), arguments.many),
+            "listing": partial(listing, Path(name), arguments.names),
+            "nodes": partial(nodes, Path(name), arguments.films, arguments.rounds),
         }
-        for table in ("throughput", "memory", "listing") if given.only is None else (given.only,):
+        for table in ("throughput", "memory", "listing") if arguments.only is None else (arguments.only,):
             tables[table]()
 
 
@@ -228,7 +228,7 @@ def _rate(driver: "subprocess.Popen[str]") -> float:
     found = json.loads(printed.splitlines()[-1])
     if found["again"]:
         sys.exit(
-            "a shard was given again, which spoils the comparison; run it again on a machine with nothing else to do."
+            "a shard was scored again, which spoils the comparison; run it again on a machine with nothing else to do."
         )
     return float(found["films_per_second"])
 

@@ -45,11 +45,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=Path, help="ZIP of JPEG films")
     parser.add_argument("--bundle", type=Path, help="the bundle; by default a ResNet-50 in int8")
-    given = parser.parse_args()
-    films, what = read_films(given.films)
+    arguments = parser.parse_args()
+    films, what = read_films(arguments.films)
     print(f"{len(films)} {what}, {available_cores()} cores", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        bundle = given.bundle
+        bundle = arguments.bundle
         if bundle is None:
             run, data = train_resnet50(Path(name))
             bundle = Path(name) / "int8"

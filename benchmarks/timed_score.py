@@ -4,7 +4,7 @@
 
 `score.py` and a test call it. Neither worker gets a shard before both have loaded the model, because a Ray node may
 start its worker some seconds after the other one. It prints a line as soon as each worker has ended a shard, and at
-the end a line of JSON: the films per second, and how often shards were given again.
+the end a line of JSON: the films per second, and how often shards were scored again.
 """
 
 import argparse
@@ -84,12 +84,12 @@ def main() -> None:
     parser.add_argument("--ray", help="address of a cluster; by default processes on this machine")
     parser.add_argument("--bundle", type=Path, default=shipped_bundle())
     parser.add_argument("--shard-films", type=int, default=25)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     crews: list[TimedCrew] = []
 
     def make_crew(bundle: Path, job: Job, size: int) -> Crew:
         assert size == WORKERS, f"there are shards for {size} workers only"
-        if given.ray is None:
+        if arguments.ray is None:
             crew: Crew = ProcessCrew(bundle, job, size)
         else:
             from pneumoscope.score.on_ray import RayCrew
@@ -98,18 +98,18 @@ def main() -> None:
         crews.append(TimedCrew(crew))
         return crews[0]
 
-    if given.ray is not None:
+    if arguments.ray is not None:
         from pneumoscope.score.on_ray import join
 
-        join(given.ray, cores=WORKERS, threads=1)
+        join(arguments.ray, cores=WORKERS, threads=1)
     summary = score_archives(
-        [Folder(path=given.films, limits=DEFAULT_LIMITS)],
-        FolderPlace(folder=given.out),
-        given.bundle,
+        [Folder(path=arguments.films, limits=DEFAULT_LIMITS)],
+        FolderPlace(folder=arguments.out),
+        arguments.bundle,
         Options(),
         make_crew,
         Resources(cores=WORKERS, threads=1),
-        films_per_shard=given.shard_films,
+        films_per_shard=arguments.shard_films,
     )
     again = summary.shards.again_after_loss + summary.shards.again_as_slow
     print(json.dumps({"films_per_second": crews[0].films_per_second(), "again": again}))

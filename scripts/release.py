@@ -265,22 +265,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=("dist", "sbom", "check", "release"))
     parser.add_argument("--out", type=Path, default=Path("dist"))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        if given.work == "check":
+        if arguments.work == "check":
             print(f"{NAME} {check(ROOT)} can be released from this commit.")
             return
         built = (
-            release(ROOT, given.out) if given.work == "release" else dist(ROOT, given.out, bill=given.work == "sbom")
+            release(ROOT, arguments.out)
+            if arguments.work == "release"
+            else dist(ROOT, arguments.out, bill=arguments.work == "sbom")
         )
     except PneumoscopeError as failure:
         sys.exit(f"error: {failure}")
-    for path in sorted(given.out.iterdir()):
+    for path in sorted(arguments.out.iterdir()):
         print(path)
-    if given.work == "release":
+    if arguments.work == "release":
         tag = f"v{version_of(ROOT)}"
         print("\nNothing has been published. To publish, run:\n")
-        print(f"  git tag --annotate {tag} --file {given.out / NOTES_FILE} && git push origin {tag}")
+        print(f"  git tag --annotate {tag} --file {arguments.out / NOTES_FILE} && git push origin {tag}")
         print(f"  .venv/tools/bin/uv publish {built.wheel} {built.sdist}")
 
 

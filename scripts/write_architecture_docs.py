@@ -106,11 +106,11 @@ def render_files() -> str:
         files = sorted(folder.rglob("*.py")) if folder.is_dir() else [module]
         title = folder / "__init__.py" if folder.is_dir() else module
         sections += [f"## `{room}`\n\n{summary(title)}\n\nImports: {rooms}.\n"]
-        if folder.is_dir():
-            sections += [_table(folder, (file for file in files if file != title))]
+        if others := [file for file in files if file != title]:
+            sections += [_table(folder, others)]
     for folder, what in (
         (REPOSITORY / "benchmarks", "Scripts that measure; each makes its tables in one run."),
-        (REPOSITORY / "scripts", "Scripts that write pages of the documentation."),
+        (REPOSITORY / "scripts", "Scripts that make the release and the generated pages."),
     ):
         sections += [f"## `{folder.name}/`\n\n{what}\n", _table(folder, sorted(folder.glob("*.py")))]
     return "\n".join(sections)

@@ -30,8 +30,10 @@ def render() -> str:
     sections = [HEAD]
     for name, command in root.commands.items():
         members = getattr(command, "commands", None)
-        for words, leaf in [(name, command)] if members is None else [(f"{name} {k}", v) for k, v in members.items()]:
-            sections.append(_section(f"pneumoscope {words}", leaf))
+        if members is None:
+            members = {"": command}
+        for member, leaf in members.items():
+            sections.append(_section(f"pneumoscope {name} {member}".rstrip(), leaf))
     return "\n".join(sections)
 
 

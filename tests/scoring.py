@@ -54,8 +54,8 @@ def scorer_of(source: Source, place: Place, bundle: Path, options: Options | Non
 
 
 def shards_of(source: Source, bundle: Path, options: Options | None = None, films: int = SHARD_FILMS) -> list[Shard]:
-    decides = (options or Options()).name(contract_sha256(load_contract(bundle)))
-    return list_shards([source], decides, films, Listener())
+    decision_key = (options or Options()).name(contract_sha256(load_contract(bundle)))
+    return list_shards([source], decision_key, films, Listener())
 
 
 def read_rows(folder: Path) -> list[Row]:

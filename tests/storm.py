@@ -46,11 +46,11 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--uploads", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=11)
-    given = parser.parse_args()
-    with serving(given.bundle, "--quiet", "--read-seconds", 3) as service:
-        uploads(service, given.uploads // 10, seed=given.seed + 1)
+    arguments = parser.parse_args()
+    with serving(arguments.bundle, "--quiet", "--read-seconds", 3) as service:
+        uploads(service, arguments.uploads // 10, seed=arguments.seed + 1)
         before = service.memory()
-        statuses = uploads(service, given.uploads, seed=given.seed)
+        statuses = uploads(service, arguments.uploads, seed=arguments.seed)
         growth = service.memory() - before
         print(json.dumps({"uploads": statuses, "growth_mb": round(growth, 1)}), flush=True)
         if growth > MAX_GROWTH:

@@ -117,9 +117,9 @@ def test_films_like_the_references_are_alike_and_noise_is_not(
         {f"{n}.png": encode_png(random.integers(256, size=(90, 80), dtype=np.uint8)) for n in range(60)}
     )
     strange = measure_drift(drawn_bundle, noise, tmp_path, tmp_path / "strange")
-    far = next(sign for sign in strange.signs if sign.quantity == "share of films far out")
+    far = next(sign for sign in strange.signs if sign.quantity == "share beyond distance 1")
     assert far.grade == "different"
-    assert "share of films far out" in strange.verdict
+    assert "share beyond distance 1" in strange.verdict
     assert read_document(Drift, (tmp_path / "strange" / "drift.json").read_bytes()) == strange
     assert strange.verdict in (tmp_path / "strange" / "drift.html").read_text().replace("&#39;", "'")
 
@@ -165,7 +165,7 @@ def test_evaluate_compares_a_folder_with_the_reference(
     out = tmp_path / "drift"
     done = command("evaluate", "--unlabelled", phantom_folder, "--bundle", tiny_bundle, "--out", out)
     assert done.code == 0, done.err
-    assert "share of films far" in done.out
+    assert "share beyond" in done.out
     document = json.loads((out / "drift.json").read_text())
     assert document["n"] == 90
     again = command("evaluate", "--unlabelled", phantom_folder, "--bundle", tiny_bundle, "--out", out)

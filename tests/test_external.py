@@ -81,8 +81,8 @@ def test_a_map_of_the_bundles_own_classes_changes_nothing(tiny_bundle: Path, dat
 def test_classes_without_a_label_get_a_name_of_their_own(contract: Contract, dataset: Dataset) -> None:
     films = [film for film in dataset.split("test") if film.label != "virus"]
     mapped = map_films(films, LabelMap(labels={"bacteria": "bacteria", "normal": "normal"}), contract)
-    assert mapped.level.members == {"bacteria": ("bacteria",), "normal": ("normal",), NONE_OF_THESE: ("virus",)}
-    assert not mapped.level.groups
+    assert mapped.scheme.members == {"bacteria": ("bacteria",), "normal": ("normal",), NONE_OF_THESE: ("virus",)}
+    assert not mapped.scheme.groups
 
 
 @pytest.mark.parametrize(

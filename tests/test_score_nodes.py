@@ -39,6 +39,6 @@ def test_a_node_that_is_gone_loses_and_doubles_nothing(
     breakdown(nodes)
     printed, problems = driver.communicate(timeout=240)
     assert driver.returncode == 0, problems
-    assert json.loads(printed)["again"] > 0, "a shard of the node that is gone was given again"
+    assert json.loads(printed)["again"] > 0, "a shard of the node that is gone was scored again"
     check_each_once(read_rows(out), FILMS)
     assert len(list(out.glob("*.parquet"))) == total

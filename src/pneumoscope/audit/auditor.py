@@ -101,7 +101,7 @@ def _document(
     same, near = identical(films), nearly_identical(films)
     conflicts = [each for each in same if len(set(each.labels)) > 1]
     patients, odd = shared_patients(films), [*unreadable, *oddities(films)]
-    changed = [f.claim.name for f in films if f.claim.file_sha256 not in (None, f.content.file_sha256)]
+    changed = [film.claim.name for film in films if film.claim.file_sha256 not in (None, film.content.file_sha256)]
     unlisted = [claim.name for claim in subject.claims if not claim.listed]
     # Unlisted files are reported, but are not used for shortcuts.
     pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups).subset(listed)

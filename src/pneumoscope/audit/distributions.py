@@ -11,7 +11,8 @@ from pneumoscope.audit.reading import ExaminedFilm
 from pneumoscope.dataset.split import grouped
 
 #: Values of properties that a file has or lacks.
-ABSENT, PRESENT = _IS_THERE = "no", "yes"
+ABSENT, PRESENT = "no", "yes"
+_BY_FLAG = (ABSENT, PRESENT)  # indexed by a bool: False is 0, True is 1
 
 _QUANTITIES: dict[str, tuple[str, Callable[[ExaminedFilm], float | None]]] = {
     "width": ("px", lambda film: film.facts.width),
@@ -27,9 +28,9 @@ _PROPERTIES: dict[str, Callable[[ExaminedFilm], str]] = {
     "format": lambda film: film.facts.format,
     "colour mode": lambda film: film.facts.mode,
     "bits per sample": lambda film: str(film.facts.bits),
-    "EXIF": lambda film: _IS_THERE[film.facts.exif],
-    "ICC profile": lambda film: _IS_THERE[film.facts.icc],
-    "progressive": lambda film: _IS_THERE[film.facts.progressive],
+    "EXIF": lambda film: _BY_FLAG[film.facts.exif],
+    "ICC profile": lambda film: _BY_FLAG[film.facts.icc],
+    "progressive": lambda film: _BY_FLAG[film.facts.progressive],
     "EXIF orientation": lambda film: str(film.facts.orientation),
 }
 
@@ -73,6 +74,6 @@ def shares(films: Sequence[ExaminedFilm]) -> Iterator[Shares]:
     """How often each value of every property occurs, most frequent first."""
     for quantity, read in _PROPERTIES.items():
         for split, label, cell in by_split_and_class(films):
-            found = Counter(read(film) for film in cell)
-            there = {value: round(count / len(cell), 4) for value, count in found.most_common()}
-            yield Shares(quantity=quantity, split=split, label=label, n=len(cell), shares=there)
+            values = Counter(read(film) for film in cell)
+            of_values = {value: round(count / len(cell), 4) for value, count in values.most_common()}
+            yield Shares(quantity=quantity, split=split, label=label, n=len(cell), shares=of_values)

@@ -128,8 +128,8 @@ def is_local(url: str) -> bool:
 
 def attempts() -> int:
     """Attempts per call: AWS_MAX_ATTEMPTS, which botocore also reads, or else six."""
-    given = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    return int(given) if given.isdecimal() and int(given) > 0 else _ATTEMPTS
+    variable = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    return int(variable) if variable.isdecimal() and int(variable) > 0 else _ATTEMPTS
 
 
 @contextmanager

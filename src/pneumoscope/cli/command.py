@@ -65,12 +65,12 @@ def command(
     return register
 
 
-def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "Document":
+def read_settings(kind: "type[Document]", options: dict[str, Any], path: str) -> "Document":
     """Make settings from options and arguments; fields that were not given have the model's default.
 
     Args:
         kind: the settings model.
-        given: values by field name, as typer parsed them.
+        options: values by field name, as typer parsed them.
         path: the command as typed, such as `pneumoscope data prepare`, for the message of an error.
 
     Raises:
@@ -79,7 +79,9 @@ def read_settings(kind: "type[Document]", given: dict[str, Any], path: str) -> "
     from pydantic import ValidationError, create_model
 
     values: dict[str, Any] = {}
-    present = {name: value for name, value in given.items() if value not in (None, (), [])}  # typer's "not given"
+    present = {
+        name: value for name, value in options.items() if value not in (None, (), [])
+    }  # typer's values for what is absent
     for name, field in kind.model_fields.items():
         nested = _nested_model(field)
         if nested is not None:

@@ -82,10 +82,10 @@ def prepare_command(settings: "Prepare") -> None:
 def audit_command(settings: "Audit") -> None:
     """Report what in a data set can mislead a model.
 
-    Leaks, duplicates, odd files, shortcuts, and shifts between splits are looked for. Every file is read, also those in
-    the split folders that the manifest does not list. Errors are a film or patient in several splits, a film with
-    two labels, and a missing, damaged or changed file; warnings are all else that can mislead a model or its
-    validation.
+    It looks for leaks, duplicates, odd files, shortcuts, and shifts between splits. Every file is read, also those in
+    the split folders that the manifest does not list. A film or patient in several splits, a film with two labels,
+    and a missing, damaged or changed file are errors; whatever else can mislead a model or its validation is a
+    warning.
     """
     from pneumoscope.audit import PAGE_FILE, SEVERITIES, audit
     from pneumoscope.cli.show import make_listener

@@ -88,10 +88,10 @@ def find_image_files(paths: list[Path]) -> list[str]:
         UsageError: there is no image file.
     """
     found = list[str]()
-    for given in paths:
-        inside = list(map(str, _walk(given)))
+    for path in paths:
+        inside = list(map(str, _walk(path)))
         if not inside and len(paths) > 1:
-            print_problem(f"no image file in {given}.", level="note")
+            print_problem(f"no image file in {path}.", level="note")
         found += inside
     if not found:
         raise UsageError(f"no image file in {', '.join(map(str, paths))}; accepted are {ACCEPTED}.")

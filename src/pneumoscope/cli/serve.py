@@ -74,10 +74,10 @@ def _read_token(file: Path | None) -> str | None:
     """
     from pneumoscope.settings.serve import SHORTEST_TOKEN, TOKEN_VARIABLE
 
-    given = file.read_bytes().decode("ascii", "replace") if file else os.environ.get(TOKEN_VARIABLE)
-    if given is None:
+    text = file.read_bytes().decode("ascii", "replace") if file else os.environ.get(TOKEN_VARIABLE)
+    if text is None:
         return None
-    token = given.strip()
+    token = text.strip()
     if len(token) < SHORTEST_TOKEN or not all("!" <= letter <= "~" for letter in token):
         raise UsageError(
             f"the token in {file or TOKEN_VARIABLE} is not usable; a token has at least {SHORTEST_TOKEN} characters: "

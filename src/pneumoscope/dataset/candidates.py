@@ -127,7 +127,7 @@ def list_films(
     rules = rules or FolderRules()
     prepared = any(member.name == MANIFEST_FILE for member in listing.members)
     # A manifest shows that the source is a prepared data set.
-    members = [m for m in listing.members if not (prepared and m.name.startswith(f"{STRESS}/"))]
+    members = [member for member in listing.members if not (prepared and member.name.startswith(f"{STRESS}/"))]
     if chest := [member for member in members if _CHEST_FOLDER in PurePosixPath(member.name).parts[:-1]]:
         members = chest
     images, unsupported = _sort_members(members)
@@ -177,7 +177,7 @@ def _candidates(
 ) -> Candidates:
     """Sort a source's images into candidates and refused files; `unsupported` have a format that is not read."""
     reasons = [(each.name, each.reason) for each in listing.problems]
-    reasons += [(name, f"accepted are {ACCEPTED}") for name in sorted(unsupported)]
+    reasons += [(name, f"not an accepted format; accepted are {ACCEPTED}") for name in sorted(unsupported)]
     reasons += [(member.name, identity) for member, _, identity in found if isinstance(identity, str)]
     return Candidates(
         files=tuple(

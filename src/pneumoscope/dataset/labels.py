@@ -89,7 +89,7 @@ def read_labels(config: PrepareConfig) -> Labelling | None:
 
 def _refuse_options_without_tables(config: PrepareConfig) -> None:
     """Raise UsageError if there are settings of label files, and no label files."""
-    given = {
+    options = {
         "--label-map": config.label_map,
         "--image-column": config.image_column,
         "--label-column": config.label_column,
@@ -98,7 +98,7 @@ def _refuse_options_without_tables(config: PrepareConfig) -> None:
         "--view-column": config.view_column,
         "--several": config.several,
     }
-    if names := [name for name, value in given.items() if value]:
+    if names := [name for name, value in options.items() if value]:
         raise UsageError(f"{names[0]} needs label files; pass them by --labels FILE.")
 
 

@@ -79,8 +79,8 @@ def _with_later_settings(config: Any) -> Any:
     """A stored configuration, completed by the defaults of settings that it lacks."""
     if not isinstance(config, dict):
         return config
-    fields = PrepareConfig.model_fields
-    return {name: fields[name].get_default() for name in _LATER_SETTINGS} | config
+    settings = PrepareConfig.model_fields
+    return {name: settings[name].get_default() for name in _LATER_SETTINGS} | config
 
 
 class DatasetCard(Document):

@@ -108,8 +108,8 @@ def choose_rule(columns: set[str], config: PrepareConfig) -> TableRule:
     own |= {name: value for name, value in options.items() if value is not None}
     changed = TableRule.model_validate(rule.model_dump() | own)
     labels = changed.labels or tuple(each for each in changed.class_of if each != ANY)
-    given = {fold(each) for each in (*config.label_column, config.split_column or "")}
-    _refuse_missing(changed, labels, columns, given=given)
+    by_option = {fold(each) for each in (*config.label_column, config.split_column or "")}
+    _refuse_missing(changed, labels, columns, by_option=by_option)
     return changed.model_copy(update={"labels": tuple(each for each in labels if fold(each) in columns)})
 
 
@@ -124,10 +124,11 @@ def _read_map(path: Path) -> dict[str, Any]:
     return {name: getattr(rule, name) for name in rule.model_fields_set}
 
 
-def _refuse_missing(rule: TableRule, labels: tuple[str, ...], columns: set[str], *, given: set[str]) -> None:
+def _refuse_missing(rule: TableRule, labels: tuple[str, ...], columns: set[str], *, by_option: set[str]) -> None:
     """Raise UsageError if the columns of images and labels are not known, or a needed column is missing.
 
-    Of several label columns only those of a class are needed: published tables differ in the others.
+    Of several label columns only those of a class are needed, since published tables differ in the others, and those
+    that the user named (`by_option`).
     """
     there = ", ".join(sorted(filter(None, columns)))
     if rule.image is None or not labels:
@@ -137,8 +138,8 @@ def _refuse_missing(rule: TableRule, labels: tuple[str, ...], columns: set[str],
             f"columns with {' and '.join(what)}. The columns are: {there}."
         )
     needed = [rule.image, rule.patient, rule.view]
-    needed += [each for each in labels if len(labels) == 1 or fold(each) in rule.class_of or fold(each) in given]
-    needed += [rule.split] if fold(rule.split or "") in given else []
+    needed += [each for each in labels if len(labels) == 1 or fold(each) in rule.class_of or fold(each) in by_option]
+    needed += [rule.split] if fold(rule.split or "") in by_option else []
     for column in needed:
         if column is not None and fold(column) not in columns:
             raise UsageError(

@@ -177,14 +177,14 @@ class Engine:
         raised after the predictions of the files before it. Predictions come in batches, the first when some files
         have been read ahead or `films` ends: do not wait for a prediction before you yield the next file.
         """
-        answer = partial(self._answer, rule=rule, picture_side=picture_side)
+        predict_group = partial(self._predict_group, rule=rule, picture_side=picture_side)
         cores = threads or available_cores()
-        for predictions, failure in map_ordered(answer, _groups(films, cores), workers=cores, ahead=2 * cores):
+        for predictions, failure in map_ordered(predict_group, _groups(films, cores), workers=cores, ahead=2 * cores):
             yield from predictions
             if failure is not None:
                 raise failure
 
-    def _answer(
+    def _predict_group(
         self, group: _Group, *, rule: Rule | None, picture_side: int | None
     ) -> tuple[list[Prediction], Exception | None]:
         """The predictions on a group's files up to the first one that fails, and its error."""
@@ -270,9 +270,9 @@ class Engine:
                 yield self._prediction(film, reject(self.contract, film.image))
             else:
                 assert outputs is not None
-                yield self._answered(film, film.image, outputs.row(next(rows)), share)
+                yield self._predict_decoded(film, film.image, outputs.row(next(rows)), share)
 
-    def _answered(self, film: DecodedFilm, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
+    def _predict_decoded(self, film: DecodedFilm, image: Luma, row: Outputs, milliseconds: float) -> Prediction:
         """The prediction on a film that could be decoded, from the model's outputs."""
         why = self._fault(film, row, image)
         if why is not None and self.fix_orientation and can_undo(why.code):

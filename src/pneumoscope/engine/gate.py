@@ -43,7 +43,7 @@ def find_fault(
         gate: the contract's limits.
         scores: the graph's output `gate` for the input, `[F]`, one score per code of the contract.
         distances: its output `distance`, `[2]`: how far the input's features are from those of the training films.
-        coloured: share of the picture's pixels that are not grey; None if it is not known.
+        coloured: share of the picture's pixels whose colour differs from its tint; None if it was not measured.
         image: the input, `uint8 [1, S, S]`; its textures show which kind of picture a rejected one is.
     """
     # Colour first: the graph sees only grey, so the scores cannot show it.

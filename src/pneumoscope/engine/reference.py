@@ -22,7 +22,7 @@ from pneumoscope.documents import Document, read_document
 from pneumoscope.errors import BundleError
 
 REFERENCE_FILE = "reference.npz"
-#: Percentile of the reference's distances beyond which a film counts as far out: 1 in 100 of its own films does.
+#: Percentile of the reference's own distances that becomes the distance 1: one in a hundred of its films is beyond it.
 FAR_QUANTILE = 99
 _QUANTILES = 101
 _KINDS: dict[str, Kind] = {

@@ -119,48 +119,50 @@ def validation_films(films: list[Record], logits: Floats, dataset: Dataset, prio
     )
 
 
-def calibrate(given: CalibrationSet) -> tuple[Calibration, Decision]:
+def calibrate(calibration_set: CalibrationSet) -> tuple[Calibration, Decision]:
     """The calibration fitted to all the films, and the decision's tables with their cross-fitted figures.
 
     The method, vector scaling or temperature, is chosen once, by all the films (see `metrics.choose_method`).
     """
-    films = given.films
+    films = calibration_set.films
     method = metrics.choose_method(films)
     # One calibration of all films is shipped; thresholds come from probabilities that are cross-fitted.
     scaling, whole = metrics.fit(films, method), _ThresholdFilms(films.truth, metrics.cross_fitted(films, method))
     calibration = Calibration(
         method=scaling.method,
-        scale=given.by_class(scaling.scale),
-        bias=given.by_class(scaling.bias),
-        prior=given.by_class(given.prior),
-        evidence=given.kind,
+        scale=calibration_set.by_class(scaling.scale),
+        bias=calibration_set.by_class(scaling.bias),
+        prior=calibration_set.by_class(calibration_set.prior),
+        evidence=calibration_set.kind,
         films=len(films.truth),
     )
     parts = list(_held_out_folds(films, method))
     decision = Decision(
         coverage=DEFAULT_COVERAGE,
-        table=tuple(_row(given, whole, parts, coverage) for coverage in COVERAGES),
-        operating_points=tuple(_points(given, whole, parts)),
-        evidence=given.kind,
+        table=tuple(_row(calibration_set, whole, parts, coverage) for coverage in COVERAGES),
+        operating_points=tuple(_points(calibration_set, whole, parts)),
+        evidence=calibration_set.kind,
         films=len(films.truth),
     )
     return calibration, decision
 
 
 def judge_out_of_fold(
-    given: CalibrationSet, method: metrics.Method, coverage: float = DEFAULT_COVERAGE
+    calibration_set: CalibrationSet, method: metrics.Method, coverage: float = DEFAULT_COVERAGE
 ) -> tuple[Floats, list[Verdict]]:
     """Probabilities and decisions by the other folds' calibration and thresholds, so that no film affects its own.
 
     Returns:
         Probabilities, `float64 [N, C]`, and the decision on each film.
     """
-    probabilities = np.empty(given.films.logits.shape)
+    probabilities = np.empty(calibration_set.films.logits.shape)
     verdicts = dict[int, Verdict]()
-    for part in _held_out_folds(given.films, method):
-        rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
+    for part in _held_out_folds(calibration_set.films, method):
+        rule = Rule(level="class", row=_thresholds(calibration_set, part.setting, coverage))
         probabilities[part.rows] = part.probabilities
-        judged = (judge(given.groups, given.by_class(shares), rule) for shares in part.probabilities)
+        judged = (
+            judge(calibration_set.groups, calibration_set.by_class(shares), rule) for shares in part.probabilities
+        )
         verdicts.update(zip(np.flatnonzero(part.rows).tolist(), judged, strict=True))
     return probabilities, [verdicts[row] for row in range(len(probabilities))]
 
@@ -189,22 +191,27 @@ def _held_out_folds(films: HeldOutFilms, method: metrics.Method) -> Iterator[_He
         yield _HeldOutFold(rows, metrics.fit(others, method).probabilities(films.logits[rows]), setting, others.weights)
 
 
-def _row(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold], coverage: float) -> CoverageRow:
+def _row(
+    calibration_set: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold], coverage: float
+) -> CoverageRow:
     """A row of the table, set by all the films, with the figures of the other folds' thresholds on each fold."""
-    truth = given.films.truth
+    truth = calibration_set.films.truth
     # The thresholds of the row come from all films; its figures from thresholds of the other folds, so that no film is
     # judged by a threshold that it helped to set.
-    kept, answer = np.zeros((len(truth), len(given.classes)), np.bool_), np.full(len(truth), -1)
+    kept, answer = np.zeros((len(truth), len(calibration_set.classes)), np.bool_), np.full(len(truth), -1)
     for part in parts:
-        rule = Rule(level="class", row=_thresholds(given, part.setting, coverage))
-        kept[part.rows] = part.probabilities >= [rule.row.classes[label] for label in given.classes]
-        verdicts = [judge(given.groups, given.by_class(shares), rule) for shares in part.probabilities]
+        rule = Rule(level="class", row=_thresholds(calibration_set, part.setting, coverage))
+        kept[part.rows] = part.probabilities >= [rule.row.classes[label] for label in calibration_set.classes]
+        verdicts = [
+            judge(calibration_set.groups, calibration_set.by_class(shares), rule) for shares in part.probabilities
+        ]
         answer[part.rows] = [-1 if verdict.class_index is None else verdict.class_index for verdict in verdicts]
     answered, observed = answer >= 0, metrics.class_coverage(kept, truth)
-    return _thresholds(given, whole, coverage).model_copy(
+    return _thresholds(calibration_set, whole, coverage).model_copy(
         update={
             "observed": {
-                label: metrics.finite_or_none(share) for label, share in zip(given.classes, observed, strict=True)
+                label: metrics.finite_or_none(share)
+                for label, share in zip(calibration_set.classes, observed, strict=True)
             },
             "answered": metrics.finite_or_none(answered.mean()),
             "accuracy": metrics.finite_or_none(np.mean(answer[answered] == truth[answered]))
@@ -214,18 +221,20 @@ def _row(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold
     )
 
 
-def _thresholds(given: CalibrationSet, setting: _ThresholdFilms, coverage: float) -> CoverageRow:
+def _thresholds(calibration_set: CalibrationSet, setting: _ThresholdFilms, coverage: float) -> CoverageRow:
     """The least probabilities at which classes and groups' sides fit a film; the row's figures are left empty."""
-    truth, classes = setting.truth, len(given.classes)
+    truth, classes = setting.truth, len(calibration_set.classes)
     groups = {}
-    for group in given.groups:
-        inside, share = given.inside(group, setting)
+    for group in calibration_set.groups:
+        inside, share = calibration_set.inside(group, setting)
         # Each film's true side is treated as its class.
         of_sides = _least(np.where(inside, share, 1 - share), np.where(inside, 0, 1), 2, coverage)
         groups[group] = Sides(inside=of_sides[0], outside=of_sides[1])
     return CoverageRow(
         coverage=coverage,
-        classes=given.by_class(_least(setting.probabilities[np.arange(len(truth)), truth], truth, classes, coverage)),
+        classes=calibration_set.by_class(
+            _least(setting.probabilities[np.arange(len(truth)), truth], truth, classes, coverage)
+        ),
         groups=groups,
         observed={},
         answered=None,
@@ -243,37 +252,39 @@ def _least(own: Floats, truth: Indices, classes: int, coverage: float) -> list[f
     return [0.0 if np.isinf(score) else max(0.0, math.floor((1 - score) * 1e6) / 1e6) for score in scores]
 
 
-def _points(given: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold]) -> Iterator[OperatingPoint]:
+def _points(
+    calibration_set: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold]
+) -> Iterator[OperatingPoint]:
     """Operating points of every group that has films on both sides."""
-    weights = given.films.weights
-    for group in given.groups:
-        inside, _ = given.inside(group, whole)
+    weights = calibration_set.films.weights
+    for group in calibration_set.groups:
+        inside, _ = calibration_set.inside(group, whole)
         # Sensitivity needs films of the group, specificity films outside it.
         if inside.all() or not inside.any():
             continue
         for aim, level in AIMS:
             called = np.zeros(len(inside), np.bool_)
             for part in parts:
-                least = _threshold(given, part.setting, part.weights, group, aim, level)
-                called[part.rows] = given.share(group, part.probabilities) >= least
+                least = _threshold(calibration_set, part.setting, part.weights, group, aim, level)
+                called[part.rows] = calibration_set.share(group, part.probabilities) >= least
             name = f"{aim}-{level:g}"
             yield OperatingPoint(
                 # With one group the name is short, such as sensitivity-0.95; several groups need their own names in it.
-                name=name if len(given.groups) == 1 else f"{group}-{name}",
+                name=name if len(calibration_set.groups) == 1 else f"{group}-{name}",
                 group=group,
                 aim=aim,
                 level=level,
-                threshold=_threshold(given, whole, weights, group, aim, level),
+                threshold=_threshold(calibration_set, whole, weights, group, aim, level),
                 sensitivity=round(float(np.average(called[inside], weights=weights[inside])), 6),
                 specificity=round(float(np.average(~called[~inside], weights=weights[~inside])), 6),
             )
 
 
 def _threshold(
-    given: CalibrationSet, setting: _ThresholdFilms, weights: Floats, group: str, aim: Aim, level: float
+    calibration_set: CalibrationSet, setting: _ThresholdFilms, weights: Floats, group: str, aim: Aim, level: float
 ) -> float:
     """The probability from which on a group is called, so that the rate is at least `level` on these films."""
-    inside, share = given.inside(group, setting)
+    inside, share = calibration_set.inside(group, setting)
     if aim == "sensitivity":
         return metrics.threshold_reached_by(share[inside], level, weights[inside])
     below = 1 - metrics.threshold_reached_by(1 - share[~inside], level, weights[~inside])

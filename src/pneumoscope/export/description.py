@@ -51,34 +51,34 @@ class BundleFacts:
     images: Luma
 
 
-def describe(given: BundleFacts, engine: Engine, folder: Path) -> None:
+def describe(facts: BundleFacts, engine: Engine, folder: Path) -> None:
     """Write `films.npz`, `reference.npz`, `card.md` and, after cross-validation, `report.json` into a bundle."""
-    contract, trained = engine.contract, given.dataset.split("train")
-    results = _cross_fitted_results(given, contract)
+    contract, trained = engine.contract, facts.dataset.split("train")
+    results = _cross_fitted_results(facts, contract)
     save_trained(TrainedFilms.of(trained), folder)
     about = About(
         schema_version=1,
         trained_films=len(trained),
-        published=given.published,
-        embedded_films=min(len(given.images), EMBEDDED_FILMS),
-        embedded_split="val" if given.dataset.has("val") else "train",
-        answers=_answers(results, "validation" if given.folds is None else "out-of-fold", engine.contract.gate),
+        published=facts.published,
+        embedded_films=min(len(facts.images), EMBEDDED_FILMS),
+        embedded_split="val" if facts.dataset.has("val") else "train",
+        answers=_answers(results, "validation" if facts.folds is None else "out-of-fold", engine.contract.gate),
     )
-    save_reference(Reference.of(_embeddings(engine, given.images), about), folder)
-    if given.folds is None:
-        facts = model_facts(contract, trained_films=len(trained), published=given.published)
-        write_text(folder / CARD_FILE, write_bare_card(facts, contract.classes))
+    save_reference(Reference.of(_embeddings(engine, facts.images), about), folder)
+    if facts.folds is None:
+        model = model_facts(contract, trained_films=len(trained), published=facts.published)
+        write_text(folder / CARD_FILE, write_bare_card(model, contract.classes))
         return
     report = report_out_of_fold(
-        contract, results, folds=given.folds, trained_films=len(trained), published=given.published
+        contract, results, folds=facts.folds, trained_films=len(trained), published=facts.published
     )
     write_document(report, folder / REPORT_FILE)
     write_text(folder / CARD_FILE, write_card(report))
 
 
-def _cross_fitted_results(given: BundleFacts, contract: Contract) -> FilmResults:
-    films = given.calibrating.films
-    probabilities, verdicts = judge_out_of_fold(given.calibrating, contract.calibration.method)
+def _cross_fitted_results(facts: BundleFacts, contract: Contract) -> FilmResults:
+    films = facts.calibrating.films
+    probabilities, verdicts = judge_out_of_fold(facts.calibrating, contract.calibration.method)
     return FilmResults.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
 
 

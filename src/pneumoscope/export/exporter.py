@@ -257,7 +257,7 @@ def calibration_films(dataset: Dataset) -> list[Record]:
     return chosen
 
 
-def _population(dataset: Dataset, given: tuple[float, float] | None) -> Population:
+def _population(dataset: Dataset, ages: tuple[float, float] | None) -> Population:
     """The population: the given ages, or those of the published archive if every film has one of its names.
 
     Drawings have such names, too, but no ages. Their bytes identify them; reading stops at the first real film.
@@ -265,9 +265,9 @@ def _population(dataset: Dataset, given: tuple[float, float] | None) -> Populati
     drawings = all(is_phantom(dataset.read(film)) for film in dataset.split("train"))
     known = KERMANY_AGES if not drawings and all(_is_published(film) for film in dataset.films) else None
     try:
-        return Population(age_years=given or known, drawings=drawings)
+        return Population(age_years=ages or known, drawings=drawings)
     except ValidationError as failure:
-        raise UsageError(f"ages {given} are not valid: {first_problem(failure)}.") from failure
+        raise UsageError(f"ages {ages} are not valid: {first_problem(failure)}.") from failure
 
 
 def _is_published(film: Record) -> bool:

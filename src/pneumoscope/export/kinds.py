@@ -253,7 +253,7 @@ def _stored(luma: Luma, random: Random, share: float) -> Luma:
         return np.asarray(image)
 
 
-#: Kind, number of pictures for each film, and how one is drawn for a model input of some size.
+#: Kind, number of pictures per film, and the function that draws one for a model input of this size.
 _SOURCES: tuple[tuple[Kind, float, Callable[[Random, int], Luma]], ...] = (
     ("photograph", 2 / 3, _drawn("photograph")),
     ("photograph", 2 / 3, _part),

@@ -112,12 +112,12 @@ def _icon(random: Random, side: int) -> Image.Image:
             case 1:
                 pen.rounded_rectangle(box, float(min(reach)) * random.uniform(0, 1), fill=255)
             case 2:
-                around = np.sort(random.uniform(0, 2 * np.pi, int(random.integers(3, 11))))
-                far = random.uniform(0.4, 1, len(around))
+                angles = np.sort(random.uniform(0, 2 * np.pi, int(random.integers(3, 11))))
+                radii = random.uniform(0.4, 1, len(angles))
                 pen.polygon(
                     [
-                        (x + reach[0] * f * np.cos(a), y + reach[1] * f * np.sin(a))
-                        for a, f in zip(around, far, strict=True)
+                        (x + reach[0] * radius * np.cos(angle), y + reach[1] * radius * np.sin(angle))
+                        for angle, radius in zip(angles, radii, strict=True)
                     ],
                     fill=255,
                 )
@@ -153,7 +153,7 @@ def _shape(pen: ImageDraw.ImageDraw, random: Random, side: int, grey: int) -> No
     width = int(side * random.uniform(0.004, 0.05)) + 1
     fill, outline = (grey, None) if random.random() < 0.6 else (None, grey)
     start, points = random.uniform(0, 360), random.uniform(-0.1, 1.1, (int(random.integers(3, 9)), 2)) * side
-    places = [(float(a), float(b)) for a, b in points]
+    places = [(float(across), float(down)) for across, down in points]
     match int(random.integers(7)):
         case 0:
             pen.ellipse(box, fill=fill, outline=outline, width=width)

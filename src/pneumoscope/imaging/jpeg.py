@@ -21,6 +21,8 @@ _DAMAGE = re.compile(r"Corrupt JPEG data: (?!\d+ extraneous bytes before marker 
 _TRUNCATED = "Premature end of JPEG file"
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a segment (ITU-T T.81 table B.1)
+# Start-of-frame markers of all processes, and of the DCT-based ones that are not differential (ITU-T T.81 table
+# B.1); 0xC4, 0xC8 and 0xCC mark other segments.
 _FRAMES, _SCALABLE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}, frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _START_OF_SCAN = 0xDA
 
@@ -42,13 +44,13 @@ def luma(data: bytes, image: JpegImageFile, rule: InputRule | None = None) -> Lu
     """
     image.draft("L", (math.ceil(rule.size * rule.decode_margin),) * 2 if rule else image.size)
     if image.mode != "L":
-        decode_checked(data, colours="CMYK")
+        decode_checked(data, colour_space="CMYK")
         return None
     return decode_checked(data, size=image.size)
 
 
 def decode_checked(
-    data: bytes, *, size: tuple[int, int] = (1, 1), colours: str = "GRAY", lossless: bool = False
+    data: bytes, *, size: tuple[int, int] = (1, 1), colour_space: str = "GRAY", lossless: bool = False
 ) -> Luma | None:
     """Decode a JPEG and raise libjpeg's warnings of damage.
 
@@ -56,7 +58,7 @@ def decode_checked(
         data: the whole file.
         size: least width and height in pixels; the smallest scale that has them is decoded. A `lossless` JPEG has one
             scale only: give its full size, because simplejpeg allocates no more than it is asked for.
-        colours: simplejpeg's name of the colour space to decode to.
+        colour_space: the colour space to decode to, by simplejpeg's name.
         lossless: the file is a lossless JPEG (SOF3).
 
     Returns:
@@ -71,7 +73,7 @@ def decode_checked(
 
     def decode(*, strict: bool) -> Luma:
         least = {"min_width": width, "min_height": height}
-        return np.ascontiguousarray(simplejpeg.decode_jpeg(data, colours, strict=strict, **least)[:, :, 0])
+        return np.ascontiguousarray(simplejpeg.decode_jpeg(data, colour_space, strict=strict, **least)[:, :, 0])
 
     try:
         return decode(strict=True)

@@ -60,5 +60,5 @@ def class_coverage(sets: NDArray[np.bool_], truth: Indices) -> Floats:
     """
     classes = sets.shape[1]
     check_indices(truth, classes)
-    held = np.bincount(truth[sets[np.arange(len(truth)), truth]], minlength=classes)
-    return ratio(held, np.bincount(truth, minlength=classes))
+    covered = np.bincount(truth[sets[np.arange(len(truth)), truth]], minlength=classes)
+    return ratio(covered, np.bincount(truth, minlength=classes))

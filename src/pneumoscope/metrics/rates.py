@@ -58,8 +58,8 @@ def rule_confusion(positive: Flags, called: Flags, weights: Weights | None = Non
         called: whether the rule calls it positive, `[N]`; at a threshold, `scores >= threshold`.
         weights: how much each film counts, `[..., N]`; by default all count alike.
     """
-    each = film_weights(weights, len(positive))
-    return weighted_confusions(positive.astype(np.int64), called.astype(np.int64), 2, each)
+    weights = film_weights(weights, len(positive))
+    return weighted_confusions(positive.astype(np.int64), called.astype(np.int64), 2, weights)
 
 
 def accuracy(confusion: Matrices) -> Floats:
@@ -145,8 +145,10 @@ def likelihood_ratios(sensitivities: float | Floats, specificities: float | Floa
     >>> [round(float(value), 3) for value in likelihood_ratios(0.9, 0.8)]
     [4.5, 0.125]
     """
-    found, spared = np.asarray(sensitivities, np.float64), np.asarray(specificities, np.float64)
-    return ratio(found, _nan_unless_positive(1 - spared)), ratio(1 - found, _nan_unless_positive(spared))
+    # Rates at which positive films are called positive, and negative films are not.
+    true_positive, true_negative = np.asarray(sensitivities, np.float64), np.asarray(specificities, np.float64)
+    positive = ratio(true_positive, _nan_unless_positive(1 - true_negative))
+    return positive, ratio(1 - true_positive, _nan_unless_positive(true_negative))
 
 
 def _nan_unless_positive(values: Floats) -> Floats:

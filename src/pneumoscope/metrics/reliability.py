@@ -40,13 +40,13 @@ def weights_at_prior(truth: Indices, weights: Weights, *, classes: int, prior: P
     [0.25, 0.25, 0.5]
     """
     check_indices(truth, classes)
-    each = film_weights(weights, len(truth))
+    unscaled = film_weights(weights, len(truth))
     if prior == "train":
-        return each
-    totals = each @ one_hot(truth, classes)
+        return unscaled
+    totals = unscaled @ one_hot(truth, classes)
     complete = (totals > 0).all(axis=-1, keepdims=True)
     factors = 1 / (classes * np.where(complete, totals, np.nan))
-    return np.asarray(each * factors[..., truth])
+    return np.asarray(unscaled * factors[..., truth])
 
 
 def brier(truth: Indices, probabilities: Floats, weights: Weights | None = None) -> Floats:
@@ -90,11 +90,11 @@ def calibration_error(hits: Flags, confidence: Floats, weights: Weights | None =
     >>> float(calibration_error(np.array([True, False]), np.array([0.75, 0.75])))
     0.25
     """
-    each = film_weights(weights, len(hits))
+    weights = film_weights(weights, len(hits))
     distances = np.zeros((len(hits), bins))
     # The bins' sizes cancel: |mean confidence - frequency| × share of a bin is |sum of (hit - confidence)| / films.
     distances[np.arange(len(hits)), _bin(confidence, bins)] = hits - confidence
-    return ratio(np.abs(each @ distances).sum(axis=-1), each.sum(axis=-1))
+    return ratio(np.abs(weights @ distances).sum(axis=-1), weights.sum(axis=-1))
 
 
 def top_label_calibration_error(
@@ -117,8 +117,8 @@ def class_calibration_errors(
     Their unweighted mean is the class-wise ECE of Kull et al. 2019, arXiv:1910.12656.
     """
     count = probabilities.shape[1]
-    each = [calibration_error(truth == at, probabilities[:, at], weights, bins=bins) for at in range(count)]
-    return np.stack(each, axis=-1)
+    errors = [calibration_error(truth == at, probabilities[:, at], weights, bins=bins) for at in range(count)]
+    return np.stack(errors, axis=-1)
 
 
 class Reliability(NamedTuple):
@@ -140,11 +140,11 @@ def reliability_curve(
 
     Arguments and bins are those of `calibration_error`, which is the mean of |confidence - observed| weighted by share.
     """
-    each = film_weights(weights, len(hits))
+    weights = film_weights(weights, len(hits))
     inside = one_hot(_bin(confidence, bins), bins)
-    totals = each @ inside
+    totals = weights @ inside
     columns = inside * confidence[:, np.newaxis], inside * hits[:, np.newaxis]
-    means, observed = (ratio(each @ column, totals) for column in columns)
+    means, observed = (ratio(weights @ column, totals) for column in columns)
     share = ratio(totals, totals.sum(axis=-1, keepdims=True))
     return Reliability(np.linspace(0, 1, bins + 1), means, observed, share)
 

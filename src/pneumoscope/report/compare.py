@@ -32,7 +32,10 @@ def verdict_on(difference: Figure, *, lower_is_better: bool = False) -> Verdict:
 
 def check_classes(engine: Engine, other: Engine) -> None:
     """Raise UsageError unless two bundles have the same classes and groups, in any order."""
-    one, two = ((set(c.classes), {k: set(v) for k, v in c.groups.items()}) for c in (engine.contract, other.contract))
+    one, two = (
+        (set(contract.classes), {group: set(members) for group, members in contract.groups.items()})
+        for contract in (engine.contract, other.contract)
+    )
     if one != two:
         raise UsageError(
             f"--compare {other.contract.name} has the classes {', '.join(other.contract.classes)} and the groups "

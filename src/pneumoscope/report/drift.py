@@ -30,7 +30,8 @@ from pneumoscope.report.figures import DRAWS, to_figures
 DRIFT_FILE, PAGE_FILE, DECISIONS_FILE = "drift.json", "drift.html", "predictions.csv"
 #: Differences of shares smaller than this do not matter in practice, even if there are enough films to prove them.
 TOLERANCE = 0.02
-_MANY = 0.1  # share of films far out
+_MANY = 0.1  # share of films with a distance over 1
+_FAR = "share beyond distance 1"  # of the embedding; 1 is the distance that 99 % of the reference's films are within
 _NORMAL_975 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 Grade: TypeAlias = Literal["alike", "different", "unknown"]
@@ -124,7 +125,9 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     seen = _DecodedFilms(
         statuses=np.array([status for status, _ in rows]),
         probabilities=np.array([outputs.probabilities for _, outputs in rows], np.float64),
-        distances=np.array([np.nan if reference is None else reference.distance(o.embedding) for _, o in rows]),
+        distances=np.array(
+            [np.nan if reference is None else reference.distance(outputs.embedding) for _, outputs in rows]
+        ),
     )
     signs = tuple(_signs(engine.contract, seen, reference))
     return Drift(
@@ -134,7 +137,9 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
         model=ModelName(**engine.model),
         folder=str(folder),
         n=len(predictions),
-        undecodable=tuple(UndecodableFilm(film=p.image, code=p.reason_codes[0], reason=p.reasons[0]) for p in lost),
+        undecodable=tuple(
+            UndecodableFilm(film=each.image, code=each.reason_codes[0], reason=each.reasons[0]) for each in lost
+        ),
         statuses=dict(sorted(Counter(seen.statuses.tolist()).items())),
         reasons=dict(Counter(code for each in predictions for code in each.reason_codes).most_common()),
         resamples=DRAWS,
@@ -210,18 +215,18 @@ def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
     if reference is None:
         nothing = Figure(value=None, low=None, high=None)
         words = "the bundle has no reference; export it again to get one"
-        return [Sign(quantity="share of films far out", here=nothing, reference=None, grade="unknown", verdict=words)]
+        return [Sign(quantity=_FAR, here=nothing, reference=None, grade="unknown", verdict=words)]
     far, distance = measured["far"], measured["distance"]
     expected, most = far_share(reference.about.embedded_films)
     grade: Grade = "alike"
-    words = "no more films than expected are farther out than 99 % of the reference's films"
+    words = "no more films than expected are farther away than 99 % of the reference's films"
     if far.low is not None and far.low > max(_MANY, 2 * most):
         grade, words = "different", "many films differ from those that the model was trained on"
     elif far.low is not None and far.low > most:
         grade, words = "different", "more films than expected differ from those that the model was trained on"
     own = float(np.mean(reference.distances)) / reference.far if reference.far > 0 else None
     return [
-        Sign(quantity="share of films far out", here=far, reference=expected, grade=grade, verdict=words),
+        Sign(quantity=_FAR, here=far, reference=expected, grade=grade, verdict=words),
         Sign(
             quantity="mean embedding distance",
             here=distance,
@@ -233,7 +238,7 @@ def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
 
 
 def far_share(films: int) -> tuple[float, float]:
-    """The share of films far out to expect if the films are like the reference's, and the largest that chance explains.
+    """The share of distances over 1 to expect of films like the reference's, and the largest that chance explains.
 
     The share beyond an order statistic of this number of films follows a beta distribution (David and Nagaraja 2003,
     Order Statistics, section 2.3). The largest share is two standard deviations above its mean.
@@ -255,7 +260,7 @@ def reference_words(reference: Reference | None) -> str:
     words = f"shares: {about.answers.films:,} {about.answers.source} films; distances: "
     words += f"{about.embedded_films:,} {split} films"
     if about.embedded_split == "train":
-        words += ", which the network has seen; unseen films are somewhat farther out"
+        words += ", which the network has seen; unseen films are somewhat farther away"
     return words
 
 

@@ -199,8 +199,8 @@ def _score(
 ) -> SplitResults:
     if mapped is None:
         return score(subject.engine, dataset, split, rule=subject.rule, listener=listener)
-    films, level, labels = mapped.films, mapped.level, mapped.labels
-    return score_films(subject.engine, dataset, films, level, labels, rule=subject.rule, listener=listener)
+    films, scheme, labels = mapped.films, mapped.scheme, mapped.labels
+    return score_films(subject.engine, dataset, films, scheme, labels, rule=subject.rule, listener=listener)
 
 
 def _report_split(

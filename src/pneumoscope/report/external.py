@@ -35,7 +35,7 @@ class MappedFilms:
 
     films: Sequence[Record]
     labels: dict[str, str]
-    level: LabelScheme
+    scheme: LabelScheme
     left_out: dict[str, int]
 
 
@@ -58,7 +58,7 @@ def read_map(path: Path) -> LabelMap:
 _FORM = 'give a table like [labels] NORMAL = "normal" PNEUMONIA = "pneumonia".'
 
 
-def map_films(films: Sequence[Record], given: LabelMap, contract: Contract) -> MappedFilms:
+def map_films(films: Sequence[Record], label_map: LabelMap, contract: Contract) -> MappedFilms:
     """Choose the films to evaluate, and the names to evaluate them by.
 
     Raises:
@@ -66,21 +66,23 @@ def map_films(films: Sequence[Record], given: LabelMap, contract: Contract) -> M
             have, two of its names share a class, or no film is left.
     """
     known: dict[str, tuple[str, ...]] = {label: (label,) for label in contract.classes} | dict(contract.groups)
-    if unknown := sorted({name for name in given.labels.values() if name not in known}):
+    if unknown := sorted({name for name in label_map.labels.values() if name not in known}):
         raise UsageError(
             f"the map names {', '.join(unknown)}, which the bundle does not have; use one of {', '.join(known)}."
         )
     counts = Counter(film.label for film in films)
-    if missing := sorted(label for label in counts if label not in given.labels and label not in given.leave_out):
+    if missing := sorted(
+        label for label in counts if label not in label_map.labels and label not in label_map.leave_out
+    ):
         raise UsageError(
             f"the map lacks the labels {', '.join(missing)} of the data set; add them under [labels], each with one "
             f"of {', '.join(known)}, or skip their films with leave_out = [...]."
         )
-    evaluated = [film for film in films if film.label in given.labels and film.label not in given.leave_out]
+    evaluated = [film for film in films if film.label in label_map.labels and film.label not in label_map.leave_out]
     if not evaluated:
         raise UsageError(f"no film is left to evaluate: the films' labels are {', '.join(sorted(counts))}.")
     # Names of labels without films count, too: a model that answers with such a name makes an error.
-    names = {given.labels[film.label] for film in evaluated} | set(given.labels.values())
+    names = {label_map.labels[film.label] for film in evaluated} | set(label_map.labels.values())
     members = {name: known[name] for name in known if name in names}
     shared = [
         label for label, count in Counter(each for group in members.values() for each in group).items() if count > 1
@@ -98,9 +100,9 @@ def map_films(films: Sequence[Record], given: LabelMap, contract: Contract) -> M
     }
     return MappedFilms(
         films=evaluated,
-        labels={label: given.labels[label] for label in {film.label for film in evaluated}},
-        level=LabelScheme(members=members | ({NONE_OF_THESE: rest} if rest else {}), groups=groups),
-        left_out={label: count for label, count in sorted(counts.items()) if label in given.leave_out},
+        labels={label: label_map.labels[label] for label in {film.label for film in evaluated}},
+        scheme=LabelScheme(members=members | ({NONE_OF_THESE: rest} if rest else {}), groups=groups),
+        left_out={label: count for label, count in sorted(counts.items()) if label in label_map.leave_out},
     )
 
 
@@ -116,26 +118,26 @@ def describe_external(mapped: MappedFilms, here: dict[str, Figures], own: Report
     if own is not None:
         words = f"{own.n:,} films of {own.dataset.patients:,} patients, {own.dataset.split}"
         for name, figures in here.items():
-            theirs = _own_figures(mapped.level, name, own)
+            theirs = _own_figures(mapped.scheme, name, own)
             drops += [_drop(figure, name, figures[figure], theirs[figure]) for figure in theirs]
     return External(
         labels=mapped.labels,
         left_out=mapped.left_out,
-        members=dict(mapped.level.members),
+        members=dict(mapped.scheme.members),
         own=words,
         drops=tuple(drops),
     )
 
 
-def _own_figures(level: LabelScheme, name: str, own: Report) -> dict[str, Figure]:
+def _own_figures(scheme: LabelScheme, name: str, own: Report) -> dict[str, Figure]:
     """The model's own figures of a name, by the same rule: those that do not depend on the classes' frequencies."""
     known = own.per_class | own.per_group
     if name not in known:
         return {}
     found = {"auroc": known[name]["auroc"]}
-    if all(len(members) == 1 for members in level.members.values()):
+    if all(len(members) == 1 for members in scheme.members.values()):
         found |= {figure: known[name][figure] for figure in ("sensitivity", "specificity")}
-    elif len(level.members) == 2:  # of two names, the more probable one has a probability of at least one half
+    elif len(scheme.members) == 2:  # of two names, the more probable one has a probability of at least one half
         point = next(each for each in own.points if (each.name, each.of) == (HALF, name))
         found |= {"sensitivity": point.sensitivity, "specificity": point.specificity}
     return found

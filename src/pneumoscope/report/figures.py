@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumoscope import metrics
 from pneumoscope.metrics import Flags, Floats, Prior, Weights
@@ -201,9 +200,13 @@ def curves(results: FilmResults, prior: Prior) -> Curves:
     bands = _with_intervals(results, compute)
     selective = metrics.coverage_points(hits, confidence)
     return Curves(
-        roc={n: _curve(*metrics.roc_points(p, s)[:2], _band(bands, f"roc {n}", _GRID)) for n, p, s in sides},
+        roc={
+            name: _curve(*metrics.roc_points(positive, scores)[:2], _band(bands, f"roc {name}", _GRID))
+            for name, positive, scores in sides
+        },
         precision_recall={
-            n: _curve(*metrics.precision_recall_points(p, s)[:2], _band(bands, f"pr {n}", shares)) for n, p, s in sides
+            name: _curve(*metrics.precision_recall_points(positive, scores)[:2], _band(bands, f"pr {name}", shares))
+            for name, positive, scores in sides
         },
         reliability=dict(_reliabilities(results, prior)),
         selective=_curve(selective.coverage, selective.accuracy, _band(bands, "selective", shares)),
@@ -238,18 +241,17 @@ def _with_intervals(results: FilmResults, compute: Callable[[Weights], metrics.F
 def _reliabilities(results: FilmResults, prior: Prior) -> Iterator[tuple[str, Reliability]]:
     """Reliability of the most probable class, and of each class's own probability; films are weighted to the prior."""
     count = len(results.classes)
-    hits, confidence = results.predicted == results.truth, results.probabilities.max(axis=1)
-    pairs = [(MOST_PROBABLE, hits, confidence)]
+    pairs = [(MOST_PROBABLE, results.predicted == results.truth, results.probabilities.max(axis=1))]
     pairs += [(label, results.truth == at, results.probabilities[:, at]) for at, label in enumerate(results.classes)]
-    for name, right, given in pairs:
-
-        def observed(weights: Weights, right: NDArray[np.bool_] = right, given: Floats = given) -> metrics.Figures:
-            at = metrics.weights_at_prior(results.truth, weights, classes=count, prior=prior)
-            return _cells("bin", metrics.reliability_curve(right, given, at).observed)
+    for name, hits, confidence in pairs:
+        # As defaults, since a function that reads a loop's variables would see their later values (ruff's B023).
+        def observed(weights: Weights, hits: Flags = hits, confidence: Floats = confidence) -> metrics.Figures:
+            at_prior = metrics.weights_at_prior(results.truth, weights, classes=count, prior=prior)
+            return _cells("bin", metrics.reliability_curve(hits, confidence, at_prior).observed)
 
         ones = np.ones(len(results.truth))
         weights = metrics.weights_at_prior(results.truth, ones, classes=count, prior=prior)
-        curve, found = metrics.reliability_curve(right, given, weights), _with_intervals(results, observed)
+        curve, found = metrics.reliability_curve(hits, confidence, weights), _with_intervals(results, observed)
         filled = [place for place in range(len(curve.share)) if curve.share[place] > 0]
         yield (
             name,

@@ -51,7 +51,7 @@ class Mistake:
 
     film: str
     label: str
-    called: str
+    predicted: str
     probability: float
     luma: Luma
     activation: NDArray[np.float32] | None
@@ -164,15 +164,15 @@ def score(
             f"the bundle has the classes {', '.join(classes)}, the data set {', '.join(dataset.classes)}; they must be "
             "the same, or be mapped with --external."
         )
-    level = LabelScheme.of_classes(engine.contract)
-    return score_films(engine, dataset, dataset.split(split), level, rule=rule, listener=listener)
+    scheme = LabelScheme.of_classes(engine.contract)
+    return score_films(engine, dataset, dataset.split(split), scheme, rule=rule, listener=listener)
 
 
 def score_films(
     engine: Engine,
     dataset: Dataset,
     films: Sequence[Record],
-    level: LabelScheme,
+    scheme: LabelScheme,
     labels: Mapping[str, str] | None = None,
     *,
     rule: Rule | None = None,
@@ -184,7 +184,7 @@ def score_films(
         engine: of the bundle.
         dataset: of the films.
         films: at least one.
-        level: the names, and the bundle's classes that belong to each.
+        scheme: the names, and the bundle's classes that belong to each.
         labels: the name that each of the data set's labels is mapped to; by default the label itself.
         rule: see `score`.
         listener: is notified of progress.
@@ -192,8 +192,8 @@ def score_films(
     Raises:
         DatasetError: a file is not the one in the manifest, or no film can be decoded.
     """
-    names = list(level.members)
-    collector = _Collector(engine.contract, level, labels or {label: label for label in names})
+    names = list(scheme.members)
+    collector = _Collector(engine.contract, scheme, labels or {label: label for label in names})
     started = time.monotonic()
     encoded = (ImageFile(name=film.path, read=partial(dataset.read, film)) for film in films)
     predictions = engine.predict_many(encoded, rule=rule, picture_side=PICTURE_SIDE)
@@ -207,7 +207,7 @@ def score_films(
 class _Row(NamedTuple):
     film: Record
     truth: int
-    called: int
+    predicted: int
     probabilities: NDArray[np.float64]
     status: str
     codes: tuple[str, ...]
@@ -218,10 +218,10 @@ class _Row(NamedTuple):
 class _Collector:
     """Collects a stream of predictions: the numbers of all films, pictures only of the most confident mistakes."""
 
-    def __init__(self, contract: Contract, level: LabelScheme, labels: Mapping[str, str]) -> None:
-        self.level, self.labels, self.names = level, labels, list(level.members)
+    def __init__(self, contract: Contract, scheme: LabelScheme, labels: Mapping[str, str]) -> None:
+        self.scheme, self.labels, self.names = scheme, labels, list(scheme.members)
         self.classes = contract.classes
-        self.matrix = level.matrix(contract.classes)
+        self.matrix = scheme.matrix(contract.classes)
         self.rows: list[_Row] = []
         self.undecodable: list[UndecodableFilm] = []
         self.mistakes: list[Mistake] = []
@@ -236,7 +236,7 @@ class _Collector:
         row = _Row(
             film=film,
             truth=self.names.index(self.labels[film.label]),
-            called=int(probabilities.argmax()),
+            predicted=int(probabilities.argmax()),
             probabilities=probabilities,
             status=prediction.status,
             codes=prediction.reason_codes,
@@ -248,9 +248,9 @@ class _Collector:
             ),
         )
         self.rows.append(row)
-        if row.called != row.truth and prediction.luma is not None:
+        if row.predicted != row.truth and prediction.luma is not None:
             # The map of the most probable class among those of the name; copied, so that the others can be freed.
-            best = int(np.where(self.matrix[:, row.called], outputs.probabilities, -1).argmax())
+            best = int(np.where(self.matrix[:, row.predicted], outputs.probabilities, -1).argmax())
             maps = None if outputs.maps is None else outputs.maps[best].copy()
             self._add_mistake(row, prediction.luma, maps)
 
@@ -258,8 +258,8 @@ class _Collector:
         mistake = Mistake(
             film=row.film.path,
             label=self.names[row.truth],
-            called=self.names[row.called],
-            probability=float(row.probabilities[row.called]),
+            predicted=self.names[row.predicted],
+            probability=float(row.probabilities[row.predicted]),
             luma=luma,
             activation=activation,
         )
@@ -270,10 +270,10 @@ class _Collector:
         brightness, decode, model = np.array([row.numbers for row in rows], np.float64).T
         return SplitResults(
             classes=tuple(self.names),
-            groups=self.level.groups,
+            groups=self.scheme.groups,
             patients=[row.film.patient for row in rows],
             truth=np.array([row.truth for row in rows], np.int64),
-            predicted=np.array([row.called for row in rows], np.int64),
+            predicted=np.array([row.predicted for row in rows], np.int64),
             probabilities=np.array([row.probabilities for row in rows], np.float64),
             statuses=[row.status for row in rows],
             codes=[row.codes for row in rows],

@@ -70,7 +70,7 @@ def score_archives(
         options: how to decide, and what to store.
         make_crew: makes the workers.
         resources: how many workers there are.
-        films_per_shard: about; with another number, shards and their names are others.
+        films_per_shard: approximately; another number makes other shards, with other names.
         remove_others: delete parts of other sources, models or options from `place`, once all parts are there.
         listener: receives progress.
 
@@ -111,7 +111,7 @@ def score_archives(
     return summary
 
 
-def list_shards(sources: Sequence[Source], decides: str, films: int, listener: Listener) -> list[Shard]:
+def list_shards(sources: Sequence[Source], decision_key: str, films: int, listener: Listener) -> list[Shard]:
     """The shards of all sources.
 
     Raises:
@@ -123,7 +123,7 @@ def list_shards(sources: Sequence[Source], decides: str, films: int, listener: L
     shards = list[Shard]()
     with listener.progress("listing", None, "films"):
         for number, source in enumerate(sources):
-            for shard in make_shards(source, number, decides=decides, films=films):
+            for shard in make_shards(source, number, decision_key=decision_key, films=films):
                 shards.append(shard)
                 listener.advance(shard.films)
     if not shards:

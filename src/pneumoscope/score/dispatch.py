@@ -51,12 +51,15 @@ class Crew(Protocol):
 
 
 @dataclass(kw_only=True)
-class _Working:
-    """What a worker is doing: its shard, None if it is idle, since when, and how many films of it are done."""
+class _Activity:
+    """What a worker is doing: its shard, None if it is idle; since when; how many films of it are done.
+
+    `since` and `last_heard`, when the worker last reported, are times of the monotonic clock.
+    """
 
     shard: Shard | None = None
     since: float
-    heard: float
+    last_heard: float
     films: int = 0
 
 
@@ -82,7 +85,7 @@ class Dispatcher:
         """Queue all shards."""
         self._queue = deque(self.shards)
         self._left = {shard.name for shard in self._queue}
-        self._workers: dict[int, _Working] = {}
+        self._workers: dict[int, _Activity] = {}
         self._tries = Counter[str]()
         self._seconds: list[float] = []
         self._reported = 0  # films that the listener knows of
@@ -101,8 +104,8 @@ class Dispatcher:
             for event in self.crew.wait(1.0):
                 self._handle(event)
             self._replace_silent()
-            for worker, working in self._workers.items():
-                if working.shard is None and (shard := self._next()) is not None:
+            for worker, activity in self._workers.items():
+                if activity.shard is None and (shard := self._next()) is not None:
                     self._start(worker, shard)
             self._check_workers()
             self._show()
@@ -111,31 +114,31 @@ class Dispatcher:
     def _handle(self, event: Event) -> None:
         now = time.monotonic()
         if event.kind == "ready":
-            self._workers[event.worker] = _Working(since=now, heard=now)
+            self._workers[event.worker] = _Activity(since=now, last_heard=now)
             return
-        working = self._workers.get(event.worker)
-        if working is None:  # an event on its way when the worker was dismissed
+        activity = self._workers.get(event.worker)
+        if activity is None:  # an event on its way when the worker was dismissed
             return
-        working.heard = now
+        activity.last_heard = now
         match event.kind:
             case "films":
-                working.films = max(working.films, event.films)
+                activity.films = max(activity.films, event.films)
             case "done":
-                self._finish(working, now)
+                self._finish(activity, now)
             case "lost":
                 del self._workers[event.worker]
-                self._give_back(working.shard, event.why)
+                self._give_back(activity.shard, event.why)
             case "failed":
-                shard, working.shard = working.shard, None
+                shard, activity.shard = activity.shard, None
                 if not isinstance(event.error, BusyError):
                     assert event.error is not None
                     raise event.error
                 self._give_back(shard, str(event.error))
 
-    def _finish(self, working: _Working, now: float) -> None:
-        shard, working.shard = working.shard, None
+    def _finish(self, activity: _Activity, now: float) -> None:
+        shard, activity.shard = activity.shard, None
         assert shard is not None
-        self._seconds.append(now - working.since)
+        self._seconds.append(now - activity.since)
         if shard.name in self._left:  # not if another worker was faster
             self._left.remove(shard.name)
             self._done += shard.films
@@ -163,31 +166,31 @@ class Dispatcher:
             return None
         limit, now = max(_SLOW_SECONDS, _SLOW * median(self._seconds)), time.monotonic()
         slow = [
-            working
-            for working in self._workers.values()
-            if working.shard is not None and now - working.since > limit and self._holders(working.shard) == 1
+            activity
+            for activity in self._workers.values()
+            if activity.shard is not None and now - activity.since > limit and self._holders(activity.shard) == 1
         ]
         if not slow:
             return None
         self.outcome.slow += 1
-        return min(slow, key=lambda working: working.since).shard
+        return min(slow, key=lambda activity: activity.since).shard
 
     def _holders(self, shard: Shard) -> int:
         return sum(each.shard is not None and each.shard.name == shard.name for each in self._workers.values())
 
     def _start(self, worker: int, shard: Shard) -> None:
         now = time.monotonic()
-        self._workers[worker] = _Working(shard=shard, since=now, heard=now)
+        self._workers[worker] = _Activity(shard=shard, since=now, last_heard=now)
         self.crew.give(worker, shard)
 
     def _replace_silent(self) -> None:
         """Dismiss workers that were not heard of for long: a stopped process, or a machine that does not answer."""
         now = time.monotonic()
-        for worker, working in list(self._workers.items()):
-            if now - working.heard > self.silent_seconds:
+        for worker, activity in list(self._workers.items()):
+            if now - activity.last_heard > self.silent_seconds:
                 del self._workers[worker]
                 self.crew.dismiss(worker)
-                self._give_back(working.shard, f"a worker did not answer for {self.silent_seconds:.0f} s")
+                self._give_back(activity.shard, f"a worker did not answer for {self.silent_seconds:.0f} s")
 
     def _check_workers(self) -> None:
         now = time.monotonic()
@@ -207,9 +210,9 @@ class Dispatcher:
     def _show(self) -> None:
         """Report the films that are done, each once: of a shard at two workers, the faster one's."""
         running: dict[str, int] = {}
-        for working in self._workers.values():
-            if working.shard is not None and working.shard.name in self._left:
-                running[working.shard.name] = max(running.get(working.shard.name, 0), working.films)
+        for activity in self._workers.values():
+            if activity.shard is not None and activity.shard.name in self._left:
+                running[activity.shard.name] = max(running.get(activity.shard.name, 0), activity.films)
         films = self._done + sum(running.values())
         if films != self._reported:
             self.listener.advance(films - self._reported)

@@ -17,7 +17,7 @@ from pneumoscope.score.shards import Shard
 from pneumoscope.score.worker import Job, Scorer
 
 _STARTS = 3  # processes that may end before they are ready, one after the other
-_BEAT_SECONDS = 1.0
+_BEAT_SECONDS = 1.0  # between heartbeats, by which the driver knows that a worker is alive
 
 
 @dataclass(kw_only=True)
@@ -50,9 +50,9 @@ class ProcessCrew:
             ScoringError: processes end again and again before they are ready.
             PneumoscopeError: a worker cannot load the bundle.
         """
-        waiting = {*wait([worker.pipe for worker in self._workers.values()], seconds)}
-        heard = [number for number, worker in self._workers.items() if worker.pipe in waiting]
-        return [event for number in heard for event in self._receive(number)]
+        readable = {*wait([worker.pipe for worker in self._workers.values()], seconds)}
+        numbers = [number for number, worker in self._workers.items() if worker.pipe in readable]
+        return [event for number in numbers for event in self._receive(number)]
 
     def give(self, worker: int, shard: Shard) -> None:
         """See `Crew`."""
@@ -124,28 +124,28 @@ def _work(pipe: Connection, bundle: Path, job: Job) -> None:
     """The worker process: load the bundle, then score shard after shard until the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends its workers
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    voice = _Voice(pipe)
+    messenger = _Messenger(pipe)
     try:
         scorer = Scorer(bundle, job)
     except Exception as failure:  # noqa: BLE001 (the driver raises it)
-        voice.send("failed", error=failure)
+        messenger.send("failed", error=failure)
         return
-    voice.send("ready")
-    threading.Thread(target=voice.beat, daemon=True).start()
+    messenger.send("ready")
+    threading.Thread(target=messenger.beat, daemon=True).start()
     while True:
         shard: Shard = pipe.recv()
         try:
-            scorer.score(shard, voice.report)
+            scorer.score(shard, messenger.report)
         except Exception as failure:  # noqa: BLE001 (the driver raises it, or gives the shard again)
             if not isinstance(failure, PneumoscopeError | OSError):
                 failure.add_note(traceback.format_exc())
-            voice.send("failed", error=failure)
+            messenger.send("failed", error=failure)
         else:
-            voice.send("done")
+            messenger.send("done")
 
 
-class _Voice:
-    """A worker's messages to its driver, also from the thread that shows that it lives."""
+class _Messenger:
+    """Sends a worker's messages to its driver; a thread of its own sends the heartbeats."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._lock, self._films = pipe, threading.Lock(), 0
@@ -161,7 +161,7 @@ class _Voice:
             self._pipe.send((kind, 0, error))
 
     def beat(self) -> None:
-        """Send the number of films every second."""
+        """Send a heartbeat, with the number of films that are done, every second."""
         while True:
             time.sleep(_BEAT_SECONDS)
             with self._lock:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pneumoscope.score.listing import Entry, Source
 from pneumoscope.score.parts import SUFFIX
 
-FILMS = 2000  # per shard, about
+FILMS = 2000  # per shard, approximately
 PREFIX = "part-"
 _DIGITS = 32  # hexadecimal digits of a shard's hash: 128 bits
 
@@ -36,18 +36,18 @@ class Shard:
         return [Entry(*each) for each in json.loads(zlib.decompress(self.packed))]
 
 
-def make_shards(source: Source, number: int, *, decides: str, films: int = FILMS) -> Iterator[Shard]:
+def make_shards(source: Source, number: int, *, decision_key: str, films: int = FILMS) -> Iterator[Shard]:
     """Cut a source's listing, as it streams.
 
     Args:
         source: where the films are.
         number: of the source among those of the run.
-        decides: names what decides on the films: model and options.
-        films: per shard, about; a shard has from half to two and a half times as many, the last one maybe fewer.
+        decision_key: identifies what decides on the films: model and options.
+        films: approximately, per shard: it has from half to two and a half times as many, the last one maybe fewer.
     """
     for entries in cut(source.entries(), films):
         packed = json.dumps(entries, separators=(",", ":")).encode()  # JSON escapes names that are not UTF-8
-        facts = json.dumps([decides, source.address, source.stamp]).encode()
+        facts = json.dumps([decision_key, source.address, source.stamp]).encode()
         name = sha256(facts + b"\n" + packed).hexdigest()[:_DIGITS]
         yield Shard(
             name=f"{PREFIX}{name}{SUFFIX}", source=number, films=len(entries), packed=zlib.compress(packed, level=6)

@@ -29,7 +29,8 @@ def create_app(
     Args:
         config: settings.
         on_failure: called with the error if the bundle cannot be loaded or verified.
-        ready_first: complete the lifespan's startup only then, for servers that treat a completed startup as readiness.
+        ready_first: complete the lifespan's startup only once the service is ready or has failed, for servers that
+            treat a completed startup as readiness.
 
     Raises:
         BundleError: the folder is not a bundle.

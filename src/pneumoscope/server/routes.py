@@ -86,12 +86,12 @@ Memory = Annotated[Reserve, Depends(_reserve_memory)]
 
 
 def require_token(
-    service: CurrentService, given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+    service: CurrentService, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
 ) -> None:
     """Raise HTTPException 401 unless the request carries the configured token."""
     token = service.config.token
     assert token is not None  # without a token, no route depends on this
-    if given is None or not secrets.compare_digest(given.credentials.encode(), token.get_secret_value().encode()):
+    if bearer is None or not secrets.compare_digest(bearer.credentials.encode(), token.get_secret_value().encode()):
         raise HTTPException(
             HTTPStatus.UNAUTHORIZED,
             "the bearer token is missing or wrong; send it as `Authorization: Bearer TOKEN`.",

@@ -14,24 +14,24 @@ Variant: TypeAlias = Literal["realtime", "serverless", "async"]
 Serving: TypeAlias = Literal["own", "ray"]
 
 
-def _parse_changes(given: Any) -> Any:
+def _parse_changes(options: Any) -> Any:
     """`["epochs=4"]`, as on the command line, → `{"epochs": "4"}`; anything else is left to validation."""
-    if not isinstance(given, list | tuple):
-        return given
+    if not isinstance(options, list | tuple):
+        return options
     changes = {}
-    for text in given:
-        name, sign, value = str(text).partition("=")
+    for option in options:
+        name, sign, value = str(option).partition("=")
         if not name or not sign:
-            raise ValueError(f"{text!r} is not NAME=VALUE, such as epochs=4")
+            raise ValueError(f"{option!r} is not NAME=VALUE, such as epochs=4")
         changes[name.strip().replace("-", "_")] = value.strip()
     return changes
 
 
-def _parse_source(given: Any) -> Any:
+def _parse_source(value: Any) -> Any:
     """`s3://…` → a location in S3, any other text → a path; anything else is left to validation."""
-    if not isinstance(given, str):
-        return given
-    return parse_location(given) if given.startswith("s3://") else Path(given)
+    if not isinstance(value, str):
+        return value
+    return parse_location(value) if value.startswith("s3://") else Path(value)
 
 
 _S3 = Spelling(metavar="S3://…", kind=str)
@@ -91,7 +91,7 @@ class Train(Document):
     export_precision: Precision | None = Field(default=None, description="Precision of the bundle; by default fp32.")
     # After `recipe`: pydantic gives a default factory only the fields before it.
     name: EndpointName = Field(
-        default_factory=lambda given: f"{given['recipe']}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
+        default_factory=lambda fields: f"{fields['recipe']}-{datetime.now(UTC):%Y-%m-%d-%H-%M-%S}",
         description="Name of the job; by default the recipe's name and the time.",
     )
     image: str | None = Field(
@@ -202,7 +202,7 @@ class Score(Document):
         default=2000,
         ge=2,
         le=100_000,
-        description="Films per shard and part, about. With another number, parts that are there do not count.",
+        description="Approximate number of films per shard and part. Parts made with another number are not reused.",
     )
     embedding: bool = Field(default=False, description="Also store each film's embedding, 4 bytes per dimension.")
     coverage: Coverage = None
@@ -220,7 +220,7 @@ class Score(Document):
     quiet: Quiet = False
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
+    def _require_separate_folders(self) -> Self:
         if self.out.bucket == self.source.bucket and f"{self.out.key}/".startswith(f"{self.source.key}/".lstrip("/")):
             raise ValueError("--out is inside the folder of the films, so that results would be taken for films")
         return self

@@ -14,15 +14,15 @@ S3 = "s3://"
 _ARM = re.compile(r"[a-z]+\d+g[a-z]*|.*-gb\d+")
 
 
-def checked_name(given: str) -> str:
+def checked_name(value: str) -> str:
     """Return the name if SageMaker accepts it for jobs, models and endpoints (its service model in botocore).
 
     Raises:
         ValueError: SageMaker does not accept it.
     """
-    if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", given) is None:
-        raise ValueError(f"{given!r} is not a SageMaker name: letters, digits and hyphens between them, at most 63")
-    return given
+    if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", value) is None:
+        raise ValueError(f"{value!r} is not a SageMaker name: letters, digits and hyphens between them, at most 63")
+    return value
 
 
 EndpointName: TypeAlias = Annotated[str, AfterValidator(checked_name)]
@@ -79,17 +79,17 @@ def parse_location(text: str) -> Location:
     return Location(bucket=found[1], key=(found[2] or "").rstrip("/"))
 
 
-def _parse_place(given: str | Location) -> Location:
+def _parse_place(value: str | Location) -> Location:
     try:
-        return given if isinstance(given, Location) else parse_location(given)
+        return value if isinstance(value, Location) else parse_location(value)
     except UsageError as failure:
         raise ValueError(str(failure).rstrip(".")) from None
 
 
-def _refuse_alias(given: str) -> str:
-    if given.rpartition(":")[2].startswith("alias/"):
-        raise ValueError(f"{given!r} is an alias; give the key's id or ARN, which AWS accepts everywhere")
-    return given
+def _refuse_alias(value: str) -> str:
+    if value.rpartition(":")[2].startswith("alias/"):
+        raise ValueError(f"{value!r} is an alias; give the key's id or ARN, which AWS accepts everywhere")
+    return value
 
 
 #: A setting that names a key of one's own.

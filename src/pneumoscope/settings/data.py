@@ -14,12 +14,12 @@ SplitFolder: TypeAlias = Literal["train", "val", "test", "none"]
 Several: TypeAlias = Literal["mapped", "skip", "whole"]
 
 
-def _parse_groups(given: Any) -> Any:
+def _parse_groups(options: Any) -> Any:
     """`["g=a,b"]`, as on the command line, → `{"g": ("a", "b")}`; anything else is left to validation."""
-    if not isinstance(given, list | tuple):
-        return given
+    if not isinstance(options, list | tuple):
+        return options
     groups = {}
-    for option in given:
+    for option in options:
         name, _, members = str(option).partition("=")
         if not name or not members:
             raise ValueError(f"{option!r} is not of the form NAME=CLASS,CLASS")
@@ -27,12 +27,12 @@ def _parse_groups(given: Any) -> Any:
     return groups
 
 
-def _parse_splits(given: Any) -> Any:
+def _parse_splits(options: Any) -> Any:
     """`["Set A=test"]`, as on the command line, → `{"Set A": "test"}`; anything else is left to validation."""
-    if not isinstance(given, list | tuple):
-        return given
+    if not isinstance(options, list | tuple):
+        return options
     splits = {}
-    for option in given:
+    for option in options:
         name, _, split = str(option).rpartition("=")
         if not name or split not in get_args(SplitFolder):
             raise ValueError(f"{option!r} is not of the form NAME=train, =val, =test or =none")
@@ -40,12 +40,12 @@ def _parse_splits(given: Any) -> Any:
     return splits
 
 
-def _text_codec(given: str) -> str:
+def _text_codec(value: str) -> str:
     try:
-        "".encode(given)
+        "".encode(value)
     except LookupError as failure:
-        raise ValueError(f"{given!r} is not one of Python's text codecs, such as gbk, shift_jis or cp437") from failure
-    return given
+        raise ValueError(f"{value!r} is not one of Python's text codecs, such as gbk, shift_jis or cp437") from failure
+    return value
 
 
 def _file_names(paths: tuple[Path, ...]) -> tuple[str, ...]:
@@ -56,10 +56,10 @@ def _file_name(path: Path | None) -> str | None:
     return None if path is None else path.name
 
 
-def _sha256(given: str) -> str:
-    if re.fullmatch(r"[0-9a-fA-F]{64}", given) is None:
+def _sha256(value: str) -> str:
+    if re.fullmatch(r"[0-9a-fA-F]{64}", value) is None:
         raise ValueError("a SHA-256 has 64 hexadecimal digits")
-    return given
+    return value
 
 
 Codec = Annotated[str, AfterValidator(_text_codec)]
@@ -190,7 +190,7 @@ class Audit(Document):
         default="table", description="Output format."
     )
     fail_on: Literal["error", "warning", "never"] = Field(
-        default="never", description="Exit with code 1 if there is a finding of this severity or a graver one."
+        default="never", description="Exit with code 1 if there is a finding of this severity or a more severe one."
     )
     name_encoding: Codec | None = Field(
         default=None, description="Text codec of an archive's file names that are not UTF-8, e.g. gbk."

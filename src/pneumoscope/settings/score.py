@@ -10,16 +10,16 @@ from pneumoscope.settings.aws_names import S3, Key, parse_location
 from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, MaxPixels, Point, Quiet, Spelling
 
 
-def _checked_address(given: str) -> str:
+def _checked_address(value: str) -> str:
     """A path as it is, or an address in S3 that is one."""
-    if given.startswith(S3):
+    if value.startswith(S3):
         try:
-            parse_location(given)
+            parse_location(value)
         except UsageError as failure:
             raise ValueError(str(failure).rstrip(".")) from None
-    elif not given:
+    elif not value:
         raise ValueError("an empty path")
-    return given
+    return value
 
 
 Address = Annotated[str, AfterValidator(_checked_address)]
@@ -54,7 +54,7 @@ class Score(Document):
         default=2000,
         ge=2,
         le=100_000,
-        description="Films per shard and part, about. With another number, parts that are there do not count.",
+        description="Approximate number of films per shard and part. Parts made with another number are not reused.",
     )
     embedding: bool = Field(default=False, description="Also store each film's embedding, 4 bytes per dimension.")
     level: Literal["class", "group"] = Field(

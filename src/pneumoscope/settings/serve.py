@@ -90,14 +90,14 @@ class ServeOptions(Document):
 
     @field_validator("cors_origins")
     @classmethod
-    def _origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for each in given:
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
             # Browsers send origins without a path, so that one with a path would never match.
             if re.fullmatch(r"\*|https?://[^/\s]+", each) is None:
                 raise ValueError(
                     f"{each!r} is not a web origin; write *, or one without a path like https://pacs.example"
                 )
-        return given
+        return value
 
 
 class Serve(ServeOptions):

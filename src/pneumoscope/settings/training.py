@@ -208,13 +208,13 @@ class CrossValidate(Document):
     quiet: Quiet = False
 
 
-def _parse_ages(given: Any) -> Any:
+def _parse_ages(value: Any) -> Any:
     """`18-90`, as on the command line, → `(18, 90)`."""
-    if not isinstance(given, str):
-        return given
-    youngest, dash, oldest = given.partition("-")
+    if not isinstance(value, str):
+        return value
+    youngest, dash, oldest = value.partition("-")
     if not (dash and youngest.isdecimal() and oldest.isdecimal() and int(youngest) <= int(oldest)):
-        raise ValueError(f"{given!r} is not of the form YOUNGEST-OLDEST in whole years, such as 18-90")
+        raise ValueError(f"{value!r} is not of the form YOUNGEST-OLDEST in whole years, such as 18-90")
     return int(youngest), int(oldest)
 
 

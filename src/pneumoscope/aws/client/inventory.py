@@ -54,8 +54,8 @@ def deployed_resources(
     if (stack := find_stack(cloud, stack_name(name))) is None:
         return
     if not keep_model:
-        given = stack_parameters(stack)
-        model = Location(bucket=given["ModelBucketName"], key=given["ModelPrefix"])
+        parameters = stack_parameters(stack)
+        model = Location(bucket=parameters["ModelBucketName"], key=parameters["ModelPrefix"])
         yield from _model_files(cloud, name, model.folder)  # which has a folder per model
     delete = partial(delete_stack, cloud, stack, pause=pause)
     yield DeployedResource(name=f"stack {stack['StackName']} with endpoint {name}", remove=delete)
@@ -67,8 +67,12 @@ def capture_location(cloud: Cloud, name: str) -> str | None:
     Raises:
         CloudError: access to it is denied.
     """
-    given = stack_parameters(find_stack(cloud, stack_name(name)) or {})
-    return f"s3://{given['CaptureBucketName']}/{given['CapturePrefix']}" if given.get("CaptureBucketName") else None
+    parameters = stack_parameters(find_stack(cloud, stack_name(name)) or {})
+    return (
+        f"s3://{parameters['CaptureBucketName']}/{parameters['CapturePrefix']}"
+        if parameters.get("CaptureBucketName")
+        else None
+    )
 
 
 def status(cloud: Cloud) -> list[dict[str, str]]:

@@ -78,15 +78,15 @@ def await_stack(
     Raises:
         CloudError: the operation failed; the message has the cause.
     """
-    seen = [""]
+    statuses: list[str] = []
     while (found := find_stack(cloud, stack)) is not None:
         name, status = found["StackName"], found["StackStatus"]
         words = status.replace("_", " ").lower()
-        if status != seen[-1]:
+        if [status] != statuses[-1:]:
             listener.say(f"stack {name}: {words}")
-            seen.append(status)
+            statuses.append(status)
         # DELETE_COMPLETE is a success only if a deletion was waited for: after a creation it means that this failed.
-        if status in _DONE and (status != "DELETE_COMPLETE" or seen[1].startswith("DELETE")):
+        if status in _DONE and (status != "DELETE_COMPLETE" or statuses[0].startswith("DELETE")):
             return
         if not status.endswith(_IN_PROGRESS_SUFFIX):
             raise CloudError(f"stack {name} {words}: {_failure_cause(cloud, stack)}.")

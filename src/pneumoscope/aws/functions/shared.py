@@ -43,7 +43,7 @@ _PSEUDONYM_DIGITS = 16  # hexadecimal, 64 bits
 #: Deliveries of an event that Lambda invokes asynchronously: the first, and the template's MaximumRetryAttempts.
 ATTEMPTS = 3
 #: The table's item with the secret key of the pseudonyms; all other items are uploads already decided on.
-PSEUDONYM_KEY_ITEM = "key-of-marks"
+PSEUDONYM_KEY_ITEM = "key-of-marks"  # a stored key: pseudonyms were first called marks
 _SECRET_BYTES = 32
 
 
@@ -77,15 +77,15 @@ class Settings(BaseModel):
 
     @field_validator("model")
     @classmethod
-    def _require_archive(cls, given: Location) -> Location:
-        if not given.key.endswith(".tar.gz"):
+    def _require_archive(cls, model: Location) -> Location:
+        if not model.key.endswith(".tar.gz"):
             raise ValueError("it must end with .tar.gz, as s3://BUCKET/FOLDER/model.tar.gz does")
-        return given
+        return model
 
     @field_validator("cors_origins", mode="before")
     @classmethod
-    def _split_origins(cls, given: str) -> tuple[str, ...]:
-        return tuple(origin.strip() for origin in given.split(",") if origin.strip())
+    def _split_origins(cls, text: str) -> tuple[str, ...]:
+        return tuple(origin.strip() for origin in text.split(",") if origin.strip())
 
     @model_validator(mode="after")
     def _require_separate_prefixes(self) -> Self:

@@ -42,11 +42,11 @@ def read_hyperparameters(stored: Mapping[str, str], arguments: Sequence[str]) ->
     Raises:
         UsageError: a hyper-parameter is unknown, out of range, or set by the platform in a job.
     """
-    given = list(arguments[1:] if arguments[:1] == ["train"] else arguments)
-    values = _by_field([*((name, _unquote(value)) for name, value in stored.items()), *_pairs(given)])
-    options = {name: values.pop(name) for name in JobOptions.model_fields if name in values}
+    options = list(arguments[1:] if arguments[:1] == ["train"] else arguments)
+    values = _by_field([*((name, _unquote(value)) for name, value in stored.items()), *_pairs(options)])
+    job_values = {name: values.pop(name) for name in JobOptions.model_fields if name in values}
     try:
-        job_options = JobOptions.model_validate(options)
+        job_options = JobOptions.model_validate(job_values)
     except ValidationError as failure:
         raise UsageError(f"hyper-parameters: {first_problem(failure)}.") from failure
     return make_config(load_recipe(job_options.recipe), values), job_options
@@ -63,10 +63,10 @@ def _pairs(arguments: list[str]) -> Iterator[tuple[str, str]]:
         yield name[2:], value
 
 
-def _by_field(given: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def _by_field(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """The values by our field names; `no-freeze: true` becomes `freeze: false`."""
     found: dict[str, Any] = {}
-    for spelled, value in given:
+    for spelled, value in pairs:
         name = spelled.lower().replace("-", "_")
         if name in _RESERVED:
             raise UsageError(f"hyper-parameter {spelled!r} is set by the platform in a training job; leave it out.")

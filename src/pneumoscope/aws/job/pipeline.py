@@ -68,9 +68,9 @@ def run_job(
         PneumoscopeError: the channels, an interrupted run or the configuration are invalid.
     """
     world = World.from_environment()
-    with tempfile.TemporaryDirectory(prefix="pneumoscope-job-") as own:
+    with tempfile.TemporaryDirectory(prefix="pneumoscope-job-") as folder:
         with process_group(world):
-            work = world.from_host_leader(Path(own))
+            work = world.from_host_leader(Path(folder))
             with world.host_by_host():
                 dataset = _open_channel(job.train, work / "dataset", listener)
             test = None if job.test is None else _open_test(job.test, dataset)
@@ -129,8 +129,10 @@ def _open_test(channel: Path, dataset: Dataset) -> Dataset:
     test = load_dataset(channel)
     test.split("test")
     if set(test.classes) != set(dataset.classes):
-        known, given = ", ".join(dataset.classes), ", ".join(test.classes)
-        raise DatasetError(f"channel 'train' has the classes {known}, channel 'test' {given}; they must be the same.")
+        trained, tested = ", ".join(dataset.classes), ", ".join(test.classes)
+        raise DatasetError(
+            f"channel 'train' has the classes {trained}, channel 'test' {tested}; they must be the same."
+        )
     _refuse_overlap(dataset, test)
     return test
 

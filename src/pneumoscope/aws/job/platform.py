@@ -74,7 +74,7 @@ def read_job(environment: Mapping[str, str] = os.environ) -> Job:
     Raises:
         UsageError: the job has no channel `train`, or the platform's variables or files are invalid.
     """
-    base, given = _base_directory(environment), environment.get
+    base, variable = _base_directory(environment), environment.get
     resources = _read_json(base / _RESOURCES) if (base / _RESOURCES).is_file() else {}
     hosts = (
         _parse_hosts(environment["SM_HOSTS"]) if "SM_HOSTS" in environment else resources.get("hosts", ["localhost"])
@@ -82,16 +82,16 @@ def read_job(environment: Mapping[str, str] = os.environ) -> Job:
     scripted = "SM_MODEL_DIR" in environment
     stored = {} if scripted else _read_json(base / _HYPERPARAMETERS)
     job = Job(
-        name=given("TRAINING_JOB_NAME", "pneumoscope"),
-        train=Path(given("SM_CHANNEL_TRAIN", base / "input/data/train")),
-        test=Path(test) if (test := given("SM_CHANNEL_TEST")) else _existing_folder(base / "input/data/test"),
-        model=Path(given("SM_MODEL_DIR", base / "model")),
-        output=Path(given("SM_OUTPUT_DATA_DIR", base / "output/data")),
+        name=variable("TRAINING_JOB_NAME", "pneumoscope"),
+        train=Path(variable("SM_CHANNEL_TRAIN", base / "input/data/train")),
+        test=Path(test) if (test := variable("SM_CHANNEL_TEST")) else _existing_folder(base / "input/data/test"),
+        model=Path(variable("SM_MODEL_DIR", base / "model")),
+        output=Path(variable("SM_OUTPUT_DATA_DIR", base / "output/data")),
         checkpoints=_existing_folder(base / "checkpoints"),
         hosts=tuple(map(str, hosts)),
-        host=given("SM_CURRENT_HOST", str(resources.get("current_host", hosts[0]))),
-        gpus=int(given("SM_NUM_GPUS") or 0) if scripted else _count_gpus(),
-        interface=given("SM_NETWORK_INTERFACE_NAME", resources.get("network_interface_name")),
+        host=variable("SM_CURRENT_HOST", str(resources.get("current_host", hosts[0]))),
+        gpus=int(variable("SM_NUM_GPUS") or 0) if scripted else _count_gpus(),
+        interface=variable("SM_NETWORK_INTERFACE_NAME", resources.get("network_interface_name")),
         hyperparameters={name: str(value) for name, value in stored.items()},
     )
     if job.host not in job.hosts:

@@ -56,8 +56,8 @@ def is_dicom(data: bytes) -> bool:
 def _bare_syntax(data: bytes) -> str | None:
     """The transfer syntax of a data set without a preamble, by its first elements; None if it is not a data set.
 
-    In such a data set (PS3.5 section 7.1) these belong to the groups 0002 or 0008, their tags increase, and each
-    begins where the length of the one before ends.
+    The first elements of a data set (PS3.5 section 7.1) belong to the groups 0002 or 0008. Their tags increase, and
+    each begins where the one before it ends, by that one's length.
     """
     for syntax, order in ((_IMPLICIT, "<"), (_EXPLICIT, "<"), (_BIG_ENDIAN, ">")):
         position, before, count = 0, (0, 0), 0
@@ -76,7 +76,8 @@ def _bare_syntax(data: bytes) -> str | None:
                     data[position + header - (4 if long else 2) : position + header], _ORDERS[order]
                 )
             before, position, count = tag, position + header + length, count + 1
-        if count == _BARE_ELEMENTS or (count and position > DICOM_HEAD and count > 1):
+        # A long second element may end beyond the bytes at hand, so that there is no third one to check.
+        if count == _BARE_ELEMENTS or (count > 1 and position > DICOM_HEAD):
             return syntax
     return None
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 
-def _table(text: str) -> dict[str, str]:
+def _table(entries: str) -> dict[str, str]:
     """The meaning of each code, from `code: meaning; code: meaning`."""
-    return dict(each.split(": ") for each in text.split("; "))
+    return dict(each.split(": ") for each in entries.split("; "))
 
 
 # Modality, PS3.3 section C.7.3.1.1.1.

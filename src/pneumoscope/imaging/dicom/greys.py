@@ -91,8 +91,8 @@ def to_luma(codes: NDArray[Any], dataset: "Dataset", layout: Layout) -> tuple[Lu
             break
     # The first without a loss; else the first whose loss is not hard; else the first.
     table, rendering, loss = min(results, key=lambda result: 0 if result[2] is None else 1 + result[2].hard)
-    if rendering is not results[0][1] and (first := results[0][2]) is not None:
-        notes.append(f"{first.description}, so {rendering.name} was used.")
+    if rendering is not results[0][1] and (first_loss := results[0][2]) is not None:
+        notes.append(f"{first_loss.description}, so {rendering.name} was used.")
     # Padding is black, also in an inverted film.
     table[padding] = 0
     luma = table[codes]
