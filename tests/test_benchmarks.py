@@ -87,12 +87,12 @@ def test_the_capstones_table(
 
 
 def test_every_row_is_a_configuration_of_its_own() -> None:
-    full = [capstone.configuration(row, None) for row in capstone.ROWS]
+    full = [capstone.configuration(row, None, 0) for row in capstone.ROWS]
     assert len({config.model_dump_json() for config in full}) == len({row.name for row in capstone.ROWS}) == len(full)
     for row, config in zip(capstone.ROWS, full, strict=True):
         changed = load_recipe(row.recipe) | row.changes
         assert {name: getattr(config, name) for name in changed} == changed
-        assert capstone.configuration(row, 1).epochs == 1
+        assert capstone.configuration(row, 1, 0).epochs == 1
 
 
 def test_epoch_times_survive_an_interruption(tmp_path: Path) -> None:
