@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ import pytest
 from typing_extensions import override
 
 from local_cloud import LocalCloud
+from local_server import listening
 from pneumoscope.aws.client.bucket import list_files
 from pneumoscope.aws.client.inventory import deployed_resources
 from pneumoscope.aws.session import Cloud
@@ -73,14 +73,8 @@ def scripted(*replies: tuple[int, dict[str, Any]]) -> Iterator[tuple[str, list[s
             self.wfile.write(body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with listening(server):
         yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def head_object(aws: Cloud, key: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One small data set, run and bundle, made once per session and shared by all tests."""
+"""What tests share: a small data set, run and bundle, made once per session; and clouds, functions and a browser."""
 
 import contextlib
 import io
@@ -16,19 +16,24 @@ from pneumoscope.contract import Population, load_contract, save_contract
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.imaging import levels
 from pneumoscope.phantom import write_archive_folder, write_archive_zip
-from samples import TINY, stub_calibrate
+from samples import TINY, make_zip, stub_calibrate
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from lambda_account import Bucket, Start
+    from lambda_runtime import Function
     from local_cloud import LocalCloud
     from pneumoscope.aws.session import Cloud
+    from pneumoscope.engine import Engine
+    from service import Service
+    from stacks import Stack
 
 # Test modules that train, start processes or use a local cloud. With `--quick` they are not even imported.
-_SLOW = """audit aws backbone batch benchmarks container endpoint export export_calibration faults fetch fit folds
-functions hostile invoke job job_hosts models page page_controls page_layout page_service policies
-quantise rayserve readme resume sagemaker score score_ray score_s3 serve server stack template training upload
-weights"""
+_SLOW = """audit audit_faults audit_shortcuts aws backbone batch benchmarks container endpoint export
+export_calibration faults fetch fit folds functions_api functions_faults functions_on_upload hostile invoke job
+job_hosts models page page_controls page_layout page_service policies quantise rayserve readme resume sagemaker score
+score_ray score_s3 serve server stack template template_access template_stack training upload weights"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,6 +80,37 @@ def dataset(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> D
     out = tmp_path_factory.mktemp("datasets") / "phantoms"
     prepare([phantom_folder], out, PrepareConfig(val_fraction=0.25))
     return load_dataset(out)
+
+
+@pytest.fixture(scope="session")
+def all_train(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A data set in which all films are train films."""
+    out = tmp_path_factory.mktemp("all-train") / "data"
+    prepare([phantom_folder], out, PrepareConfig(train_only=True))
+    return load_dataset(out)
+
+
+@pytest.fixture(scope="session")
+def phantom_members() -> dict[str, bytes]:
+    """Small phantoms by their names in an archive, enough for a mean film and five folds."""
+    from audits import small_archive
+
+    return small_archive(150, seed=5)
+
+
+@pytest.fixture(scope="session")
+def clean_data(phantom_members: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set without faults."""
+    folder = tmp_path_factory.mktemp("clean")
+    zipped = make_zip(folder / "a.zip", phantom_members)
+    prepare([zipped], folder / "data", PrepareConfig(val_fraction=0.2, stress=True))
+    return folder / "data"
+
+
+@pytest.fixture
+def own_data(clean_data: Path, tmp_path: Path) -> Path:
+    """A copy of the clean data set that a test can damage."""
+    return Path(shutil.copytree(clean_data, tmp_path / "data"))
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +164,13 @@ def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: Path) -> "Engine":
+    from pneumoscope.engine import Engine
+
+    return Engine.load(tiny_bundle)
+
+
 @pytest.fixture(scope="session")
 def command() -> Callable[..., SimpleNamespace]:
     """Run the command line as a user types it, but in this process: a new one takes seconds to load torch."""
@@ -174,6 +217,69 @@ def aws(shared_cloud: "LocalCloud") -> "Cloud":
     shared_cloud.client("s3").create_bucket(Bucket=PLACE.bucket, CreateBucketConfiguration=here)
     shared_cloud.client("iam").create_role(RoleName="trainer", AssumeRolePolicyDocument=TRUST)
     return Cloud(region=REGION)
+
+
+@pytest.fixture(scope="module")
+def stacks(shared_cloud: "LocalCloud") -> "dict[str, Stack]":
+    """The SAM template's stack, created once for each of its cases."""
+    from sam_template import CASES, make
+
+    return {name: make(shared_cloud, f"case-{name}", case) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def local(tiny_bundle: Path) -> Iterator["LocalCloud"]:
+    """For the Lambda functions: an account with what the template creates, except the functions."""
+    from lambda_account import account
+
+    with account(tiny_bundle) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def endpoint(tiny_bundle: Path) -> Iterator["Service"]:
+    """Our own service as the endpoint that the Lambda functions call."""
+    from lambda_account import ENDPOINT
+    from service import serving
+
+    with serving(tiny_bundle, "--as-endpoint", ENDPOINT) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def start(local: "LocalCloud", endpoint: "Service") -> "Start":
+    """Start a Lambda function, with changes of its environment."""
+    from lambda_account import starter
+
+    return starter(local, endpoint)
+
+
+@pytest.fixture(scope="module")
+def with_endpoint(start: "Start") -> Iterator["Function"]:
+    """The bucket's function, which calls the endpoint."""
+    with start("on_upload") as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def in_process(start: "Start") -> Iterator["Function"]:
+    """The bucket's function, which runs the model in its own process."""
+    with start("on_upload", PNEUMOSCOPE_ENDPOINT="") as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def api(start: "Start") -> Iterator["Function"]:
+    """The function behind the HTTP API."""
+    with start("api") as function:
+        yield function
+
+
+@pytest.fixture
+def bucket(local: "LocalCloud", request: pytest.FixtureRequest) -> "Bucket":
+    from lambda_account import Bucket
+
+    return Bucket(local, request.node.name)
 
 
 @pytest.fixture(scope="module")

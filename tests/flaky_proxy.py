@@ -10,6 +10,8 @@ from typing import Any
 
 from typing_extensions import override
 
+from local_server import listening
+
 BUSY_EVERY, LOST_EVERY, CUT_EVERY = 5, 7, 9  # requests of one method
 _BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 _OURS = ("content-length", "transfer-encoding", "connection")
@@ -90,11 +92,5 @@ for _method in ("GET", "PUT", "HEAD", "POST", "DELETE"):
 def flaky(target: str) -> Iterator[FlakyProxy]:
     """Run a proxy before the server at `target`."""
     proxy = FlakyProxy(target)
-    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with listening(proxy):
         yield proxy
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
-        thread.join()

@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that serves a file correctly, or with a chosen fault."""
+"""A real HTTP server on this machine that serves a file correctly, or with a chosen fault; and how to run any other."""
 
 import re
 import threading
@@ -6,13 +6,26 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
 from typing_extensions import override
 
 PIECE = 16_384
+
+
+@contextmanager
+def listening(server: HTTPServer) -> Iterator[None]:
+    """Run a server in a thread until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class Server(ThreadingHTTPServer):
@@ -195,11 +208,5 @@ class Handler(BaseHTTPRequestHandler):
 def serving(content: bytes) -> Iterator[Server]:
     """A server that runs until the block ends."""
     server = Server(content)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with listening(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

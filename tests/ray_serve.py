@@ -3,7 +3,6 @@
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ray_cluster import free_port
+
 _TIMEOUT_SECONDS = 150.0
 
 
 @contextmanager
 def running(place: Path) -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
     """Run `serve run config.yaml` in an unpacked model archive; yield a function that posts a film to it."""
-    port = _free_port()
+    port = free_port()
     config = place / "config.yaml"
     config.write_text(f"http_options:\n  host: 127.0.0.1\n  port: {port}\n" + config.read_text())
     log = place / "log"
@@ -64,9 +65,3 @@ def _request(port: int, method: str, path: str, body: bytes | None = None) -> tu
         return response.status, response.read()
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from local_server import listening
 from pneumoscope.backbone import build, load_weights
 from pneumoscope.errors import UsageError, WeightsError
 
@@ -271,14 +271,8 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
             """Quiet."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with listening(server):
         yield f"http://127.0.0.1:{server.server_port}", requested
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_imagenet_weights_come_through_timm_from_the_hub(hub: tuple[str, list[str]], tmp_path: Path) -> None:

@@ -31,11 +31,6 @@ def image_file(name: str, data: bytes) -> ImageFile:
     return ImageFile(name=name, read=lambda: data)
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_bundle: Path) -> Engine:
-    return Engine.load(tiny_bundle)
-
-
 def test_onnx_equals_pytorch_on_every_validation_film(engine: Engine, tiny_run: Path, dataset: Dataset) -> None:
     images = np.stack([load_input(dataset.read(each), engine.contract.input) for each in dataset.split("val")])
     outputs = engine.run(images)

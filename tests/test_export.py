@@ -170,14 +170,6 @@ def test_golden_cases_cover_every_encoding(tiny_bundle: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def all_train(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """A data set in which all films are train films."""
-    out = tmp_path_factory.mktemp("all-train") / "data"
-    prepare([phantom_folder], out, PrepareConfig(train_only=True))
-    return load_dataset(out)
-
-
-@pytest.fixture(scope="module")
 def final_run(all_train: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("final") / "run"
     train(all_train, make_config({"recipe": "pneumoscope-base", **TINY, "epochs": 1, "prior": "uniform"}, {}), run)

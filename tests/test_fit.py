@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
+from pneumoscope.dataset import Dataset
 from pneumoscope.errors import UsageError
 from pneumoscope.files import sha256_of
 from pneumoscope.progress import Listener
@@ -43,13 +43,6 @@ class StopAfter(Listener):
         self.batches -= self.reached and count > 0
         if self.reached and not self.batches:
             raise Stop
-
-
-@pytest.fixture(scope="module")
-def train_only(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    out = tmp_path_factory.mktemp("datasets") / "all"
-    prepare([phantom_folder], out, PrepareConfig(train_only=True))
-    return load_dataset(out)
 
 
 def donor(arch: str, path: Path) -> dict[str, Tensor]:
@@ -155,9 +148,9 @@ def test_with_every_setting_a_resume_is_bit_for_bit_across_the_end_of_the_head_e
     assert load_card(untaught).teachers == ()
 
 
-def test_without_validation_films_it_trains_to_the_end_and_resumes(train_only: Dataset, tmp_path: Path) -> None:
+def test_without_validation_films_it_trains_to_the_end_and_resumes(all_train: Dataset, tmp_path: Path) -> None:
     config = make_config({"recipe": "tiny", **TINY}, {})
-    history = train(train_only, config, tmp_path / "whole")
+    history = train(all_train, config, tmp_path / "whole")
     assert [set(record) for record in history] == [{"epoch", "train_loss", "train_accuracy"}] * 2
     with (tmp_path / "whole" / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -168,18 +161,18 @@ def test_without_validation_films_it_trains_to_the_end_and_resumes(train_only: D
     with Image.open(tmp_path / "whole" / "curves.png") as curves:
         assert curves.width > 500
     with pytest.raises(Stop):
-        train(train_only, config, tmp_path / "again", listener=StopAfter(1))
-    train(train_only, config, tmp_path / "again", resume=True)
+        train(all_train, config, tmp_path / "again", listener=StopAfter(1))
+    train(all_train, config, tmp_path / "again", resume=True)
     for file in ("weights.safetensors", "metrics.csv"):
         assert sha256_of(tmp_path / "again" / file) == sha256_of(tmp_path / "whole" / file)
 
 
 @pytest.mark.parametrize("choice", [{"patience": 2}, {"keep": "best"}])
 def test_without_validation_films_nothing_can_be_the_best(
-    choice: dict[str, Any], train_only: Dataset, tmp_path: Path
+    choice: dict[str, Any], all_train: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="patience and keep 'best' need validation films, and this data set has only"):
-        train(train_only, make_config({"recipe": "tiny", **TINY}, choice), tmp_path / "run")
+        train(all_train, make_config({"recipe": "tiny", **TINY}, choice), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 

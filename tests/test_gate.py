@@ -33,11 +33,6 @@ SIDE = TINY["size"]
 FAULTS = sorted(set(FAULT_MAKERS) - {MIRRORED})
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_bundle: Path) -> Engine:
-    return Engine.load(tiny_bundle)
-
-
 def gate_of(engine: Engine) -> Gate:
     assert engine.contract.gate is not None
     return engine.contract.gate

@@ -19,11 +19,6 @@ from samples import coverage_row
 FILM = encode_jpeg(film("bacteria", patient=1))
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_bundle: Path) -> Engine:
-    return Engine.load(tiny_bundle)
-
-
 def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> None:
     assert verify(own_bundle) == Verification(cases=8, left_out=())
     golden = own_bundle / "golden" / "golden.json"

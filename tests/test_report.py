@@ -44,11 +44,6 @@ CLASSES, GROUPS = ("bacteria", "normal", "virus"), {"pneumonia": ("bacteria", "v
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_bundle: Path) -> Engine:
-    return Engine.load(tiny_bundle)
-
-
-@pytest.fixture(scope="module")
 def written_report(
     tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Report]:

@@ -1,15 +1,13 @@
 """The page: in a real browser, without a network, light and dark, narrow and printed; and the charts' geometry."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import axe_playwright_python
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import ImageFile
@@ -18,17 +16,7 @@ from pneumoscope.report.document import Band, Curve, DecisionCurve
 from pneumoscope.report.page import checklists, draw_page
 from pneumoscope.report.scoring import Mistake
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; `apt-get install chromium` brings one")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +35,6 @@ def drift(tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPath
     return out
 
 
-@in_browser
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page_of", ["report", "drift"])
@@ -75,7 +62,6 @@ def test_the_page_is_complete_without_a_network_and_accessible(
     context.close()
 
 
-@in_browser
 def test_the_page_can_be_printed(report: Path, browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page()
     page.goto((report / "report.html").as_uri())

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 
+from local_server import listening
 from ray_cluster import Cluster, free_port, running_cluster
 from scoring import SHARD_FILMS, check_each_once, make_films, read_rows, shards_of, source_of
 
@@ -129,9 +129,7 @@ def test_what_a_cluster_refuses_is_one_sentence(
 
 def test_no_cluster_is_one_sentence(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with listening(server):
         for address, code, sentence in (
             (f"127.0.0.1:{free_port()}", 1, "no Ray cluster answers at"),
             (f"ray://127.0.0.1:{free_port()}", 1, "no Ray cluster answers at"),
@@ -140,7 +138,3 @@ def test_no_cluster_is_one_sentence(films: Path, tiny_bundle: Path, tmp_path: Pa
         ):
             done = finish(start(films, tmp_path / "out", tiny_bundle, address))
             assert (done.code, sentence in done.err) == (code, True), done.err
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

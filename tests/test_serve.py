@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,15 +23,6 @@ from service import Service, problem, samples_of, serving
 
 FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))
 TOKEN = "a-token-for-the-tests"
-ORIGIN = "https://pacs.example"
-
-
-@pytest.fixture(scope="module")
-def service(tiny_bundle: Path) -> Iterator[Service]:
-    with serving(tiny_bundle, "--cors-origin", ORIGIN, "--max-bytes", 3_000_000, "--read-seconds", 2) as running:
-        yield running
-        assert "Traceback" not in running.log
-        assert running.stop() == 0
 
 
 def test_the_service_has_a_default_rule(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from local_cloud import LocalCloud, cloud
+from local_cloud import LocalCloud
 from samples import REPOSITORY
 from stacks import ACCOUNT, REGION, UNMADE, Stack, long_form, make_stack, update_stack
 
@@ -35,18 +35,12 @@ CASES: dict[str, dict[str, str]] = {
 pytestmark = pytest.mark.filterwarnings(UNMADE)
 
 
-@pytest.fixture(scope="module")
-def aws() -> Iterator[LocalCloud]:
-    with cloud() as made:
-        yield made
-
-
 @pytest.fixture(params=CASES)
-def stack(request: pytest.FixtureRequest, aws: LocalCloud) -> Iterator[Stack]:
-    aws.reset()
-    made = make_stack(aws, request.param, json.loads(long_form(TEMPLATE)), ALWAYS | CASES[request.param])
+def stack(request: pytest.FixtureRequest, shared_cloud: LocalCloud) -> Iterator[Stack]:
+    shared_cloud.reset()
+    made = make_stack(shared_cloud, request.param, json.loads(long_form(TEMPLATE)), ALWAYS | CASES[request.param])
     yield made
-    aws.reset()
+    shared_cloud.reset()
 
 
 def test_cfn_lint_finds_nothing() -> None:
