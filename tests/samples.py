@@ -106,24 +106,28 @@ def coverage_row(
     return CoverageRow(coverage=coverage, classes=classes, groups=sides, observed={}, answered=None, accuracy=None)
 
 
-def stub_calibrate(given: "CalibrationSet") -> tuple[Calibration, Decision]:
+def stub_calibrate(calibration_set: "CalibrationSet") -> tuple[Calibration, Decision]:
     """A stand-in for `calibrate`, for untrained networks: sharp probabilities, so that the largest is answered.
 
     At coverage 0.99 every class fits every film. One operating point always decides for pneumonia, the other never.
     """
-    scale, bias = (dict.fromkeys(given.classes, value) for value in (50.0, 0.0))
+    scale, bias = (dict.fromkeys(calibration_set.classes, value) for value in (50.0, 0.0))
     table = [
-        coverage_row(coverage, dict.fromkeys(given.classes, least), dict.fromkeys(given.groups, (least, least)))
+        coverage_row(
+            coverage,
+            dict.fromkeys(calibration_set.classes, least),
+            dict.fromkeys(calibration_set.groups, (least, least)),
+        )
         for coverage, least in ((0.9, 0.5), (0.99, 0.0))
     ]
     points = [
         OperatingPoint(
             name=f"{aim}-0.95", group=group, aim=aim, level=0.95, threshold=least, sensitivity=0.9, specificity=0.9
         )
-        for group in given.groups
+        for group in calibration_set.groups
         for aim, least in (("sensitivity", 0.0), ("specificity", 1.0))
     ]
-    prior = given.by_class(given.prior)
+    prior = calibration_set.by_class(calibration_set.prior)
     return (
         Calibration(method="temperature", scale=scale, bias=bias, prior=prior, evidence="validation", films=17),
         Decision(coverage=0.9, table=tuple(table), operating_points=tuple(points), evidence="validation", films=17),

@@ -59,17 +59,17 @@ def score_command(settings: "Score") -> None:
     show_summary(summary, place.address, settings.form)
 
 
-def _source(given: str, settings: "Score") -> "Source":
+def _source(address: str, settings: "Score") -> "Source":
     from pneumoscope.imaging import Limits
     from pneumoscope.score.listing import find_source
     from pneumoscope.settings.aws_names import S3, parse_location
 
     limits = Limits(max_pixels=settings.max_pixels)
-    if given.startswith(S3):
+    if address.startswith(S3):
         from pneumoscope.aws.scoring import S3Films
 
-        return S3Films(location=parse_location(given), region=settings.region, limits=limits)
-    return find_source(given, limits, name_encoding=settings.name_encoding)
+        return S3Films(location=parse_location(address), region=settings.region, limits=limits)
+    return find_source(address, limits, name_encoding=settings.name_encoding)
 
 
 def _place(settings: "Score") -> "Place":

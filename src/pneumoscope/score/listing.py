@@ -182,15 +182,15 @@ class Archive(_OnDisk):
             yield problems | {each.name: each for each in listing.members if _is_film(each)}
 
 
-def find_source(given: str, limits: Limits, *, name_encoding: str | None = None) -> Source:
+def find_source(address: str, limits: Limits, *, name_encoding: str | None = None) -> Source:
     """The source at a path: a folder, a prepared data set, an archive or a list of paths.
 
     Raises:
         UsageError: it does not exist, or is not one of these.
     """
-    path = Path(given).absolute()
+    path = Path(address).absolute()
     if not path.exists():
-        raise UsageError(f"{given} does not exist; give a folder, an archive, a list of paths or an s3:// prefix.")
+        raise UsageError(f"{address} does not exist; give a folder, an archive, a list of paths or an s3:// prefix.")
     if (path / MANIFEST_FILE).is_file() and (path / CARD_FILE).is_file():
         return PreparedSet(path=path, limits=limits)
     if path.is_dir():
@@ -198,7 +198,7 @@ def find_source(given: str, limits: Limits, *, name_encoding: str | None = None)
     if path.suffix.lower() == LIST_SUFFIX:
         return PathList(path=path, limits=limits)
     if named_like_film(path.name):
-        raise UsageError(f"{given} is an image file; give a folder or an archive, or use `pneumoscope predict`.")
+        raise UsageError(f"{address} is an image file; give a folder or an archive, or use `pneumoscope predict`.")
     status = path.stat()
     stamp = f"{status.st_size}-{status.st_mtime_ns}"
     return Archive(path=path, limits=limits, stamp=stamp, name_encoding=name_encoding)

@@ -23,7 +23,7 @@ class BatchFacts(BaseModel):
 
     file_sha256: str | None = Field(description="Hash of the body; null if it was not read to its end.")
     distance: float | None = Field(
-        description="The embedding's distance from the bundle's reference, of which 99 % of its films are within 1."
+        description="The embedding's distance from the bundle's reference; 99 % of the reference's films are within 1."
     )
     shares: dict[str, float] = Field(
         description="Calibrated probabilities by class, also of a rejected film; empty if the model was not run."
@@ -37,7 +37,7 @@ class Answer(DecisionDocument):
     notice: str
     maps: dict[str, list[list[float]]] | None = Field(
         default=None,
-        description="heatmap=maps: for each class, the rows of its map of evidence; null if there are none.",
+        description="heatmap=maps: for each class, the rows of its activation map; null if there are none.",
     )
     overlay: str | None = Field(
         default=None, description="heatmap=overlay: a PNG, base64, of the film and the map; null if there is none."
