@@ -23,6 +23,8 @@ _PORT = 6379
 _AGENTS = ("metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")
 # Ray's own limits are too short for a busy machine.
 _PATIENT = {"RAY_raylet_start_wait_time_s": "240", "RAY_agent_register_timeout_ms": "240000"}
+# Ray gives its workers a niceness of 15, with which they would lose to others on a busy machine.
+_EQUAL = {"RAY_worker_niceness": "0"}
 _READY_SECONDS, _END_SECONDS = 240.0, 20.0
 _COUNT_CORES = """
 import ray, sys, time
@@ -85,7 +87,7 @@ def two_nodes() -> Iterator[Nodes]:
     """
     head, other = (f"pneumoscope-{os.getpid()}-{name}" for name in ("head", "other"))
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    nodes = Nodes(head=head, other=other, environment=os.environ | _PATIENT | token)
+    nodes = Nodes(head=head, other=other, environment=os.environ | _PATIENT | _EQUAL | token)
     with ExitStack() as stack:
         for name in (head, other):
             stack.callback(_remove, name)  # before it is made: an interruption may come in between
@@ -115,7 +117,9 @@ def _start(stack: ExitStack, nodes: Nodes, log: int, namespace: str, *options: s
         env=nodes.environment,
         stdout=log,
         stderr=log,
-        start_new_session=True,  # Ctrl-C must not reach it before the driver has ended
+        # Ctrl-C must not reach it before the driver has ended. A session of its own would also keep Ctrl-C away, but
+        # Linux shares out a busy processor by session (sched_autogroup, sched(7)), which would favour the nodes.
+        process_group=0,
     )
     stack.callback(_end, process, namespace)
 
