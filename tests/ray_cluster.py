@@ -1,5 +1,6 @@
 """A Ray cluster on this machine: a head, and nodes that can be killed or stopped, each in its own process group."""
 
+import json
 import os
 import re
 import shutil
@@ -34,14 +35,18 @@ class Cluster:
         self._await(client)
 
     def add_node(self, *, cores: int, token: str) -> int:
-        """Start another node; its process group, for `kill`. On a busy machine a raylet may give up: try again."""
-        there = self._cores(token, free=False)
+        """Start another node; its process group, for `kill`. On a busy machine a raylet may give up: try again.
+
+        The node has a resource of its own, since a killed node's cores may still count for a while.
+        """
         for _ in range(_NODE_TRIES):
-            group = self._start(f"--address={self.address}", f"--num-cpus={cores}")
-            if self._has_cores(there + cores, token, _NODE_SECONDS):
+            name = f"node-{len(self._heads)}"
+            resources = f"--resources={json.dumps({name: 1})}"
+            group = self._start(f"--address={self.address}", f"--num-cpus={cores}", resources)
+            if self._has(name, 1, token, _NODE_SECONDS):
                 return group
             self.kill(group)
-        raise AssertionError("no node could be added")
+        raise AssertionError(f"no node could be added:\n{(self._folder / 'log').read_text(errors='replace')[-3000:]}")
 
     def kill(self, group: int, what: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a node's processes, workers among them."""
@@ -50,24 +55,25 @@ class Cluster:
 
     def await_free(self, cores: int, token: str) -> None:
         """Wait until so many cores are not in use."""
-        assert self._has_cores(cores, token, _TIMEOUT_SECONDS, free=True)
+        assert self._has("CPU", cores, token, _TIMEOUT_SECONDS, free=True)
 
-    def _has_cores(self, count: int, token: str, seconds: float, *, free: bool = False) -> bool:
+    def _has(self, resource: str, count: int, token: str, seconds: float, *, free: bool = False) -> bool:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if self._cores(token, free=free) >= count:
+            if self._count(resource, token, free=free) >= count:
                 return True
         return False
 
-    def _cores(self, token: str, *, free: bool) -> int:
-        """The cluster's cores, with `free` those that are not in use; 0 if it does not answer."""
+    def _count(self, resource: str, token: str, *, free: bool) -> int:
+        """How much of a resource the cluster has, with `free` what is not in use; 0 if it does not answer."""
         what = "available_resources" if free else "cluster_resources"
-        code = f"import ray; ray.init({self.address!r}, logging_level=40); print('CORES', ray.{what}().get('CPU', 0))"
+        amount = f"ray.{what}().get({resource!r}, 0)"
+        code = f"import ray; ray.init({self.address!r}, logging_level=40); print('AMOUNT', {amount})"
         environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         asked = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
-        found = re.search(r"CORES (\d+)", asked.stdout)  # Ray prints warnings beside it
+        found = re.search(r"AMOUNT (\d+)", asked.stdout)  # Ray prints warnings beside it
         return int(found[1]) if found else 0
 
     def close(self) -> None:
