@@ -1,4 +1,4 @@
-"""Strict, frozen models of stored documents, settings and decisions; a stored document must have every field."""
+"""Frozen pydantic models of stored documents, settings and decisions; a stored document must have every field."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,7 +12,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Document(BaseModel):
-    """Base of these models: frozen, without unknown fields, without NaN or infinity."""
+    """Base of these pydantic models: frozen, without unknown fields, without NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -95,7 +95,7 @@ class Network(nn.Module):
         return layers[-1]
 
     def initialise_head(self, scale: float) -> None:
-        """Draw the last layer's weights from a normal distribution of this deviation; set its bias to zero."""
+        """Draw the last layer's weights from a normal distribution of standard deviation `scale`; zero its bias."""
         head = self.head()
         nn.init.normal_(head.weight, std=scale)
         if head.bias is not None:
@@ -135,5 +135,5 @@ class Network(nn.Module):
 
 
 def _keeps_state(module: nn.Module) -> bool:
-    """Whether it is a leaf or a batch norm: timm's `BatchNormAct2d` has its activation as a child."""
+    """Whether a module is a leaf, or a batch norm: timm's `BatchNormAct2d` is not a leaf, its activation is a child."""
     return next(module.children(), None) is None or isinstance(module, _BatchNorm)

@@ -13,7 +13,7 @@ from pneumoscope.errors import UsageError
 if TYPE_CHECKING:
     from pneumoscope.settings.serve import Serve, ServeConfig
 
-_STAND_IN = "pneumoscope.aws.stand_in:router"  # a path, because each worker process imports it itself
+_STAND_IN = "pneumoscope.aws.stand_in:router"  # an import path, because each worker process imports it itself
 
 
 def register(app: typer.Typer) -> None:
@@ -37,9 +37,9 @@ def serve_command(settings: "Serve") -> None:
         raise UsageError("--bundle is missing; with --as-endpoint, name the bundle.")
     choice, host = choose_bundle(settings.bundle), settings.host
     config = _config(settings, choice.folder)
-    contract = load_contract(choice.folder)  # before "starting" is printed: a broken bundle ends here
+    contract = load_contract(choice.folder)  # before "starting" is printed, so that a broken bundle fails here
     choose_rule(contract, coverage=config.coverage, operating_point=config.operating_point)
-    # The socket is bound before anything is announced, so that a port in use ends here in one sentence.
+    # The socket is bound before "starting" is printed, so that a port in use fails here, with a short message.
     with listen(config) as listener:
         port = listener.getsockname()[1]  # the one that --port 0 picked
         shown = f"[{host}]" if ":" in host else host

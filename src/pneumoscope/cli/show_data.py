@@ -52,6 +52,7 @@ def show_prepared(summary: "PrepareSummary") -> None:
 
 
 def _show_likeness(summary: "PrepareSummary") -> None:
+    """Print how many films are equal, pixel by pixel, or nearly identical."""
     extra = sum(len(group.films) - 1 for group in summary.duplicates)
     if extra:
         print_line(
@@ -68,7 +69,7 @@ def _show_likeness(summary: "PrepareSummary") -> None:
 
 
 def _show_refused(refused: "tuple[RefusedFile, ...]") -> None:
-    """Print every refused file by name; of many with the same reason, the first few and their number."""
+    """Print refused files by name; of many with the same reason, the first few and the number of the others."""
     if not refused:
         return
     print_line(f"{len(refused):,} refused (all are listed in dataset.json):")

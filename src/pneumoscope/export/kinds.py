@@ -1,6 +1,6 @@
-"""Fitting which kind of picture a rejected one is, by its textures.
+"""Fitting the classifier that names the kind of a rejected picture (photograph, drawing, screenshot) by its textures.
 
-The classifier learns from the pictures that the gate learns from, and from kinds of pictures that the scores often
+The classifier learns from the pictures that the gate learns from, and from pictures that the gate's scores often
 confuse: photographs cut out from their background, icons with shades, and dialogs with few words.
 """
 
@@ -211,7 +211,7 @@ class _Window:
         self._text(0.3 * self.image.width, 0.2 * tall, 3)
 
     def row(self) -> None:
-        """Draw a label and, often, a field, a box, a chosen row or a line."""
+        """Draw a label and, often, a field, a box, a highlighted row or a line."""
         wide, y, letter = self.image.width, self.y, self.letter
         self._text(float(self.random.choice([8, 20, wide * 0.1, wide * 0.4])), y, int(self.random.integers(1, 6)))
         match int(self.random.integers(10)):
@@ -253,7 +253,7 @@ def _stored(luma: Luma, random: Random, share: float) -> Luma:
         return np.asarray(image)
 
 
-#: Kind, number of pictures per film, and the function that draws one for a model input of this size.
+#: Kind, number of pictures per film, and the function that draws one for a model input of a given side.
 _SOURCES: tuple[tuple[Kind, float, Callable[[Random, int], Luma]], ...] = (
     ("photograph", 2 / 3, _drawn("photograph")),
     ("photograph", 2 / 3, _part),

@@ -1,7 +1,7 @@
 """Split conformal prediction by class: sets of classes that contain the true class at a guaranteed rate, the coverage.
 
 Class-conditional, or Mondrian (Vovk, Gammerman, Shafer 2005, *Algorithmic Learning in a Random World*, section 4.5;
-Vovk 2012, arXiv:1209.2673). The nonconformity score of a class for a film is here 1 minus its probability. The
+Vovk 2012, arXiv:1209.2673). Here, the nonconformity score of a class for a film is 1 minus the class's probability. The
 guarantee holds for each class, on average over films that are exchangeable with those that set the thresholds; for
 films of another hospital, or several films of one patient, it is an approximation.
 """
@@ -40,7 +40,7 @@ def conformal_thresholds(scores: Floats, truth: Indices, classes: int, coverage:
     found = np.full(classes, np.inf)
     for index in range(classes):
         own = np.sort(scores[truth == index])
-        # Rounded first: 0.9 has no exact binary fraction, and a product just above an integer would cost a rank.
+        # Rounded first: 0.9 has no exact binary fraction, and a product just above an integer would raise the rank.
         rank = math.ceil(round((len(own) + 1) * coverage, 9))
         if rank <= len(own):
             found[index] = own[rank - 1]

@@ -56,7 +56,7 @@ class Answers(BaseModel):
 
 
 def render(prediction: Prediction, *, heat: Heatmap, preview: bool) -> dict[str, Any]:
-    """The answer for a film: the decision, plus the maps and pictures that the request asked for."""
+    """The response for a film: the decision, plus the maps and pictures that the request asked for."""
     document = prediction.as_json() | {"notice": DISCLAIMER}
     if heat == "maps":
         document["maps"] = _maps(prediction)
@@ -70,7 +70,7 @@ def render(prediction: Prediction, *, heat: Heatmap, preview: bool) -> dict[str,
 
 
 def batch_facts(prediction: Prediction, data: bytes, reference: Reference | None, kind: Batch) -> dict[str, Any]:
-    """What a batch transform job's answer adds to the decision on the film with these bytes."""
+    """What the response in a batch transform job adds to the decision on the film with these bytes."""
     outputs, distance, shares, embedding = prediction.outputs, None, dict[str, float](), None
     if outputs is not None:
         shares = dict(zip(prediction.classes, map(float, outputs.probabilities), strict=True))

@@ -161,8 +161,9 @@ class Recorder(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         history = pl_module.history
-        # Only a complete checkpoint gets its final name: a process killed while it writes leaves the one before. `best`
-        # is copied first: a process killed between the two repeats the epoch and copies it again.
+        # Only a complete checkpoint gets its final name: if the process is killed while it writes, the one before
+        # stays. `best` is copied first: if the process is killed between the two, a resumed run repeats the epoch and
+        # copies it again.
         partial = (self.run / LAST).with_name(".last.ckpt.partial")
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
@@ -207,7 +208,7 @@ def _build(
 
     A resume passes `NONE`: the checkpoint has the weights, and the initial ones may no longer be available.
     """
-    # Before the network is built: its random initial weights are drawn from here.
+    # Before the network is built, because its initial weights are drawn from torch's random state.
     torch.manual_seed(config.seed)
     network, report = build(
         config.arch,
@@ -302,7 +303,7 @@ def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World)
             precision=_PRECISION[config.precision],
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
-            # The same seed on the same GPU gives the same weights, as on a CPU anyway; a layer that cannot, warns.
+            # The same seed on the same GPU gives the same weights, as on a CPU anyway. Layers that cannot do so warn.
             deterministic="warn" if torch.cuda.is_available() else None,
             callbacks=callbacks,
             logger=TensorBoardLogger(run, name="tensorboard", version=""),
@@ -333,8 +334,9 @@ def _placement(world: World, *, head_first: bool) -> dict[str, Any]:
         "devices": world.local_size,
         "num_nodes": world.hosts,
         "plugins": [TorchElasticEnvironment()],
-        # DDP would broadcast buffers in every forward pass, for which all processes need equally many batches; in
-        # validation they differ, so `Classifier` broadcasts once. In head epochs most parameters get no gradients.
+        # DDP would broadcast buffers in every forward pass, for which all processes need equally many batches. In
+        # validation their numbers of batches differ, so `Classifier` broadcasts once, before it. In head epochs most
+        # parameters get no gradients.
         "strategy": DDPStrategy(broadcast_buffers=False, find_unused_parameters=head_first),
     }
 
