@@ -20,9 +20,9 @@ from pathlib import Path
 HEAD, OTHER = "10.213.0.1", "10.213.0.2"  # both are seen inside the namespaces only
 # In a namespace every port is free. With ports of ours, a raylet need not wait for its agents to choose some.
 _PORT = 6379
-_AGENTS = ("metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")
+AGENTS = ("metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")
 # Ray's own limits are too short for a busy machine.
-_PATIENT = {"RAY_raylet_start_wait_time_s": "240", "RAY_agent_register_timeout_ms": "240000"}
+PATIENT = {"RAY_raylet_start_wait_time_s": "240", "RAY_agent_register_timeout_ms": "240000"}
 # Ray gives its workers a niceness of 15, with which they would lose to others on a busy machine.
 _EQUAL = {"RAY_worker_niceness": "0"}
 _READY_SECONDS, _END_SECONDS = 240.0, 20.0
@@ -87,7 +87,7 @@ def two_nodes() -> Iterator[Nodes]:
     """
     head, other = (f"pneumoscope-{os.getpid()}-{name}" for name in ("head", "other"))
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    nodes = Nodes(head=head, other=other, environment=os.environ | _PATIENT | _EQUAL | token)
+    nodes = Nodes(head=head, other=other, environment=os.environ | PATIENT | _EQUAL | token)
     with ExitStack() as stack:
         for name in (head, other):
             stack.callback(_remove, name)  # before it is made: an interruption may come in between
@@ -110,7 +110,7 @@ def two_nodes() -> Iterator[Nodes]:
 def _start(stack: ExitStack, nodes: Nodes, log: int, namespace: str, *options: str) -> None:
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the paths of its sockets must be short
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    options += tuple(f"--{agent}-port={_PORT + number}" for number, agent in enumerate(_AGENTS, 1))
+    options += tuple(f"--{agent}-port={_PORT + number}" for number, agent in enumerate(AGENTS, 1))
     fixed = ("--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block")
     process = subprocess.Popen(
         ["ip", "netns", "exec", namespace, str(_ray()), "start", *options, *fixed, f"--temp-dir={folder}"],

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ray_nodes import AGENTS, PATIENT
+
 _TIMEOUT_SECONDS = 240.0
 _NODE_TRIES, _NODE_SECONDS = 4, 90.0
-# Ray's own limits are too short for a busy machine.
-_PATIENT = {"RAY_raylet_start_wait_time_s": "240", "RAY_agent_register_timeout_ms": "240000"}
 _RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -84,13 +84,12 @@ class Cluster:
 
     def _start(self, *options: str) -> int:
         # With ports of ours, a raylet need not wait for its agents' ports, which it does for a few seconds only.
-        agents = ("metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")
-        options += tuple(f"--{agent}-port={free_port()}" for agent in agents)
+        options += tuple(f"--{agent}-port={free_port()}" for agent in AGENTS)
         fixed = ("--node-ip-address=127.0.0.1", "--disable-usage-stats", "--block", "--object-store-memory=100000000")
         with (self._folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [_RAY, "start", *options, *fixed],
-                env=os.environ | _PATIENT | self._environment,
+                env=os.environ | PATIENT | self._environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
