@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from scipy.ndimage import correlate1d
 from torch import nn
 
 from local_server import listening
@@ -51,6 +53,20 @@ def test_vgg19_bn_has_the_capstones_head(vgg: Any) -> None:
     parameters = sum(parameter.numel() for parameter in vgg.parameters())
     published, colour, head = 143_678_248, 2 * 64 * 9, 1000 * 3 + 3  # torchvision's vgg19_bn
     assert parameters == published - colour + head
+
+
+@pytest.mark.parametrize("taps", [1, 3, 9])
+def test_the_low_pass_filter_is_scipys_correlation_with_repeated_edges(taps: int) -> None:
+    network, _ = build("test_resnet", classes=3, size=64, low_pass=taps)
+    images = grey_batch()
+    kernel = network.kernel.double().numpy()
+    assert kernel.sum() == pytest.approx(1)
+    assert (kernel * (np.arange(taps) - taps // 2) ** 2).sum() == pytest.approx((taps - 1) / 4)  # the variance
+    expected = network.normalise(images).double().numpy()
+    for axis in (2, 3):
+        expected = correlate1d(expected, kernel, axis=axis, mode="nearest")
+    np.testing.assert_allclose(network.prepare(images).numpy(), expected, atol=1e-5)
+    torch.testing.assert_close(network.eval()(images), network.body(network.prepare(images)))
 
 
 def test_vgg_freezes_its_convolutions_only() -> None:

@@ -26,6 +26,7 @@ def build(
     normalisation: Normalisation | None = None,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    low_pass: int = 1,
 ) -> tuple[Network, WeightsReport | None]:
     """Build a network and load its initial weights.
 
@@ -46,6 +47,7 @@ def build(
             or ImageNet's with random weights.
         dropout: share of the classifier's inputs that is dropped while training.
         drop_path: share of residual branches that is dropped in the last block while training (stochastic depth).
+        low_pass: taps of the binomial filter before the first layer, odd; 1 for none.
 
     Raises:
         UsageError: timm has no such network, or the network has several classifiers or lacks an option.
@@ -64,7 +66,7 @@ def build(
         second_head = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Linear(1000, classes))
     if normalisation is None:
         normalisation = normalisation_of(arch, weights)
-    network = Network(body, second_head, normalisation)
+    network = Network(body, second_head, normalisation, low_pass)
     report = _load(network, arch, weights, fixed)
     if freeze:
         network.freeze_features()

@@ -1,5 +1,6 @@
-"""The network: one grey channel in, normalisation inside, logits out."""
+"""The network: one grey channel in, normalisation and low-pass filter inside, logits out."""
 
+import math
 from typing import Any
 
 import torch
@@ -14,29 +15,37 @@ class Network(nn.Module):
 
     `body` is timm's network; `second_head` is the capstone's second head for `vgg19_bn` and empty for
     every other network. Modules named in `frozen` keep their weights and batch-norm statistics.
+
+    `low_pass` is the number of taps, odd, of a fixed binomial filter before `body`, along each axis; 1 filters
+    nothing. It takes away the detail in which a film and a copy of it compressed as JPEG differ most.
     """
 
     body: Any  # timm's interface is not typed
     mean: Tensor
     std: Tensor
+    kernel: Tensor
 
-    def __init__(self, body: nn.Module, second_head: nn.Sequential, normalisation: Normalisation) -> None:
+    def __init__(
+        self, body: nn.Module, second_head: nn.Sequential, normalisation: Normalisation, low_pass: int = 1
+    ) -> None:
         super().__init__()
         self.body = body
         self.second_head = second_head
         self.normalisation = normalisation
+        self.low_pass = low_pass
         self.frozen: list[nn.Module] = []
-        # Not in checkpoints: the run's card and the bundle's contract state the normalisation.
+        # Not in checkpoints: the run's card and configuration, and the bundle's contract, state them.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
+        self.register_buffer("kernel", binomial(low_pass), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.second_head(self.body(self.normalise(images)))
+        logits: Tensor = self.second_head(self.body(self.prepare(images)))
         return logits
 
     def forward_with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[N, C]` and the input of the last linear layer, `[N, D]`."""
-        images = self.normalise(images)
+        images = self.prepare(images)
         if len(self.second_head):
             embedding = self.second_head[:-1](self.body(images))
             logits: Tensor = self.second_head[-1](embedding)
@@ -53,7 +62,7 @@ class Network(nn.Module):
             where things are in the film; and, if `maps`, class-activation maps `[N, C, h, w]`. Ask for `maps` only
             if `exact_maps` finds that the network has them.
         """
-        features, (middle,) = self.body.forward_intermediates(self.normalise(images), indices=[-2])
+        features, (middle,) = self.body.forward_intermediates(self.prepare(images), indices=[-2])
         if len(self.second_head):
             embedding = self.second_head[:-1](self.body.forward_head(features))
             return self.second_head[-1](embedding), embedding, middle
@@ -77,12 +86,22 @@ class Network(nn.Module):
         generator = torch.Generator().manual_seed(0)
         noise = torch.randint(0, 256, (2, 1, size, size), generator=generator, dtype=torch.uint8)
         with torch.no_grad():
-            features = self.body.forward_features(self.normalise(noise))
+            features = self.body.forward_features(self.prepare(noise))
             if features.ndim != 4 or features.shape[1] != classifier.in_features:
                 return None
             logits, expected = self.body.forward_head(features), classifier(features.mean(dim=(2, 3)))
         exact = torch.allclose(logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max() + 1))
         return (features.shape[2], features.shape[3]) if exact else None
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """What `body` sees, `float [N, 1, S, S]`, of pixels 0 to 255 of any dtype: normalised, then filtered."""
+        images = self.normalise(images)
+        if self.low_pass == 1:
+            return images
+        margin, rows = self.low_pass // 2, self.kernel[None, None, :, None]
+        # Edge pixels are repeated: with zeros, every film would get a grey frame.
+        images = nn.functional.pad(images, (margin, margin, margin, margin), mode="replicate")
+        return nn.functional.conv2d(nn.functional.conv2d(images, rows), rows.transpose(2, 3))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels 0 to 255 of any dtype to `(pixel / 255 - mean) / std`."""
@@ -132,6 +151,15 @@ class Network(nn.Module):
         for module in self.frozen:
             module.eval()
         return self
+
+
+def binomial(taps: int) -> Tensor:
+    """The weights of a binomial filter, `float [taps]`; their sum is 1, the standard deviation `sqrt(taps - 1) / 2`.
+
+    It approaches a Gaussian filter; Zhang 2019 (arXiv:1904.11486) puts it into networks.
+    """
+    weights = torch.tensor([math.comb(taps - 1, tap) for tap in range(taps)], dtype=torch.float64)
+    return (weights / weights.sum()).float()
 
 
 def _keeps_state(module: nn.Module) -> bool:

@@ -49,6 +49,11 @@ class TrainConfig(Document):
         lt=1,
         description="Share of residual branches skipped in each step: stochastic depth (arXiv:1603.09382).",
     )
+    low_pass: Literal[1, 3, 5, 7, 9, 11] = Field(
+        default=1,
+        description="Taps of a fixed binomial filter before the first layer, along each axis; 1: none. It removes fine "
+        "detail that JPEG compression changes.",
+    )
     epochs: int = Field(ge=1, le=10_000, description="Passes over the train films.")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Films per step and process.")
     accumulate: int = Field(

@@ -219,6 +219,7 @@ def _build(
         normalisation=normalisation_of(config.arch, config.weights),
         dropout=config.dropout,
         drop_path=config.drop_path,
+        low_pass=config.low_pass,
     )
     if config.head_scale is not None:
         network.initialise_head(config.head_scale)

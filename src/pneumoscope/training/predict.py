@@ -23,7 +23,13 @@ def load_network(run: Path) -> Network:
     """
     config, card = load_config(run), load_card(run)
     weights = load_weights(run)
-    network, _ = build(config.arch, classes=len(card.classes), size=config.size, normalisation=card.normalisation)
+    network, _ = build(
+        config.arch,
+        classes=len(card.classes),
+        size=config.size,
+        normalisation=card.normalisation,
+        low_pass=config.low_pass,
+    )
     try:
         network.load_state_dict(weights)
     except RuntimeError as failure:
