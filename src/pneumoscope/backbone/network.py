@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the common base of all batch norms
@@ -23,7 +24,6 @@ class Network(nn.Module):
     body: Any  # timm's interface is not typed
     mean: Tensor
     std: Tensor
-    kernel: Tensor
 
     def __init__(
         self, body: nn.Module, second_head: nn.Sequential, normalisation: Normalisation, low_pass: int = 1
@@ -37,7 +37,6 @@ class Network(nn.Module):
         # Not in checkpoints: the run's card and configuration, and the bundle's contract, state them.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
-        self.register_buffer("kernel", binomial(low_pass), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.second_head(self.body(self.prepare(images)))
@@ -98,10 +97,15 @@ class Network(nn.Module):
         images = self.normalise(images)
         if self.low_pass == 1:
             return images
-        margin, rows = self.low_pass // 2, self.kernel[None, None, :, None]
-        # Edge pixels are repeated: with zeros, every film would get a grey frame.
-        images = nn.functional.pad(images, (margin, margin, margin, margin), mode="replicate")
-        return nn.functional.conv2d(nn.functional.conv2d(images, rows), rows.transpose(2, 3))
+        matrix = self._filter(images.shape[-1])
+        return matrix @ images @ matrix.T
+
+    def _filter(self, side: int) -> Tensor:
+        """The filter's matrix for films of this side, kept from the first use on."""
+        name = f"filter_{side}"
+        if name not in self._buffers:
+            self.register_buffer(name, smoothing(self.low_pass, side).to(self.mean), persistent=False)
+        return self.get_buffer(name)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels 0 to 255 of any dtype to `(pixel / 255 - mean) / std`."""
@@ -153,13 +157,16 @@ class Network(nn.Module):
         return self
 
 
-def binomial(taps: int) -> Tensor:
-    """The weights of a binomial filter, `float [taps]`; their sum is 1, the standard deviation `sqrt(taps - 1) / 2`.
+def smoothing(taps: int, side: int) -> Tensor:
+    """The matrix `float64 [side, side]` that applies a binomial filter to a column of pixels; each row's sum is 1.
 
-    It approaches a Gaussian filter; Zhang 2019 (arXiv:1904.11486) puts it into networks.
+    The filter's standard deviation is `sqrt(taps - 1) / 2` pixels (Zhang 2019, arXiv:1904.11486, puts such filters
+    into networks). Edge pixels are repeated: with zeros, every film would get a grey frame. ONNX Runtime multiplies
+    a film of 224 pixels by two such matrices in less than half the time of two convolutions.
     """
-    weights = torch.tensor([math.comb(taps - 1, tap) for tap in range(taps)], dtype=torch.float64)
-    return (weights / weights.sum()).float()
+    weights = [math.comb(taps - 1, tap) / 2 ** (taps - 1) for tap in range(taps)]
+    padded = np.pad(np.eye(side), ((taps // 2, taps // 2), (0, 0)), mode="edge")
+    return torch.from_numpy(sum(weight * padded[tap : tap + side] for tap, weight in enumerate(weights)))
 
 
 def _keeps_state(module: nn.Module) -> bool:
