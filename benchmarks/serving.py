@@ -72,7 +72,7 @@ class Load:
 
     @property
     def pace(self) -> float:
-        """Films answered per second."""
+        """Films decided per second."""
         return self.statuses[200] / self.seconds
 
 
@@ -120,10 +120,10 @@ def film_rates(loads: list[Load]) -> list[float]:
 
 
 def crowd(films: list[bytes], port: int, process: "subprocess.Popen[bytes]") -> None:
-    """Put far more clients on the service than it has room for: each gets an answer or a 503, and it then recovers."""
+    """Put far more clients on the service than it has room for: each gets a decision or a 503, and it then recovers."""
     before = memory(process)
     seen = load(port, films, clients=CROWD, duration=SECONDS)
-    title(f"{CROWD} clients", "answered", "503", "other")
+    title(f"{CROWD} clients", "200", "503", "other")
     others = sum(seen.statuses.values()) - seen.statuses[200] - seen.statuses[503]
     row(f"during {SECONDS:.0f} s", *(f"{number}" for number in (seen.statuses[200], seen.statuses[503], others)))
     if seen.unclean:

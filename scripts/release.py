@@ -138,9 +138,9 @@ def try_out(python: Path, version: str) -> None:
             raise ReleaseError(f"`{NAME} --version` says {shown!r} in place of {version}.")
         if "golden cases reproduced" not in (shown := _run(command, "verify", cwd=folder)):
             raise ReleaseError(f"`{NAME} verify` does not vouch for the shipped bundle: {shown}")
-        answer = json.loads(_run(command, "predict", "phantom.jpeg", "--format", "json", cwd=folder, expected=1))
-        if (answer["status"], *answer["reason_codes"][:1]) != ("rejected", "drawing"):
-            raise ReleaseError(f"`{NAME} predict` takes a drawing for a film: {answer}")
+        decision = json.loads(_run(command, "predict", "phantom.jpeg", "--format", "json", cwd=folder, expected=1))
+        if (decision["status"], *decision["reason_codes"][:1]) != ("rejected", "drawing"):
+            raise ReleaseError(f"`{NAME} predict` takes a drawing for a film: {decision}")
         _run(python, "-c", _TORCHLESS, cwd=folder)
 
 

@@ -1,4 +1,4 @@
-"""Helpers for tests against an empty AWS account in moto, and a scripted server for answers that moto does not give."""
+"""Helpers for tests against an empty AWS account in moto, and a scripted server for what moto does not send."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def keys_of(cloud: Cloud, place: Location) -> dict[str, str | None]:
 
 @contextmanager
 def scripted(*replies: tuple[int, dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """A server that gives these answers in order and repeats the last one; its URL, and the list of its requests."""
+    """A server that gives these responses in order and repeats the last one; its URL, and the list of its requests."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

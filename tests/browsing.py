@@ -75,7 +75,7 @@ UNANSWERED: dict[str, Any] = {"class": None, "class_index": None, "label": None,
 
 
 def decide_instead(page: Page, decision: dict[str, Any]) -> None:
-    """Change the decision in the service's next answers; map and picture stay."""
+    """Change the decision in the service's next responses; map and picture stay."""
 
     def change(route: Any) -> None:
         route.fulfill(json=route.fetch().json() | UNANSWERED | decision)

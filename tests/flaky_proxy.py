@@ -63,12 +63,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(status, headers, content)
 
     def ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """The target's answer."""
+        """The target's response."""
         connection = http.client.HTTPConnection(self.server.target, timeout=60)
         try:
             connection.request(self.command, self.path, body, dict(self.headers))
-            answer = connection.getresponse()
-            return answer.status, dict(answer.headers), answer.read()
+            response = connection.getresponse()
+            return response.status, dict(response.headers), response.read()
         finally:
             connection.close()
 

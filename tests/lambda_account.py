@@ -140,7 +140,7 @@ def comparable(document: dict[str, Any]) -> dict[str, Any]:
 def done(outcome: Outcome, *, films: int = 1, ignored: int = 0) -> Outcome:
     """Check that a call succeeded and counted these films; return its outcome."""
     assert outcome.error is None, outcome.error
-    assert outcome.answer == {"films": films, "ignored": ignored}
+    assert outcome.response == {"films": films, "ignored": ignored}
     return outcome
 
 
@@ -158,20 +158,20 @@ def dead_letters(local: LocalCloud) -> list[Any]:
 
 
 def call(function: Function, event: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
-    """The status, the headers by lower-case name, and the JSON document of an answer, as API Gateway sends it."""
+    """The status, the headers by lower-case name, and the JSON document of a response, as API Gateway sends it."""
     outcome = function.invoke(event)
     assert outcome.error is None, outcome.error
-    answer = outcome.answer
+    response = outcome.response
     if event.get("version") == "2.0":
-        headers = {name.lower(): value for name, value in answer["headers"].items()}
+        headers = {name.lower(): value for name, value in response["headers"].items()}
     else:
-        headers = {name.lower(): ",".join(values) for name, values in answer["multiValueHeaders"].items()}
-    assert answer["isBase64Encoded"] is False
-    return answer["statusCode"], headers, json.loads(answer["body"] or "null")
+        headers = {name.lower(): ",".join(values) for name, values in response["multiValueHeaders"].items()}
+    assert response["isBase64Encoded"] is False
+    return response["statusCode"], headers, json.loads(response["body"] or "null")
 
 
 def problem(function: Function, event: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Check that an answer is a problem document like the service's; return it and the headers."""
+    """Check that a response is a problem document like the service's; return it and the headers."""
     status, headers, document = call(function, event)
     assert headers["content-type"] == MEDIA_TYPE
     assert set(document) - {"upload"} == set(ProblemDocument.model_fields)

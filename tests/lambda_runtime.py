@@ -52,9 +52,9 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The outcome of one invocation: an answer, or an error as the runtime posts it, and the lines added to the log."""
+    """What one invocation led to: a response, or an error as the runtime posts it, and the lines added to the log."""
 
-    answer: Any = None
+    response: Any = None
     error: dict[str, Any] | None = None
     log: str
 
@@ -97,11 +97,11 @@ class Function:
         until = time.monotonic() + _WAIT_SECONDS
         while time.monotonic() < until:
             try:
-                kind, body = self._api.answers.get(timeout=0.1)
+                kind, body = self._api.responses.get(timeout=0.1)
             except queue.Empty:
                 assert self._process.poll() is None, f"the function's process ended: {self.log}"
                 continue
-            found = {"answer": json.loads(body)} if kind == "response" else {"error": json.loads(body)}
+            found = {"response": json.loads(body)} if kind == "response" else {"error": json.loads(body)}
             return Outcome(log=self.log[before:], **found)
         raise AssertionError(f"the function does not answer: {self.log}")
 
@@ -153,14 +153,14 @@ def lambda_environment(environment: dict[str, str]) -> dict[str, str]:
 
 
 class _Api(ThreadingHTTPServer):
-    """The Runtime API's server: it hands out events and receives answers."""
+    """The Runtime API's server: it hands out events and receives responses."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.events: queue.Queue[bytes | None] = queue.Queue()
-        self.answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        self.responses: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
 
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(404, b"{}", {})
             return
         self._reply(202, b'{"status":"OK"}', {})
-        self.server.answers.put((found[2] or found[3], body))
+        self.server.responses.put((found[2] or found[3], body))
 
     def _reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -242,12 +242,12 @@ def invoke_in_emulator(program: Path, handler: str, environment: dict[str, str],
             stderr=subprocess.STDOUT,
         )
         try:
-            answer = _post(outside, "/2015-03-31/functions/function/invocations", json.dumps(event))
+            response = _post(outside, "/2015-03-31/functions/function/invocations", json.dumps(event))
         finally:
             process.terminate()
             process.wait(_WAIT_SECONDS)
         log.seek(0)
-        return Outcome(answer=json.loads(answer), log=log.read().decode())
+        return Outcome(response=json.loads(response), log=log.read().decode())
 
 
 def _post(address: str, path: str, body: str) -> bytes:

@@ -66,19 +66,19 @@ class Handler(BaseHTTPRequestHandler):
         self.send_range()
 
     def missing(self, _: int) -> None:
-        self.answer(404)
+        self.respond(404)
 
     def redirect(self, _: int) -> None:
-        self.answer(302, {"Location": "/good"})
+        self.respond(302, {"Location": "/good"})
 
     def circle(self, _: int) -> None:
-        self.answer(302, {"Location": "/circle"})
+        self.respond(302, {"Location": "/circle"})
 
     def busy_twice(self, attempt: int) -> None:
-        self.answer(503, {"Retry-After": "0"}) if attempt <= 2 else self.send_range()
+        self.respond(503, {"Retry-After": "0"}) if attempt <= 2 else self.send_range()
 
     def always_busy(self, _: int) -> None:
-        self.answer(503)
+        self.respond(503)
 
     def breaks(self, attempt: int) -> None:
         """Send a third of the file and close the connection, every time."""
@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Range") is None:
             self.send_range(stop_after=1000)
         else:
-            self.answer(
+            self.respond(
                 206, {"Content-Range": self.content_range(5, len(self.server.content))}, self.server.content[5:]
             )
 
@@ -138,16 +138,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Range") == "bytes=0-0":
             self.send_range()
         else:
-            self.answer(416)
+            self.respond(416)
 
     def to_nowhere(self, _: int) -> None:
-        self.answer(302, {"Location": f"http://{'a' * 70}.com/x"})
+        self.respond(302, {"Location": f"http://{'a' * 70}.com/x"})
 
     def to_ftp(self, _: int) -> None:
-        self.answer(302, {"Location": "ftp://127.0.0.1/x"})
+        self.respond(302, {"Location": "ftp://127.0.0.1/x"})
 
     def long_numbers(self, _: int) -> None:
-        self.answer(206, {"Content-Range": f"bytes 10-20/{'9' * 5000}"}, b"x")
+        self.respond(206, {"Content-Range": f"bytes 10-20/{'9' * 5000}"}, b"x")
 
     def slow(self, _: int) -> None:
         self.send_range(pause=0.004)
@@ -158,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
         content[middle] ^= 0xFF
         return bytes(content)
 
-    def answer(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+    def respond(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             start, stop = int(asked[1]), min(len(content), int(asked[2] or len(content)) + 1)
             if start >= len(content):
-                self.answer(416, {"Content-Range": f"bytes */{len(content)}"})
+                self.respond(416, {"Content-Range": f"bytes */{len(content)}"})
                 return
             self.send_response(206)
             self.send_header("Content-Range", self.content_range(start, stop))

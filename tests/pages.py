@@ -134,8 +134,8 @@ def running(line: str, folder: Path, port: str) -> Iterator[None]:
     )
     try:
         for _ in range(600):
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
-                assert answer.status == 200
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as response:
+                assert response.status == 200
                 break
             time.sleep(0.05)
         yield

@@ -1,8 +1,8 @@
-"""Stress a running service with damaged films, false heads, vanishing clients, unread answers and endless bodies.
+"""Stress a running service with damaged films, false heads, vanishing clients, unread responses and endless bodies.
 
     python tests/storm.py --bundle BUNDLE --uploads 10000
 
-Every upload must get an answer that the API documents, never a 500; the service must stay ready, and its memory must
+Every upload must get a response that the API documents, never a 500; the service must stay ready, and its memory must
 not grow. The first violation ends the run with the upload's number, which with the seed reproduces it.
 """
 
@@ -36,7 +36,7 @@ HEAD = LINE + b"Content-Type: image/jpeg\r\n"
 FORM = LINE + b"Content-Type: multipart/form-data; "
 EXPECTED = {200, 400, 422, 503}
 MAX_GROWTH = 50.0  # MB
-MAX_UNREAD = 512.0  # MB: twice the service's bound, for answers that are being made
+MAX_UNREAD = 512.0  # MB: twice the service's bound, for responses that are being made
 GIGABYTE = 1_000_000_000
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         print(json.dumps({"uploads": statuses, "growth_mb": round(growth, 1)}), flush=True)
         if growth > MAX_GROWTH:
             raise MemoryError(f"memory grew by {growth:.0f} MB")
-        for attack in (false_heads, vanishing_clients, unread_answers, endless_bodies):
+        for attack in (false_heads, vanishing_clients, unread_responses, endless_bodies):
             attack(service)
             require_health(service)
             print(f"{attack.__name__}: the service is ready, {service.memory():.0f} MB", flush=True)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def uploads(service: Service, count: int, *, seed: int) -> dict[int, int]:
-    """Post damaged films from several clients at once; return the number of answers per status."""
+    """Post damaged films from several clients at once; return the number of responses per status."""
     films = list((one_of_each() | rasters()).values())
     queries = ("", "?heatmap=overlay", "?heatmap=maps&preview=true", "?level=group")
 
@@ -125,13 +125,13 @@ def false_heads(service: Service) -> None:
         ),
     ]
     for head, content, expected in cases:
-        answer = raw(service, head + b"\r\n" + content)
-        final = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").removeprefix(b"HTTP/1.1 100 \r\n\r\n")
-        assert int(final[9:12] or 0) in expected, (head[:120], answer[:300])
+        response = raw(service, head + b"\r\n" + content)
+        final = response.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").removeprefix(b"HTTP/1.1 100 \r\n\r\n")
+        assert int(final[9:12] or 0) in expected, (head[:120], response[:300])
 
 
-def unread_answers(service: Service) -> None:
-    """Request large answers and do not read them: the service must not accumulate them."""
+def unread_responses(service: Service) -> None:
+    """Request large responses and do not read them: the service must not accumulate them."""
     noise = np.random.default_rng(1).integers(0, 255, (700, 700), dtype=np.uint8)
     body, kind = form(*[("noise.jpeg", encode(Image.fromarray(noise), "JPEG", quality=60))] * 16)
     head = b"POST /v1/predictions?heatmap=overlay&preview=true HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n"
@@ -156,7 +156,7 @@ def await_quiet(service: Service, gauge: str = "pneumoscope_queue_films") -> Non
 
 
 def vanishing_clients(service: Service) -> None:
-    """Fifty clients that disconnect in the head, in the body or before the answer, by closing or with a reset."""
+    """Fifty clients that disconnect in the head, in the body or before the response, by closing or with a reset."""
     body = encode_jpeg(film("normal", patient=3, size=(700, 800)))
     whole = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     chance = random.Random(3)
@@ -202,15 +202,15 @@ def require_health(service: Service) -> None:
 
 def raw(service: Service, content: bytes, seconds: float = 90) -> bytes:
     """The bytes that come back on a new connection, until the service closes it."""
-    answer = b""
+    response = b""
     with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as asking:
         try:
             asking.sendall(content)
             while part := asking.recv(65536):
-                answer += part
+                response += part
         except ConnectionError:
             pass  # closed before everything was sent
-    return answer
+    return response
 
 
 def run_concurrently(tasks: list[Callable[[], None]]) -> None:

@@ -31,7 +31,7 @@ from pneumoscope.aws.client.inventory import status
 from pneumoscope.aws.client.package import pinned_requirements, requirements, training_archive, write_model_archive
 from pneumoscope.aws.client.train import describe_job, describe_request, follow, role_arn, start
 from pneumoscope.aws.client.upload import upload
-from pneumoscope.aws.endpoint import Answer
+from pneumoscope.aws.endpoint import TimedDecision
 from pneumoscope.aws.functions import on_upload, shared
 from pneumoscope.aws.session import Cloud
 from pneumoscope.aws.unpack import extract
@@ -312,7 +312,7 @@ def test_of_two_concurrent_writes_of_a_result_one_is_retried(aws: Cloud, monkeyp
         shared.StoredObject(data=b"", size=0, etag="e"),
         {"Bucket": PLACE.bucket, "Key": "results/a.png.json"},
     )
-    decided = Answer(prediction={"status": "answered", "reason_codes": []}, milliseconds=1.0)
+    decided = TimedDecision(prediction={"status": "answered", "reason_codes": []}, milliseconds=1.0)
     store = partial(on_upload._store, found=found, decided=decided, request_id="1")
     before = on_upload._read_stored(place)
     assert store(upload_of(sequencer="0B"))

@@ -152,7 +152,7 @@ def test_the_parts_are_those_of_pneumoscope_score(
     assert again.shards.there == again.shards.total == summary.shards.total
 
 
-def test_a_failed_job_keeps_its_answers_and_the_next_one_sends_the_rest(
+def test_a_failed_job_keeps_its_responses_and_the_next_one_sends_the_rest(
     aws: Cloud, films: dict[str, bytes], batches: BatchTransform, shared_cloud: LocalCloud, tiny_bundle: Path
 ) -> None:
     begun = planned(aws, tiny_bundle)
@@ -233,7 +233,7 @@ def test_a_running_job_is_waited_for_and_not_started_again(
     assert carried_out(aws, batch, batches.run).films == len(films)
 
 
-def test_answers_are_found_by_either_form_of_their_keys(
+def test_responses_are_found_by_either_form_of_their_keys(
     aws: Cloud, films: dict[str, bytes], shared_cloud: LocalCloud, service: Service, tiny_bundle: Path
 ) -> None:
     """AWS's description of TransformOutput does not settle which part of a film's key an answer's key keeps."""
@@ -446,12 +446,12 @@ def test_results_inside_the_films_are_refused(tiny_bundle: Path) -> None:
         (b'{"status": "answered", "batch": {}}', "not one of `pneumoscope serve --batch`"),
     ],
 )
-def test_an_answer_of_another_service_is_refused(content: bytes, words: str, tiny_bundle: Path) -> None:
+def test_a_response_of_another_service_is_refused(content: bytes, words: str, tiny_bundle: Path) -> None:
     with pytest.raises(CloudError, match=words):
         parse_answer(content, "a.jpeg", SOURCE, load_contract(tiny_bundle))
 
 
-def test_an_answer_of_another_model_is_refused(service: Service, described_bundle: Path, tiny_bundle: Path) -> None:
+def test_a_response_of_another_model_is_refused(service: Service, described_bundle: Path, tiny_bundle: Path) -> None:
     answer = service.post("/invocations", drawn_films()[0], "application/x-image").body
     assert parse_answer(answer, "a.jpeg", SOURCE, load_contract(tiny_bundle)).file_sha256
     contract = load_contract(described_bundle)

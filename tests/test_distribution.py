@@ -206,7 +206,9 @@ def check_materials(bill: dict[str, object], released: Built) -> None:
     assert sum("licenses" in part for part in parts) > 0.9 * len(parts)
 
 
-def stand_in(folder: Path, *, version: str = __version__, verify: str = "golden cases reproduced", answer: str) -> Path:
+def stand_in(
+    folder: Path, *, version: str = __version__, verify: str = "golden cases reproduced", decision: str
+) -> Path:
     """An installation whose commands say these words."""
     folder.mkdir()
     lines = (
@@ -214,7 +216,7 @@ def stand_in(folder: Path, *, version: str = __version__, verify: str = "golden 
         'case "$1" in',
         f"--version) echo 'pneumoscope {version}' ;;",
         f"verify) echo '{verify}' ;;",
-        f"predict) echo '{answer}'; exit 1 ;;",
+        f"predict) echo '{decision}'; exit 1 ;;",
         "esac",
     )
     for name in ("pneumoscope", "python"):
@@ -227,7 +229,7 @@ REJECTED = '{"status": "rejected", "reason_codes": ["drawing"]}'
 
 
 def test_an_installation_that_works_is_vouched_for(tmp_path: Path) -> None:
-    release.try_out(stand_in(tmp_path / "bin", answer=REJECTED), __version__)
+    release.try_out(stand_in(tmp_path / "bin", decision=REJECTED), __version__)
 
 
 @pytest.mark.parametrize(
@@ -235,13 +237,13 @@ def test_an_installation_that_works_is_vouched_for(tmp_path: Path) -> None:
     [
         ({"version": "9.9"}, "in place of"),
         ({"verify": "nothing"}, "does not vouch"),
-        ({"answer": '{"status": "answered", "reason_codes": []}'}, "takes a drawing for a film"),
+        ({"decision": '{"status": "answered", "reason_codes": []}'}, "takes a drawing for a film"),
     ],
     ids=["version", "bundle", "drawing"],
 )
 def test_an_installation_that_does_not_work_is_refused(tmp_path: Path, words: dict[str, str], message: str) -> None:
     with pytest.raises(ReleaseError, match=message):
-        release.try_out(stand_in(tmp_path / "bin", **{"answer": REJECTED} | words), __version__)
+        release.try_out(stand_in(tmp_path / "bin", **{"decision": REJECTED} | words), __version__)
 
 
 def test_a_commit_that_is_ready_can_be_released(small: Path) -> None:

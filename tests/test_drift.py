@@ -12,7 +12,14 @@ from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.documents import read_document
 from pneumoscope.engine import Engine, ImageFile
-from pneumoscope.engine.reference import FAR_QUANTILE, About, Answers, Reference, load_reference, save_reference
+from pneumoscope.engine.reference import (
+    FAR_QUANTILE,
+    About,
+    DecisionStatistics,
+    Reference,
+    load_reference,
+    save_reference,
+)
 from pneumoscope.errors import BundleError, UsageError
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.report import Drift, measure_drift
@@ -26,7 +33,7 @@ ABOUT = About(
     published=False,
     embedded_films=400,
     embedded_split="val",
-    answers=Answers(
+    answers=DecisionStatistics(
         films=400, source="validation", rejected=0, abstained=0.2, class_shares={"a": 1}, mean_probabilities={"a": 1}
     ),
 )

@@ -146,7 +146,7 @@ def test_an_uploaded_model_is_removed_if_the_stack_is_refused(
 def test_a_failed_stack_is_reported_with_its_cause_and_its_model_is_removed(
     aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moto's stacks do not fail, so its answers are replaced by failing states and events."""
+    """Moto's stacks do not fail, so its responses are replaced by failing states and events."""
     client, event = aws.client("cloudformation"), {"LogicalResourceId": "Endpoint", "ResourceStatus": "CREATE_FAILED"}
     describe, states = client.describe_stacks, iter(["CREATE_IN_PROGRESS", "DELETE_IN_PROGRESS", "DELETE_COMPLETE"])
 

@@ -45,8 +45,8 @@ def test_clients_that_vanish(service: Service) -> None:
     storm.vanishing_clients(service)
 
 
-def test_answers_that_nobody_reads(service: Service) -> None:
-    storm.unread_answers(service)
+def test_responses_that_nobody_reads(service: Service) -> None:
+    storm.unread_responses(service)
 
 
 def test_bodies_without_end(service: Service) -> None:
@@ -65,8 +65,8 @@ def test_slow_connections_are_closed_and_delay_no_others(service: Service) -> No
         others = pool.submit(lambda: [service.post("/v1/predictions", LARGE).status for _ in range(10)])
         assert others.result() == [200] * 10
         for asking in trickling:
-            answer = b"".join(iter(lambda asking=asking: asking.recv(4096), b""))  # type: ignore[misc]
-            assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+            response = b"".join(iter(lambda asking=asking: asking.recv(4096), b""))  # type: ignore[misc]
+            assert response == b"" or response.startswith(b"HTTP/1.1 408 ")
             asking.close()
 
 
@@ -79,9 +79,9 @@ def test_a_full_queue_is_a_clean_503(tiny_bundle: Path) -> None:
             return reply.status, reply.headers.get("retry-after", "")
 
         with ThreadPoolExecutor(60) as pool:
-            answers = list(pool.map(ask, range(120)))
-        assert {status for status, _ in answers} == {200, 503}
-        assert all(int(after) >= 1 for status, after in answers if status == 503)
+            responses = list(pool.map(ask, range(120)))
+        assert {status for status, _ in responses} == {200, 503}
+        assert all(int(after) >= 1 for status, after in responses if status == 503)
         storm.require_health(service)
 
 

@@ -238,5 +238,5 @@ def test_the_official_emulator_runs_a_function(local: LocalCloud, endpoint: Serv
         pytest.skip("aws-sam-cli is not installed, and PNEUMOSCOPE_LAMBDA_EMULATOR does not name an aws-lambda-rie")
     event = from_http_api("POST", "/predictions", FILM, content_type="image/jpeg")
     outcome = invoke_in_emulator(program, "pneumoscope.aws.functions.api.handler", environment(local, endpoint), event)
-    assert comparable(json.loads(outcome.answer["body"])) == comparable(engine.predict(FILM).as_json())
+    assert comparable(json.loads(outcome.response["body"])) == comparable(engine.predict(FILM).as_json())
     assert len(outcome.lines(LOG)) == 1

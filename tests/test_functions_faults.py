@@ -77,7 +77,7 @@ def test_a_dead_letter_can_be_sent_again(with_endpoint: Function, bucket: Bucket
         "responseContext": {"statusCode": 200, "functionError": "Unhandled"},
         "responsePayload": {"errorType": "BusyError", "errorMessage": "endpoint films is busy"},
     }
-    assert done(with_endpoint.invoke(letter)).answer["films"] == 1
+    assert done(with_endpoint.invoke(letter)).response["films"] == 1
     assert bucket.result()["decision"]["status"] == "answered"
 
 

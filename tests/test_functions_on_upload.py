@@ -100,7 +100,7 @@ def test_events_of_another_implementation_of_s3_are_understood(
     messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]
     events = [json.loads(message["Body"]) for message in messages]
     assert [event.get("detail-type") for event in events] == [None, None, "Object Created", "Object Tags Added"]
-    assert [with_endpoint.invoke(event).answer["films"] for event in events] == [0, 1, 1, 0]
+    assert [with_endpoint.invoke(event).response["films"] for event in events] == [0, 1, 1, 0]
     assert set(bucket.results()) == {f"{NAME}.json"}
 
 

@@ -290,9 +290,9 @@ def test_a_posted_film_is_decoded_once_with_overlay_and_preview(tiny_bundle: Pat
     with TestClient(service) as client:
         decoded.clear()  # of the golden cases
         params = {"heatmap": "overlay", "preview": "true"}
-        answer = client.post("/v1/predictions", content=FILM, params=params, headers={"Content-Type": "image/jpeg"})
-        assert answer.json()["overlay"]
-        assert answer.json()["preview"]
+        response = client.post("/v1/predictions", content=FILM, params=params, headers={"Content-Type": "image/jpeg"})
+        assert response.json()["overlay"]
+        assert response.json()["preview"]
         plain = client.post("/v1/predictions", content=FILM, headers={"Content-Type": "image/jpeg"}).json()
     assert decoded == [len(FILM)] * 2
-    assert answer.json()["probabilities"] == plain["probabilities"]
+    assert response.json()["probabilities"] == plain["probabilities"]

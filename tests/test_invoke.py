@@ -24,7 +24,7 @@ from pneumoscope.aws.client.invoke import Client
 from pneumoscope.aws.endpoint import Endpoint, problem_detail, read_prediction
 from pneumoscope.aws.limits import REALTIME, SERVERLESS
 from pneumoscope.aws.session import Cloud, translate_errors
-from pneumoscope.cli.show_aws import show_answers
+from pneumoscope.cli.show_aws import show_decisions
 from pneumoscope.contract import DISCLAIMER, load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
@@ -70,9 +70,9 @@ def test_boto3_receives_the_engines_own_prediction(aws: Cloud, tiny_bundle: Path
         EndpointName="films", Body=FILM, ContentType="application/x-image"
     )
     assert reply["InvokedProductionVariant"] == "AllTraffic"
-    answer = json.loads(reply["Body"].read())
-    assert answer["probabilities"] == Engine.load(tiny_bundle).predict(FILM).as_json()["probabilities"]
-    assert "Not a medical device" in answer["notice"]
+    document = json.loads(reply["Body"].read())
+    assert document["probabilities"] == Engine.load(tiny_bundle).predict(FILM).as_json()["probabilities"]
+    assert "Not a medical device" in document["notice"]
 
 
 @pytest.mark.usefixtures("runtime")
@@ -107,11 +107,11 @@ def test_a_service_with_a_token_cannot_stand_in(tiny_bundle: Path) -> None:
 def test_invoke_prints_decisions_and_durations(tmp_path: Path) -> None:
     (tmp_path / "a.jpeg").write_bytes(FILM)
     done = run("invoke", "films", tmp_path / "a.jpeg", "--format", "json")
-    answer = json.loads(done.out)
+    document = json.loads(done.out)
     assert done.code == 0
-    assert answer["status"] == "answered"
-    assert answer["image"] == str(tmp_path / "a.jpeg")
-    assert answer["endpoint"] | {"milliseconds": 1} == {
+    assert document["status"] == "answered"
+    assert document["image"] == str(tmp_path / "a.jpeg")
+    assert document["endpoint"] | {"milliseconds": 1} == {
         "name": "films",
         "variant": "realtime",
         "milliseconds": 1,
@@ -180,8 +180,8 @@ def test_one_film_without_an_answer_does_not_end_the_others(
     for name in "abcde":
         (tmp_path / f"{name}.jpeg").write_bytes(FILM)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    answer = (200, prediction)
-    with scripted(answer, answer, model_error(418, "teapot"), answer) as (url, _):
+    response = (200, prediction)
+    with scripted(response, response, model_error(418, "teapot"), response) as (url, _):
         done = run("invoke", "films", tmp_path, "--format", "json", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=url)
     lines = [json.loads(line) for line in done.out.splitlines()]
     assert [each["status"] == "rejected" for each in lines] == [False, False, True, False, False]
@@ -200,7 +200,7 @@ def test_an_endpoint_that_stays_busy_ends_the_batch(
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
         client = Client(Cloud(region=REGION), "films", pause=lambda _: None)
         with pytest.raises(BusyError, match="none of 3 films in a row"):
-            show_answers(client, [tmp_path], "json", quiet=True)
+            show_decisions(client, [tmp_path], "json", quiet=True)
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert len(asked) == 15
 
@@ -246,10 +246,10 @@ def test_a_large_film_is_shrunk_by_the_contracts_rule(tiny_bundle: Path, tmp_pat
     assert without.code == 1
     assert "name the endpoint's bundle with --bundle" in without.err
     done = run("invoke", "films", tmp_path / "large.png", "--bundle", tiny_bundle, "--format", "json")
-    answer = json.loads(done.out)
-    assert answer["endpoint"]["shrunk"] is True
+    document = json.loads(done.out)
+    assert document["endpoint"]["shrunk"] is True
     assert f"sent as the {load_contract(tiny_bundle).input.size}×" in done.err
-    assert answer["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
+    assert document["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
 
 
 def test_a_large_film_is_shrunk_by_the_contract_beside_the_model(
@@ -266,11 +266,11 @@ def test_a_large_film_is_shrunk_by_the_contract_beside_the_model(
     assert found.prediction["probabilities"] == Engine.load(tiny_bundle).predict(large).as_json()["probabilities"]
 
 
-def queue_answers(url: str, answers: dict[str, Any]) -> None:
-    """Give moto the answers of an asynchronous endpoint."""
+def queue_responses(url: str, responses: dict[str, Any]) -> None:
+    """Give moto the responses of an asynchronous endpoint."""
     place = f"{url}/moto-api/static/sagemaker/async-endpoint-results"
     headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(place, json.dumps(answers).encode(), headers)) as reply:
+    with urllib.request.urlopen(urllib.request.Request(place, json.dumps(responses).encode(), headers)) as reply:
         assert reply.status < 300
 
 
@@ -278,7 +278,7 @@ def test_an_asynchronous_endpoint_is_called_through_s3(aws: Cloud, shared_cloud:
     deploy(aws, deploy_settings(tiny_bundle, variant="async"))
     prediction = Engine.load(tiny_bundle).predict(FILM).as_json()
     refused = 'Received client error (422) from primary with message "{"detail": "the file is empty."}". See logs.'
-    queue_answers(
+    queue_responses(
         shared_cloud.url,
         {
             "region": REGION,
@@ -302,7 +302,7 @@ def test_an_asynchronous_endpoint_is_called_through_s3(aws: Cloud, shared_cloud:
     assert list_keys(aws, "models/films/films") == [], "films were left behind"
 
 
-def test_a_film_stays_in_s3_if_the_wait_for_its_answer_is_given_up(aws: Cloud, tiny_bundle: Path) -> None:
+def test_a_film_stays_in_s3_if_the_wait_for_its_response_is_given_up(aws: Cloud, tiny_bundle: Path) -> None:
     deploy(aws, deploy_settings(tiny_bundle, variant="async"))
     client = Client(aws, "films", patience=0.0, pause=lambda _: None)
 
@@ -412,7 +412,7 @@ def test_a_busy_model_is_called_again_and_a_broken_one_is_not(monkeypatch: pytes
     assert counted == [3, 5, 1, 1]
 
 
-def test_problem_documents_and_other_answers_are_read() -> None:
+def test_problem_documents_and_other_responses_are_read() -> None:
     assert problem_detail('{"detail": "so it is."}') == "so it is."
     assert problem_detail("plain") == "plain"
     assert problem_detail("[1]") == "[1]"

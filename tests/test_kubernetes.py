@@ -199,8 +199,8 @@ def test_the_service_runs_with_a_read_only_file_system(workers: int, tiny_bundle
         status = Path(f"/proc/{running.process.pid}/status").read_text()
         assert ("--reuid" not in within[4]) or re.search(rf"^Uid:\s+{USER}\s", status, re.MULTILINE)
         assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
-        answers = (running.post("/v1/predictions", FILM).status for _ in range(1000))  # one worker is ready first
-        assert next(status for status in answers if status != HTTPStatus.SERVICE_UNAVAILABLE) == HTTPStatus.OK
+        statuses = (running.post("/v1/predictions", FILM).status for _ in range(1000))  # one worker is ready first
+        assert next(status for status in statuses if status != HTTPStatus.SERVICE_UNAVAILABLE) == HTTPStatus.OK
         assert "pneumoscope_predictions_total" in running.get("/metrics").body.decode()
         assert running.stop() == 0
 

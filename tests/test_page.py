@@ -27,11 +27,11 @@ def test_a_film_of_every_format_is_shown_with_its_decision(
 ) -> None:
     with opened(browser, service) as page:
         add(page, page_films[name])
-        answer = service.post("/v1/predictions", page_films[name].read_bytes(), "application/octet-stream").json()
+        document = service.post("/v1/predictions", page_films[name].read_bytes(), "application/octet-stream").json()
         expect(page.locator(".pane h2")).to_have_text(name)
         expect(page.locator(".badge")).to_have_text("Answered")
-        expect(page.locator(".verdict .label")).to_have_text(answer["label"])
-        share = f"{100 * answer['probabilities'][answer['label']]:.1f} %"
+        expect(page.locator(".verdict .label")).to_have_text(document["label"])
+        share = f"{100 * document['probabilities'][document['label']]:.1f} %"
         expect(page.locator(".bars li", has=page.locator(".in-set")).locator(".share")).to_have_text(share)
         page.fill(".opacity", "0")
         shown = picture(page)
@@ -85,9 +85,9 @@ def test_several_films_are_listed_compared_and_saved_as_csv(
         assert [row["image"] for row in rows] == names
         assert [row["status"] for row in rows] == ["answered", "answered", "rejected", "rejected"]
         assert [row["reason_codes"] for row in rows][2:] == ["view", "undecodable"]
-        answer = service.post("/v1/predictions", page_films["film.jpeg"].read_bytes()).json()
-        assert float(rows[0]["p_virus"]) == answer["probabilities"]["virus"]
-        assert float(rows[0]["p_pneumonia"]) == answer["groups"]["pneumonia"]
+        document = service.post("/v1/predictions", page_films["film.jpeg"].read_bytes()).json()
+        assert float(rows[0]["p_virus"]) == document["probabilities"]["virus"]
+        assert float(rows[0]["p_pneumonia"]) == document["groups"]["pneumonia"]
         page.click("#compare")
         expect(page.locator(".pane")).to_have_count(2)
         page.locator(".choose-other select").nth(1).select_option(label="3. lateral.dcm")
@@ -107,10 +107,10 @@ def test_json_is_copied(browser: Browser, service: Service, page_films: dict[str
         page.click("[data-do=copy]")
         expect(page.locator("#status")).to_contain_text("copied")
         copied = json.loads(page.evaluate("() => navigator.clipboard.readText()"))
-    answer = service.post("/v1/predictions", page_films["film.jpeg"].read_bytes()).json()
+    document = service.post("/v1/predictions", page_films["film.jpeg"].read_bytes()).json()
     assert copied["image"] == "film.jpeg"
-    assert copied["probabilities"] == answer["probabilities"]
-    assert copied["notice"] == answer["notice"]
+    assert copied["probabilities"] == document["probabilities"]
+    assert copied["notice"] == document["notice"]
 
 
 def test_a_bad_file_is_rejected_with_a_reason(browser: Browser, service: Service, page_films: dict[str, Path]) -> None:

@@ -60,13 +60,13 @@ def test_int8_answers_like_fp32_and_reports_the_agreement(
     assert figures is not None
     assert is_alike(figures)
     films = dataset.split("val")
-    answers = [[Engine.load(each).predict(dataset.read(film)) for film in films] for each in (fp32, int8)]
-    best = [[max(one.probabilities, key=one.probabilities.__getitem__) for one in row] for row in answers]
+    predictions = [[Engine.load(each).predict(dataset.read(film)) for film in films] for each in (fp32, int8)]
+    best = [[max(one.probabilities, key=one.probabilities.__getitem__) for one in row] for row in predictions]
     same = np.mean([one == two for one, two in zip(*best, strict=True)])
     assert same == pytest.approx(figures.agreement)
     assert figures.films == len(films)
     assert verify(int8) == verify(fp32)
-    maps = [answers[place][0].maps for place in (0, 1)]
+    maps = [predictions[place][0].maps for place in (0, 1)]
     assert maps[0] is not None
     assert maps[1] is not None
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98

@@ -45,13 +45,13 @@ def test_a_job_is_offered_limits_that_batch_transform_accepts(batch: Service) ->
 
 
 def test_a_film_has_the_engines_decision_and_what_a_table_stores_beside_it(batch: Service, tiny_bundle: Path) -> None:
-    answer = batch.post("/invocations", FILM, KIND).json()
-    facts, expected = answer.pop("batch"), Engine.load(tiny_bundle).predict(FILM)
-    assert parse_decision(answer, "notice").status in ("answered", "abstained")
-    documents = [without(answer, "milliseconds", "notice"), without(expected.as_json(), "milliseconds")]
+    response = batch.post("/invocations", FILM, KIND).json()
+    facts, expected = response.pop("batch"), Engine.load(tiny_bundle).predict(FILM)
+    assert parse_decision(response, "notice").status in ("answered", "abstained")
+    documents = [without(response, "milliseconds", "notice"), without(expected.as_json(), "milliseconds")]
     assert documents[0] == documents[1]
     assert facts["file_sha256"] == hashlib.sha256(FILM).hexdigest()
-    assert facts["shares"] == pytest.approx(answer["probabilities"], abs=1e-6)
+    assert facts["shares"] == pytest.approx(response["probabilities"], abs=1e-6)
     reference = load_reference(tiny_bundle, load_contract(tiny_bundle))
     assert reference is not None
     assert expected.outputs is not None
@@ -61,9 +61,9 @@ def test_a_film_has_the_engines_decision_and_what_a_table_stores_beside_it(batch
 
 def test_a_picture_that_the_gate_rejects_still_has_its_probabilities(batch: Service) -> None:
     """Drift is measured over all films that the model was run on."""
-    answer = batch.post("/invocations", encode_jpeg(255 - film("virus", patient=2, size=(200, 240))), KIND).json()
-    assert answer["probabilities"] == {} or answer["status"] != "rejected"
-    assert sum(answer["batch"]["shares"].values()) == pytest.approx(1)
+    response = batch.post("/invocations", encode_jpeg(255 - film("virus", patient=2, size=(200, 240))), KIND).json()
+    assert response["probabilities"] == {} or response["status"] != "rejected"
+    assert sum(response["batch"]["shares"].values()) == pytest.approx(1)
 
 
 def test_embeddings_are_sent_if_asked_for(tiny_bundle: Path) -> None:
@@ -87,9 +87,9 @@ def test_embeddings_are_sent_if_asked_for(tiny_bundle: Path) -> None:
 def test_a_file_that_is_not_a_film_is_rejected_and_does_not_end_the_job(batch: Service, body: bytes, code: str) -> None:
     reply = batch.post("/invocations", body, KIND)
     assert reply.status == HTTPStatus.OK
-    answer = reply.json()
-    facts = answer.pop("batch")
-    decision = parse_decision(answer, "notice")
+    response = reply.json()
+    facts = response.pop("batch")
+    decision = parse_decision(response, "notice")
     assert decision.status == "rejected"
     assert decision.reason_codes == (code,)
     assert decision.reasons[0]
@@ -112,13 +112,13 @@ def test_a_large_body_without_a_length_is_read_to_its_end(batch: Service) -> Non
         for _ in range(9):
             connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")
         connection.sendall(b"0\r\n\r\n")
-        answer = b""
-        while b"\r\n\r\n" not in answer or not answer.rstrip().endswith(b"}"):
+        response = b""
+        while b"\r\n\r\n" not in response or not response.rstrip().endswith(b"}"):
             received = connection.recv(65536)
-            assert received, answer
-            answer += received
-    assert answer.startswith(b"HTTP/1.1 200")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["reason_codes"] == ["too-large"]
+            assert received, response
+            response += received
+    assert response.startswith(b"HTTP/1.1 200")
+    assert json.loads(response.partition(b"\r\n\r\n")[2])["reason_codes"] == ["too-large"]
 
 
 def test_a_job_with_the_wrong_content_type_still_fails(batch: Service) -> None:

@@ -78,10 +78,10 @@ def test_a_form_of_several_films(service: Service) -> None:
     body, kind = form(("a.jpeg", FILM), ("ü \u00e9.png", OTHER), ("c.txt", b"words"))
     reply = service.post("/v1/predictions", body, kind)
     assert reply.status == HTTPStatus.OK
-    answers = reply.json()["predictions"]
-    assert [answer["image"] for answer in answers] == ["a.jpeg", "ü é.png", "c.txt"]
-    assert [answer["status"] for answer in answers] == ["answered", "answered", "rejected"]
-    assert answers[2]["reason_codes"] == ["undecodable"]
+    documents = reply.json()["predictions"]
+    assert [document["image"] for document in documents] == ["a.jpeg", "ü é.png", "c.txt"]
+    assert [document["status"] for document in documents] == ["answered", "answered", "rejected"]
+    assert documents[2]["reason_codes"] == ["undecodable"]
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,9 @@ def test_a_body_that_does_not_come_is_408(service: Service) -> None:
         connection.sendall(
             b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nabc"
         )
-        answer = b"".join(iter(lambda: connection.recv(4000), b""))  # until the server closes the connection
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"within 2 s" in answer
+        response = b"".join(iter(lambda: connection.recv(4000), b""))  # until the server closes the connection
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert b"within 2 s" in response
 
 
 def test_a_request_id_that_is_not_a_uuid_is_replaced(service: Service) -> None:
@@ -251,7 +251,7 @@ def test_only_the_named_origins_may_send_requests(service: Service) -> None:
     assert service.post("/v1/predictions", FILM, Origin=ORIGIN).headers["access-control-allow-origin"] == ORIGIN
 
 
-def test_answers_carry_safe_headers(service: Service) -> None:
+def test_responses_carry_safe_headers(service: Service) -> None:
     for reply in (service.get("/"), service.get("/docs"), service.post("/v1/predictions", FILM)):
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in reply.headers["content-security-policy"]

@@ -66,8 +66,8 @@ class CloudError(PneumoscopeError):
     """AWS, or a stand-in for it, refuses a request, lacks a resource, or cannot be reached."""
 
 
-class AnswerError(CloudError):
-    """A working endpoint failed on this film; it may still answer others."""
+class InferenceError(CloudError):
+    """A working endpoint failed on this film; it may still decide on others."""
 
 
 class BusyError(CloudError):

@@ -10,25 +10,25 @@ from botocore import exceptions
 
 from pneumoscope.aws.session import error_code, is_local, translate_errors
 from pneumoscope.contract import Contract
-from pneumoscope.errors import AnswerError, BusyError, CloudError, ImageError, PneumoscopeError, UnsuitableError
+from pneumoscope.errors import BusyError, CloudError, ImageError, InferenceError, PneumoscopeError, UnsuitableError
 
 #: The 2020 capstone's content type. The service accepts it for any format, which it detects from the bytes.
 CONTENT_TYPE = "application/x-image"
 _MODEL_ERROR = "ModelError"
 _TOO_LARGE = "413"
 _UNKNOWN_ENDPOINT = "ValidationError"
-_NOT_SAGEMAKER = {"404", "405", "501"}  # answers of an ordinary HTTP server; SageMaker does not use them
-_UNREADABLE = {400, 415, 422}  # the service's answers to bytes that it cannot decode as a film
-_TEMPORARY = {0, 408, 429, 500, 502, 503, 504}  # 0: the model gave no answer in time
+_NOT_SAGEMAKER = {"404", "405", "501"}  # statuses of an ordinary HTTP server; SageMaker does not use them
+_UNREADABLE = {400, 415, 422}  # the service's responses to bytes that it cannot decode as a film
+_TEMPORARY = {0, 408, 429, 500, 502, 503, 504}  # 0: the model did not respond in time
 _ATTEMPTS = 5  # botocore retries calls that AWS throttles, but not those that a busy model behind the endpoint refuses
 _FIRST_PAUSE = 0.25  # seconds; doubled after each attempt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An endpoint's decision on a film.
+class TimedDecision:
+    """A decision on a film, and what it took.
 
-    `prediction` is the service's JSON document, `milliseconds` the duration of the whole call with its `tries`.
+    `prediction` is the service's JSON document, `milliseconds` the duration of all `tries` together.
     `shrunk` is true if the film exceeded the endpoint's limit and was sent as the model input instead of as it is.
     """
 
@@ -55,7 +55,7 @@ class Endpoint:
     patience: float = 180.0
     pause: Callable[[float], None] = time.sleep
 
-    def classify(self, film: bytes) -> Answer:
+    def classify(self, film: bytes) -> TimedDecision:
         """Send an image file unchanged, and return the endpoint's decision.
 
         While the model is busy the call is repeated, with exponential backoff.
@@ -65,8 +65,8 @@ class Endpoint:
 
         Raises:
             ImageError: the model cannot decode the file.
-            BusyError: the endpoint is busy, stopped or out of reach; it may answer later.
-            AnswerError: the model failed on the file.
+            BusyError: the endpoint is busy, stopped or out of reach; it may respond later.
+            InferenceError: the model failed on the file.
             CloudError: the endpoint does not exist, or access to it is denied.
         """
         started = time.perf_counter()
@@ -80,7 +80,7 @@ class Endpoint:
                 self.pause(pause)
             else:
                 milliseconds = (time.perf_counter() - started) * 1000
-                return Answer(prediction=prediction, milliseconds=milliseconds, tries=tried)
+                return TimedDecision(prediction=prediction, milliseconds=milliseconds, tries=tried)
         raise AssertionError("the last attempt returns or raises")
 
     def _invoke(self, film: bytes) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Endpoint:
         sentence = f"endpoint {self.name}: its model answered {status or 'nothing in time'} ({detail.rstrip('.')})"
         if status in _TEMPORARY:
             return BusyError(f"{sentence}; try again later, or give it more instances.")
-        return AnswerError(f"{sentence}; its log is {failure.response.get('LogStreamArn', 'in CloudWatch')}.")
+        return InferenceError(f"{sentence}; its log is {failure.response.get('LogStreamArn', 'in CloudWatch')}.")
 
 
 def fit_film(film: bytes, limit: int, contract: Callable[[], Contract | None]) -> tuple[bytes, bool]:
@@ -150,10 +150,10 @@ def fit_film(film: bytes, limit: int, contract: Callable[[], Contract | None]) -
 
 
 def read_prediction(body: bytes, name: str) -> dict[str, Any]:
-    """The prediction in an endpoint's answer.
+    """The prediction in an endpoint's response.
 
     Raises:
-        CloudError: the answer is not a prediction of ours; the endpoint serves another kind of model.
+        CloudError: the response is not a prediction of ours; the endpoint serves another kind of model.
     """
     document = _parse_object(body)
     if "status" not in document or "probabilities" not in document:

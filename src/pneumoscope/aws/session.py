@@ -54,14 +54,14 @@ class Cloud:
     Args:
         region: such as `eu-central-1`; by default the region of the environment or the profile.
         anonymous: send requests unsigned, for a stand-in on this machine.
-        answer_seconds: read timeout of each attempt, in seconds.
+        read_seconds: read timeout of each attempt, in seconds.
 
     Raises:
         CloudError: no region is set, or the profile does not exist.
     """
 
     def __init__(
-        self, *, region: str | None = None, anonymous: bool = False, answer_seconds: float = _READ_SECONDS
+        self, *, region: str | None = None, anonymous: bool = False, read_seconds: float = _READ_SECONDS
     ) -> None:
         import boto3
 
@@ -71,7 +71,7 @@ class Cloud:
         if self._session.region_name is None:
             raise CloudError("no AWS region is set; pass --region, or set AWS_DEFAULT_REGION.")
         self.region: str = self._session.region_name
-        self._seconds = answer_seconds
+        self._seconds = read_seconds
         self._clients: dict[str, Any] = {}
 
     def client(self, service: str) -> Any:

@@ -115,13 +115,13 @@ def invoke_command(settings: "Invoke") -> None:
     """
     from pneumoscope.aws.client.invoke import Client
     from pneumoscope.aws.session import Cloud, uses_stand_in
-    from pneumoscope.cli.show_aws import show_answers
+    from pneumoscope.cli.show_aws import show_decisions
     from pneumoscope.contract import DISCLAIMER
 
     # A local stand-in ignores the region, but boto3 wants one.
     cloud = Cloud(region=settings.region or "us-east-1", anonymous=True) if uses_stand_in() else _cloud(settings.region)
     client = Client(cloud, settings.endpoint, variant=settings.variant, bundle=settings.bundle)
-    refused = show_answers(client, list(settings.images), settings.form, quiet=settings.quiet)
+    refused = show_decisions(client, list(settings.images), settings.form, quiet=settings.quiet)
     if settings.form == "table":
         typer.echo(DISCLAIMER)
     if refused:

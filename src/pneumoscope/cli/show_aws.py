@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pneumoscope.aws.client.invoke import Client, answer_document, failure_document
+from pneumoscope.aws.client.invoke import Client, decision_document, failure_document
 from pneumoscope.cli.image_files import find_image_files, lazy_image_file
 from pneumoscope.cli.show import print_line, print_problem, show_table
 from pneumoscope.engine import ImageFile
-from pneumoscope.errors import AnswerError, BusyError, ImageError
+from pneumoscope.errors import BusyError, ImageError, InferenceError
 from pneumoscope.imaging import DEFAULT_LIMITS
 
 _MOST_BUSY = 3  # films in a row; after that the endpoint is at fault, not the film
 
 
-def show_answers(client: Client, paths: list[Path], form: str, *, quiet: bool) -> int:
+def show_decisions(client: Client, paths: list[Path], form: str, *, quiet: bool) -> int:
     """Send image files one by one and print the decisions. Return how many were rejected or not answered.
 
     Raises:
@@ -43,12 +43,12 @@ def _classify(client: Client, film: ImageFile, *, quiet: bool) -> tuple[dict[str
     try:
         data = film.read()
         found = client.classify(data)
-    except (ImageError, AnswerError, BusyError, OSError) as failure:
+    except (ImageError, InferenceError, BusyError, OSError) as failure:
         print_problem(f"{film.name}: {failure}")
         return failure_document(film.name, client, failure), failure
     if found.shrunk and not quiet:
         _note_shrunk(film.name, len(data), client)
-    return answer_document(film.name, client, found), None
+    return decision_document(film.name, client, found), None
 
 
 def show_resources(found: list[dict[str, str]], form: str, region: str) -> None:

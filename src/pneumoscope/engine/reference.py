@@ -1,7 +1,7 @@
-"""The reference of a bundle, `reference.npz`: how the model sees and answers its own kind of films, to detect drift.
+"""The reference of a bundle, `reference.npz`: what the model makes of its own kind of films, to detect drift.
 
 ===============  =================================================================================
-`about`          JSON (`About`): which films, and how they are answered
+`about`          JSON (`About`): which films, and the decisions on them
 `mean`           of the embeddings, `float32 [D]`
 `deviation`      of the embeddings, `float32 [D]`
 `distances`      quantiles of the films' own distances, from 0 to 1 in steps of 0.01, `float32 [101]`
@@ -33,8 +33,8 @@ _KINDS: dict[str, Kind] = {
 }
 
 
-class Answers(Document):
-    """How films are answered: shares of all films by status, and of the decodable films by class."""
+class DecisionStatistics(Document):
+    """The decisions on films: shares of all films by status, and of the decodable films by class."""
 
     films: int = Field(ge=1)
     source: Literal["out-of-fold", "validation"]
@@ -52,7 +52,7 @@ class About(Document):
     published: bool = Field(description="Whether these are films of the published archive.")
     embedded_films: int = Field(ge=1, description="Number of films behind mean, deviation and distances.")
     embedded_split: Literal["train", "val"]
-    answers: Answers
+    answers: DecisionStatistics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

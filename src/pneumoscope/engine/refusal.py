@@ -1,4 +1,4 @@
-"""The decision on a file that did not reach the engine: missing, too large to transfer, or without an answer."""
+"""The decision on a file that did not reach the engine: missing, too large to transfer, or without a response."""
 
 from pneumoscope.contract import Contract
 from pneumoscope.engine.bundle import model_name

@@ -11,7 +11,7 @@ from pneumoscope.contract import Contract, Gate
 from pneumoscope.dataset import Dataset
 from pneumoscope.documents import write_document
 from pneumoscope.engine import BATCH, Engine
-from pneumoscope.engine.reference import About, Answers, Reference, save_reference
+from pneumoscope.engine.reference import About, DecisionStatistics, Reference, save_reference
 from pneumoscope.export.calibration import CalibrationSet, judge_out_of_fold
 from pneumoscope.export.quantise import evenly_spaced
 from pneumoscope.files import write_text
@@ -62,7 +62,7 @@ def describe(facts: BundleFacts, engine: Engine, folder: Path) -> None:
         published=facts.published,
         embedded_films=min(len(facts.images), EMBEDDED_FILMS),
         embedded_split="val" if facts.dataset.has("val") else "train",
-        answers=_answers(results, "validation" if facts.folds is None else "out-of-fold", engine.contract.gate),
+        answers=_statistics(results, "validation" if facts.folds is None else "out-of-fold", engine.contract.gate),
     )
     save_reference(Reference.of(_embeddings(engine, facts.images), about), folder)
     if facts.folds is None:
@@ -82,10 +82,12 @@ def _cross_fitted_results(facts: BundleFacts, contract: Contract) -> FilmResults
     return FilmResults.of_verdicts(contract, films.patient.astype(str).tolist(), films.truth, probabilities, verdicts)
 
 
-def _answers(results: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None) -> Answers:
-    """How these films are answered. They did not pass the gate, so the share rejected is the one that it was set to."""
+def _statistics(
+    results: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None
+) -> DecisionStatistics:
+    """The decisions on these films. They did not pass the gate, so the share rejected is the one that it was set to."""
     shares = np.bincount(results.predicted, minlength=len(results.classes)) / len(results.predicted)
-    return Answers(
+    return DecisionStatistics(
         films=len(results.predicted),
         source=source,
         # The gate's own share of false rejections: these films are known by their logits only.

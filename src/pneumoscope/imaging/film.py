@@ -161,7 +161,7 @@ def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS)
 def shrink(data: bytes, rule: InputRule) -> bytes:
     """The model input of an image file, as a PNG file.
 
-    The rule leaves an image of this size as it is, so the model gives the same answer for the PNG as for the
+    The rule leaves an image of this size as it is, so the model gives the same outputs for the PNG as for the
     original. Facts of a DICOM's header, such as the age, are not in the PNG.
 
     Raises:

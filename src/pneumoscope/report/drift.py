@@ -1,4 +1,4 @@
-"""Drift: whether films without labels differ from a bundle's reference, in their embeddings or in their answers."""
+"""Drift: whether films without labels differ from a bundle's reference, in embeddings or in decisions."""
 
 import csv
 import io
@@ -176,16 +176,16 @@ def compare_with_reference(contract: Contract, measured: Figures, reference: Ref
             `share CLASS`; the means `probability CLASS` and `distance`; and `far`, the share of distances over 1.
         reference: of the bundle, if it has one.
     """
-    answers = None if reference is None else reference.about.answers
+    decisions = None if reference is None else reference.about.answers
     expected: dict[str, float] = {}
-    if answers is not None:
-        expected = {"rejected": answers.rejected, "abstained": answers.abstained}
-        expected |= {f"share {label}": share for label, share in answers.class_shares.items()}
-        expected |= {f"probability {label}": share for label, share in answers.mean_probabilities.items()}
+    if decisions is not None:
+        expected = {"rejected": decisions.rejected, "abstained": decisions.abstained}
+        expected |= {f"share {label}": share for label, share in decisions.class_shares.items()}
+        expected |= {f"probability {label}": share for label, share in decisions.mean_probabilities.items()}
     titles = {"rejected": "share rejected", "abstained": "share abstained on"}
     titles |= {f"share {label}": f"share predicted as {label}" for label in contract.classes}
     titles |= {f"probability {label}": f"mean probability of {label}" for label in contract.classes}
-    count = 1 if answers is None else answers.films
+    count = 1 if decisions is None else decisions.films
     signs = [_share(title, measured[name], expected.get(name), count) for name, title in titles.items()]
     return [*signs, *_distances(measured, reference)]
 

@@ -20,11 +20,11 @@ class Batcher:
 
     async def decide(self, film: DecodedFilm) -> Prediction:
         """The decision on a film, after the runs before it. A film whose caller has left by then is not run."""
-        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        self._waiting.append((film, answer))
+        decision: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        self._waiting.append((film, decision))
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run_batches())
-        return await answer
+        return await decision
 
     def stop(self) -> None:
         """Stop the thread."""
@@ -33,19 +33,19 @@ class Batcher:
     async def _run_batches(self) -> None:
         while self._waiting:
             # A future is done before its turn if its request was cancelled.
-            pending = [(film, answer) for film, answer in self._waiting if not answer.done()]
+            pending = [(film, decision) for film, decision in self._waiting if not decision.done()]
             batch, self._waiting = pending[:BATCH], pending[BATCH:]
             films = [film for film, _ in batch]
             try:
                 results = await asyncio.get_running_loop().run_in_executor(self._thread, self._decide, films)
             except Exception as failure:  # noqa: BLE001 (every waiting request must get the error)
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(failure)
+                for _, decision in batch:
+                    if not decision.done():
+                        decision.set_exception(failure)
                 continue
-            for (_, answer), result in zip(batch, results, strict=True):
-                if not answer.done():
-                    answer.set_result(result)
+            for (_, decision), result in zip(batch, results, strict=True):
+                if not decision.done():
+                    decision.set_result(result)
 
     def _decide(self, films: list[DecodedFilm]) -> list[Prediction]:
         return list(self._engine.decide(films))

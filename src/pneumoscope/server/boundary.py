@@ -18,11 +18,11 @@ from pneumoscope.server.telemetry import Telemetry
 
 _LOG = logging.getLogger(__name__)
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
-_PART = 65536  # bytes of an answer that are sent at once
+_PART = 65536  # bytes of a response that are sent at once
 _LINGER_SECONDS = 10.0
 _CLIENT_CLOSED_REQUEST = 499  # not in any standard; nginx's status for a client that went away
 
-#: Nothing from other hosts, nothing inline. The page makes pictures from answers (blob:, data:).
+#: Nothing from other hosts, nothing inline. The page makes pictures from responses (blob:, data:).
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -70,7 +70,7 @@ _PROBES = {"/healthz", "/readyz", "/ping", "/metrics"}  # requested every few se
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, started: float) -> None:
         self.started = started
@@ -114,8 +114,8 @@ class _Exchange:
     async def _linger(self) -> None:
         """Read and discard the rest of a refused request, for a while, before the connection is closed.
 
-        Most clients send the whole request before they read the answer. If the connection closed at once, they
-        would see a broken connection in place of the answer (RFC 9112 section 9.6). A client that expects
+        Most clients send the whole request before they read the response. If the connection closed at once, they
+        would see a broken connection in place of the response (RFC 9112 section 9.6). A client that expects
         `100 Continue` does not send the rest.
         """
         if self.status == HTTPStatus.REQUEST_TIMEOUT or "expect" in Headers(scope=self._scope):
@@ -126,13 +126,13 @@ class _Exchange:
                     await self.receive()
 
     async def fail(self, failure: Exception) -> None:
-        """Answer 500. The exception's message stays out of log and answer, because it may quote the film."""
+        """Respond with 500. The exception's message stays out of log and response, because it may quote the film."""
         places = " < ".join(
             f"{each.name}:{each.lineno}" for each in reversed(traceback.extract_tb(failure.__traceback__))
         )
         _LOG.error("%s at %s, request %s", type(failure).__name__, places, self.request_id)
         if self.status:
-            raise ConnectionResetError("the answer was cut off by an error") from None
+            raise ConnectionResetError("the response was cut off by an error") from None
         detail = f"the service has failed; report the request id {self.request_id} to the operator."
         response = respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, self.request_id)
         await response(self._scope, self.receive, self.send)

@@ -40,7 +40,7 @@ def respond(status: HTTPStatus, detail: str, request_id: str, headers: Mapping[s
     return JSONResponse(document.model_dump(), status.value, headers=headers, media_type=MEDIA_TYPE)
 
 
-async def _answer(request: Request, failure: Exception) -> JSONResponse:
+async def _respond_to(request: Request, failure: Exception) -> JSONResponse:
     status, detail, headers = HTTPStatus.BAD_REQUEST, str(failure), None
     if isinstance(failure, HTTPException):
         status, headers = HTTPStatus(failure.status_code), failure.headers
@@ -53,9 +53,9 @@ async def _answer(request: Request, failure: Exception) -> JSONResponse:
 
 #: The one table of exceptions that become problem documents; for `FastAPI(exception_handlers=…)`.
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
-    HTTPException: _answer,
-    RequestValidationError: _answer,
-    UsageError: _answer,
+    HTTPException: _respond_to,
+    RequestValidationError: _respond_to,
+    UsageError: _respond_to,
 }
 
 _DETAILS = {

@@ -1,9 +1,9 @@
-"""HTTP/1.1 by uvicorn on h11, with time limits for a request's head and for a client to read the answer.
+"""HTTP/1.1 by uvicorn on h11, with time limits for a request's head and for a client to read the response.
 
 h11 and not httptools: httptools treats a request that offers an upgrade (`Upgrade: h2c`, as some clients send by
 default) as the end of HTTP and loses its body. RFC 9110 section 7.8 lets a server ignore the offer.
 
-This is a subclass because uvicorn 0.54 has a setting for neither limit (`timeout_keep_alive` begins after an answer).
+This is a subclass because uvicorn 0.54 has a setting for neither limit (`timeout_keep_alive` begins after a response).
 Hypercorn 0.18 and granian 2.8 limit heads but not readers; Linux's TCP_USER_TIMEOUT does not stop a reader that takes
 a byte now and then.
 """
@@ -18,7 +18,7 @@ READER_SECONDS = 60.0
 
 
 class Protocol(H11Protocol):
-    """A connection that is closed when no whole head arrives in time, or when the client stops reading the answer."""
+    """A connection that is closed when no whole head arrives in time, or when the client stops reading the response."""
 
     _head: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None

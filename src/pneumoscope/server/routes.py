@@ -20,9 +20,9 @@ from pneumoscope.engine import Level, Prediction
 from pneumoscope.errors import UNREAD
 from pneumoscope.heatmap import LONGEST_SIDE
 from pneumoscope.imaging import ACCEPTED
-from pneumoscope.server.answers import Answer, Answers, Heatmap, batch_facts, render
 from pneumoscope.server.model_card import card
 from pneumoscope.server.problems import UPLOAD_PROBLEMS, Busy, describe_problems
+from pneumoscope.server.responses import DecisionResponse, FormResponse, Heatmap, batch_facts, render
 from pneumoscope.server.service import Reserve, Service, while_connected
 from pneumoscope.server.telemetry import CONTENT_TYPE
 from pneumoscope.server.uploads import FORM, UploadedFilm, media_type, read_films
@@ -77,7 +77,7 @@ CurrentService = Annotated[Service, Depends(service_of)]
 
 
 async def _reserve_memory(service: CurrentService) -> AsyncIterator[Reserve]:
-    """Memory for a request, until its answer is sent."""
+    """Memory for a request, until its response is sent."""
     with service.memory() as reserve:
         yield reserve
 
@@ -107,7 +107,7 @@ guarded = APIRouter()  # with a token, `require_token` runs before these routes
     "/v1/predictions",
     summary="Decide on films",
     response_description="One film as the body: its decision. A form: the decisions on its files, in their order.",
-    responses=UPLOAD_PROBLEMS | {200: {"model": Answer | Answers}},
+    responses=UPLOAD_PROBLEMS | {200: {"model": DecisionResponse | FormResponse}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -209,8 +209,8 @@ async def _decide(request: Request, reserve: Reserve, options: Options, *, batch
     unread = all(UNREAD & set(prediction.reason_codes) for prediction in predictions)
     if unread and batch is None and "handling=lenient" not in request.headers.get("prefer", "").lower():
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, predictions[0].reasons[0])
-    answers = [answer for _, answer in decided]
-    content = {"predictions": answers} if as_form else answers[0]
+    documents = [document for _, document in decided]
+    content = {"predictions": documents} if as_form else documents[0]
     plain = options.heatmap == "none" and not options.preview
     response = (
         JSONResponse(content) if plain else await asyncio.to_thread(JSONResponse, content)
@@ -235,10 +235,10 @@ def _finish(
             sentence = "the decision is withheld, because it cannot be written to the log; report this to the operator."
             raise Busy(sentence, retry_after=30) from None
     with service.telemetry.stage_seconds.labels("draw").time():
-        answer = render(prediction, heat=options.heatmap, preview=options.preview)
+        document = render(prediction, heat=options.heatmap, preview=options.preview)
     if batch is not None:
-        answer["batch"] = batch_facts(prediction, film.data, service.reference, batch)
-    return prediction, answer
+        document["batch"] = batch_facts(prediction, film.data, service.reference, batch)
+    return prediction, document
 
 
 async def _wait_for_disconnect(request: Request) -> None:

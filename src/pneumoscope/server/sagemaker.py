@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from pneumoscope.engine import rejection
 from pneumoscope.errors import ImageError
 from pneumoscope.parallel import available_cores
-from pneumoscope.server.answers import Answer, BatchFacts, render
 from pneumoscope.server.problems import UPLOAD_PROBLEMS, describe_problems
+from pneumoscope.server.responses import BatchFacts, DecisionResponse, render
 from pneumoscope.server.routes import BINARY, DOCUMENTED, CurrentService, Live, Memory, decide, readyz, service_of
 from pneumoscope.settings.serve import BATCH_MEGABYTES, MEGABYTE
 
@@ -40,7 +40,7 @@ class ExecutionParameters(BaseModel):
 @guarded.post(
     "/invocations",
     summary="Decide on a film (SageMaker)",
-    responses=UPLOAD_PROBLEMS | {200: {"model": Answer}},
+    responses=UPLOAD_PROBLEMS | {200: {"model": DecisionResponse}},
     openapi_extra={
         "requestBody": {"required": True, "content": dict.fromkeys((*DOCUMENTED, "application/x-image"), BINARY)}
     },
@@ -48,8 +48,8 @@ class ExecutionParameters(BaseModel):
 async def invoke(request: Request, reserve: Memory) -> JSONResponse:
     """SageMaker's container contract: one film in, its decision out.
 
-    With `serve --batch`, the answer to a body that is not a film is a 200 with status `rejected`, and answers have
-    a key `batch`.
+    With `serve --batch`, the response to a body that is not a film is a 200 with status `rejected`, and responses
+    have a key `batch`.
     """
     service = service_of(request)
     try:

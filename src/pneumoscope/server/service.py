@@ -51,7 +51,7 @@ class Service:
         self._threads = max(1, available_cores() // config.workers)
         self._batcher: Batcher | None = None
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        # A pool of its own: answers would otherwise wait behind films that are still to be decoded.
+        # A pool of its own: responses would otherwise wait behind films that are still to be decoded.
         self._finishing = ThreadPoolExecutor(self._threads, thread_name_prefix="finish")
         self._films = 0
         self._buffered = 0
@@ -154,13 +154,13 @@ class Service:
 
     @contextmanager
     def memory(self) -> Iterator[Reserve]:
-        """Memory for the bytes of one request and its answer, released when the block ends."""
+        """Memory for the bytes of one request and its response, released when the block ends."""
         reserved = 0
 
         def reserve(count: int) -> None:
             nonlocal reserved
             if self._buffered + count > self.config.buffered_bytes:
-                raise Busy("requests and answers fill the memory; try again in 1 s.", retry_after=1)
+                raise Busy("requests and responses fill the memory; try again in 1 s.", retry_after=1)
             reserved += count
             self._count_bytes(count)
 

@@ -44,7 +44,7 @@ def serve(config: ServeConfig, listener: socket.socket, *, log_level: str = "inf
 
     Raises:
         BundleError: the bundle cannot be loaded, or does not reproduce its golden cases.
-        KeyboardInterrupt: Ctrl-C, after the last answer.
+        KeyboardInterrupt: Ctrl-C, after the last response.
     """
     load_contract(config.bundle)
     if config.workers == 1:

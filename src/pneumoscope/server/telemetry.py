@@ -33,7 +33,7 @@ class Telemetry:
         )
         self.requests = counter("pneumoscope_requests", "Requests answered.", ["method", "route", "status"])
         self.request_seconds = seconds(
-            "pneumoscope_request_seconds", "From the request's head to the answer's end.", ["route"]
+            "pneumoscope_request_seconds", "From the request's head to the response's end.", ["route"]
         )
         self.predictions = counter("pneumoscope_predictions", "Decisions on films.", ["status", "label"])
         self.reasons = counter("pneumoscope_reasons", "Reasons given, by code.", ["code"])
@@ -66,7 +66,7 @@ class Telemetry:
             multiprocess_mode="max",
         )
         self.waiting = gauge("pneumoscope_queue_films", "Films waiting or being processed.")
-        self.buffered = gauge("pneumoscope_buffered_bytes", "Bytes of request bodies and answers in memory.")
+        self.buffered = gauge("pneumoscope_buffered_bytes", "Bytes of request bodies and responses in memory.")
         self.ready = gauge("pneumoscope_ready", "Workers that passed verification.")
         self.information = gauge(
             "pneumoscope_model",
@@ -105,10 +105,10 @@ class Telemetry:
         self.information.labels(__version__, model["name"], model["version"], model["sha256"]).set(1)
         self._reference = reference
         if reference is not None:
-            answers = reference.about.answers
+            expected = reference.about.answers
             for quantity in ("rejected", "abstained"):
-                self.reference_share.labels(quantity, "").set(getattr(answers, quantity))
-            for label, share in answers.class_shares.items():
+                self.reference_share.labels(quantity, "").set(getattr(expected, quantity))
+            for label, share in expected.class_shares.items():
                 self.reference_share.labels("most_probable", label).set(share)
         self.ready.set(1)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from pneumoscope.aws.client.bucket import remove_file, write_file
 from pneumoscope.aws.client.inventory import endpoint_config, variant_and_contract
-from pneumoscope.aws.endpoint import CONTENT_TYPE, Answer, Endpoint, fit_film, problem_detail, read_prediction
+from pneumoscope.aws.endpoint import CONTENT_TYPE, Endpoint, TimedDecision, fit_film, problem_detail, read_prediction
 from pneumoscope.aws.limits import ASYNCHRONOUS, REALTIME, SERVERLESS
 from pneumoscope.aws.session import Cloud, call_or_none, translate_errors, uses_stand_in
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.engine import rejection
-from pneumoscope.errors import AnswerError, BundleError, BusyError, CloudError, ImageError, UsageError
+from pneumoscope.errors import BundleError, BusyError, CloudError, ImageError, InferenceError, UsageError
 from pneumoscope.settings.aws import Variant
 from pneumoscope.settings.aws_names import Location, parse_location
 
@@ -33,7 +33,7 @@ class Client:
         name: the endpoint's name.
         variant: the endpoint's variant; by default read from AWS. A stand-in on this machine is a real-time endpoint.
         bundle: the endpoint's bundle, for its input rule; by default the contract beside its model in S3.
-        patience: how many seconds to wait for an asynchronous answer.
+        patience: how many seconds to wait for an asynchronous response.
         pause: sleeps for a number of seconds; tests replace it.
 
     `limit` is the largest body that the endpoint accepts, in bytes.
@@ -81,13 +81,13 @@ class Client:
             (Path(folder) / CONTRACT_FILE).write_bytes(content)
             return load_contract(Path(folder))
 
-    def classify(self, film: bytes) -> Answer:
+    def classify(self, film: bytes) -> TimedDecision:
         """The endpoint's decision on an image file, which is sent unchanged unless it is too large for the endpoint.
 
         Raises:
             ImageError: the file cannot be decoded, or is too large and there is no contract to shrink it by.
             BusyError: the endpoint is busy, stopped or out of reach.
-            AnswerError: the model failed on the file.
+            InferenceError: the model failed on the file.
             CloudError: AWS refuses.
         """
         content, shrunk = fit_film(film, self.limit, lambda: self.contract)
@@ -98,8 +98,8 @@ class Client:
     def _endpoint(self) -> Endpoint:
         return Endpoint(self.cloud.runtime_client(), self.name, pause=self.pause)
 
-    def _through_s3(self, content: bytes) -> Answer:
-        """Call an asynchronous endpoint: put the film into S3, read the answer from there, and delete the film.
+    def _through_s3(self, content: bytes) -> TimedDecision:
+        """Call an asynchronous endpoint: put the film into S3, read the response from there, and delete the film.
 
         If the wait is given up, the film stays: the endpoint may still read it.
         """
@@ -114,22 +114,22 @@ class Client:
                     EndpointName=self.name, InputLocation=str(film), ContentType=CONTENT_TYPE, Accept="application/json"
                 )
             try:
-                body = self._await_answer(accepted["OutputLocation"], accepted.get("FailureLocation"))
+                body = self._await_response(accepted["OutputLocation"], accepted.get("FailureLocation"))
             except (BusyError, KeyboardInterrupt):
                 cleanup.pop_all()
                 raise
         milliseconds = (time.perf_counter() - started) * 1000
-        return Answer(prediction=read_prediction(body, self.name), milliseconds=milliseconds)
+        return TimedDecision(prediction=read_prediction(body, self.name), milliseconds=milliseconds)
 
     @cached_property
     def _inbox(self) -> Location:
-        """The folder for films, beside the endpoint's answers: its role may read there."""
+        """The folder for films, beside the endpoint's responses: its role may read there."""
         config = endpoint_config(self.cloud, self.name)
         if "AsyncInferenceConfig" not in config:
             raise CloudError(f"endpoint {self.name} is not asynchronous; leave out --variant.")
         return parse_location(config["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"]).folder / "films"
 
-    def _await_answer(self, output: str, failure: str | None) -> bytes:
+    def _await_response(self, output: str, failure: str | None) -> bytes:
         waited, seconds = 0.0, 0.5
         while waited <= self.patience:
             if (body := self._read_object(output)) is not None:
@@ -148,7 +148,7 @@ class Client:
             return None if reply is None else bytes(reply["Body"].read())
 
 
-def _translate_failure(name: str, reason: str) -> ImageError | AnswerError:
+def _translate_failure(name: str, reason: str) -> ImageError | InferenceError:
     """Our error for an asynchronous endpoint's failure report."""
     # The report is text of SageMaker's that quotes the service's problem document and, in brackets, its HTTP status.
     begin = reason.find("{")
@@ -156,28 +156,28 @@ def _translate_failure(name: str, reason: str) -> ImageError | AnswerError:
     # The statuses with which the service refuses a film; any other is the endpoint's failure.
     if any(f"({status})" in reason for status in (400, 415, 422)):
         return ImageError(detail)
-    return AnswerError(f"endpoint {name} failed: {detail}")
+    return InferenceError(f"endpoint {name} failed: {detail}")
 
 
-def answer_document(name: str, client: Client, answer: Answer) -> dict[str, Any]:
-    """A film's answer as one JSON document: the prediction, and the call's variant, duration and attempts."""
+def decision_document(name: str, client: Client, decision: TimedDecision) -> dict[str, Any]:
+    """A film's decision as one JSON document: the prediction, and the call's variant, duration and attempts."""
     call = {
         "name": client.name,
         "variant": client.variant,
-        "milliseconds": round(answer.milliseconds, 1),
-        "tries": answer.tries,
-        "shrunk": answer.shrunk,
+        "milliseconds": round(decision.milliseconds, 1),
+        "tries": decision.tries,
+        "shrunk": decision.shrunk,
     }
-    return answer.prediction | {"image": name, "endpoint": call}
+    return decision.prediction | {"image": name, "endpoint": call}
 
 
 def failure_document(name: str, client: Client, failure: ImageError | CloudError | OSError) -> dict[str, Any]:
-    """The same JSON document for a film without an answer: status `rejected`, with the reason."""
+    """The same JSON document for a film without a response: status `rejected`, with the reason."""
     contract = None
     with suppress(CloudError, BundleError):  # report the film's own failure, not one of reading the contract
         contract = client.contract
     refused = rejection(contract, _reason_code(failure), str(failure)).as_json() | {"notice": DISCLAIMER}
-    return answer_document(name, client, Answer(prediction=refused, milliseconds=0.0, tries=0))
+    return decision_document(name, client, TimedDecision(prediction=refused, milliseconds=0.0, tries=0))
 
 
 def _reason_code(failure: ImageError | CloudError | OSError) -> str:

@@ -74,10 +74,10 @@ def _resolver(version: str) -> ApiGatewayResolver:
     resolver.post("/predictions")(predict)
     resolver.post("/jobs")(create_job)
     resolver.get("/jobs/<job>")(read_job)
-    resolver.exception_handler(Problem)(_answer_problem)
-    resolver.exception_handler(NotFoundError)(_answer_not_found)
-    resolver.exception_handler(BusyError)(_answer_busy)
-    resolver.exception_handler(Exception)(_answer_fault)
+    resolver.exception_handler(Problem)(_problem_response)
+    resolver.exception_handler(NotFoundError)(_not_found_response)
+    resolver.exception_handler(BusyError)(_busy_response)
+    resolver.exception_handler(Exception)(_fault_response)
     return resolver
 
 
@@ -211,7 +211,7 @@ def _read_json(key: str) -> dict[str, Any] | None:
     return None if found.data is None else dict(json.loads(found.data))
 
 
-def _answer_problem(problem: Problem) -> Response[str]:
+def _problem_response(problem: Problem) -> Response[str]:
     document = {
         "type": "about:blank",
         "title": problem.status.phrase,
@@ -222,22 +222,22 @@ def _answer_problem(problem: Problem) -> Response[str]:
     return _respond(problem.status, document | problem.more, problem.headers, kind="application/problem+json")
 
 
-def _answer_not_found(_: NotFoundError) -> Response[str]:
+def _not_found_response(_: NotFoundError) -> Response[str]:
     sentence = "this path does not exist; use POST /predictions, POST /jobs or GET /jobs/{id}."
-    return _answer_problem(Problem(HTTPStatus.NOT_FOUND, sentence))
+    return _problem_response(Problem(HTTPStatus.NOT_FOUND, sentence))
 
 
-def _answer_busy(failure: BusyError) -> Response[str]:
+def _busy_response(failure: BusyError) -> Response[str]:
     logger().warning("busy", extra={"reason": shared.log_reason(failure)})
     sentence = f"the model is busy or not ready; try again in {_RETRY_SECONDS} s."
     headers = {"Retry-After": str(_RETRY_SECONDS)}
-    return _answer_problem(Problem(HTTPStatus.SERVICE_UNAVAILABLE, sentence, headers=headers))
+    return _problem_response(Problem(HTTPStatus.SERVICE_UNAVAILABLE, sentence, headers=headers))
 
 
-def _answer_fault(failure: Exception) -> Response[str]:
+def _fault_response(failure: Exception) -> Response[str]:
     logger().error("fault", extra={"reason": shared.log_reason(failure)})
     sentence = f"the service has failed; report the request id {_request_id()} to the operator."
-    return _answer_problem(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, sentence))
+    return _problem_response(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, sentence))
 
 
 def _respond(

@@ -26,7 +26,7 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 )
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from pneumoscope.aws.endpoint import Answer
+from pneumoscope.aws.endpoint import TimedDecision
 from pneumoscope.aws.functions import shared
 from pneumoscope.aws.functions.shared import Event, StoredObject, cloud, logger, settings
 from pneumoscope.aws.session import call_or_none
@@ -202,7 +202,7 @@ def _decide(*, upload: Upload, request_id: str) -> None:
     shared.record(decided, film=upload.pseudonym, bytes=found.size)
 
 
-def _decision(found: StoredObject) -> Answer:
+def _decision(found: StoredObject) -> TimedDecision:
     """The decision on a film; a missing or too large one is rejected."""
     if found.data is not None:
         return shared.classify(found.data)
@@ -211,10 +211,10 @@ def _decision(found: StoredObject) -> Answer:
     else:
         sentence = f"the file has {found.size:,} bytes; at most {shared.max_film_bytes():,} are accepted."
         document = shared.rejection_document(sentence, ImageError.code)
-    return Answer(prediction=document, milliseconds=0.0)
+    return TimedDecision(prediction=document, milliseconds=0.0)
 
 
-def _store(upload: Upload, found: StoredObject, decided: Answer, request_id: str) -> bool:
+def _store(upload: Upload, found: StoredObject, decided: TimedDecision, request_id: str) -> bool:
     """Write the result unless that of a later upload to the same key exists; whether it was written."""
     document = {
         "film": asdict(upload) | {"etag": found.etag, "bytes": found.size},

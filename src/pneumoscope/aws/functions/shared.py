@@ -24,7 +24,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pneumoscope.aws.endpoint import Answer, Endpoint, fit_film
+from pneumoscope.aws.endpoint import Endpoint, TimedDecision, fit_film
 from pneumoscope.aws.limits import REALTIME
 from pneumoscope.aws.session import Cloud, error_code, fetch_file, translate_errors
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
@@ -137,7 +137,7 @@ def settings() -> Settings:
 @cache
 def cloud() -> Cloud:
     """This process's AWS clients. Their read timeout is a quarter of the function's time: a call ends within it."""
-    return Cloud(answer_seconds=0.25 * settings().seconds)
+    return Cloud(read_seconds=0.25 * settings().seconds)
 
 
 @cache
@@ -158,7 +158,7 @@ def run(work: Work, event: Event, context: LambdaContext) -> dict[str, Any]:
     return logger().inject_lambda_context(work, log_event=False, clear_state=True)(event, context)
 
 
-def classify(film: bytes) -> Answer:
+def classify(film: bytes) -> TimedDecision:
     """Decide on a film by the endpoint, or in this process if none is set. A file that is not a film is rejected.
 
     Args:
@@ -168,7 +168,7 @@ def classify(film: bytes) -> Answer:
         The decision; `milliseconds` includes shrinking, calling and retrying.
 
     Raises:
-        BusyError: the endpoint may answer later.
+        BusyError: the endpoint may respond later.
         CloudError: the endpoint or the model does not exist, or access to it is denied.
         BundleError: the model is damaged.
     """
@@ -184,7 +184,7 @@ def classify(film: bytes) -> Answer:
     except ImageError as refusal:
         document = rejection_document(str(refusal), refusal.code)
     milliseconds = (time.perf_counter() - started) * 1000
-    return Answer(prediction=document | {"notice": DISCLAIMER}, milliseconds=milliseconds, shrunk=shrunk)
+    return TimedDecision(prediction=document | {"notice": DISCLAIMER}, milliseconds=milliseconds, shrunk=shrunk)
 
 
 def rejection_document(reason: str, code: str) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def is_absent(failure: ClientError, key: str) -> bool:
     return not any(each["Key"] == key for each in found.get("Contents", []))
 
 
-def record(decided: Answer, **more: Any) -> None:
+def record(decided: TimedDecision, **more: Any) -> None:
     """Write a decision to the log, as one line, and to CloudWatch's metrics."""
     prediction, status = decided.prediction, str(decided.prediction["status"])
     line = {name: prediction[name] for name in ("status", "label", "probabilities", "reason_codes")} | {

@@ -31,7 +31,7 @@ class BatchFacts(BaseModel):
     embedding: list[float] | None = Field(description="With `--batch embeddings`.")
 
 
-class Answer(DecisionDocument):
+class DecisionResponse(DecisionDocument):
     """The decision on one film, plus the maps and pictures that the request asked for."""
 
     notice: str
@@ -49,10 +49,10 @@ class Answer(DecisionDocument):
     batch: BatchFacts | None = Field(default=None, description="With `serve --batch`: facts for a table of results.")
 
 
-class Answers(BaseModel):
+class FormResponse(BaseModel):
     """The decisions on the films of a form, in their order."""
 
-    predictions: list[Answer]
+    predictions: list[DecisionResponse]
 
 
 def render(prediction: Prediction, *, heat: Heatmap, preview: bool) -> dict[str, Any]:
