@@ -115,8 +115,8 @@ def costs(processor: float) -> None:
     hours = processor * MILLION / 3600
     title("a million films, calculated", "US dollars")
     row(f"processors: {hours:.1f} hours at {PROCESSOR_HOUR:.3f}", f"{hours * PROCESSOR_HOUR:.2f}")
-    row("S3: the job reads each film and writes each answer", f"{MILLION * (GET + PUT):.2f}")
-    row("S3: gathering reads each answer", f"{MILLION * GET:.2f}")
+    row("S3: the job reads each film and writes each response", f"{MILLION * (GET + PUT):.2f}")
+    row("S3: gathering reads each response", f"{MILLION * GET:.2f}")
     row("together", f"{hours * PROCESSOR_HOUR + MILLION * (2 * GET + PUT):.2f}")
     print(f"one ml.c6i.xlarge with all four processors busy: {hours / 4:.1f} hours")
 

@@ -1,6 +1,6 @@
 """SageMaker Batch Transform on this machine: runs a job that was created in moto against a service's process.
 
-As AWS documents it (your-algorithms-batch-code.html, CreateTransformJob): one request per object; an answer is kept
+As AWS documents it (your-algorithms-batch-code.html, CreateTransformJob): one request per object; a response is kept
 only for a request that succeeds; a single failure makes the job fail; what was answered until then stays in S3.
 """
 
@@ -21,7 +21,7 @@ REFERENCE = "ClientError: See job logs for more information"  # what AWS gives a
 
 
 class BatchTransform:
-    """Runs jobs. `keeps` is what the key of an answer keeps of its film's key: the part below the prefix, or all."""
+    """Runs jobs. `keeps` is what the key of a response keeps of its film's key: the part below the prefix, or all."""
 
     def __init__(self, cloud: LocalCloud, service: Service, region: str, *, keeps: str = "name") -> None:
         self.sent: list[str] = []

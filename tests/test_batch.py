@@ -17,7 +17,7 @@ from local_cloud import LocalCloud
 from pneumoscope.aws import scoring
 from pneumoscope.aws.client import transform
 from pneumoscope.aws.client.batch_scoring import Batch, finish, plan, start
-from pneumoscope.aws.client.gather import parse_answer
+from pneumoscope.aws.client.gather import parse_response
 from pneumoscope.aws.client.inventory import status
 from pneumoscope.aws.scoring import S3Films, S3Place
 from pneumoscope.aws.session import Cloud, translate_errors
@@ -236,7 +236,7 @@ def test_a_running_job_is_waited_for_and_not_started_again(
 def test_responses_are_found_by_either_form_of_their_keys(
     aws: Cloud, films: dict[str, bytes], shared_cloud: LocalCloud, service: Service, tiny_bundle: Path
 ) -> None:
-    """AWS's description of TransformOutput does not settle which part of a film's key an answer's key keeps."""
+    """AWS's description of TransformOutput does not settle which part of a film's key a response's key keeps."""
     whole = BatchTransform(shared_cloud, service, REGION, keeps="key")
     assert carried_out(aws, planned(aws, tiny_bundle), whole.run).films == len(films)
 
@@ -332,7 +332,7 @@ def test_the_job_is_what_batch_transform_documents(
 @pytest.mark.parametrize(("largest", "payload", "at_once"), [(1, 1, 16), (6_000_001, 7, 14), (99_000_001, 100, 1)])
 def test_large_films_are_sent_fewer_at_a_time(largest: int, payload: int, at_once: int, tiny_bundle: Path) -> None:
     films = transform.Films(source=parse_location(SOURCE), names=["a"], largest=largest)
-    runs = transform.Run(key="k", answers=parse_location(OUT))
+    runs = transform.Run(key="k", responses=parse_location(OUT))
     chosen = settings(tiny_bundle, films_at_once=16)
     job = transform.describe_request(chosen, "name", runs, films, parse_location(f"{OUT}/m"))
     assert (job["MaxPayloadInMB"], job["MaxConcurrentTransforms"]) == (payload, at_once)
@@ -404,7 +404,7 @@ def test_the_documented_user_and_role_can_do_it(
     tiny_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The role's part, reading films and the model and writing answers, is tried call by call."""
+    """The role's part, reading films and the model and writing responses, is tried call by call."""
     become_documented_user(shared_cloud, monkeypatch)
     scoring._cloud.cache_clear()
     user = Cloud(region=REGION)
@@ -422,11 +422,11 @@ def test_the_documented_user_and_role_can_do_it(
     role = Cloud(region=REGION).client("s3")
     job = batches.job(name)
     archive = f"{OUT}/_models/{load_contract(tiny_bundle).files['model.onnx'][:12]}/model.tar.gz"
-    answer = parse_location(job.transform_output["S3OutputPath"]) / "0/000.jpeg.out"
+    response = parse_location(job.transform_output["S3OutputPath"]) / "0/000.jpeg.out"
     with shared_cloud.guarded():
         for read in (archive, f"{SOURCE}/0/000.jpeg", job.transform_input["DataSource"]["S3DataSource"]["S3Uri"]):
             assert role.get_object(Bucket=PLACE.bucket, Key=parse_location(read).key)["Body"].read()
-        role.put_object(Bucket=answer.bucket, Key=answer.key, Body=b"x")
+        role.put_object(Bucket=response.bucket, Key=response.key, Body=b"x")
         with pytest.raises(CloudError, match="denies"), translate_errors():
             role.put_object(Bucket=PLACE.bucket, Key="films/0/000.jpeg", Body=b"x")
 
@@ -448,13 +448,13 @@ def test_results_inside_the_films_are_refused(tiny_bundle: Path) -> None:
 )
 def test_a_response_of_another_service_is_refused(content: bytes, words: str, tiny_bundle: Path) -> None:
     with pytest.raises(CloudError, match=words):
-        parse_answer(content, "a.jpeg", SOURCE, load_contract(tiny_bundle))
+        parse_response(content, "a.jpeg", SOURCE, load_contract(tiny_bundle))
 
 
 def test_a_response_of_another_model_is_refused(service: Service, described_bundle: Path, tiny_bundle: Path) -> None:
-    answer = service.post("/invocations", drawn_films()[0], "application/x-image").body
-    assert parse_answer(answer, "a.jpeg", SOURCE, load_contract(tiny_bundle)).file_sha256
+    response = service.post("/invocations", drawn_films()[0], "application/x-image").body
+    assert parse_response(response, "a.jpeg", SOURCE, load_contract(tiny_bundle)).file_sha256
     contract = load_contract(described_bundle)
     other = contract.model_copy(update={"files": contract.files | {"model.onnx": "0" * 64}})
     with pytest.raises(CloudError, match="of another model than --model"):
-        parse_answer(answer, "a.jpeg", SOURCE, other)
+        parse_response(response, "a.jpeg", SOURCE, other)

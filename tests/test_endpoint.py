@@ -229,7 +229,7 @@ def test_teardown_reports_where_captured_films_stay(aws: Cloud, tiny_bundle: Pat
     deploy(aws, deploy_settings(tiny_bundle, capture="s3://films-bucket/captures"))
     removed = run("teardown", "films", "--yes")
     assert removed.code == 0, removed
-    assert "captured films and answers stay in s3://films-bucket/captures" in removed.err, removed
+    assert "captured films and responses stay in s3://films-bucket/captures" in removed.err, removed
     deploy(aws, deploy_settings(tiny_bundle))
     assert "captured" not in run("teardown", "films", "--yes").err
 

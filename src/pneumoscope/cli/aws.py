@@ -132,7 +132,7 @@ def invoke_command(settings: "Invoke") -> None:
 def score_command(settings: "Score") -> None:
     """Score a folder of S3 by SageMaker Batch Transform.
 
-    The films that have no result yet are sent to a batch transform job. Its answers become the Parquet parts that
+    The films that have no result yet are sent to a batch transform job. Its responses become the Parquet parts that
     `pneumoscope score` writes. After an interruption, a failed job or --no-wait, the same command goes on: it waits for
     the running job, sends the films that are left, and gathers. Ctrl-C leaves the job running. A damaged film is a row
     with its reason. For research use only; not a medical device.
@@ -158,7 +158,7 @@ def score_command(settings: "Score") -> None:
         if name is not None:
             typer.echo(f"transform job {name} runs in {cloud.region}.", err=True)
             if not settings.wait:
-                typer.echo("next: the same command without --no-wait, which gathers the answers", err=True)
+                typer.echo("next: the same command without --no-wait, which gathers the responses", err=True)
                 return
         try:
             summary = finish(cloud, batch, name, listener=listener)
@@ -186,8 +186,8 @@ def teardown_command(settings: "Teardown") -> None:
     """Delete an endpoint and its models.
 
     The endpoint's stack and its models' files in S3 are listed, then deleted after confirmation. Only files with the
-    tag that `aws deploy` gave them are deleted. Data sets, results of training jobs, films and answers of an
-    asynchronous endpoint, and captured films and answers stay.
+    tag that `aws deploy` gave them are deleted. Data sets, results of training jobs, films and responses of an
+    asynchronous endpoint, and captured films and responses stay.
     """
     from pneumoscope.aws.client.inventory import capture_location, deployed_resources
 
@@ -207,7 +207,7 @@ def teardown_command(settings: "Teardown") -> None:
         each.remove()
         typer.echo(f"removed: {each.name}")
     if captures is not None:
-        typer.echo(f"note: captured films and answers stay in {captures} until you delete them.", err=True)
+        typer.echo(f"note: captured films and responses stay in {captures} until you delete them.", err=True)
 
 
 def _cloud(region: str | None) -> "Cloud":

@@ -126,8 +126,8 @@ class Deploy(Document):
     )
     variant: Variant = Field(
         default="realtime",
-        description="Kind of endpoint: always on (realtime), started on demand (serverless), or with films and answers "
-        "passed through S3 (async).",
+        description="Kind of endpoint: always on (realtime), started on demand (serverless), or with films and "
+        "responses passed through S3 (async).",
     )
     instance_type: InstanceType = Field(default="ml.c6i.large", description="Instance type.")
     instances: int = Field(
@@ -146,7 +146,7 @@ class Deploy(Document):
         default=4, ge=1, le=200, description="serverless and async: number of calls that run at a time."
     )
     capture: Annotated[Place | None, _S3] = Field(
-        default=None, description="realtime: folder in S3 in which every film and answer is kept; by default none is."
+        default=None, description="realtime: folder in S3 in which every film and response is kept; by default none is."
     )
     kms_key: Key = None
     source: Source
@@ -212,7 +212,7 @@ class Score(Document):
     )
     dry_run: bool = Field(default=False, description="List and count the films, print the plan, and start nothing.")
     wait: bool = Field(
-        default=True, description="Wait for the job and gather its answers; else the same command does that later."
+        default=True, description="Wait for the job and gather its responses; else the same command does that later."
     )
     form: Form = "table"
     region: Region = None

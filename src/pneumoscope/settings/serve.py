@@ -81,7 +81,7 @@ class ServeOptions(Document):
     batch: Annotated[Batch | None, Spelling(variable=BATCH_VARIABLE)] = Field(
         default=None,
         description="Answer /invocations as a batch transform job needs it: a file that cannot be read is rejected "
-        "with status 200 instead of 422; the answers add the file's SHA-256, or also the embedding.",
+        "with status 200 instead of 422; the responses add the file's SHA-256, or also the embedding.",
     )
     coverage: Annotated[Coverage, Spelling(variable=COVERAGE_VARIABLE)] = None
     operating_point: Point = None

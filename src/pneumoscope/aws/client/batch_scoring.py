@@ -1,4 +1,4 @@
-"""Scoring a folder of S3 by batch transform jobs: plan, send what is missing, gather the answers, sum up.
+"""Scoring a folder of S3 by batch transform jobs: plan, send what is missing, gather the responses, sum up.
 
 Every step can be repeated. Parts have the names that `pneumoscope score` gives them, so that one command goes on where
 the other ended.
@@ -35,7 +35,7 @@ from pneumoscope.score.worker import Job, Options
 from pneumoscope.settings.aws import Score
 
 #: Folders beside the parts. The leading underscore hides them from readers that take every file for a part.
-MODELS, ANSWERS = "_models", "_answers"
+MODELS, RESPONSES = "_models", "_answers"
 _DIGITS = 12  # hexadecimal digits of a name
 
 
@@ -56,7 +56,7 @@ class Batch:
 
     @cached_property
     def to_send(self) -> list[Entry]:
-        """The films that have no answer yet."""
+        """The films that have no response yet."""
         return [entry for shard in self.missing for entry in self.gatherer.to_send(shard)]
 
     def describe(self) -> str:
@@ -91,7 +91,7 @@ def plan(
     shards = list_shards([source], options.name(contract_sha256(contract)), settings.shard_films, listener)
     there, others = sort_parts(place, shards, remove_others=settings.remove_others)
     key = hashlib.sha256("".join(shard.name for shard in shards).encode()).hexdigest()[:_DIGITS]
-    run = Run(key=key, answers=settings.out / ANSWERS / key)
+    run = Run(key=key, responses=settings.out / RESPONSES / key)
     gatherer = Gatherer(
         cloud=cloud,
         run=run,
@@ -99,7 +99,7 @@ def plan(
         bundle=bundle,
         contract=contract,
         job=Job(sources=(source,), place=place, options=options, threads=1),
-        answers=transform.answered(cloud, run),
+        responses=transform.list_responses(cloud, run),
     )
     return Batch(settings=settings, shards=shards, there=there, others=others, gatherer=gatherer)
 
@@ -157,13 +157,13 @@ def finish(
     if name is not None:
         job = transform.follow(cloud, name, listener=listener, pause=pause)
         failure = transform.explain_failure(cloud, job, listener)
-    gatherer = replace(batch.gatherer, answers=transform.answered(cloud, batch.gatherer.run))
+    gatherer = replace(batch.gatherer, responses=transform.list_responses(cloud, batch.gatherer.run))
     left = gather(gatherer, batch.missing, listener)
     if failure is not None:
         raise failure
     if left:
         raise CloudError(
-            f"{left:,} films have no answer in {gatherer.run.answers}; run the same command again to send them."
+            f"{left:,} films have no response in {gatherer.run.responses}; run the same command again to send them."
         )
     jobs = transform.jobs_of(cloud, gatherer.run)
     for job in jobs:
@@ -195,7 +195,7 @@ def sum_up(batch: Batch, gatherer: Gatherer, jobs: Sequence[dict[str, Any]]) -> 
         shards=Shards(total=len(batch.shards), there=len(batch.there), again_after_loss=0, again_as_slow=0),
         sources=tuple(printable(source.address) for source in gatherer.job.sources),
         options=asdict(gatherer.job.options),
-        scored=len(gatherer.answers),
+        scored=len(gatherer.responses),
         seconds=took.total_seconds(),
         workers=last.get("TransformResources", {}).get("InstanceCount", 0),
         threads=last.get("MaxConcurrentTransforms", 0),

@@ -1,4 +1,4 @@
-"""The answers of batch transform jobs, gathered into the Parquet parts that `pneumoscope score` writes."""
+"""The responses of batch transform jobs, gathered into the Parquet parts that `pneumoscope score` writes."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -28,21 +28,21 @@ from pneumoscope.score.worker import Job, Scorer
 from pneumoscope.settings.aws_names import Location
 from pneumoscope.settings.serve import BATCH_MEGABYTES, MEGABYTE
 
-_BESIDE = ("notice", "batch")  # keys of an answer that are not the decision's
+_BESIDE = ("notice", "batch")  # keys of a response that are not the decision's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gatherer:
-    """Makes parts of the answers to a run's films.
+    """Makes parts of the responses to a run's films.
 
     Args:
         cloud: the clients for the job's region.
-        run: whose answers they are.
+        run: whose responses they are.
         folder: of the films in S3.
         bundle: the model that the job runs, on this machine.
         contract: of the bundle.
         job: source, place and options.
-        answers: names of the answers that there are; see `transform.answered`.
+        responses: names of the responses that there are; see `transform.list_responses`.
     """
 
     cloud: Cloud
@@ -51,20 +51,20 @@ class Gatherer:
     bundle: Path
     contract: Contract
     job: Job
-    answers: set[str]
+    responses: set[str]
 
     def to_send(self, shard: Shard) -> list[Entry]:
         """The shard's films that a job has to decide on: not those that are answered, nor those that it cannot take."""
-        return [entry for entry in shard.entries() if is_sendable(entry) and self._answer(entry) is None]
+        return [entry for entry in shard.entries() if is_sendable(entry) and self._response(entry) is None]
 
     def publish(self, shard: Shard) -> bool:
-        """Publish the part of a shard; return False, and publish nothing, if an answer is missing.
+        """Publish the part of a shard; return False, and publish nothing, if a response is missing.
 
         Raises:
-            CloudError: an answer cannot be read, or is not one of this model's.
+            CloudError: a response cannot be read, or is not one of this model's.
         """
         entries = shard.entries()
-        if any(is_sendable(entry) and self._answer(entry) is None for entry in entries):
+        if any(is_sendable(entry) and self._response(entry) is None for entry in entries):
             return False
         rows = list(self._rows(entries))
         embedding = next((len(row.embedding) for row in rows if row.embedding is not None), None)
@@ -101,21 +101,21 @@ class Gatherer:
     def _scorer(self) -> Scorer:
         return Scorer(self.bundle, self.job)
 
-    def _answer(self, entry: Entry) -> str | None:
-        """The name of a film's answer; None if the film has no answer.
+    def _response(self, entry: Entry) -> str | None:
+        """The name of a film's response; None if the film has no response.
 
-        AWS's page of TransformOutput and its own example differ on which part of a film's key the answer's key keeps.
+        AWS's page of TransformOutput and its own example differ on which part of a film's key the response's key keeps.
         """
         key = (self.folder / entry.name).key
         names = (entry.name, key, "/".join(key.split("/")[-entry.name.count("/") - 2 :]))
-        return next((name for name in names if name in self.answers), None)
+        return next((name for name in names if name in self.responses), None)
 
     def _read(self, entry: Entry) -> Row:
-        file = self.run.answers / f"{self._answer(entry)}{SUFFIX}"
+        file = self.run.responses / f"{self._response(entry)}{SUFFIX}"
         with translate_errors(f"reading {file}"):
             found = self.cloud.client("s3").get_object(Bucket=file.bucket, Key=file.key)
             content = found["Body"].read()
-        return parse_answer(content, entry.name, self._address, self.contract, coverage=self.job.options.coverage)
+        return parse_response(content, entry.name, self._address, self.contract, coverage=self.job.options.coverage)
 
 
 def is_sendable(entry: Entry) -> bool:
@@ -123,23 +123,23 @@ def is_sendable(entry: Entry) -> bool:
     return 0 < entry.size <= BATCH_MEGABYTES * MEGABYTE
 
 
-def parse_answer(content: bytes, name: str, source: str, contract: Contract, *, coverage: float | None = None) -> Row:
-    """The row of a film from the answer of a service that runs with `--batch`.
+def parse_response(content: bytes, name: str, source: str, contract: Contract, *, coverage: float | None = None) -> Row:
+    """The row of a film from the response of a service that runs with `--batch`.
 
     Args:
-        content: the answer's bytes.
+        content: the response's bytes.
         name: of the film in its source.
         source: the source's address.
         contract: of the model that must have answered.
         coverage: that it must have answered at; by default the contract's own.
 
     Raises:
-        CloudError: it is not such an answer, another model's, or at another coverage.
+        CloudError: it is not such a response, another model's, or at another coverage.
     """
     try:
-        answer: dict[str, Any] = json.loads(content)
-        facts = answer["batch"]
-        document = {key: value for key, value in answer.items() if key not in _BESIDE}
+        response: dict[str, Any] = json.loads(content)
+        facts = response["batch"]
+        document = {key: value for key, value in response.items() if key not in _BESIDE}
         decision = DecisionDocument.model_validate(document | {"image": printable(name)})
         embedding = facts["embedding"]
         row = Row(
@@ -152,14 +152,14 @@ def parse_answer(content: bytes, name: str, source: str, contract: Contract, *, 
         )
     except (ValueError, KeyError, TypeError, ValidationError) as failure:
         raise CloudError(
-            f"the answer to {printable(name)} is not one of `pneumoscope serve --batch`; is --image of this version?"
+            f"the response to {printable(name)} is not one of `pneumoscope serve --batch`; is --image of this version?"
         ) from failure
     if decision.model.sha256 != model_name(contract)["sha256"]:
-        raise CloudError(f"the answer to {printable(name)} is of another model than --model; delete the answers.")
+        raise CloudError(f"the response to {printable(name)} is of another model than --model; delete the responses.")
     expected = choose_rule(contract, coverage=coverage).row.coverage
     if decision.status != "rejected" and decision.coverage != expected:  # images before PNEUMOSCOPE_COVERAGE ignore it
         raise CloudError(
-            f"the answer to {printable(name)} is at coverage {decision.coverage}, not {expected}; is --image of this "
+            f"the response to {printable(name)} is at coverage {decision.coverage}, not {expected}; is --image of this "
             "version?"
         )
     return row

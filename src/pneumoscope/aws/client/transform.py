@@ -1,6 +1,6 @@
-"""SageMaker batch transform jobs: our service's image, sent one film at a time from S3, its answers back into S3.
+"""SageMaker batch transform jobs: our service's image, sent one film at a time from S3, its responses back into S3.
 
-API: CreateTransformJob in botocore's service model of `sagemaker`. A job that fails keeps the answers that it has, so
+API: CreateTransformJob in botocore's service model of `sagemaker`. A job that fails keeps the responses that it has, so
 another one sends the films that are left.
 """
 
@@ -53,11 +53,11 @@ class Films:
 class Run:
     """All jobs for the same films and the same model, of which each goes on where the one before it ended.
 
-    `key` names both, in hexadecimal digits; `answers` is the folder in S3 where the jobs' answers come together.
+    `key` names both, in hexadecimal digits; `responses` is the folder in S3 where the jobs' responses come together.
     """
 
     key: str
-    answers: Location
+    responses: Location
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ def start(cloud: Cloud, settings: Score, run: Run, number: int, films: Films, mo
     """
     name, sagemaker = f"{run.name}-{number}", cloud.client("sagemaker")
     remove_model(cloud, name)  # of an attempt that was interrupted before its job began
-    listed = run.answers / f"films-{number}.manifest"
+    listed = run.responses / f"films-{number}.manifest"
     write_file(cloud, listed, make_manifest(films), **encryption(settings.kms_key))
     with translate_errors(f"transform job {name}"):
         sagemaker.create_model(**describe_model(settings, name, model, role))
@@ -173,7 +173,7 @@ def describe_request(settings: Score, name: str, run: Run, films: Films, listed:
             "SplitType": "None",
         },
         "TransformOutput": {
-            "S3OutputPath": str(run.answers / ""),
+            "S3OutputPath": str(run.responses / ""),
             "Accept": "application/json",
             "AssembleWith": "None",
             **output,
@@ -224,8 +224,8 @@ def explain_failure(cloud: Cloud, job: dict[str, Any], listener: Listener) -> Cl
         listener.say(line)
     reason = (job.get("FailureReason") or "AWS gives no reason").rstrip(".")
     return CloudError(
-        f"transform job {name} {state.lower()}: {reason}; its log is in {LOGS}. Its answers stay: run the same command "
-        "again to send the films that are left."
+        f"transform job {name} {state.lower()}: {reason}; its log is in {LOGS}. Its responses stay: run the same "
+        "command again to send the films that are left."
     )
 
 
@@ -238,12 +238,12 @@ def remove_model(cloud: Cloud, name: str) -> None:
     call_or_none(f"model {name}", cloud.client("sagemaker").delete_model, _ABSENT, ModelName=name)
 
 
-def answered(cloud: Cloud, run: Run) -> set[str]:
-    """Names of the answers in S3, below the run's folder and without their suffix.
+def list_responses(cloud: Cloud, run: Run) -> set[str]:
+    """Names of the responses in S3, below the run's folder and without their suffix.
 
     Raises:
         CloudError: listing the bucket is denied.
     """
-    start = len(run.answers.key) + 1
-    keys = (each["Key"] for each in list_files(cloud, run.answers))
+    start = len(run.responses.key) + 1
+    keys = (each["Key"] for each in list_files(cloud, run.responses))
     return {key[start : -len(SUFFIX)] for key in keys if key.endswith(SUFFIX)}
