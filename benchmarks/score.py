@@ -32,8 +32,8 @@ from pneumoscope.parallel import available_cores
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 from pneumoscope.progress import Listener
 from pneumoscope.score.archive_scoring import Resources, list_shards, score_archives
+from pneumoscope.score.destination import FolderDestination
 from pneumoscope.score.listing import Folder
-from pneumoscope.score.place import FolderPlace
 from pneumoscope.score.processes import ProcessCrew
 from pneumoscope.score.worker import Options
 from ray_nodes import two_nodes, why_not
@@ -121,7 +121,7 @@ def _score(films: Path, out: Path, shard_films: int) -> float:
     listener = _FromFirstFilm()
     score_archives(
         [Folder(path=films, limits=DEFAULT_LIMITS)],
-        FolderPlace(folder=out),
+        FolderDestination(folder=out),
         shipped_bundle(),
         Options(),
         ProcessCrew,

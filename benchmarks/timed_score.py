@@ -15,12 +15,12 @@ from pathlib import Path
 from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.models import shipped_bundle
 from pneumoscope.score.archive_scoring import Resources, score_archives
+from pneumoscope.score.destination import FolderDestination
 from pneumoscope.score.dispatch import Crew, Event
 from pneumoscope.score.listing import Folder
-from pneumoscope.score.place import FolderPlace
 from pneumoscope.score.processes import ProcessCrew
 from pneumoscope.score.shards import Shard
-from pneumoscope.score.worker import Job, Options
+from pneumoscope.score.worker import Options, ScoringJob
 
 WORKERS = 2
 ALL_WORK = "each worker has ended a shard"
@@ -87,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     crews: list[TimedCrew] = []
 
-    def make_crew(bundle: Path, job: Job, size: int) -> Crew:
+    def make_crew(bundle: Path, job: ScoringJob, size: int) -> Crew:
         assert size == WORKERS, f"there are shards for {size} workers only"
         if arguments.ray is None:
             crew: Crew = ProcessCrew(bundle, job, size)
@@ -104,7 +104,7 @@ def main() -> None:
         join(arguments.ray, cores=WORKERS, threads=1)
     summary = score_archives(
         [Folder(path=arguments.films, limits=DEFAULT_LIMITS)],
-        FolderPlace(folder=arguments.out),
+        FolderDestination(folder=arguments.out),
         arguments.bundle,
         Options(),
         make_crew,

@@ -15,12 +15,12 @@ from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 from pneumoscope.progress import Listener
 from pneumoscope.score.archive_scoring import list_shards
+from pneumoscope.score.destination import Destination
 from pneumoscope.score.listing import Entry, Folder, Source
 from pneumoscope.score.parts import SUFFIX, contract_sha256, read_part
-from pneumoscope.score.place import Place
 from pneumoscope.score.shards import Shard
 from pneumoscope.score.tally import Row
-from pneumoscope.score.worker import Job, Options, Scorer
+from pneumoscope.score.worker import Options, Scorer, ScoringJob
 
 SHARD_FILMS = 10
 DAMAGED_EVERY = 100  # one film in a hundred is damaged
@@ -49,8 +49,10 @@ def source_of(folder: Path) -> Folder:
     return Folder(path=folder, limits=DEFAULT_LIMITS)
 
 
-def scorer_of(source: Source, place: Place, bundle: Path, options: Options | None = None) -> Scorer:
-    return Scorer(bundle, Job(sources=(source,), place=place, options=options or Options(), threads=1))
+def scorer_of(source: Source, destination: Destination, bundle: Path, options: Options | None = None) -> Scorer:
+    return Scorer(
+        bundle, ScoringJob(sources=(source,), destination=destination, options=options or Options(), threads=1)
+    )
 
 
 def shards_of(source: Source, bundle: Path, options: Options | None = None, films: int = SHARD_FILMS) -> list[Shard]:

@@ -19,7 +19,7 @@ from pneumoscope.aws.client import transform
 from pneumoscope.aws.client.batch_scoring import Batch, finish, plan, start
 from pneumoscope.aws.client.gather import parse_response
 from pneumoscope.aws.client.inventory import status
-from pneumoscope.aws.scoring import S3Films, S3Place
+from pneumoscope.aws.scoring import S3Destination, S3Films
 from pneumoscope.aws.session import Cloud, translate_errors
 from pneumoscope.contract import load_contract
 from pneumoscope.errors import CloudError, UsageError
@@ -82,7 +82,7 @@ def batches(shared_cloud: LocalCloud, service: Service) -> BatchTransform:
 def planned(aws: Cloud, bundle: Path, **changes: Any) -> Batch:
     chosen = settings(bundle, **changes)
     source = S3Films(location=chosen.source, region=REGION, limits=DEFAULT_LIMITS)
-    return plan(aws, chosen, source, S3Place(location=chosen.out, region=REGION), bundle)
+    return plan(aws, chosen, source, S3Destination(location=chosen.out, region=REGION), bundle)
 
 
 def carried_out(aws: Cloud, batch: Batch, act: Callable[[str], object], *, listener: Listener = SILENT) -> Summary:
@@ -104,8 +104,8 @@ def write_log(cloud: LocalCloud, job: str, line: str) -> None:
 
 
 def rows(aws: Cloud, out: str = OUT) -> list[Row]:
-    place, found = S3Place(location=parse_location(out), region=REGION), list[Row]()
-    for name in sorted(each for each in place.names() if each.startswith("part-")):
+    destination, found = S3Destination(location=parse_location(out), region=REGION), list[Row]()
+    for name in sorted(each for each in destination.names() if each.startswith("part-")):
         key = (parse_location(out) / name).key
         found += read_part(aws.client("s3").get_object(Bucket=PLACE.bucket, Key=key)["Body"].read())
     return found
@@ -123,15 +123,15 @@ def test_the_parts_are_those_of_pneumoscope_score(
     """The same names, rows and tallies, so that each command goes on where the other ended."""
     summary = carried_out(aws, planned(aws, tiny_bundle), batches.run)
     assert sorted(batches.sent) == sorted(set(films) - {"1/013.jpeg"}), "each film once, but not the empty one"
-    place = S3Place(location=parse_location(f"s3://{PLACE.bucket}/local"), region=REGION)
+    destination = S3Destination(location=parse_location(f"s3://{PLACE.bucket}/local"), region=REGION)
     source = S3Films(location=parse_location(SOURCE), region=REGION, limits=DEFAULT_LIMITS)
     expected = score_archives(
-        [source], place, tiny_bundle, Options(), ProcessCrew, Resources(cores=1), films_per_shard=6
+        [source], destination, tiny_bundle, Options(), ProcessCrew, Resources(cores=1), films_per_shard=6
     )
-    there = S3Place(location=parse_location(OUT), region=REGION).names()
-    assert {name for name in place.names() if name.startswith("part-")} <= there
+    there = S3Destination(location=parse_location(OUT), region=REGION).names()
+    assert {name for name in destination.names() if name.startswith("part-")} <= there
     ours = {row.document.image: row for row in rows(aws)}
-    others = {row.document.image: row for row in rows(aws, place.address)}
+    others = {row.document.image: row for row in rows(aws, destination.address)}
     assert set(ours) == set(others) == set(films)
     for name, row in ours.items():
         assert facts(row) == facts(others[name]), name
@@ -142,7 +142,7 @@ def test_the_parts_are_those_of_pneumoscope_score(
     assert summary.films_per_second == pytest.approx((FILMS) / 10, rel=0.01), "of the job, by AWS's times"
     again = score_archives(
         [source],
-        S3Place(location=parse_location(OUT), region=REGION),
+        S3Destination(location=parse_location(OUT), region=REGION),
         tiny_bundle,
         Options(),
         ProcessCrew,
@@ -180,16 +180,16 @@ def test_gathering_again_after_an_interruption_doubles_nothing(
     name = start(aws, batch)
     assert name is not None
     batches.run(name)
-    publish = S3Place.publish
+    publish = S3Destination.publish
 
-    def interrupted(place: S3Place, part: str, content: bytes) -> bool:
+    def interrupted(destination: S3Destination, part: str, content: bytes) -> bool:
         if len(published) == 2:
             raise KeyboardInterrupt
         published.append(part)
-        return publish(place, part, content)
+        return publish(destination, part, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(S3Place, "publish", interrupted)
+        patch.setattr(S3Destination, "publish", interrupted)
         with pytest.raises(KeyboardInterrupt):
             finish(aws, batch, name)
     again = planned(aws, tiny_bundle)
@@ -281,7 +281,9 @@ def test_the_coverage_is_the_jobs_and_the_names_are_those_of_pneumoscope_score(
     assert summary.options["coverage"] == 0.99
     source = S3Films(location=parse_location(SOURCE), region=REGION, limits=DEFAULT_LIMITS)
     names = {shard.name for shard in shards_of(source, tiny_bundle, Options(coverage=0.99), films=6)}
-    assert {name for name in S3Place(location=chosen.out, region=REGION).names() if name.startswith("part-")} == names
+    assert {
+        name for name in S3Destination(location=chosen.out, region=REGION).names() if name.startswith("part-")
+    } == names
     with pytest.raises(CloudError, match=r"is at coverage 0.9, not 0.99; is --image of this version\?"):
         carried_out(aws, planned(aws, tiny_bundle, coverage=0.99, out=f"{OUT}-old"), batches.run)
     assert rows(aws, f"{OUT}-old") == []

@@ -24,13 +24,13 @@ from pneumoscope.errors import BusyError, CloudError, ScoringError, UsageError
 from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.report import measure_drift
 from pneumoscope.score.archive_scoring import Resources, score_archives
+from pneumoscope.score.destination import FolderDestination
 from pneumoscope.score.dispatch import Dispatcher, Event
 from pneumoscope.score.listing import Entry, Source, find_source
-from pneumoscope.score.place import FolderPlace
 from pneumoscope.score.processes import ProcessCrew
 from pneumoscope.score.shards import Shard, cut
 from pneumoscope.score.summary import SUMMARY_FILE, Summary
-from pneumoscope.score.worker import Job, Options
+from pneumoscope.score.worker import Options, ScoringJob
 from scoring import (
     DAMAGED_EVERY,
     SHARD_FILMS,
@@ -59,8 +59,8 @@ def score(source: Source, out: Path, bundle: Path, **options: object) -> Summary
     settings = {"films_per_shard": SHARD_FILMS} | options
     decide = settings.pop("options", Options())
     make_crew = settings.pop("make_crew", ProcessCrew)
-    place = FolderPlace(folder=out)
-    return score_archives([source], place, bundle, decide, make_crew, BOTH, **settings)  # type: ignore[arg-type]
+    destination = FolderDestination(folder=out)
+    return score_archives([source], destination, bundle, decide, make_crew, BOTH, **settings)  # type: ignore[arg-type]
 
 
 def test_every_film_has_one_row_and_the_engines_decision(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -165,9 +165,9 @@ def test_a_killed_worker_is_replaced(films: Path, tiny_bundle: Path, tmp_path: P
 
 def test_a_stopped_worker_is_replaced(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     shards = shards_of(source_of(films), tiny_bundle)
-    place = FolderPlace(folder=tmp_path / "out")
-    place.prepare()
-    job = Job(sources=(source_of(films),), place=place, options=Options(), threads=1)
+    destination = FolderDestination(folder=tmp_path / "out")
+    destination.prepare()
+    job = ScoringJob(sources=(source_of(films),), destination=destination, options=Options(), threads=1)
     crew = ProcessCrew(tiny_bundle, job, 2)
 
     def stop_one() -> None:
@@ -193,23 +193,23 @@ def test_a_shard_that_kills_its_workers_is_given_up(tiny_bundle: Path, tmp_path:
 
 
 def test_a_shard_tried_twice_leaves_one_part(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    place = FolderPlace(folder=tmp_path / "out")
-    place.prepare()
+    destination = FolderDestination(folder=tmp_path / "out")
+    destination.prepare()
     shard = shards_of(source_of(films), tiny_bundle)[0]
     for _ in range(2):
-        scorer_of(source_of(films), place, tiny_bundle).score(shard, lambda _: None)
-    assert place.names() == {shard.name}
+        scorer_of(source_of(films), destination, tiny_bundle).score(shard, lambda _: None)
+    assert destination.names() == {shard.name}
     assert len(read_rows(tmp_path / "out")) == shard.films
-    assert place.publish(shard.name, b"another") is False
+    assert destination.publish(shard.name, b"another") is False
     assert len(read_rows(tmp_path / "out")) == shard.films
 
 
 def test_the_embedding_is_stored_if_requested(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    place = FolderPlace(folder=tmp_path)
+    destination = FolderDestination(folder=tmp_path)
     options = Options(embedding=True)
     shard = shards_of(source_of(films), tiny_bundle, options)[0]
     assert shard.name != shards_of(source_of(films), tiny_bundle)[0].name
-    scorer_of(source_of(films), place, tiny_bundle, options).score(shard, lambda _: None)
+    scorer_of(source_of(films), destination, tiny_bundle, options).score(shard, lambda _: None)
     row = read_rows(tmp_path)[0]
     outputs = Engine.load(tiny_bundle).predict((films / row.document.image).read_bytes()).outputs
     assert outputs is not None
@@ -239,11 +239,11 @@ def test_each_kind_of_source_has_its_films(dataset: Dataset, tiny_bundle: Path, 
     }
     for given, (read, unread) in expected.items():
         source = find_source(str(tmp_path / given), DEFAULT_LIMITS)
-        place = FolderPlace(folder=tmp_path / f"out-{given}")
-        place.prepare()
+        destination = FolderDestination(folder=tmp_path / f"out-{given}")
+        destination.prepare()
         for shard in shards_of(source, tiny_bundle):
-            scorer_of(source, place, tiny_bundle).score(shard, lambda _: None)
-        rows = read_rows(place.folder)
+            scorer_of(source, destination, tiny_bundle).score(shard, lambda _: None)
+        rows = read_rows(destination.folder)
         assert sorted(row.document.image for row in rows if not row.unread) == read, given
         assert sorted(row.document.image for row in rows if row.unread) == unread, given
     prepared = find_source(str(dataset.root), DEFAULT_LIMITS)

@@ -11,7 +11,7 @@ from account import PLACE, REGION, become_nobody, keys_of
 from flaky_proxy import flaky
 from local_cloud import LocalCloud
 from pneumoscope.aws import scoring as scoring_on_s3
-from pneumoscope.aws.scoring import S3Films, S3Place
+from pneumoscope.aws.scoring import S3Destination, S3Films
 from pneumoscope.aws.session import Cloud
 from pneumoscope.errors import CloudError
 from pneumoscope.imaging import DEFAULT_LIMITS
@@ -56,8 +56,8 @@ def films(prefix: str = "films") -> S3Films:
 
 
 def parts(aws: Cloud) -> dict[str, bytes]:
-    s3, place = aws.client("s3"), S3Place(location=OUT, region=REGION)
-    names = [name for name in place.names() if name.endswith(".parquet")]
+    s3, destination = aws.client("s3"), S3Destination(location=OUT, region=REGION)
+    names = [name for name in destination.names() if name.endswith(".parquet")]
     return {name: s3.get_object(Bucket=OUT.bucket, Key=f"out/{name}")["Body"].read() for name in names}
 
 
@@ -69,7 +69,7 @@ def test_throttling_and_lost_replies_lose_and_double_nothing(
         patch.setenv("AWS_ENDPOINT_URL", proxy.url)
         summary = score_archives(
             [films()],
-            S3Place(location=OUT, region=REGION),
+            S3Destination(location=OUT, region=REGION),
             tiny_bundle,
             Options(),
             ProcessCrew,
@@ -115,20 +115,20 @@ def test_results_are_encrypted_with_the_key_if_there_is_one(
 
 
 def test_a_part_is_put_once(uploaded: Cloud, tiny_bundle: Path) -> None:
-    place = S3Place(location=OUT, region=REGION)
+    destination = S3Destination(location=OUT, region=REGION)
     shard = shards_of(films(), tiny_bundle)[0]
     for _ in range(2):
-        scorer_of(films(), place, tiny_bundle).score(shard, lambda _: None)
-    assert place.publish(shard.name, b"another") is False
+        scorer_of(films(), destination, tiny_bundle).score(shard, lambda _: None)
+    assert destination.publish(shard.name, b"another") is False
     assert {name: len(read_part(content)) for name, content in parts(uploaded).items()} == {shard.name: shard.films}
 
 
 def test_a_film_that_changed_or_went_is_a_row_with_its_reason(uploaded: Cloud, tiny_bundle: Path) -> None:
-    source, place = films(), S3Place(location=OUT, region=REGION)
+    source, destination = films(), S3Destination(location=OUT, region=REGION)
     shards = shards_of(source, tiny_bundle)
     put(uploaded, "films/000/000000.jpeg", drawn_films()[1])
     uploaded.client("s3").delete_object(Bucket=SOURCE.bucket, Key="films/000/000001.jpeg")
-    scorer_of(source, place, tiny_bundle).score(shards[0], lambda _: None)
+    scorer_of(source, destination, tiny_bundle).score(shards[0], lambda _: None)
     first, second, *others = read_part(parts(uploaded)[shards[0].name])
     assert "changed after it was listed" in first.document.reasons[0]
     assert "removed after it was listed" in second.document.reasons[0]
@@ -196,7 +196,7 @@ def test_a_place_that_cannot_be_written_is_noticed_first(
     def refuse(*_: object) -> ProcessCrew:
         raise AssertionError("no worker must start")
 
-    place = S3Place(location=OUT, region=REGION)
+    destination = S3Destination(location=OUT, region=REGION)
     with shared_cloud.guarded(), pytest.raises(CloudError, match=r"writing s3://.*denies access"):
-        score_archives([films()], place, tiny_bundle, Options(), refuse, Resources(cores=2))
+        score_archives([films()], destination, tiny_bundle, Options(), refuse, Resources(cores=2))
     assert parts(uploaded) == {}

@@ -1,4 +1,4 @@
-"""S3 as a source of films and as a place for parts, for `score`; clients are made in each process that uses them."""
+"""S3 as a source of films and a destination for parts, for `score`; clients are made in each process that uses them."""
 
 import errno
 import time
@@ -78,7 +78,7 @@ class S3Films:
 
 
 @dataclass(frozen=True, kw_only=True)
-class S3Place:
+class S3Destination:
     """A prefix for parts. S3 accepts a part only if no other has its name, so that the first one stays.
 
     `kms_key` is the id or ARN of a KMS key to encrypt with; without it, the bucket's own setting holds.

@@ -30,7 +30,11 @@ def upload_command(settings: "Upload") -> None:
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
 
-    target, dataset, listener = settings.place, load_dataset(settings.dataset), make_listener(quiet=settings.quiet)
+    target, dataset, listener = (
+        settings.place,
+        load_dataset(settings.dataset),
+        make_listener(quiet=settings.quiet),
+    )
     cloud, public = _cloud(settings.region), settings.allow_public
     result = upload(cloud, dataset, target, kms_key=settings.kms_key, allow_public=public, listener=listener)
     typer.echo(
@@ -141,16 +145,16 @@ def score_command(settings: "Score") -> None:
 
     from pneumoscope.aws.client.batch_scoring import finish, plan, start
     from pneumoscope.aws.client.model_upload import verified_bundle
-    from pneumoscope.aws.scoring import S3Films, S3Place
+    from pneumoscope.aws.scoring import S3Destination, S3Films
     from pneumoscope.cli.show import make_listener
     from pneumoscope.cli.show_score import show_summary
     from pneumoscope.imaging import DEFAULT_LIMITS
 
     cloud, listener = _cloud(settings.region), make_listener(quiet=settings.quiet)
     source = S3Films(location=settings.source, region=settings.region, limits=DEFAULT_LIMITS)
-    place = S3Place(location=settings.out, region=settings.region, kms_key=settings.kms_key)
+    destination = S3Destination(location=settings.out, region=settings.region, kms_key=settings.kms_key)
     with verified_bundle(cloud, settings.model, listener) as bundle:
-        batch = plan(cloud, settings, source, place, bundle, listener=listener)
+        batch = plan(cloud, settings, source, destination, bundle, listener=listener)
         typer.echo(batch.describe(), err=True)
         if settings.dry_run:
             return
@@ -165,7 +169,7 @@ def score_command(settings: "Score") -> None:
         except KeyboardInterrupt:
             typer.echo("stopped; a job that was started still runs, and the same command goes on later.", err=True)
             raise
-    show_summary(summary, place.address, settings.form)
+    show_summary(summary, destination.address, settings.form)
 
 
 @command(app, "status", "aws.Status")

@@ -11,8 +11,8 @@ from pneumoscope.cli.command import command
 if TYPE_CHECKING:
     from pneumoscope.progress import Listener
     from pneumoscope.score.archive_scoring import CrewMaker, Resources
+    from pneumoscope.score.destination import Destination
     from pneumoscope.score.listing import Source
-    from pneumoscope.score.place import Place
     from pneumoscope.settings.score import Score
 
 
@@ -40,14 +40,14 @@ def score_command(settings: "Score") -> None:
     refuse_bundles(Path(each) for each in settings.sources)
     choice = choose_bundle(settings.bundle)
     contract = load_contract(choice.folder)
-    sources, place = [_source(each, settings) for each in settings.sources], _place(settings)
+    sources, destination = [_source(each, settings) for each in settings.sources], _destination(settings)
     listener = make_listener(quiet=settings.quiet)
     listener.say(f"model: {choice.describe(contract)}")
     options = Options(**{name: getattr(settings, name) for name in Options.__dataclass_fields__})
     make_crew, resources = _crew(settings, listener)
     summary = score_archives(
         sources,
-        place,
+        destination,
         choice.folder,
         options,
         make_crew,
@@ -56,7 +56,7 @@ def score_command(settings: "Score") -> None:
         remove_others=settings.remove_others,
         listener=listener,
     )
-    show_summary(summary, place.address, settings.form)
+    show_summary(summary, destination.address, settings.form)
 
 
 def _source(address: str, settings: "Score") -> "Source":
@@ -72,16 +72,16 @@ def _source(address: str, settings: "Score") -> "Source":
     return find_source(address, limits, name_encoding=settings.name_encoding)
 
 
-def _place(settings: "Score") -> "Place":
+def _destination(settings: "Score") -> "Destination":
     from pneumoscope.settings.aws_names import S3, parse_location
 
     if settings.out.startswith(S3):
-        from pneumoscope.aws.scoring import S3Place
+        from pneumoscope.aws.scoring import S3Destination
 
-        return S3Place(location=parse_location(settings.out), region=settings.region, kms_key=settings.kms_key)
-    from pneumoscope.score.place import FolderPlace
+        return S3Destination(location=parse_location(settings.out), region=settings.region, kms_key=settings.kms_key)
+    from pneumoscope.score.destination import FolderDestination
 
-    return FolderPlace(folder=Path(settings.out).absolute())
+    return FolderDestination(folder=Path(settings.out).absolute())
 
 
 def _crew(settings: "Score", listener: "Listener") -> "tuple[CrewMaker, Resources]":

@@ -1,4 +1,4 @@
-"""Scoring sources into a place: list, cut into shards, let a crew score those whose parts are missing, sum up."""
+"""Scoring sources into a destination: list, cut into shards, let a crew score those whose parts are missing, sum up."""
 
 import json
 import time
@@ -16,20 +16,20 @@ from pneumoscope.engine.reference import load_reference
 from pneumoscope.errors import ScoringError, UsageError
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
+from pneumoscope.score.destination import Destination
 from pneumoscope.score.dispatch import Crew, Dispatcher
 from pneumoscope.score.listing import Source
 from pneumoscope.score.parts import SUFFIX, contract_sha256, footer_size, read_about
-from pneumoscope.score.place import Place
 from pneumoscope.score.shards import FILMS, PREFIX, Shard, make_shards
 from pneumoscope.score.summary import SUMMARY_FILE, Shards, Summary, summarise
 from pneumoscope.score.tally import Tally
-from pneumoscope.score.worker import Job, Options
+from pneumoscope.score.worker import Options, ScoringJob
 
 SHARDS_FILE = "_shards.json"
 _TAIL = 16_384  # bytes: larger than most footers, so that one request is enough
 _TAIL_READERS = 16
 #: Makes a crew from a bundle, a job, and the number of workers.
-CrewMaker: TypeAlias = Callable[[Path, Job, int], Crew]
+CrewMaker: TypeAlias = Callable[[Path, ScoringJob, int], Crew]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Resources:
 
 def score_archives(
     sources: Sequence[Source],
-    place: Place,
+    destination: Destination,
     bundle: Path,
     options: Options,
     make_crew: CrewMaker,
@@ -65,13 +65,13 @@ def score_archives(
 
     Args:
         sources: each once.
-        place: for the parts and `_summary.json`.
+        destination: for the parts and `_summary.json`.
         bundle: folder of a bundle.
         options: how to decide, and what to store.
         make_crew: makes the workers.
         resources: how many workers there are.
         films_per_shard: approximately; another number makes other shards, with other names.
-        remove_others: delete parts of other sources, models or options from `place`, once all parts are there.
+        remove_others: delete parts of other sources, models or options from `destination`, once all parts are there.
         listener: receives progress.
 
     Raises:
@@ -80,25 +80,25 @@ def score_archives(
     contract = load_contract(bundle)
     choose_rule(contract, level=options.level, coverage=options.coverage, operating_point=options.operating_point)
     reference = load_reference(bundle, contract)
-    place.prepare()
+    destination.prepare()
     shards = list_shards(sources, options.name(contract_sha256(contract)), films_per_shard, listener)
-    there, others = sort_parts(place, shards, remove_others=remove_others)
+    there, others = sort_parts(destination, shards, remove_others=remove_others)
     missing = [shard for shard in shards if shard.name not in there]
     workers, threads = resources.share(len(missing))
-    # Written first: a place that refuses it ends here, and not after the first shard.
-    place.replace(SHARDS_FILE, listed_shards(shards, sources))
-    job = Job(sources=tuple(sources), place=place, options=options, threads=threads)
+    # Written first: a destination that refuses it ends here, and not after the first shard.
+    destination.replace(SHARDS_FILE, listed_shards(shards, sources))
+    job = ScoringJob(sources=tuple(sources), destination=destination, options=options, threads=threads)
     started, films = time.monotonic(), sum(shard.films for shard in missing)
     outcome = Shards(total=len(shards), there=len(there), again_after_loss=0, again_as_slow=0)
     if missing:
         outcome = _run(partial(make_crew, bundle, job, workers), shards, missing, outcome, listener)
     seconds = time.monotonic() - started
-    place.remove(others)
-    place.tidy()
+    destination.remove(others)
+    destination.tidy()
     summary = summarise(
         contract,
         reference,
-        read_tally(place, shards, contract),
+        read_tally(destination, shards, contract),
         shards=outcome,
         sources=tuple(printable(source.address) for source in sources),
         options=asdict(options),
@@ -107,7 +107,7 @@ def score_archives(
         workers=workers if missing else 0,
         threads=threads if missing else 0,
     )
-    place.replace(SUMMARY_FILE, (summary.model_dump_json(indent=2) + "\n").encode())
+    destination.replace(SUMMARY_FILE, (summary.model_dump_json(indent=2) + "\n").encode())
     return summary
 
 
@@ -131,7 +131,7 @@ def list_shards(sources: Sequence[Source], decision_key: str, films: int, listen
     return shards
 
 
-def read_tally(place: Place, shards: Sequence[Shard], contract: Contract) -> Tally:
+def read_tally(destination: Destination, shards: Sequence[Shard], contract: Contract) -> Tally:
     """The sum of the parts' tallies, read from their files' ends.
 
     Raises:
@@ -141,34 +141,37 @@ def read_tally(place: Place, shards: Sequence[Shard], contract: Contract) -> Tal
 
     def read(shard: Shard) -> Tally:
         try:
-            tail = place.tail(shard.name, _TAIL)
+            tail = destination.tail(shard.name, _TAIL)
         except FileNotFoundError as failure:
-            raise ScoringError(f"{shard.name} vanished from {place.address}; run the same command again.") from failure
+            raise ScoringError(
+                f"{shard.name} vanished from {destination.address}; run the same command again."
+            ) from failure
         if (needed := footer_size(tail)) > len(tail):
-            tail = place.tail(shard.name, needed)
+            tail = destination.tail(shard.name, needed)
         about = read_about(tail)
         if (about.shard, about.contract, about.tally.films) != (shard.name, expected, shard.films):
             raise ScoringError(
-                f"{shard.name} in {place.address} has other films than its name promises; delete it and run again."
+                f"{shard.name} in {destination.address} has other films than its name promises; delete it and run "
+                "again."
             )
         return about.tally
 
     return reduce(add, map_ordered(read, shards, workers=_TAIL_READERS), Tally.of([]))
 
 
-def sort_parts(place: Place, shards: Sequence[Shard], *, remove_others: bool) -> tuple[set[str], set[str]]:
-    """The parts in the place that belong to these shards, and the other parts.
+def sort_parts(destination: Destination, shards: Sequence[Shard], *, remove_others: bool) -> tuple[set[str], set[str]]:
+    """The parts in the destination that belong to these shards, and the other parts.
 
     Raises:
         UsageError: there are others, and they must not be removed.
     """
-    parts = {name for name in place.names() if name.startswith(PREFIX) and name.endswith(SUFFIX)}
+    parts = {name for name in destination.names() if name.startswith(PREFIX) and name.endswith(SUFFIX)}
     wanted = {shard.name for shard in shards}
     others = parts - wanted
     if others and not remove_others:
         raise UsageError(
-            f"{place.address} has {len(others):,} parts of other films, another model or other options; choose another "
-            "--out, or pass --remove-others to delete them at the end."
+            f"{destination.address} has {len(others):,} parts of other films, another model or other options; choose "
+            "another --out, or pass --remove-others to delete them at the end."
         )
     return parts & wanted, others
 

@@ -22,7 +22,7 @@ from pneumoscope.errors import PneumoscopeError, ScoringError, UsageError
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.score.dispatch import Event
 from pneumoscope.score.shards import Shard
-from pneumoscope.score.worker import Job, Scorer
+from pneumoscope.score.worker import Scorer, ScoringJob
 
 _RAY: Any = ray  # it is typed in part only: strict checking refuses calls of its untyped functions
 CLIENT = "ray://"
@@ -43,11 +43,11 @@ class Actor:
         self._films = 0
         self._scorer: Scorer | None = None
 
-    def load(self, bundle: dict[str, bytes], job: Job) -> str:
+    def load(self, bundle: dict[str, bytes], job: ScoringJob) -> str:
         """Load the bundle from its files' bytes; return this node's version of Pneumoscope.
 
         Raises:
-            PneumoscopeError: the bundle does not load, or this node does not see a source or the place.
+            PneumoscopeError: the bundle does not load, or this node does not see a source or the destination.
         """
         with tempfile.TemporaryDirectory() as name:
             for path, content in bundle.items():
@@ -93,7 +93,7 @@ class RayCrew:
     """A crew of actors; see `Crew`. `join` must have been called."""
 
     bundle: Path
-    job: Job
+    job: ScoringJob
     size: int
     _workers: dict[int, _Remote] = field(default_factory=dict)
     _started: int = 0

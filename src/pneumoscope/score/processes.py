@@ -14,7 +14,7 @@ from pathlib import Path
 from pneumoscope.errors import PneumoscopeError, ScoringError
 from pneumoscope.score.dispatch import Event
 from pneumoscope.score.shards import Shard
-from pneumoscope.score.worker import Job, Scorer
+from pneumoscope.score.worker import Scorer, ScoringJob
 
 _STARTS = 3  # processes that may end before they are ready, one after the other
 _BEAT_SECONDS = 1.0  # between heartbeats, by which the driver knows that a worker is alive
@@ -32,7 +32,7 @@ class ProcessCrew:
     """A crew of worker processes; they are spawned, so that none inherits threads or an open archive."""
 
     bundle: Path
-    job: Job
+    job: ScoringJob
     size: int
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _started: int = 0
@@ -120,7 +120,7 @@ def _describe(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _work(pipe: Connection, bundle: Path, job: Job) -> None:
+def _work(pipe: Connection, bundle: Path, job: ScoringJob) -> None:
     """The worker process: load the bundle, then score shard after shard until the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends its workers
     threading.Thread(target=_end_with_driver, daemon=True).start()

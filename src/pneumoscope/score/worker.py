@@ -20,9 +20,9 @@ from pneumoscope.engine.reference import load_reference
 from pneumoscope.errors import ImageError, ScoringError
 from pneumoscope.imaging import DECODER_VERSION, Limits
 from pneumoscope.parallel import map_ordered
+from pneumoscope.score.destination import Destination
 from pneumoscope.score.listing import Entry, Reader, Source
 from pneumoscope.score.parts import About, Layout, contract_sha256, write_part
-from pneumoscope.score.place import Place
 from pneumoscope.score.shards import Shard
 from pneumoscope.score.tally import Row, Tally
 
@@ -47,11 +47,11 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ScoringJob:
     """What every worker of a run needs besides the bundle. It can be pickled."""
 
     sources: tuple[Source, ...]
-    place: Place
+    destination: Destination
     options: Options
     threads: int
 
@@ -77,20 +77,21 @@ class _Fetched:
 class Scorer:
     """A loaded bundle that scores shards of a job, one at a time."""
 
-    def __init__(self, bundle: Path, job: Job) -> None:
+    def __init__(self, bundle: Path, job: ScoringJob) -> None:
         """Load the bundle and run it once; its files are not needed afterwards.
 
         Raises:
-            ScoringError: this machine does not see a source or the place.
+            ScoringError: this machine does not see a source or the destination.
             BundleError: the bundle is missing or damaged.
             UsageError: the model has no such coverage, operating point or groups.
         """
         # Otherwise each film of a folder that is not there would become a rejected row.
         hidden = [source.address for source in job.sources if not source.is_visible()]
-        if hidden or not job.place.is_visible():
+        if hidden or not job.destination.is_visible():
+            missing = hidden[0] if hidden else job.destination.address
             raise ScoringError(
-                f"machine {socket.gethostname()} does not see {printable(hidden[0] if hidden else job.place.address)}; "
-                "every machine must see sources and place under the same path; share the folder, or use s3://."
+                f"machine {socket.gethostname()} does not see {printable(missing)}; "
+                "every machine must see sources and destination under the same path; share the folder, or use s3://."
             )
         options = job.options
         limits = Limits(max_pixels=options.max_pixels)
@@ -117,7 +118,7 @@ class Scorer:
             report: is called with the number of films done so far, now and then.
 
         Raises:
-            PneumoscopeError: the source or the place cannot be used.
+            PneumoscopeError: the source or the destination cannot be used.
             OSError: the part cannot be written.
         """
         rows = list[Row]()
@@ -135,7 +136,7 @@ class Scorer:
             contract=self._contract,
             tally=tally,
         )
-        self._job.place.publish(shard.name, write_part(rows, self._layout, about))
+        self._job.destination.publish(shard.name, write_part(rows, self._layout, about))
         return tally
 
     def rows(self, number: int, entries: Sequence[Entry]) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BeforeValidator, Field, model_validator
 
 from pneumoscope.documents import Document
-from pneumoscope.settings.aws_names import EndpointName, InstanceType, Key, Location, Place, parse_location
+from pneumoscope.settings.aws_names import EndpointName, InstanceType, Key, Location, S3Location, parse_location
 from pneumoscope.settings.option import Coverage, Images, Precision, Quiet, Spelling
 
 Variant: TypeAlias = Literal["realtime", "serverless", "async"]
@@ -52,7 +52,7 @@ class Upload(Document):
     dataset: Annotated[Path, Spelling(argument=True, path="existing folder")] = Field(
         description="A data set made by `data prepare`."
     )
-    place: Annotated[Place, Spelling(argument=True, metavar="S3://BUCKET/PREFIX", kind=str)] = Field(
+    place: Annotated[S3Location, Spelling(argument=True, metavar="S3://BUCKET/PREFIX", kind=str)] = Field(
         description="Folder in S3 to put it into."
     )
     region: Region = None
@@ -76,12 +76,12 @@ class Train(Document):
         default=False, description="Stream the films from S3 instead of copying them to the disk first."
     )
     kms_key: Key = None
-    data: Annotated[Place, _S3] = Field(description="Folder in S3 with a data set that `aws upload` put there.")
-    out: Annotated[Place, _S3] = Field(description="Folder in S3 for the model, reports and checkpoints.")
+    data: Annotated[S3Location, _S3] = Field(description="Folder in S3 with a data set that `aws upload` put there.")
+    out: Annotated[S3Location, _S3] = Field(description="Folder in S3 for the model, reports and checkpoints.")
     role: Annotated[str, Spelling(variable="PNEUMOSCOPE_ROLE")] = Field(
         min_length=1, description="Name or ARN of the IAM role of the job (docs/how-to/aws.md)."
     )
-    test: Annotated[Place | None, _S3] = Field(
+    test: Annotated[S3Location | None, _S3] = Field(
         default=None, description="Folder in S3 with a data set whose test split is evaluated at the end."
     )
     recipe: str = Field(default="quick", description="Name of a shipped recipe (see `train --help`).")
@@ -107,7 +107,7 @@ class PutModel(Document):
     """Settings of `aws put-model`."""
 
     source: Source
-    folder: Annotated[Place, Spelling(argument=True, metavar="S3://BUCKET/FOLDER", kind=str)] = Field(
+    folder: Annotated[S3Location, Spelling(argument=True, metavar="S3://BUCKET/FOLDER", kind=str)] = Field(
         description="Folder in S3 that holds no model yet."
     )
     serving: Serving = Field(
@@ -145,12 +145,12 @@ class Deploy(Document):
     concurrency: int = Field(
         default=4, ge=1, le=200, description="serverless and async: number of calls that run at a time."
     )
-    capture: Annotated[Place | None, _S3] = Field(
+    capture: Annotated[S3Location | None, _S3] = Field(
         default=None, description="realtime: folder in S3 in which every film and response is kept; by default none is."
     )
     kms_key: Key = None
     source: Source
-    to: Annotated[Place, _S3] = Field(
+    to: Annotated[S3Location, _S3] = Field(
         description="Folder in S3 for models; the model goes into a folder named like the endpoint."
     )
     name: EndpointName | None = Field(default=None, description="Name of the endpoint; by default the model's.")
@@ -182,10 +182,10 @@ class Deploy(Document):
 class Score(Document):
     """Settings of `aws score`."""
 
-    source: Annotated[Place, Spelling(argument=True, metavar="S3://BUCKET/PREFIX", kind=str)] = Field(
+    source: Annotated[S3Location, Spelling(argument=True, metavar="S3://BUCKET/PREFIX", kind=str)] = Field(
         description="Folder in S3 with the films."
     )
-    out: Annotated[Place, _S3] = Field(description="Folder in S3 for the Parquet parts and _summary.json.")
+    out: Annotated[S3Location, _S3] = Field(description="Folder in S3 for the Parquet parts and _summary.json.")
     model: Annotated[Path | Location, BeforeValidator(_parse_source), Spelling(kind=str)] = Field(
         description="Folder of a bundle, or the s3://…/model.tar.gz of a training job."
     )

@@ -79,7 +79,7 @@ def parse_location(text: str) -> Location:
     return Location(bucket=found[1], key=(found[2] or "").rstrip("/"))
 
 
-def _parse_place(value: str | Location) -> Location:
+def _validate_location(value: str | Location) -> Location:
     try:
         return value if isinstance(value, Location) else parse_location(value)
     except UsageError as failure:
@@ -97,5 +97,5 @@ Key = Annotated[
     Annotated[str, AfterValidator(_refuse_alias)] | None,
     Field(description="Id or ARN of a KMS key to encrypt with; by default, S3 encrypts with its own keys."),
 ]
-#: A setting that names a place in S3.
-Place: TypeAlias = Annotated[Location, BeforeValidator(_parse_place)]
+#: A setting that is an S3 address.
+S3Location: TypeAlias = Annotated[Location, BeforeValidator(_validate_location)]

@@ -26,12 +26,12 @@ from pneumoscope.engine.reference import load_reference
 from pneumoscope.errors import CloudError
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.score.archive_scoring import SHARDS_FILE, list_shards, listed_shards, read_tally, sort_parts
+from pneumoscope.score.destination import Destination
 from pneumoscope.score.listing import Entry, Source
 from pneumoscope.score.parts import contract_sha256
-from pneumoscope.score.place import Place
 from pneumoscope.score.shards import Shard
 from pneumoscope.score.summary import SUMMARY_FILE, Shards, Summary, summarise
-from pneumoscope.score.worker import Job, Options
+from pneumoscope.score.worker import Options, ScoringJob
 from pneumoscope.settings.aws import Score
 
 #: Folders beside the parts. The leading underscore hides them from readers that take every file for a part.
@@ -41,7 +41,7 @@ _DIGITS = 12  # hexadecimal digits of a name
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The films of a folder and what has become of them. `there` and `others` are names of parts in the place."""
+    """The films of a folder and what has become of them. `there` and `others` are names of parts in the destination."""
 
     settings: Score
     shards: Sequence[Shard]
@@ -69,7 +69,13 @@ class Batch:
 
 
 def plan(
-    cloud: Cloud, settings: Score, source: Source, place: Place, bundle: Path, *, listener: Listener = SILENT
+    cloud: Cloud,
+    settings: Score,
+    source: Source,
+    destination: Destination,
+    bundle: Path,
+    *,
+    listener: Listener = SILENT,
 ) -> Batch:
     """List the films and what there is of their results.
 
@@ -77,19 +83,19 @@ def plan(
         cloud: the clients for the job's region.
         settings: of `pneumoscope aws score`.
         source: the films of `settings.source`.
-        place: `settings.out`.
+        destination: `settings.out`.
         bundle: `settings.model` on this machine, verified; it must stay there until `finish` returns.
         listener: receives progress.
 
     Raises:
-        UsageError: there is no film, the place has other parts, or the model has no such coverage.
+        UsageError: there is no film, the destination has other parts, or the model has no such coverage.
         CloudError: AWS refuses.
     """
     contract, options = load_contract(bundle), Options(embedding=settings.embedding, coverage=settings.coverage)
     choose_rule(contract, coverage=options.coverage)
-    place.prepare()
+    destination.prepare()
     shards = list_shards([source], options.name(contract_sha256(contract)), settings.shard_films, listener)
-    there, others = sort_parts(place, shards, remove_others=settings.remove_others)
+    there, others = sort_parts(destination, shards, remove_others=settings.remove_others)
     key = hashlib.sha256("".join(shard.name for shard in shards).encode()).hexdigest()[:_DIGITS]
     run = Run(key=key, responses=settings.out / RESPONSES / key)
     gatherer = Gatherer(
@@ -98,7 +104,7 @@ def plan(
         folder=settings.source,
         bundle=bundle,
         contract=contract,
-        job=Job(sources=(source,), place=place, options=options, threads=1),
+        job=ScoringJob(sources=(source,), destination=destination, options=options, threads=1),
         responses=transform.list_responses(cloud, run),
     )
     return Batch(settings=settings, shards=shards, there=there, others=others, gatherer=gatherer)
@@ -112,8 +118,8 @@ def start(cloud: Cloud, batch: Batch, *, listener: Listener = SILENT) -> str | N
         CloudError: the role does not exist, or AWS refuses.
     """
     settings, gatherer = batch.settings, batch.gatherer
-    # Written first: a place that refuses it ends here, and not after the job.
-    gatherer.job.place.replace(SHARDS_FILE, listed_shards(batch.shards, gatherer.job.sources))
+    # Written first: a destination that refuses it ends here, and not after the job.
+    gatherer.job.destination.replace(SHARDS_FILE, listed_shards(batch.shards, gatherer.job.sources))
     jobs = transform.jobs_of(cloud, gatherer.run)
     if jobs and transform.is_running(jobs[-1]):
         return str(jobs[-1]["TransformJobName"])
@@ -168,7 +174,7 @@ def finish(
     jobs = transform.jobs_of(cloud, gatherer.run)
     for job in jobs:
         transform.remove_model(cloud, job["ModelName"])
-    gatherer.job.place.remove(batch.others)
+    gatherer.job.destination.remove(batch.others)
     return sum_up(batch, gatherer, jobs)
 
 
@@ -187,11 +193,11 @@ def sum_up(batch: Batch, gatherer: Gatherer, jobs: Sequence[dict[str, Any]]) -> 
     """Write the summary of all parts. Its speed is that of the jobs, by AWS's own times, without their start."""
     took = sum((transform.duration(job) for job in jobs), timedelta())
     last = jobs[-1] if jobs else {}
-    place, contract = gatherer.job.place, gatherer.contract
+    destination, contract = gatherer.job.destination, gatherer.contract
     summary = summarise(
         contract,
         load_reference(gatherer.bundle, contract),
-        read_tally(place, batch.shards, contract),
+        read_tally(destination, batch.shards, contract),
         shards=Shards(total=len(batch.shards), there=len(batch.there), again_after_loss=0, again_as_slow=0),
         sources=tuple(printable(source.address) for source in gatherer.job.sources),
         options=asdict(gatherer.job.options),
@@ -200,5 +206,5 @@ def sum_up(batch: Batch, gatherer: Gatherer, jobs: Sequence[dict[str, Any]]) -> 
         workers=last.get("TransformResources", {}).get("InstanceCount", 0),
         threads=last.get("MaxConcurrentTransforms", 0),
     )
-    place.replace(SUMMARY_FILE, (summary.model_dump_json(indent=2) + "\n").encode())
+    destination.replace(SUMMARY_FILE, (summary.model_dump_json(indent=2) + "\n").encode())
     return summary

@@ -24,7 +24,7 @@ from pneumoscope.score.listing import Entry
 from pneumoscope.score.parts import About, Layout, contract_sha256, write_part
 from pneumoscope.score.shards import Shard
 from pneumoscope.score.tally import Row, Tally
-from pneumoscope.score.worker import Job, Scorer
+from pneumoscope.score.worker import Scorer, ScoringJob
 from pneumoscope.settings.aws_names import Location
 from pneumoscope.settings.serve import BATCH_MEGABYTES, MEGABYTE
 
@@ -41,7 +41,7 @@ class Gatherer:
         folder: of the films in S3.
         bundle: the model that the job runs, on this machine.
         contract: of the bundle.
-        job: source, place and options.
+        job: source, destination and options.
         responses: names of the responses that there are; see `transform.list_responses`.
     """
 
@@ -50,7 +50,7 @@ class Gatherer:
     folder: Location
     bundle: Path
     contract: Contract
-    job: Job
+    job: ScoringJob
     responses: set[str]
 
     def to_send(self, shard: Shard) -> list[Entry]:
@@ -78,7 +78,7 @@ class Gatherer:
             contract=contract_sha256(self.contract),
             tally=Tally.of(rows),
         )
-        self.job.place.publish(shard.name, write_part(rows, layout, about))
+        self.job.destination.publish(shard.name, write_part(rows, layout, about))
         return True
 
     @property

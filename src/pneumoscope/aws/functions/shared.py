@@ -29,7 +29,7 @@ from pneumoscope.aws.limits import REALTIME
 from pneumoscope.aws.session import Cloud, error_code, fetch_file, translate_errors
 from pneumoscope.contract import CONTRACT_FILE, DISCLAIMER, Contract, load_contract
 from pneumoscope.errors import CloudError, ImageError, PneumoscopeError, UsageError
-from pneumoscope.settings.aws_names import Location, Place
+from pneumoscope.settings.aws_names import Location, S3Location
 
 if TYPE_CHECKING:  # loads ONNX Runtime and the image decoders, which calls to an endpoint rarely need
     from pneumoscope.engine import Engine
@@ -53,7 +53,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=lambda name: f"PNEUMOSCOPE_{name.upper()}")
 
     endpoint: str = Field(default="", description="SageMaker endpoint to call; empty: classify in this process.")
-    model: Place = Field(description="S3 address of the model.tar.gz; contract.json is beside it.")
+    model: S3Location = Field(description="S3 address of the model.tar.gz; contract.json is beside it.")
     bucket: str = Field(min_length=3, description="Bucket of the films and the results.")
     films_prefix: str = Field(default="films/", pattern=r"^[^/].*/$")
     results_prefix: str = Field(default="results/", pattern=r"^[^/].*/$")

@@ -41,7 +41,7 @@ def _train(arguments: Sequence[str]) -> None:
         raise (UsageError if isinstance(failure, UsageError) else RunError)(reason) from failure
 
 
-def _work(job: platform.Job, arguments: Sequence[str]) -> None:
+def _work(job: platform.TrainingJob, arguments: Sequence[str]) -> None:
     """Run the job, or this host's processes of it."""
     config, options = read_hyperparameters(job.hyperparameters, arguments)
     listener = make_listener(quiet=options.quiet or not World.from_environment().is_leader)

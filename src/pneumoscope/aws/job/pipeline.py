@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pneumoscope.aws.job.platform import Job
+from pneumoscope.aws.job.platform import TrainingJob
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.dataset.manifest import MANIFEST_FILE
@@ -31,12 +31,12 @@ _GRACE_SECONDS = 60.0  # from SIGTERM until started processes are killed; SageMa
 _RUN_FILES = (CONFIG_FILE, CARD_FILE, METRICS_FILE, CURVES_FILE)
 
 
-def needs_launch(job: Job, environment: Mapping[str, str] = os.environ) -> bool:
+def needs_launch(job: TrainingJob, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the job needs several processes that have not been started yet."""
     return not is_launched(environment) and len(job.hosts) * max(1, job.gpus) > 1
 
 
-def launch(job: Job, arguments: Sequence[str]) -> int:
+def launch(job: TrainingJob, arguments: Sequence[str]) -> int:
     """Run the job's command with these arguments in all of this host's processes, by torchrun; return the exit code."""
     module = ["-m", "pneumoscope.aws.job", *arguments]
     process = subprocess.Popen(
@@ -56,7 +56,7 @@ def launch(job: Job, arguments: Sequence[str]) -> int:
 
 
 def run_job(
-    job: Job, config: TrainConfig, *, precision: Precision = "fp32", listener: Listener = SILENT
+    job: TrainingJob, config: TrainConfig, *, precision: Precision = "fp32", listener: Listener = SILENT
 ) -> list[Report]:
     """Train on the channel `train`, install the bundle in the model directory, evaluate it on `val` and channel `test`.
 
@@ -91,7 +91,7 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _torchrun_options(job: Job) -> list[str]:
+def _torchrun_options(job: TrainingJob) -> list[str]:
     """The options of torchrun for this host."""
     return [
         f"--nnodes={len(job.hosts)}",
@@ -102,7 +102,7 @@ def _torchrun_options(job: Job) -> list[str]:
     ]
 
 
-def _network_variables(job: Job) -> dict[str, str]:
+def _network_variables(job: TrainingJob) -> dict[str, str]:
     """Variables that select the hosts' network interface, if the platform names one and the user has not chosen."""
     names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     return {name: job.interface for name in names if job.interface and name not in os.environ}
@@ -150,7 +150,9 @@ def _refuse_overlap(dataset: Dataset, test: Dataset) -> None:
         )
 
 
-def _train(job: Job, config: TrainConfig, dataset: Dataset, work: Path, world: World, listener: Listener) -> Path:
+def _train(
+    job: TrainingJob, config: TrainConfig, dataset: Dataset, work: Path, world: World, listener: Listener
+) -> Path:
     """Train, or resume; return the run's directory."""
     listener.say("loading PyTorch")
     from pneumoscope.training.fit import train  # after the checks: it takes seconds
@@ -172,7 +174,13 @@ def _can_resume(run: Path) -> bool:
 
 
 def _deliver(
-    job: Job, run: Path, dataset: Dataset, test: Dataset | None, work: Path, precision: Precision, listener: Listener
+    job: TrainingJob,
+    run: Path,
+    dataset: Dataset,
+    test: Dataset | None,
+    work: Path,
+    precision: Precision,
+    listener: Listener,
 ) -> list[Report]:
     """Write the bundle, the run's files and the reports where the platform collects them; return the reports."""
     from pneumoscope.export import export

@@ -36,7 +36,7 @@ _RESOURCES = "input/config/resourceconfig.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """A training job as seen from its container.
 
     `checkpoints` is None if the job keeps none, `gpus` is the number in this host, `interface` the network interface
@@ -68,7 +68,7 @@ def provides_model_directory(environment: Mapping[str, str] = os.environ) -> boo
     return on_platform(environment) or (_base_directory(environment) / "model").is_dir()
 
 
-def read_job(environment: Mapping[str, str] = os.environ) -> Job:
+def read_job(environment: Mapping[str, str] = os.environ) -> TrainingJob:
     """The training job in which this process runs.
 
     Raises:
@@ -81,7 +81,7 @@ def read_job(environment: Mapping[str, str] = os.environ) -> Job:
     )
     scripted = "SM_MODEL_DIR" in environment
     stored = {} if scripted else _read_json(base / _HYPERPARAMETERS)
-    job = Job(
+    job = TrainingJob(
         name=variable("TRAINING_JOB_NAME", "pneumoscope"),
         train=Path(variable("SM_CHANNEL_TRAIN", base / "input/data/train")),
         test=Path(test) if (test := variable("SM_CHANNEL_TEST")) else _existing_folder(base / "input/data/test"),

@@ -12,7 +12,7 @@ from pneumoscope.files import whole_file
 _PARTIAL = ".partial-"  # the beginning of temporary names, see `files.whole_file`
 
 
-class Place(Protocol):
+class Destination(Protocol):
     """Where parts go. It can be pickled, and is used by every worker."""
 
     @property
@@ -23,11 +23,11 @@ class Place(Protocol):
         """Check that parts can be put here, before any film is read; make the folder.
 
         Raises:
-            PneumoscopeError: the place cannot be used.
+            PneumoscopeError: the destination cannot be used.
         """
 
     def is_visible(self) -> bool:
-        """Whether this machine sees the place: a folder may be on another one's disk."""
+        """Whether this machine sees the destination: a folder may be on another one's disk."""
 
     def names(self) -> set[str]:
         """The names of all files here."""
@@ -49,7 +49,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderPlace:
+class FolderDestination:
     """A folder on a disk that every worker sees under the same path."""
 
     folder: Path
