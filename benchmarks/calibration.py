@@ -23,7 +23,7 @@ from pneumoscope.training.evidence import load_evidence
 
 BINS = 15
 PAIRS = (("temperature", "none"), ("vector", "temperature"), ("dirichlet", "vector"))
-DRAWS = 2000
+RESAMPLES = 2000
 
 
 def main() -> None:
@@ -61,10 +61,12 @@ def compare(films: HeldOutFilms, logits: Floats, rows: NDArray[np.bool_]) -> Non
         loss = float(np.average(losses[name], weights=selected.weights))
         error = calibration_errors(selected, shares, np.ones((1, len(selected.truth))))[0]
         print(f"  {name:12} NLL {loss:.4f}  ECE {error:.4f}  accuracy {accuracy:.4f}")
-    resampled = np.concatenate(list(metrics.bootstrap_weights(selected.patient.astype(str).tolist(), draws=DRAWS)))
+    resampled = np.concatenate(
+        list(metrics.bootstrap_weights(selected.patient.astype(str).tolist(), resamples=RESAMPLES))
+    )
     errors = {name: calibration_errors(selected, shares, resampled.astype(float)) for name, shares in by_method.items()}
     for one, other in PAIRS:
-        low, high = metrics.gain_interval(losses[one], losses[other], selected, draws=DRAWS)
+        low, high = metrics.gain_interval(losses[one], losses[other], selected, resamples=RESAMPLES)
         less, more = metrics.percentile_interval(np.subtract(errors[one], errors[other]))
         print(f"  {one} against {other}: NLL {low:+.4f} to {high:+.4f}, ECE {less:+.4f} to {more:+.4f}")
 

@@ -107,10 +107,10 @@ def test_epoch_times_survive_an_interruption(tmp_path: Path) -> None:
 
 
 def test_the_table_of_computing_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["metrics.py", "--films", "60", "90", "--draws", "40", "--looped", "2"])
+    monkeypatch.setattr(sys, "argv", ["metrics.py", "--films", "60", "90", "--resamples", "40", "--looped", "2"])
     figures_table.main()
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["films", "resamplings", "figures", "seconds", "loop", "ratio"]
+    assert head.split() == ["films", "resamples", "figures", "seconds", "loop", "ratio"]
     assert [row.split()[:3] for row in rows] == [["60", "40", "43"], ["90", "40", "43"]]
     assert all(float(value) > 0 for row in rows for value in row.split()[4:])
 
@@ -124,7 +124,7 @@ def test_the_table_of_calibrations(
     logits = (0.1 * evidence.logits + 0.3 * np.eye(3)[predicted]).astype(np.float32)
     save_evidence(replace(evidence, logits=logits), tmp_path / "evidence.npz")
     monkeypatch.setattr(sys, "argv", ["calibration.py", str(tmp_path / "evidence.npz")])
-    monkeypatch.setattr(calibration, "DRAWS", 50)
+    monkeypatch.setattr(calibration, "RESAMPLES", 50)
     calibration.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"plain: {len(evidence.label)} films"

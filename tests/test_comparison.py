@@ -139,10 +139,10 @@ def test_an_undefined_delong_test_is_nan() -> None:
 
 
 def compare_both(
-    truth: metrics.Indices, first: metrics.Floats, second: metrics.Floats, draws: int = 500
+    truth: metrics.Indices, first: metrics.Floats, second: metrics.Floats, resamples: int = 500
 ) -> dict[str, metrics.Difference]:
     patients = [str(film // 2) for film in range(len(truth))]
-    options: dict[str, Any] = {"classes": CLASSES, "groups": GROUPS, "draws": draws}
+    options: dict[str, Any] = {"classes": CLASSES, "groups": GROUPS, "resamples": resamples}
     return metrics.compare_predictions(truth, first, second, patients, priors=("uniform", "train"), **options)
 
 
@@ -151,8 +151,8 @@ def test_differences_are_those_of_the_two_summaries() -> None:
     _, second = sample(4, films=80)
     found = compare_both(truth, first, second)
     patients = [str(film // 2) for film in range(len(truth))]
-    one = metrics.summarise(truth, first, patients, classes=CLASSES, groups=GROUPS, prior="uniform", draws=2)
-    two = metrics.summarise(truth, second, patients, classes=CLASSES, groups=GROUPS, prior="train", draws=2)
+    one = metrics.summarise(truth, first, patients, classes=CLASSES, groups=GROUPS, prior="uniform", resamples=2)
+    two = metrics.summarise(truth, second, patients, classes=CLASSES, groups=GROUPS, prior="train", resamples=2)
     assert found.keys() == one.keys()
     for name, difference in found.items():
         assert difference.first == pytest.approx(one[name]["value"], abs=1e-6)
@@ -180,7 +180,7 @@ def test_pairing_makes_the_interval_narrower() -> None:
     second = metrics.softmax(np.log(first) + np.random.default_rng(0).normal(size=first.shape) / 4)
     found = compare_both(truth, first, second)["macro_auroc"]
     patients = [str(film // 2) for film in range(len(truth))]
-    alone = metrics.summarise(truth, first, patients, classes=CLASSES, groups=GROUPS, prior="train", draws=500)
+    alone = metrics.summarise(truth, first, patients, classes=CLASSES, groups=GROUPS, prior="train", resamples=500)
     low, high = alone["macro_auroc"]["low"], alone["macro_auroc"]["high"]
     assert low is not None
     assert high is not None
@@ -193,7 +193,7 @@ def test_any_figure_that_both_models_have_can_be_compared() -> None:
         lambda weights: {"share": metrics.weighted_mean(right, weights), "more": metrics.weighted_mean(right, weights)},
         lambda weights: {"share": metrics.weighted_mean(other, weights)},
         [str(film) for film in range(40)],
-        draws=300,
+        resamples=300,
     )
     assert found.keys() == {"share"}
     assert found["share"].value == 0.5
@@ -206,7 +206,7 @@ def test_an_undefined_difference_allows_no_conclusion() -> None:
     assert metrics.verdict(-0.2, -0.1) == "second better"
     assert metrics.verdict(-0.2, -0.1, lower_is_better=True) == "first better"
     probabilities = np.eye(3)[[0, 2, 2]]
-    found = compare_both(np.array([0, 0, 2]), probabilities, probabilities, draws=20)
+    found = compare_both(np.array([0, 0, 2]), probabilities, probabilities, resamples=20)
     assert math.isnan(found["macro_auroc"].value)
     assert found["macro_auroc"].verdict == "cannot conclude"
     with pytest.raises(ValueError, match=r"two arrays of shape \(3, 3\)"):
@@ -214,8 +214,8 @@ def test_an_undefined_difference_allows_no_conclusion() -> None:
 
 
 def test_resampled_differences_weight_both_models_alike() -> None:
-    """With the same predictions, every resampling's difference is 0."""
+    """With the same predictions, every resample's difference is 0."""
     truth, probabilities = sample(8)
-    for name, each in compare_both(truth, probabilities, probabilities, draws=50).items():
+    for name, each in compare_both(truth, probabilities, probabilities, resamples=50).items():
         if name.partition(".")[0] not in {"brier", "cross_entropy"} and "ece" not in name:  # two priors
             assert each.low == each.high == each.value == 0, name

@@ -68,7 +68,7 @@ def test_thinning_keeps_ends_and_corners_and_drops_points_between_them() -> None
 def test_a_resampled_curve_is_that_of_its_films(seed: int) -> None:
     truth, probabilities = sample(seed, 2)
     positive, scores = truth == 1, probabilities[:, 1]
-    rows = np.concatenate(list(metrics.bootstrap_weights([str(at // 2) for at in range(len(truth))], draws=5)))
+    rows = np.concatenate(list(metrics.bootstrap_weights([str(at // 2) for at in range(len(truth))], resamples=5)))
     rates, recalls = np.linspace(0, 1, 11), np.linspace(0.1, 1, 10)
     found = metrics.weighted_sensitivities(positive, scores, rows, rates)
     precisions = metrics.weighted_precisions(positive, scores, rows, recalls)

@@ -88,20 +88,20 @@ def test_weighted_aurocs_equal_those_of_repeated_films(seed: int) -> None:
 
 def test_bootstrap_draws_whole_groups_and_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = ["a", "a", "b", "c", "c", "c"]
-    drawn = np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=1)))
+    drawn = np.concatenate(list(metrics.bootstrap_weights(groups, resamples=50, seed=1)))
     assert drawn.shape == (50, 6)
     assert (drawn[:, 0] == drawn[:, 1]).all()
     assert (drawn[:, 3] == drawn[:, 5]).all()
     assert (drawn[:, 0] + drawn[:, 2] + drawn[:, 3] == 3).all()
-    monkeypatch.setattr(resampling, "_CELLS", 60)  # a few draws at a time are the same draws
-    assert np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=1))))
-    assert not np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, draws=50, seed=2))))
+    monkeypatch.setattr(resampling, "_CELLS", 60)  # a few resamples at a time are the same resamples
+    assert np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, resamples=50, seed=1))))
+    assert not np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, resamples=50, seed=2))))
 
 
 def test_a_bootstrap_interval_of_a_mean_agrees_with_its_formula() -> None:
     right = np.random.default_rng(0).random(400) < 0.8
     groups = [str(number) for number in range(400)]
-    drawn = np.concatenate([w @ right / w.sum(axis=1) for w in metrics.bootstrap_weights(groups, draws=2000)])
+    drawn = np.concatenate([w @ right / w.sum(axis=1) for w in metrics.bootstrap_weights(groups, resamples=2000)])
     low, high = metrics.percentile_interval(drawn)
     half = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / 400)
     assert abs(low - (right.mean() - half)) < 0.006

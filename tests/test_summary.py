@@ -20,11 +20,11 @@ GROUPS: dict[str, tuple[str, ...]] = {"pneumonia": ("bacteria", "virus")}
 
 
 def summarised(
-    truth: metrics.Indices, probabilities: metrics.Floats, patients: list[str] | None = None, draws: int = 200
+    truth: metrics.Indices, probabilities: metrics.Floats, patients: list[str] | None = None, resamples: int = 200
 ) -> dict[str, dict[str, float | None]]:
     own = [str(number) for number in range(len(truth))]
     return metrics.summarise(
-        truth, probabilities, patients or own, classes=CLASSES, groups=GROUPS, prior="uniform", draws=draws
+        truth, probabilities, patients or own, classes=CLASSES, groups=GROUPS, prior="uniform", resamples=resamples
     )
 
 
@@ -100,7 +100,7 @@ def test_figures_agree_with_scikit_learn(seed: int) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], [value], rtol=0, atol=1e-9, equal_nan=True, err_msg=name)
-    for name, figure in summarised(truth, probabilities, draws=2).items():
+    for name, figure in summarised(truth, probabilities, resamples=2).items():
         assert figure["value"] == metrics.finite_or_none(found[name][0])
 
 
@@ -109,7 +109,7 @@ def test_with_one_film_per_patient_the_accuracys_interval_is_about_the_binomial_
     truth = random.integers(3, size=500)
     right = random.random(500) < 0.8
     probabilities = np.eye(3)[np.where(right, truth, (truth + 1) % 3)]
-    figure = summarised(truth, probabilities, draws=2000)["accuracy"]
+    figure = summarised(truth, probabilities, resamples=2000)["accuracy"]
     half = 1.96 * math.sqrt(right.mean() * (1 - right.mean()) / 500)
     assert figure["value"] == pytest.approx(right.mean(), abs=1e-6)
     assert figure["low"] == pytest.approx(right.mean() - half, abs=0.005)
@@ -121,8 +121,8 @@ def test_similar_films_of_one_patient_widen_the_interval() -> None:
     truth = np.repeat(random.integers(3, size=60), 5)
     wrong = np.repeat(random.random(60) < 0.3, 5)
     probabilities = np.eye(3)[np.where(wrong, (truth + 1) % 3, truth)]
-    clustered = summarised(truth, probabilities, [str(number // 5) for number in range(300)], draws=1000)
-    alone = summarised(truth, probabilities, draws=1000)
+    clustered = summarised(truth, probabilities, [str(number // 5) for number in range(300)], resamples=1000)
+    alone = summarised(truth, probabilities, resamples=1000)
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "group_accuracy.pneumonia"):
         widths = []
         for summary in (clustered, alone):
@@ -147,7 +147,7 @@ def test_the_figures_of_a_resampling_are_those_of_its_films(prior: metrics.Prior
     """Each row of weights gives the figures of its films, repeated as often as they are drawn."""
     truth, probabilities = sample(7)
     patients = [str(number // 2) for number in range(len(truth))]
-    weights = np.concatenate(list(metrics.bootstrap_weights(patients, draws=20)))
+    weights = np.concatenate(list(metrics.bootstrap_weights(patients, resamples=20)))
     members = {"pneumonia": [0, 2]}
     found = weighted_figures(truth, probabilities, weights, CLASSES, members, prior=prior)
     for draw, row in enumerate(weights):
@@ -184,7 +184,7 @@ def test_an_operating_point_agrees_with_scikit_learn(seed: int, threshold: float
     truth, probabilities = sample(seed)
     sick, called = truth != 1, probabilities[:, [0, 2]].sum(axis=1) >= threshold
     patients = [str(number // 2) for number in range(len(truth))]
-    options: dict[str, Any] = {"members": [0, 2], "threshold": threshold, "prevalences": (0.05, 0.5), "draws": 50}
+    options: dict[str, Any] = {"members": [0, 2], "threshold": threshold, "prevalences": (0.05, 0.5), "resamples": 50}
     found = metrics.summarise_operating_point(truth, probabilities, patients, **options)
     sensitivity, specificity = sk.recall_score(sick, called), sk.recall_score(~sick, ~called)
     expected = {
@@ -208,7 +208,7 @@ def test_sets_are_summarised_by_class_and_size() -> None:
     truth, probabilities = sample(11)
     sets = probabilities > 0.25
     patients = [str(number) for number in range(len(truth))]
-    found = metrics.summarise_sets(truth, sets, patients, classes=CLASSES, draws=100)
+    found = metrics.summarise_sets(truth, sets, patients, classes=CLASSES, resamples=100)
     covered = sets[np.arange(len(truth)), truth]
     assert found["coverage"]["value"] == metrics.finite_or_none(covered.mean())
     assert found["coverage.virus"]["value"] == metrics.finite_or_none(covered[truth == 2].mean())

@@ -28,7 +28,7 @@ _TRAINING_SPLITS = {TEST: "train and val", STRESS: "train"}
 _FOLDS = 5
 _ROUNDS = 60
 _SMALL = 400  # films, below which the trees are smaller
-_DRAWS = 1000  # of the bootstrap
+_RESAMPLES = 1000  # of the bootstrap
 _SEED = 0
 
 
@@ -192,7 +192,7 @@ def _estimates(
     shown = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     areas = [metrics.auroc(truth == index, probabilities[:, index]) for index in shown]
     drawn: list[tuple[metrics.Floats, metrics.Floats]] = []
-    for weights in metrics.bootstrap_weights(groups, draws=_DRAWS, seed=_SEED):
+    for weights in metrics.bootstrap_weights(groups, resamples=_RESAMPLES, seed=_SEED):
         each = [metrics.weighted_aurocs(truth == index, probabilities[:, index], weights) for index in shown]
         drawn.append((weights @ right / weights.sum(axis=1), _defined_mean(np.array(each))))
     accuracies, aurocs = (np.concatenate(values) for values in zip(*drawn, strict=True))
@@ -201,7 +201,7 @@ def _estimates(
 
 
 def _defined_mean(areas: metrics.Floats) -> metrics.Floats:
-    """Mean over the first axis of the defined values: a class may be missing from a split or a resampling."""
+    """Mean over the first axis of the defined values: a class may be missing from a split or a resample."""
     return np.asarray(np.ma.masked_invalid(areas).mean(axis=0).filled(np.nan))
 
 

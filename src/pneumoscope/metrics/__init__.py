@@ -2,7 +2,7 @@
 
 Shapes and types: `truth` and `predicted` are integer class indices `[N]`; `probabilities` are floats `[N, C]` whose
 rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns prediction, and a stack of them is numbers
-`[..., C, C]`; `weights` state how much each film counts, `[..., N]` (resamplings, or films weighted to a prior): a
+`[..., C, C]`; `weights` state how much each film counts, `[..., N]` (resamples, or films weighted to a prior): a
 figure then has one value per row of them. Definitions agree with scikit-learn's where it has the metric.
 """
 

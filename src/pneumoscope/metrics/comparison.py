@@ -47,17 +47,17 @@ def compare(
     second: Callable[[Weights], Figures],
     patients: Sequence[str],
     *,
-    draws: int = 2000,
+    resamples: int = 2000,
 ) -> dict[str, Difference]:
     """Paired differences of any figures on the same films, by the patient-clustered bootstrap.
 
-    Each resampling evaluates both models, so that films that are hard for both do not widen the interval.
+    Each resample evaluates both models, so that films that are hard for both do not widen the interval.
 
     Args:
         first: the first model's figures for each row of film weights `[B, N]`, `float [B]` each.
         second: the second model's; figures that only one model has are left out.
         patients: the patient of every film, `[N]`.
-        draws: number of resamplings.
+        resamples: number of bootstrap resamples.
 
     Raises:
         ValueError: there are no films.
@@ -68,7 +68,7 @@ def compare(
         # One bootstrap over both models' figures: the pairing is what makes the interval narrow.
         return {f"{place} {name}": each[name] for name in one if name in two for place, each in ((1, one), (2, two))}
 
-    values, resampled = resample(both, patients, draws=draws)
+    values, resampled = resample(both, patients, resamples=resamples)
     names = [name.removeprefix("1 ") for name in values if name.startswith("1 ")]
     return {
         name: _difference(
@@ -87,7 +87,7 @@ def compare_predictions(
     classes: tuple[str, ...],
     groups: dict[str, tuple[str, ...]],
     priors: tuple[Prior, Prior],
-    draws: int = 2000,
+    resamples: int = 2000,
 ) -> dict[str, Difference]:
     """`compare` for all figures of `summarise`.
 
@@ -99,7 +99,7 @@ def compare_predictions(
         classes: their names, in the order of the indices.
         groups: classes reported together.
         priors: class frequencies that the first and the second model's probabilities assume.
-        draws: number of resamplings.
+        resamples: number of bootstrap resamples.
 
     Raises:
         ValueError: there are no films, or the arrays' shapes do not match.
@@ -115,7 +115,7 @@ def compare_predictions(
     def figures(probabilities: Floats, prior: Prior) -> Callable[[Weights], Figures]:
         return lambda weights: weighted_figures(truth, probabilities, weights, classes, members, prior=prior)
 
-    return compare(figures(first, priors[0]), figures(second, priors[1]), patients, draws=draws)
+    return compare(figures(first, priors[0]), figures(second, priors[1]), patients, resamples=resamples)
 
 
 def _difference(name: str, first: float, second: float, resampled: Floats) -> Difference:

@@ -1,4 +1,4 @@
-"""Points of ROC and precision-recall curves for charts, and the same curves of resamplings for bands."""
+"""Points of ROC and precision-recall curves for charts, and the same curves of resamples for bands."""
 
 import heapq
 from typing import NamedTuple

@@ -62,7 +62,7 @@ def cross_fitted(films: HeldOutFilms, method: Method) -> NDArray[np.float64]:
     return probabilities
 
 
-def choose_method(films: HeldOutFilms, *, draws: int = 1000) -> Method:
+def choose_method(films: HeldOutFilms, *, resamples: int = 1000) -> Method:
     """`vector` if it is better than `temperature` on films that it was not fitted to, else `temperature`.
 
     It is better if the difference of the weighted mean losses on held-out folds is below zero with its whole 95 %
@@ -73,16 +73,16 @@ def choose_method(films: HeldOutFilms, *, draws: int = 1000) -> Method:
     if not has_all or len(np.unique(films.fold)) == 1 or not _is_usable(fit(films, "vector")):
         return "temperature"
     losses = {method: film_losses(films.truth, cross_fitted(films, method)) for method in ("vector", "temperature")}
-    _, high = gain_interval(losses["vector"], losses["temperature"], films, draws=draws)
+    _, high = gain_interval(losses["vector"], losses["temperature"], films, resamples=resamples)
     return "vector" if high < 0 else "temperature"
 
 
-def gain_interval(one: Floats, two: Floats, films: HeldOutFilms, *, draws: int = 1000) -> tuple[float, float]:
+def gain_interval(one: Floats, two: Floats, films: HeldOutFilms, *, resamples: int = 1000) -> tuple[float, float]:
     """The 95 % interval, over patients, of the weighted mean of `one - two`, a value per film `[N]` each."""
     patients = films.patient.astype(str).tolist()
     drawn = [
         counts @ (films.weights * (one - two)) / (counts @ films.weights)
-        for counts in bootstrap_weights(patients, draws=draws)
+        for counts in bootstrap_weights(patients, resamples=resamples)
     ]
     return percentile_interval(np.concatenate(drawn))
 

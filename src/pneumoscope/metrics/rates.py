@@ -45,7 +45,7 @@ def weighted_confusions(truth: Indices, predicted: Indices, classes: int, weight
     >>> weighted_confusions(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, np.array([2, 1, 0])).tolist()
     [[2.0, 1.0], [0.0, 0.0]]
     """
-    # A matrix product over all resamplings at once.
+    # A matrix product over all resamples at once.
     cells = one_hot(truth * classes + predicted, classes * classes)
     return np.asarray((film_weights(weights, len(truth)) @ cells).reshape(*weights.shape[:-1], classes, classes))
 

@@ -31,7 +31,7 @@ def weights_at_prior(truth: Indices, weights: Weights, *, classes: int, prior: P
 
     Args:
         truth: class indices `[N]`.
-        weights: how much each film counts so far, `[..., N]`: ones, or resamplings.
+        weights: how much each film counts so far, `[..., N]`: ones, or resamples.
         classes: number of classes, C.
         prior: of the probabilities; "train" keeps the films' frequencies, "uniform" gives every class the weight
             1 / C. If a class has no films in a row, that is impossible, and all weights of the row are NaN.

@@ -10,20 +10,20 @@ from pneumoscope.metrics.array_types import Counts, Floats
 _CELLS = 2_000_000  # largest number of weights in memory at once: 16 MB
 
 
-def bootstrap_weights(groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Iterator[Counts]:
-    """The cluster bootstrap (Field and Welsh 2007): how often each film counts in each resampling.
+def bootstrap_weights(groups: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> Iterator[Counts]:
+    """The cluster bootstrap (Field and Welsh 2007): how often each film counts in each resample.
 
-    Whole groups are drawn, as films of one patient are not independent. The same seed gives the same resamplings.
+    Whole groups are drawn, as films of one patient are not independent. The same seed gives the same resamples.
 
     Yields:
-        `int64 [B, N]`, some of the `draws` at a time, so that memory is bounded.
+        `int64 [B, N]`, some of the `resamples` at a time, so that memory is bounded.
     """
     _, inverse = np.unique(np.asarray(groups), return_inverse=True)
     count = int(inverse.max()) + 1
     random = np.random.default_rng(seed)
-    at_once = max(1, min(draws, _CELLS // len(inverse)))
-    for done in range(0, draws, at_once):
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=min(at_once, draws - done))
+    at_once = max(1, min(resamples, _CELLS // len(inverse)))
+    for done in range(0, resamples, at_once):
+        drawn = random.multinomial(count, np.full(count, 1 / count), size=min(at_once, resamples - done))
         yield drawn[:, inverse]
 
 
@@ -43,7 +43,7 @@ def percentile_interval(values: Floats, *, level: float = 0.95) -> tuple[float, 
 def centred_interval(values: Floats, value: float) -> tuple[float, float]:
     """`percentile_interval`, shifted so that the mean of the values is `value`: for figures that resampling inflates.
 
-    An expected calibration error grows with noise, and a resampling adds its own noise to that of the films. On 600
+    An expected calibration error grows with noise, and a resample adds its own noise to that of the films. On 600
     simulated films with a true error of 0.051, the plain percentile interval contained it in 65 of 100 repetitions, the
     shifted one in 88.
 

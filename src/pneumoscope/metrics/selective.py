@@ -67,7 +67,7 @@ def risk_coverage_areas(right: Flags, confidence: Floats, weights: Weights) -> F
     _, hits, misses = group_by_score(right, confidence, weights)
     each = hits + misses
     answered = np.cumsum(each, axis=1)
-    # A resampling may have no films among the most confident ones; they add nothing to the area.
+    # A resample may have no films among the most confident ones; they add nothing to the area.
     risks = np.divide(np.cumsum(misses, axis=1), answered, out=np.zeros_like(answered), where=answered > 0)
     return ratio((risks * each).sum(axis=1), each.sum(axis=1))
 

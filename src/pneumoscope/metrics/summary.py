@@ -28,7 +28,7 @@ def summarise(
     classes: tuple[str, ...],
     groups: dict[str, tuple[str, ...]],
     prior: Prior,
-    draws: int = 2000,
+    resamples: int = 2000,
 ) -> Summary:
     """Figures of predictions with 95 % intervals by the patient-clustered bootstrap.
 
@@ -41,11 +41,11 @@ def summarise(
         classes: their names, in the order of the indices.
         groups: classes reported together.
         prior: the class frequencies that the probabilities assume. Brier score, cross-entropy and calibration errors
-            weight the films to it (`reliability.weights_at_prior`), anew in every resampling; other figures do not.
-        draws: number of resamplings.
+            weight the films to it (`reliability.weights_at_prior`), anew in every resample; other figures do not.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        Per figure `value`, `low` and `high`; the middle 95 % of the resamplings are between the last two (for
+        Per figure `value`, `low` and `high`; the middle 95 % of the resamples are between the last two (for
         calibration errors see `resampling.centred_interval`). Undefined values are None. For each class L and group G:
         accuracy, balanced_accuracy, macro_f1, mcc, macro_auroc, macro_average_precision, sensitivity.L,
         specificity.L, ppv.L, npv.L, f1.L, auroc.L, average_precision.L, group_accuracy.G, group_sensitivity.G,
@@ -61,11 +61,11 @@ def summarise(
     def figures(weights: Weights) -> Figures:
         return weighted_figures(truth, probabilities, weights, classes, members, prior=prior)
 
-    return with_intervals(figures, patients, draws=draws)
+    return with_intervals(figures, patients, resamples=resamples)
 
 
 def summarise_rule(
-    positive: Flags, called: Flags, patients: Sequence[str], *, prevalences: Sequence[float] = (), draws: int = 2000
+    positive: Flags, called: Flags, patients: Sequence[str], *, prevalences: Sequence[float] = (), resamples: int = 2000
 ) -> Summary:
     """Rates of a rule that calls films positive or not, with 95 % intervals by the patient-clustered bootstrap.
 
@@ -74,7 +74,7 @@ def summarise_rule(
         called: whether the rule calls it positive, `[N]`. At an operating point: the group's probability >= threshold.
         patients: the patient of every film, `[N]`.
         prevalences: shares of positives to state predictive values at, besides the films' own.
-        draws: number of resamplings.
+        resamples: number of bootstrap resamples.
 
     Returns:
         As `summarise`: sensitivity, specificity, ppv, npv, lr_positive, lr_negative (likelihood ratios), and for each
@@ -98,7 +98,7 @@ def summarise_rule(
             named |= {f"ppv_at.{prevalence:g}": ppvs, f"npv_at.{prevalence:g}": npvs}
         return named
 
-    return with_intervals(figures, patients, draws=draws)
+    return with_intervals(figures, patients, resamples=resamples)
 
 
 def summarise_operating_point(
@@ -109,7 +109,7 @@ def summarise_operating_point(
     members: Sequence[int],
     threshold: float,
     prevalences: Sequence[float] = (),
-    draws: int = 2000,
+    resamples: int = 2000,
 ) -> Summary:
     """`summarise_rule` for films that are called positive if a group's probability reaches a threshold.
 
@@ -120,7 +120,7 @@ def summarise_operating_point(
         members: the group's class indices; a single index for a class.
         threshold: least sum of the members' probabilities.
         prevalences: see `summarise_rule`.
-        draws: number of resamplings.
+        resamples: number of bootstrap resamples.
 
     Raises:
         ValueError: as `summarise_rule`.
@@ -128,11 +128,11 @@ def summarise_operating_point(
     _check(truth, probabilities, patients, probabilities.shape[-1])
     scores = probabilities[:, list(members)].sum(axis=1)
     positive = np.isin(truth, list(members))
-    return summarise_rule(positive, scores >= threshold, patients, prevalences=prevalences, draws=draws)
+    return summarise_rule(positive, scores >= threshold, patients, prevalences=prevalences, resamples=resamples)
 
 
 def summarise_sets(
-    truth: Indices, sets: Flags, patients: Sequence[str], *, classes: tuple[str, ...], draws: int = 2000
+    truth: Indices, sets: Flags, patients: Sequence[str], *, classes: tuple[str, ...], resamples: int = 2000
 ) -> Summary:
     """Coverage and size of prediction sets `bool [N, C]`, with 95 % intervals by the patient-clustered bootstrap.
 
@@ -153,23 +153,23 @@ def summarise_sets(
             named[f"set_size.{label}"] = found.class_size[:, index]
         return named | {f"size_share.{size}": found.size_shares[:, size] for size in range(len(classes) + 1)}
 
-    return with_intervals(figures, patients, draws=draws)
+    return with_intervals(figures, patients, resamples=resamples)
 
 
-def with_intervals(figures: Callable[[Weights], Figures], patients: Sequence[str], *, draws: int = 2000) -> Summary:
+def with_intervals(figures: Callable[[Weights], Figures], patients: Sequence[str], *, resamples: int = 2000) -> Summary:
     """Any figures of films with 95 % intervals by the patient-clustered bootstrap.
 
     Args:
         figures: computes them for each row of film weights `[B, N]`.
         patients: the patient of every film, `[N]`.
-        draws: number of resamplings.
+        resamples: number of bootstrap resamples.
 
     Raises:
         ValueError: there are no films.
     """
-    values, resampled = resample(figures, patients, draws=draws)
+    values, resampled = resample(figures, patients, resamples=resamples)
     summary = {}
-    # The resamplings of a calibration error are centred on its value, as noise inflates them.
+    # The resamples of a calibration error are centred on its value, as noise inflates them.
     for name, value in values.items():
         if is_calibration_error(name):
             low, high = centred_interval(resampled[name], value)
@@ -181,19 +181,19 @@ def with_intervals(figures: Callable[[Weights], Figures], patients: Sequence[str
 
 
 def resample(
-    figures: Callable[[Weights], Figures], patients: Sequence[str], *, draws: int
+    figures: Callable[[Weights], Figures], patients: Sequence[str], *, resamples: int
 ) -> tuple[dict[str, float], Figures]:
-    """Figures of the films themselves, and of each resampling, `float [draws]` each.
+    """Figures of the films themselves, and of each resample, `float [resamples]` each.
 
     Raises:
         ValueError: there are no films.
     """
     if not len(patients):
         raise ValueError("there are no films; figures need at least one")
-    # The films themselves are a resampling in which each counts once.
+    # The films themselves are a resample in which each counts once.
     values = {name: float(value[0]) for name, value in figures(np.ones((1, len(patients)), np.int64)).items()}
-    # In batches, so that memory does not grow with the number of resamplings.
-    parts = [figures(weights) for weights in bootstrap_weights(patients, draws=draws)]
+    # In batches, so that memory does not grow with the number of bootstrap resamples.
+    parts = [figures(weights) for weights in bootstrap_weights(patients, resamples=resamples)]
     return values, {name: np.concatenate([part[name] for part in parts]) for name in values}
 
 
@@ -280,7 +280,7 @@ def _calibration_figures(
     members: dict[str, list[int]],
     prior: Prior,
 ) -> Figures:
-    # Anew in each resampling: drawing patients changes the classes' frequencies.
+    # Anew in each resample: drawing patients changes the classes' frequencies.
     at_prior = reliability.weights_at_prior(truth, weights, classes=len(classes), prior=prior)
     errors = reliability.class_calibration_errors(truth, probabilities, at_prior)
     figures: Figures = {

@@ -10,7 +10,7 @@ from pneumoscope.engine import Engine
 from pneumoscope.engine.document import ModelName
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.report.document import Comparison, Difference, Figure, PairedTest, Seen, Verdict
-from pneumoscope.report.figures import DRAWS, one_vs_rest
+from pneumoscope.report.figures import RESAMPLES, one_vs_rest
 from pneumoscope.report.scoring import FilmResults, SplitResults, select_films
 
 _VERDICTS: dict[metrics.Verdict, Verdict] = {
@@ -75,7 +75,7 @@ def compare(
         classes=one.classes,
         groups=dict(one.groups),
         priors=priors,
-        draws=DRAWS,
+        resamples=RESAMPLES,
     )
     return Comparison(
         other=ModelName(**model),

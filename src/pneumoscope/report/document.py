@@ -288,7 +288,7 @@ class Report(Document):
     dataset: Films
     notes: tuple[Text, ...] = Field(description="Warnings that a reader must see before the figures.")
     n: int = Field(ge=1, description="Number of films that could be decoded; all figures are of these.")
-    resamples: int = Field(description="Resamplings of the bootstrap over patients.")
+    resamples: int = Field(description="Resamples of the bootstrap over patients.")
     classes: tuple[Text, ...]
     groups: dict[Text, tuple[Text, ...]]
     confusion: tuple[tuple[int, ...], ...] = Field(description="Rows truth, columns the most probable class.")

@@ -25,7 +25,7 @@ from pneumoscope.metrics import Weights
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report.document import Figure, Figures, Number, UndecodableFilm
 from pneumoscope.report.external import independent_difference
-from pneumoscope.report.figures import DRAWS, to_figures
+from pneumoscope.report.figures import RESAMPLES, to_figures
 
 DRIFT_FILE, PAGE_FILE, DECISIONS_FILE = "drift.json", "drift.html", "predictions.csv"
 #: Differences of shares smaller than this do not matter in practice, even if there are enough films to prove them.
@@ -59,7 +59,7 @@ class Drift(Document):
     undecodable: tuple[UndecodableFilm, ...]
     statuses: dict[str, int] = Field(description="Number of decodable films per status.")
     reasons: dict[str, int]
-    resamples: int = Field(description="Resamplings of the bootstrap over films; the patients are not known.")
+    resamples: int = Field(description="Resamples of the bootstrap over films; the patients are not known.")
     reference: Text = Field(description="The films that these are compared with, in words.")
     signs: tuple[Sign, ...]
     verdict: Text
@@ -142,7 +142,7 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
         ),
         statuses=dict(sorted(Counter(seen.statuses.tolist()).items())),
         reasons=dict(Counter(code for each in predictions for code in each.reason_codes).most_common()),
-        resamples=DRAWS,
+        resamples=RESAMPLES,
         reference=reference_words(reference),
         signs=signs,
         verdict=overall_verdict(signs),
@@ -163,7 +163,7 @@ def _signs(contract: Contract, seen: _DecodedFilms, reference: Reference | None)
         return found
 
     films = [str(number) for number in range(len(predicted))]  # each film its own group: the patients are not known
-    measured = to_figures(metrics.with_intervals(compute, films, draws=DRAWS))
+    measured = to_figures(metrics.with_intervals(compute, films, resamples=RESAMPLES))
     return compare_with_reference(contract, measured, reference)
 
 

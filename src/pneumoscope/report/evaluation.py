@@ -22,7 +22,16 @@ from pneumoscope.report.card import CARD_FILE, write_card
 from pneumoscope.report.compare import check_classes, compare
 from pneumoscope.report.document import REPORT_FILE, Films, ModelFacts, Report, Seen, Shortcuts, UndecodableFilm
 from pneumoscope.report.external import MappedFilms, describe_external, map_films, read_map
-from pneumoscope.report.figures import DRAWS, Cutoff, curves, decisions, figures, operating_points, plain_cutoffs, sets
+from pneumoscope.report.figures import (
+    RESAMPLES,
+    Cutoff,
+    curves,
+    decisions,
+    figures,
+    operating_points,
+    plain_cutoffs,
+    sets,
+)
 from pneumoscope.report.latency import latency
 from pneumoscope.report.page import draw_page
 from pneumoscope.report.scoring import FilmResults, SplitResults, predictions_table, score, score_films
@@ -278,7 +287,7 @@ def _report(
         ),
         notes=(),
         n=len(results.truth),
-        resamples=DRAWS,
+        resamples=RESAMPLES,
         classes=results.classes,
         groups=dict(results.groups),
         confusion=_confusion(results),

@@ -24,7 +24,7 @@ from pneumoscope.report.document import (
 )
 from pneumoscope.report.scoring import STATUSES, FilmResults
 
-DRAWS = 2000
+RESAMPLES = 2000
 PREVALENCES = (0.05, 0.1, 0.2, 0.5)
 MOST_PROBABLE, HALF = "most probable", "at one half"
 #: Values of x at which bands are computed: false positive rates, sensitivities and shares answered, and the threshold
@@ -62,7 +62,7 @@ def figures(results: FilmResults, prior: Prior) -> SplitFigures:
             classes=results.classes,
             groups=dict(results.groups),
             prior=prior,
-            draws=DRAWS,
+            resamples=RESAMPLES,
         )
     )
     found = SplitFigures(
@@ -121,7 +121,9 @@ def _operating_point(results: FilmResults, cutoff: Cutoff) -> OperatingPoint:
         called = members[results.predicted]
     else:
         called = scores >= cutoff.threshold
-    found = to_figures(metrics.summarise_rule(positive, called, results.patients, prevalences=PREVALENCES, draws=DRAWS))
+    found = to_figures(
+        metrics.summarise_rule(positive, called, results.patients, prevalences=PREVALENCES, resamples=RESAMPLES)
+    )
     return OperatingPoint(
         name=cutoff.name,
         of=cutoff.of,
@@ -170,7 +172,7 @@ def sets(results: FilmResults, level: float | None) -> Sets:
         nothing = Figure(value=None, low=None, high=None)
         empty = SetFigures(films=0, coverage=nothing, size=nothing)
         return Sets(level=level, all=empty, per_class=dict.fromkeys(results.classes, empty), sizes={})
-    found = to_figures(metrics.summarise_sets(truth, possible, patients, classes=results.classes, draws=DRAWS))
+    found = to_figures(metrics.summarise_sets(truth, possible, patients, classes=results.classes, resamples=RESAMPLES))
 
     def part(of: str, films: int) -> SetFigures:
         return SetFigures(films=films, coverage=found[f"coverage{of}"], size=found[f"set_size{of}"])
@@ -235,7 +237,7 @@ def to_figures(summary: metrics.Summary) -> Figures:
 
 
 def _with_intervals(results: FilmResults, compute: Callable[[Weights], metrics.Figures]) -> Figures:
-    return to_figures(metrics.with_intervals(compute, results.patients, draws=DRAWS))
+    return to_figures(metrics.with_intervals(compute, results.patients, resamples=RESAMPLES))
 
 
 def _reliabilities(results: FilmResults, prior: Prior) -> Iterator[tuple[str, Reliability]]:
