@@ -66,7 +66,7 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def _range(info: Any) -> str:
-    """The inclusive bounds of an option; exclusive ones are in its help, as typer does not know them."""
+    """The bounds of an option, if typer knows them; a range with an exclusive bound is in the option's help."""
     low, high = getattr(info, "min", None), getattr(info, "max", None)
     if low is None and high is None:
         return ""

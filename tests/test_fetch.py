@@ -399,7 +399,7 @@ def test_the_published_archives_are_the_documented_ones() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--version", "4"), 2, "Input should be less than or equal to 3"),
+        (("--version", "4"), 2, "is not one of '2', '3'"),
         (("--version", "2", "--full"), 2, "--full is for version 3"),
         (("--version", "2", "--sha256", "abc"), 2, "64 hexadecimal digits"),
         (("--version", "3", "--sha256", "0" * 64), 2, "needs --full"),

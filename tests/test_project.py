@@ -27,6 +27,18 @@ def test_the_cli_document_equals_the_commands_own_help() -> None:
     assert document == write_cli_docs.render(), "run `make docs`"
 
 
+def test_no_option_states_its_range_twice() -> None:
+    ranges = re.compile(r"\d+ to \d+\b|\b(?:more|less) than \d[^.]*\.|\bat (?:least|most) \d[^.]*\.", re.IGNORECASE)
+    rows = [row for row in write_cli_docs.render().splitlines() if row.startswith("|")]
+    assert sum(bool(ranges.search(row)) for row in rows) > 50
+    assert [row for row in rows if len(ranges.findall(row)) > 1] == []
+
+
+def test_no_option_states_its_default_twice() -> None:
+    rows = [row.split(" | ") for row in write_cli_docs.render().splitlines() if row.startswith("| `")]
+    assert [what for _, what, default in rows if "by default" in what and default.startswith("`")] == []
+
+
 @pytest.mark.parametrize("path", write_architecture_docs.DOCUMENTS, ids=lambda path: path.name)
 def test_the_pages_of_the_architecture_are_made_from_the_code(path: Path) -> None:
     assert path.read_text() == write_architecture_docs.DOCUMENTS[path](), "run `make docs`"

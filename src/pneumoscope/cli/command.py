@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from pneumoscope.documents import Document
     from pneumoscope.settings.option import Spelling
 
-#: Typer checks inclusive bounds; exclusive ones are in the help text, and are checked when the settings are read.
-_BOUNDS = {"ge": "", "le": "", "gt": " More than {}.", "lt": " Less than {}."}
+#: In the order in which a help text gives them: the lower bound first.
+_BOUNDS = {"gt": "more than {}", "ge": "at least {}", "lt": "less than {}", "le": "at most {}"}
+_EXCLUSIVE = {"gt", "lt"}
 
 
 class SettingsCommand(TyperCommand):
@@ -148,8 +149,11 @@ def _parameter(name: str, field: "FieldInfo", *, is_change: bool) -> inspect.Par
     spelling = _spelling(field)
     kind = _typer_type(spelling.kind or field.annotation)
     limits = {bound: getattr(each, bound) for each in field.metadata for bound in _BOUNDS if hasattr(each, bound)}
+    # Typer checks and shows inclusive bounds, but does not know exclusive ones. A range that has one is given by the
+    # help text alone, so that the option's range is in one place, and is checked when the settings are read.
+    in_words = not _EXCLUSIVE.isdisjoint(limits)
     options: dict[str, Any] = {
-        "help": f"{field.description}{''.join(_BOUNDS[bound].format(value) for bound, value in limits.items())}",
+        "help": f"{field.description} {_range(limits)}" if in_words else field.description,
         "envvar": spelling.variable,
         "metavar": spelling.metavar,
         "exists": "existing" in spelling.path,
@@ -159,15 +163,24 @@ def _parameter(name: str, field: "FieldInfo", *, is_change: bool) -> inspect.Par
     if spelling.argument:
         info = typer.Argument(**options)
     else:
-        info = typer.Option(
-            ..., *_option_names(name, field, is_change), min=limits.get("ge"), max=limits.get("le"), **options
-        )
+        bounds: dict[str, Any] = {} if in_words else {"min": limits.get("ge"), "max": limits.get("le")}
+        info = typer.Option(..., *_option_names(name, field, is_change), **bounds, **options)
     default = None if is_change or field.default_factory or field.default in ((), {}) else field.default
     if field.is_required() and not is_change:
         default = inspect.Parameter.empty
     else:
         kind |= None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _range(limits: dict[str, Any]) -> str:
+    """Bounds as a sentence.
+
+    >>> _range({"lt": 1, "ge": 0})
+    'At least 0, less than 1.'
+    """
+    words = ", ".join(_BOUNDS[bound].format(limits[bound]) for bound in _BOUNDS if bound in limits)
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _option_names(name: str, field: "FieldInfo", is_change: bool) -> tuple[str, ...]:  # noqa: FBT001 (private, by position)

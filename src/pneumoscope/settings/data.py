@@ -68,7 +68,7 @@ Codec = Annotated[str, AfterValidator(_text_codec)]
 class Fetch(Document):
     """Settings of `data fetch`."""
 
-    version: int = Field(ge=2, le=3, description="Version of the published archive: 2 (1.2 GB) or 3.")
+    version: Literal[2, 3] = Field(description="Version of the published archive; version 2 has 1.2 GB.")
     out: Path = Field(description="Folder to download into.")
     full: bool = Field(default=False, description="Version 3: download all 8.4 GB, instead of the chest films only.")
     url: str | None = Field(default=None, description="Address of a mirror, instead of the publisher's.")
