@@ -1,10 +1,15 @@
 """A real HTTP server on this machine that serves a file correctly, or with a chosen fault; and how to run any other."""
 
+import hashlib
+import random
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
@@ -12,6 +17,11 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
+from pneumoscope.archive.remote import RetryPolicy
+
+CONTENT = random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+QUICK = RetryPolicy(timeout=0.5, attempts=4, first_attempts=3, first_wait=0.01, longest_wait=0.05)
 PIECE = 16_384
 
 
@@ -210,3 +220,25 @@ def serving(content: bytes) -> Iterator[Server]:
     server = Server(content)
     with listening(server):
         yield server
+
+
+def kill_fetch_when(progress: Callable[[], int], reached: int, *arguments: object) -> bool:
+    """Run `data fetch` and kill it at this progress; return whether it was killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pneumoscope", "data", "fetch", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        while process.poll() is None:
+            if progress() >= reached:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                return True
+            time.sleep(0.002)
+        assert process.stderr is not None
+        assert process.returncode == 0, process.stderr.read()
+        return False
+    finally:
+        process.kill()
+        process.communicate()

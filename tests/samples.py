@@ -30,6 +30,7 @@ main()
 """
 if TYPE_CHECKING:
     from pneumoscope.dataset import Dataset
+    from pneumoscope.dataset.prepare import PrepareSummary
     from pneumoscope.export.calibration import CalibrationSet
     from pneumoscope.training.evidence import Evidence
 
@@ -234,3 +235,23 @@ def noise(count: int, size: int, seed: int = 0) -> np.ndarray:
     coarse = random.integers(0, 256, (count, 1, 8, 8)).astype(np.float32)
     smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear")
     return smooth.numpy().astype(np.uint8)
+
+
+def prepare_archives(folder: Path, *sources: dict[str, bytes], **settings: Any) -> "tuple[PrepareSummary, Dataset]":
+    """Make a data set in `folder` from ZIP archives of these members."""
+    from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
+
+    folder.mkdir(exist_ok=True)
+    paths = [make_zip(folder / f"v{number + 2}.zip", members) for number, members in enumerate(sources)]
+    summary = prepare(paths, folder / "out", PrepareConfig(val_fraction=0.25, **settings))
+    return summary, load_dataset(folder / "out")
+
+
+def noise_film(seed: str) -> NDArray[np.uint8]:
+    """Noise of its own for each text, `uint8 [60, 60]`."""
+    return np.random.default_rng(list(seed.encode())).integers(0, 256, (60, 60), dtype=np.uint8)
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names of the files in a folder."""
+    return {path.name for path in folder.iterdir()}

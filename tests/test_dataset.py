@@ -1,6 +1,4 @@
-import csv
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -8,13 +6,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
-from pneumoscope.dataset.manifest import Record, format_manifest, parse_manifest
-from pneumoscope.dataset.split import LabelledFilm, cut_patients
 from pneumoscope.errors import DatasetError, UsageError
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
 from samples import INTERRUPTIBLE, REAL, encode, make_zip, ramp, small_films, speckle, write_tree
@@ -34,54 +28,6 @@ def films_of_one_part_only() -> dict[str, bytes]:
     """Class cat in the train part, class dog in the test part."""
     parts = (("train", "cat"), ("test", "dog"))
     return {f"{part}/{name}": data for part, label in parts for name, data in class_folders((label,)).items()}
-
-
-FILMS = st.lists(
-    st.builds(LabelledFilm, label=st.sampled_from("ab"), patient=st.integers(0, 25).map(str)), min_size=1, max_size=120
-)
-
-
-@given(films=FILMS, fraction=st.floats(0.05, 0.6), seed=st.integers(0, 99))
-@settings(deadline=None)
-def test_a_split_is_by_patient_near_the_fraction_and_independent_of_order(
-    films: list[LabelledFilm], fraction: float, seed: int
-) -> None:
-    patients: defaultdict[str, set[str]] = defaultdict(set)
-    for each in films:
-        patients[each.label].add(each.patient)
-    if any(len(holders) < 2 for holders in patients.values()):
-        with pytest.raises(DatasetError, match="has too few patients"):
-            cut_patients(films, fraction=fraction, seed=seed)
-        return
-    try:
-        chosen = cut_patients(films, fraction=fraction, seed=seed)
-    except DatasetError as failure:
-        assume("cannot be on both sides" not in str(failure))
-        raise
-    assert chosen == cut_patients(films[::-1], fraction=fraction, seed=seed)
-    sizes = Counter(each.patient for each in films)
-    for label, holders in patients.items():
-        assert chosen & holders, label
-        assert holders - chosen, label
-        taken = sum(each.label == label and each.patient in chosen for each in films)
-        wanted = fraction * sum(each.label == label for each in films)
-        assert abs(taken - wanted) <= 2 * max(sizes.values()) + 1
-
-
-def test_an_impossible_split_is_an_error() -> None:
-    tied = [LabelledFilm(label=label, patient=patient) for label in "ab" for patient in ("1", "2")]
-    chosen = cut_patients(tied, fraction=0.3, seed=0)
-    assert len(chosen) == 1
-    chain = [
-        ("a", "1"),
-        ("a", "2"),
-        ("b", "2"),
-        ("b", "3"),
-        ("c", "3"),
-        ("c", "1"),
-    ]  # each pair of classes shares a patient
-    with pytest.raises(DatasetError, match="cannot be on both sides"):
-        cut_patients([LabelledFilm(label=label, patient=patient) for label, patient in chain], fraction=0.3, seed=0)
 
 
 def test_prepare_keeps_the_test_part_and_splits_by_patient(dataset: Dataset, phantom_folder: Path) -> None:
@@ -116,30 +62,6 @@ def test_same_input_and_seed_give_the_same_manifest_and_another_seed_another(pha
         prepare([phantom_zip], tmp_path / str(number), PrepareConfig(seed=seed, val_fraction=0.25))
         contents.append((tmp_path / str(number) / "manifest.csv").read_bytes())
     assert contents[0] == contents[1] != contents[2]
-
-
-def test_manifest_columns_are_the_documented_ones(dataset: Dataset) -> None:
-    with (dataset.root / "manifest.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    documented = "path label split patient source file_sha256 luma_sha256 phash width height bytes mode"
-    assert list(rows[0]) == documented.split(" ")
-    row = rows[0]
-    path = dataset.root / row["path"]
-    with Image.open(path) as image:
-        assert str(image.width) == row["width"]
-        assert str(image.height) == row["height"]
-        assert image.mode == row["mode"]
-    assert int(row["bytes"]) == path.stat().st_size
-
-
-def test_manifest_survives_a_round_trip() -> None:
-    odd = Record(
-        path='train/a/"x",\n.png', label="a", split="train", patient="a/1", source="s:é", file_sha256="0" * 64,
-        luma_sha256="1" * 64, phash="2" * 64, width=3, height=4, bytes=5, mode="L",
-    )  # fmt: skip
-    assert parse_manifest(format_manifest([odd])) == [odd]
-    with pytest.raises(ValueError, match="not the header"):
-        parse_manifest("a,b\n1,2\n")
 
 
 def test_the_result_loads_with_torchvision(dataset: Dataset) -> None:
@@ -416,34 +338,6 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     assert running.returncode == 130
     assert "Traceback" not in out + err
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_a_changed_film_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
-    copy = load_dataset(Path(shutil.copytree(dataset.root, tmp_path / "copy")))
-    film_row = copy.films[0]
-    path = copy.root / film_row.path
-    path.write_bytes(path.read_bytes() + b"!")
-    with pytest.raises(DatasetError, match="not the file the manifest names"):
-        copy.read(film_row)
-    path.unlink()
-    with pytest.raises(DatasetError, match="cannot be read"):
-        copy.read(film_row)
-
-
-def test_not_a_data_set(tmp_path: Path, dataset: Dataset) -> None:
-    with pytest.raises(DatasetError, match="not a prepared data set"):
-        load_dataset(tmp_path)
-    copy = Path(shutil.copytree(dataset.root, tmp_path / "copy"))
-    card = (copy / "dataset.json").read_text()
-    (copy / "dataset.json").write_text(card.replace('"seed"', '"sead"'))
-    with pytest.raises(DatasetError, match=r"config\.sead"):
-        load_dataset(copy)
-    (copy / "dataset.json").write_text(card)
-    (copy / "manifest.csv").write_text("nonsense\n")
-    with pytest.raises(DatasetError, match="1 values and is not the header"):
-        load_dataset(copy)
-    with pytest.raises(DatasetError, match="no split 'stress'"):
-        dataset.split("stress")
 
 
 @pytest.mark.slow

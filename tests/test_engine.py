@@ -15,13 +15,11 @@ import dicoms
 from pneumoscope.contract import InputRule, load_contract, save_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine, ImageFile, rejection
-from pneumoscope.errors import BundleError, RunError, UsageError
-from pneumoscope.export import PARITY_TOLERANCE, export, load_network
-from pneumoscope.export.quantise import logits_of
+from pneumoscope.errors import UsageError
+from pneumoscope.export import PARITY_TOLERANCE, load_network
 from pneumoscope.imaging import Limits, load_input
 from pneumoscope.metrics import softmax
 from pneumoscope.phantom import encode_jpeg, film
-from pneumoscope.settings.training import ExportConfig
 from samples import REPOSITORY, TINY, encode
 
 FILM = encode_jpeg(film("bacteria", patient=1))
@@ -296,44 +294,6 @@ def test_only_an_available_provider_is_accepted(tiny_bundle: Path) -> None:
         UsageError, match=r"provider 'cuda' is not in this ONNX Runtime, which has: .*cpu.*onnxruntime-gpu"
     ):
         Engine.load(tiny_bundle, provider="cuda")
-
-
-@pytest.mark.parametrize("ages", [(0.0, 200.0), (18.0, 2.0)])
-def test_export_refuses_impossible_ages_at_once(
-    ages: tuple[float, float], tiny_run: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    with pytest.raises(UsageError, match=r"ages \(.*\) are not valid"):
-        export(tiny_run, dataset, tmp_path / "bundle", ExportConfig(ages=ages))
-    assert not list(tmp_path.iterdir())
-
-
-def test_export_refuses_a_model_that_differs_from_pytorch(
-    tiny_run: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def off(model: Path, images: np.ndarray) -> np.ndarray:
-        return logits_of(model, images)[:, ::-1]
-
-    monkeypatch.setattr("pneumoscope.export.exporter.logits_of", off)
-    with pytest.raises(BundleError, match="differs from PyTorch"):
-        export(tiny_run, dataset, tmp_path / "bundle")
-    assert not list(tmp_path.iterdir())
-
-
-def test_export_refuses_unfinished_and_foreign_runs(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:
-    import shutil
-
-    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    (run / "weights.safetensors").unlink()
-    with pytest.raises(RunError, match=r"no weights\.safetensors.*--resume"):
-        export(run, dataset, tmp_path / "bundle")
-    (run / "weights.safetensors").write_bytes(b"damaged")
-    with pytest.raises(RunError, match="damaged"):
-        export(run, dataset, tmp_path / "bundle")
-    card = json.loads((run / "run.json").read_text()) | {"dataset": "0" * 64}
-    (run / "run.json").write_text(json.dumps(card))
-    with pytest.raises(RunError, match="is not the data set"):
-        export(run, dataset, tmp_path / "bundle")
-    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from pneumoscope.errors import BundleError, RunError, UsageError
 from pneumoscope.export import PARITY_TOLERANCE, export
 from pneumoscope.export.exporter import _population
 from pneumoscope.export.graph import write_onnx
+from pneumoscope.export.quantise import logits_of
 from pneumoscope.files import sha256_of
 from pneumoscope.settings.training import ExportConfig
 from pneumoscope.training.config import make_config
@@ -299,3 +300,41 @@ def test_a_graph_with_weights_in_another_file_is_refused(own_bundle: Path) -> No
     save_contract(contract.model_copy(update={"files": files}), own_bundle)
     with pytest.raises(BundleError, match="stores weights in other files, which no hash covers"):
         Engine.load(own_bundle)
+
+
+@pytest.mark.parametrize("ages", [(0.0, 200.0), (18.0, 2.0)])
+def test_export_refuses_impossible_ages_at_once(
+    ages: tuple[float, float], tiny_run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"ages \(.*\) are not valid"):
+        export(tiny_run, dataset, tmp_path / "bundle", ExportConfig(ages=ages))
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_refuses_a_model_that_differs_from_pytorch(
+    tiny_run: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(model: Path, images: np.ndarray) -> np.ndarray:
+        return logits_of(model, images)[:, ::-1]
+
+    monkeypatch.setattr("pneumoscope.export.exporter.logits_of", off)
+    with pytest.raises(BundleError, match="differs from PyTorch"):
+        export(tiny_run, dataset, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_refuses_unfinished_and_foreign_runs(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    import shutil
+
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "weights.safetensors").unlink()
+    with pytest.raises(RunError, match=r"no weights\.safetensors.*--resume"):
+        export(run, dataset, tmp_path / "bundle")
+    (run / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(RunError, match="damaged"):
+        export(run, dataset, tmp_path / "bundle")
+    card = json.loads((run / "run.json").read_text()) | {"dataset": "0" * 64}
+    (run / "run.json").write_text(json.dumps(card))
+    with pytest.raises(RunError, match="is not the data set"):
+        export(run, dataset, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

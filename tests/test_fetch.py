@@ -1,13 +1,7 @@
 """Downloads from a real server that misbehaves in the ways servers do."""
 
 import hashlib
-import io
 import random
-import signal
-import subprocess
-import sys
-import time
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,19 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from local_server import Server, serving
-from pneumoscope.archive import fetch, open_source
-from pneumoscope.archive.fetch import ExpectedFile, fetch_file, fetch_films
-from pneumoscope.archive.known_archives import PUBLISHED_ARCHIVES
-from pneumoscope.archive.remote import RetryPolicy
-from pneumoscope.dataset import PrepareConfig, prepare
+from local_server import CONTENT, QUICK, SHA256, Server, kill_fetch_when, serving
+from pneumoscope.archive import fetch
+from pneumoscope.archive.fetch import ExpectedFile, fetch_file
 from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.progress import Listener
-from samples import as_version3, make_zip, small_films
-
-CONTENT = random.Random(0).randbytes(300_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = RetryPolicy(timeout=0.5, attempts=4, first_attempts=3, first_wait=0.01, longest_wait=0.05)
+from samples import names_in
 
 
 @pytest.fixture
@@ -40,10 +27,6 @@ def get(server: Server, behaviour: str, path: Path, *, size: int | None = len(CO
     return fetch_file(ExpectedFile(url=server.url(behaviour), sha256=sha256, size=size), path, policy=QUICK)
 
 
-def left(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize(
     "behaviour",
     ["good", "redirect", "busy-twice", "breaks", "no-ranges", "no-ranges-breaks-once", "stalls-once", "no-length"],
@@ -54,7 +37,7 @@ def test_a_bad_server_still_gives_the_right_file(
 ) -> None:
     assert get(server, behaviour, tmp_path / "a.zip", size=size)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert left(tmp_path) == {"a.zip"}
+    assert names_in(tmp_path) == {"a.zip"}
 
 
 def test_a_broken_connection_is_resumed_by_range(server: Server, tmp_path: Path) -> None:
@@ -93,7 +76,7 @@ def test_permanent_failures_are_not_retried_and_keep_nothing(
     with pytest.raises(ArchiveError, match=message):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] == (21 if behaviour == "circle" else 1)
-    assert not left(tmp_path)
+    assert not names_in(tmp_path)
 
 
 @pytest.mark.parametrize("behaviour", ["announces-more", "announces-less"])
@@ -138,7 +121,7 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=50_100_000))
     with pytest.raises(ArchiveError, match=r"has 50 MB free; 50 MB are needed\. Make room"):
         get(server, "good", tmp_path / "a.zip")
-    assert not left(tmp_path)
+    assert not names_in(tmp_path)
 
 
 def test_proxies_come_from_the_environment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,28 +161,6 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def kill_when(progress: Callable[[], int], reached: int, *arguments: object) -> bool:
-    """Run the command and kill it at this progress; return whether it was killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pneumoscope", "data", "fetch", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        while process.poll() is None:
-            if progress() >= reached:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return True
-            time.sleep(0.002)
-        assert process.stderr is not None
-        assert process.returncode == 0, process.stderr.read()
-        return False
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_the_hash_is_right_after_twenty_kills_at_random_points(tmp_path: Path) -> None:
     draw = random.Random(1)
     content = draw.randbytes(2_000_000)
@@ -211,11 +172,11 @@ def test_the_hash_is_right_after_twenty_kills_at_random_points(tmp_path: Path) -
             part = out / "ChestXRay2017.zip.part"
             command = ("--version", 2, "--out", out, "--url", running.url("slow"), "--sha256", digest, "--quiet")
             for reached in sorted(draw.randrange(1, len(content) * 9 // 10) for _ in range(4)):
-                kills += kill_when(partial(size_of, part), reached, *command)
+                kills += kill_fetch_when(partial(size_of, part), reached, *command)
                 assert not (out / "ChestXRay2017.zip").exists()
-            assert not kill_when(lambda: 0, 1, *command)
+            assert not kill_fetch_when(lambda: 0, 1, *command)
             assert hashlib.sha256((out / "ChestXRay2017.zip").read_bytes()).hexdigest() == digest
-            assert left(out) == {"ChestXRay2017.zip"}
+            assert names_in(out) == {"ChestXRay2017.zip"}
         assert kills == 20
         assert sum(held is not None for _, held in running.asked) >= 15, "it was resumed, and did not start again"
 
@@ -223,82 +184,6 @@ def test_the_hash_is_right_after_twenty_kills_at_random_points(tmp_path: Path) -
 def test_two_fetches_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:
     with fetch._locked(tmp_path / "a.zip.part"), pytest.raises(UsageError, match="another download"):
         get(server, "good", tmp_path / "a.zip")
-
-
-@pytest.fixture(scope="module")
-def version3_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive like version 3: chest films among many other images."""
-    draw = random.Random(2)
-    eyes = {f"CellData/OCT/train/CNV/CNV-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
-    more = {f"CellData/OCT/test/DRUSEN/DRUSEN-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
-    junk = {"__MACOSX/CellData/chest_xray/._x": b"junk", "CellData/chest_xray/.DS_Store": b"junk"}
-    return make_zip(
-        tmp_path_factory.mktemp("three") / "ZhangLabData.zip", eyes | as_version3(small_films()) | junk | more
-    )
-
-
-def films(server: Server, behaviour: str, folder: Path, listener: Listener | None = None) -> int | None:
-    return fetch_films(
-        PUBLISHED_ARCHIVES[3], folder, url=server.url(behaviour), policy=QUICK, listener=listener or Listener()
-    )
-
-
-@pytest.fixture
-def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_READ_AHEAD", 65_536)
-
-
-@pytest.mark.usefixtures("small_reads")
-@pytest.mark.parametrize("behaviour", ["good", "redirect", "busy-twice", "breaks", "corrupt-once"])
-def test_only_the_chest_films_are_fetched_by_ranges(version3_zip: Path, behaviour: str, tmp_path: Path) -> None:
-    with serving(version3_zip.read_bytes()) as running:
-        if behaviour == "corrupt-once":  # the damaged byte is in the middle, which must be a film
-            assert b"BACTERIA" in running.content[len(running.content) // 2 - 4000 :][:8000]
-        assert films(running, behaviour, tmp_path / "chest") == 36
-        if behaviour == "good":
-            asked = [held.partition("=")[2].split("-") for _, held in running.asked if held]
-            assert sum(int(stop) + 1 - int(start) for start, stop in asked) < len(running.content) / 3
-    with zipfile.ZipFile(version3_zip) as archive, open_source(tmp_path / "chest", max_bytes=10**7) as found:
-        assert len(found.members) == 36
-        assert all(member.read() == archive.read(member.name) for member in found.members)
-    summary = prepare([tmp_path / "chest"], tmp_path / "data", PrepareConfig(val_fraction=0.25))
-    assert summary.sources[0].films == 36
-    assert summary.sources[0].refused == 0
-
-
-@pytest.mark.usefixtures("small_reads")
-def test_films_that_are_there_are_not_fetched_again(version3_zip: Path, tmp_path: Path) -> None:
-    with serving(version3_zip.read_bytes()) as running:
-        films(running, "good", tmp_path / "one")
-        (tmp_path / "one").rename(tmp_path / "two.part")
-        some = sorted((tmp_path / "two.part").rglob("*.jpeg"))
-        some[0].unlink()
-        some[1].write_bytes(bytes(some[1].stat().st_size))
-        running.asked.clear()
-        films(running, "good", tmp_path / "two")
-        assert len(running.asked) <= 6
-        with zipfile.ZipFile(version3_zip) as archive:
-            for path in some[:2]:
-                name = path.relative_to(tmp_path / "two.part").as_posix()
-                assert (tmp_path / "two" / name).read_bytes() == archive.read(name)
-        assert films(running, "good", tmp_path / "two") is None
-        next((tmp_path / "two").rglob("*.jpeg")).write_bytes(b"mine")
-        with pytest.raises(UsageError, match="does not contain the films"):
-            films(running, "good", tmp_path / "two")
-
-
-@pytest.mark.usefixtures("small_reads")
-def test_foreign_files_never_get_the_final_name(version3_zip: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "chest.part" / "CellData" / "chest_xray" / "train" / "NORMAL"
-    folder.mkdir(parents=True)
-    (folder / "NORMAL-999-0001.jpeg").write_bytes(b"of another mirror")
-    (folder / ".NORMAL-1-0001.jpeg.partial-abc").write_bytes(b"left by a kill")
-    with serving(version3_zip.read_bytes()) as running:
-        assert films(running, "good", tmp_path / "chest") == 36
-        assert len([path for path in (tmp_path / "chest").rglob("*") if path.is_file()]) == 36
-        (tmp_path / "empty").mkdir()
-        with pytest.raises(UsageError, match="does not contain the films"):
-            films(running, "good", tmp_path / "empty")
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
@@ -333,67 +218,6 @@ def test_unusual_responses_give_a_one_sentence_error(
     with pytest.raises(error):
         get(server, behaviour, tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
-
-
-@pytest.mark.usefixtures("small_reads")
-@pytest.mark.parametrize(
-    ("behaviour", "message"),
-    [
-        ("no-ranges", "does not serve parts of a file; fetch the whole file with --full"),
-        ("no-length", "does not state its size"),
-        ("corrupt", "arrived damaged .* 3 times; the films that arrived whole are kept"),
-        ("missing", "404"),
-    ],
-)
-def test_films_that_cannot_be_fetched_by_ranges(
-    version3_zip: Path, behaviour: str, message: str, tmp_path: Path
-) -> None:
-    with serving(version3_zip.read_bytes()) as running, pytest.raises(ArchiveError, match=message):
-        films(running, behaviour, tmp_path / "chest")
-    assert not (tmp_path / "chest").exists()
-
-
-@pytest.mark.parametrize("kind", ["no zip", "other zip", "unsafe"])
-def test_remote_files_that_are_not_version_3(kind: str, tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("a/chest_xray/../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
-    content, message = {
-        "no zip": (CONTENT, "is not a readable ZIP archive"),
-        "other zip": (stream.getvalue(), "contains no folder chest_xray"),
-        "unsafe": (stream.getvalue(), "unsafe path"),
-    }[kind]
-    with serving(content) as running, pytest.raises(ArchiveError, match=message):
-        films(running, "good", tmp_path / "chest")
-    assert not (tmp_path / "x.jpeg").exists()
-
-
-def test_a_killed_version_3_fetch_is_resumed(version3_zip: Path, tmp_path: Path) -> None:
-    draw, kills = random.Random(3), 0
-    with serving(version3_zip.read_bytes()) as running:
-        command = ("--version", 3, "--out", tmp_path, "--url", running.url("slow"), "--quiet")
-        for _ in range(5):
-            reached = running.sent + draw.randrange(1, len(running.content) // 3)
-            kills += kill_when(lambda: running.sent, reached, *command)
-        kill_when(lambda: 0, 1, *command)
-    assert kills >= 3
-    assert left(tmp_path) == {"ZhangLabData-chest"}
-    with zipfile.ZipFile(version3_zip) as archive:
-        names = [
-            name for name in archive.namelist() if "chest_xray" in name and "/._" not in name and ".DS" not in name
-        ]
-        assert len(names) == 36
-        assert all((tmp_path / "ZhangLabData-chest" / name).read_bytes() == archive.read(name) for name in names)
-
-
-def test_the_published_archives_are_the_documented_ones() -> None:
-    assert {version: each.file for version, each in PUBLISHED_ARCHIVES.items()} == {
-        2: "ChestXRay2017.zip",
-        3: "ZhangLabData.zip",
-    }
-    for each in PUBLISHED_ARCHIVES.values():
-        assert each.url.startswith("https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files/")
-        assert len(each.sha256) == 64
 
 
 @pytest.mark.parametrize(

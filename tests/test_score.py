@@ -20,15 +20,14 @@ import pytest
 from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine, ImageFile
-from pneumoscope.errors import BusyError, CloudError, ScoringError, UsageError
+from pneumoscope.errors import ScoringError, UsageError
 from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.report import measure_drift
 from pneumoscope.score.archive_scoring import Resources, score_archives
 from pneumoscope.score.destination import FolderDestination
-from pneumoscope.score.dispatch import Dispatcher, Event
-from pneumoscope.score.listing import Entry, Source, find_source
+from pneumoscope.score.dispatch import Dispatcher
+from pneumoscope.score.listing import Source, find_source
 from pneumoscope.score.processes import ProcessCrew
-from pneumoscope.score.shards import Shard, cut
 from pneumoscope.score.summary import SUMMARY_FILE, Summary
 from pneumoscope.score.worker import Options, ScoringJob
 from scoring import (
@@ -259,25 +258,6 @@ def test_a_film_that_is_not_the_manifests_is_rejected(dataset: Dataset) -> None:
             read(entry._replace(stamp="0" * 64))
 
 
-@pytest.mark.parametrize("films", [2, 3, 5, 100, 2000])
-def test_shards_have_about_the_number_of_films(films: int) -> None:
-    entries = [Entry(f"{number:07}.png", 1, "") for number in range(100 * films)]
-    sizes = [len(group) for group in cut(entries, films)]
-    assert sum(sizes) == len(entries)
-    assert 0.75 * films < len(entries) / len(sizes) < 1.25 * films
-    assert all(films // 2 <= size <= films * 5 // 2 for size in sizes[:-1])
-
-
-def test_an_added_film_changes_one_shard() -> None:
-    entries = [Entry(f"{number:06d}.jpeg", 1, "1") for number in range(5000)]
-    before = {tuple(group) for group in cut(entries, 100)}
-    assert sum(map(len, before)) == 5000
-    assert all(50 <= len(group) <= 250 for group in before if group[-1] != entries[-1])
-    changed = [*entries[:2000], Entry("001999a.jpeg", 1, "1"), *entries[2000:]]
-    after = {tuple(group) for group in cut(changed, 100)}
-    assert len(after - before) <= 3
-
-
 def test_names_depend_on_films_model_and_options(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     def names(**changes: object) -> list[str]:
         return [each.name for each in shards_of(source_of(films), tiny_bundle, replace(Options(), **changes))]  # type: ignore[arg-type]
@@ -311,48 +291,6 @@ def test_a_part_with_other_films_is_noticed(tiny_bundle: Path, tmp_path: Path) -
     first.write_bytes(second.read_bytes())
     with pytest.raises(ScoringError, match="other films than its name promises"):
         score(source_of(path), tmp_path / "out", tiny_bundle)
-
-
-class ScriptedCrew:
-    """A crew of one worker that reports what a script says."""
-
-    def __init__(self, *script: Event) -> None:
-        self.script = [Event(worker=1, kind="ready"), *script]
-        self.given: list[str] = []
-
-    def wait(self, _seconds: float) -> list[Event]:
-        return [self.script.pop(0)] if self.script else []
-
-    def give(self, _worker: int, shard: Shard) -> None:
-        self.given.append(shard.name)
-
-    def dismiss(self, _worker: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def one_shard() -> Shard:
-    return next(iter([Shard(name="a", source=0, films=3, packed=b"")]))
-
-
-def test_a_busy_place_is_tried_again_and_a_denial_is_not() -> None:
-    busy = Event(worker=1, kind="failed", error=BusyError("busy."))
-    crew, listener = ScriptedCrew(busy, Event(worker=1, kind="done")), Interrupting(99, lambda: None)
-    outcome = Dispatcher(crew, [one_shard()], listener).run()
-    assert (crew.given, outcome.lost) == (["a", "a"], 1)
-    assert listener.films == 3
-    assert listener.lines == ["busy; its shard of 3 films is given again"]
-    denied = ScriptedCrew(Event(worker=1, kind="failed", error=CloudError("denied.")))
-    with pytest.raises(CloudError, match="denied"):
-        Dispatcher(denied, [one_shard()], listener).run()
-
-
-def test_resources_are_shared_out() -> None:
-    assert Resources(cores=2).share(40) == (2, 1)
-    assert Resources(cores=2).share(1) == (1, 2)
-    assert Resources(cores=1, threads=4).share(9) == (1, 4)
 
 
 @pytest.mark.parametrize(

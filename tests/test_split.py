@@ -1,4 +1,4 @@
-"""Folds by patient; splits are tested with the data set."""
+"""Splits and folds by patient."""
 
 import random
 from collections import Counter, defaultdict
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pneumoscope.dataset.split import LabelledFilm, deal_patients
+from pneumoscope.dataset.split import LabelledFilm, cut_patients, deal_patients
 from pneumoscope.errors import DatasetError
 
 FILMS = st.lists(
@@ -87,3 +87,51 @@ def test_a_class_with_too_few_patients_is_named() -> None:
     with pytest.raises(DatasetError, match=r"class 'b' has 2 patients, too few for 3 folds; choose fewer folds\."):
         deal_patients(films, folds=3, seed=0)
     deal_patients(films, folds=2, seed=0)
+
+
+LABELLED = st.lists(
+    st.builds(LabelledFilm, label=st.sampled_from("ab"), patient=st.integers(0, 25).map(str)), min_size=1, max_size=120
+)
+
+
+@given(films=LABELLED, fraction=st.floats(0.05, 0.6), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_a_split_is_by_patient_near_the_fraction_and_independent_of_order(
+    films: list[LabelledFilm], fraction: float, seed: int
+) -> None:
+    patients: defaultdict[str, set[str]] = defaultdict(set)
+    for each in films:
+        patients[each.label].add(each.patient)
+    if any(len(holders) < 2 for holders in patients.values()):
+        with pytest.raises(DatasetError, match="has too few patients"):
+            cut_patients(films, fraction=fraction, seed=seed)
+        return
+    try:
+        chosen = cut_patients(films, fraction=fraction, seed=seed)
+    except DatasetError as failure:
+        assume("cannot be on both sides" not in str(failure))
+        raise
+    assert chosen == cut_patients(films[::-1], fraction=fraction, seed=seed)
+    sizes = Counter(each.patient for each in films)
+    for label, holders in patients.items():
+        assert chosen & holders, label
+        assert holders - chosen, label
+        taken = sum(each.label == label and each.patient in chosen for each in films)
+        wanted = fraction * sum(each.label == label for each in films)
+        assert abs(taken - wanted) <= 2 * max(sizes.values()) + 1
+
+
+def test_an_impossible_split_is_an_error() -> None:
+    tied = [LabelledFilm(label=label, patient=patient) for label in "ab" for patient in ("1", "2")]
+    chosen = cut_patients(tied, fraction=0.3, seed=0)
+    assert len(chosen) == 1
+    chain = [
+        ("a", "1"),
+        ("a", "2"),
+        ("b", "2"),
+        ("b", "3"),
+        ("c", "3"),
+        ("c", "1"),
+    ]  # each pair of classes shares a patient
+    with pytest.raises(DatasetError, match="cannot be on both sides"):
+        cut_patients([LabelledFilm(label=label, patient=patient) for label, patient in chain], fraction=0.3, seed=0)

@@ -1,48 +1,31 @@
-"""Several sources as one data set, and the stress split."""
+"""Several sources as one data set."""
 
-import json
 import re
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.dataset.likeness import NEAR_DISTANCE, near_pairs, perceptual_hash
 from pneumoscope.dataset.manifest import DatasetCard
-from pneumoscope.dataset.prepare import PrepareSummary
 from pneumoscope.dataset.split import join
-from pneumoscope.imaging import read_luma, read_radiograph
+from pneumoscope.imaging import read_luma
 from pneumoscope.phantom import encode_jpeg, film
-from samples import REAL, as_version3, encode, make_zip, reencoded, small_films
+from samples import REAL, as_version3, encode, make_zip, noise_film, prepare_archives, reencoded, small_films
 
 TESTED = "its patient, or an identical or nearly identical film, is also in a test part"
 PRACTICE = REAL / "ChestXRay2017-224-practice.zip"
 
 
-def make(folder: Path, *sources: dict[str, bytes], **settings: Any) -> tuple[PrepareSummary, Dataset]:
-    """Prepare ZIP archives of these members."""
-    folder.mkdir(exist_ok=True)
-    paths = [make_zip(folder / f"v{number + 2}.zip", members) for number, members in enumerate(sources)]
-    summary = prepare(paths, folder / "out", PrepareConfig(val_fraction=0.25, **settings))
-    return summary, load_dataset(folder / "out")
-
-
 def card_of(data: Dataset) -> DatasetCard:
     return DatasetCard.model_validate_json((data.root / "dataset.json").read_bytes())
-
-
-def noise(seed: str) -> NDArray[np.uint8]:
-    return np.random.default_rng(list(seed.encode())).integers(0, 256, (60, 60), dtype=np.uint8)
 
 
 def splits_of(data: Dataset, key: str) -> dict[str, set[str]]:
@@ -56,7 +39,7 @@ def splits_of(data: Dataset, key: str) -> dict[str, set[str]]:
 def test_the_union_of_both_versions_has_every_film_once(tmp_path: Path, *, lossless: bool) -> None:
     two = small_films()
     three = as_version3({name: reencoded(data) if lossless else data for name, data in two.items()})
-    summary, out = make(tmp_path, two, three)
+    summary, out = prepare_archives(tmp_path, two, three)
     assert len(out.films) == len(two)
     assert [(each.films, each.matched) for each in summary.sources] == [(36, 0), (36, 36)]
     assert not summary.refused
@@ -65,7 +48,7 @@ def test_the_union_of_both_versions_has_every_film_once(tmp_path: Path, *, lossl
     assert all(each.source.startswith("v2.zip:chest_xray/") for each in out.films)
     assert all(" | v3.zip:CellData/" in each.source for each in out.films)
     assert all(len(held) == 1 for held in splits_of(out, "patient").values())
-    alone = make(tmp_path / "alone", two)[1]
+    alone = prepare_archives(tmp_path / "alone", two)[1]
     assert {(each.luma_sha256, each.label) for each in alone.films} == {
         (each.luma_sha256, each.label) for each in out.films
     }
@@ -81,7 +64,7 @@ def test_a_source_adds_what_the_others_lack_and_known_patients_keep_their_number
     three["CellData/chest_xray/train/PNEUMONIA/VIRUS-77-0001.jpeg"] = encode_jpeg(
         film("virus", patient=77, size=(64, 72))
     )
-    summary, out = make(tmp_path, two, three)
+    summary, out = prepare_archives(tmp_path, two, three)
     assert len(out.films) == len(two) + 1
     assert [each.films - each.matched for each in summary.sources] == [len(two), 1]
     assert all(each.patient.isdecimal() for each in out.films), (
@@ -96,7 +79,7 @@ def test_a_film_or_patient_of_any_test_part_is_never_trained_on(tmp_path: Path) 
         first = ("4000001-0001", "4000002-0001")
         part = "test" if any(number in name for number in first) else "train"
         three[re.sub("/(train|test)/", f"/{part}/", name)] = content
-    _, out = make(tmp_path, two, three)
+    _, out = prepare_archives(tmp_path, two, three)
     tested = {Path(name).name for name in two | three if "/test/" in name}
     for each in out.films:
         names = {Path(part).name for part in each.source.split(" | ")}
@@ -112,12 +95,12 @@ def test_exact_duplicates_are_kept_in_one_split(tmp_path: Path) -> None:
     for number, (name, data) in enumerate(sorted(members.items())):
         if "/train/" in name and "NORMAL" in name:
             copies[f"chest_xray/train/NORMAL/IM-{900 + number:04d}-0001.jpeg"] = data
-    summary, out = make(tmp_path / "kept", members | copies)
+    summary, out = prepare_archives(tmp_path / "kept", members | copies)
     assert len(out.films) == len(members) + len(copies)
     assert all(len(held) == 1 for held in splits_of(out, "luma_sha256").values())
     assert sorted(len(group.films) for group in summary.duplicates) == [2] * len(copies)
     assert card_of(out).duplicates == summary.duplicates
-    dropped, out = make(tmp_path / "dropped", members | copies, drop_duplicates=True)
+    dropped, out = prepare_archives(tmp_path / "dropped", members | copies, drop_duplicates=True)
     assert len(out.films) == len(members)
     assert dropped.duplicates == summary.duplicates
     assert not dropped.refused
@@ -128,21 +111,21 @@ def test_duplicates_are_matched_one_to_one_across_sources(tmp_path: Path) -> Non
     name, data = next(each for each in two.items() if "/train/" in each[0] and "virus" in each[0])
     twice = two | {name.replace("person1_virus", "person900_virus"): data}
     three = as_version3(twice)
-    assert len(make(tmp_path / "both", twice, three)[1].films) == len(twice)
-    assert len(make(tmp_path / "one", two, three)[1].films) == len(twice)
-    assert len(make(tmp_path / "other", twice, as_version3(two))[1].films) == len(twice)
+    assert len(prepare_archives(tmp_path / "both", twice, three)[1].films) == len(twice)
+    assert len(prepare_archives(tmp_path / "one", two, three)[1].films) == len(twice)
+    assert len(prepare_archives(tmp_path / "other", twice, as_version3(two))[1].films) == len(twice)
 
 
 def test_conflicting_labels_are_left_out_unless_kept(tmp_path: Path) -> None:
     two = small_films()
     name, data = next(each for each in two.items() if "/train/" in each[0] and "virus" in each[0])
     across = {f"chest_xray/train/PNEUMONIA/BACTERIA-{number}-0001.jpeg": data for number in (1, 2)}
-    summary, out = make(tmp_path / "left", two, across)
+    summary, out = prepare_archives(tmp_path / "left", two, across)
     assert len(out.films) == len(two) - 1
     reason = "conflicting labels: the same pixels are labelled bacteria and virus (--keep-conflicts keeps them)"
     assert Counter(each.reason for each in summary.refused) == {reason: 3}
     assert name in {each.name for each in summary.refused}
-    summary, out = make(tmp_path / "kept", two, across, keep_conflicts=True)
+    summary, out = prepare_archives(tmp_path / "kept", two, across, keep_conflicts=True)
     assert len(out.films) == len(two) + 2
     assert not summary.refused
     assert all(len(held) == 1 for held in splits_of(out, "luma_sha256").values())
@@ -154,14 +137,14 @@ def test_a_conflicting_test_film_still_keeps_its_patient_from_train(tmp_path: Pa
     two["chest_xray/train/PNEUMONIA/person3_virus_77.jpeg"] = encode_jpeg(film("virus", patient=3, shot=9))
     two = {each: held for each, held in two.items() if "person3_virus" not in each or each == name or "_77" in each}
     two["chest_xray/train/PNEUMONIA/person900_bacteria_1.jpeg"] = data
-    _, out = make(tmp_path, two)
+    _, out = prepare_archives(tmp_path, two)
     assert not [each for each in out.films if each.patient == "virus/person3"]
 
 
 def test_near_duplicates_are_listed_grouped_and_merged_only_on_request(tmp_path: Path) -> None:
     two = small_films()
     lossy = as_version3({name: reencoded(data, quality=60) for name, data in two.items()})
-    summary, out = make(tmp_path / "listed", two, lossy)
+    summary, out = prepare_archives(tmp_path / "listed", two, lossy)
     assert [each.matched for each in summary.sources] == [0, 0]
     pairs = {frozenset(part.partition(":")[0] for part in pair.films) for pair in summary.near_duplicates}
     assert len(summary.near_duplicates) >= 36
@@ -171,7 +154,7 @@ def test_near_duplicates_are_listed_grouped_and_merged_only_on_request(tmp_path:
     split_of = {each.source: each.split for each in out.films}
     for pair in summary.near_duplicates:
         assert split_of[pair.films[0]] == split_of[pair.films[1]]
-    merged, out = make(tmp_path / "merged", two, lossy, merge_near=True)
+    merged, out = prepare_archives(tmp_path / "merged", two, lossy, merge_near=True)
     assert len(out.films) == 36
     assert sum(pair.merged for pair in merged.near_duplicates) == 36
     assert all(each.patient.isdecimal() and " | " in each.source for each in out.films)
@@ -184,7 +167,7 @@ def test_a_re_encoded_test_film_of_another_source_is_left_out_of_train(tmp_path:
     two = small_films()
     name, data = next(each for each in two.items() if "/test/" in each[0] and "virus" in each[0])
     other = {"chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg": reencoded(data, quality=70)}
-    summary, out = make(tmp_path, two, other)
+    summary, out = prepare_archives(tmp_path, two, other)
     assert [each.name for each in summary.refused] == list(other)
     assert name.rpartition("/")[2] in {Path(each.path).name for each in out.split("test")}
 
@@ -196,10 +179,10 @@ def test_a_re_encoded_test_film_is_left_out_whichever_source_has_it(tmp_path: Pa
         "chest_xray/train/PNEUMONIA/VIRUS-98-0001.jpeg": data,
         "chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg": reencoded(data, quality=60),
     }
-    summary, out = make(tmp_path / "across", two, other)
+    summary, out = prepare_archives(tmp_path / "across", two, other)
     assert "chest_xray/train/PNEUMONIA/VIRUS-99-0001.jpeg" in {each.name for each in summary.refused}
     within = {"chest_xray/train/PNEUMONIA/person99_virus_99.jpeg": reencoded(data, quality=60)}
-    summary, out = make(tmp_path / "within", two | within)
+    summary, out = prepare_archives(tmp_path / "within", two | within)
     assert [each.name for each in summary.refused] == list(within)
     assert name.rpartition("/")[2] in {Path(each.path).name for each in out.split("test")}
 
@@ -207,7 +190,7 @@ def test_a_re_encoded_test_film_is_left_out_whichever_source_has_it(tmp_path: Pa
 def test_a_patient_with_an_unreadable_test_film_is_never_trained_on(tmp_path: Path) -> None:
     two = small_films(9)
     two["chest_xray/test/NORMAL/IM-0001-0009.jpeg"] = encode_jpeg(film("normal", patient=1, shot=9))[:400]
-    summary, out = make(tmp_path, two)
+    summary, out = prepare_archives(tmp_path, two)
     assert not [each for each in out.films if each.patient == "normal/IM-0001"]
     reasons = Counter(each.reason for each in summary.refused)
     assert reasons[TESTED] == 2
@@ -215,15 +198,15 @@ def test_a_patient_with_an_unreadable_test_film_is_never_trained_on(tmp_path: Pa
 
 def test_identical_films_of_two_patients_join_them(tmp_path: Path) -> None:
     films = {
-        f"{part}/{label}/{patient}{label[0]}/{shot}.png": encode(Image.fromarray(noise(f"{label}{patient}{shot}")))
+        f"{part}/{label}/{patient}{label[0]}/{shot}.png": encode(Image.fromarray(noise_film(f"{label}{patient}{shot}")))
         for label in ("cat", "dog")
         for part, patients in (("train", ("p1", "p2", "p3")), ("test", ("p4",)))
         for patient in patients
         for shot in range(2)
     }
-    same = encode(Image.fromarray(noise("same")))
+    same = encode(Image.fromarray(noise_film("same")))
     films |= {"train/cat/p1c/same.png": same, "test/cat/p4c/same.png": same}
-    _, out = make(tmp_path, films, patient_pattern=r"/(p\d[cd])/", class_folder="outermost")
+    _, out = prepare_archives(tmp_path, films, patient_pattern=r"/(p\d[cd])/", class_folder="outermost")
     assert not [each for each in out.films if each.patient == "p1c"]
     assert len([each for each in out.films if each.split == "test" and each.label == "cat"]) == 3
 
@@ -235,7 +218,7 @@ def test_photographs_of_the_retina_are_skipped(tmp_path: Path) -> None:
         for number, held in enumerate(three.values())
     }
     eyes |= {f"CellData/OCT/train/CNV/CNV-{number}-{shot}.jpeg": b"an eye" for number in range(30) for shot in range(3)}
-    summary, out = make(tmp_path, three | eyes)
+    summary, out = prepare_archives(tmp_path, three | eyes)
     assert out.classes == ("bacteria", "normal", "virus")
     assert len(out.films) == len(three)
     assert summary.sources[0].films == 36
@@ -247,7 +230,7 @@ def test_added_counts_the_films_in_the_data_set(tmp_path: Path) -> None:
     two = small_films()
     tested = {name: held for name, held in two.items() if "/test/" in name}
     again = {name.replace("/test/", "/train/"): reencoded(held, quality=70) for name, held in tested.items()}
-    summary, _ = make(tmp_path, two, again)
+    summary, _ = prepare_archives(tmp_path, two, again)
     assert [each.added for each in summary.sources] == [36, 0]
 
 
@@ -268,11 +251,9 @@ def test_very_many_similar_films_give_a_list_of_bounded_length() -> None:
 
 def test_the_same_union_gives_the_same_manifest(tmp_path: Path) -> None:
     two = small_films()
-    texts = [
-        (make(tmp_path / str(number), two, as_version3(two), stress=True)[1].root / "manifest.csv").read_bytes()
-        for number in range(2)
-    ]
-    assert texts[0] == texts[1]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    one, other = (prepare_archives(folder, two, as_version3(two), stress=True)[1] for folder in folders)
+    assert (one.root / "manifest.csv").read_bytes() == (other.root / "manifest.csv").read_bytes()
 
 
 def test_sources_of_the_same_name_get_numbers(tmp_path: Path) -> None:
@@ -321,70 +302,6 @@ def test_a_perceptual_hash_survives_re_encoding_and_distinguishes_patients() -> 
             assert (bits(luma) ^ bits(changed)).bit_count() <= NEAR_DISTANCE
     apart = [(bits(one) ^ bits(other)).bit_count() for one in lumas for other in lumas if one is not other]
     assert min(apart) > NEAR_DISTANCE
-
-
-def test_the_stress_split_stores_validation_films_alike_for_every_class(tmp_path: Path) -> None:
-    members = {
-        name: reencoded(data) if "NORMAL" in name else data  # the encoding gives the class away
-        for name, data in small_films(9).items()
-    }
-    summary, out = make(tmp_path, members, stress=True)
-    stress, val = out.split("stress"), out.split("val")
-    assert {(each.patient, each.label, each.source) for each in stress} == {
-        (each.patient, each.label, each.source) for each in val
-    }
-    assert len(stress) == len(val)
-    assert summary.counts["stress"] == summary.counts["val"]
-    tables = set()
-    for each in stress:
-        data = out.read(each)
-        with Image.open(out.root / each.path) as image:
-            assert not image.getexif()
-            assert image.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
-            tables.add(tuple(image.quantization[0]))  # type: ignore[attr-defined]
-        facts = read_radiograph(data).facts
-        assert facts.format == "JPEG"
-        assert facts.mode == "L"
-        assert facts.width == stress[0].width
-        assert facts.height == stress[0].height
-        assert min(facts.width, facts.height) == 128
-        assert each.path.startswith(f"stress/{each.label}/")
-    assert len(tables) == 1
-    assert {read_radiograph(out.read(each)).facts.format for each in val} == {"JPEG", "PNG"}
-
-
-def test_odd_films_do_not_stop_the_stress_split(tmp_path: Path) -> None:
-    lone = np.zeros((300, 300), np.uint8)
-    lone[:6, :6] = 255  # cropping and blurring the corners leave nothing of it
-    films = {
-        f"{label}/{kind}{number}.png": encode(Image.fromarray(luma))
-        for label in ("cat", "dog")
-        for number in range(12)
-        for kind, luma in (("plain", noise(f"{label}{number}")), ("long", np.repeat(noise(f"{number}{label}"), 40, 1)))
-    } | {f"cat/lone{number}.png": encode(Image.fromarray(np.roll(lone, number, 1))) for number in range(12)}
-    _, out = make(tmp_path, films, stress=True)
-    render_stress_jpeg = {each.source for each in out.split("stress")}
-    left_out = {each.source for each in out.split("val")} - render_stress_jpeg
-    assert render_stress_jpeg
-    assert all("lone" in source for source in left_out)
-
-
-def test_a_stress_split_is_skipped_when_the_data_set_is_a_source(tmp_path: Path) -> None:
-    _, out = make(tmp_path, small_films(9), stress=True)
-    prepare([out.root], tmp_path / "again", PrepareConfig(val_fraction=0.25))
-    assert len(load_dataset(tmp_path / "again").films) == len(out.films) - len(out.split("stress"))
-
-
-def test_a_bundle_is_evaluated_on_the_stress_split(
-    tiny_bundle: Path, phantom_folder: Path, tmp_path: Path, command: Callable[..., SimpleNamespace]
-) -> None:
-    prepare([phantom_folder], tmp_path / "data", PrepareConfig(val_fraction=0.25, stress=True))
-    out = load_dataset(tmp_path / "data")
-    done = command("evaluate", out.root, "--bundle", tiny_bundle, "--split", "stress", "--out", tmp_path / "report")
-    assert done.code == 0, done.err
-    report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["n"] == len(out.split("val"))
-    assert report["dataset"]["split"] == "stress"
 
 
 @pytest.mark.slow
