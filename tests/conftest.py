@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 # Test modules that train, start processes or use a local cloud. With `--quick` they are not even imported.
 _SLOW = """audit audit_faults audit_shortcuts aws backbone batch benchmarks container endpoint export
-export_calibration faults fetch fetch_films fit folds functions_api functions_faults functions_on_upload hostile invoke job
-job_hosts make_model models page page_controls page_layout page_service policies quantise rayserve readme resume
-sagemaker score score_nodes score_ray score_s3 serve server stack template template_access template_stack training
-upload weights"""
+export_calibration faults fetch fetch_films fit folds functions_api functions_faults functions_on_upload hostile invoke
+invoke_faults job job_hosts make_model models page page_controls page_layout page_service policies quantise rayserve
+readme resume sagemaker score score_nodes score_ray score_s3 serve server stack template template_access template_stack
+training upload weights"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
