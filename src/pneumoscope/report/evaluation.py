@@ -92,8 +92,8 @@ def evaluate(
 
     Raises:
         UsageError: the bundle was trained on films of the split, the mapping file does not fit, or `out` exists.
-        DatasetError: there is no such split, its classes differ from the bundle's, a file is not the one in the
-            manifest, or no film can be decoded.
+        DatasetError: there is no such split, its classes differ from the bundle's, a file has changed since
+            `data prepare`, or no film can be decoded.
         BundleError: a folder is not a bundle, or damaged.
     """
     films = dataset.split(split)
