@@ -91,7 +91,7 @@ class Calibration(Document):
 
 
 class Sides(Document):
-    """The group's probability from which on `inside` is possible, and the complement's from which on `outside` is."""
+    """Least probability of the group at which `inside` fits a film, and of its complement at which `outside` does."""
 
     inside: Probability
     outside: Probability
@@ -187,9 +187,9 @@ class Gate(Document):
         description="Meaning of each score of `gate`: a film, a film with a fault, another kind of picture."
     )
     film_from: float = Field(
-        ge=0, le=1, description="Accept from this share on: of a film, mirrored or not, in the scores' softmax."
+        ge=0, le=1, description="Least share of a film, mirrored or not, in the scores' softmax that is accepted."
     )
-    mirrored_from: float = Field(ge=0, le=1, description="Report a film as mirrored from this share on.")
+    mirrored_from: float = Field(ge=0, le=1, description="Least share at which a film is reported as mirrored.")
     distances: tuple[float, float] = Field(description="Accept distances up to these.")
     coloured: float = Field(gt=0, le=1, description="Accept a share of coloured pixels up to this.")
     false_rejects: float = Field(
