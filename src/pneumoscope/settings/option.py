@@ -65,7 +65,7 @@ Coverage = Annotated[
 ]
 Point = Annotated[
     str | None,
-    Field(description="Decide at level group by this stored threshold alone, such as sensitivity-0.95."),
+    Field(description="Decide by this stored threshold alone, such as sensitivity-0.95, and answer with a group."),
 ]
 FixOrientation = Annotated[
     bool,
