@@ -100,7 +100,7 @@ class Sides(Document):
 class CoverageRow(Document):
     """Conformal thresholds at one coverage, and how they did on films that did not set them.
 
-    A class, or a side of a group, is possible for a film if its probability reaches the threshold. `observed`,
+    A class, or a side of a group, fits a film if its probability reaches the threshold. `observed`,
     `answered` and `accuracy` are cross-fitted: each film is judged by a calibration and thresholds that were set on
     films of other patients.
     """

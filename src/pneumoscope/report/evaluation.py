@@ -39,7 +39,7 @@ class Options:
     """Options of `evaluate`.
 
     Attributes:
-        coverage: the coverage to decide by, one of the bundle's table; by default the bundle's own.
+        coverage: the coverage to decide by, one of the contract's table; by default the contract's own.
         compare: folder of another bundle to evaluate on the same films.
         external: a mapping file, for a data set whose labels are not the bundle's classes.
         shortcuts: also train and test the audit's shortcut baselines.
