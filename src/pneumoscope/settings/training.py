@@ -9,6 +9,11 @@ from pneumoscope.documents import Document, Text
 from pneumoscope.settings.option import Cache, Overwrite, Precision, Quiet, Run, Spelling
 
 
+def _to_number(value: Any) -> Any:
+    """A number from its digits: SageMaker sends all values as text, which pydantic does not convert for a Literal."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 class TrainConfig(Document):
     """Every choice that shapes the weights. A recipe must give the fields that have no default."""
 
@@ -50,7 +55,7 @@ class TrainConfig(Document):
         lt=1,
         description="Share of residual branches skipped in each step: stochastic depth (arXiv:1603.09382).",
     )
-    low_pass: Literal[1, 3, 5, 7, 9, 11] = Field(
+    low_pass: Annotated[Literal[1, 3, 5, 7, 9, 11], BeforeValidator(_to_number)] = Field(
         default=1,
         description="Taps along each axis of a fixed binomial filter before the first layer; 1: no filter. It removes "
         "fine detail that JPEG compression changes.",
