@@ -39,9 +39,9 @@ _IRRELEVANT = ("recipe", "seed", "compiled", "workers", "precision", "teacher_sh
 def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dataset) -> Evidence:
     """Load an evidence file of this run's films and classes, from networks that were trained as the run's network was.
 
-    Thresholds hold only for a network trained in the same way. For 90 % coverage, the prediction sets of a network
-    trained as the evidence's were contained the true class of 89 % of the normal films; those of a network trained with
-    soft targets, of only 72 % (docs/concepts/experiments.md, "The practice test").
+    Thresholds hold only for a network trained in the same way. At 90 % coverage, prediction sets held the true class of
+    89 % of the normal films for a network trained like those of the evidence, but of only 72 % for one trained with
+    soft targets (docs/concepts/experiments.md, "The practice test").
 
     Raises:
         RunError: it is not an evidence file, its films or classes are not the run's, or the run had teachers or other
@@ -204,7 +204,7 @@ def _row(
 ) -> CoverageRow:
     """A row of the table: thresholds from all films, and figures from the other folds' thresholds on each fold."""
     truth = calibration_set.films.truth
-    # So no figure counts a film that is judged by a threshold that it helped to set.
+    # Each film is judged by the other folds' thresholds, so that it does not affect the threshold it is judged by.
     in_set, answer = np.zeros((len(truth), len(calibration_set.classes)), np.bool_), np.full(len(truth), -1)
     for part in parts:
         rule = Rule(level="class", row=_thresholds(calibration_set, part.threshold_films, coverage))
@@ -295,7 +295,7 @@ def _threshold(
     aim: Aim,
     level: float,
 ) -> float:
-    """The least probability at which a group is called, so that the rate is at least `level` on these films."""
+    """The least probability at which a group is called positive, for a rate of at least `level` on these films."""
     inside, share = calibration_set.inside(group, threshold_films)
     if aim == "sensitivity":
         return metrics.threshold_reached_by(share[inside], level, weights[inside])
