@@ -74,7 +74,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class _CopiedFile:
-    """A candidate that has been read and copied; `header_patient` is the Patient ID of a DICOM file."""
+    """A candidate that has been read and copied; `header_patient` is a pseudonym from a DICOM header."""
 
     candidate: Candidate
     incoming_file: Path
