@@ -43,13 +43,13 @@ def _section(title: str, command: Any) -> str:
     for parameter in command.params:
         names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
         if parameter.param_type_name == "argument":
-            names = f"`{parameter.name.upper()}`"
+            names = f"`{parameter.metavar or parameter.name.upper()}`"
         if choices := _choices(parameter.type_descriptor.annotation):
             names += f" ({', '.join(choices)})"
         default = "required" if parameter.required else _default(parameter.default)
         if title.endswith((" train", " cross-validate")) and parameter.name in _SETTINGS:
             default = _setting(parameter.name)
-        what = (parameter.help or "").replace("|", "/") + _range(parameter.type_descriptor.parameter_info)
+        what = _with_range((parameter.help or "").replace("|", "/"), parameter.type_descriptor.parameter_info)
         if parameter.envvar:
             what += f" Also set by the environment variable `{parameter.envvar}`."
         lines.append(f"| {names} | {what} | {default} |")
@@ -65,14 +65,12 @@ def _choices(annotation: Any) -> list[str]:
     return [str(each.value) for kind in kinds if isinstance(kind, EnumType) for each in list[Any](kind)]
 
 
-def _range(info: Any) -> str:
-    """The bounds of an option, if typer knows them; a range with an exclusive bound is in the option's help."""
+def _with_range(text: str, info: Any) -> str:
+    """An option's help with its bounds, if typer knows them; a range with an exclusive bound is in the help."""
     low, high = getattr(info, "min", None), getattr(info, "max", None)
-    if low is None and high is None:
-        return ""
-    if low is None or high is None:
-        return f" At most {high:g}." if low is None else f" At least {low:g}."
-    return f" {low:g} to {high:g}."
+    if low is None:
+        return text if high is None else f"{text} At most {high:g}."
+    return f"{text} At least {low:g}." if high is None else f"{text} {low:g} to {high:g}."
 
 
 def _setting(name: str) -> str:

@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from pneumoscope.export.calibration import CalibrationSet
     from pneumoscope.training.evidence import Evidence
 
-TINY: dict[str, Any] = {"arch": "test_resnet", "size": 48, "weights": "none", "epochs": 2, "batch_size": 16, "lr": 0.01}
+TINY: dict[str, Any] = {
+    "arch": "test_resnet",
+    "size": 48,
+    "weights": "none",
+    "low_pass": 3,
+    "epochs": 2,
+    "batch_size": 16,
+    "lr": 0.01,
+}
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

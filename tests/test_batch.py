@@ -12,7 +12,7 @@ from moto.sagemaker.models import FakeTransformJob
 from pydantic import ValidationError
 
 from account import PLACE, REGION, RecordingListener, become_documented_user, become_nobody, keys_of, run
-from batch_transform import REFERENCE, BatchTransform
+from batch_transform import FAILURE_REASON, BatchTransform
 from local_cloud import LocalCloud
 from pneumoscope.aws import scoring
 from pneumoscope.aws.client import transform
@@ -158,7 +158,8 @@ def test_a_failed_job_keeps_its_responses_and_the_next_one_sends_the_rest(
     begun = planned(aws, tiny_bundle)
     write_log(shared_cloud, f"{begun.gatherer.run.name}-1", "0/016.jpeg: Unable to get response from the algorithm")
     heard = RecordingListener()
-    with pytest.raises(CloudError, match=rf"transform job pneumoscope-score-\w+-1 failed: {REFERENCE}; its log is in"):
+    failed = rf"transform job pneumoscope-score-\w+-1 failed: {FAILURE_REASON}; its log is in"
+    with pytest.raises(CloudError, match=failed):
         carried_out(aws, begun, lambda name: batches.run(name, films=15), listener=heard)
     assert "0/016.jpeg: Unable to get response from the algorithm" in heard.lines, "AWS's reason refers to the log"
     first = rows(aws)
@@ -237,7 +238,7 @@ def test_responses_are_found_by_either_form_of_their_keys(
     aws: Cloud, films: dict[str, bytes], shared_cloud: LocalCloud, service: Service, tiny_bundle: Path
 ) -> None:
     """AWS's description of TransformOutput does not settle which part of a film's key a response's key keeps."""
-    whole = BatchTransform(shared_cloud, service, REGION, keeps="key")
+    whole = BatchTransform(shared_cloud, service, REGION, whole_keys=True)
     assert carried_out(aws, planned(aws, tiny_bundle), whole.run).films == len(films)
 
 

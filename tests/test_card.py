@@ -10,15 +10,15 @@ from figures import figures_in, unsupported
 from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.documents import read_document
-from pneumoscope.export.calibration import judge_out_of_fold
+from pneumoscope.export.calibration import CalibrationSet, judge_out_of_fold
 from pneumoscope.models import shipped_bundle
 from pneumoscope.report import Options, Report, evaluate, load_report, write_card
 from pneumoscope.report.card import figure_title
 from samples import REPOSITORY, made_up_evidence
 
 
-def card_figures(bundle: Path) -> str:
-    """A card without the recipe's notes, whose numbers are settings and not figures."""
+def card_without_recipe(bundle: Path) -> str:
+    """The text of a card before the recipe's notes, whose numbers are settings and not figures."""
     return (bundle / "card.md").read_text().partition("## What the recipe")[0]
 
 
@@ -31,7 +31,7 @@ def test_the_card_of_a_bundle_is_generated_from_its_report(described_bundle: Pat
 
 def test_the_card_shows_no_figure_that_the_report_lacks(described_bundle: Path) -> None:
     report = json.loads((described_bundle / "report.json").read_text())
-    text = card_figures(described_bundle)
+    text = card_without_recipe(described_bundle)
     assert len(figures_in(text)) > 60
     assert not unsupported(text, report)
     assert unsupported(text.replace("| accuracy |", "| 0.1234 | accuracy |"), report) == ["0.1234"]
@@ -39,7 +39,7 @@ def test_the_card_shows_no_figure_that_the_report_lacks(described_bundle: Path) 
 
 def test_the_shipped_card_and_the_readme_show_no_figure_that_its_report_lacks() -> None:
     report = json.loads((shipped_bundle() / "report.json").read_text())
-    assert not unsupported(card_figures(shipped_bundle()), report)
+    assert not unsupported(card_without_recipe(shipped_bundle()), report)
     readme = (REPOSITORY / "README.md").read_text().partition("## How good it is")[2].partition("\n## ")[0]
     assert len(figures_in(readme)) >= 15
     assert not unsupported(readme.replace("95 % interval", ""), report)
@@ -55,24 +55,22 @@ def test_figures_are_distinguished_from_other_numbers() -> None:
 
 def test_the_report_of_evidence_is_cross_fitted(described_bundle: Path, tiny_run: Path, dataset: Dataset) -> None:
     """Recomputed from the evidence: probabilities by the other folds' calibration, decisions by their thresholds."""
-    # The table's row of the contract has the same cross-fitted figures: report and contract must agree.
-    from pneumoscope.export.calibration import CalibrationSet
-
     report = load_report(described_bundle, load_contract(described_bundle))
     assert report is not None
     evidence, contract = made_up_evidence(dataset, tiny_run), load_contract(described_bundle)
-    given = CalibrationSet(
+    calibration_set = CalibrationSet(
         films=evidence.unseen(),
         kind="out-of-fold",
         prior=np.full(3, 1 / 3),
         classes=contract.classes,
         groups=contract.groups,
     )
-    probabilities, verdicts = judge_out_of_fold(given, contract.calibration.method)
+    probabilities, verdicts = judge_out_of_fold(calibration_set, contract.calibration.method)
     truth = evidence.label.astype(int)
     assert report.metrics["accuracy"].value == pytest.approx((probabilities.argmax(axis=1) == truth).mean(), abs=1e-6)
     answered = sum(verdict.status == "answered" for verdict in verdicts)
     assert report.decisions.statuses["answered"] == answered
+    # The contract's table has the same cross-fitted figures.
     row = contract.decision.row(contract.decision.coverage)
     assert row is not None
     assert report.decisions.shares["answered"].value == pytest.approx(row.answered, abs=1e-6)

@@ -1,3 +1,5 @@
+"""The contract: every field is required and checked, older versions are converted, and any change is detected."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from pneumoscope.contract import Contract, InputRule, load_contract, save_contra
 from pneumoscope.errors import BundleError
 
 REQUIRED = sorted(Contract.model_fields)
+#: Contracts written by programs of these schema versions.
+VERSION_1, VERSION_2, VERSION_3 = (Path(__file__).parent / "data" / f"contract-{number}.json" for number in (1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +27,6 @@ def test_round_trip(contract: Contract, tmp_path: Path) -> None:
     assert contract.classes == ("bacteria", "normal", "virus")
     assert contract.groups == {"pneumonia": ("bacteria", "virus")}
     assert "Not a medical device" in contract.intended_use
-
-
-VERSION_1, VERSION_2, VERSION_3 = (Path(__file__).parent / "data" / f"contract-{number}.json" for number in (1, 2, 3))
 
 
 @pytest.mark.parametrize("field", REQUIRED)
@@ -130,7 +131,6 @@ def test_any_changed_byte_of_the_contract_is_detected(position: int, contract: C
 
 
 def test_version_1_is_converted(contract: Contract, tmp_path: Path) -> None:
-    """The document was written by a program of schema version 1."""
     (tmp_path / "contract.json").write_bytes(VERSION_1.read_bytes())
     old = load_contract(tmp_path)
     assert old.schema_version == 4
@@ -141,7 +141,7 @@ def test_version_1_is_converted(contract: Contract, tmp_path: Path) -> None:
     assert old.calibration.prior is None
     assert old.calibration.evidence == old.decision.evidence == "none"
     (row,) = old.decision.table
-    assert row.classes == dict.fromkeys(old.classes, 0.5)  # not its threshold, 0, by which several classes fit
+    assert row.classes == dict.fromkeys(old.classes, 0.5)  # raised from version 1's 0, at which every class would fit
     assert old.decision.coverage is row.coverage is None
     assert old.activation_map is None
     assert old.precision == "fp32"
@@ -154,7 +154,7 @@ def test_version_1_is_converted(contract: Contract, tmp_path: Path) -> None:
 
 
 def test_version_2_is_converted(tmp_path: Path) -> None:
-    """The document was written by a program of version 2; its threshold becomes that of every class and side."""
+    """Its one threshold becomes that of every class, and of both sides of every group."""
     path = tmp_path / "contract.json"
     path.write_bytes(VERSION_2.read_bytes())
     old = load_contract(tmp_path)
@@ -207,7 +207,7 @@ def test_version_1_has_no_later_fields(field: str, tmp_path: Path) -> None:
 
 
 def test_version_3_is_converted(tmp_path: Path) -> None:
-    """The document was written by a program of version 3; its gate decides by scores alone."""
+    """Its gate names the kind of a rejected picture by scores alone."""
     path = tmp_path / "contract.json"
     path.write_bytes(VERSION_3.read_bytes())
     old = load_contract(tmp_path)

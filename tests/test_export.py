@@ -248,7 +248,7 @@ def test_evidence_of_another_recipe_or_of_other_films_is_refused(
     final_run: Path, all_train: Dataset, tiny_run: Path, tmp_path: Path
 ) -> None:
     other = evidence_file(tmp_path / "other.npz", all_train, tiny_run)  # of other settings
-    with pytest.raises(RunError, match=r"prior 'train' and 'uniform'.*cross-validate with the run's recipe"):
+    with pytest.raises(RunError, match=r"prior 'train' instead of 'uniform'.*cross-validate with the run's recipe"):
         export(final_run, all_train, tmp_path / "bundle", ExportConfig(evidence=other))
     taught = shutil.copytree(final_run, tmp_path / "taught")
     card = load_card(taught)

@@ -94,9 +94,9 @@ def test_operating_points_reach_their_aim_on_films_that_did_not_set_them(
 
 def test_figures_are_of_films_that_did_not_set_the_thresholds() -> None:
     """Labels that nothing predicts: on the films that set the thresholds, sets would cover more than on others."""
-    given = out_of_fold(300)
-    shuffled = np.random.default_rng(0).permutation(given.films.truth)
-    _, decision = calibrate(replace(given, films=replace(given.films, truth=shuffled)))
+    calibration_set = out_of_fold(300)
+    shuffled = np.random.default_rng(0).permutation(calibration_set.films.truth)
+    _, decision = calibrate(replace(calibration_set, films=replace(calibration_set.films, truth=shuffled)))
     row = decision.row(0.9)
     assert row is not None
     assert row.answered == pytest.approx(0.05, abs=0.06)
@@ -104,9 +104,9 @@ def test_figures_are_of_films_that_did_not_set_the_thresholds() -> None:
 
 
 def test_a_group_on_one_side_only_has_no_operating_points() -> None:
-    given = out_of_fold(300)
-    sick = given.films.truth != 1
-    calibration, decision = calibrate(replace(given, films=given.films.at(sick)))
+    calibration_set = out_of_fold(300)
+    sick = calibration_set.films.truth != 1
+    calibration, decision = calibrate(replace(calibration_set, films=calibration_set.films.at(sick)))
     assert decision.operating_points == ()
     row = decision.row(0.9)
     assert row is not None
@@ -116,8 +116,8 @@ def test_a_group_on_one_side_only_has_no_operating_points() -> None:
 
 
 def test_several_groups_have_points_of_their_own() -> None:
-    given = replace(out_of_fold(300), groups={"pneumonia": ("bacteria", "virus"), "well": ("normal",)})
-    names = [point.name for point in calibrate(given)[1].operating_points]
+    calibration_set = replace(out_of_fold(300), groups={"pneumonia": ("bacteria", "virus"), "well": ("normal",)})
+    names = [point.name for point in calibrate(calibration_set)[1].operating_points]
     assert names[:2] == ["pneumonia-sensitivity-0.95", "pneumonia-sensitivity-0.99"]
     assert names[-1] == "well-specificity-0.95"
 

@@ -100,7 +100,7 @@ EVERYTHING: dict[str, Any] = {
     "batch_norm_momentum": 0.05,
     "dropout": 0.2,
     "drop_path": 0.1,
-    "low_pass": 3,
+    "low_pass": 5,
     "optimizer": "adamw",
     "schedule": "onecycle",
     "rise": 0.2,

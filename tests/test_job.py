@@ -120,7 +120,7 @@ def test_a_job_runs_in_opt_ml_itself(dataset: Dataset, tmp_path: Path) -> None:
         ({"epochs": "two"}, "field 'epochs'"),
         ({"export_precision": "int4"}, "field 'export_precision'"),
         ({"lr": "-1"}, "'lr'"),
-        ({"out": "run"}, "'out' is set by the platform"),
+        ({"out": "run"}, "'out' cannot be set in a training job"),
     ],
     ids=["unknown", "switch", "number", "precision", "range", "out"],
 )
@@ -142,7 +142,9 @@ def test_a_damaged_data_set_is_reported_without_names_of_films(dataset: Dataset,
     film = channel / dataset.split("train")[0].path
     film.write_bytes(b"no film")
     assert container.run(container.script_mode(channel), *as_arguments(HYPERPARAMETERS)) == 1
-    assert container.reason == "a film is not the file the manifest names; prepare the data set again."
+    assert container.reason == (
+        "a film has changed since `data prepare` (its SHA-256 is not the manifest's); prepare the data set again."
+    )
     assert film.name not in container.output
     assert "Traceback" not in container.output
 

@@ -249,12 +249,12 @@ def test_each_kind_of_source_has_its_films(dataset: Dataset, tiny_bundle: Path, 
     assert [entry.stamp for entry in prepared.entries()] == [film.file_sha256 for film in dataset.films]
 
 
-def test_a_film_that_is_not_the_manifests_is_rejected(dataset: Dataset) -> None:
+def test_a_film_that_has_changed_since_the_manifest_is_rejected(dataset: Dataset) -> None:
     source = find_source(str(dataset.root), DEFAULT_LIMITS)
     entry = next(iter(source.entries()))
     with source.reading() as read:
         assert read(entry)
-        with pytest.raises(Exception, match="not the file that the manifest names"):
+        with pytest.raises(Exception, match="it has changed since `data prepare`"):
             read(entry._replace(stamp="0" * 64))
 
 

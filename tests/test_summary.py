@@ -222,11 +222,11 @@ def test_sets_are_summarised_by_class_and_size() -> None:
 def test_arrays_of_different_lengths_are_refused() -> None:
     truth, probabilities = sample(0)
     patients = [str(number) for number in range(len(truth))]
-    with pytest.raises(ValueError, match="one row of 3 classes and one patient per film"):
+    with pytest.raises(ValueError, match=r"films and 3 classes need shape \(\d+, 3\)"):
         summarised(truth, probabilities[:, :2], patients)
-    with pytest.raises(ValueError, match=f"{len(truth)} films, got shape .* and 2 patients"):
+    with pytest.raises(ValueError, match=f"and {len(truth)} patients; got shape .* and 2 patients"):
         summarised(truth, probabilities, patients[:2])
-    with pytest.raises(ValueError, match="one row of 3 classes"):
+    with pytest.raises(ValueError, match="films and 3 classes need shape"):
         metrics.summarise_sets(truth, probabilities[1:] > 0, patients, classes=CLASSES)
     with pytest.raises(ValueError, match="must be equal"):
         metrics.summarise_rule(truth == 1, truth[1:] == 1, patients)

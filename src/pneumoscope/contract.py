@@ -91,7 +91,7 @@ class Calibration(Document):
 
 
 class Sides(Document):
-    """The group's probability from which on `inside` is possible, and the complement's from which on `outside` is."""
+    """Least probability of the group at which `inside` fits a film, and of its complement at which `outside` does."""
 
     inside: Probability
     outside: Probability
@@ -100,7 +100,7 @@ class Sides(Document):
 class CoverageRow(Document):
     """Conformal thresholds at one coverage, and how they did on films that did not set them.
 
-    A class, or a side of a group, is possible for a film if its probability reaches the threshold. `observed`,
+    A class, or a side of a group, fits a film if its probability reaches the threshold. `observed`,
     `answered` and `accuracy` are cross-fitted: each film is judged by a calibration and thresholds that were set on
     films of other patients.
     """
@@ -187,9 +187,9 @@ class Gate(Document):
         description="Meaning of each score of `gate`: a film, a film with a fault, another kind of picture."
     )
     film_from: float = Field(
-        ge=0, le=1, description="Accept from this share on: of a film, mirrored or not, in the scores' softmax."
+        ge=0, le=1, description="Least share of a film, mirrored or not, in the scores' softmax that is accepted."
     )
-    mirrored_from: float = Field(ge=0, le=1, description="Report a film as mirrored from this share on.")
+    mirrored_from: float = Field(ge=0, le=1, description="Least share at which a film is reported as mirrored.")
     distances: tuple[float, float] = Field(description="Accept distances up to these.")
     coloured: float = Field(gt=0, le=1, description="Accept a share of coloured pixels up to this.")
     false_rejects: float = Field(

@@ -14,14 +14,14 @@ def from_version_1(document: dict[str, Any]) -> dict[str, Any]:
     """Convert version 1 to version 2.
 
     Version 1 decoded images by the rules that version 2 states. It had no activation map and no int8, and did not
-    record what its threshold was set on.
+    record which films its threshold was set on.
 
     Raises:
         ValueError: the document has fields of version 2.
     """
     if later := sorted(_SINCE_VERSION_2.intersection(document)):
         raise ValueError(f"field {later[0]!r} is not known in schema version 1")
-    # What version 1 did without recording it.
+    # What programs of version 1 did, although the document did not record it.
     rules = {"colours": "bt601", "transparency": "over-black", "orientation": "upright", "dicom": "voi"}
     return document | {
         "input": _with_fields(document.get("input"), rules),
@@ -39,18 +39,20 @@ def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
     """Convert version 2 to version 3.
 
     Version 2 had a temperature, one threshold for the largest probability, and no gate. The threshold becomes a table
-    of one row without a coverage. A class, or a side of a group, is possible from that threshold on, but at least
-    from one half on, so that at most one class and one side of each group are possible.
+    of one row without a coverage; a threshold below one half is raised to one half. A class, or a side of a group (in
+    it, or not in it), fits a film if its probability reaches the threshold. So at most one class and one side of each
+    group fit.
 
     Raises:
-        ValueError: a field that changes is missing or wrong, or the document has a field of version 3.
+        ValueError: a field that version 3 changes is missing or invalid, or the document has a field of version 3.
     """
     if "gate" in document:
         raise ValueError("field 'gate' is not known before schema version 3")
     old = read_document(_Version2, json.dumps(document).encode(), strict=True)
     calibration, decision = old.calibration, old.decision
     scale, threshold = 1 / calibration.temperature, max(decision.answer_from, 0.5)
-    # In version 2 only out-of-fold predictions set a temperature; without them, thresholds were set on validation.
+    # In version 2 a temperature was fitted to out-of-fold predictions only. Without these, there was none, and a
+    # threshold was set on the validation split.
     evidence = "none" if calibration.films is None else "out-of-fold"
     return document | {
         "schema_version": 3,
@@ -88,7 +90,7 @@ def from_version_3(document: dict[str, Any]) -> dict[str, Any]:
     The gate of version 3 did not look at textures.
 
     Raises:
-        ValueError: the gate has the field of version 4.
+        ValueError: the gate has version 4's field `textures`.
     """
     gate = document.get("gate")
     if isinstance(gate, dict) and "textures" in gate:
@@ -120,5 +122,5 @@ class _Version2(Document):
 
 
 def _with_fields(part: Any, fields: dict[str, Any]) -> Any:
-    """A part of a document with further fields; what is not an object is left to validation."""
+    """A part of a document with further fields. What is not an object is returned as it is; validation refuses it."""
     return part | fields if isinstance(part, dict) else part

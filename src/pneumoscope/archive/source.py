@@ -22,7 +22,7 @@ def open_source(path: Path, *, max_bytes: int, name_encoding: str | None = None)
     Args:
         path: the archive or folder.
         max_bytes: size limit of one member.
-        name_encoding: codec of an archive's names that are not stated to be UTF-8.
+        name_encoding: text codec of file names in an archive that are not stated to be UTF-8.
 
     Raises:
         ArchiveError: `path` is neither a folder nor a readable archive.

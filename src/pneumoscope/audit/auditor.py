@@ -12,7 +12,7 @@ from pneumoscope import __version__
 from pneumoscope.audit import distributions, findings
 from pneumoscope.audit.document import Audit, Oddity
 from pneumoscope.audit.features import SIDE
-from pneumoscope.audit.leaks import group_films, identical, nearly_identical, shared_patients
+from pneumoscope.audit.leaks import identical, nearly_identical, patient_of_each, shared_patients
 from pneumoscope.audit.oddities import oddities
 from pneumoscope.audit.page import Pictures, draw_page
 from pneumoscope.audit.reading import ExaminedFilm, Subject, examine, name_by_header, open_subject
@@ -44,7 +44,7 @@ def audit(
         out: a folder to make, with `audit.json` and `audit.html`; None to write nothing.
         shortcuts: also measure the shortcut baselines and shifts, which takes most of the time.
         overwrite: replace an earlier audit at `out`.
-        name_encoding: codec of an archive's names that are not UTF-8.
+        name_encoding: text codec of file names in an archive that are not UTF-8.
         listener: receives progress.
 
     Raises:
@@ -69,17 +69,17 @@ def _read(subject: Subject, listener: Listener) -> tuple[list[ExaminedFilm], lis
     """The films, the unreadable files, and the mean films (`uint8 [224, 224]`) by split and class."""
     films: list[ExaminedFilm] = []
     unreadable: list[Oddity] = []
-    # Mean films are summed while reading, so that no film has to be kept.
+    # Pixels are added up while reading, so that no film's pixels have to be kept.
     sums = defaultdict[tuple[str, str], Floats](lambda: np.zeros((SIDE, SIDE)))
     for claim, each in zip(subject.claims, examine(subject.claims, subject.limits, listener), strict=True):
-        if isinstance(each, str):
+        if isinstance(each, str):  # the reason why the file cannot be read
             kind = "unreadable" if claim.listed else findings.UNLISTED_UNREADABLE
             unreadable.append(Oddity(film=claim.name, kind=kind, what=each))
         else:
-            film, small = each
-            sums[claim.split, claim.label] += small
+            film, pixels = each
+            sums[claim.split, claim.label] += pixels
             films.append(film)
-    counts = {(split, label): len(cell) for split, label, cell in distributions.by_split_and_class(films)}
+    counts = {(split, label): len(cell_films) for split, label, cell_films in distributions.by_split_and_class(films)}
     means = {cell: np.rint(sums[cell] / count).astype(np.uint8) for cell, count in counts.items()}
     return name_by_header(films), unreadable, means
 
@@ -93,22 +93,22 @@ def _document(
     shortcuts: bool,
     started: float,
 ) -> Audit:
-    patients_of = group_films(films)
+    patients = patient_of_each(films)
     listed = np.array([film.claim.listed for film in films], bool)
     classes = tuple(sorted({film.claim.label for film in films if film.claim.listed}))
-    # A group of all classes has no rest to be compared with.
+    # A group of all classes is left out: there is no other class to compare it with.
     groups = {name: members for name, members in subject.groups.items() if set(members) < set(classes)}
     same, near = identical(films), nearly_identical(films)
     conflicts = [each for each in same if len(set(each.labels)) > 1]
-    patients, odd = shared_patients(films), [*unreadable, *oddities(films)]
+    in_several_splits, odd = shared_patients(films), [*unreadable, *oddities(films)]
     changed = [film.claim.name for film in films if film.claim.file_sha256 not in (None, film.content.file_sha256)]
     unlisted = [claim.name for claim in subject.claims if not claim.listed]
     # Unlisted files are reported, but are not used for shortcuts.
-    pool = Pool(films=films, groups=patients_of, classes=classes, class_groups=groups).subset(listed)
+    pool = Pool(films=films, patients=patients, classes=classes, class_groups=groups).subset(listed)
     results = measure_shortcuts(pool, listener) if shortcuts else NOT_REQUESTED
     spreads, shares = tuple(distributions.spreads(films)), tuple(distributions.shares(films))
     found = itertools.chain(
-        findings.leak_findings(same, near, conflicts, patients),
+        findings.leak_findings(same, near, conflicts, in_several_splits),
         findings.class_findings(Counter(film.claim.label for film in films)),
         findings.file_findings(odd, changed, unlisted, subject.refused),
         findings.encoding_findings(spreads, shares),
@@ -122,12 +122,12 @@ def _document(
         classes=classes,
         groups=groups,
         findings=findings.by_severity(found),
-        counts=tuple(distributions.counts(films, patients_of)),
+        counts=tuple(distributions.counts(films, patients)),
         identical=tuple(same),
         near=tuple(near),
         near_distance=NEAR_DISTANCE,
         conflicts=tuple(conflicts),
-        patients=tuple(patients),
+        patients=tuple(in_several_splits),
         odd=tuple(odd),
         spreads=spreads,
         shares=shares,

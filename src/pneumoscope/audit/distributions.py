@@ -43,11 +43,11 @@ def by_split_and_class(films: Sequence[ExaminedFilm]) -> Iterator[tuple[str, str
         yield split, label, cells[split, label]
 
 
-def counts(films: Sequence[ExaminedFilm], groups: Sequence[str]) -> Iterator[Count]:
-    """Films, patients and films per patient; `groups` is the patient of each film."""
-    patients = dict(zip(map(id, films), groups, strict=True))
+def counts(films: Sequence[ExaminedFilm], patients: Sequence[str]) -> Iterator[Count]:
+    """Films, patients and films per patient; `patients` is the patient of each film."""
+    patient_of = dict(zip(map(id, films), patients, strict=True))
     for split, label, cell in by_split_and_class(films):
-        sizes = np.array(list(Counter(patients[id(film)] for film in cell).values()))
+        sizes = np.array(list(Counter(patient_of[id(film)] for film in cell).values()))
         yield Count(
             split=split,
             label=label,

@@ -57,9 +57,9 @@ def shared_patients(films: Iterable[ExaminedFilm]) -> list[SharedPatient]:
     ]
 
 
-def group_films(films: Sequence[ExaminedFilm]) -> list[str]:
-    """The group of each film: films of one patient by any rule but `NAIVE`, or of equal pixels, are in one group."""
-    # `NAIVE` would join different children of one number.
+def patient_of_each(films: Sequence[ExaminedFilm]) -> list[str]:
+    """A key per film; films of one patient by any rule but `NAIVE`, or of equal pixels, have the same key."""
+    # `NAIVE` would join different children that have the same number.
     links = [
         [
             f"pixels {film.content.luma_sha256}",

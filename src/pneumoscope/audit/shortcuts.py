@@ -34,10 +34,10 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Films with the patient of each (`groups`), the classes, and the groups of classes that are reported together."""
+    """Films with the patient of each, the classes, and the groups of classes that are reported together."""
 
     films: Sequence[ExaminedFilm]
-    groups: Sequence[str]
+    patients: Sequence[str]
     classes: tuple[str, ...]
     class_groups: dict[str, tuple[str, ...]]
 
@@ -57,7 +57,7 @@ class Pool:
     def subset(self, chosen: NDArray[np.bool_]) -> "Pool":
         """The pool of the films where `chosen` (`bool [N]`) is true."""
         at = np.flatnonzero(chosen).tolist()
-        return replace(self, films=[self.films[each] for each in at], groups=[self.groups[each] for each in at])
+        return replace(self, films=[self.films[each] for each in at], patients=[self.patients[each] for each in at])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> ShortcutResults:
     """Measure every feature set: in cross-validation, from train to test and to stress, and the shift per class."""
     stress, pool = pool.subset(pool.in_split(STRESS)), pool.subset(~pool.in_split(STRESS))
     train, test = pool.subset(~pool.in_split(TEST)), pool.subset(pool.in_split(TEST))
-    folds = _fold_count(train.truth, train.groups)
+    folds = _fold_count(train.truth, train.patients)
     baselines: list[Shortcut] = []
     shifts: list[Shift] = []
     missing: list[str] = []
@@ -112,7 +112,7 @@ def measure_on(
     names = {film.path for film in tested}
     pool = Pool(
         films=films,
-        groups=[film.claim.patients[BY_MANIFEST] for film in films],
+        patients=[film.claim.patients[BY_MANIFEST] for film in films],
         classes=dataset.classes,
         class_groups=dataset.groups,
     )
@@ -126,7 +126,7 @@ def measure_on(
 
 
 def _cross_validated(train: Pool, features: str, folds: int) -> Iterator[Shortcut]:
-    probabilities = _out_of_fold(train.inputs(features), train.truth, train.groups, folds, len(train.classes))
+    probabilities = _out_of_fold(train.inputs(features), train.truth, train.patients, folds, len(train.classes))
     trained_on = f"all but test, {folds}-fold by patient"
     yield from _baselines(train, probabilities, features, trained_on=trained_on, tested_on=HELD_OUT)
 
@@ -152,7 +152,7 @@ def _baselines(
     for name, (labels, scores) in tasks.items():
         if len(set(labels.tolist())) < 2:
             continue  # only one class to predict
-        accuracy, auroc = _estimates(labels, scores, pool.groups)
+        accuracy, auroc = _estimates(labels, scores, pool.patients)
         yield Shortcut(
             features=features,
             task=name,
@@ -170,21 +170,21 @@ def _shifts(pool: Pool, features: str, listener: Listener) -> Iterator[Shift]:
     for index, label in enumerate(pool.classes):
         films = pool.subset(pool.truth == index)
         tested = films.in_split(TEST).astype(np.int64)
-        folds = _fold_count(tested, films.groups)
+        folds = _fold_count(tested, films.patients)
         listener.advance(1)
         if folds:
-            scores = _out_of_fold(films.inputs(features), tested, films.groups, folds, 2)
+            scores = _out_of_fold(films.inputs(features), tested, films.patients, folds, 2)
             yield Shift(
                 label=label,
                 features=features,
                 n_train=int((tested == 0).sum()),
                 n_test=int(tested.sum()),
-                auroc=_estimates(tested, scores, films.groups)[1],
+                auroc=_estimates(tested, scores, films.patients)[1],
             )
 
 
 def _estimates(
-    truth: NDArray[np.int64], probabilities: NDArray[np.float64], groups: Sequence[str]
+    truth: NDArray[np.int64], probabilities: NDArray[np.float64], patients: Sequence[str]
 ) -> tuple[Estimate, Estimate]:
     """Accuracy and one-versus-rest AUROC, each with its interval."""
     right = (probabilities.argmax(axis=1) == truth).astype(np.float64)
@@ -192,7 +192,7 @@ def _estimates(
     shown = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     areas = [metrics.auroc(truth == index, probabilities[:, index]) for index in shown]
     drawn: list[tuple[metrics.Floats, metrics.Floats]] = []
-    for weights in metrics.bootstrap_weights(groups, resamples=_RESAMPLES, seed=_SEED):
+    for weights in metrics.bootstrap_weights(patients, resamples=_RESAMPLES, seed=_SEED):
         each = [metrics.weighted_aurocs(truth == index, probabilities[:, index], weights) for index in shown]
         drawn.append((weights @ right / weights.sum(axis=1), _defined_mean(np.array(each))))
     accuracies, aurocs = (np.concatenate(values) for values in zip(*drawn, strict=True))
@@ -211,12 +211,12 @@ def _estimate(value: float, resampled: metrics.Floats) -> Estimate:
 
 
 def _out_of_fold(
-    inputs: NDArray[np.float32], truth: NDArray[np.int64], groups: Sequence[str], folds: int, classes: int
+    inputs: NDArray[np.float32], truth: NDArray[np.int64], patients: Sequence[str], folds: int, classes: int
 ) -> NDArray[np.float64]:
     """Probabilities `[N, C]` of each film by trees that were trained on other patients' films."""
     probabilities = np.zeros((len(truth), classes))
     cut = StratifiedGroupKFold(folds, shuffle=True, random_state=_SEED)
-    for train, held_out in cut.split(inputs, truth, list(groups)):
+    for train, held_out in cut.split(inputs, truth, list(patients)):
         if len(set(truth[train].tolist())) == 1:  # all films of the other classes are of held-out patients
             probabilities[held_out, truth[train][0]] = 1
             continue
@@ -246,8 +246,8 @@ def _class_probabilities(
     return probabilities
 
 
-def _fold_count(truth: NDArray[np.int64], groups: Sequence[str]) -> int:
+def _fold_count(truth: NDArray[np.int64], patients: Sequence[str]) -> int:
     """The number of patients of the smallest class, at most five; 0 if that is below two or there is one class only."""
-    patients = Counter(label for label, _ in set(zip(truth.tolist(), groups, strict=True)))
-    least = min(patients.values(), default=0)
-    return min(_FOLDS, least) if least >= 2 and len(patients) > 1 else 0
+    patients_of_class = Counter(label for label, _ in set(zip(truth.tolist(), patients, strict=True)))
+    least = min(patients_of_class.values(), default=0)
+    return min(_FOLDS, least) if least >= 2 and len(patients_of_class) > 1 else 0

@@ -20,10 +20,11 @@ from pneumoscope.imaging import Limits
 from pneumoscope.score.listing import Entry
 from pneumoscope.settings.aws_names import Location
 
-_CUT_OFF = (exceptions.IncompleteReadError, exceptions.HTTPClientError)  # botocore does not repeat these in a body
+#: Errors while a body is read; botocore retries only those before it.
+_CUT_OFF = (exceptions.IncompleteReadError, exceptions.HTTPClientError)
 _PAUSE_SECONDS = 0.3
-_CONFLICTS = 8  # tries of a write that another write of the same name got in the way of
-#: Errors that concern one film, as errors of a file system.
+_CONFLICT_TRIES = 8  # of a write that conflicts with another write of the same name
+#: S3's error codes that concern one film only, each with the OSError to raise instead.
 _FILM_ERRORS = {
     "NoSuchKey": (errno.ENOENT, "it was removed after it was listed"),
     "PreconditionFailed": (errno.ESTALE, "it was changed after it was listed"),
@@ -34,8 +35,9 @@ _FILM_ERRORS = {
 class S3Films:
     """The image files under a prefix, in S3's order of keys.
 
-    A file is a film by its suffix. One without a suffix, or with a number in its place, is taken for a DICOM file, as
-    hospitals name them: to read the beginning of every object would double the requests.
+    Files are chosen by suffix. A file without a suffix, or with a number as its suffix, is taken for DICOM, because
+    hospitals name DICOM files so. Its first bytes are not checked: that would double the requests. `stamp` is empty,
+    because every entry has its own, the ETag; see `Source`.
     """
 
     location: Location
@@ -50,7 +52,7 @@ class S3Films:
         return str(self.location)
 
     def is_visible(self) -> bool:
-        """True: S3 is the same from everywhere."""
+        """True: every machine reads the same S3."""
         return True
 
     def entries(self) -> Iterator[Entry]:
@@ -79,9 +81,9 @@ class S3Films:
 
 @dataclass(frozen=True, kw_only=True)
 class S3Destination:
-    """A prefix for parts. S3 accepts a part only if no other has its name, so that the first one stays.
+    """A prefix for parts. S3 refuses a part whose name is taken, so that the first one stays.
 
-    `kms_key` is the id or ARN of a KMS key to encrypt with; without it, the bucket's own setting holds.
+    `kms_key` is the id or ARN of a KMS key to encrypt with; without it, the bucket's own setting applies.
     """
 
     location: Location
@@ -103,7 +105,7 @@ class S3Destination:
         check_bucket(_cloud(self.region), self.location)
 
     def is_visible(self) -> bool:
-        """True: S3 is the same from everywhere."""
+        """True: every machine reads the same S3."""
         return True
 
     def names(self) -> set[str]:
@@ -112,19 +114,19 @@ class S3Destination:
         return {each["Key"][above:] for each in list_files(_cloud(self.region), self.location, folders=False)}
 
     def publish(self, name: str, content: bytes) -> bool:
-        """Put a part, unless there is one of its name.
+        """Put a part, unless there is one of its name; return whether it was put.
 
-        An object appears whole or not at all. If the reply to a put is lost, botocore puts again and S3 refuses,
-        because the part is there: no reply is needed to know that there is one part.
+        An object appears whole or not at all. If S3's reply to a put is lost, botocore sends the put again, and S3
+        refuses it, because the part is there. The result is then False, although this call put the part.
 
         Raises:
-            BusyError: other writes of this name were in the way again and again.
+            BusyError: every try conflicted with another write of this name.
             CloudError: S3 refuses.
         """
         file = self.location / name
         put = _cloud(self.region).client("s3").put_object
         with translate_errors(f"writing {file}"):
-            for _ in range(_CONFLICTS):
+            for _ in range(_CONFLICT_TRIES):
                 try:
                     put(Bucket=file.bucket, Key=file.key, Body=content, IfNoneMatch="*", **self._encryption)
                 except exceptions.ClientError as failure:
@@ -135,14 +137,14 @@ class S3Destination:
                     time.sleep(_PAUSE_SECONDS)
                 else:
                     return True
-        raise BusyError(f"writing {file}: other writes of the same part were in the way; try again later.")
+        raise BusyError(f"writing {file}: other processes keep writing the same part; try again later.")
 
     def replace(self, name: str, content: bytes) -> None:
         """Put an object, in place of an earlier one."""
         write_file(_cloud(self.region), self.location / name, content, **self._encryption)
 
     def tail(self, name: str, size: int) -> bytes:
-        """Read the end of an object."""
+        """Read the last bytes of an object, at most `size`."""
         return _body(_cloud(self.region), self.location / name, Range=f"bytes=-{size}")
 
     def remove(self, names: Iterable[str]) -> None:
@@ -151,7 +153,7 @@ class S3Destination:
             remove_file(_cloud(self.region), self.location / name)
 
     def tidy(self) -> None:
-        """Do nothing: S3 keeps no incomplete object of a single put."""
+        """Do nothing: a single put leaves no incomplete object in S3."""
 
     @property
     def _encryption(self) -> dict[str, str]:
@@ -163,11 +165,11 @@ def _cloud(region: str | None) -> Cloud:
     return Cloud(region=region)
 
 
-def _body(cloud: Cloud, file: Location, **how: str) -> bytes:
-    """The bytes of an object, again if the connection breaks within them.
+def _body(cloud: Cloud, file: Location, **request: str) -> bytes:
+    """The bytes of an object, read anew if the connection breaks within them; `request` has GetObject's parameters.
 
     Raises:
-        OSError: the object is not there, or is not the one that `how` requires.
+        OSError: the object is not there, or is not the one that `IfMatch` requires.
         CloudError: S3 refuses.
     """
     get: Any = cloud.client("s3").get_object
@@ -176,7 +178,7 @@ def _body(cloud: Cloud, file: Location, **how: str) -> bytes:
         left -= 1
         with translate_errors(f"reading {file}"):
             try:
-                return bytes(get(Bucket=file.bucket, Key=file.key, **how)["Body"].read())
+                return bytes(get(Bucket=file.bucket, Key=file.key, **request)["Body"].read())
             except exceptions.ClientError as failure:
                 if error_code(failure) in _FILM_ERRORS:
                     raise OSError(*_FILM_ERRORS[error_code(failure)]) from failure

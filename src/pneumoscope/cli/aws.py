@@ -138,8 +138,8 @@ def score_command(settings: "Score") -> None:
 
     The films that have no result yet are sent to a batch transform job. Its responses become the Parquet parts that
     `pneumoscope score` writes. After an interruption, a failed job or --no-wait, the same command goes on: it waits for
-    the running job, sends the films that are left, and gathers. Ctrl-C leaves the job running. A damaged film is a row
-    with its reason. For research use only; not a medical device.
+    the running job, sends the films that are left, and gathers the responses. Ctrl-C leaves the job running. A damaged
+    film is a row with its reason. For research use only; not a medical device.
     """
     import pyarrow  # noqa: F401, ICN001 (a missing extra must end the command before the films are listed)
 

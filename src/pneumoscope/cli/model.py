@@ -73,8 +73,8 @@ def _show_drawings(choice: Choice, predictions: "list[Prediction]") -> None:
 def export_command(settings: "Export") -> None:
     """Export a run as a bundle.
 
-    A bundle holds the ONNX model, its contract and golden cases. It is refused unless it gives the same outputs as
-    PyTorch.
+    A bundle holds the ONNX model, its contract and golden cases. Export fails unless the ONNX model gives the same
+    outputs as PyTorch.
     """
     from pneumoscope.cli.show import make_listener, show_exported
     from pneumoscope.contract import CONTRACT_FILE
@@ -98,7 +98,7 @@ def export_command(settings: "Export") -> None:
 def verify_command(settings: "Verify") -> None:
     """Check a bundle's files and golden cases.
 
-    The hashes of its files must fit, and its golden cases must give the same results as when it was exported.
+    Its files must have the hashes in its contract, and its golden cases must give the same results as at export.
     """
     from pneumoscope.engine import Engine, verify
 
@@ -114,8 +114,8 @@ def evaluate_command(settings: "Evaluate") -> None:
     """Report how well a bundle does on a data set.
 
     With --unlabelled, report instead whether films without labels look like the bundle's own. Films that the bundle
-    was trained on are refused. The figures are over all decodable films, by their most probable class; how many were
-    answered, abstained on and rejected is reported beside them. report.html is one file that needs no network.
+    was trained on are refused. All decodable films count, by their most probable class; how many were answered,
+    abstained on and rejected is reported separately. report.html is one file that needs no network.
     """
     from pneumoscope.cli.show import make_listener, show_report
     from pneumoscope.contract import load_contract

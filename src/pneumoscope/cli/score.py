@@ -25,7 +25,7 @@ def score_command(settings: "Score") -> None:
     """Score whole archives into Parquet files.
 
     The films of all sources are cut into shards of about 2,000. Worker processes score them, on this machine or on a
-    Ray cluster, and each shard becomes one part in PLACE, whole or not at all. Run the same command again after an
+    Ray cluster, and each shard becomes one part in --out, whole or not at all. Run the same command again after an
     interruption: it goes on with the parts that are missing. A damaged film is a row with its reason, and does not
     change the exit code. For research use only; not a medical device.
     """

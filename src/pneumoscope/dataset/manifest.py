@@ -27,8 +27,8 @@ SOURCE_SEPARATOR = " | "
 class Record:
     """One film of a data set, as a row of the manifest. Width and height are as stored in the file, in pixels.
 
-    `source` is `SOURCE:MEMBER`, several joined by ` | ` if several sources have the film. `phash` is
-    the perceptual hash of `likeness`.
+    `source` is `SOURCE:MEMBER`, several joined by ` | ` if several sources have the film. `luma_sha256` is the hash of
+    the upright decoded luma and its shape, `phash` the perceptual hash of `likeness`. `mode` is Pillow's.
     """
 
     path: str
@@ -60,7 +60,10 @@ class DuplicateFilms(Document):
 
 
 class NearFilms(Document):
-    """Two nearly identical films, by their names in the sources; `distance` is in bits of 256."""
+    """Two nearly identical films, by their names in the sources.
+
+    `distance` is the number of bits, of 256, in which their perceptual hashes differ. `merged`: they became one film.
+    """
 
     films: tuple[Text, Text]
     labels: tuple[Text, Text]
@@ -115,28 +118,31 @@ class Dataset:
         """The films of one split, in manifest order.
 
         Raises:
-            DatasetError: there are none.
+            DatasetError: the split has no films.
         """
         films = [film for film in self.films if film.split == name]
         if not films:
-            there = sorted({film.split for film in self.films})
-            raise DatasetError(f"{self.root} has no split {name!r}; it has: {', '.join(there)}.")
+            splits = sorted({film.split for film in self.films})
+            raise DatasetError(f"{self.root} has no split {name!r}; it has: {', '.join(splits)}.")
         return films
 
     def read(self, film: Record) -> bytes:
         """The bytes of a film's file.
 
         Raises:
-            DatasetError: the file is missing, or is not the one in the manifest.
+            DatasetError: the file is missing, or has changed since the manifest was written.
         """
         path = self.root / film.path
         try:
             data = path.read_bytes()
         except OSError as failure:
             raise DatasetError(f"{path} cannot be read ({failure.strerror}); prepare the data set again.") from failure
-        # At every read: a file that changed after `data prepare` would otherwise be trained on or evaluated unnoticed.
+        # Checked at every read, so that a file that changed after `data prepare` is not trained on or evaluated.
         if hashlib.sha256(data).hexdigest() != film.file_sha256:
-            raise DatasetError(f"{path} is not the file the manifest names; prepare the data set again.")
+            raise DatasetError(
+                f"{path} has changed since `data prepare` (its SHA-256 is not the manifest's); "
+                "prepare the data set again."
+            )
         return data
 
 
@@ -155,11 +161,12 @@ def parse_manifest(text: str) -> list[Record]:
 
     Raises:
         ValueError: the columns or a value are not as `format_manifest` writes them.
+        csv.Error: the text is not CSV.
     """
     reader = csv.reader(io.StringIO(text))
     names = [field.name for field in fields(Record)]
     if (header := next(reader, [])) != names:
-        raise ValueError(f"its first line has {len(header)} values and is not the header {','.join(names)}")
+        raise ValueError(f"its first line ({len(header)} values) is not the header {','.join(names)}")
     return [_parse_row(names, row) for row in reader]
 
 

@@ -236,7 +236,7 @@ def _write_films(films: Sequence[AssignedFilm], folder: Path) -> list[Record]:
         path = next(name for name in _names(preferred, kept.content.file_sha256) if name.lower() not in used)
         used.add(path.lower())
         # Moved, not copied again: the incoming folder is inside the data set, so on the same file system.
-        kept.copy.rename(folder / path)
+        kept.incoming_file.rename(folder / path)
         rows.append(
             Record(
                 path=path,
@@ -282,7 +282,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
 
 def _summaries(read: Sequence[Source], union: Union, films: Sequence[AssignedFilm]) -> list[SourceSummary]:
     """The summary of each source; a film is added by the first source that has it."""
-    added = Counter(film.entry.kept.number for film in films)
+    added = Counter(film.entry.kept.source_index for film in films)
     return [
         SourceSummary(
             name=source.name,

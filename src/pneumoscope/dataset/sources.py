@@ -24,11 +24,11 @@ from pneumoscope.settings.data import PrepareConfig
 class SourceFilm:
     """A film of one source that has been read.
 
-    `number` is its source's index and `member` its path in the source. `copy` is its file until the data set is
-    written.
+    `source_index` is its source's position among the sources, `member` its path in the source, and `part` the source's
+    own split that it is in. `incoming_file` holds its bytes until the data set is written.
     """
 
-    number: int
+    source_index: int
     source: str
     member: str
     label: str
@@ -36,7 +36,7 @@ class SourceFilm:
     naming: Naming
     part: Part | None
     content: Content
-    copy: Path
+    incoming_file: Path
 
     @property
     def name(self) -> str:
@@ -45,7 +45,7 @@ class SourceFilm:
 
     @property
     def file_name(self) -> str:
-        """A file name with a suffix that other programs know as an image's: torchvision does not know .jfif."""
+        """A file name whose suffix other programs take for an image's; .jfif, for one, is unknown to torchvision."""
         name = PurePosixPath(self.member)
         suffix = name.suffix.lower()
         if suffix not in SUFFIXES:
@@ -57,9 +57,9 @@ class SourceFilm:
 class Source:
     """One source that has been read.
 
-    `copies` counts films that were dropped as copies of others in `films`. `unreadable_test_patients` are the patients
-    of test films that cannot be read, each with the way in which it is named. The other counts are those of
-    `Candidates`.
+    `copies` is the number of films that were dropped because they repeat one of `films` (see `_drop_copies`).
+    `unreadable_test_patients` are the patients of test films that cannot be read, each with its `Naming`. The other
+    counts are those of `Candidates`.
     """
 
     name: str
@@ -74,17 +74,17 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class _CopiedFile:
-    """A candidate that has been read and copied; `header` is the patient by a DICOM's header."""
+    """A candidate that has been read and copied; `header_patient` is a pseudonym from a DICOM header."""
 
     candidate: Candidate
-    copy: Path
+    incoming_file: Path
     content: Content
-    header: str | None
+    header_patient: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadSources:
-    """All sources that have been read; the other fields are those of `FilmsFound`."""
+    """All sources, read; `label_summary` and `without_file` are those of `FilmsFound`."""
 
     sources: tuple[Source, ...]
     label_summary: str | None
@@ -118,13 +118,13 @@ def read_sources(
             _read_source(
                 candidates,
                 source,
-                incoming / str(number),
-                number=number,
-                headers=config.dicom_patients,
+                incoming / str(index),
+                source_index=index,
+                use_headers=config.dicom_patients,
                 limits=limits,
                 listener=listener,
             )
-            for number, (source, candidates) in enumerate(zip(names, found.candidates, strict=True))
+            for index, (source, candidates) in enumerate(zip(names, found.candidates, strict=True))
         )
     return ReadSources(sources=read, label_summary=found.label_summary, without_file=found.without_file)
 
@@ -134,8 +134,8 @@ def _read_source(
     source: str,
     folder: Path,
     *,
-    number: int,
-    headers: bool,
+    source_index: int,
+    use_headers: bool,
     limits: Limits,
     listener: Listener,
 ) -> Source:
@@ -146,11 +146,11 @@ def _read_source(
     results = list(listener.track(f"reading {source}", work, len(jobs)))
     copied = [each for each in results if isinstance(each, _CopiedFile)]
     failed = [(each, result) for (each, _), result in zip(jobs, results, strict=True) if isinstance(result, str)]
-    # One Patient ID for all films, as de-identification may leave, would make the whole source one patient.
-    by_header = headers and distinguishes_patients([each.header for each in copied])
-    films = _drop_copies(_film(each, source, number, by_header=by_header) for each in copied)
+    # De-identification can leave the same Patient ID on all films, which would make the whole source one patient.
+    by_header = use_headers and distinguishes_patients([each.header_patient for each in copied])
+    films = _drop_copies(_film(each, source, source_index, by_header=by_header) for each in copied)
     unreadable = (RefusedFile(source=source, name=each.member.name, reason=reason) for each, reason in failed)
-    # A test patient stays one even if the film cannot be read: the patient's other films must not be trained on.
+    # The patient of a test film that cannot be read is still a test patient, whose other films must not be trained on.
     test_identities = [each.identity for each, _ in failed if each.place.part == "test"]
     return Source(
         name=source,
@@ -165,36 +165,40 @@ def _read_source(
 
 
 def _source_names(sources: Sequence[Path]) -> list[str]:
-    """A short name of each source; a number is added to a name that occurs again."""
+    """A short name of each source; a name that occurs again gets a number."""
     names = [path.resolve().name for path in sources]
-    # The manifest names films by source, so two sources `images` must not have one name.
+    # The manifest names films by source, so two folders that are both called `images` need different names.
     return [f"{name}#{names[:at].count(name) + 1}" if name in names[:at] else name for at, name in enumerate(names)]
 
 
 def _copy(job: tuple[Candidate, Path], *, limits: Limits) -> _CopiedFile | str:
     """Read, check and copy one file, or return the reason why that is not possible."""
-    candidate, copy = job
+    candidate, incoming_file = job
     opened = open_film(candidate.member, limits)
     if isinstance(opened, str):
         return opened
     data, radiograph = opened
-    # A copy of the bytes that were checked and hashed: the source is read once and may change afterwards.
-    copy.write_bytes(data)
-    content, header = content_of(data, radiograph), radiograph.facts.patient
-    return _CopiedFile(candidate=candidate, copy=copy, content=content, header=header)
+    # The bytes that were checked and hashed are kept: the source is read once, and may change afterwards.
+    incoming_file.write_bytes(data)
+    return _CopiedFile(
+        candidate=candidate,
+        incoming_file=incoming_file,
+        content=content_of(data, radiograph),
+        header_patient=radiograph.facts.patient,
+    )
 
 
-def _film(copied: _CopiedFile, source: str, number: int, *, by_header: bool) -> SourceFilm:
+def _film(copied: _CopiedFile, source: str, source_index: int, *, by_header: bool) -> SourceFilm:
     """A film, with the patient of its DICOM header if its path names none.
 
-    A film without a patient is its own patient: its class, source and path stand in.
+    A film without a known patient counts as a patient of its own, named by its class, source and path.
     """
     member, identity = copied.candidate.member.name, copied.candidate.identity
     patient, naming = identity.patient, identity.naming
-    if by_header and copied.header is not None and naming is Naming.NONE:
-        patient, naming = copied.header, Naming.HEADER
+    if by_header and copied.header_patient is not None and naming is Naming.NONE:
+        patient, naming = copied.header_patient, Naming.HEADER
     return SourceFilm(
-        number=number,
+        source_index=source_index,
         source=source,
         member=member,
         label=identity.label,
@@ -202,15 +206,15 @@ def _film(copied: _CopiedFile, source: str, number: int, *, by_header: bool) -> 
         naming=naming,
         part=copied.candidate.place.part,
         content=copied.content,
-        copy=copied.copy,
+        incoming_file=copied.incoming_file,
     )
 
 
 def _drop_copies(films: Iterable[SourceFilm]) -> tuple[SourceFilm, ...]:
-    """Keep one of the files with the same name, label, named patient and bytes, of a test part if there is one."""
+    """Keep one of several files with the same name, label, named patient and bytes, preferably one of a test part."""
     kept: dict[tuple[object, ...], SourceFilm] = {}
     for film in films:
-        patient = film.patient if film.naming else None  # both are kept if they name different patients
+        patient = film.patient if film.naming else None  # files that name different patients are all kept
         key = (film.file_name, film.label, patient, film.content.file_sha256)
         if key not in kept or (film.part == "test" and kept[key].part != "test"):
             kept[key] = film

@@ -103,7 +103,7 @@ def unite(sources: Sequence[Source], config: PrepareConfig) -> Union:
         test_groups=frozenset(
             groups[entry.pixels] for entry in known if entry.in_test_part or entry.patients & unreadable
         ),
-        matched=Counter(film.number for entry in known for film in entry.films[1:]),
+        matched=Counter(film.source_index for entry in known for film in entry.films[1:]),
         duplicates=tuple(_identical(known)),
         near_duplicates=(*merged, *_unmerged(known, likeness)),
         refused=(*(each for source in sources for each in source.refused), *conflicting),
@@ -128,7 +128,7 @@ def match(films: Sequence[SourceFilm]) -> list[Entry]:
         # Decoded pixels, because sources store the same film under other names, formats and metadata.
         same = slots[film.content.luma_sha256, film.label]
         # One to one: the published counts of a source hold, duplicates included.
-        free = [slot for slot in same if all(held.number != film.number for held in slot)]
+        free = [slot for slot in same if all(held.source_index != film.source_index for held in slot)]
         if free:
             # Train is matched with train and test with test, if possible.
             min(free, key=lambda slot: slot[0].part != film.part).append(film)
@@ -196,8 +196,8 @@ def _keys(entry: Entry) -> list[str]:
 
 def _mergeable(one: Entry, other: Entry) -> bool:
     """Whether two entries have the same label and no source in common."""
-    held = {film.number for film in one.films}
-    return one.label == other.label and not any(film.number in held for film in other.films)
+    held = {film.source_index for film in one.films}
+    return one.label == other.label and not any(film.source_index in held for film in other.films)
 
 
 def _identical(entries: Iterable[Entry]) -> list[DuplicateFilms]:

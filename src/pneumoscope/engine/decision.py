@@ -65,8 +65,8 @@ def choose_rule(
         contract: has the rows of coverage and the operating points.
         level: `class`, or `group` to answer with a group's name where the class is in a group.
         coverage: of one of the rows; by default the contract's own.
-        operating_point: the name of a stored operating point. It replaces the sets: its group is answered from its
-            threshold on, at level `group` and without a coverage.
+        operating_point: the name of a stored operating point. It replaces the sets: its group is answered at or
+            above its threshold, at level `group` and without a coverage.
 
     Raises:
         UsageError: there is no such row or operating point; or the level is `group` and the contract has no groups, or
@@ -177,7 +177,7 @@ def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
         name for name in shares if all(sides[group][name not in members] for group, members in groups.items())
     )
     answers = [choice for choice, members in choices.items() if {*members} & {*classes}]
-    # The sides of groups cannot tell classes apart that are in no group.
+    # Sides of groups cannot distinguish classes that are in no group.
     if len(answers) > 1 and not {*answers} & {*groups}:
         answers = [choice for choice in answers if choice in _fitting_classes(shares, row)]
     if len(answers) == 1:
@@ -189,7 +189,7 @@ def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
 
 
 def _judge_at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], point: OperatingPoint) -> Verdict:
-    """The group from its threshold on, else the most probable other answer; never an abstention."""
+    """The group at or above its threshold, else the most probable other answer; never an abstention."""
     choices = group_answers(groups, shares)
     sums = {name: sum(shares[member] for member in members) for name, members in choices.items()}
     # The threshold alone decides about the group: its name must not return as the most probable of the rest.

@@ -1,9 +1,9 @@
 """The calibration and the decision's thresholds of a bundle, from films that the networks have not seen.
 
 Thresholds come from cross-fitted probabilities: each film's calibration was fitted to films of other patients. The
-bundle applies one calibration, fitted to all these films, so the coverage of its sets is exact only as far as the two
-agree. A calibration has at most two numbers per class, fitted to hundreds or thousands of films: the difference is
-small compared with the sampling error of the films themselves.
+bundle applies one calibration, fitted to all these films, so the coverage of its sets is exact only as far as this
+calibration agrees with the cross-fitted ones. A calibration has at most two numbers per class, fitted to hundreds or
+thousands of films: the difference is small compared with the sampling error of the films themselves.
 """
 
 import math
@@ -31,20 +31,21 @@ COVERAGES = (0.8, 0.85, 0.9, 0.95, 0.99)
 DEFAULT_COVERAGE = 0.9
 Aim: TypeAlias = Literal["sensitivity", "specificity"]
 AIMS: tuple[tuple[Aim, float], ...] = (("sensitivity", 0.95), ("sensitivity", 0.99), ("specificity", 0.95))
-_FOLDS = 5  # of a validation split
-#: Settings of a run in which the networks of its evidence may differ: none changes how sure a network is of its class.
+_FOLDS = 5  # into which a validation split is dealt
+#: Settings that may differ between a run and its evidence's networks: they do not change how sure a network is.
 _IRRELEVANT = ("recipe", "seed", "compiled", "workers", "precision", "teacher_share")
 
 
 def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dataset) -> Evidence:
-    """Load an evidence file that belongs to this run's films and classes, from networks trained as the run's was.
+    """Load an evidence file of this run's films and classes, from networks that were trained as the run's network was.
 
-    Thresholds hold only for a network trained in the same way. Sets that state 90 % held the class of 89 % of the
-    normal films for a network trained like the evidence's, and of 72 % for one with additional soft targets
-    (docs/concepts/experiments.md, "The practice test").
+    Thresholds hold only for a network trained in the same way. At 90 % coverage, prediction sets held the true class of
+    89 % of the normal films for a network trained like those of the evidence, but of only 72 % for one trained with
+    soft targets (docs/concepts/experiments.md, "The practice test").
 
     Raises:
-        RunError: it belongs to others, the run had teachers or other settings, or it is not an evidence file.
+        RunError: it is not an evidence file, its films or classes are not the run's, or the run had teachers or other
+            settings.
     """
     evidence = load_evidence(path)
     about = evidence.about
@@ -55,14 +56,15 @@ def evidence_of_run(path: Path, config: TrainConfig, card: RunCard, dataset: Dat
         )
     if card.teachers:
         raise RunError(
-            f"the run was trained with soft targets (--teachers), and the networks of {path} were not, so that its "
-            "thresholds would not hold; train without --teachers, or leave out --evidence and calibrate on validation "
+            f"the run was trained with soft targets (--teachers), but the networks of {path} were not, so thresholds "
+            "from it would not hold; train without --teachers, or leave out --evidence and calibrate on validation "
             "films."
         )
     theirs, ours = about.config.model_dump(exclude=set(_IRRELEVANT)), config.model_dump(exclude=set(_IRRELEVANT))
-    if differing := [f"{name} {theirs[name]!r} and {ours[name]!r}" for name in theirs if theirs[name] != ours[name]]:
+    if differing := [name for name in theirs if theirs[name] != ours[name]]:
+        values = ", ".join(f"{name} {theirs[name]!r} instead of {ours[name]!r}" for name in differing)
         raise RunError(
-            f"the networks of {path} were trained with other settings than the run ({', '.join(differing)}); "
+            f"the networks of {path} were trained with other settings than the run: {values}; "
             "cross-validate with the run's recipe."
         )
     # Called for its error: every train film must be in the evidence.
@@ -88,10 +90,10 @@ class CalibrationSet:
         """A group's probability for each film, `[N]`: the sum over its classes."""
         return np.asarray(probabilities[:, [self.classes.index(label) for label in self.groups[group]]].sum(axis=1))
 
-    def inside(self, group: str, setting: "_ThresholdFilms") -> tuple[NDArray[np.bool_], Floats]:
+    def inside(self, group: str, threshold_films: "_ThresholdFilms") -> tuple[NDArray[np.bool_], Floats]:
         """Which films belong to a group, and the group's probability for each film."""
         members = [self.classes.index(label) for label in self.groups[group]]
-        return np.isin(setting.truth, members), self.share(group, setting.probabilities)
+        return np.isin(threshold_films.truth, members), self.share(group, threshold_films.probabilities)
 
 
 def frequencies(prior: Literal["train", "uniform"], dataset: Dataset) -> Floats:
@@ -103,12 +105,13 @@ def frequencies(prior: Literal["train", "uniform"], dataset: Dataset) -> Floats:
 def validation_films(films: list[Record], logits: Floats, dataset: Dataset, prior: Floats) -> HeldOutFilms:
     """A network's outputs for its validation split, dealt into folds by patient.
 
-    There are at most five folds, and no more than the rarest class has patients: each fold can have every class.
+    There are at most five folds, and at most as many as the rarest class has patients, so that each fold can have
+    every class.
     """
     truth = np.array([dataset.classes.index(film.label) for film in films], np.int64)
     _, patient = np.unique([film.patient for film in films], return_inverse=True)
-    each = grouped({(film.label, film.patient) for film in films}, lambda pair: pair[0])
-    folds = min(_FOLDS, *map(len, each.values()))
+    patients_of_class = grouped({(film.label, film.patient) for film in films}, lambda pair: pair[0])
+    folds = min(_FOLDS, *map(len, patients_of_class.values()))
     dealt = deal_patients([LabelledFilm(label=film.label, patient=film.patient) for film in films], folds=folds, seed=0)
     return HeldOutFilms(
         logits=logits.astype(np.float64),
@@ -126,8 +129,9 @@ def calibrate(calibration_set: CalibrationSet) -> tuple[Calibration, Decision]:
     """
     films = calibration_set.films
     method = metrics.choose_method(films)
-    # One calibration of all films is shipped; thresholds come from probabilities that are cross-fitted.
-    scaling, whole = metrics.fit(films, method), _ThresholdFilms(films.truth, metrics.cross_fitted(films, method))
+    # The calibration that ships is fitted to all films; thresholds come from cross-fitted probabilities.
+    scaling = metrics.fit(films, method)
+    all_films = _ThresholdFilms(films.truth, metrics.cross_fitted(films, method))
     calibration = Calibration(
         method=scaling.method,
         scale=calibration_set.by_class(scaling.scale),
@@ -139,8 +143,8 @@ def calibrate(calibration_set: CalibrationSet) -> tuple[Calibration, Decision]:
     parts = list(_held_out_folds(films, method))
     decision = Decision(
         coverage=DEFAULT_COVERAGE,
-        table=tuple(_row(calibration_set, whole, parts, coverage) for coverage in COVERAGES),
-        operating_points=tuple(_points(calibration_set, whole, parts)),
+        table=tuple(_row(calibration_set, all_films, parts, coverage) for coverage in COVERAGES),
+        operating_points=tuple(_points(calibration_set, all_films, parts)),
         evidence=calibration_set.kind,
         films=len(films.truth),
     )
@@ -158,7 +162,7 @@ def judge_out_of_fold(
     probabilities = np.empty(calibration_set.films.logits.shape)
     verdicts = dict[int, Verdict]()
     for part in _held_out_folds(calibration_set.films, method):
-        rule = Rule(level="class", row=_thresholds(calibration_set, part.setting, coverage))
+        rule = Rule(level="class", row=_thresholds(calibration_set, part.threshold_films, coverage))
         probabilities[part.rows] = part.probabilities
         judged = (
             judge(calibration_set.groups, calibration_set.by_class(shares), rule) for shares in part.probabilities
@@ -177,37 +181,40 @@ class _ThresholdFilms:
 
 @dataclass(frozen=True, eq=False)
 class _HeldOutFold:
-    """A fold as a mask `bool [N]`, its films' probabilities, and the other folds' films, which set its thresholds."""
+    """A fold as a mask `bool [N]`, its films' probabilities, and the other folds' films, which set its thresholds.
+
+    `weights` are those of the other folds' films.
+    """
 
     rows: NDArray[np.bool_]
     probabilities: Floats
-    setting: _ThresholdFilms
+    threshold_films: _ThresholdFilms
     weights: Floats
 
 
 def _held_out_folds(films: HeldOutFilms, method: metrics.Method) -> Iterator[_HeldOutFold]:
     for rows, others in films.parts():
-        setting = _ThresholdFilms(others.truth, metrics.cross_fitted(others, method))
-        yield _HeldOutFold(rows, metrics.fit(others, method).probabilities(films.logits[rows]), setting, others.weights)
+        threshold_films = _ThresholdFilms(others.truth, metrics.cross_fitted(others, method))
+        probabilities = metrics.fit(others, method).probabilities(films.logits[rows])
+        yield _HeldOutFold(rows, probabilities, threshold_films, others.weights)
 
 
 def _row(
-    calibration_set: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold], coverage: float
+    calibration_set: CalibrationSet, all_films: _ThresholdFilms, parts: list[_HeldOutFold], coverage: float
 ) -> CoverageRow:
-    """A row of the table, set by all the films, with the figures of the other folds' thresholds on each fold."""
+    """A row of the table: thresholds from all films, and figures from the other folds' thresholds on each fold."""
     truth = calibration_set.films.truth
-    # The thresholds of the row come from all films; its figures from thresholds of the other folds, so that no film is
-    # judged by a threshold that it helped to set.
-    kept, answer = np.zeros((len(truth), len(calibration_set.classes)), np.bool_), np.full(len(truth), -1)
+    # Each film is judged by the other folds' thresholds, so that it does not affect the threshold it is judged by.
+    in_set, answer = np.zeros((len(truth), len(calibration_set.classes)), np.bool_), np.full(len(truth), -1)
     for part in parts:
-        rule = Rule(level="class", row=_thresholds(calibration_set, part.setting, coverage))
-        kept[part.rows] = part.probabilities >= [rule.row.classes[label] for label in calibration_set.classes]
+        rule = Rule(level="class", row=_thresholds(calibration_set, part.threshold_films, coverage))
+        in_set[part.rows] = part.probabilities >= [rule.row.classes[label] for label in calibration_set.classes]
         verdicts = [
             judge(calibration_set.groups, calibration_set.by_class(shares), rule) for shares in part.probabilities
         ]
         answer[part.rows] = [-1 if verdict.class_index is None else verdict.class_index for verdict in verdicts]
-    answered, observed = answer >= 0, metrics.class_coverage(kept, truth)
-    return _thresholds(calibration_set, whole, coverage).model_copy(
+    answered, observed = answer >= 0, metrics.class_coverage(in_set, truth)
+    return _thresholds(calibration_set, all_films, coverage).model_copy(
         update={
             "observed": {
                 label: metrics.finite_or_none(share)
@@ -221,19 +228,19 @@ def _row(
     )
 
 
-def _thresholds(calibration_set: CalibrationSet, setting: _ThresholdFilms, coverage: float) -> CoverageRow:
-    """The least probabilities at which classes and groups' sides fit a film; the row's figures are left empty."""
-    truth, classes = setting.truth, len(calibration_set.classes)
+def _thresholds(calibration_set: CalibrationSet, threshold_films: _ThresholdFilms, coverage: float) -> CoverageRow:
+    """The least probabilities at which each class, and each side of a group, fits a film; figures are left empty."""
+    truth, classes = threshold_films.truth, len(calibration_set.classes)
     groups = {}
     for group in calibration_set.groups:
-        inside, share = calibration_set.inside(group, setting)
-        # Each film's true side is treated as its class.
-        of_sides = _least(np.where(inside, share, 1 - share), np.where(inside, 0, 1), 2, coverage)
-        groups[group] = Sides(inside=of_sides[0], outside=of_sides[1])
+        inside, share = calibration_set.inside(group, threshold_films)
+        # The two sides, in the group or not, are treated as two classes.
+        least = _least(np.where(inside, share, 1 - share), np.where(inside, 0, 1), 2, coverage)
+        groups[group] = Sides(inside=least[0], outside=least[1])
     return CoverageRow(
         coverage=coverage,
         classes=calibration_set.by_class(
-            _least(setting.probabilities[np.arange(len(truth)), truth], truth, classes, coverage)
+            _least(threshold_films.probabilities[np.arange(len(truth)), truth], truth, classes, coverage)
         ),
         groups=groups,
         observed={},
@@ -253,19 +260,19 @@ def _least(own: Floats, truth: Indices, classes: int, coverage: float) -> list[f
 
 
 def _points(
-    calibration_set: CalibrationSet, whole: _ThresholdFilms, parts: list[_HeldOutFold]
+    calibration_set: CalibrationSet, all_films: _ThresholdFilms, parts: list[_HeldOutFold]
 ) -> Iterator[OperatingPoint]:
     """Operating points of every group that has films on both sides."""
     weights = calibration_set.films.weights
     for group in calibration_set.groups:
-        inside, _ = calibration_set.inside(group, whole)
+        inside, _ = calibration_set.inside(group, all_films)
         # Sensitivity needs films of the group, specificity films outside it.
         if inside.all() or not inside.any():
             continue
         for aim, level in AIMS:
             called = np.zeros(len(inside), np.bool_)
             for part in parts:
-                least = _threshold(calibration_set, part.setting, part.weights, group, aim, level)
+                least = _threshold(calibration_set, part.threshold_films, part.weights, group, aim, level)
                 called[part.rows] = calibration_set.share(group, part.probabilities) >= least
             name = f"{aim}-{level:g}"
             yield OperatingPoint(
@@ -274,17 +281,22 @@ def _points(
                 group=group,
                 aim=aim,
                 level=level,
-                threshold=_threshold(calibration_set, whole, weights, group, aim, level),
+                threshold=_threshold(calibration_set, all_films, weights, group, aim, level),
                 sensitivity=round(float(np.average(called[inside], weights=weights[inside])), 6),
                 specificity=round(float(np.average(~called[~inside], weights=weights[~inside])), 6),
             )
 
 
 def _threshold(
-    calibration_set: CalibrationSet, setting: _ThresholdFilms, weights: Floats, group: str, aim: Aim, level: float
+    calibration_set: CalibrationSet,
+    threshold_films: _ThresholdFilms,
+    weights: Floats,
+    group: str,
+    aim: Aim,
+    level: float,
 ) -> float:
-    """The probability from which on a group is called, so that the rate is at least `level` on these films."""
-    inside, share = calibration_set.inside(group, setting)
+    """The least probability at which a group is called positive, for a rate of at least `level` on these films."""
+    inside, share = calibration_set.inside(group, threshold_films)
     if aim == "sensitivity":
         return metrics.threshold_reached_by(share[inside], level, weights[inside])
     below = 1 - metrics.threshold_reached_by(1 - share[~inside], level, weights[~inside])

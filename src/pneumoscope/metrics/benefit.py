@@ -28,9 +28,9 @@ def decision_curve(
     *,
     prevalence: float | None = None,
 ) -> DecisionCurve:
-    """Net benefit of treating films from each threshold on: true positives minus false ones at the threshold's odds.
+    """Net benefit of treating films that reach each threshold: true positives minus false ones at the threshold's odds.
 
-    A threshold t says that one positive found is worth (1 - t) / t false alarms: the net benefit per film is
+    A threshold t means that one positive found is worth (1 - t) / t false alarms: the net benefit per film is
     TP / N - FP / N · t / (1 - t). The probabilities must assume the prevalence at which they are evaluated
     (`reliability.at_prevalences` converts them); otherwise a threshold is not the probability that it claims to be.
 

@@ -13,7 +13,7 @@ INVISIBLE = 0.0005
 
 
 class Curve(NamedTuple):
-    """Points of a curve, `float [P]` each: x, y, and the threshold from which on films are called positive."""
+    """Points of a curve, `float [P]` each: x, y, and the least score of films that are called positive."""
 
     x: Floats
     y: Floats

@@ -41,11 +41,12 @@ def summarise(
         classes: their names, in the order of the indices.
         groups: classes reported together.
         prior: the class frequencies that the probabilities assume. Brier score, cross-entropy and calibration errors
-            weight the films to it (`reliability.weights_at_prior`), anew in every resample; other figures do not.
+            weight the films so that the classes have these frequencies (`reliability.weights_at_prior`), anew in
+            every resample; other figures do not.
         resamples: number of bootstrap resamples.
 
     Returns:
-        Per figure `value`, `low` and `high`; the middle 95 % of the resamples are between the last two (for
+        Per figure `value`, `low` and `high`; `low` and `high` enclose the middle 95 % of the resampled values (for
         calibration errors see `resampling.centred_interval`). Undefined values are None. For each class L and group G:
         accuracy, balanced_accuracy, macro_f1, mcc, macro_auroc, macro_average_precision, sensitivity.L,
         specificity.L, ppv.L, npv.L, f1.L, auroc.L, average_precision.L, group_accuracy.G, group_sensitivity.G,
@@ -73,7 +74,7 @@ def summarise_rule(
         positive: whether each film is positive, `[N]`.
         called: whether the rule calls it positive, `[N]`. At an operating point: the group's probability >= threshold.
         patients: the patient of every film, `[N]`.
-        prevalences: shares of positives to state predictive values at, besides the films' own.
+        prevalences: shares of positives at which to give predictive values, besides the films' own share.
         resamples: number of bootstrap resamples.
 
     Returns:
@@ -88,13 +89,13 @@ def summarise_rule(
 
     def figures(weights: Weights) -> Figures:
         confusion = rates.rule_confusion(positive, called, weights)
-        found, spared = rates.sensitivity(confusion)[:, 1], rates.specificity(confusion)[:, 1]
+        sensitivities, specificities = rates.sensitivity(confusion)[:, 1], rates.specificity(confusion)[:, 1]
         ppvs, npvs = rates.precision(confusion)[:, 1], rates.npv(confusion)[:, 1]
-        more, less = rates.likelihood_ratios(found, spared)
-        named = {"sensitivity": found, "specificity": spared, "ppv": ppvs, "npv": npvs}
-        named |= {"lr_positive": more, "lr_negative": less}
+        lr_positive, lr_negative = rates.likelihood_ratios(sensitivities, specificities)
+        named = {"sensitivity": sensitivities, "specificity": specificities, "ppv": ppvs, "npv": npvs}
+        named |= {"lr_positive": lr_positive, "lr_negative": lr_negative}
         for prevalence in prevalences:
-            ppvs, npvs = rates.predictive_values(found, spared, prevalence)
+            ppvs, npvs = rates.predictive_values(sensitivities, specificities, prevalence)
             named |= {f"ppv_at.{prevalence:g}": ppvs, f"npv_at.{prevalence:g}": npvs}
         return named
 
@@ -118,7 +119,7 @@ def summarise_operating_point(
         probabilities: `[N, C]`.
         patients: the patient of every film, `[N]`.
         members: the group's class indices; a single index for a class.
-        threshold: least sum of the members' probabilities.
+        threshold: least sum of the members' probabilities at which a film is called positive.
         prevalences: see `summarise_rule`.
         resamples: number of bootstrap resamples.
 
@@ -146,21 +147,21 @@ def summarise_sets(
     _check(truth, sets, patients, len(classes))
 
     def figures(weights: Weights) -> Figures:
-        found = set_figures(truth, sets, weights)
-        named = {"coverage": found.coverage, "set_size": found.size}
+        of_sets = set_figures(truth, sets, weights)
+        named = {"coverage": of_sets.coverage, "set_size": of_sets.size}
         for index, label in enumerate(classes):
-            named[f"coverage.{label}"] = found.class_coverage[:, index]
-            named[f"set_size.{label}"] = found.class_size[:, index]
-        return named | {f"size_share.{size}": found.size_shares[:, size] for size in range(len(classes) + 1)}
+            named[f"coverage.{label}"] = of_sets.class_coverage[:, index]
+            named[f"set_size.{label}"] = of_sets.class_size[:, index]
+        return named | {f"size_share.{size}": of_sets.size_shares[:, size] for size in range(len(classes) + 1)}
 
     return with_intervals(figures, patients, resamples=resamples)
 
 
 def with_intervals(figures: Callable[[Weights], Figures], patients: Sequence[str], *, resamples: int = 2000) -> Summary:
-    """Any figures of films with 95 % intervals by the patient-clustered bootstrap.
+    """The figures that a function computes, with 95 % intervals by the patient-clustered bootstrap.
 
     Args:
-        figures: computes them for each row of film weights `[B, N]`.
+        figures: computes the figures for each row of film weights `[B, N]`.
         patients: the patient of every film, `[N]`.
         resamples: number of bootstrap resamples.
 
@@ -169,7 +170,7 @@ def with_intervals(figures: Callable[[Weights], Figures], patients: Sequence[str
     """
     values, resampled = resample(figures, patients, resamples=resamples)
     summary = {}
-    # The resamples of a calibration error are centred on its value, as noise inflates them.
+    # Resampling adds noise, which inflates a calibration error: its interval is shifted to centre on the value.
     for name, value in values.items():
         if is_calibration_error(name):
             low, high = centred_interval(resampled[name], value)
@@ -220,12 +221,12 @@ def weighted_figures(
 
     `members` has the class indices of each group.
     """
-    each = weights.astype(np.float64)
-    confusion = rates.weighted_confusions(truth, probabilities.argmax(axis=1), len(classes), each)
+    as_floats = weights.astype(np.float64)
+    confusion = rates.weighted_confusions(truth, probabilities.argmax(axis=1), len(classes), as_floats)
     return (
         _confusion_figures(confusion, classes, members)
-        | _ranking_figures(truth, probabilities, each, classes, members)
-        | _calibration_figures(truth, probabilities, each, classes, members, prior)
+        | _ranking_figures(truth, probabilities, as_floats, classes, members)
+        | _calibration_figures(truth, probabilities, as_floats, classes, members, prior)
     )
 
 
@@ -256,7 +257,7 @@ def _ranking_figures(
     truth: Indices, probabilities: Floats, weights: Weights, classes: tuple[str, ...], members: dict[str, list[int]]
 ) -> Figures:
     areas = [weighted_areas(truth == at, probabilities[:, at], weights) for at in range(len(classes))]
-    aurocs, precisions = ([area[part] for area in areas] for part in (0, 1))
+    aurocs, precisions = zip(*areas, strict=True)
     figures: Figures = {
         "macro_auroc": np.mean(aurocs, axis=0),
         "macro_average_precision": np.mean(precisions, axis=0),
@@ -267,8 +268,8 @@ def _ranking_figures(
         inside, score = np.isin(truth, indices), probabilities[:, indices].sum(axis=1)
         area, average = weighted_areas(inside, score, weights)
         figures[f"group_auroc.{group}"], figures[f"group_average_precision.{group}"] = area, average
-    right = probabilities.argmax(axis=1) == truth
-    figures["aurc"] = risk_coverage_areas(right, probabilities.max(axis=1), weights)
+    correct = probabilities.argmax(axis=1) == truth
+    figures["aurc"] = risk_coverage_areas(correct, probabilities.max(axis=1), weights)
     return figures
 
 
@@ -300,6 +301,6 @@ def _check(truth: Indices, rows: Floats | Flags, patients: Sequence[str], classe
     check_indices(truth, classes)
     if rows.shape != (len(truth), classes) or len(patients) != len(truth):
         raise ValueError(
-            f"expected one row of {classes} classes and one patient per film, {len(truth)} films, "
+            f"{len(truth)} films and {classes} classes need shape {(len(truth), classes)} and {len(truth)} patients; "
             f"got shape {rows.shape} and {len(patients)} patients"
         )

@@ -48,7 +48,7 @@ class Options:
     """Options of `evaluate`.
 
     Attributes:
-        coverage: the coverage to decide by, one of the bundle's table; by default the bundle's own.
+        coverage: the coverage to decide by, one of the contract's table; by default the contract's own.
         compare: folder of another bundle to evaluate on the same films.
         external: a mapping file, for a data set whose labels are not the bundle's classes.
         shortcuts: also train and test the audit's shortcut baselines.
@@ -101,8 +101,8 @@ def evaluate(
 
     Raises:
         UsageError: the bundle was trained on films of the split, the mapping file does not fit, or `out` exists.
-        DatasetError: there is no such split, its classes differ from the bundle's, a file is not the one in the
-            manifest, or no film can be decoded.
+        DatasetError: there is no such split, its classes differ from the bundle's, a file has changed since
+            `data prepare`, or no film can be decoded.
         BundleError: a folder is not a bundle, or damaged.
     """
     films = dataset.split(split)

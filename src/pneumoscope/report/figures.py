@@ -36,7 +36,10 @@ _GROUP = "group_"
 
 @dataclass(frozen=True, kw_only=True)
 class Cutoff:
-    """A rule for a class or group: positive from a threshold on; without one, if the most probable class is in it."""
+    """A rule that calls films positive for a class or group.
+
+    At or above a threshold; without one, if the most probable class is in it.
+    """
 
     name: str
     of: str

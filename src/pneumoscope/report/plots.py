@@ -14,8 +14,8 @@ _TICKS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Series:
-    """A line: its points, a band around it, and whether it is a reference line (`guide`)."""
+class Line:
+    """A line of a chart: its points, a band around it, and whether it is a reference line (`guide`)."""
 
     name: str
     x: Sequence[Number]
@@ -41,7 +41,7 @@ class Axes:
 
 
 def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
-    """The confusion matrix: rows truth, columns the most probable class, shaded by the share of the row."""
+    """The confusion matrix: rows are true classes, columns the most probable ones; shading is the share of the row."""
     side, left, top = 74, 84, 46
     width, height = left + side * len(classes) + 4, top + side * len(classes) + 4
     parts = [_text(left + side * len(classes) / 2, 14, "predicted", "axis")]
@@ -67,23 +67,24 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup
 
 def roc(curves: dict[str, Curve]) -> Markup:
     """ROC curves with their bands, and the diagonal of guessing."""
-    guess = Series(name="guessing", x=(0, 1), y=(0, 1), guide=True)
+    guess = Line(name="guessing", x=(0, 1), y=(0, 1), guide=True)
     axes = Axes(x="1 - specificity", y="sensitivity")
-    return lines("ROC curves", axes, [*_series(curves), guess])
+    return lines("ROC curves", axes, [*_curve_lines(curves), guess])
 
 
 def precision_recall(curves: dict[str, Curve]) -> Markup:
     """Precision-recall curves with their bands."""
-    return lines("Precision-recall curves", Axes(x="sensitivity (recall)", y="PPV (precision)"), _series(curves))
+    return lines("Precision-recall curves", Axes(x="sensitivity (recall)", y="PPV (precision)"), _curve_lines(curves))
 
 
 def selective(curve: Curve, accuracy: Number) -> Markup:
-    """Accuracy against the share of films answered, those of highest confidence first."""
+    """Accuracy against the share of films answered, if those of highest confidence are answered first."""
     values = [value for value in (*curve.y, *(curve.band.low if curve.band else ())) if value is not None]
+    # The axis starts as high as the lowest value allows, so that differences near 1 can be seen.
     low = next((floor for floor in (0.75, 0.5) if min(values, default=0.0) >= floor), 0.0)
-    all_films = Series(name="all films", x=(0, 1), y=(accuracy, accuracy), guide=True)
+    all_films = Line(name="all films", x=(0, 1), y=(accuracy, accuracy), guide=True)
     axes = Axes(x="share of films answered", y="accuracy", low=low)
-    return lines("Accuracy against coverage", axes, [*_series({"answered films": curve}), all_films])
+    return lines("Accuracy against coverage", axes, [*_curve_lines({"answered films": curve}), all_films])
 
 
 def decision(name: str, curve: DecisionCurve) -> Markup:
@@ -92,19 +93,19 @@ def decision(name: str, curve: DecisionCurve) -> Markup:
     top = max((value for value in (*band.high, *curve.treat_all) if value is not None), default=0.1)
     step = next(step for step in (0.05, 0.1, 0.2, 0.25) if 4 * step >= min(top, 1))
     axes = Axes(x=f"threshold probability of {name}", y="net benefit", low=-step, high=4 * step)
-    series = [
-        Series(name="model", x=band.x, y=band.value, band=band),
-        _down_to(axes.low, Series(name="act on all", x=band.x, y=curve.treat_all)),
-        Series(name="act on none", x=(0, 1), y=(0, 0), guide=True),
+    shown = [
+        Line(name="model", x=band.x, y=band.value, band=band),
+        _cut_below(axes.low, Line(name="act on all", x=band.x, y=curve.treat_all)),
+        Line(name="act on none", x=(0, 1), y=(0, 0), guide=True),
     ]
-    return lines(f"Decision curve for {name}", axes, series)
+    return lines(f"Decision curve for {name}", axes, shown)
 
 
-def reliability(name: str, found: Reliability) -> Markup:
-    """Observed frequency against the mean probability of each bin, with intervals; a dot's size shows its films."""
+def reliability(name: str, bins: Reliability) -> Markup:
+    """Observed frequency against the mean probability of each bin, with intervals; a larger dot has more films."""
     axes = Axes(x="predicted probability", y="observed frequency")
     parts = [*_frame(axes), _line(axes, (0, 1), (0, 1), "guide")]
-    for confidence, observed, share in zip(found.confidence, found.observed, found.share, strict=True):
+    for confidence, observed, share in zip(bins.confidence, bins.observed, bins.share, strict=True):
         if confidence is None or observed.value is None:
             continue
         x, y = axes.place(confidence, observed.value)
@@ -116,23 +117,23 @@ def reliability(name: str, found: Reliability) -> Markup:
         )
     points = ", ".join(
         f"{x:.2f} predicted, {y.value:.2f} observed"
-        for x, y in zip(found.confidence, found.observed, strict=True)
+        for x, y in zip(bins.confidence, bins.observed, strict=True)
         if x is not None and y.value is not None
     )
     return _svg(parts, f"Reliability, {name}: {points}", _WIDTH, _HEIGHT)
 
 
-def lines(title: str, axes: Axes, series: Sequence[Series]) -> Markup:
+def lines(title: str, axes: Axes, shown: Sequence[Line]) -> Markup:
     """A chart of lines with bands, and a legend."""
     parts, legend, number = _frame(axes), [], 0
-    for each in series:
+    for each in shown:
         kind = "guide" if each.guide else f"c{number % _COLOURS}"
         number += not each.guide
         if each.band is not None:
             parts.append(_area(axes, each.band, kind))
         parts.append(_line(axes, each.x, each.y, kind))
         legend.append((each.name, kind))
-    rows = [_key(place, name, kind) for place, (name, kind) in enumerate(legend)]
+    rows = [_legend_row(row, name, kind) for row, (name, kind) in enumerate(legend)]
     height = _HEIGHT + 18 * len(legend)
     return _svg(
         [*parts, *rows], f"{title}: {axes.y} over {axes.x}; {', '.join(name for name, _ in legend)}", _WIDTH, height
@@ -151,19 +152,19 @@ def interval(low: Number, value: Number, high: Number) -> Markup:
     return Markup('<svg class="track" viewBox="-3 0 106 12" aria-hidden="true">{}{}{}</svg>').format(rail, bar, dot)
 
 
-def _down_to(low: float, series: Series) -> Series:
+def _cut_below(low: float, line: Line) -> Line:
     """A falling line, cut where it crosses the lower edge of the chart."""
     # Points out of range would otherwise be drawn along the frame, as if the line were flat there.
-    there = [(x, y) for x, y in zip(series.x, series.y, strict=True) if x is not None and y is not None]
-    kept = [(x, y) for x, y in there if y >= low]
-    if kept and len(kept) < len(there):
-        (x, y), (next_x, next_y) = kept[-1], there[len(kept)]
+    defined = [(x, y) for x, y in zip(line.x, line.y, strict=True) if x is not None and y is not None]
+    kept = [(x, y) for x, y in defined if y >= low]
+    if kept and len(kept) < len(defined):
+        (x, y), (next_x, next_y) = kept[-1], defined[len(kept)]
         kept.append((x + (next_x - x) * (y - low) / (y - next_y), low))
-    return Series(name=series.name, x=[x for x, _ in kept], y=[y for _, y in kept])
+    return Line(name=line.name, x=[x for x, _ in kept], y=[y for _, y in kept])
 
 
-def _series(curves: dict[str, Curve]) -> list[Series]:
-    return [Series(name=name, x=curve.x, y=curve.y, band=curve.band) for name, curve in curves.items()]
+def _curve_lines(curves: dict[str, Curve]) -> list[Line]:
+    return [Line(name=name, x=curve.x, y=curve.y, band=curve.band) for name, curve in curves.items()]
 
 
 def _frame(axes: Axes) -> list[Markup]:
@@ -189,8 +190,8 @@ def _line(axes: Axes, x: Sequence[Number], y: Sequence[Number], kind: str) -> Ma
 
 
 def _area(axes: Axes, band: Band, kind: str) -> Markup:
-    there = [row for row in zip(band.x, band.low, band.high, strict=True) if None not in row]
-    outline = [(x, low) for x, low, _ in there] + [(x, high) for x, _, high in reversed(there)]
+    defined = [row for row in zip(band.x, band.low, band.high, strict=True) if None not in row]
+    outline = [(x, low) for x, low, _ in defined] + [(x, high) for x, _, high in reversed(defined)]
     return _tag("polygon", points=_points(axes, outline), kind=f"area {kind}")
 
 
@@ -199,8 +200,8 @@ def _points(axes: Axes, points: Iterable[tuple[Number, Number]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
 
 
-def _key(place: int, name: str, kind: str) -> Markup:
-    y = _HEIGHT + 18 * place + 8
+def _legend_row(row: int, name: str, kind: str) -> Markup:
+    y = _HEIGHT + 18 * row + 8
     stroke = _tag("path", d=f"M{_LEFT} {y}h26", kind=f"line {kind}")
     return stroke + _text(_LEFT + 34, y + 4, name, "key")
 
@@ -210,6 +211,7 @@ def _text(x: float, y: float, text: str, kind: str) -> Markup:
 
 
 def _tag(name: str, *, kind: str, **attributes: object) -> Markup:
+    """An SVG element; `kind` is its CSS classes."""
     listed = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in attributes.items())
     return Markup('<{} class="{}"{}/>').format(name, kind, listed)
 

@@ -155,8 +155,8 @@ def score(
     Decisions are made by `rule`; by default by the engine's, at level class and the contract's coverage.
 
     Raises:
-        DatasetError: the data set's classes are not the bundle's, a file is not the one in the manifest, or no film of
-            the split can be decoded.
+        DatasetError: the data set's classes are not the bundle's, a file has changed since `data prepare`, or no film
+            of the split can be decoded.
     """
     classes = engine.contract.classes
     if set(classes) != set(dataset.classes):
@@ -190,7 +190,7 @@ def score_films(
         listener: is notified of progress.
 
     Raises:
-        DatasetError: a file is not the one in the manifest, or no film can be decoded.
+        DatasetError: a file has changed since `data prepare`, or no film can be decoded.
     """
     names = list(scheme.members)
     collector = _Collector(engine.contract, scheme, labels or {label: label for label in names})

@@ -144,13 +144,13 @@ class PreparedSet(_OnDisk):
         yield from (Entry(film.path, film.bytes, film.file_sha256) for film in load_dataset(self.path).films)
 
     def reading(self) -> AbstractContextManager[Reader]:
-        """Read the films, and refuse one that is not the manifest's."""
+        """Read the films, and refuse one that has changed since the manifest was written."""
         return nullcontext(self._read)
 
     def _read(self, entry: Entry) -> bytes:
         data = read_file(self.path / entry.name, limits=self.limits)
         if sha256(data).hexdigest() != entry.stamp:
-            raise DamagedImageError("it is not the file that the manifest names.")
+            raise DamagedImageError("it has changed since `data prepare`: its SHA-256 is not the manifest's.")
         return data
 
 

@@ -146,7 +146,8 @@ class Deploy(Document):
         default=4, ge=1, le=200, description="serverless and async: number of calls that run at a time."
     )
     capture: Annotated[S3Location | None, _S3] = Field(
-        default=None, description="realtime: folder in S3 in which every film and response is kept; by default none is."
+        default=None,
+        description="realtime: folder in S3 in which every film and response is kept; by default, nothing is kept.",
     )
     kms_key: Key = None
     source: Source

@@ -99,7 +99,8 @@ class PrepareConfig(Document):
     )
     class_folder: FolderLevel | None = Field(
         default=None,
-        description="Which of nested folders names the class; by default the innermost, unless that is ambiguous.",
+        description="Which of nested folders names the class; by default the first one below a split's folder, "
+        "elsewhere the innermost one. Unclear folders are refused until this option is given.",
     )
     split_folders: Annotated[
         dict[Text, SplitFolder], BeforeValidator(_parse_splits), Spelling(names=("--split-folder",), kind=list[str])
@@ -118,7 +119,7 @@ class PrepareConfig(Document):
     )
     name_encoding: Codec | None = Field(
         default=None,
-        description="Text codec of an archive's file names, or of a label file, that is not UTF-8, e.g. gbk.",
+        description="Text codec of file names in an archive, or of a label file, if these are not UTF-8, e.g. gbk.",
     )
     labels: Annotated[tuple[Path, ...], Spelling(path="existing file"), PlainSerializer(_file_names)] = Field(
         default=(),
@@ -131,7 +132,7 @@ class PrepareConfig(Document):
     image_column: Text | None = Field(default=None, description="Column of the label file that names the images.")
     label_column: tuple[Text, ...] = Field(
         default=(),
-        description="Column of the labels; if given several times, columns that each affirm or deny one label.",
+        description="Column of the labels. Repeatable: of several, each states whether a film has one label.",
     )
     patient_column: Text | None = Field(default=None, description="Column that identifies patients.")
     split_column: Text | None = Field(
@@ -171,7 +172,8 @@ class Prepare(Document):
     """Settings of `data prepare`."""
 
     sources: Annotated[tuple[Path, ...], Spelling(argument=True, path="existing")] = Field(
-        description="ZIP or tar archives as downloaded, or folders; with one folder of images per class, or --labels."
+        description="ZIP or tar archives as downloaded, or folders; one folder of images per class in each, "
+        "or --labels."
     )
     out: Path = Field(description="Folder of the data set to make.")
     config: PrepareConfig
@@ -193,7 +195,7 @@ class Audit(Document):
         default="never", description="Exit with code 1 if there is a finding of this severity or a more severe one."
     )
     name_encoding: Codec | None = Field(
-        default=None, description="Text codec of an archive's file names that are not UTF-8, e.g. gbk."
+        default=None, description="Text codec of file names in an archive, if these are not UTF-8, e.g. gbk."
     )
     shortcuts: bool = Field(
         default=True, description="Also measure shortcuts and shifts, which takes most of the time."

@@ -60,12 +60,12 @@ Coverage = Annotated[
         gt=0,
         lt=1,
         description="Share of each class's films whose prediction set must contain that class, such as 0.9; one of the "
-        "coverages in the bundle's table, by default the bundle's own.",
+        "coverages in the contract's table, by default the contract's own.",
     ),
 ]
 Point = Annotated[
     str | None,
-    Field(description="Decide at level group by this stored threshold alone, such as sensitivity-0.95."),
+    Field(description="Decide by this stored threshold alone, such as sensitivity-0.95; it answers at level group."),
 ]
 FixOrientation = Annotated[
     bool,

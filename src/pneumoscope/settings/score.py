@@ -66,11 +66,11 @@ class Score(Document):
     fix_orientation: FixOrientation = False
     max_pixels: MaxPixels = 100_000_000
     name_encoding: str | None = Field(
-        default=None, description="Codec of the names in archives that do not state one, such as gbk."
+        default=None, description="Text codec of file names in an archive, if these are not UTF-8, e.g. gbk."
     )
     remove_others: bool = Field(
         default=False,
-        description="Delete parts of other films, models or options from PLACE, once all parts are there.",
+        description="Delete parts of other films, models or options from --out, once all parts are there.",
     )
     region: str | None = Field(
         default=None, description="AWS region of the buckets; by default that of your environment or profile."

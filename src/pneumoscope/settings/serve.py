@@ -80,8 +80,8 @@ class ServeOptions(Document):
     )
     batch: Annotated[Batch | None, Spelling(variable=BATCH_VARIABLE)] = Field(
         default=None,
-        description="Answer /invocations as a batch transform job needs it: a file that cannot be read is rejected "
-        "with status 200 instead of 422; the responses add the file's SHA-256, or also the embedding.",
+        description="Answer /invocations as a batch transform job needs it: a file that cannot be read gets 200 and a "
+        "rejection, not 422. Responses also have the file's SHA-256 and, with embeddings, the film's embedding.",
     )
     coverage: Annotated[Coverage, Spelling(variable=COVERAGE_VARIABLE)] = None
     operating_point: Point = None
@@ -106,7 +106,8 @@ class Serve(ServeOptions):
     bundle: Bundle = None
     token_file: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,
-        description=f"File with the bearer token that clients must send; or put the token into {TOKEN_VARIABLE}.",
+        description="File with the bearer token that clients must send; the environment "
+        f"variable {TOKEN_VARIABLE} can hold the token instead.",
     )
     quiet: bool = Field(default=False, description="Log warnings and errors only.")
 

@@ -9,6 +9,11 @@ from pneumoscope.documents import Document, Text
 from pneumoscope.settings.option import Cache, Overwrite, Precision, Quiet, Run, Spelling
 
 
+def _to_number(value: Any) -> Any:
+    """A number from its digits: SageMaker sends all values as text, which pydantic does not convert for a Literal."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 class TrainConfig(Document):
     """Every choice that shapes the weights. A recipe must give the fields that have no default."""
 
@@ -40,7 +45,8 @@ class TrainConfig(Document):
         default=None,
         gt=0,
         le=1,
-        description="Weight of each step in batch norm's running statistics; 0.01 preserves ImageNet's in fine-tuning.",
+        description="Weight of each step in batch norm's running statistics; with 0.01, fine-tuning keeps more "
+        "of ImageNet's.",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout rate of the classifier's inputs.")
     drop_path: float = Field(
@@ -49,10 +55,10 @@ class TrainConfig(Document):
         lt=1,
         description="Share of residual branches skipped in each step: stochastic depth (arXiv:1603.09382).",
     )
-    low_pass: Literal[1, 3, 5, 7, 9, 11] = Field(
+    low_pass: Annotated[Literal[1, 3, 5, 7, 9, 11], BeforeValidator(_to_number)] = Field(
         default=1,
-        description="Taps of a fixed binomial filter before the first layer, along each axis; 1: none. It removes fine "
-        "detail that JPEG compression changes.",
+        description="Taps along each axis of a fixed binomial filter before the first layer; 1: no filter. It removes "
+        "fine detail that JPEG compression changes.",
     )
     epochs: int = Field(ge=1, le=10_000, description="Passes over the train films.")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Films per step and process.")
@@ -122,14 +128,14 @@ class TrainConfig(Document):
         default=None,
         ge=32,
         le=1024,
-        description="robust: side of its crops, in pixels; by default as size. A smaller side makes training faster, "
+        description="robust: side of its crops, in pixels; by default --size. A smaller side makes training faster, "
         "and lets things appear as large in crops as they later do in whole films (arXiv:1906.06423).",
     )
     read_size: int | None = Field(
         default=None,
         ge=32,
         le=1024,
-        description="robust: side at which films are read before they are cropped, in pixels; by default as size.",
+        description="robust: side at which films are read before they are cropped, in pixels; by default --size.",
     )
     ema: float | None = Field(
         default=None,
@@ -229,11 +235,11 @@ class ExportConfig(Document):
     name: str | None = Field(default=None, min_length=1, description="Name of the model; by default the run's.")
     precision: Precision = Field(
         default="fp32",
-        description="int8 is smaller and several times faster; it is refused unless it answers like fp32.",
+        description="int8 is smaller and several times faster; the export is refused unless int8 answers like fp32.",
     )
     ages: Annotated[tuple[float, float] | None, BeforeValidator(_parse_ages), Spelling(kind=str)] = Field(
         default=None,
-        description="Range of the patients' ages in whole years, e.g. 18-90; for the published archives it is known.",
+        description="Range of the patients' ages in whole years, e.g. 18-90; not needed for the published archives.",
     )
     evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,

@@ -62,7 +62,7 @@ def deployed_resources(
 
 
 def capture_location(cloud: Cloud, name: str) -> str | None:
-    """Where an endpoint captures films and answers, or None if it captures nothing. They outlive the endpoint.
+    """Where an endpoint captures films and responses, or None if it captures nothing. They outlive the endpoint.
 
     Raises:
         CloudError: access to it is denied.

@@ -49,7 +49,7 @@ def upload(
     Raises:
         UsageError: the bucket is public.
         CloudError: the bucket does not exist, is in another region, or AWS refuses.
-        DatasetError: a film's file is not the one that the manifest names.
+        DatasetError: a film's file has changed since the manifest was written.
     """
     check_bucket(cloud, place, allow_public=allow_public)
     options = encryption(kms_key)

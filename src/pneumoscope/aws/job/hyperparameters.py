@@ -16,7 +16,8 @@ from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.config import load_recipe, make_config
 
 _TOOLKIT_PREFIX = "sagemaker_"  # parameters that AWS's toolkit adds for itself
-_RESERVED = {"out", "data", "cache", "resume", "teachers", "help"}  # options of `train` that the platform sets in a job
+#: Options of `train` that a job sets itself, or does not support.
+_RESERVED = {"out", "data", "cache", "resume", "teachers", "help"}
 
 
 class JobOptions(Document):
@@ -36,11 +37,11 @@ def read_hyperparameters(stored: Mapping[str, str], arguments: Sequence[str]) ->
     """A job's training configuration and its options. If a name is given twice, the last value counts.
 
     Args:
-        stored: values by name, as in the platform's file.
+        stored: values by name, as in the platform's file `hyperparameters.json`.
         arguments: the arguments of the job's command. A leading `train`, which SageMaker passes, is ignored.
 
     Raises:
-        UsageError: a hyper-parameter is unknown, out of range, or set by the platform in a job.
+        UsageError: a hyper-parameter is unknown, out of range, or cannot be set in a job; or an argument has no `--`.
     """
     options = list(arguments[1:] if arguments[:1] == ["train"] else arguments)
     values = _by_field([*((name, _unquote(value)) for name, value in stored.items()), *_pairs(options)])
@@ -53,7 +54,7 @@ def read_hyperparameters(stored: Mapping[str, str], arguments: Sequence[str]) ->
 
 
 def _pairs(arguments: list[str]) -> Iterator[tuple[str, str]]:
-    """Names and values from `--name value`, `--name=value` and `--name`, whose value is true."""
+    """Names and values from `--name value`, `--name=value`, or `--name` alone, which has the value true."""
     while arguments:
         name, joined, value = arguments.pop(0).partition("=")
         if not name.startswith("--"):
@@ -69,7 +70,10 @@ def _by_field(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     for spelled, value in pairs:
         name = spelled.lower().replace("-", "_")
         if name in _RESERVED:
-            raise UsageError(f"hyper-parameter {spelled!r} is set by the platform in a training job; leave it out.")
+            raise UsageError(
+                f"hyper-parameter {spelled!r} cannot be set in a training job: it is set by the job, or not supported; "
+                "leave it out."
+            )
         # Switches may be negated, as on our command line; of `freeze` and `no_freeze` the last one counts.
         if (positive := name.removeprefix("no_")) in _SWITCHES:
             found[positive] = _parse_bool(spelled, value) is (name == positive)
