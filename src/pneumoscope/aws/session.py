@@ -207,7 +207,7 @@ def _describe_response(failure: exceptions.ClientError) -> tuple[type[CloudError
 
 
 def _describe_failure(failure: exceptions.BotoCoreError | Boto3Error) -> tuple[type[CloudError], str]:
-    """The kind and the text of our error if there was no response: no credentials, no connection, no response in time."""
+    """The kind and the text of our error if no response came: no credentials, no connection, or not in time."""
     match failure:
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
             way_out = "run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
