@@ -78,7 +78,7 @@ def test_an_interrupted_upload_leaves_no_manifest_and_can_be_continued(
     copy = load_dataset(Path(shutil.copytree(dataset.root, tmp_path / "data")))
     last = copy.films[-1]
     (copy.root / last.path).write_bytes(b"another")
-    with pytest.raises(DatasetError, match="not the file the manifest names"):
+    with pytest.raises(DatasetError, match="has changed since `data prepare`"):
         upload(aws, copy, PLACE)
     keys = {each["Key"] for each in list_files(aws, PLACE)}
     assert keys
@@ -98,7 +98,7 @@ def test_an_interrupted_upload_over_another_data_set_leaves_no_manifest(
     prepare([phantom_folder], tmp_path / "other", PrepareConfig(val_fraction=0.5))
     other = load_dataset(tmp_path / "other")
     (other.root / other.films[-1].path).write_bytes(b"damaged")
-    with pytest.raises(DatasetError, match="not the file the manifest names"):
+    with pytest.raises(DatasetError, match="has changed since `data prepare`"):
         upload(aws, other, PLACE)
     with pytest.raises(CloudError, match=r"films has no manifest.csv, so its upload is incomplete; repeat"):
         start(aws, train_settings(name="after"))
