@@ -66,17 +66,19 @@ def test_tensorboard_has_the_figures(tiny_run: Path) -> None:
 
 
 def test_the_recorded_validation_figures_are_those_of_the_weights(tiny_run: Path, dataset: Dataset) -> None:
-    """Recompute the last epoch's validation accuracy from the saved weights and the files."""
+    """Recompute the last epoch's validation accuracy and loss from the saved weights and the files."""
     from pneumoscope.export import load_network
 
-    rule = InputRule.squash(TINY["size"])
+    rule, truth = InputRule.squash(TINY["size"]), torch.tensor(labels_of(dataset, "val"))
     images = np.stack([load_input(dataset.read(film), rule) for film in dataset.split("val")])
     with torch.no_grad():
-        predicted = load_network(tiny_run)(torch.from_numpy(images)).argmax(dim=1).numpy()
-    accuracy = float((predicted == labels_of(dataset, "val")).mean())
+        logits = load_network(tiny_run)(torch.from_numpy(images))
     with (tiny_run / "metrics.csv").open(newline="") as stream:
-        recorded = float(list(csv.DictReader(stream))[-1]["val_accuracy"])
-    assert recorded == pytest.approx(accuracy, abs=1e-6)
+        recorded = list(csv.DictReader(stream))[-1]
+    accuracy = float((logits.argmax(dim=1) == truth).float().mean())
+    assert float(recorded["val_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+    loss = float(torch.nn.functional.cross_entropy(logits, truth))
+    assert float(recorded["val_loss"]) == pytest.approx(loss, abs=1e-4)
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others(

@@ -51,8 +51,8 @@ def from_version_2(document: dict[str, Any]) -> dict[str, Any]:
     old = read_document(_Version2, json.dumps(document).encode(), strict=True)
     calibration, decision = old.calibration, old.decision
     scale, threshold = 1 / calibration.temperature, max(decision.answer_from, 0.5)
-    # In version 2 a temperature was fitted to out-of-fold predictions only. Without these, there was none, and a
-    # threshold was set on the validation split.
+    # Version 2 fitted a temperature only where there were out-of-fold predictions. Elsewhere the temperature was 1, and
+    # the threshold was set on the validation split.
     evidence = "none" if calibration.films is None else "out-of-fold"
     return document | {
         "schema_version": 3,

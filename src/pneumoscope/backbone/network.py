@@ -34,7 +34,7 @@ class Network(nn.Module):
         self.normalisation = normalisation
         self.low_pass = low_pass
         self.frozen: list[nn.Module] = []
-        # Not in checkpoints: the run's card and configuration, and the bundle's contract, state them.
+        # Not in checkpoints: the run's card states the normalisation, its configuration the filter.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
 

@@ -30,11 +30,7 @@ def upload_command(settings: "Upload") -> None:
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset
 
-    target, dataset, listener = (
-        settings.place,
-        load_dataset(settings.dataset),
-        make_listener(quiet=settings.quiet),
-    )
+    target, dataset, listener = settings.place, load_dataset(settings.dataset), make_listener(quiet=settings.quiet)
     cloud, public = _cloud(settings.region), settings.allow_public
     result = upload(cloud, dataset, target, kms_key=settings.kms_key, allow_public=public, listener=listener)
     typer.echo(

@@ -1,7 +1,8 @@
 """What the two Lambda functions share: settings, clients, the decision on a film, its log line and its metrics.
 
 Everything is created at first use and kept while Lambda keeps the process; importing creates nothing. The log never
-names a film, because file names can identify a patient. Object keys in AWS's messages are redacted, too.
+names a film, because file names can identify a patient; for the same reason, keys of objects are removed from AWS's
+messages.
 """
 
 import hmac
