@@ -1,6 +1,7 @@
 """Cross-validation, from folds to the evidence and the report."""
 
 import json
+import multiprocessing
 import shutil
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -14,12 +15,13 @@ import torch
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset, Record
 from pneumoscope.dataset.stress import stress_film
-from pneumoscope.errors import DatasetError, RunError, UsageError
+from pneumoscope.errors import DatasetError, PneumoscopeError, RunError, UsageError
 from pneumoscope.imaging import load_input
 from pneumoscope.progress import Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.config import make_config
 from pneumoscope.training.evidence import load_evidence, save_evidence
+from pneumoscope.training.fold_processes import threads_of
 from pneumoscope.training.folds import cross_validate, fold_datasets, report_on, stress_inputs
 from pneumoscope.training.predict import load_network
 from samples import TINY
@@ -44,6 +46,25 @@ class StopAt(Listener):
         self.left -= line.startswith(self.words)
         if not self.left:
             raise Stop
+
+
+class Lines(Listener):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+class KillAtFirstEpoch(Listener):
+    """Kills a process when a first epoch is done."""
+
+    def say(self, line: str) -> None:
+        if "epoch 1" in line:
+            for child in multiprocessing.active_children()[:1]:
+                child.kill()
 
 
 @dataclass(frozen=True)
@@ -131,6 +152,53 @@ def test_stopped_twice_and_resumed_it_gives_the_same_bytes(done: Finished, datas
     assert first.stat().st_mtime_ns == before
     for name in ("evidence.npz", "report.json"):
         assert (out / name).read_bytes() == (done.out / name).read_bytes()
+
+
+def test_folds_trained_at_once_and_interrupted_give_the_same_evidence(
+    done: Finished, dataset: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "cv"
+    with pytest.raises(Stop):
+        cross_validate(dataset, tiny(), out, folds=2, jobs=2, listener=StopAt("fold 2: epoch 1"))
+    assert not multiprocessing.active_children()
+    lines = Lines()
+    cross_validate(dataset, tiny(), out, folds=2, jobs=2, resume=True, listener=lines)
+    assert any(line.startswith("fold 2: epoch 2/2") for line in lines.lines)
+    found, expected = (load_evidence(folder / "evidence.npz") for folder in (out, done.out))
+    # Another number of threads adds in another order.
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-3)
+    np.testing.assert_array_equal(found.fold, expected.fold)
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_fold_whose_process_is_killed_is_reported_and_can_be_continued(
+    done: Finished, dataset: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "cv"
+    with pytest.raises(
+        RunError, match=r"the process of fold [12] ended \(signal SIGKILL\); is there enough memory\? Cont"
+    ):
+        cross_validate(dataset, tiny(), out, folds=2, jobs=2, listener=KillAtFirstEpoch())
+    assert not multiprocessing.active_children()
+    report = cross_validate(dataset, tiny(), out, folds=2, resume=True)
+    assert report["films"] == done.report["films"]
+
+
+def test_an_error_of_a_fold_at_once_is_the_same_as_of_one_fold(dataset: Dataset, tmp_path: Path) -> None:
+    config = tiny(weights=str(tmp_path / "absent.pth"))
+    messages = []
+    for jobs in (1, 2):
+        with pytest.raises(PneumoscopeError) as caught:
+            cross_validate(dataset, config, tmp_path / f"cv{jobs}", folds=2, jobs=jobs)
+        messages.append((type(caught.value), str(caught.value)))
+    assert messages[0] == messages[1]
+
+
+def test_cores_are_shared_by_the_folds_that_are_trained_at_once() -> None:
+    assert [threads_of(number, folds=5, jobs=2, cores=2) for number in range(1, 6)] == [1, 1, 1, 1, 2]
+    assert [threads_of(number, folds=5, jobs=3, cores=12) for number in range(1, 6)] == [4, 4, 4, 6, 6]
+    assert [threads_of(number, folds=5, jobs=96, cores=96) for number in range(1, 6)] == [19] * 5
+    assert threads_of(2, folds=5, jobs=4, cores=2) == 1
 
 
 def test_a_damaged_fold_is_reported_and_can_be_repeated(done: Finished, dataset: Dataset, tmp_path: Path) -> None:

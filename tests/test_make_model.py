@@ -26,7 +26,7 @@ def test_make_model_goes_from_the_archive_to_a_bundle_with_its_evidence(tmp_path
     write_archive_zip(tmp_path / "archive.zip", count=60)
     recipe, made = tmp_path / "tiny.toml", tmp_path / "model"
     recipe.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in TINY.items()))
-    line = f"make model MODEL={made} ARCHIVE={tmp_path / 'archive.zip'} RECIPE={recipe} COMPILED="
+    line = f"make model MODEL={made} ARCHIVE={tmp_path / 'archive.zip'} RECIPE={recipe}"
     done = shell(line, REPOSITORY)
     assert done.code == 0, f"{done.out}\n{done.err}"
     contract = json.loads((made / "bundle" / "contract.json").read_text())

@@ -1,7 +1,10 @@
-"""Threads, for work that releases the interpreter lock: decoding, hashing, inference."""
+"""Threads, for work that releases the interpreter lock (decoding, hashing, inference), and what processes share."""
 
 import math
+import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -92,3 +95,22 @@ def _submit_all(
         failed = Future[Result]()
         failed.set_exception(error)
         yield failed
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the process that started it has ended, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def describe_exit(code: int | None) -> str:
+    """How a process ended, from `Process.exitcode`: `signal SIGKILL` or `exit code 1`."""
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"

@@ -83,6 +83,7 @@ def cross_validate_command(settings: "CrossValidate") -> None:
             out,
             folds=settings.folds,
             seed=settings.fold_seed,
+            jobs=settings.jobs,
             resume=settings.resume,
             cache=settings.cache,
             listener=make_listener(quiet=settings.quiet),

@@ -1,7 +1,6 @@
 """Workers as processes of this machine, each with its own session; a process that ends is replaced."""
 
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -12,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pneumoscope.errors import PneumoscopeError, ScoringError
+from pneumoscope.parallel import describe_exit, end_with_parent
 from pneumoscope.score.dispatch import Event
 from pneumoscope.score.shards import Shard
 from pneumoscope.score.worker import Scorer, ScoringJob
@@ -99,7 +99,7 @@ class ProcessCrew:
     def _replace(self, number: int) -> list[Event]:
         worker = self._workers.pop(number)
         _stop(worker)
-        why = f"a worker process ended ({_describe(worker.process.exitcode)})"
+        why = f"a worker process ended ({describe_exit(worker.process.exitcode)})"
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= _STARTS:
@@ -114,16 +114,10 @@ def _stop(worker: _Worker) -> None:
     worker.pipe.close()
 
 
-def _describe(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
-
-
 def _work(pipe: Connection, bundle: Path, job: ScoringJob) -> None:
     """The worker process: load the bundle, then score shard after shard until the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends its workers
-    threading.Thread(target=_end_with_driver, daemon=True).start()
+    end_with_parent()
     messenger = _Messenger(pipe)
     try:
         scorer = Scorer(bundle, job)
@@ -166,11 +160,3 @@ class _Messenger:
             time.sleep(_BEAT_SECONDS)
             with self._lock:
                 self._pipe.send(("films", self._films, None))
-
-
-def _end_with_driver() -> None:
-    """End this process when the driver has ended, even if it was killed."""
-    driver = multiprocessing.parent_process()
-    assert driver is not None
-    driver.join()
-    os._exit(1)

@@ -213,7 +213,13 @@ class CrossValidate(Document):
     fold_seed: int = Field(
         default=0, ge=0, description="Seed of the patients' assignment to folds, and of the stress films."
     )
-    resume: bool = Field(default=False, description="Keep the finished folds in --out and continue an interrupted one.")
+    jobs: int = Field(
+        default=1,
+        ge=1,
+        description="Folds that are trained at the same time, each in a process of its own with a share of the cores. "
+        "On a CPU, one job per core is fastest and takes 2 GB of memory each; a GPU serves several, too.",
+    )
+    resume: bool = Field(default=False, description="Keep the finished folds in --out and continue interrupted ones.")
     changes: FoldChanges
     cache: Cache = None
     quiet: Quiet = False

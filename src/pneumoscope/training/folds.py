@@ -13,6 +13,7 @@ import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -35,6 +36,7 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.config import check_compiler
 from pneumoscope.training.evidence import About, Evidence, save_evidence
+from pneumoscope.training.fold_processes import FoldTask, run_at_once, threads_of
 from pneumoscope.training.inputs import CACHE_FOLDER, cache_inputs
 from pneumoscope.training.run_directory import WEIGHTS_FILE, code_commit, library_versions
 
@@ -58,6 +60,7 @@ def cross_validate(
     *,
     folds: int = 5,
     seed: int = 0,
+    jobs: int = 1,
     resume: bool = False,
     cache: Path | None = None,
     listener: Listener = SILENT,
@@ -66,7 +69,8 @@ def cross_validate(
 
     The data set's test and stress parts are not used. Every film is predicted twice by the network that has not
     seen its patient: as it is, and reframed, covered and stored again (the stress film). With `resume`, finished
-    folds are kept and an interrupted one continues.
+    folds are kept and interrupted ones continue. With `jobs` above 1, so many folds are trained at once, each in a
+    process of its own with a share of the cores.
 
     Raises:
         DatasetError, RunError, UsageError, WeightsError.
@@ -81,10 +85,21 @@ def cross_validate(
     parts = fold_datasets(dataset, folds=folds, seed=seed)
     _prepare_directory(out, card, resume=resume)
     cache = cache or dataset.root / CACHE_FOLDER
-    for number, part in enumerate(parts, 1):
-        if not (out / f"fold-{number}" / OUTPUTS_FILE).is_file():
+    left = {
+        number: partial(_run_fold, part, config, out / f"fold-{number}", seed, cache)
+        for number, part in enumerate(parts, 1)
+        if not (out / f"fold-{number}" / OUTPUTS_FILE).is_file()
+    }
+    if jobs > 1:
+        tasks = [
+            FoldTask(number=number, work=work, threads=threads_of(number, folds=folds, jobs=jobs))
+            for number, work in left.items()
+        ]
+        run_at_once(tasks, jobs=jobs, listener=listener)
+    else:
+        for number, work in left.items():
             listener.say(f"fold {number} of {folds}")
-            _run_fold(part, config, out / f"fold-{number}", seed, cache, listener)
+            work(listener)
     evidence = _gather(parts, card, out)
     save_evidence(evidence, out / EVIDENCE_FILE)
     report = report_on(evidence)
