@@ -3,9 +3,8 @@
 python scripts/write_cli_docs.py
 """
 
-from enum import EnumType
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from typer.main import get_command
 
@@ -44,33 +43,16 @@ def _section(title: str, command: Any) -> str:
         names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
         if parameter.param_type_name == "argument":
             names = f"`{parameter.metavar or parameter.name.upper()}`"
-        if choices := _choices(parameter.type_descriptor.annotation):
-            names += f" ({', '.join(choices)})"
+        if "|" in (parameter.metavar or ""):
+            names += f" ({parameter.metavar.strip('<>').replace('|', ', ')})"
         default = "required" if parameter.required else _default(parameter.default)
         if title.endswith((" train", " cross-validate")) and parameter.name in _SETTINGS:
             default = _setting(parameter.name)
-        what = _with_range((parameter.help or "").replace("|", "/"), parameter.type_descriptor.parameter_info)
+        what = (parameter.help or "").replace("|", "/")
         if parameter.envvar:
             what += f" Also set by the environment variable `{parameter.envvar}`."
         lines.append(f"| {names} | {what} | {default} |")
     return "\n".join(lines) + "\n"
-
-
-def _choices(annotation: Any) -> list[str]:
-    """The values that an option accepts, if they are a list."""
-    kinds: list[Any] = [annotation, *get_args(annotation)]
-    for kind in kinds:
-        if get_origin(kind) is Literal:
-            return [str(each) for each in get_args(kind)]
-    return [str(each.value) for kind in kinds if isinstance(kind, EnumType) for each in list[Any](kind)]
-
-
-def _with_range(text: str, info: Any) -> str:
-    """An option's help with its bounds, if typer knows them; a range with an exclusive bound is in the help."""
-    low, high = getattr(info, "min", None), getattr(info, "max", None)
-    if low is None:
-        return text if high is None else f"{text} At most {high:g}."
-    return f"{text} At least {low:g}." if high is None else f"{text} {low:g} to {high:g}."
 
 
 def _setting(name: str) -> str:

@@ -82,7 +82,7 @@ def test_prepare_bad_input(command: Command, tmp_path: Path) -> None:
     assert_fails(
         command("data", "prepare", single, "--out", out, "--val-fraction", 2),
         2,
-        "--val-fraction 2.0: input should be less than 1; see `",
+        "--val-fraction 2: input should be less than 1; see `",
     )
     assert_fails(command("data", "prepare", single, "--out", out, "--group", "x"), 2, "--group", "NAME=CLASS,CLASS")
     (tmp_path / "a.zip").write_text("no zip")
@@ -157,7 +157,7 @@ def test_train_bad_input(command: Command, dataset: Dataset, tmp_path: Path) -> 
     data = ("train", "--out", out, "--data", dataset.root)
     assert_fails(command("train", "--out", out), 2, "--data is missing")
     assert_fails(command(*data, "--recipe", "nonsense"), 2, "capstone-resnet50")
-    assert_fails(command(*data, "--lr", -1), 2, "--lr -1.0: input should be greater than 0")
+    assert_fails(command(*data, "--lr", -1), 2, "--lr -1: input should be greater than 0")
     assert_fails(command(*data, "--arch", "resnet51"), 2, "is not a timm network")
     assert_fails(command(*data, "--weights", "gone.pt"), 1, "no such file")
     assert_fails(command(*data, "--recipe", Path(sys.executable).resolve()), 2, "not text in UTF-8")

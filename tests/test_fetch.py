@@ -223,7 +223,7 @@ def test_unusual_responses_give_a_one_sentence_error(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--version", "4"), 2, "is not one of '2', '3'"),
+        (("--version", "4"), 2, "--version 4: input should be 2 or 3"),
         (("--version", "2", "--full"), 2, "--full is for version 3"),
         (("--version", "2", "--sha256", "abc"), 2, "64 hexadecimal digits"),
         (("--version", "3", "--sha256", "0" * 64), 2, "needs --full"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pkgutil import resolve_name
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 #: In the order in which a help text gives them: the lower bound first.
 _BOUNDS = {"gt": "more than {}", "ge": "at least {}", "lt": "less than {}", "le": "at most {}"}
-_EXCLUSIVE = {"gt", "lt"}
 
 
 class SettingsCommand(TyperCommand):
@@ -149,13 +148,15 @@ def _parameter(name: str, field: "FieldInfo", *, is_change: bool) -> inspect.Par
     spelling = _spelling(field)
     kind = _typer_type(spelling.kind or field.annotation)
     limits = {bound: getattr(each, bound) for each in field.metadata for bound in _BOUNDS if hasattr(each, bound)}
-    # Typer checks and shows inclusive bounds, but does not know exclusive ones. A range that has one is given by the
-    # help text alone, so that the option's range is in one place, and is checked when the settings are read.
-    in_words = not _EXCLUSIVE.isdisjoint(limits)
+    metavar = spelling.metavar
+    if kind in (int, float) or get_origin(kind) is Literal:
+        # Typer would check these itself, but its messages do not say what was given, and it does not know all bounds.
+        metavar = metavar or f"<{'|'.join(map(str, get_args(kind))) or kind.__name__}>"
+        kind = str
     options: dict[str, Any] = {
-        "help": f"{field.description} {_range(limits)}" if in_words else field.description,
+        "help": f"{field.description} {_range(limits)}" if limits else field.description,
         "envvar": spelling.variable,
-        "metavar": spelling.metavar,
+        "metavar": metavar,
         "exists": "existing" in spelling.path,
         "dir_okay": "file" not in spelling.path,
         "file_okay": "folder" not in spelling.path,
@@ -163,8 +164,7 @@ def _parameter(name: str, field: "FieldInfo", *, is_change: bool) -> inspect.Par
     if spelling.argument:
         info = typer.Argument(**options)
     else:
-        bounds: dict[str, Any] = {} if in_words else {"min": limits.get("ge"), "max": limits.get("le")}
-        info = typer.Option(..., *_option_names(name, field, is_change), **bounds, **options)
+        info = typer.Option(..., *_option_names(name, field, is_change), **options)
     default = None if is_change or field.default_factory or field.default in ((), {}) else field.default
     if field.is_required() and not is_change:
         default = inspect.Parameter.empty
@@ -178,7 +178,11 @@ def _range(limits: dict[str, Any]) -> str:
 
     >>> _range({"lt": 1, "ge": 0})
     'At least 0, less than 1.'
+    >>> _range({"ge": 32, "le": 1024})
+    '32 to 1024.'
     """
+    if limits.keys() == {"ge", "le"}:
+        return f"{limits['ge']} to {limits['le']}."
     words = ", ".join(_BOUNDS[bound].format(limits[bound]) for bound in _BOUNDS if bound in limits)
     return f"{words[0].upper()}{words[1:]}."
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pneumoscope.documents import Document
 from pneumoscope.settings.aws_names import EndpointName, InstanceType, Key, Location, S3Location, parse_location
-from pneumoscope.settings.option import Coverage, Images, Precision, Quiet, Spelling
+from pneumoscope.settings.option import Coverage, Images, Precision, Quiet, Spelling, Whole
 
 Variant: TypeAlias = Literal["realtime", "serverless", "async"]
 Serving: TypeAlias = Literal["own", "ray"]
@@ -139,7 +139,7 @@ class Deploy(Document):
     calls_per_minute: int = Field(
         default=600, ge=1, description="realtime: calls per minute and instance above which another instance is added."
     )
-    memory_mb: Annotated[Literal[1024, 2048, 3072, 4096, 5120, 6144], Spelling(kind=int)] = Field(
+    memory_mb: Annotated[Literal[1024, 2048, 3072, 4096, 5120, 6144], Whole] = Field(
         default=3072, description="serverless: memory in MB, 1024 to 6144 in steps of 1024."
     )
     concurrency: int = Field(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from pneumoscope.documents import Document, Text
-from pneumoscope.settings.option import MaxPixels, Overwrite, Quiet, Spelling
+from pneumoscope.settings.option import MaxPixels, Overwrite, Quiet, Spelling, Whole
 
 FolderLevel: TypeAlias = Literal["innermost", "outermost"]
 SplitFolder: TypeAlias = Literal["train", "val", "test", "none"]
@@ -68,7 +68,9 @@ Codec = Annotated[str, AfterValidator(_text_codec)]
 class Fetch(Document):
     """Settings of `data fetch`."""
 
-    version: Literal[2, 3] = Field(description="Version of the published archive; version 2 has 1.2 GB.")
+    version: Annotated[Literal[2, 3], Whole] = Field(
+        description="Version of the published archive; version 2 has 1.2 GB."
+    )
     out: Path = Field(description="Folder to download into.")
     full: bool = Field(default=False, description="Version 3: download all 8.4 GB, instead of the chest films only.")
     url: str | None = Field(default=None, description="Address of a mirror, instead of the publisher's.")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pneumoscope.documents import Document
 from pneumoscope.models import SHIPPED
@@ -35,6 +35,13 @@ class Spelling:
     hidden: bool = False
     """The field does not become an option."""
 
+
+def _to_number(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+#: For a choice of whole numbers: command lines and SageMaker give text, which pydantic does not convert for a Literal.
+Whole = BeforeValidator(_to_number)
 
 Images = Annotated[
     tuple[Path, ...], Spelling(argument=True, path="existing"), Field(description="Image files, or folders of them.")

@@ -6,12 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pneumoscope.documents import Document, Text
-from pneumoscope.settings.option import Cache, Overwrite, Precision, Quiet, Run, Spelling
-
-
-def _to_number(value: Any) -> Any:
-    """A number from its digits: SageMaker sends all values as text, which pydantic does not convert for a Literal."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+from pneumoscope.settings.option import Cache, Overwrite, Precision, Quiet, Run, Spelling, Whole
 
 
 class TrainConfig(Document):
@@ -55,7 +50,7 @@ class TrainConfig(Document):
         lt=1,
         description="Share of residual branches skipped in each step: stochastic depth (arXiv:1603.09382).",
     )
-    low_pass: Annotated[Literal[1, 3, 5, 7, 9, 11], BeforeValidator(_to_number)] = Field(
+    low_pass: Annotated[Literal[1, 3, 5, 7, 9, 11], Whole] = Field(
         default=1,
         description="Taps along each axis of a fixed binomial filter before the first layer; 1: no filter. It removes "
         "fine detail that JPEG compression changes.",
