@@ -308,7 +308,7 @@ def test_attention_at_the_rim_is_reported(contract: Contract) -> None:
         verdict = decide(contract, sure, maps_of(grid), rule=CLASS)
         assert verdict.status == "answered"
         assert [
-            f"rim of the film: {share} of the map for virus is at the border" in reason for reason in verdict.reasons
+            f"edge of the film: {share} of the map for virus is at the border" in reason for reason in verdict.reasons
         ] == ([True] if share else [])
         assert all(reason.endswith(".") for reason in verdict.reasons)
 

@@ -1,4 +1,4 @@
-"""The stress split: validation films framed and stored anew."""
+"""The stress split: validation films cropped, with blurred corners, saved again."""
 
 import json
 from collections.abc import Callable

@@ -58,10 +58,10 @@ def prepare_command(settings: "Prepare") -> None:
 
     Every image is checked, and {train,val,test}/{class}/ and manifest.csv are written. The class of a film is the
     name of its folder, or comes from --labels; the label files of published sets need no further options. A source's
-    test part stays test; its train and validation parts are joined, and validation is split off anew, by patient.
-    Films of several sources are matched by their pixels, so that each is in the data set once. A film of a test
-    part, and any other film of its patient, is never in train. Refused inputs are listed and do not stop the command
-    (unless --strict is given); if there were any, it exits with code 1.
+    test part stays in the test split; its train and validation parts are joined, and validation is split off anew,
+    by patient. Films of several sources are matched by their pixels, so that each is in the data set once. A film of
+    a test part, and any other film of its patient, is never in train. Refused inputs are listed and do not stop the
+    command (unless --strict is given); if there were any, it exits with code 1.
     """
     from pneumoscope.cli.show import make_listener
     from pneumoscope.cli.show_data import show_prepared

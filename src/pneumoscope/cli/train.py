@@ -67,8 +67,9 @@ def cross_validate_command(settings: "CrossValidate") -> None:
     """Train a network per fold; report on unseen patients.
 
     Films of the train and validation splits take part; test films do not. Figures have 95 % intervals over
-    patients, and are given twice: for the films as they are, and for the same films framed, covered and stored anew
-    (stress). evidence.npz holds the prediction for every film, for `export --evidence` and `train --teachers`.
+    patients, and are given twice: for the films as they are, and for the same films cropped at random, with blurred
+    corners, and saved again as JPEG (stress). evidence.npz holds the prediction for every film, for
+    `export --evidence` and `train --teachers`.
     """
     from pneumoscope.cli.show import make_listener, show_cross_validation
     from pneumoscope.dataset import load_dataset

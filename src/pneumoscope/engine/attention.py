@@ -1,4 +1,4 @@
-"""How much of a class-activation map is at the rim of the film, where there is no lung."""
+"""How much of a class-activation map is at the edge of the film, where there is no lung."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +13,7 @@ from pneumoscope.engine.document import AttentionDocument
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """Where the evidence for one class is: shares of its activation map's mass at the rim, 0 to 1.
+    """Where the evidence for one class is: shares of its activation map's mass at the edge, 0 to 1.
 
     Both are None if the map has no positive part.
     """

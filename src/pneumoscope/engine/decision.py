@@ -260,7 +260,7 @@ def _remarks(
     if max(attention.border, attention.corners) >= rule.warn_from:
         border, corners = (f"{100 * share:.0f} %" for share in (attention.border, attention.corners))
         shares = f"{border} of the map for {attention.label} is at the border, {corners} in the corners"
-        sentence = f"the model looked mostly at the rim of the film: {shares}."
+        sentence = f"the model looked mostly at the edge of the film: {shares}."
         yield Reason("looked-at-rim", sentence)
 
 

@@ -102,7 +102,7 @@ class PrepareConfig(Document):
     class_folder: FolderLevel | None = Field(
         default=None,
         description="Which of nested folders names the class; by default the first one below a split's folder, "
-        "elsewhere the innermost one. Unclear folders are refused until this option is given.",
+        "elsewhere the innermost one. Unclear folders are an error until this option is given.",
     )
     split_folders: Annotated[
         dict[Text, SplitFolder], BeforeValidator(_parse_splits), Spelling(names=("--split-folder",), kind=list[str])
@@ -165,7 +165,9 @@ class PrepareConfig(Document):
     keep_conflicts: bool = Field(default=False, description="Keep films with equal pixels and different labels.")
     merge_near: bool = Field(default=False, description="Treat nearly identical films of two sources as one film.")
     stress: bool = Field(
-        default=False, description="Also write the stress split: the validation films, framed and stored anew."
+        default=False,
+        description="Also write the stress split: the validation films, cropped at random, with blurred corners, "
+        "saved again as JPEG.",
     )
     strict: bool = Field(default=False, description="Write nothing if any input is refused.")
 

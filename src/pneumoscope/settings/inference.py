@@ -56,7 +56,7 @@ class Evaluate(Document):
     )
     unlabelled: Annotated[Path | None, Spelling(path="existing")] = Field(
         default=None,
-        description="Image files without labels, instead of DATASET, to compare with the model's own films.",
+        description="Image files without labels, instead of DATASET, to compare with the bundle's reference films.",
     )
     shortcuts: bool = Field(
         default=True, description="Also measure the audit's shortcut baselines, which takes most of the time."

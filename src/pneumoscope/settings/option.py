@@ -56,7 +56,7 @@ Run = Annotated[
 ]
 Overwrite = Annotated[bool, Field(description="Replace an earlier result of this command at --out.")]
 Quiet = Annotated[bool, Field(description="Do not print progress or messages.")]
-MaxPixels = Annotated[int, Field(ge=1, description="Refuse images with more than this many pixels.")]
+MaxPixels = Annotated[int, Field(ge=1, description="Reject images with more than this many pixels.")]
 Provider = Annotated[
     str, Field(description="ONNX Runtime execution provider, such as cpu or cuda; there is no fallback to cpu.")
 ]

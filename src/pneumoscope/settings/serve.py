@@ -59,7 +59,7 @@ class ServeOptions(Document):
         default=50_000_000, ge=1000, description="Largest request body, in bytes."
     )
     max_pixels: Annotated[int, Spelling(variable=MAX_PIXELS_VARIABLE)] = Field(
-        default=50_000_000, ge=1000, description="Refuse images with more than this many pixels."
+        default=50_000_000, ge=1000, description="Reject images with more than this many pixels."
     )
     read_seconds: Annotated[float, Spelling(variable="PNEUMOSCOPE_READ_SECONDS")] = Field(
         default=60, gt=0, description="Time for a request's body to arrive, in seconds."

@@ -236,11 +236,12 @@ class ExportConfig(Document):
     name: str | None = Field(default=None, min_length=1, description="Name of the model; by default the run's.")
     precision: Precision = Field(
         default="fp32",
-        description="int8 is smaller and several times faster; the export is refused unless int8 answers like fp32.",
+        description="int8 is smaller and several times faster; the export fails unless int8 decides like fp32.",
     )
     ages: Annotated[tuple[float, float] | None, BeforeValidator(_parse_ages), Spelling(kind=str)] = Field(
         default=None,
-        description="Range of the patients' ages in whole years, e.g. 18-90; not needed for the published archives.",
+        description="Range of the patients' ages in whole years, e.g. 18-90; not needed for the archive of Kermany "
+        "et al., where it is known.",
     )
     evidence: Annotated[Path | None, Spelling(path="existing file")] = Field(
         default=None,

@@ -9,7 +9,7 @@ A compressed NumPy archive, never unpickled. One row per film, in manifest order
 `label`         class index, `int8 [N]`
 `fold`          the fold whose network has not seen it, from 0, `int8 [N]`
 `logits`        of the film, `float32 [N, C]`
-`stress`        of the film reframed, covered and stored again (`dataset.stress`), `float32 [N, C]`; NaN if blank
+`stress`        of the film's stress version (`dataset.stress`), `float32 [N, C]`; NaN if blank
 `embedding`     input of the last linear layer, `float16 [N, D]`
 ==============  ====================================================================================
 """

@@ -68,7 +68,7 @@ def cross_validate(
     """Train one network per fold of the train and validation films, cut by patient, and report on the predictions.
 
     The data set's test and stress parts are not used. Every film is predicted twice by the network that has not
-    seen its patient: as it is, and reframed, covered and stored again (the stress film). With `resume`, finished
+    seen its patient: as it is, and as its stress version (`dataset.stress`). With `resume`, finished
     folds are kept and interrupted ones continue. With `jobs` above 1, so many folds are trained at once, each in a
     process of its own with a share of the cores.
 
