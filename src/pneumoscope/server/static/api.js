@@ -1,4 +1,4 @@
-// Requests to the service. Every outcome is an answer or a Trouble whose message says what to do.
+// Requests to the service. Every outcome is a response or a Trouble whose message says what to do.
 
 const MAX_ATTEMPTS = 6; // of one film, while the service is busy
 const MAX_WAIT = 30; // seconds, whatever Retry-After asks for
@@ -11,7 +11,7 @@ export function useToken(text) {
 }
 
 export class Trouble extends Error {
-  // kind: "lost" (no answer), "stopped" (by this page), "busy", "token", "film" (this film was refused),
+  // kind: "lost" (no response), "stopped" (by this page), "busy", "token", "film" (this film was refused),
   // "service" (the service has failed)
   constructor(kind, message) {
     super(message);
@@ -44,7 +44,7 @@ async function problemDetail(response) {
   try {
     return (await response.json()).detail || response.statusText;
   } catch {
-    return `The server answered ${response.status} without a reason.`;
+    return `The server returned status ${response.status} without a reason.`;
   }
 }
 
@@ -52,7 +52,7 @@ async function readJson(response) {
   try {
     return await response.json();
   } catch {
-    throw new Trouble("lost", "The connection was lost in the middle of the answer.");
+    throw new Trouble("lost", "The connection was lost in the middle of the response.");
   }
 }
 

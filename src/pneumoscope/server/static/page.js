@@ -7,7 +7,7 @@ import { csv, headline, STATUS } from "./words.js";
 const MAX_SENDING = 2; // films sent at the same time
 
 const find = (selector) => document.querySelector(selector);
-const films = []; // { name, file, state: waiting | sending | done | failed, answer, message, bitmap, thumbnail, stop }
+const films = []; // { name, file, state: waiting | sending | done | failed, decision, message, bitmap, thumbnail, stop }
 let panes = [];
 let card = null;
 let palette = null;
@@ -141,7 +141,7 @@ async function addExample(name) {
 function add(files) {
   const first = films.length;
   for (const file of files) {
-    const film = { name: file.name || "pasted film", file, state: "waiting", answer: null, message: "", bitmap: null };
+    const film = { name: file.name || "pasted film", file, state: "waiting", decision: null, message: "", bitmap: null };
     film.row = makeRow(film);
     films.push(film);
     find("#queue").append(film.row);
@@ -171,7 +171,7 @@ async function send(film) {
   film.stop = new AbortController();
   refresh(film);
   try {
-    film.answer = await classify(film.file, film.stop.signal, (seconds) => {
+    film.decision = await classify(film.file, film.stop.signal, (seconds) => {
       film.message = `The server is busy; the page tries again in ${seconds} s.`;
       refresh(film);
     });
@@ -203,8 +203,8 @@ function fail(film, trouble) {
 }
 
 async function loadPicture(film) {
-  const text = film.answer.preview;
-  delete film.answer.preview; // it would only make the copied JSON long
+  const text = film.decision.preview;
+  delete film.decision.preview; // it would only make the copied JSON long
   if (!text) return;
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const blob = new Blob([bytes], { type: "image/png" });
@@ -234,7 +234,7 @@ function makeRow(film) {
 function refresh(film) {
   const states = { waiting: film.message || "Waiting", sending: film.message || "Being classified…", failed: STATUS.failed };
   film.row.querySelector(".outcome").textContent =
-    film.state === "done" ? `${STATUS[film.answer.status]}: ${headline(film)}` : states[film.state];
+    film.state === "done" ? `${STATUS[film.decision.status]}: ${headline(film)}` : states[film.state];
   const blank = film.row.querySelector(".blank");
   if (film.thumbnail && blank) {
     const image = document.createElement("img");

@@ -109,17 +109,17 @@ export class Pane {
 
   // A rejected film gets no class, so it shows no map for one.
   #maps() {
-    const answer = this.film.answer;
-    return answer?.status === "rejected" ? null : answer?.maps;
+    const decision = this.film.decision;
+    return decision?.status === "rejected" ? null : decision?.maps;
   }
 
   #listMaps() {
     const maps = this.#maps();
     const select = this.#find(".heat-class");
     select.replaceChildren(...Object.keys(maps ?? {}).map((label) => new Option(label, label)));
-    if (maps) select.value = this.film.answer.attention?.class ?? Object.keys(maps)[0];
+    if (maps) select.value = this.film.decision.attention?.class ?? Object.keys(maps)[0];
     this.#find(".heat").hidden = !maps;
-    this.#find(".no-heat").hidden = !(this.film.answer && this.film.answer.status !== "rejected" && this.card.heatmap === false);
+    this.#find(".no-heat").hidden = !(this.film.decision && this.film.decision.status !== "rejected" && this.card.heatmap === false);
     this.#showMap();
   }
 
@@ -143,34 +143,34 @@ export class Pane {
 
   #showDecision() {
     const { film, card } = this;
-    const { answer } = film;
-    this.#find(".decision").dataset.status = answer?.status ?? film.state;
-    this.#find(".badge").textContent = answer ? STATUS[answer.status] : film.state === "failed" ? STATUS.failed : "";
-    this.#find(".label").textContent = answer ? headline(film) : film.state === "failed" ? "" : "Being classified…";
+    const { decision } = film;
+    this.#find(".decision").dataset.status = decision?.status ?? film.state;
+    this.#find(".badge").textContent = decision ? STATUS[decision.status] : film.state === "failed" ? STATUS.failed : "";
+    this.#find(".label").textContent = decision ? headline(film) : film.state === "failed" ? "" : "Being classified…";
     this.#find(".plain").textContent = meaning(film, card);
-    this.#find(".reasons").replaceChildren(...(answer?.reasons ?? []).map((text) => element("li", unbroken(text))));
-    const decoded = Boolean(answer) && answer.status !== "rejected";
+    this.#find(".reasons").replaceChildren(...(decision?.reasons ?? []).map((text) => element("li", unbroken(text))));
+    const decoded = Boolean(decision) && decision.status !== "rejected";
     this.#find(".figures").hidden = !decoded;
-    this.element.querySelectorAll(".decision .actions button").forEach((button) => (button.disabled = !answer));
-    if (decoded) this.#showFigures(answer, card);
-    this.#find(".facts").replaceChildren(...facts(answer));
+    this.element.querySelectorAll(".decision .actions button").forEach((button) => (button.disabled = !decision));
+    if (decoded) this.#showFigures(decision, card);
+    this.#find(".facts").replaceChildren(...facts(decision));
   }
 
-  #showFigures(answer, card) {
-    for (const [name, question] of Object.entries(questions(answer, card))) {
+  #showFigures(decision, card) {
+    for (const [name, question] of Object.entries(questions(decision, card))) {
       const part = this.#find(`.${name === "group" ? "groups" : name}`);
       part.hidden = !question;
       if (!question) continue;
       part.querySelector("h3").textContent = question.title;
-      part.querySelector(".bars").replaceChildren(...bars(question.shares, answer.prediction_set));
+      part.querySelector(".bars").replaceChildren(...bars(question.shares, decision.prediction_set));
     }
-    const at = answer.coverage === null ? "" : ` at ${percent(answer.coverage, 0)} coverage`;
-    const fitting = oneOf(answer.prediction_set);
+    const at = decision.coverage === null ? "" : ` at ${percent(decision.coverage, 0)} coverage`;
+    const fitting = oneOf(decision.prediction_set);
     this.#find(".set").textContent = fitting ? `● fits the film${at}: ${fitting}` : `No class fits the film${at}.`;
   }
 
   async #copy() {
-    const { maps, ...document } = this.film.answer;
+    const { maps, ...document } = this.film.decision;
     try {
       await navigator.clipboard.writeText(JSON.stringify({ ...document, image: this.film.name }, null, 2));
       this.announce("The decision was copied as JSON.");
@@ -185,15 +185,15 @@ export class Pane {
   }
 }
 
-function facts(answer) {
-  if (!answer) return [];
+function facts(decision) {
+  if (!decision) return [];
   const lines = [
-    ["Model", `${answer.model.name} ${answer.model.version}`],
-    ["Fingerprint", answer.model.sha256.slice(0, 16)],
-    ["Took", `${answer.milliseconds.toFixed(0)} ms`],
+    ["Model", `${decision.model.name} ${decision.model.version}`],
+    ["Fingerprint", decision.model.sha256.slice(0, 16)],
+    ["Took", `${decision.milliseconds.toFixed(0)} ms`],
   ];
-  const { attention } = answer;
-  if (answer.status !== "rejected" && attention?.border != null) {
+  const { attention } = decision;
+  if (decision.status !== "rejected" && attention?.border != null) {
     lines.push(["Share of the map", `${percent(attention.border)} at the border, ${percent(attention.corners)} in the corners`]);
   }
   return lines.flatMap(([name, text]) => [element("dt", name), element("dd", text)]);

@@ -4,24 +4,24 @@ export const STATUS = { answered: "Answered", abstained: "Abstained", rejected: 
 
 // The decision in one phrase.
 export function headline(film) {
-  const answer = film.answer;
-  if (!answer) return film.name;
-  if (answer.status === "rejected") return "not a usable film";
-  return answer.label ?? "no class";
+  const decision = film.decision;
+  if (!decision) return film.name;
+  if (decision.status === "rejected") return "not a usable film";
+  return decision.label ?? "no class";
 }
 
 // What the decision means, in a sentence.
 export function meaning(film, card) {
-  const answer = film.answer;
-  if (!answer) return film.message ?? "";
-  if (answer.status === "rejected") return "The model gives no class, for the reason below.";
-  if (answer.status === "abstained") {
-    return answer.label
+  const decision = film.decision;
+  if (!decision) return film.message ?? "";
+  if (decision.status === "rejected") return "The model gives no class, for the reason below.";
+  if (decision.status === "abstained") {
+    return decision.label
       ? "The group is clear; the class is not."
       : "The model withholds its answer, for the reason below.";
   }
-  const groups = Object.entries(card?.groups ?? {}).filter(([, members]) => members.includes(answer.label));
-  const share = percent(answer.probabilities[answer.label] ?? answer.groups[answer.label]);
+  const groups = Object.entries(card?.groups ?? {}).filter(([, members]) => members.includes(decision.label));
+  const share = percent(decision.probabilities[decision.label] ?? decision.groups[decision.label]);
   const group = groups.map(([name]) => `${name}, `).join("");
   return `The model's answer (${group}probability ${share}). This is not a diagnosis.`;
 }
@@ -39,9 +39,9 @@ export function unbroken(text) {
 // The two questions that a model with groups answers, each with its title and its probabilities: which group, if any
 // (the groups and the classes outside them), then which class (the classes within groups). Without groups there is
 // one question, the class.
-export function questions(answer, card) {
+export function questions(decision, card) {
   const groups = Object.entries(card?.groups ?? {});
-  const classes = Object.entries(answer.probabilities);
+  const classes = Object.entries(decision.probabilities);
   if (!groups.length) return { group: null, classes: { title: "class", shares: classes } };
   const grouped = new Set(groups.flatMap(([, members]) => members));
   const others = classes.filter(([name]) => !grouped.has(name));
@@ -49,7 +49,7 @@ export function questions(answer, card) {
   return {
     group: {
       title: oneOf(others.length ? [...names, "not"] : names),
-      shares: [...Object.entries(answer.groups), ...others],
+      shares: [...Object.entries(decision.groups), ...others],
     },
     classes: { title: oneOf([...grouped]), shares: classes.filter(([name]) => grouped.has(name)) },
   };
@@ -68,14 +68,14 @@ export function csv(films, card) {
     "prediction_set", "coverage", "reasons", "reason_codes", "model", "milliseconds",
   ];
   const rows = films.map((film) => {
-    const answer = film.answer;
-    if (!answer) return [film.name, film.state, "", "", ...classes.map(() => ""), ...groups.map(() => ""), "", "", film.message, "", "", ""];
+    const decision = film.decision;
+    if (!decision) return [film.name, film.state, "", "", ...classes.map(() => ""), ...groups.map(() => ""), "", "", film.message, "", "", ""];
     return [
-      film.name, answer.status, answer.class ?? "", answer.label ?? "",
-      ...classes.map((name) => answer.probabilities[name] ?? ""),
-      ...groups.map((name) => answer.groups[name] ?? ""),
-      answer.prediction_set.join("; "), answer.coverage ?? "", answer.reasons.join("; "), answer.reason_codes.join("; "),
-      `${answer.model.name} ${answer.model.version} ${answer.model.sha256.slice(0, 12)}`, answer.milliseconds,
+      film.name, decision.status, decision.class ?? "", decision.label ?? "",
+      ...classes.map((name) => decision.probabilities[name] ?? ""),
+      ...groups.map((name) => decision.groups[name] ?? ""),
+      decision.prediction_set.join("; "), decision.coverage ?? "", decision.reasons.join("; "), decision.reason_codes.join("; "),
+      `${decision.model.name} ${decision.model.version} ${decision.model.sha256.slice(0, 12)}`, decision.milliseconds,
     ];
   });
   return [header, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
