@@ -212,8 +212,8 @@ class CrossValidate(Document):
         default=1,
         ge=1,
         description="Folds that are trained at the same time, each in a process of its own with a share of the cores. "
-        "On a CPU, one job per core is fastest; the recipe of the shipped bundle takes up to 6 GB of memory per job. A GPU "
-        "serves several, too.",
+        "On a CPU, one job per core is fastest; the recipe of the shipped bundle takes up to 6 GB of memory per job. "
+        "A GPU serves several, too.",
     )
     resume: bool = Field(default=False, description="Keep the finished folds in --out and continue interrupted ones.")
     changes: FoldChanges
