@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("capstone"), help="folder for the runs and bundles")
     parser.add_argument("--only", nargs="+", choices=[row.name for row in ROWS], help="run only these rows")
     parser.add_argument("--max-epochs", type=int, help="limit every row to this many epochs, for a quick try")
-    parser.add_argument("--workers", type=int, default=0, help="processes that augment films; beside a GPU, several")
+    parser.add_argument("--workers", type=int, default=0, help="processes that augment films; with a GPU, use several")
     arguments = parser.parse_args()
     if arguments.max_epochs is not None and arguments.max_epochs < 1:
         parser.error(f"--max-epochs {arguments.max_epochs}: expected 1 or more")
@@ -221,7 +221,7 @@ def latency(dataset: Dataset, engines: dict[str, Engine]) -> dict[str, float]:
 
 
 def show(table: dict[str, Any]) -> None:
-    """Print the table for people."""
+    """Print the table for readers."""
     what = f"{table['films']} test films of {table['patients']} patients, {table['cores']} cores"
     print(f"The capstone's table, redone: {what}; the loss is cross-entropy in nats")
     if table["max_epochs"] is not None:

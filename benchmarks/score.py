@@ -226,7 +226,7 @@ def _rate(driver: "subprocess.Popen[str]") -> float:
     if driver.returncode:
         sys.exit(f"timed_score.py ended with exit code {driver.returncode}.")
     found = json.loads(printed.splitlines()[-1])
-    if found["again"]:
+    if found["rescored_shards"]:
         sys.exit(
             "a shard was scored again, which spoils the comparison; run it again on a machine with nothing else to do."
         )

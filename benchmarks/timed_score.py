@@ -1,14 +1,16 @@
-"""Two workers of `score`, processes or actors of a Ray cluster, and their speed from the moment when both are ready.
+"""Measure the speed of `score` with two workers, processes or actors of a Ray cluster, once both are ready.
 
     python benchmarks/timed_score.py FILMS OUT [--ray ADDRESS] [--bundle BUNDLE] [--shard-films N]
 
 `score.py` and a test call it. Neither worker gets a shard before both have loaded the model, because a Ray node may
-start its worker some seconds after the other one. It prints a line as soon as each worker has ended a shard, and at
-the end a line of JSON: the films per second, and how often shards were scored again.
+start its worker some seconds after the other one; the time is measured from that moment on. The script prints a line as
+soon as each worker has finished a shard, and at the end a line of JSON: the films per second, and how often shards were
+scored again.
 """
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from pneumoscope.score.shards import Shard
 from pneumoscope.score.worker import Options, ScoringJob
 
 WORKERS = 2
-ALL_WORK = "each worker has ended a shard"
+EACH_FINISHED_ONE = "each worker has finished a shard"
 
 
 class TimedCrew:
@@ -31,20 +33,20 @@ class TimedCrew:
 
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
-        self._ready: list[Event] = []  # held back
+        self._held_back: list[Event] = []
         self._shards: dict[int, Shard] = {}  # by worker, the last one
-        self._at_work: set[int] = set()
-        self._begun: float | None = None
-        self._films, self._last = 0, 0.0
+        self._have_finished_one: set[int] = set()
+        self._started_at: float | None = None
+        self._films, self._finished_at = 0, 0.0
 
     def wait(self, seconds: float) -> list[Event]:
         """See `Crew`; no worker is ready before all are."""
         events = self._crew.wait(seconds)
-        if self._begun is None:
-            self._ready += events
-            if sum(event.kind == "ready" for event in self._ready) < WORKERS:
+        if self._started_at is None:
+            self._held_back += events
+            if sum(event.kind == "ready" for event in self._held_back) < WORKERS:
                 return []
-            events, self._begun = self._ready, time.perf_counter()
+            events, self._started_at = self._held_back, time.perf_counter()
         for event in events:
             if event.kind == "done":
                 self._note(event.worker)
@@ -65,15 +67,15 @@ class TimedCrew:
 
     def films_per_second(self) -> float:
         """From the moment when all workers were ready until the end of the last shard."""
-        assert self._begun is not None
-        return self._films / (self._last - self._begun)
+        assert self._started_at is not None
+        return self._films / (self._finished_at - self._started_at)
 
     def _note(self, worker: int) -> None:
-        self._films, self._last = self._films + self._shards[worker].films, time.perf_counter()
-        if worker not in self._at_work:
-            self._at_work.add(worker)
-            if len(self._at_work) == WORKERS:
-                print(ALL_WORK, flush=True)
+        self._films, self._finished_at = self._films + self._shards[worker].films, time.perf_counter()
+        if worker not in self._have_finished_one:
+            self._have_finished_one.add(worker)
+            if len(self._have_finished_one) == WORKERS:
+                print(EACH_FINISHED_ONE, flush=True)
 
 
 def main() -> None:
@@ -88,7 +90,8 @@ def main() -> None:
     crews: list[TimedCrew] = []
 
     def make_crew(bundle: Path, job: ScoringJob, size: int) -> Crew:
-        assert size == WORKERS, f"there are shards for {size} workers only"
+        if size < WORKERS:
+            sys.exit("too few films for two workers; give more films, or a smaller --shard-films.")
         if arguments.ray is None:
             crew: Crew = ProcessCrew(bundle, job, size)
         else:
@@ -111,8 +114,8 @@ def main() -> None:
         Resources(cores=WORKERS, threads=1),
         films_per_shard=arguments.shard_films,
     )
-    again = summary.shards.again_after_loss + summary.shards.again_as_slow
-    print(json.dumps({"films_per_second": crews[0].films_per_second(), "again": again}))
+    rescored = summary.shards.again_after_loss + summary.shards.again_as_slow
+    print(json.dumps({"films_per_second": crews[0].films_per_second(), "rescored_shards": rescored}))
 
 
 if __name__ == "__main__":

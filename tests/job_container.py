@@ -1,4 +1,4 @@
-"""A training container as a platform lays it out, for the tests of training jobs."""
+"""A training container with the folders and variables that SageMaker provides, for the tests of training jobs."""
 
 import csv
 import json
@@ -77,7 +77,7 @@ class Container:
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 [*within, *self.program, *arguments],
-                env=surroundings() | own | environment,
+                env=platform_free_environment() | own | environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -103,14 +103,15 @@ class Container:
     def reason(self) -> str:
         return (self.base / "output/failure").read_text()
 
-    def figures(self) -> list[dict[str, str]]:
+    def metrics_rows(self) -> list[dict[str, str]]:
+        """The rows of the run's `metrics.csv`, one per epoch."""
         with (self.base / "output/data/run/metrics.csv").open(newline="") as stream:
             return list(csv.DictReader(stream))
 
     def was_resumed(self) -> bool:
         """Whether the last process ran exactly the epochs that an earlier one had not finished."""
         epochs = [str(number + 1) for number in range(EPOCHS)]
-        assert [row["epoch"] for row in self.figures()] == epochs
+        assert [row["epoch"] for row in self.metrics_rows()] == epochs
         return 0 < len(self.epochs) < EPOCHS and epochs[-len(self.epochs) :] == self.epochs
 
     def report(self, split: str) -> dict[str, Any]:
@@ -125,7 +126,7 @@ class Container:
             time.sleep(0.01)
 
 
-def surroundings() -> dict[str, str]:
+def platform_free_environment() -> dict[str, str]:
     """This process's variables without those of any platform; one thread per process, because many run at once."""
     foreign = ("SM_", "SAGEMAKER_", "TRAINING_JOB_", "PNEUMOSCOPE_", "TORCHELASTIC_")
     own = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -137,5 +138,6 @@ def as_arguments(hyperparameters: dict[str, str]) -> list[str]:
     return [part for name, value in hyperparameters.items() for part in (f"--{name}", value)]
 
 
-def content(folder: Path) -> list[str]:
+def paths_in(folder: Path) -> list[str]:
+    """The paths of all files and folders below a folder, relative to it."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

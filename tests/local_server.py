@@ -39,14 +39,14 @@ def listening(server: HTTPServer) -> Iterator[None]:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` under `/BEHAVIOUR`, and records every request with its range."""
+    """Serves `content` under `/BEHAVIOUR`. `requests` records each request's behaviour and Range header."""
 
     daemon_threads = True
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = content
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.times: Counter[str] = Counter()
         self.sent = 0
 
@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         behaviour = urlsplit(self.path).path.strip("/")
-        self.server.asked.append((behaviour, self.headers.get("Range")))
+        self.server.requests.append((behaviour, self.headers.get("Range")))
         self.server.times[behaviour] += 1
         getattr(self, behaviour.replace("-", "_"), self.missing)(self.server.times[behaviour])
 

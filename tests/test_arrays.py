@@ -25,7 +25,7 @@ def test_arrays_are_read_as_written_and_give_the_same_bytes_each_time(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "message"),
     [
         ({"one": arrays(4)["one"]}, "two is float32 .3., expected float32 .N."),
         ({"one": arrays()["one"].astype(np.int16)}, "one is int16"),
@@ -33,9 +33,9 @@ def test_arrays_are_read_as_written_and_give_the_same_bytes_each_time(tmp_path: 
         ({"one": np.zeros((3, 3), np.uint8)}, "one is uint8 .3, 3., expected uint8 .N, 2."),
     ],
 )
-def test_another_type_or_shape_is_an_error(tmp_path: Path, wrong: dict[str, np.ndarray], words: str) -> None:
+def test_another_type_or_shape_is_an_error(tmp_path: Path, wrong: dict[str, np.ndarray], message: str) -> None:
     write_arrays(tmp_path / "a.npz", arrays() | wrong)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         read_arrays(tmp_path / "a.npz", KINDS)
 
 

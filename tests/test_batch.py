@@ -442,15 +442,15 @@ def test_results_inside_the_films_are_refused(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"words", "not one of `pneumoscope serve --batch`"),
         (b"{}", "not one of `pneumoscope serve --batch`"),
         (b'{"status": "answered", "batch": {}}', "not one of `pneumoscope serve --batch`"),
     ],
 )
-def test_a_response_of_another_service_is_refused(content: bytes, words: str, tiny_bundle: Path) -> None:
-    with pytest.raises(CloudError, match=words):
+def test_a_response_of_another_service_is_refused(content: bytes, message: str, tiny_bundle: Path) -> None:
+    with pytest.raises(CloudError, match=message):
         parse_response(content, "a.jpeg", SOURCE, load_contract(tiny_bundle))
 
 

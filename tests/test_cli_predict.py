@@ -223,7 +223,9 @@ def test_a_bundle_with_a_missing_field(command: Command, own_bundle: Path, films
     assert_fails(command("verify", "--bundle", own_bundle), 1, "field 'normalisation' is missing")
 
 
-def test_file_names_that_are_not_text(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_text_is_printed_in_every_format(
+    command: Command, tiny_bundle: Path, tmp_path: Path
+) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpeg")).write_bytes(FILM)
     for form in ("table", "json", "csv"):
         done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", form)

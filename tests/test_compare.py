@@ -69,7 +69,7 @@ def test_a_better_model_is_better_by_accuracy_and_by_loss(scored: SplitResults) 
 
 
 def test_films_and_classes_are_matched_by_name(scored: SplitResults) -> None:
-    """The other bundle may have its classes in another order, and might not have decoded every film."""
+    """The other bundle may have its classes in a different order, and might not have decoded every film."""
     order = [2, 0, 1]
     places = np.arange(90)[::-1][:80]
     other = SplitResults(

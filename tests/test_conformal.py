@@ -108,9 +108,9 @@ def test_coverage_of_a_class_without_films_is_undefined() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "coverage", "words"),
+    ("scores", "coverage", "message"),
     [([0.1, np.nan], 0.9, "finite scores"), ([0.1], 0.9, "2 finite scores"), ([0.1, 0.2], 1.0, "over 0 and under 1")],
 )
-def test_wrong_arguments_are_refused(scores: list[float], coverage: float, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_wrong_arguments_are_refused(scores: list[float], coverage: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         conformal_thresholds(np.array(scores), np.array([0, 1]), 2, coverage)

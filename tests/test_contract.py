@@ -49,7 +49,7 @@ def test_no_field_of_any_part_has_a_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("field", "value", "message"),
     [
         ("surprise", 1, "'surprise' is not known"),
         ("classes", ["a"], "classes"),
@@ -68,10 +68,10 @@ def test_no_field_of_any_part_has_a_default() -> None:
         ("normalisation", {"mean": 120, "std": 50}, r"normalisation\.mean"),
     ],
 )
-def test_wrong_values_are_named(contract: Contract, tmp_path: Path, field: str, value: object, words: str) -> None:
+def test_wrong_values_are_named(contract: Contract, tmp_path: Path, field: str, value: object, message: str) -> None:
     document = contract.model_dump(mode="json") | {field: value}
     (tmp_path / "contract.json").write_text(json.dumps(document))
-    with pytest.raises(BundleError, match=words):
+    with pytest.raises(BundleError, match=message):
         load_contract(tmp_path)
 
 
@@ -86,7 +86,7 @@ def changed(part: dict[str, Any], *path: str | int, value: object) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
+    ("path", "value", "message"),
     [
         (("calibration", "scale", "virus"), 0, r"calibration\.scale\.virus"),
         (
@@ -111,11 +111,11 @@ def changed(part: dict[str, Any], *path: str | int, value: object) -> dict[str, 
     ],
 )
 def test_calibration_and_tables_are_checked(
-    contract: Contract, tmp_path: Path, path: tuple[str | int, ...], value: object, words: str
+    contract: Contract, tmp_path: Path, path: tuple[str | int, ...], value: object, message: str
 ) -> None:
     document = changed(contract.model_dump(mode="json"), *path, value=value)
     (tmp_path / "contract.json").write_text(json.dumps(document))
-    with pytest.raises(BundleError, match=words):
+    with pytest.raises(BundleError, match=message):
         load_contract(tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_version_2_is_converted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
+    ("path", "value", "message"),
     [
         (("calibration", "temperature"), 0, r"field 'calibration\.temperature'"),
         (("decision", "answer_from"), "0.5", r"field 'decision\.answer_from'"),
@@ -183,9 +183,9 @@ def test_version_2_is_converted(tmp_path: Path) -> None:
         (("calibration",), None, "field 'calibration'"),
     ],
 )
-def test_a_damaged_version_2_is_an_error(path: tuple[str, ...], value: object, words: str, tmp_path: Path) -> None:
+def test_a_damaged_version_2_is_an_error(path: tuple[str, ...], value: object, message: str, tmp_path: Path) -> None:
     (tmp_path / "contract.json").write_text(json.dumps(changed(json.loads(VERSION_2.read_text()), *path, value=value)))
-    with pytest.raises(BundleError, match=words):
+    with pytest.raises(BundleError, match=message):
         load_contract(tmp_path)
 
 

@@ -226,7 +226,7 @@ def test_strict_makes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "words"),
+    ("members", "message"),
     [
         ({}, "no usable image"),
         ({"cat/readme.txt": b"x"}, "no usable image"),
@@ -235,10 +235,10 @@ def test_strict_makes_nothing(tmp_path: Path) -> None:
         (films_of_one_part_only(), "test part only"),
     ],
 )  # fmt: skip
-def test_sources_that_give_no_data_set(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
+def test_sources_that_give_no_data_set(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     source = write_tree(tmp_path / "source", members)
     source.mkdir(exist_ok=True)
-    with pytest.raises(DatasetError, match=words):
+    with pytest.raises(DatasetError, match=message):
         prepare([source], tmp_path / "out", PrepareConfig())
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 

@@ -111,14 +111,14 @@ def test_the_only_class_that_fits_is_not_answered_if_another_is_more_probable(co
 
 
 @pytest.mark.parametrize(
-    ("thresholds", "words"),
+    ("thresholds", "message"),
     [((0.1, 0.1), "both pneumonia and its absence fit the film"), ((0.9, 0.2), "pneumonia does not fit the film")],
 )
-def test_a_class_and_its_group_must_agree(contract: Contract, thresholds: tuple[float, float], words: str) -> None:
+def test_a_class_and_its_group_must_agree(contract: Contract, thresholds: tuple[float, float], message: str) -> None:
     row = coverage_row(0.9, dict.fromkeys(ALL, 0.5), {"pneumonia": thresholds})
     verdict = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=Rule(level="class", row=row))
     assert (verdict.status, verdict.reason_codes) == ("abstained", ("group-unclear",))
-    assert verdict.reasons[0].endswith(f"{words}.")
+    assert verdict.reasons[0].endswith(f"{message}.")
 
 
 def test_a_probability_at_the_threshold_fits(contract: Contract) -> None:
@@ -277,12 +277,12 @@ def test_an_age_outside_the_population_is_reported(contract: Contract, age: floa
 
 
 @pytest.mark.parametrize(
-    ("age", "words"),
+    ("age", "message"),
     [(0.016, "under 1 year old"), (7.9, "7 years old"), (34.2, "34 years old"), (95.2, "90 years old or older")],
 )
-def test_an_age_is_reported_in_whole_years_and_not_above_90(contract: Contract, age: float, words: str) -> None:
+def test_an_age_is_reported_in_whole_years_and_not_above_90(contract: Contract, age: float, message: str) -> None:
     (reason,) = decide(contract, np.array([0.1, 0.2, 0.7]), None, rule=CLASS, age_years=age).reasons
-    assert reason.startswith(f"the patient is {words};")
+    assert reason.startswith(f"the patient is {message};")
     assert reason.endswith(".")
 
 

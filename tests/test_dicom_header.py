@@ -44,7 +44,7 @@ def test_turned_to_the_standard_display(orientation: Any, turned: NDArray[np.uin
 
 
 @pytest.mark.parametrize(
-    ("attributes", "words"),
+    ("attributes", "message"),
     [
         ({"Modality": "CT"}, r"CT \(computed tomography\)"),
         ({"Modality": "MR"}, r"MR \(magnetic resonance\)"),
@@ -90,11 +90,11 @@ def test_turned_to_the_standard_display(orientation: Any, turned: NDArray[np.uin
         ({"Rows": 41}, "cannot decode"),
     ],
 )
-def test_refused_with_a_reason(attributes: dict[str, Any], words: str) -> None:
+def test_refused_with_a_reason(attributes: dict[str, Any], message: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from the writer, about letters that a code string cannot have
         data = dicom(GREY, **attributes)
-    with pytest.raises(ImageError, match=words) as refusal:
+    with pytest.raises(ImageError, match=message) as refusal:
         read_radiograph(data)
     for secret in (dicoms.NAME, dicoms.NUMBER, dicoms.BORN, "WINTERGREEN"):
         assert secret not in str(refusal.value)

@@ -225,7 +225,7 @@ def test_the_blocks_of_a_page_run_in_order(desk: Desk, request: pytest.FixtureRe
             assert re.search("answered|abstained|rejected", printed)
 
 
-def test_a_block_that_fails_is_noticed(tmp_path: Path, command: Callable[..., SimpleNamespace]) -> None:
+def test_a_block_that_fails_is_detected(tmp_path: Path, command: Callable[..., SimpleNamespace]) -> None:
     wrong = Block(page="a.md", kind="bash", title=None, text="pneumoscope predict\n", reason=None, code=0)
     with Desk(tmp_path, command) as empty, pytest.raises(AssertionError, match=r"a\.md"):
         empty.run(wrong)

@@ -150,7 +150,7 @@ def test_undecodable_files_are_counted_and_a_folder_of_them_is_an_error(drawn_bu
 
 
 @pytest.mark.parametrize(
-    ("value", "spread", "expected", "films", "words"),
+    ("value", "spread", "expected", "films", "message"),
     [
         (0.4, 0.05, 0.2, 1000, "higher than the reference"),
         (0.1, 0.05, 0.3, 1000, "lower than the reference"),
@@ -160,10 +160,10 @@ def test_undecodable_files_are_counted_and_a_folder_of_them_is_an_error(drawn_bu
     ],
 )
 def test_a_share_differs_only_beyond_chance_on_both_sides(
-    value: float, spread: float, expected: float, films: int, words: str
+    value: float, spread: float, expected: float, films: int, message: str
 ) -> None:
     here = Figure(value=value, low=value - spread, high=value + spread)
-    assert _share("share", here, expected, films).verdict == words
+    assert _share("share", here, expected, films).verdict == message
 
 
 def test_evaluate_compares_a_folder_with_the_reference(

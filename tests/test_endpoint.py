@@ -17,7 +17,7 @@ from pneumoscope.aws.client.deploy import deploy, make_parameters
 from pneumoscope.aws.client.images import RAY_SERVE, aws_image
 from pneumoscope.aws.client.inventory import deployed_resources, status, variant_and_contract
 from pneumoscope.aws.client.model_upload import put_model
-from pneumoscope.aws.client.stack import find_stack, stack_parameters
+from pneumoscope.aws.client.stack import await_stack, find_stack, stack_parameters
 from pneumoscope.aws.client.train import describe_request, role_arn
 from pneumoscope.aws.session import Cloud
 from pneumoscope.aws.unpack import extract, fetch_bundle
@@ -163,9 +163,58 @@ def test_a_failed_stack_is_reported_with_its_cause_and_its_model_is_removed(
 
     monkeypatch.setattr(client, "describe_stacks", failing)
     monkeypatch.setattr(client, "get_paginator", lambda _: Events())
-    with pytest.raises(CloudError, match=r"delete complete: Endpoint: The primary container did not pass the ping"):
+    with pytest.raises(CloudError, match=r"failed \(delete complete\): Endpoint: The primary container did not pass"):
         deploy(aws, deploy_settings(tiny_bundle), pause=lambda _: None)
     assert list_keys(aws, "models") == []
+
+
+@pytest.mark.parametrize(
+    ("statuses", "cause"),
+    [
+        (["UPDATE_IN_PROGRESS", "UPDATE_ROLLBACK_COMPLETE"], "Endpoint: the new container does not answer"),
+        (["DELETE_IN_PROGRESS", "DELETE_FAILED"], "Log: the log is in use"),
+    ],
+)
+def test_the_cause_of_a_failure_is_of_the_last_operation(
+    statuses: list[str], cause: str, aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stack's earlier update failed too. As above, moto's responses are replaced."""
+    deploy(aws, deploy_settings(tiny_bundle))
+    stack = find_stack(aws, "pneumoscope-films")
+    assert stack is not None
+    client, states = aws.client("cloudformation"), iter(statuses)
+
+    def event(name: str, status: str, reason: str = "") -> dict[str, str]:
+        physical = stack["StackId"] if name == stack["StackName"] else name
+        names = {"LogicalResourceId": name, "PhysicalResourceId": physical}
+        return names | {"ResourceStatus": status, "ResourceStatusReason": reason}
+
+    def own_event(status: str) -> dict[str, str]:
+        return event(stack["StackName"], status)
+
+    last_operation = {
+        "UPDATE_IN_PROGRESS": [
+            own_event("UPDATE_ROLLBACK_COMPLETE"),
+            event("Log", "UPDATE_FAILED", "a consequence"),
+            event("Endpoint", "UPDATE_FAILED", "the new container does not answer."),
+        ],
+        "DELETE_IN_PROGRESS": [own_event("DELETE_FAILED"), event("Log", "DELETE_FAILED", "the log is in use.")],
+    }
+    earlier_update = [
+        own_event("UPDATE_ROLLBACK_COMPLETE"),
+        event("Endpoint", "UPDATE_FAILED", "the old container does not answer."),
+        own_event("UPDATE_IN_PROGRESS"),
+    ]
+
+    class Events:
+        def paginate(self, **_: Any) -> list[dict[str, Any]]:
+            newest_first = [*last_operation[statuses[0]], own_event(statuses[0]), *earlier_update]
+            return [{"StackEvents": newest_first[:2]}, {"StackEvents": newest_first[2:]}]
+
+    monkeypatch.setattr(client, "describe_stacks", lambda **_: {"Stacks": [stack | {"StackStatus": next(states)}]})
+    monkeypatch.setattr(client, "get_paginator", lambda _: Events())
+    with pytest.raises(CloudError, match=cause):
+        await_stack(aws, stack["StackId"], pause=lambda _: None)
 
 
 def test_captures_into_a_public_bucket_are_refused(aws: Cloud, tiny_bundle: Path) -> None:

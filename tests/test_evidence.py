@@ -107,7 +107,7 @@ def test_a_file_that_is_not_evidence_is_an_error(dataset: Dataset, tmp_path: Pat
         load_evidence(tmp_path / "gone.npz")
 
 
-def test_a_changed_byte_is_noticed_or_harmless(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_changed_byte_is_detected_or_harmless(dataset: Dataset, tmp_path: Path) -> None:
     evidence = random_evidence(dataset)
     whole, path = saved(evidence, tmp_path / "whole.npz").read_bytes(), tmp_path / "changed.npz"
     noticed = 0
@@ -123,7 +123,7 @@ def test_a_changed_byte_is_noticed_or_harmless(dataset: Dataset, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change", "message"),
     [
         ("logits", lambda array: array[:, :2], r"logits is float32 \[90, 2\], expected float32 \[90, 3\]"),
         ("film", lambda array: array[1:], r"film is uint8 \[89, 32\]"),
@@ -134,11 +134,11 @@ def test_a_changed_byte_is_noticed_or_harmless(dataset: Dataset, tmp_path: Path)
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(
-    name: str, change: Any, words: str, dataset: Dataset, tmp_path: Path
+    name: str, change: Any, message: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     evidence = random_evidence(dataset)
     path = saved(replace(evidence, **{name: change(getattr(evidence, name))}), tmp_path / "odd.npz")
-    with pytest.raises(RunError, match=words):
+    with pytest.raises(RunError, match=message):
         load_evidence(path)
 
 

@@ -95,7 +95,7 @@ def test_the_model_reveals_nothing_about_the_machine_that_wrote_it(tiny_bundle: 
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"cases": []}, "cases"),
         ({"schema_version": 99}, "schema_version"),
@@ -103,13 +103,13 @@ def test_the_model_reveals_nothing_about_the_machine_that_wrote_it(tiny_bundle: 
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_golden_cases_are_read_strictly(own_bundle: Path, change: dict[str, Any], words: str) -> None:
+def test_golden_cases_are_read_strictly(own_bundle: Path, change: dict[str, Any], message: str) -> None:
     path = own_bundle / "golden" / "golden.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     contract = load_contract(own_bundle)
     files = contract.files | {"golden/golden.json": sha256_of(path)}
     save_contract(contract.model_copy(update={"files": files}), own_bundle)
-    with pytest.raises(BundleError, match=rf"golden\.json is not valid: .*{words}"):
+    with pytest.raises(BundleError, match=rf"golden\.json is not valid: .*{message}"):
         verify(own_bundle)
 
 
@@ -178,7 +178,7 @@ def final_run(all_train: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def evidence_file(path: Path, dataset: Dataset, run: Path) -> Path:
-    """Out-of-fold predictions that are correct four times in five, with rows in another order than the manifest."""
+    """Out-of-fold predictions that are correct four times in five; their rows are not in the manifest's order."""
     random = np.random.default_rng(0)
     films = [dataset.films[place] for place in random.permutation(len(dataset.films))]
     label = np.array([dataset.classes.index(film.label) for film in films])
@@ -236,7 +236,7 @@ def test_the_card_has_the_facts_that_a_reader_looks_for(final_run: Path, all_tra
     card = (tmp_path / "bundle" / "card.md").read_text()
     assert "card.md" in load_contract(tmp_path / "bundle").files
     assert "Not a medical device" in card
-    assert "They are drawings, not radiographs of patients." in card
+    assert "All training films are drawings, not radiographs of patients." in card
     assert "| accuracy | 0." in card
     assert "official test part" in card  # from the recipe's notes
     assert "Kermany" not in card  # although the drawings have published names
@@ -276,7 +276,7 @@ def test_the_graph_normalises_as_the_contract_states(arch: str, weights: str, tm
         check_normalisation(tmp_path / "model.onnx", Normalisation(mean=0.3, std=0.226))
 
 
-def test_verify_notices_a_graph_of_another_normalisation(own_bundle: Path) -> None:
+def test_verify_detects_a_graph_with_a_different_normalisation(own_bundle: Path) -> None:
     model = onnx.load(own_bundle / "model.onnx")
     (mean,) = [each for each in model.graph.initializer if each.dims == [] and _value(each) == pytest.approx(0.449)]
     mean.CopyFrom(onnx.numpy_helper.from_array(np.array(0.448, np.float32), mean.name))

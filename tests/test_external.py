@@ -86,7 +86,7 @@ def test_classes_without_a_label_get_a_name_of_their_own(contract: Contract, dat
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("labels = 3", "give a table like"),
         ("[labels]\nnormal = 1", "give a table like"),
@@ -95,16 +95,16 @@ def test_classes_without_a_label_get_a_name_of_their_own(contract: Contract, dat
         ('[labels]\nnormal = "normal"\n[more]\nx = 1', "field 'more' is not known"),
     ],
 )
-def test_a_malformed_map_is_refused(text: str, words: str, tmp_path: Path) -> None:
+def test_a_malformed_map_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "map.toml").write_text(text)
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         read_map(tmp_path / "map.toml")
     with pytest.raises(UsageError, match="cannot be read"):
         read_map(tmp_path / "gone.toml")
 
 
 @pytest.mark.parametrize(
-    ("labels", "leave_out", "words"),
+    ("labels", "leave_out", "message"),
     [
         ({"normal": "normal"}, (), "the map lacks the labels bacteria, virus of the data set; add them under .labels."),
         (
@@ -121,9 +121,9 @@ def test_a_malformed_map_is_refused(text: str, words: str, tmp_path: Path) -> No
     ],
 )
 def test_a_map_that_does_not_fit_is_refused(
-    labels: dict[str, str], leave_out: tuple[str, ...], words: str, contract: Contract, dataset: Dataset
+    labels: dict[str, str], leave_out: tuple[str, ...], message: str, contract: Contract, dataset: Dataset
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         map_films(dataset.split("test"), LabelMap(labels=labels, leave_out=leave_out), contract)
 
 

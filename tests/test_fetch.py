@@ -43,7 +43,7 @@ def test_a_bad_server_still_gives_the_right_file(
 def test_a_broken_connection_is_resumed_by_range(server: Server, tmp_path: Path) -> None:
     get(server, "breaks", tmp_path / "a.zip")
     third = len(CONTENT) // 3
-    assert [held for _, held in server.asked] == [None, f"bytes={third + 1}-", f"bytes={2 * third + 3}-"]
+    assert [header for _, header in server.requests] == [None, f"bytes={third + 1}-", f"bytes={2 * third + 3}-"]
 
 
 def test_a_kept_part_is_resumed_and_a_foreign_one_is_replaced(server: Server, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_kept_part_is_resumed_and_a_foreign_one_is_replaced(server: Server, tm
     (tmp_path / "d.zip.part").write_bytes(CONTENT)
     get(server, "good", tmp_path / "d.zip", size=None)
     asked = ["bytes=1234-", "bytes=1234-", None, None, "bytes=0-0", "bytes=300000-"]
-    assert [held for _, held in server.asked] == asked
+    assert [header for _, header in server.requests] == asked
     assert all((tmp_path / f"{name}.zip").read_bytes() == CONTENT for name in "abcd")
 
 
@@ -108,14 +108,14 @@ def test_an_existing_file_is_verified_and_never_overwritten(server: Server, tmp_
     path = tmp_path / "a.zip"
     path.write_bytes(CONTENT)
     assert not get(server, "good", path)
-    assert not server.asked
+    assert not server.requests
     path.write_bytes(b"mine")
     with pytest.raises(UsageError, match="exists and is not the expected file"):
         get(server, "good", path)
     assert path.read_bytes() == b"mine"
 
 
-def test_a_full_disk_is_noticed_before_anything_is_fetched(
+def test_a_full_disk_is_detected_before_anything_is_fetched(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=50_100_000))
@@ -162,8 +162,8 @@ def size_of(path: Path) -> int:
 
 
 def test_the_hash_is_right_after_twenty_kills_at_random_points(tmp_path: Path) -> None:
-    draw = random.Random(1)
-    content = draw.randbytes(2_000_000)
+    rng = random.Random(1)
+    content = rng.randbytes(2_000_000)
     digest = hashlib.sha256(content).hexdigest()
     kills = 0
     with serving(content) as running:
@@ -171,14 +171,16 @@ def test_the_hash_is_right_after_twenty_kills_at_random_points(tmp_path: Path) -
             out = tmp_path / str(trial)
             part = out / "ChestXRay2017.zip.part"
             command = ("--version", 2, "--out", out, "--url", running.url("slow"), "--sha256", digest, "--quiet")
-            for reached in sorted(draw.randrange(1, len(content) * 9 // 10) for _ in range(4)):
+            for reached in sorted(rng.randrange(1, len(content) * 9 // 10) for _ in range(4)):
                 kills += kill_fetch_when(partial(size_of, part), reached, *command)
                 assert not (out / "ChestXRay2017.zip").exists()
             assert not kill_fetch_when(lambda: 0, 1, *command)
             assert hashlib.sha256((out / "ChestXRay2017.zip").read_bytes()).hexdigest() == digest
             assert names_in(out) == {"ChestXRay2017.zip"}
         assert kills == 20
-        assert sum(held is not None for _, held in running.asked) >= 15, "it was resumed, and did not start again"
+        assert sum(header is not None for _, header in running.requests) >= 15, (
+            "it was resumed, and did not start again"
+        )
 
 
 def test_two_fetches_of_one_file_do_not_mix(server: Server, tmp_path: Path) -> None:

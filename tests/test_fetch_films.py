@@ -1,4 +1,4 @@
-"""The published archives, and the chest films of version 3, fetched by ranges of bytes."""
+"""The published archives, and the chest films of version 3, fetched by range requests."""
 
 import io
 import random
@@ -10,7 +10,7 @@ import pytest
 from local_server import CONTENT, QUICK, Server, kill_fetch_when, serving
 from pneumoscope.archive import fetch, open_source
 from pneumoscope.archive.fetch import fetch_films
-from pneumoscope.archive.known_archives import PUBLISHED_ARCHIVES
+from pneumoscope.archive.published_archives import PUBLISHED_ARCHIVES
 from pneumoscope.dataset import PrepareConfig, prepare
 from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.progress import Listener
@@ -20,16 +20,18 @@ from samples import as_version3, make_zip, names_in, small_films
 @pytest.fixture(scope="module")
 def version3_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive like version 3: chest films among many other images."""
-    draw = random.Random(2)
-    eyes = {f"CellData/OCT/train/CNV/CNV-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
-    more = {f"CellData/OCT/test/DRUSEN/DRUSEN-{n}-1.jpeg": draw.randbytes(40_000) for n in range(20)}
+    rng = random.Random(2)
+    eyes_before = {f"CellData/OCT/train/CNV/CNV-{n}-1.jpeg": rng.randbytes(40_000) for n in range(20)}
+    eyes_after = {f"CellData/OCT/test/DRUSEN/DRUSEN-{n}-1.jpeg": rng.randbytes(40_000) for n in range(20)}
     junk = {"__MACOSX/CellData/chest_xray/._x": b"junk", "CellData/chest_xray/.DS_Store": b"junk"}
     return make_zip(
-        tmp_path_factory.mktemp("three") / "ZhangLabData.zip", eyes | as_version3(small_films()) | junk | more
+        tmp_path_factory.mktemp("three") / "ZhangLabData.zip",
+        eyes_before | as_version3(small_films()) | junk | eyes_after,
     )
 
 
-def films(server: Server, behaviour: str, folder: Path, listener: Listener | None = None) -> int | None:
+def fetch_version3(server: Server, behaviour: str, folder: Path, listener: Listener | None = None) -> int | None:
+    """Fetch the chest films from a server that behaves like this; return how many, or None if all are there."""
     return fetch_films(
         PUBLISHED_ARCHIVES[3], folder, url=server.url(behaviour), policy=QUICK, listener=listener or Listener()
     )
@@ -43,54 +45,58 @@ def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_reads")
 @pytest.mark.parametrize("behaviour", ["good", "redirect", "busy-twice", "breaks", "corrupt-once"])
 def test_only_the_chest_films_are_fetched_by_ranges(version3_zip: Path, behaviour: str, tmp_path: Path) -> None:
-    with serving(version3_zip.read_bytes()) as running:
+    with serving(version3_zip.read_bytes()) as server:
         if behaviour == "corrupt-once":  # the damaged byte is in the middle, which must be a film
-            assert b"BACTERIA" in running.content[len(running.content) // 2 - 4000 :][:8000]
-        assert films(running, behaviour, tmp_path / "chest") == 36
+            assert b"BACTERIA" in server.content[len(server.content) // 2 - 4000 :][:8000]
+        assert fetch_version3(server, behaviour, tmp_path / "chest") == 36
         if behaviour == "good":
-            asked = [held.partition("=")[2].split("-") for _, held in running.asked if held]
-            assert sum(int(stop) + 1 - int(start) for start, stop in asked) < len(running.content) / 3
-    with zipfile.ZipFile(version3_zip) as archive, open_source(tmp_path / "chest", max_bytes=10**7) as found:
-        assert len(found.members) == 36
-        assert all(member.read() == archive.read(member.name) for member in found.members)
+            ranges = [header.partition("=")[2].split("-") for _, header in server.requests if header]  # bytes=0-99
+            assert sum(int(stop) + 1 - int(start) for start, stop in ranges) < len(server.content) / 3
+    with zipfile.ZipFile(version3_zip) as archive, open_source(tmp_path / "chest", max_bytes=10**7) as source:
+        assert len(source.members) == 36
+        assert all(member.read() == archive.read(member.name) for member in source.members)
     summary = prepare([tmp_path / "chest"], tmp_path / "data", PrepareConfig(val_fraction=0.25))
     assert summary.sources[0].films == 36
     assert summary.sources[0].refused == 0
 
 
 @pytest.mark.usefixtures("small_reads")
-def test_films_that_are_there_are_not_fetched_again(version3_zip: Path, tmp_path: Path) -> None:
-    with serving(version3_zip.read_bytes()) as running:
-        films(running, "good", tmp_path / "one")
+def test_films_already_present_are_not_fetched_again(version3_zip: Path, tmp_path: Path) -> None:
+    with serving(version3_zip.read_bytes()) as server:
+        fetch_version3(server, "good", tmp_path / "one")
         (tmp_path / "one").rename(tmp_path / "two.part")
         some = sorted((tmp_path / "two.part").rglob("*.jpeg"))
         some[0].unlink()
         some[1].write_bytes(bytes(some[1].stat().st_size))
-        running.asked.clear()
-        films(running, "good", tmp_path / "two")
-        assert len(running.asked) <= 6
+        server.requests.clear()
+        fetch_version3(server, "good", tmp_path / "two")
+        assert len(server.requests) <= 6  # the size, three for the archive's directory, and at most one per film
         with zipfile.ZipFile(version3_zip) as archive:
             for path in some[:2]:
                 name = path.relative_to(tmp_path / "two.part").as_posix()
                 assert (tmp_path / "two" / name).read_bytes() == archive.read(name)
-        assert films(running, "good", tmp_path / "two") is None
+        assert fetch_version3(server, "good", tmp_path / "two") is None
         next((tmp_path / "two").rglob("*.jpeg")).write_bytes(b"mine")
         with pytest.raises(UsageError, match="does not contain the films"):
-            films(running, "good", tmp_path / "two")
+            fetch_version3(server, "good", tmp_path / "two")
 
 
 @pytest.mark.usefixtures("small_reads")
-def test_foreign_files_never_get_the_final_name(version3_zip: Path, tmp_path: Path) -> None:
+def test_stray_files_in_the_part_folder_are_not_kept(version3_zip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chest.part" / "CellData" / "chest_xray" / "train" / "NORMAL"
     folder.mkdir(parents=True)
     (folder / "NORMAL-999-0001.jpeg").write_bytes(b"of another mirror")
     (folder / ".NORMAL-1-0001.jpeg.partial-abc").write_bytes(b"left by a kill")
-    with serving(version3_zip.read_bytes()) as running:
-        assert films(running, "good", tmp_path / "chest") == 36
+    with serving(version3_zip.read_bytes()) as server:
+        assert fetch_version3(server, "good", tmp_path / "chest") == 36
         assert len([path for path in (tmp_path / "chest").rglob("*") if path.is_file()]) == 36
-        (tmp_path / "empty").mkdir()
-        with pytest.raises(UsageError, match="does not contain the films"):
-            films(running, "good", tmp_path / "empty")
+
+
+@pytest.mark.usefixtures("small_reads")
+def test_a_folder_without_the_films_is_not_overwritten(version3_zip: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with serving(version3_zip.read_bytes()) as server, pytest.raises(UsageError, match="does not contain the films"):
+        fetch_version3(server, "good", tmp_path / "empty")
 
 
 @pytest.mark.usefixtures("small_reads")
@@ -103,16 +109,16 @@ def test_foreign_files_never_get_the_final_name(version3_zip: Path, tmp_path: Pa
         ("missing", "404"),
     ],
 )
-def test_films_that_cannot_be_fetched_by_ranges(
+def test_servers_that_cannot_send_the_films_are_refused(
     version3_zip: Path, behaviour: str, message: str, tmp_path: Path
 ) -> None:
-    with serving(version3_zip.read_bytes()) as running, pytest.raises(ArchiveError, match=message):
-        films(running, behaviour, tmp_path / "chest")
+    with serving(version3_zip.read_bytes()) as server, pytest.raises(ArchiveError, match=message):
+        fetch_version3(server, behaviour, tmp_path / "chest")
     assert not (tmp_path / "chest").exists()
 
 
 @pytest.mark.parametrize("kind", ["no zip", "other zip", "unsafe"])
-def test_remote_files_that_are_not_version_3(kind: str, tmp_path: Path) -> None:
+def test_remote_files_other_than_version_3_are_refused(kind: str, tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a/chest_xray/../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
@@ -121,19 +127,19 @@ def test_remote_files_that_are_not_version_3(kind: str, tmp_path: Path) -> None:
         "other zip": (stream.getvalue(), "contains no folder chest_xray"),
         "unsafe": (stream.getvalue(), "unsafe path"),
     }[kind]
-    with serving(content) as running, pytest.raises(ArchiveError, match=message):
-        films(running, "good", tmp_path / "chest")
+    with serving(content) as server, pytest.raises(ArchiveError, match=message):
+        fetch_version3(server, "good", tmp_path / "chest")
     assert not (tmp_path / "x.jpeg").exists()
 
 
 def test_a_killed_version_3_fetch_is_resumed(version3_zip: Path, tmp_path: Path) -> None:
-    draw, kills = random.Random(3), 0
-    with serving(version3_zip.read_bytes()) as running:
-        command = ("--version", 3, "--out", tmp_path, "--url", running.url("slow"), "--quiet")
+    rng, kills = random.Random(3), 0
+    with serving(version3_zip.read_bytes()) as server:
+        command = ("--version", 3, "--out", tmp_path, "--url", server.url("slow"), "--quiet")
         for _ in range(5):
-            reached = running.sent + draw.randrange(1, len(running.content) // 3)
-            kills += kill_fetch_when(lambda: running.sent, reached, *command)
-        kill_fetch_when(lambda: 0, 1, *command)
+            reached = server.sent + rng.randrange(1, len(server.content) // 3)
+            kills += kill_fetch_when(lambda: server.sent, reached, *command)
+        kill_fetch_when(lambda: 0, 1, *command)  # is never killed, and completes the folder
     assert kills >= 3
     assert names_in(tmp_path) == {"ZhangLabData-chest"}
     with zipfile.ZipFile(version3_zip) as archive:

@@ -21,7 +21,7 @@ from pneumoscope.progress import Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.config import make_config
 from pneumoscope.training.evidence import load_evidence, save_evidence
-from pneumoscope.training.fold_processes import threads_of
+from pneumoscope.training.fold_processes import threads_for_fold
 from pneumoscope.training.folds import cross_validate, fold_datasets, report_on, stress_inputs
 from pneumoscope.training.predict import load_network
 from samples import TINY
@@ -165,7 +165,7 @@ def test_folds_trained_at_once_and_interrupted_give_the_same_evidence(
     cross_validate(dataset, tiny(), out, folds=2, jobs=2, resume=True, listener=lines)
     assert any(line.startswith("fold 2: epoch 2/2") for line in lines.lines)
     found, expected = (load_evidence(folder / "evidence.npz") for folder in (out, done.out))
-    # Another number of threads adds in another order.
+    # With a different number of threads, numbers are added in a different order.
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-3)
     np.testing.assert_array_equal(found.fold, expected.fold)
     assert not list(out.rglob("*.partial"))
@@ -195,10 +195,10 @@ def test_an_error_of_a_fold_at_once_is_the_same_as_of_one_fold(dataset: Dataset,
 
 
 def test_cores_are_shared_by_the_folds_that_are_trained_at_once() -> None:
-    assert [threads_of(number, folds=5, jobs=2, cores=2) for number in range(1, 6)] == [1, 1, 1, 1, 2]
-    assert [threads_of(number, folds=5, jobs=3, cores=12) for number in range(1, 6)] == [4, 4, 4, 6, 6]
-    assert [threads_of(number, folds=5, jobs=96, cores=96) for number in range(1, 6)] == [19] * 5
-    assert threads_of(2, folds=5, jobs=4, cores=2) == 1
+    assert [threads_for_fold(number, folds=5, jobs=2, cores=2) for number in range(1, 6)] == [1, 1, 1, 1, 2]
+    assert [threads_for_fold(number, folds=5, jobs=3, cores=12) for number in range(1, 6)] == [4, 4, 4, 6, 6]
+    assert [threads_for_fold(number, folds=5, jobs=96, cores=96) for number in range(1, 6)] == [19] * 5
+    assert threads_for_fold(2, folds=5, jobs=4, cores=2) == 1
 
 
 def test_a_damaged_fold_is_reported_and_can_be_repeated(done: Finished, dataset: Dataset, tmp_path: Path) -> None:

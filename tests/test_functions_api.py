@@ -76,7 +76,7 @@ def test_a_dicom_film_is_answered_without_naming_its_patient(
 
 @pytest.mark.parametrize("version", CALLS)
 @pytest.mark.parametrize(
-    ("body", "headers", "status", "words"),
+    ("body", "headers", "status", "message"),
     [
         (TEXT, {"content_type": "image/jpeg"}, 422, "not an accepted image"),
         ('{"film": 1}', {"content_type": "application/json"}, 415, "application/json; accepted are image/*"),
@@ -88,11 +88,11 @@ def test_a_dicom_film_is_answered_without_naming_its_patient(
     ],
 )
 def test_a_body_that_is_not_a_film_is_a_problem(
-    api: Function, version: str, body: bytes | str | None, headers: dict[str, str], status: int, words: str
+    api: Function, version: str, body: bytes | str | None, headers: dict[str, str], status: int, message: str
 ) -> None:
     document, _ = problem(api, CALLS[version]("POST", "/predictions", body, **headers))
     assert document["status"] == status, document
-    assert words in document["detail"], document
+    assert message in document["detail"], document
 
 
 def test_broken_base64_is_a_problem(api: Function) -> None:

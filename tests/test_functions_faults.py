@@ -82,7 +82,7 @@ def test_a_dead_letter_can_be_sent_again(with_endpoint: Function, bucket: Bucket
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind", "words"),
+    ("changes", "kind", "message"),
     [
         ({"PNEUMOSCOPE_ENDPOINT": "others"}, "CloudError", "endpoint others: "),
         ({"AWS_ENDPOINT_URL_S3": "nowhere"}, "BusyError", "reading the film: AWS answers EndpointConnectionError; "),
@@ -92,7 +92,7 @@ def test_a_dead_letter_can_be_sent_again(with_endpoint: Function, bucket: Bucket
     ],
 )
 def test_failures_that_an_operator_must_fix_are_raised(
-    local: LocalCloud, start: Start, bucket: Bucket, changes: dict[str, str], kind: str, words: str
+    local: LocalCloud, start: Start, bucket: Bucket, changes: dict[str, str], kind: str, message: str
 ) -> None:
     local.client("s3").put_object(Bucket="models", Key="bad.tar.gz", Body=b"no archive")
     changes = {name: value.replace("nowhere", nowhere()) for name, value in changes.items()}
@@ -100,7 +100,7 @@ def test_failures_that_an_operator_must_fix_are_raised(
         error = function.invoke(bucket.put(FILM)).error
     assert error is not None
     assert error["errorType"] == kind, error
-    assert words in error["errorMessage"], error
+    assert message in error["errorMessage"], error
     assert bucket.results() == []
 
 
@@ -152,7 +152,7 @@ def test_a_missing_setting_is_reported_in_one_sentence(start: Start, name: str) 
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "message"),
     [
         ("PNEUMOSCOPE_MODEL", "", "PNEUMOSCOPE_MODEL is missing"),
         ("PNEUMOSCOPE_MODEL", "models/model.tar.gz", "s3://BUCKET/PREFIX"),
@@ -165,10 +165,10 @@ def test_a_missing_setting_is_reported_in_one_sentence(start: Start, name: str) 
         ("PNEUMOSCOPE_ENDPOINT_LIMIT", "6 MB", "PNEUMOSCOPE_ENDPOINT_LIMIT is '6 MB'"),
     ],
 )
-def test_an_invalid_setting_is_reported_in_one_sentence(name: str, value: str, words: str) -> None:
+def test_an_invalid_setting_is_reported_in_one_sentence(name: str, value: str, message: str) -> None:
     given = {"PNEUMOSCOPE_MODEL": "s3://models/model.tar.gz", "PNEUMOSCOPE_BUCKET": BUCKET, "PNEUMOSCOPE_TABLE": TABLE}
     assert Settings.read(given).endpoint_limit == limits.REALTIME
     with pytest.raises(UsageError) as caught:
         Settings.read(given | {name: value})
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).endswith(".")

@@ -1,4 +1,4 @@
-"""Golden cases: what `verify` accepts, and what it notices."""
+"""Golden cases: what `verify` accepts, and what it detects."""
 
 import json
 from dataclasses import replace
@@ -27,8 +27,8 @@ def test_verify_passes_on_a_copy_and_names_a_changed_file(own_bundle: Path) -> N
         verify(own_bundle)
 
 
-def test_verify_notices_a_model_with_other_answers(own_bundle: Path) -> None:
-    """A wrong calibration changes probabilities though every file is intact."""
+def test_verify_detects_changed_probabilities(own_bundle: Path) -> None:
+    """A wrong calibration changes the probabilities, although every file is intact."""
     contract = load_contract(own_bundle)
     calibration = contract.calibration.model_copy(update={"scale": dict.fromkeys(contract.classes, 1 / 3)})
     save_contract(contract.model_copy(update={"calibration": calibration}), own_bundle)
@@ -36,7 +36,7 @@ def test_verify_notices_a_model_with_other_answers(own_bundle: Path) -> None:
         verify(own_bundle)
 
 
-def test_verify_notices_another_decision_on_the_same_probabilities(own_bundle: Path) -> None:
+def test_verify_detects_a_changed_decision_on_the_same_probabilities(own_bundle: Path) -> None:
     contract = load_contract(own_bundle)
     row = coverage_row(0.9, dict.fromkeys(contract.classes, 1.0), {"pneumonia": (1.0, 1.0)})
     decision = contract.decision.model_copy(update={"table": (row,)})
@@ -46,25 +46,32 @@ def test_verify_notices_another_decision_on_the_same_probabilities(own_bundle: P
 
 
 @pytest.mark.parametrize(
-    ("classes", "sides", "matters"),
-    [(0.9, (0.9, 0.9), True), (0.7005, (0.9, 0.9), False), (0.9, (0.8025, 0.9), False), (0.9, (0.9, 0.2025), False)],
+    ("class_threshold", "group_thresholds", "is_difference"),
+    [
+        (0.9, (0.9, 0.9), True),
+        (0.7005, (0.9, 0.9), False),  # closer to the probability of bacteria than the tolerance of 0.001
+        (0.9, (0.8025, 0.9), False),  # closer to that of pneumonia, 0.8, than the tolerances of three classes
+        (0.9, (0.9, 0.2025), False),  # as above, for the group's complement, 0.2
+    ],
 )
-def test_the_tolerance_explains_another_decision_only_near_a_threshold(
-    engine: Engine, classes: float, sides: tuple[float, float], *, matters: bool
+def test_the_tolerance_explains_a_changed_decision_only_near_a_threshold(
+    engine: Engine, class_threshold: float, group_thresholds: tuple[float, float], *, is_difference: bool
 ) -> None:
-    shares = {"bacteria": 0.7, "normal": 0.2, "virus": 0.1}
-    facts = {"file": "a.png", "needs": None, "probabilities": shares}
+    probabilities = {"bacteria": 0.7, "normal": 0.2, "virus": 0.1}
+    facts = {"file": "a.png", "needs": None, "probabilities": probabilities}
     case = GoldenCase(**facts, status="answered", label="bacteria", outputs=None)
     prediction = replace(
-        engine.predict(FILM), status="abstained", label=None, probabilities=shares, groups={"pneumonia": 0.8}
+        engine.predict(FILM), status="abstained", label=None, probabilities=probabilities, groups={"pneumonia": 0.8}
     )
-    row = coverage_row(0.9, dict.fromkeys(shares, classes), {"pneumonia": sides})
-    assert bool(_difference(case, prediction, (row, None), 0.001)) is matters
-    older = coverage_row(None, dict.fromkeys(shares, classes), {"pneumonia": sides})
-    assert not _difference(case, prediction, (older, None), 0.001)  # an older bundle's cases had another rule
+    thresholds = dict.fromkeys(probabilities, class_threshold), {"pneumonia": group_thresholds}
+    assert bool(_difference(case, prediction, (coverage_row(0.9, *thresholds), None), 0.001)) is is_difference
+    older = coverage_row(None, *thresholds)
+    assert not _difference(
+        case, prediction, (older, None), 0.001
+    )  # an older bundle's cases were decided by another rule
 
 
-def test_the_graphs_outputs_must_be_reproduced_also_for_a_rejected_film(engine: Engine) -> None:
+def test_the_graphs_outputs_must_be_reproduced_even_for_a_rejected_film(engine: Engine) -> None:
     prediction = engine.predict(encode_jpeg(255 - film("bacteria", patient=1)))
     assert prediction.status == "rejected"
     outputs = GoldenOutputs.of(prediction)
@@ -74,46 +81,52 @@ def test_the_graphs_outputs_must_be_reproduced_also_for_a_rejected_film(engine: 
     case = GoldenCase(file="a", needs=None, status="rejected", label=None, probabilities={}, outputs=outputs)
     limits = (engine.rule().row, engine.contract.gate)
     assert not _difference(case, prediction, limits, 0.001)
-    for changed in (
+    for change in (
         {"logits": (outputs.logits[0] + 0.5, *outputs.logits[1:])},
         {"scores": (outputs.scores[0] + 5, *outputs.scores[1:])},
         {"distances": (outputs.distances[0] * 1.01, outputs.distances[1])},
         {"scores": None},
     ):
-        other = case.model_copy(update={"outputs": outputs.model_copy(update=changed)})
-        assert _difference(other, prediction, limits, 0.001)
+        changed = case.model_copy(update={"outputs": outputs.model_copy(update=change)})
+        assert _difference(changed, prediction, limits, 0.001)
 
 
 def test_a_bundle_of_version_1_still_answers(own_bundle: Path) -> None:
-    """It has no maps, no gate and no origin of its thresholds; its golden cases have only probabilities."""
+    """It has no activation maps and no gate, and does not record which films its threshold was set on.
+
+    Its golden cases have only probabilities.
+    """
     expected = Engine.load(own_bundle).predict(FILM)
     model = onnx.load(own_bundle / "model.onnx")
+    assert model.graph.output[2].name == "activation_map"
     del model.graph.output[2]
     onnx.save(model, own_bundle / "model.onnx")
     path = own_bundle / "golden" / "golden.json"
     cases = [{name: case[name] for name in ("file", "probabilities")} for case in json.loads(path.read_text())["cases"]]
-    path.write_text(json.dumps({"schema_version": 1, "cases": [case for case in cases if case["probabilities"]]}))
+    answered = [case for case in cases if case["probabilities"]]  # version 1 stored answered films only
+    path.write_text(json.dumps({"schema_version": 1, "cases": answered}))
     document = load_contract(own_bundle).model_dump(mode="json")
     for name in ("population", "activation_map", "gate", "precision", "quantisation"):
         del document[name]
     for name in ("colours", "transparency", "orientation", "dicom"):
         del document["input"][name]
-    document |= {"schema_version": 1, "decision": {"answer_from": 0.0}, "calibration": {"temperature": 0.02}}
+    temperature = 1 / 50  # as `stub_calibrate` scales the bundle's logits
+    document |= {"schema_version": 1, "decision": {"answer_from": 0.0}, "calibration": {"temperature": temperature}}
     document["files"] = {name: sha256_of(own_bundle / name) for name in document["files"]}
     (own_bundle / "contract.json").write_text(json.dumps(document))
     prediction = Engine.load(own_bundle).predict(FILM)
     assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
     assert prediction.attention is None
     assert prediction.maps is None
-    assert verify(own_bundle).cases == 7
+    assert verify(own_bundle).cases == len(answered) == 7
 
 
 def test_golden_films_are_in_several_encodings(tiny_bundle: Path) -> None:
     formats = set()
     for path in (tiny_bundle / "golden").iterdir():
-        if path.suffix not in (".json", ".dcm") and path.name != "cut-short.jpeg":
+        if path.suffix not in (".json", ".dcm") and path.name != "cut-short.jpeg":  # which cannot be decoded
             with Image.open(path) as image:
-                formats.add((image.format, image.mode[:1]))
+                formats.add((image.format, image.mode[:1]))  # the first letter of Pillow's mode: L, RGB, I;16
     assert {("JPEG", "L"), ("JPEG", "R"), ("PNG", "L"), ("PNG", "I")} <= formats
 
 

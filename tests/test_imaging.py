@@ -88,7 +88,7 @@ def _viewer(stored: Image.Image, orientation: int) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [
         (b"", "empty"),
         (b"hello, I am a text file", "not an accepted image"),
@@ -113,10 +113,10 @@ def _viewer(stored: Image.Image, orientation: int) -> Image.Image:
         (deep_png(np.stack([DEEP, DEEP], 2)), "16-bit transparency is not accepted"),
     ],
 )
-def test_refused_with_a_reason(data: bytes, words: str) -> None:
+def test_refused_with_a_reason(data: bytes, message: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # about a truncated TIFF directory
-        with pytest.raises(ImageError, match=words):
+        with pytest.raises(ImageError, match=message):
             load_input(data, RULE)
 
 

@@ -1,4 +1,4 @@
-"""SageMaker training jobs: real processes, in variables and folders laid out as SageMaker does."""
+"""SageMaker training jobs, run as real processes with the environment variables and folders that SageMaker provides."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from job_container import EPOCHS, HYPERPARAMETERS, Command, Container, as_arguments, content, surroundings
-from pneumoscope.aws.job import pipeline, platform
+from job_container import EPOCHS, HYPERPARAMETERS, Command, Container, as_arguments, paths_in, platform_free_environment
+from pneumoscope.aws.job import pipeline
+from pneumoscope.aws.job.container import failure_reason, read_job
 from pneumoscope.aws.job.hyperparameters import read_hyperparameters
 from pneumoscope.aws.job_metrics import METRICS
 from pneumoscope.dataset import Dataset
@@ -34,14 +35,14 @@ def class_folders(dataset: Dataset, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Container:
-    """A finished job in script mode, with booleans and names in the platform's spelling."""
+    """A finished job in script mode. Booleans are passed as `False`, and names with underscores."""
     container = Container(tmp_path_factory.mktemp("script") / "ml")
-    before = content(dataset.root)
+    before = paths_in(dataset.root)
     environment = container.script_mode(dataset.root, test=dataset.root)
     environment |= container.use_aws_image(container.log.parent)
     code = container.run(environment, *as_arguments(HYPERPARAMETERS | {"freeze": "False"}))
     assert code == 0, container.output
-    assert content(dataset.root) == before  # a channel may be read-only
+    assert paths_in(dataset.root) == before  # a channel may be read-only
     return container
 
 
@@ -50,7 +51,7 @@ def test_a_job_leaves_a_bundle_reports_and_its_run(trained: Container, dataset: 
     for split in ("val", "test"):
         assert trained.report(split)["n"] == len(dataset.split(split))
         assert trained.report(split)["dataset"]["split"] == split
-    assert content(trained.base / "output/data/run") == ["config.json", "curves.png", "metrics.csv", "run.json"]
+    assert paths_in(trained.base / "output/data/run") == ["config.json", "curves.png", "metrics.csv", "run.json"]
     config = json.loads((trained.base / "output/data/run/config.json").read_text())
     assert config["batch_size"] == 16
     assert not config["freeze"]
@@ -61,7 +62,8 @@ def test_a_job_leaves_a_bundle_reports_and_its_run(trained: Container, dataset: 
 def test_the_metric_definitions_match_every_epoch_line_and_no_other(trained: Container) -> None:
     columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_macro_f1")
     expressions = [expression for _, expression in METRICS]
-    for row, line in zip(trained.figures(), [x for x in trained.output.splitlines() if x[:6] == "epoch "], strict=True):
+    epoch_lines = [line for line in trained.output.splitlines() if line.startswith("epoch ")]
+    for row, line in zip(trained.metrics_rows(), epoch_lines, strict=True):
         found = [re.findall(expression, line) for expression in expressions]
         assert found == [[f"{float(row[column]):.4f}"] for column in columns]
     others = [line for line in trained.output.splitlines() if not line.startswith("epoch ")]
@@ -82,7 +84,7 @@ def test_a_custom_image_resumes_after_a_spot_interruption(dataset: Dataset, tmp_
     container.wait_for_epoch(1, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert content(container.base / "model") == []
+    assert paths_in(container.base / "model") == []
     assert container.run(environment) == 0, container.output
     assert container.was_resumed()
     verify(container.base / "model")
@@ -113,7 +115,7 @@ def test_a_job_runs_in_opt_ml_itself(dataset: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("setting", "message"),
     [
         ({"speed": "9"}, "field 'speed' is not known"),
         ({"freeze": "maybe"}, "hyper-parameter 'freeze' is 'maybe'; give true or false"),
@@ -125,14 +127,14 @@ def test_a_job_runs_in_opt_ml_itself(dataset: Dataset, tmp_path: Path) -> None:
     ids=["unknown", "switch", "number", "precision", "range", "out"],
 )
 def test_an_invalid_hyperparameter_is_reported_to_the_platform(
-    wrong: dict[str, str], words: str, dataset: Dataset, tmp_path: Path
+    setting: dict[str, str], message: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     container = Container(tmp_path / "ml")
-    assert container.run(container.custom_image(dataset.root, HYPERPARAMETERS | wrong)) == 2
-    assert words in container.reason
+    assert container.run(container.custom_image(dataset.root, HYPERPARAMETERS | setting)) == 2
+    assert message in container.reason
     assert len(container.reason.splitlines()) == 1
     assert "Traceback" not in container.output
-    assert content(container.base / "model") == []
+    assert paths_in(container.base / "model") == []
 
 
 def test_a_damaged_data_set_is_reported_without_names_of_films(dataset: Dataset, tmp_path: Path) -> None:
@@ -158,18 +160,18 @@ def test_a_stopped_job_leaves_no_incomplete_bundle(
     copied: list[str] = []
     before = signal.getsignal(signal.SIGTERM)
 
-    def stopped(source: Path, target: Path) -> None:
+    def copy_and_stop(source: Path, target: Path) -> None:
         assert not (model / "contract.json").exists()
         if source.name == "contract.json":
             os.kill(os.getpid(), signal.SIGTERM)
         target.write_bytes(source.read_bytes())
         copied.append(source.name)
 
-    monkeypatch.setattr(shutil, "copyfile", stopped)
+    monkeypatch.setattr(shutil, "copyfile", copy_and_stop)
     with pytest.raises(KeyboardInterrupt), pipeline.stoppable():
         pipeline._install(trained.base / "model", model)
     assert copied
-    assert content(model) == []
+    assert paths_in(model) == []
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -184,20 +186,20 @@ def test_a_test_channel_is_checked_before_training(dataset: Dataset, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("variables", "words"),
+    ("variables", "message"),
     [
         ({"SM_CHANNEL_TRAIN": "/nowhere"}, "no channel 'train'"),
-        ({"SM_HOSTS": "algo-1"}, "SM_HOSTS is not a list"),
+        ({"SM_HOSTS": "algo-1"}, "SM_HOSTS is not a JSON list"),
         ({"SM_CURRENT_HOST": "algo-3"}, "'algo-3', is not one of the job's hosts"),
     ],
     ids=["channel", "hosts", "host"],
 )
-def test_the_platforms_variables_are_checked(variables: dict[str, str], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        platform.read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"} | variables)
+def test_the_platforms_variables_are_checked(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"} | variables)
 
 
-def test_without_a_platform_train_needs_out(command: Command, dataset: Dataset) -> None:
+def test_train_requires_out_outside_a_training_job(command: Command, dataset: Dataset) -> None:
     done = command("train", "--data", dataset.root)
     assert done.code == 2, done.err
     assert "Missing option '--out'" in done.err, done.err
@@ -210,7 +212,7 @@ def test_hyperparameters_are_read_in_every_spelling() -> None:
         ("--freeze true --mirror False", {"freeze": True, "mirror": False}),
         ("--freeze", {"freeze": True}),
         ("--freeze --no_freeze=true", {"freeze": False}),
-        ("--freeze --no_freeze=true --no-freeze false", {"freeze": True}),
+        ("--freeze --no_freeze=true --no-freeze false", {"freeze": True}),  # the last one counts
         ("--weights my_net.pt --class_weights=sqrt", {"weights": "my_net.pt", "class_weights": "sqrt"}),
         ("--recipe capstone-resnet50 --lr 1e-3", {"recipe": "capstone-resnet50", "lr": 1e-3}),
     ):
@@ -228,8 +230,8 @@ def test_hyperparameters_are_read_in_every_spelling() -> None:
 
 
 def test_outside_a_job_the_command_refers_to_pneumoscope_train() -> None:
-    container = [sys.executable, "-m", "pneumoscope.aws.job", "train"]
-    done = subprocess.run(container, env=surroundings(), capture_output=True, text=True, check=False)
+    command_line = [sys.executable, "-m", "pneumoscope.aws.job", "train"]
+    done = subprocess.run(command_line, env=platform_free_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[0][:6] == "error:"
     assert "run `pneumoscope train`" in done.stderr
@@ -244,16 +246,16 @@ def test_a_failure_reason_names_no_film(suffix: str) -> None:
             FileNotFoundError(2, "No such file", f"/data/{name}"),
             RunError(f"no usable image. 1 inputs were refused:\n  {name}: too small"),
         ):
-            reason = platform.failure_reason(failure)
+            reason = failure_reason(failure)
             assert "Smith" not in reason
             assert len(reason) > len("a film")
-    assert len(platform.failure_reason(RunError("x" * 5000))) == 1024
+    assert len(failure_reason(RunError("x" * 5000))) == 1024
 
 
 def test_a_test_channel_with_films_to_train_on_is_refused_before_training(dataset: Dataset) -> None:
     """`evaluate` would refuse them hours later. The reason names no film, because it goes to the platform."""
-    pipeline._refuse_overlap(dataset, dataset)
+    pipeline._refuse_overlap(dataset, dataset)  # its test films are not among its train films
     leaked = replace(dataset.split("train")[0], split="test")
-    with pytest.raises(DatasetError, match="channel 'test' has 1 of channel 'train's films") as caught:
+    with pytest.raises(DatasetError, match=r"1 of the \d+ films in channel 'test' are also in") as caught:
         pipeline._refuse_overlap(dataset, replace(dataset, films=(*dataset.split("test"), leaked)))
     assert leaked.path not in str(caught.value)

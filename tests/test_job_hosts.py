@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from job_container import EPOCHS, HYPERPARAMETERS, TIMEOUT, Command, Container, as_arguments, content
-from pneumoscope.aws.job import pipeline, platform
+from job_container import EPOCHS, HYPERPARAMETERS, TIMEOUT, Command, Container, as_arguments, paths_in
+from pneumoscope.aws.job import pipeline
+from pneumoscope.aws.job.container import read_job
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine
 from pneumoscope.errors import UsageError
@@ -34,7 +35,7 @@ def two_hosts(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tup
     hosts[0].wait_for_epoch(1, processes[0])
     processes[1].terminate()
     assert 0 not in [process.wait(TIMEOUT) for process in processes]
-    assert [content(host.base / "model") for host in hosts] == [[], []]
+    assert [paths_in(host.base / "model") for host in hosts] == [[], []]
     assert hosts[0].reason == OTHER_FAILED
     assert not (hosts[1].base / "output/failure").exists()  # it was stopped; it did not fail
     assert "forcefully" not in hosts[1].output  # torchrun's message when it has to kill processes
@@ -59,7 +60,7 @@ def start_on(
 
 def test_two_hosts_train_one_model(two_hosts: tuple[Container, Container], command: Command, tmp_path: Path) -> None:
     first, second = two_hosts
-    assert content(second.base / "model") == content(second.base / "output/data") == []
+    assert paths_in(second.base / "model") == paths_in(second.base / "output/data") == []
     archive = tmp_path / "model.tar.gz"
     with tarfile.open(archive, "w:gz") as packed:
         packed.add(first.base / "model", arcname=".")
@@ -78,7 +79,7 @@ def test_two_hosts_resume_and_only_the_first_reports_epochs(two_hosts: tuple[Con
 def test_two_hosts_count_every_film_once(two_hosts: tuple[Container, Container], dataset: Dataset) -> None:
     """An odd number of validation films: the bundle in one process gives the figures of training on two hosts."""
     assert len(dataset.split("val")) % 2 == 1
-    last, report = two_hosts[0].figures()[-1], two_hosts[0].report("val")["metrics"]
+    last, report = two_hosts[0].metrics_rows()[-1], two_hosts[0].report("val")["metrics"]
     assert float(last["val_accuracy"]) == pytest.approx(report["accuracy"]["value"], abs=2e-6)
     assert float(last["val_macro_f1"]) == pytest.approx(report["macro_f1"]["value"], abs=2e-6)
     engine = Engine.load(two_hosts[0].base / "model")
@@ -106,7 +107,7 @@ def test_each_host_starts_one_process_per_gpu() -> None:
         "SM_HOSTS": '["algo-1", "algo-2"]',
         "SM_NUM_GPUS": "4",
     }
-    job = platform.read_job(environment | {"SM_CURRENT_HOST": "algo-2", "SM_NETWORK_INTERFACE_NAME": "eth0"})
+    job = read_job(environment | {"SM_CURRENT_HOST": "algo-2", "SM_NETWORK_INTERFACE_NAME": "eth0"})
     assert pipeline.needs_launch(job, {})
     started = {"RANK": "4", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
     assert not pipeline.needs_launch(job, started)
@@ -117,7 +118,7 @@ def test_each_host_starts_one_process_per_gpu() -> None:
         "--master-addr=algo-1",
     }
     assert pipeline._network_variables(job) == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
-    single = platform.read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"})
+    single = read_job({"SM_MODEL_DIR": "/m", "SM_CHANNEL_TRAIN": "/"})
     assert not pipeline.needs_launch(single, {})
 
 

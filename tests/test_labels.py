@@ -141,7 +141,7 @@ def test_an_unknown_table_needs_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("findings", "words"),
+    ("findings", "message"),
     [
         (["ill|tired", "well"], "6 images have several labels, up to 2; pass --several"),
         (["ill, tired; cold", "well"], "--several"),
@@ -151,8 +151,8 @@ def test_an_unknown_table_needs_options(tmp_path: Path) -> None:
         (["Well", "well"], "classes differ in case.*'Well' .6 films. and 'well'.*--merge-classes"),
     ],
 )
-def test_ambiguous_labels_need_an_option(findings: list[str], words: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_ambiguous_labels_need_an_option(findings: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
         make(own(tmp_path, findings), **COLUMNS)
 
 
@@ -185,7 +185,7 @@ def test_a_map_gives_columns_and_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         (
             '[classes]\nill = ["flue"]\nwell = ["fit"]',
@@ -197,10 +197,10 @@ def test_a_map_gives_columns_and_classes(tmp_path: Path) -> None:
         ("= 1", "is not a TOML file"),
     ],
 )
-def test_mistakes_in_a_map_are_named(text: str, words: str, tmp_path: Path) -> None:
+def test_mistakes_in_a_map_are_named(text: str, message: str, tmp_path: Path) -> None:
     twin = own(tmp_path, ["flu", "fit"])
     (tmp_path / "map.toml").write_text(text)
-    assert words in refused(twin, label_map=tmp_path / "map.toml", **COLUMNS)
+    assert message in refused(twin, label_map=tmp_path / "map.toml", **COLUMNS)
 
 
 def test_yes_and_no_columns_of_an_unknown_table(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_folder_that_might_be_a_split_needs_an_option(other: str, tmp_path: Pa
     assert {film.source.split("/")[0] for film in made.split("test")} == {f"source0.zip:{other}"}
 
 
-def test_a_folder_that_is_not_a_split(tmp_path: Path) -> None:
+def test_a_folder_can_be_declared_not_to_be_a_split(tmp_path: Path) -> None:
     names = films("eval/ill", "eval/well")
     assert make(tmp_path, names, split_folders={"eval": "none"})[1].classes == ("ill", "well")
 

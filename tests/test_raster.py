@@ -86,7 +86,7 @@ def test_a_lossless_jpeg_is_not_scaled() -> None:
         read_for_input(jpeg, RULE)
     hidden = jpeg[:2] + b"\xff\x01\0junk\xff\xff\xe1\0\x06\xff\xda\xff\xc0" + jpeg[2:]
     assert decode_checked(hidden) is None
-    assert colours(jpeg) is None  # decoding it at the smallest scale would end the process
+    assert colours(jpeg) is None  # decoding it at the smallest scale would terminate the process
     assert colours(hidden) is None
 
 

@@ -125,9 +125,14 @@ def test_the_same_command_gives_the_same_document(
     assert again.model_copy(update={"latency": None}) == written_report[1].model_copy(update={"latency": None})
 
 
-@pytest.mark.parametrize(("split", "words"), [("train", "TRAINED ON THESE FILMS"), ("val", "validation films")])
+@pytest.mark.parametrize(("split", "message"), [("train", "TRAINED ON THESE FILMS"), ("val", "validation films")])
 def test_a_report_on_a_runs_own_films_has_a_prominent_warning(
-    split: str, words: str, tiny_bundle: Path, dataset: Dataset, tmp_path: Path, command: Callable[..., SimpleNamespace]
+    split: str,
+    message: str,
+    tiny_bundle: Path,
+    dataset: Dataset,
+    tmp_path: Path,
+    command: Callable[..., SimpleNamespace],
 ) -> None:
     done = command(
         *("evaluate", dataset.root, "--bundle", tiny_bundle, "--split", split, "--out", tmp_path / "r"),
@@ -135,12 +140,12 @@ def test_a_report_on_a_runs_own_films_has_a_prominent_warning(
     )
     assert done.code == 0, done.err
     assert f"NOTE: {'The model was ' * (split == 'train')}" in done.out
-    assert words in done.out
+    assert message in done.out
     report = json.loads((tmp_path / "r" / "report.json").read_text())
     assert report["dataset"]["seen"] == "own split"
-    assert words in report["notes"][0]
-    assert words in (tmp_path / "r" / "report.html").read_text().replace("&#39;", "'")
-    assert words in (tmp_path / "r" / "card.md").read_text()
+    assert message in report["notes"][0]
+    assert message in (tmp_path / "r" / "report.html").read_text().replace("&#39;", "'")
+    assert message in (tmp_path / "r" / "card.md").read_text()
 
 
 def test_a_film_that_cannot_be_decoded_is_listed(tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_parts_of_other_films_are_not_mixed_in(tiny_bundle: Path, tmp_path: Path
     assert len(rows) == 30
 
 
-def test_a_part_with_other_films_is_noticed(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_part_with_different_films_is_detected(tiny_bundle: Path, tmp_path: Path) -> None:
     path = make_films(tmp_path / "films", 40)
     score(source_of(path), tmp_path / "out", tiny_bundle)
     first, second, *_ = sorted((tmp_path / "out").glob("*.parquet"))

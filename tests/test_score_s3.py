@@ -181,7 +181,7 @@ def test_a_denial_is_one_sentence_before_any_film_is_read(
     assert done.err.count("\n") == 1
 
 
-def test_a_place_that_cannot_be_written_is_noticed_first(
+def test_a_place_that_cannot_be_written_is_detected_first(
     uploaded: Cloud, shared_cloud: LocalCloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     become_nobody(shared_cloud, monkeypatch)

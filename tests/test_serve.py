@@ -141,7 +141,7 @@ def test_wrong_usage_is_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "words"),
+    ("options", "environment", "message"),
     [
         (["--as-endpoint", "films"], {}, "with --as-endpoint, name the bundle"),
         ([], {"PNEUMOSCOPE_BUNDLE": ""}, "--bundle is missing; in a container or a job"),
@@ -152,7 +152,7 @@ def test_wrong_usage_is_one_sentence(
     ],
 )
 def test_containers_and_endpoints_must_name_their_bundle(
-    options: list[str], environment: dict[str, str], words: str, tiny_bundle: Path, tmp_path: Path
+    options: list[str], environment: dict[str, str], message: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """An endpoint or a container without a bundle must not answer with the shipped one."""
     (tmp_path / "base" / "model").mkdir(parents=True)
@@ -168,7 +168,7 @@ def test_containers_and_endpoints_must_name_their_bundle(
     )
     assert done.returncode == 2, done.stderr
     assert "starting" not in done.stderr, done.stderr
-    assert words in done.stderr
+    assert message in done.stderr
 
 
 def test_without_a_bundle_the_shipped_one_is_served_and_named() -> None:

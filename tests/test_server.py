@@ -85,7 +85,7 @@ def test_a_form_of_several_films(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "words"),
+    ("body", "kind", "message"),
     [
         (*form(), "no film"),
         (*form(("a.jpeg", b"")), "no film"),
@@ -97,10 +97,10 @@ def test_a_form_of_several_films(service: Service) -> None:
     ],
     ids=["empty-form", "empty-film", "field", "33-films", "no-boundary", "other-boundary", "no-body"],
 )
-def test_malformed_is_400(service: Service, body: bytes, kind: str, words: str) -> None:
+def test_malformed_is_400(service: Service, body: bytes, kind: str, message: str) -> None:
     reply = service.post("/v1/predictions", body, kind)
     assert reply.status == HTTPStatus.BAD_REQUEST
-    assert words in problem(reply)["detail"]
+    assert message in problem(reply)["detail"]
 
 
 def test_bytes_that_are_not_an_image_are_422(service: Service) -> None:

@@ -41,7 +41,7 @@ def test_every_patient_has_one_fold_whatever_the_order_of_films(
 
 
 def test_a_tie_does_not_depend_on_the_order_of_films() -> None:
-    """Found by chance: here sums of the same numbers in another order differ in the last digit."""
+    """Found by chance: here sums of the same numbers in a different order differ in the last digit."""
     names = (
         "a0 a1 b0 c1 c7 b2 b3 a0 a3 b7 a2 c1 b0 c6 a3 c5 a5 c5 c3 a7 c3 c5 b7 b7 c0 c3 c5 b4 b5 c0 b6 c2 c7 a5 a0 c2"
     )

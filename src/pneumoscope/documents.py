@@ -49,8 +49,8 @@ def first_problem(failure: ValidationError) -> str:
         return f"field '{field}' is missing"
     if problem["type"] == "extra_forbidden":
         return f"field '{field}' is not known"
-    words = problem["msg"].removeprefix("Value error, ")
-    return f"field '{field}': {words} (got {problem['input']!r:.60})" if field else words
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"field '{field}': {message} (got {problem['input']!r:.60})" if field else message
 
 
 def _require_all(document: Document) -> None:

@@ -59,7 +59,7 @@ class BundleError(PneumoscopeError):
 
 
 class ScoringError(PneumoscopeError):
-    """An archive that could not be scored to its end; the parts that are there stay."""
+    """An archive that could not be scored to its end; the parts that are written stay."""
 
 
 class CloudError(PneumoscopeError):

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pneumoscope.archive.known_archives import PublishedArchive
 from pneumoscope.archive.listing import DamagedError, list_zip, read_from
+from pneumoscope.archive.published_archives import PublishedArchive
 from pneumoscope.archive.remote import (
     DEFAULT_RETRY,
     RangeFile,

@@ -20,7 +20,7 @@ from pneumoscope.errors import ArchiveError, UsageError
 
 Result = TypeVar("Result")
 
-_RETRYABLE = frozenset({408, 425, 429})  # beside all 5xx
+_RETRYABLE = frozenset({408, 425, 429})  # besides all 5xx
 _LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII)
 

@@ -72,7 +72,7 @@ def open_tar(path: Path, *, max_bytes: int, name_encoding: str | None) -> Iterat
     not be read in any order otherwise.
 
     Raises:
-        ArchiveError: not a tar archive, truncated or damaged, or it unpacks to more than 200 times its size.
+        ArchiveError: it is not a tar archive, is truncated or damaged, or unpacks to more than 200 times its size.
         UsageError: see `decode_names`.
     """
     opener = _opener(_head(path))

@@ -173,9 +173,9 @@ def _body(cloud: Cloud, file: Location, **request: str) -> bytes:
         CloudError: S3 refuses.
     """
     get: Any = cloud.client("s3").get_object
-    left = attempts()
+    remaining = attempts()
     while True:
-        left -= 1
+        remaining -= 1
         with translate_errors(f"reading {file}"):
             try:
                 return bytes(get(Bucket=file.bucket, Key=file.key, **request)["Body"].read())
@@ -184,7 +184,7 @@ def _body(cloud: Cloud, file: Location, **request: str) -> bytes:
                     raise OSError(*_FILM_ERRORS[error_code(failure)]) from failure
                 raise
             except _CUT_OFF:
-                if left <= 0:
+                if remaining <= 0:
                     raise
         time.sleep(_PAUSE_SECONDS)
 

@@ -146,10 +146,10 @@ def translate_errors(what: str = "") -> Iterator[None]:
     try:
         yield
     except (exceptions.BotoCoreError, exceptions.ClientError, Boto3Error) as failure:
-        kind, sentence = (
+        error_class, sentence = (
             _describe_response(failure) if isinstance(failure, exceptions.ClientError) else _describe_failure(failure)
         )
-        raise kind(f"{what}: {sentence}" if what else sentence) from failure
+        raise error_class(f"{what}: {sentence}" if what else sentence) from failure
 
 
 def call_or_none(what: str, call: Callable[..., Any], expected: str, /, **arguments: Any) -> dict[str, Any] | None:
@@ -190,7 +190,7 @@ def error_code(failure: exceptions.ClientError) -> str:
 
 
 def _describe_response(failure: exceptions.ClientError) -> tuple[type[CloudError], str]:
-    """The kind and the text of our error for an error response of AWS."""
+    """The class and the text of our error for an error response of AWS."""
     code = error_code(failure)
     message = _shorten(str(failure.response.get("Error", {}).get("Message", ""))) or code
     status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -207,7 +207,7 @@ def _describe_response(failure: exceptions.ClientError) -> tuple[type[CloudError
 
 
 def _describe_failure(failure: exceptions.BotoCoreError | Boto3Error) -> tuple[type[CloudError], str]:
-    """The kind and the text of our error if no response came: no credentials, no connection, or not in time."""
+    """The class and the text of our error if no response came: no credentials, no connection, or not in time."""
     match failure:
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
             way_out = "run `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

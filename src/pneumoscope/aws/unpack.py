@@ -46,10 +46,10 @@ def extract(archive: Path, folder: Path) -> None:
     """
     try:
         with tarfile.open(archive, "r:gz") as packed:
-            left = _MAX_UNPACKED
+            remaining = _MAX_UNPACKED
             for member in packed:
-                left -= member.size
-                if left < 0:
+                remaining -= member.size
+                if remaining < 0:
                     raise BundleError(
                         f"{archive} unpacks to more than {_MAX_UNPACKED:,} bytes; it is not one of our models."
                     )

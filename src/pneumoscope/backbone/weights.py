@@ -94,7 +94,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict of a file, without running any code in it.
 
     Raises:
-        WeightsError: no such file, or it has no state dict.
+        WeightsError: the file does not exist, or it has no state dict.
     """
     if not path.is_file():
         raise WeightsError(f"--weights {path}: no such file; give imagenet, none or a file of weights.")

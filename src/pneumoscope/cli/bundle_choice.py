@@ -38,7 +38,7 @@ def choose_bundle(given: Path | None) -> Choice:
     """
     if given is not None:
         return Choice(folder=given, shipped=False)
-    from pneumoscope.aws.job.platform import provides_model_directory
+    from pneumoscope.aws.job.container import provides_model_directory
     from pneumoscope.settings.option import BUNDLE_VARIABLE
 
     # Our container image sets the variable; if it is empty, the container was started without a bundle.

@@ -183,8 +183,8 @@ def _range(limits: dict[str, Any]) -> str:
     """
     if limits.keys() == {"ge", "le"}:
         return f"{limits['ge']} to {limits['le']}."
-    words = ", ".join(_BOUNDS[bound].format(limits[bound]) for bound in _BOUNDS if bound in limits)
-    return f"{words[0].upper()}{words[1:]}."
+    text = ", ".join(_BOUNDS[bound].format(limits[bound]) for bound in _BOUNDS if bound in limits)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _option_names(name: str, field: "FieldInfo", is_change: bool) -> tuple[str, ...]:  # noqa: FBT001 (private, by position)
@@ -210,12 +210,12 @@ def _typer_type(annotation: Any) -> Any:
 def _describe_problem(fields: "dict[str, tuple[FieldInfo, bool]]", failure: "ValidationError") -> str:
     """The first problem in a few words, with the option's name as typed."""
     problem = failure.errors()[0]
-    words = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
     name = next((str(each) for each in problem["loc"] if each in fields), None)
     if name is None:
-        return words
+        return message
     field, is_change = fields[name]
     option = name.upper() if _spelling(field).argument else _option_names(name, field, is_change)[0].partition("/")[0]
     if problem["type"] == "value_error":  # our validators' messages name the value themselves
-        return f"{option}: {words}"
-    return f"{option} {problem['input']}: {words[0].lower()}{words[1:]}"
+        return f"{option}: {message}"
+    return f"{option} {problem['input']}: {message[0].lower()}{message[1:]}"

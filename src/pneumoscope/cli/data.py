@@ -27,7 +27,7 @@ def fetch_command(settings: "Fetch") -> None:
     only its chest films are downloaded, each verified by its CRC-32.
     """
     from pneumoscope.archive.fetch import ExpectedFile, fetch_file, fetch_films
-    from pneumoscope.archive.known_archives import PUBLISHED_ARCHIVES
+    from pneumoscope.archive.published_archives import PUBLISHED_ARCHIVES
     from pneumoscope.cli.show import make_listener
 
     published, listener = PUBLISHED_ARCHIVES[settings.version], make_listener(quiet=settings.quiet)

@@ -145,7 +145,7 @@ def show_report(report: "Report") -> None:
 
     for note in report.notes:
         print_line(f"NOTE: {note}")
-    rows = [(words, report.metrics[name]) for name, words in HEADLINES.items()]
+    rows = [(title, report.metrics[name]) for name, title in HEADLINES.items()]
     for group, figures in report.per_group.items():
         rows += [(f"{group} or not: {name}", figures[name]) for name in ("accuracy", "sensitivity", "specificity")]
         rows.append((f"{group} or not: AUROC", figures["auroc"]))

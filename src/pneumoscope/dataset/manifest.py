@@ -87,7 +87,7 @@ def _with_later_settings(config: Any) -> Any:
 
 
 class DatasetCard(Document):
-    """`dataset.json`: facts about the whole data set, beside the manifest's rows."""
+    """`dataset.json`: facts about the whole data set, besides the manifest's rows."""
 
     schema_version: Literal[2]
     classes: tuple[Text, ...] = Field(min_length=2)
@@ -174,7 +174,7 @@ def load_dataset(root: Path) -> Dataset:
     """Load a prepared data set.
 
     Raises:
-        DatasetError: not a prepared data set, or a damaged one.
+        DatasetError: it is not a prepared data set, or is a damaged one.
     """
     manifest, card_path = root / MANIFEST_FILE, root / CARD_FILE
     if not manifest.is_file() or not card_path.is_file():

@@ -182,10 +182,10 @@ def _judge_group(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
         answers = [choice for choice in answers if choice in _fitting_classes(shares, row)]
     if len(answers) == 1:
         return _answered(answers[0], choices[answers[0]], shares)
-    words = (
+    finding = (
         f"the film may be {_join_names(answers, 'or')}" if answers else f"none of {_join_names(choices)} fits the film"
     )
-    return _abstained(classes, Reason("group-unclear", f"{_coverage_phrase(row)} {words}."))
+    return _abstained(classes, Reason("group-unclear", f"{_coverage_phrase(row)} {finding}."))
 
 
 def _judge_at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float], point: OperatingPoint) -> Verdict:
@@ -195,8 +195,8 @@ def _judge_at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float]
     # The threshold alone decides about the group: its name must not return as the most probable of the rest.
     others = (name for name in choices if name != point.group)
     label = point.group if sums[point.group] >= point.threshold else max(others, key=sums.__getitem__)
-    words = f"decided at operating point {point.name}: {point.group} from a probability of {point.threshold:.3f} on."
-    return replace(_answered(label, choices[label], shares), why=(Reason("operating-point", words),))
+    sentence = f"decided at operating point {point.name}: {point.group} from a probability of {point.threshold:.3f} on."
+    return replace(_answered(label, choices[label], shares), why=(Reason("operating-point", sentence),))
 
 
 def _fitting_classes(shares: dict[str, float], row: CoverageRow) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def find_fault(
 
 
 def _kind(gate: Gate, scores: NDArray[np.float32], image: Luma) -> str | None:
-    """The kind of a picture that is rejected, by its textures beside the scores; None for a gate without textures."""
+    """The kind of a picture that is rejected, by its textures and its score; None for a gate without textures."""
     if (rule := gate.textures) is None:
         return None
     found, of_code = textures(image[0]), dict(zip(gate.codes, scores.tolist(), strict=True))

@@ -205,7 +205,7 @@ def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | Non
     for name in GoldenOutputs.model_fields:
         first, second = getattr(expected, name), getattr(got, name)
         if (first is None) != (second is None) or (first is not None and len(first) != len(second)):
-            return f"{name} of another length"
+            return f"{name} of a different length"
         if first is None:
             continue
         values, others = np.array(first), np.array(second)

@@ -114,8 +114,8 @@ def gate_samples(
     found: tuple[Floats, Floats, Floats] | None = None
     for number, (code, count, make) in enumerate(listener.track("fitting the gate", makers, len(makers), "kinds")):
         randoms = [np.random.default_rng([seed, number, row]) for row in range(count)]
-        made = np.stack(list(map_ordered(lambda each, make=make: make(*each), enumerate(randoms))))  # type: ignore[misc]
-        found = features_of(model, made[:, np.newaxis])
+        inputs = np.stack(list(map_ordered(lambda each, make=make: make(*each), enumerate(randoms))))  # type: ignore[misc]
+        found = features_of(model, inputs[:, np.newaxis])
         features.append(np.concatenate(found[:2], axis=1))
         codes += [CODES.index(code)] * count
         owners.append(numbers if code not in KINDS else np.full(count, -1))
@@ -176,9 +176,9 @@ def apply(gate: GateWeights, features: Floats) -> tuple[Floats, Floats]:
 
 def _held_out_outputs(samples: GateSamples, fold: int, seed: int) -> tuple[Floats, Floats, Floats]:
     """For a fold's films, by a gate fitted to the others: probabilities of film and mirrored film, and distances."""
-    held = (samples.patient >= 0) & (samples.patient % _FOLDS == fold)
-    films = samples.features[held & (samples.code == CODES.index(FILM))]
-    scores, distances = apply(fit_weights(samples, ~held, seed), films)
+    held_out = (samples.patient >= 0) & (samples.patient % _FOLDS == fold)
+    films = samples.features[held_out & (samples.code == CODES.index(FILM))]
+    scores, distances = apply(fit_weights(samples, ~held_out, seed), films)
     shares = softmax(scores)
     film, mirrored = shares[:, CODES.index(FILM)], shares[:, CODES.index(MIRRORED)]
     return film + mirrored, mirrored, distances

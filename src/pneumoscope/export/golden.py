@@ -53,9 +53,9 @@ def _films() -> dict[str, bytes]:
     }
 
 
-def _encode(image: Image.Image, kind: str) -> bytes:
+def _encode(image: Image.Image, file_format: str) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, kind)
+    image.save(stream, file_format)
     return stream.getvalue()
 
 

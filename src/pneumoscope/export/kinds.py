@@ -32,7 +32,7 @@ from pneumoscope.parallel import map_ordered
 from pneumoscope.phantom import encode_jpeg
 from pneumoscope.progress import SILENT, Listener
 
-_SCORE_WEIGHT = 0.25  # of the gate's own score, beside the textures
+_SCORE_WEIGHT = 0.25  # of the gate's own score, besides the textures
 _PENALTY = 0.1  # scikit-learn's C
 _FEWEST = 40  # pictures of each source
 _Box = tuple[float, float, float, float]

@@ -71,7 +71,7 @@ def read_file(path: Path, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """Read a regular file, at most one byte past the byte limit.
 
     Raises:
-        ImageError: not a regular file, or over the limit.
+        ImageError: it is not a regular file, or over the limit.
         OSError: it cannot be opened or read.
     """
     if not stat.S_ISREG(path.stat().st_mode):
@@ -99,7 +99,7 @@ def read_radiograph(data: bytes, *, rule: InputRule | None = None, limits: Limit
         limits: sizes beyond which the file is refused before it is decoded.
 
     Raises:
-        ImageError: not an accepted image, truncated, damaged, animated, blank or nearly so, over a limit, or a
+        ImageError: it is not an accepted image, or is truncated, damaged, animated, (nearly) blank, over a limit, or a
             DICOM whose header shows that it is not a frontal chest radiograph.
     """
     _require_accepted(data, limits)
@@ -170,10 +170,10 @@ def shrink(data: bytes, rule: InputRule) -> bytes:
     return encode(load_input(data, rule)[0], "PNG")
 
 
-def encode(luma: Luma, kind: str, **options: Any) -> bytes:
+def encode(luma: Luma, file_format: str, **options: Any) -> bytes:
     """Encode a luma image (`uint8 [H, W]`) as a file of one of Pillow's formats, with Pillow's options for it."""
     stream = io.BytesIO()
-    Image.fromarray(luma).save(stream, kind, **options)
+    Image.fromarray(luma).save(stream, file_format, **options)
     return stream.getvalue()
 
 

@@ -185,18 +185,18 @@ def _require_all_rows(data: bytes) -> None:
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes]
     declared = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
-    inflate, found, position = zlib.decompressobj(), 0, 8
-    while position + 8 <= len(data) and not inflate.eof and found < declared:
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        piece = data[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
-        while piece and found < declared:
-            found += len(inflate.decompress(piece, 1 << 20))
+    inflate, inflated, position = zlib.decompressobj(), 0, 8
+    while position + 8 <= len(data) and not inflate.eof and inflated < declared:
+        length, chunk_type = struct.unpack(">I4s", data[position : position + 8])
+        piece = data[position + 8 : position + 8 + length] if chunk_type == b"IDAT" else b""
+        while piece and inflated < declared:
+            inflated += len(inflate.decompress(piece, 1 << 20))
             piece = inflate.unconsumed_tail
         position += length + 12
-    if found < declared:
-        found += len(inflate.flush())
-    if found < declared:
-        raise OSError(f"the pixel data ends after {found:,} of {declared:,} bytes")
+    if inflated < declared:
+        inflated += len(inflate.flush())
+    if inflated < declared:
+        raise OSError(f"the pixel data ends after {inflated:,} of {declared:,} bytes")
 
 
 def _require_all_strips(image: TiffImagePlugin.TiffImageFile) -> None:

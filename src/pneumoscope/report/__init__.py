@@ -1,4 +1,4 @@
-"""A bundle's figures on films, for people and programs: report.json, report.html, card.md, drift.json.
+"""A bundle's figures on films, for readers and programs: report.json, report.html, card.md, drift.json.
 
 `scoring` runs the films through the bundle once; `figures` and `subgroups` compute figures from the results, `page`
 draws them, `evaluation` puts the report together. `compare`, `external` and `drift` serve the other options of

@@ -1,4 +1,4 @@
-"""The model card, `card.md`: a model and its figures for people, generated from its report.
+"""The model card, `card.md`: a model and its figures, for human readers, generated from its report.
 
 After Mitchell et al. 2019, "Model cards for model reporting", arXiv:1810.03993. Every figure in it is in `report.json`.
 """
@@ -22,6 +22,7 @@ HEADLINES = {
     "ece": "calibration error (ECE)",
     "classwise_ece": "class-wise ECE",
 }
+_ABBREVIATIONS = {"auroc", "ece", "ppv", "npv", "f1", "aurc", "mcc"}
 
 
 def figure_title(name: str) -> str:
@@ -30,16 +31,14 @@ def figure_title(name: str) -> str:
     >>> figure_title("group_auroc.pneumonia"), figure_title("class_ece.virus"), figure_title("ece")
     ('pneumonia: AUROC', 'virus: ECE', 'calibration error (ECE)')
     """
-    part, _, of = name.partition(".")
-    if not of and part in HEADLINES:
+    part, _, label = name.partition(".")
+    if not label and part in HEADLINES:
         return HEADLINES[part]
-    words = " ".join(
-        _CAPITALS.get(word, word) for word in part.removeprefix("group_").removeprefix("class_").split("_")
-    )
-    return f"{of}: {words}" if of else words
+    words = part.removeprefix("group_").removeprefix("class_").split("_")
+    title = " ".join(word.upper() if word in _ABBREVIATIONS else word for word in words)
+    return f"{label}: {title}" if label else title
 
 
-_CAPITALS = {word: word.upper() for word in ("auroc", "ece", "ppv", "npv", "f1", "aurc", "mcc")}
 #: Figures of one class or group against the rest, with their titles.
 _ONE_VS_REST = {
     "accuracy": "accuracy",
@@ -63,8 +62,8 @@ def write_card(report: Report) -> str:
 
 def write_bare_card(model: ModelFacts, classes: Iterable[str]) -> str:
     """The card of a model that has no report, as Markdown."""
-    words = "There are no figures on unseen films: the bundle was exported without out-of-fold predictions."
-    return _card(model, classes, words)
+    reason = "There are no figures on unseen films: the bundle was exported without out-of-fold predictions."
+    return _card(model, classes, reason)
 
 
 def _card(model: ModelFacts, classes: Iterable[str], figures: str) -> str:
@@ -94,34 +93,38 @@ def _card(model: ModelFacts, classes: Iterable[str], figures: str) -> str:
 
 def _population(model: ModelFacts) -> str:
     if model.drawings:
-        return "They are drawings, not radiographs of patients."
+        return "All training films are drawings, not radiographs of patients."
     ages = model.age_years
     return "The patients' ages are not known." if ages is None else f"Patients aged {ages[0]:g} to {ages[1]:g} years."
 
 
 def _figures(report: Report) -> str:
-    rows = [(words, report.metrics[name]) for name, words in HEADLINES.items()]
+    rows = [(title, report.metrics[name]) for name, title in HEADLINES.items()]
     for label, figures in (report.per_class | report.per_group).items():
-        rows += [(f"{label}: {words}", figures[name]) for name, words in _ONE_VS_REST.items() if name in figures]
+        rows += [(f"{label}: {title}", figures[name]) for name, title in _ONE_VS_REST.items() if name in figures]
     rows += [
-        (f"films {status}", figure)
+        (f"share of films {'abstained on' if status == 'abstained' else status}", figure)
         for status, figure in report.decisions.shares.items()
         if report.decisions.statuses[status]
     ]
     rows += [("accuracy of the answered films", report.decisions.answered["accuracy"])]
     rows += [
-        (f"{label}: coverage of its prediction sets", each.coverage) for label, each in report.sets.per_class.items()
+        (f"{label}: coverage of the prediction sets", each.coverage) for label, each in report.sets.per_class.items()
     ]
-    table = [f"| {name} | {number(figure.value)} | {interval(figure)} |" for name, figure in rows]
+    table = [f"| {name} | {format_value(figure.value)} | {format_interval(figure)} |" for name, figure in rows]
     return "\n".join([_method(report), "", "| figure | value | 95 % interval |", "|---|---|---|", *table])
 
 
 def _method(report: Report) -> str:
     """Which films the figures are of, and how they were measured."""
-    at = "equal frequencies of the classes" if report.calibration_at == "uniform" else "the films' own frequencies"
+    weighting = (
+        "with the films weighted so that all classes are equally frequent"
+        if report.calibration_at == "uniform"
+        else "at the class frequencies of these films"
+    )
     common = (
         "All decodable films count, by their most probable class. Cross-entropy, Brier score and calibration errors "
-        f"are at {at}. Intervals are from a bootstrap over patients."
+        f"are computed {weighting}. Intervals are from a bootstrap over patients."
     )
     films = f"{report.n:,} films of {report.dataset.patients:,} patients"
     notes = "".join(f" {note}" for note in report.notes)
@@ -129,23 +132,31 @@ def _method(report: Report) -> str:
         return (
             f"Measured on {films} by {report.dataset.folds}-fold cross-validation with the same recipe: each film was "
             "predicted by a network that has not seen its patient, and calibrated on the other folds. The network in "
-            f"this bundle was trained on all these films, so they cannot measure it.{notes} {common}"
+            "this bundle was trained on all these films, so its performance cannot be measured on them."
+            f"{notes} {common}"
         )
     where = f"split `{report.dataset.split}` of the data set `{report.dataset.fingerprint[:12]}`"
     return f"Measured on {films}, {where}.{notes} {common}"
 
 
 def _limits(model: ModelFacts) -> str:
-    frequencies = "equal frequencies of the classes" if model.prior == "uniform" else "the classes' frequencies there"
+    prior = (
+        "if all classes are equally frequent"
+        if model.prior == "uniform"
+        else "at the class frequencies of the training films"
+    )
     limits = [
-        "Films that differ from its training films in age, machine, view or hospital may be misread without a warning.",
+        (
+            "Films that differ from the model's training films in age, machine, view or hospital may be misread "
+            "without a warning."
+        ),
         (
             "The gate was trained on frontal films, their faults and everyday pictures; "
             "a lateral view or another body part may still be answered with a class."
         ),
-        "It knows only its own classes; a film of another disease is answered with one of them.",
-        "A film does not prove what caused a pneumonia, and some of the labels it was trained on are wrong.",
-        f"Probabilities assume the population it was trained on, at {frequencies}.",
+        "The model knows only its own classes; a film of another disease is answered with one of them.",
+        "A film does not prove what caused a pneumonia, and some labels that the model was trained on are wrong.",
+        f"Probabilities are valid for films like the training films, {prior}.",
     ]
     return "\n".join(f"- {limit}" for limit in limits)
 
@@ -156,11 +167,11 @@ def _notes(recipe: str) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
-def number(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     """A figure's value to three decimals."""
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def interval(figure: Figure) -> str:
+def format_interval(figure: Figure) -> str:
     """A figure's interval to three decimals."""
     return "–" if figure.low is None or figure.high is None else f"{figure.low:.3f} to {figure.high:.3f}"

@@ -56,7 +56,7 @@ def compare(
 
     Args:
         this: results of the model that is reported on.
-        other: results of the other model, whose classes may be in another order.
+        other: results of the other model, whose classes may be in a different order.
         model: name, version and hash of the other model.
         seen: whether the other model was trained on the films.
         priors: class frequencies at which the two models' losses and calibration errors are measured.
@@ -108,7 +108,7 @@ def _aligned(this: SplitResults, other: SplitResults) -> tuple[FilmResults, Film
     columns = [other.classes.index(label) for label in this.classes]
     one = select_films(this, np.array([film.path in place for film in this.films], bool))
     probabilities = other.probabilities[order][:, columns]
-    # Recomputed, as a tie between two classes may be decided otherwise in another order of classes.
+    # Recomputed, as a tie between two classes may be decided otherwise in a different order of classes.
     two = replace(one, predicted=np.asarray(probabilities.argmax(axis=1), np.int64), probabilities=probabilities)
     return one, two
 

@@ -95,7 +95,7 @@ def measure_drift(
 
     Raises:
         UsageError: none of the files can be decoded, or `out` exists.
-        BundleError: not a bundle.
+        BundleError: the folder `bundle` is not a bundle.
     """
     from pneumoscope.report.page import draw_drift
 
@@ -202,31 +202,31 @@ def _share(quantity: str, here: Figure, expected: float | None, films: int) -> S
     apart = independent_difference(here, Figure(value=expected, low=expected - spread, high=expected + spread))
     grade: Grade = "different"
     if apart.low is not None and apart.low > TOLERANCE:
-        words = "higher than the reference"
+        verdict = "higher than the reference"
     elif apart.high is not None and apart.high < -TOLERANCE:
-        words = "lower than the reference"
+        verdict = "lower than the reference"
     else:
-        grade, words = "alike", "no clear difference"
-    return Sign(quantity=quantity, here=here, reference=expected, grade=grade, verdict=words)
+        grade, verdict = "alike", "no clear difference"
+    return Sign(quantity=quantity, here=here, reference=expected, grade=grade, verdict=verdict)
 
 
 def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
     """The signs from the films' embedding distances to the reference."""
     if reference is None:
         nothing = Figure(value=None, low=None, high=None)
-        words = "the bundle has no reference; export it again to get one"
-        return [Sign(quantity=_FAR, here=nothing, reference=None, grade="unknown", verdict=words)]
+        verdict = "the bundle has no reference; export it again to get one"
+        return [Sign(quantity=_FAR, here=nothing, reference=None, grade="unknown", verdict=verdict)]
     far, distance = measured["far"], measured["distance"]
     expected, most = far_share(reference.about.embedded_films)
     grade: Grade = "alike"
-    words = "no more films than expected are farther away than 99 % of the reference's films"
+    verdict = "no more films than expected are farther away than 99 % of the reference's films"
     if far.low is not None and far.low > max(_MANY, 2 * most):
-        grade, words = "different", "many films differ from those that the model was trained on"
+        grade, verdict = "different", "many films differ from those that the model was trained on"
     elif far.low is not None and far.low > most:
-        grade, words = "different", "more films than expected differ from those that the model was trained on"
+        grade, verdict = "different", "more films than expected differ from those that the model was trained on"
     own = float(np.mean(reference.distances)) / reference.far if reference.far > 0 else None
     return [
-        Sign(quantity=_FAR, here=far, reference=expected, grade=grade, verdict=words),
+        Sign(quantity=_FAR, here=far, reference=expected, grade=grade, verdict=verdict),
         Sign(
             quantity="mean embedding distance",
             here=distance,
@@ -252,16 +252,16 @@ def far_share(films: int) -> tuple[float, float]:
 
 
 def reference_words(reference: Reference | None) -> str:
-    """The films that are compared with, in words."""
+    """The films that are compared with, as text."""
     if reference is None:
         return "none: the bundle was exported before bundles had a reference; export it again"
     about = reference.about
     split = {"val": "validation", "train": "train"}[about.embedded_split]
-    words = f"shares: {about.answers.films:,} {about.answers.source} films; distances: "
-    words += f"{about.embedded_films:,} {split} films"
+    text = f"shares: {about.answers.films:,} {about.answers.source} films; distances: "
+    text += f"{about.embedded_films:,} {split} films"
     if about.embedded_split == "train":
-        words += ", which the network has seen; unseen films are somewhat farther away"
-    return words
+        text += ", which the network has seen; unseen films are somewhat farther away"
+    return text
 
 
 def overall_verdict(signs: Sequence[Sign]) -> str:

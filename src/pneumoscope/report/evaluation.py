@@ -311,14 +311,14 @@ def _notes(subject: _Subject, split: str) -> tuple[str, ...]:
     """Warnings that a reader must see before any figure."""
     notes = []
     if subject.seen == "own split":
-        words = {
+        note_by_split = {
             "train": "The model was TRAINED ON THESE FILMS: the figures say nothing about films that it has not seen.",
             "val": "These are the run's own validation films, by which settings and thresholds were chosen: their "
             "figures flatter the model.",
             "stress": "These are altered copies of the run's own validation films: they serve to choose a model, not "
             "to evaluate it.",
         }
-        notes.append(words[split])
+        notes.append(note_by_split[split])
     if subject.seen == "unknown":
         notes.append(
             "This bundle does not list the films that it was trained on; some of these may be among them. "

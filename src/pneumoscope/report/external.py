@@ -114,9 +114,9 @@ def describe_external(mapped: MappedFilms, here: dict[str, Figures], own: Report
         here: figures of each name on the data set.
         own: the out-of-fold report in the bundle, on films like those that the model was trained on.
     """
-    words, drops = "none: the bundle has no report of its own; export it with --evidence", list[Drop]()
+    own_films, drops = "none: the bundle has no report of its own; export it with --evidence", list[Drop]()
     if own is not None:
-        words = f"{own.n:,} films of {own.dataset.patients:,} patients, {own.dataset.split}"
+        own_films = f"{own.n:,} films of {own.dataset.patients:,} patients, {own.dataset.split}"
         for name, figures in here.items():
             theirs = _own_figures(mapped.scheme, name, own)
             drops += [_drop(figure, name, figures[figure], theirs[figure]) for figure in theirs]
@@ -124,7 +124,7 @@ def describe_external(mapped: MappedFilms, here: dict[str, Figures], own: Report
         labels=mapped.labels,
         left_out=mapped.left_out,
         members=dict(mapped.scheme.members),
-        own=words,
+        own=own_films,
         drops=tuple(drops),
     )
 

@@ -51,9 +51,11 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup
         for column, count in enumerate(line):
             share = count / sum(line) if sum(line) else 0.0
             x, y = left + side * column, top + side * row
-            kind = "hit" if row == column else "miss"
+            css_class = "hit" if row == column else "miss"
             parts.append(
-                _tag("rect", x=x, y=y, width=side - 3, height=side - 3, kind=kind, opacity=0.08 + 0.62 * share)
+                _tag(
+                    "rect", x=x, y=y, width=side - 3, height=side - 3, css_class=css_class, opacity=0.08 + 0.62 * share
+                )
             )
             parts.append(_text(x + side / 2, y + side / 2, f"{count:,}", "count"))
             parts.append(_text(x + side / 2, y + side / 2 + 16, f"{100 * share:.0f} %", "share"))
@@ -111,9 +113,9 @@ def reliability(name: str, bins: Reliability) -> Markup:
         x, y = axes.place(confidence, observed.value)
         if observed.low is not None and observed.high is not None:
             ends = axes.place(confidence, observed.low), axes.place(confidence, observed.high)
-            parts.append(_tag("path", d=f"M{x:.1f} {ends[0][1]:.1f}V{ends[1][1]:.1f}", kind="bar c0"))
+            parts.append(_tag("path", d=f"M{x:.1f} {ends[0][1]:.1f}V{ends[1][1]:.1f}", css_class="bar c0"))
         parts.append(
-            _tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{2.5 + 5 * (share or 0) ** 0.5:.1f}", kind="dot c0")
+            _tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{2.5 + 5 * (share or 0) ** 0.5:.1f}", css_class="dot c0")
         )
     points = ", ".join(
         f"{x:.2f} predicted, {y.value:.2f} observed"
@@ -127,13 +129,13 @@ def lines(title: str, axes: Axes, shown: Sequence[Line]) -> Markup:
     """A chart of lines with bands, and a legend."""
     parts, legend, number = _frame(axes), [], 0
     for each in shown:
-        kind = "guide" if each.guide else f"c{number % _COLOURS}"
+        css_class = "guide" if each.guide else f"c{number % _COLOURS}"
         number += not each.guide
         if each.band is not None:
-            parts.append(_area(axes, each.band, kind))
-        parts.append(_line(axes, each.x, each.y, kind))
-        legend.append((each.name, kind))
-    rows = [_legend_row(row, name, kind) for row, (name, kind) in enumerate(legend)]
+            parts.append(_area(axes, each.band, css_class))
+        parts.append(_line(axes, each.x, each.y, css_class))
+        legend.append((each.name, css_class))
+    rows = [_legend_row(row, name, css_class) for row, (name, css_class) in enumerate(legend)]
     height = _HEIGHT + 18 * len(legend)
     return _svg(
         [*parts, *rows], f"{title}: {axes.y} over {axes.x}; {', '.join(name for name, _ in legend)}", _WIDTH, height
@@ -146,9 +148,9 @@ def interval(low: Number, value: Number, high: Number) -> Markup:
         return Markup("")
     left, right = (value if low is None else low), (value if high is None else high)
     ends = [min(max(each, 0.0), 1.0) * 100 for each in (left, value, right)]
-    bar = _tag("rect", x=f"{ends[0]:.1f}", y=4, width=f"{max(ends[2] - ends[0], 0.8):.1f}", height=4, kind="span")
-    dot = _tag("circle", cx=f"{ends[1]:.1f}", cy=6, r=2.6, kind="dot c0")
-    rail = _tag("rect", x=0, y=5.5, width=100, height=1, kind="rail")
+    bar = _tag("rect", x=f"{ends[0]:.1f}", y=4, width=f"{max(ends[2] - ends[0], 0.8):.1f}", height=4, css_class="span")
+    dot = _tag("circle", cx=f"{ends[1]:.1f}", cy=6, r=2.6, css_class="dot c0")
+    rail = _tag("rect", x=0, y=5.5, width=100, height=1, css_class="rail")
     return Markup('<svg class="track" viewBox="-3 0 106 12" aria-hidden="true">{}{}{}</svg>').format(rail, bar, dot)
 
 
@@ -175,7 +177,9 @@ def _frame(axes: Axes) -> list[Markup]:
         x, y = axes.place(share, axes.low + share * (axes.high - axes.low))
         bottom, top = axes.place(share, axes.low)[1], axes.place(share, axes.high)[1]
         left, right = axes.place(0, 0)[0], axes.place(1, 0)[0]
-        parts.append(_tag("path", d=f"M{x:.1f} {bottom:.1f}V{top:.1f}M{left:.1f} {y:.1f}H{right:.1f}", kind="grid"))
+        parts.append(
+            _tag("path", d=f"M{x:.1f} {bottom:.1f}V{top:.1f}M{left:.1f} {y:.1f}H{right:.1f}", css_class="grid")
+        )
         parts.append(_text(x, bottom + 15, f"{share:.1f}", "axis"))
         digits = 1 if axes.high - axes.low >= 0.5 else 2
         parts.append(_text(left - 5, y + 4, f"{axes.low + share * (axes.high - axes.low):.{digits}f}", "end"))
@@ -185,14 +189,14 @@ def _frame(axes: Axes) -> list[Markup]:
     return [*parts, turned]
 
 
-def _line(axes: Axes, x: Sequence[Number], y: Sequence[Number], kind: str) -> Markup:
-    return _tag("polyline", points=_points(axes, zip(x, y, strict=True)), kind=f"line {kind}")
+def _line(axes: Axes, x: Sequence[Number], y: Sequence[Number], css_class: str) -> Markup:
+    return _tag("polyline", points=_points(axes, zip(x, y, strict=True)), css_class=f"line {css_class}")
 
 
-def _area(axes: Axes, band: Band, kind: str) -> Markup:
+def _area(axes: Axes, band: Band, css_class: str) -> Markup:
     defined = [row for row in zip(band.x, band.low, band.high, strict=True) if None not in row]
     outline = [(x, low) for x, low, _ in defined] + [(x, high) for x, _, high in reversed(defined)]
-    return _tag("polygon", points=_points(axes, outline), kind=f"area {kind}")
+    return _tag("polygon", points=_points(axes, outline), css_class=f"area {css_class}")
 
 
 def _points(axes: Axes, points: Iterable[tuple[Number, Number]]) -> str:
@@ -200,20 +204,20 @@ def _points(axes: Axes, points: Iterable[tuple[Number, Number]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
 
 
-def _legend_row(row: int, name: str, kind: str) -> Markup:
+def _legend_row(row: int, name: str, css_class: str) -> Markup:
     y = _HEIGHT + 18 * row + 8
-    stroke = _tag("path", d=f"M{_LEFT} {y}h26", kind=f"line {kind}")
+    stroke = _tag("path", d=f"M{_LEFT} {y}h26", css_class=f"line {css_class}")
     return stroke + _text(_LEFT + 34, y + 4, name, "key")
 
 
-def _text(x: float, y: float, text: str, kind: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, text)
+def _text(x: float, y: float, text: str, css_class: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(css_class, x, y, text)
 
 
-def _tag(name: str, *, kind: str, **attributes: object) -> Markup:
-    """An SVG element; `kind` is its CSS classes."""
+def _tag(name: str, *, css_class: str, **attributes: object) -> Markup:
+    """An SVG element; `css_class` holds its CSS classes, separated by spaces."""
     listed = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in attributes.items())
-    return Markup('<{} class="{}"{}/>').format(name, kind, listed)
+    return Markup('<{} class="{}"{}/>').format(name, css_class, listed)
 
 
 def _svg(parts: Iterable[Markup], title: str, width: float, height: float) -> Markup:

@@ -61,7 +61,7 @@ def score_archives(
     remove_others: bool = False,
     listener: Listener = SILENT,
 ) -> Summary:
-    """Score the films of all sources; parts that are there already are kept. Called again, it goes on.
+    """Score the films of all sources; parts that exist already are kept. Called again, it goes on.
 
     Args:
         sources: each once.
@@ -70,12 +70,12 @@ def score_archives(
         options: how to decide, and what to store.
         make_crew: makes the workers.
         resources: how many workers there are.
-        films_per_shard: approximately; another number makes other shards, with other names.
-        remove_others: delete parts of other sources, models or options from `destination`, once all parts are there.
+        films_per_shard: approximately; a different number makes different shards, with different names.
+        remove_others: delete parts of other sources, models or options from `destination`, once all parts are written.
         listener: receives progress.
 
     Raises:
-        PneumoscopeError: nothing can be scored, or a shard could not be; parts that are there stay.
+        PneumoscopeError: nothing can be scored, or a shard could not be; parts that are written stay.
     """
     contract = load_contract(bundle)
     choose_rule(contract, level=options.level, coverage=options.coverage, operating_point=options.operating_point)
@@ -191,7 +191,7 @@ def _run(
     """Score the missing shards; return the counts with the tries that it took."""
     total, done = (sum(shard.films for shard in each) for each in (shards, missing))
     if before.there:
-        listener.say(f"{before.there:,} of {before.total:,} parts are there already")
+        listener.say(f"{before.there:,} of {before.total:,} parts exist already")
     crew = make_crew()
     try:
         with listener.progress("scoring", total, "films", done=total - done):

@@ -45,7 +45,7 @@ class Destination(Protocol):
         """Delete files."""
 
     def tidy(self) -> None:
-        """Delete what killed workers left behind; only once every part is there."""
+        """Delete what killed workers left behind; only once every part is written."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which worker scores which shard: each shard until its part is there, lost and slow ones again; no I/O of its own."""
+"""Which worker scores which shard: each shard until its part is written, lost and slow ones again. It has no I/O."""
 
 import time
 from collections import Counter, deque
@@ -73,7 +73,7 @@ class Outcome:
 
 @dataclass
 class Dispatcher:
-    """Gives the shards to a crew's workers until every part is there."""
+    """Gives the shards to a crew's workers until every part is written."""
 
     crew: Crew
     shards: Iterable[Shard]
@@ -94,7 +94,7 @@ class Dispatcher:
         self._noted = False
 
     def run(self) -> Outcome:
-        """Return when every part is there.
+        """Return when every part is written.
 
         Raises:
             ScoringError: a shard was lost again and again, or there was no worker for a long time.
@@ -201,7 +201,7 @@ class Dispatcher:
         if waited > PATIENCE_SECONDS:
             raise ScoringError(
                 f"no worker could start for {waited:.0f} s: its cores are in use, or its machine does not answer. "
-                "The parts that are there stay; run the same command again to go on."
+                "The parts that are written stay; run the same command again to go on."
             )
         if waited > _NOTE_SECONDS and not self._noted:
             self._noted = True

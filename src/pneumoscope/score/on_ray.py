@@ -76,16 +76,16 @@ class Actor:
 
 @dataclass(kw_only=True)
 class _Remote:
-    """An actor, and the results that are awaited from it: of loading, of its shard, and of the last question."""
+    """An actor, and the results awaited from it: of loading, of its shard, and of a question about progress."""
 
     actor: Any
     loading: Any
     scoring: Any = None
-    asked: Any = None
+    progress: Any = None
     ask_at: float = 0.0
 
     def awaited(self) -> list[Any]:
-        return [each for each in (self.loading, self.scoring, self.asked) if each is not None]
+        return [each for each in (self.loading, self.scoring, self.progress) if each is not None]
 
 
 @dataclass
@@ -118,9 +118,8 @@ class RayCrew:
         self._ask()
         awaited = [each for worker in self._workers.values() for each in worker.awaited()]
         _RAY.wait(awaited, num_returns=1, timeout=seconds)
-        done, _ = _RAY.wait(awaited, num_returns=len(awaited), timeout=0)
-        found = {*done}
-        return [event for number in list(self._workers) for event in self._events(number, found)]
+        arrived, _ = _RAY.wait(awaited, num_returns=len(awaited), timeout=0)
+        return [event for number in list(self._workers) for event in self._events(number, {*arrived})]
 
     def give(self, worker: int, shard: Shard) -> None:
         """See `Crew`."""
@@ -148,21 +147,21 @@ class RayCrew:
         """Ask each loaded actor, every second, how many films are done: that it answers shows that it lives."""
         now = time.monotonic()
         for worker in self._workers.values():
-            if worker.loading is None and worker.asked is None and now >= worker.ask_at:
-                worker.asked, worker.ask_at = worker.actor.films.remote(), now + _POLL_SECONDS
+            if worker.loading is None and worker.progress is None and now >= worker.ask_at:
+                worker.progress, worker.ask_at = worker.actor.films.remote(), now + _POLL_SECONDS
 
-    def _events(self, number: int, done: set[Any]) -> list[Event]:
+    def _events(self, number: int, arrived: set[Any]) -> list[Event]:
         worker, events = self._workers[number], list[Event]()
         try:
-            if worker.loading in done:
+            if worker.loading in arrived:
                 self._check_version(_RAY.get(worker.loading))
                 worker.loading, self._failed_starts = None, 0
                 events.append(Event(worker=number, kind="ready"))
-            if worker.asked in done:
-                films = _RAY.get(worker.asked)
-                worker.asked = None
+            if worker.progress in arrived:
+                films = _RAY.get(worker.progress)
+                worker.progress = None
                 events.append(Event(worker=number, kind="films", films=films))
-            if worker.scoring in done:
+            if worker.scoring in arrived:
                 result, worker.scoring = worker.scoring, None
                 _RAY.get(result)
                 events.append(Event(worker=number, kind="done"))

@@ -42,10 +42,10 @@ def _decision(contract: Contract) -> str:
     assert row is not None
     if row.coverage is None:
         return f"answers when the largest probability is at least {min(row.classes.values()):.3f}, else abstains"
-    words = f"answers when one class, and one side of each group, fits the film at {100 * row.coverage:.0f} % coverage"
+    rule = f"answers when one class, and one side of each group, fits the film at {100 * row.coverage:.0f} % coverage"
     if row.answered is None or row.accuracy is None:
-        return f"{words}, else abstains"
+        return f"{rule}, else abstains"
     return (
-        f"{words}, else abstains; of {decision.films:,} unseen films ({decision.evidence}) it answers "
+        f"{rule}, else abstains; of {decision.films:,} unseen films ({decision.evidence}) it answers "
         f"{100 * row.answered:.0f} %, and {100 * row.accuracy:.0f} % of these with the right class"
     )

@@ -19,7 +19,7 @@ _DIGITS = 4  # significant digits of a map's values
 
 
 class BatchFacts(BaseModel):
-    """What a table of scored films stores beside the decision."""
+    """What a table of scored films stores besides the decision."""
 
     file_sha256: str | None = Field(description="Hash of the body; null if it was not read to its end.")
     distance: float | None = Field(

@@ -85,8 +85,10 @@ class Service:
         except Exception as failure:  # noqa: BLE001 (after any error at all, the state must not stay at starting)
             self.state = "failed"
             bundle = self.config.bundle
-            words = f"{bundle} cannot be served ({type(failure).__name__}); run `pneumoscope verify --bundle {bundle}`."
-            self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(words))
+            message = (
+                f"{bundle} cannot be served ({type(failure).__name__}); run `pneumoscope verify --bundle {bundle}`."
+            )
+            self._on_failure(failure if isinstance(failure, PneumoscopeError) else BundleError(message))
             return
         self._batcher = Batcher(self._engine)
         self.telemetry.record_model(self._engine.model, self.reference)

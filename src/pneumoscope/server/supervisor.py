@@ -62,7 +62,7 @@ def _serve_in_this_process(config: ServeConfig, listener: socket.socket, log_lev
 
     app = create_app(config, on_failure=on_failure)
     server = uvicorn.Server(_uvicorn_config(config, app, log_level))
-    # uvicorn raises the signal again after it has stopped; then SIGTERM would end the process like a failure.
+    # uvicorn raises the signal again after it has stopped; then SIGTERM would terminate the process like a failure.
     signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listener])
     if failures:

@@ -32,7 +32,7 @@ async def read_films(request: Request, service: Service, reserve: Reserve) -> li
         HTTPException: 400, 408, 413 or 415, or 503 if memory is full.
         starlette.requests.ClientDisconnect: the client went away.
     """
-    kind = media_type(request)
+    content_type = media_type(request)
     if "content-encoding" in request.headers:
         raise HTTPException(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -45,7 +45,7 @@ async def read_films(request: Request, service: Service, reserve: Reserve) -> li
     try:
         async with asyncio.timeout(service.config.read_seconds):
             body = _limited(request, service, reserve)
-            films = await _form(request, body, service) if kind == FORM else [await _whole(body)]
+            films = await _form(request, body, service) if content_type == FORM else [await _whole(body)]
     except TimeoutError:
         raise HTTPException(
             HTTPStatus.REQUEST_TIMEOUT,
@@ -65,13 +65,13 @@ def media_type(request: Request) -> str:
     Raises:
         HTTPException: 415, if it is not accepted.
     """
-    kind, is_film = film_type(request.headers.get("content-type"))
-    if is_film or kind == FORM:
-        return kind
+    content_type, is_film = film_type(request.headers.get("content-type"))
+    if is_film or content_type == FORM:
+        return content_type
     accepted = ", ".join((*RAW, FORM))
     raise HTTPException(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        f"the content type is {kind[:60] or 'missing'}; accepted: {accepted}. "
+        f"the content type is {content_type[:60] or 'missing'}; accepted: {accepted}. "
         "With curl: -H 'Content-Type: application/octet-stream'.",
         headers={"Accept": accepted},
     )
@@ -98,8 +98,8 @@ async def _whole(body: AsyncGenerator[bytes, None]) -> UploadedFilm:
 async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Service) -> list[UploadedFilm]:
     # File names are UTF-8 (RFC 7578 section 4.2, and what browsers send). The parser would decode them by any charset
     # that the client names, so that parameter is removed.
-    kind = re.sub(r";\s*charset=[^;]*", "", request.headers["content-type"], flags=re.IGNORECASE)
-    parser = MultiPartParser(Headers({"content-type": kind}), body, max_files=MOST_FILMS, max_fields=0)
+    content_type = re.sub(r";\s*charset=[^;]*", "", request.headers["content-type"], flags=re.IGNORECASE)
+    parser = MultiPartParser(Headers({"content-type": content_type}), body, max_files=MOST_FILMS, max_fields=0)
     parser.spool_max_size = service.config.max_bytes + 1  # films stay in memory, never in a temporary file
     try:
         form = await parser.parse()

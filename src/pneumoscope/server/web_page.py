@@ -1,4 +1,4 @@
-"""The page for people, its example drawings, and the API's documentation. Nothing is loaded from other hosts."""
+"""The web page for users, its example drawings, and the API's documentation. Nothing is loaded from other hosts."""
 
 from functools import cache
 from importlib import resources

@@ -25,7 +25,7 @@ def load_recipe(recipe: str) -> dict[str, Any]:
     """The values of a shipped recipe by name, or of a TOML file by path.
 
     Raises:
-        UsageError: no such recipe or file, or not TOML.
+        UsageError: there is no such recipe or file, or it is not TOML.
     """
     shipped = recipe in recipe_names()
     if not shipped and not Path(recipe).is_file():

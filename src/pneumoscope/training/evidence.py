@@ -120,7 +120,7 @@ def load_evidence(path: Path) -> Evidence:
     """Read an evidence file.
 
     Raises:
-        RunError: no such file, or not one written by cross-validation.
+        RunError: there is no such file, or cross-validation has not written it.
     """
     if not path.is_file():
         raise RunError(f"{path}: no such file; make it with `pneumoscope cross-validate`.")
@@ -150,10 +150,10 @@ def _check(evidence: Evidence) -> None:
     """Raise ValueError unless every array has its type and shape, and labels and folds are in range."""
     rows, classes = evidence.label.size, len(evidence.about.classes)
     width = {"film": (32,), "logits": (classes,), "stress": (classes,), "embedding": evidence.embedding.shape[-1:]}
-    for name, kind in _TYPES.items():
+    for name, dtype in _TYPES.items():
         array, shape = getattr(evidence, name), (rows, *width.get(name, ()))
-        if array.shape != shape or array.dtype != kind:
-            expected = f"{np.dtype(kind)} {list(shape)}"
+        if array.shape != shape or array.dtype != dtype:
+            expected = f"{np.dtype(dtype)} {list(shape)}"
             raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {expected}")
     for name, numbers, count in (("label", evidence.label, classes), ("fold", evidence.fold, evidence.about.folds)):
         if not rows or not 0 <= numbers.min() <= numbers.max() < count:

@@ -364,8 +364,8 @@ def _saved_history(last: Path) -> list[EpochRecord]:
         # `weights_only`: a checkpoint must not run code when it is loaded.
         history: list[EpochRecord] = torch.load(last, map_location="cpu", weights_only=True)["history"]
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as failure:
-        kind = type(failure).__name__
-        raise RunError(f"{last} is damaged ({kind}); train again with another --out.") from failure
+        error = type(failure).__name__
+        raise RunError(f"{last} is damaged ({error}); train again with another --out.") from failure
     return history
 
 

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation that are trained at the same time, each by a process of its own."""
+"""Folds of a cross-validation that are trained at the same time, each in a process of its own."""
 
 import multiprocessing
 import signal
@@ -17,48 +17,48 @@ from pneumoscope.progress import Listener
 
 @dataclass(frozen=True, kw_only=True)
 class FoldTask:
-    """The work of one fold. It is sent to a new process, so it must be possible to pickle it."""
+    """The work of one fold. It is sent to a new process, so it must be picklable."""
 
     number: int
     work: Callable[[Listener], None]
     threads: int
 
 
-def threads_of(number: int, *, folds: int, jobs: int, cores: int | None = None) -> int:
+def threads_for_fold(number: int, *, folds: int, jobs: int, cores: int | None = None) -> int:
     """The number of PyTorch's threads for fold `number`, which begins at 1.
 
-    The cores are divided among as many folds as are trained at once; the last ones may be fewer and so get more
-    threads each. The number must not depend on what happens to be running, because other threads add numbers in
-    another order, and the weights would then differ from run to run.
+    The cores are shared by the folds that are trained at once. The last group may be smaller, so its folds get more
+    threads each. The count must not depend on what happens to be running: with a different number of threads, PyTorch
+    adds numbers in a different order, and the weights would differ from run to run.
     """
-    together = min(jobs, folds - (number - 1) // jobs * jobs)
-    return max(1, (cores or available_cores()) // together)
+    group_size = min(jobs, folds - (number - 1) // jobs * jobs)
+    return max(1, (cores or available_cores()) // group_size)
 
 
-def run_at_once(tasks: Sequence[FoldTask], *, jobs: int, listener: Listener) -> None:
-    """Run tasks in `jobs` processes at once, in order; a failure or an interrupt ends all of them.
+def run_in_parallel(tasks: Sequence[FoldTask], *, jobs: int, listener: Listener) -> None:
+    """Run tasks in at most `jobs` processes at a time, started in order; a failure or an interrupt stops all of them.
 
     Raises:
-        RunError: a process ended without having said why.
+        RunError: a process ended without reporting why.
         PneumoscopeError: a task failed.
     """
-    left, running = list(tasks), dict[Connection, tuple[FoldTask, BaseProcess]]()
+    waiting, running = list(tasks), dict[Connection, tuple[FoldTask, BaseProcess]]()
     with listener.progress("cross-validation", len(tasks), "folds"):
         try:
-            while left or running:
-                while left and len(running) < jobs:
-                    task = left.pop(0)
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    task = waiting.pop(0)
                     pipe, process = _start(task)
                     running[pipe] = task, process
                 readable = {*wait([*running])}
                 for pipe in [each for each in running if each in readable]:
-                    if _has_ended(pipe, *running[pipe], listener):
+                    if _receive(pipe, *running[pipe], listener):
                         running.pop(pipe)[1].join()
                         pipe.close()
                         listener.advance(1)
         finally:
             for pipe, (_, process) in running.items():
-                process.kill()  # what it writes gets its name only once it is whole
+                process.kill()  # safe: files get their final names only when they are complete
                 process.join()
                 pipe.close()
 
@@ -69,19 +69,19 @@ def _start(task: FoldTask) -> tuple[Connection, BaseProcess]:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, task))
     process.start()
-    theirs.close()  # otherwise the end of the process would not end the pipe
+    theirs.close()  # otherwise the pipe would stay open after the process ends
     return ours, process
 
 
-def _has_ended(pipe: Connection, task: FoldTask, process: BaseProcess, listener: Listener) -> bool:
-    """Take one message of a process; whether it was the last."""
+def _receive(pipe: Connection, task: FoldTask, process: BaseProcess, listener: Listener) -> bool:
+    """Receive one message from a process; return whether it was the last."""
     try:
         message: str | Exception | None = pipe.recv()
     except (EOFError, OSError):
         process.join()
         raise RunError(
             f"the process of fold {task.number} ended ({describe_exit(process.exitcode)}); is there enough memory? "
-            "Continue with --resume, perhaps with fewer --jobs."
+            "Continue with --resume, perhaps with a lower --jobs."
         ) from None
     if isinstance(message, Exception):
         raise message
@@ -103,7 +103,7 @@ class _Messenger(Listener):
 
 def _work(pipe: Connection, task: FoldTask) -> None:
     """The process of one fold."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its processes
     end_with_parent()
     import torch
 
@@ -112,7 +112,7 @@ def _work(pipe: Connection, task: FoldTask) -> None:
         task.work(_Messenger(pipe))
     except Exception as failure:  # noqa: BLE001 (the parent raises it)
         if not isinstance(failure, PneumoscopeError | OSError):
-            failure.add_note(traceback.format_exc())
+            failure.add_note(traceback.format_exc())  # pickling loses the traceback
         pipe.send(failure)
     else:
         pipe.send(None)

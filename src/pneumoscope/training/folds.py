@@ -36,7 +36,7 @@ from pneumoscope.progress import SILENT, Listener
 from pneumoscope.settings.training import TrainConfig
 from pneumoscope.training.config import check_compiler
 from pneumoscope.training.evidence import About, Evidence, save_evidence
-from pneumoscope.training.fold_processes import FoldTask, run_at_once, threads_of
+from pneumoscope.training.fold_processes import FoldTask, run_in_parallel, threads_for_fold
 from pneumoscope.training.inputs import CACHE_FOLDER, cache_inputs
 from pneumoscope.training.run_directory import WEIGHTS_FILE, code_commit, library_versions
 
@@ -85,19 +85,19 @@ def cross_validate(
     parts = fold_datasets(dataset, folds=folds, seed=seed)
     _prepare_directory(out, card, resume=resume)
     cache = cache or dataset.root / CACHE_FOLDER
-    left = {
+    unfinished = {
         number: partial(_run_fold, part, config, out / f"fold-{number}", seed, cache)
         for number, part in enumerate(parts, 1)
         if not (out / f"fold-{number}" / OUTPUTS_FILE).is_file()
     }
     if jobs > 1:
         tasks = [
-            FoldTask(number=number, work=work, threads=threads_of(number, folds=folds, jobs=jobs))
-            for number, work in left.items()
+            FoldTask(number=number, work=work, threads=threads_for_fold(number, folds=folds, jobs=jobs))
+            for number, work in unfinished.items()
         ]
-        run_at_once(tasks, jobs=jobs, listener=listener)
+        run_in_parallel(tasks, jobs=jobs, listener=listener)
     else:
-        for number, work in left.items():
+        for number, work in unfinished.items():
             listener.say(f"fold {number} of {folds}")
             work(listener)
     evidence = _gather(parts, card, out)

@@ -61,7 +61,7 @@ def load_config(run: Path) -> TrainConfig:
     """Read `config.json`.
 
     Raises:
-        RunError: not a run directory, or damaged.
+        RunError: it is not a run directory, or is damaged.
     """
     return _load(run, CONFIG_FILE, TrainConfig)
 
@@ -70,7 +70,7 @@ def load_card(run: Path) -> RunCard:
     """Read `run.json`.
 
     Raises:
-        RunError: not a run directory, or damaged.
+        RunError: it is not a run directory, or is damaged.
     """
     return _load(run, CARD_FILE, RunCard)
 
@@ -165,14 +165,14 @@ def _draw(path: Path, history: list[EpochRecord]) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     epochs = [record["epoch"] for record in history]
-    for axes, kind in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, style in (("train", "--"), ("val", "-")):
-            if f"{part}_{kind}" not in history[0]:
+            if f"{part}_{quantity}" not in history[0]:
                 continue
-            axes.plot(epochs, [record[f"{part}_{kind}"] for record in history], style, marker=".", label=part)
+            axes.plot(epochs, [record[f"{part}_{quantity}"] for record in history], style, marker=".", label=part)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylabel({"loss": "cross-entropy (nats)", "accuracy": "accuracy"}[kind])
+        axes.set_ylabel({"loss": "cross-entropy (nats)", "accuracy": "accuracy"}[quantity])
         axes.grid(alpha=0.3)
         axes.legend()
     with whole_file(path) as partial:

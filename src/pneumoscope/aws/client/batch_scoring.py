@@ -111,7 +111,7 @@ def plan(
 
 
 def start(cloud: Cloud, batch: Batch, *, listener: Listener = SILENT) -> str | None:
-    """The name of the job that decides on the films left: a running one, or a new one; None if none is left.
+    """The name of the job that decides on the remaining films: a running one, or a new one; None if none remains.
 
     Raises:
         UsageError: the bucket is public.
@@ -164,12 +164,13 @@ def finish(
         job = transform.follow(cloud, name, listener=listener, pause=pause)
         failure = transform.explain_failure(cloud, job, listener)
     gatherer = replace(batch.gatherer, responses=transform.list_responses(cloud, batch.gatherer.run))
-    left = gather(gatherer, batch.missing, listener)
+    unanswered = gather(gatherer, batch.missing, listener)
     if failure is not None:
         raise failure
-    if left:
+    if unanswered:
         raise CloudError(
-            f"{left:,} films have no response in {gatherer.run.responses}; run the same command again to send them."
+            f"{unanswered:,} films have no response in {gatherer.run.responses}; run the same command again to send "
+            "them."
         )
     jobs = transform.jobs_of(cloud, gatherer.run)
     for job in jobs:
@@ -180,13 +181,13 @@ def finish(
 
 def gather(gatherer: Gatherer, shards: Sequence[Shard], listener: Listener) -> int:
     """Publish the parts of the shards whose films are all answered; return how many films of the others are not."""
-    left = 0
+    unanswered = 0
     with listener.progress("gathering", sum(shard.films for shard in shards), "films"):
         for shard in shards:
             if not gatherer.publish(shard):
-                left += len(gatherer.to_send(shard))
+                unanswered += len(gatherer.to_send(shard))
             listener.advance(shard.films)
-    return left
+    return unanswered
 
 
 def sum_up(batch: Batch, gatherer: Gatherer, jobs: Sequence[dict[str, Any]]) -> Summary:

@@ -1,7 +1,8 @@
 """CloudFormation stacks: creating, updating, waiting and deleting."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from itertools import chain
 from typing import Any
 
 from pneumoscope.aws.session import Cloud, call_or_none, translate_errors
@@ -10,11 +11,13 @@ from pneumoscope.progress import SILENT, Listener
 
 _DONE = {"CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE"}
 _IN_PROGRESS_SUFFIX = "_IN_PROGRESS"
+# The first status of an operation. A failed creation deletes the stack, too, so a deletion may be only its second part.
+_CHANGE_STARTS, _DELETION_STARTS = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"), ("DELETE_IN_PROGRESS",)
 _CANCELLED = "cancelled"  # in the reasons of resources that failed only because another one had failed
 
 
 def find_stack(cloud: Cloud, name: str) -> dict[str, Any] | None:
-    """CloudFormation's description of a stack, or None. By id, unlike by name, a deleted stack is found too.
+    """CloudFormation's description of a stack, or None. A deleted stack is found only by its id.
 
     Raises:
         CloudError: access to it is denied.
@@ -65,13 +68,13 @@ def put_stack(cloud: Cloud, name: str, template: str, parameters: dict[str, str]
 
 def await_stack(
     cloud: Cloud,
-    stack: str,
+    stack_id: str,
     *,
     listener: Listener = SILENT,
-    every: float = 5.0,
+    poll_seconds: float = 5.0,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until a stack, given by id, has been created, updated or deleted.
+    """Wait until a stack has been created, updated or deleted.
 
     boto3's own waiters report neither progress nor the cause of a failure.
 
@@ -79,39 +82,48 @@ def await_stack(
         CloudError: the operation failed; the message has the cause.
     """
     statuses: list[str] = []
-    while (found := find_stack(cloud, stack)) is not None:
-        name, status = found["StackName"], found["StackStatus"]
-        words = status.replace("_", " ").lower()
+    while (stack := find_stack(cloud, stack_id)) is not None:
+        name, status = stack["StackName"], stack["StackStatus"]
+        status_text = status.replace("_", " ").lower()
         if [status] != statuses[-1:]:
-            listener.say(f"stack {name}: {words}")
+            listener.say(f"stack {name}: {status_text}")
             statuses.append(status)
-        # DELETE_COMPLETE is a success only if a deletion was waited for: after a creation it means that this failed.
-        if status in _DONE and (status != "DELETE_COMPLETE" or statuses[0].startswith("DELETE")):
+        # DELETE_COMPLETE is a success only if a deletion was waited for; otherwise it means that the creation failed.
+        is_deletion = statuses[0].startswith("DELETE")
+        if status in _DONE and (status != "DELETE_COMPLETE" or is_deletion):
             return
         if not status.endswith(_IN_PROGRESS_SUFFIX):
-            raise CloudError(f"stack {name} {words}: {_failure_cause(cloud, stack)}.")
-        pause(every)
+            cause = _failure_cause(cloud, stack_id, _DELETION_STARTS if is_deletion else _CHANGE_STARTS)
+            raise CloudError(f"stack {name} failed ({status_text}): {cause}.")
+        pause(poll_seconds)
 
 
 def delete_stack(cloud: Cloud, stack: dict[str, Any], *, pause: Callable[[float], None] = time.sleep) -> None:
     """Delete a stack, and wait until it no longer exists.
 
     Raises:
-        CloudError: AWS refuses, or it cannot be deleted.
+        CloudError: AWS refuses, or the deletion fails.
     """
     with translate_errors(f"deleting stack {stack['StackName']}"):
         cloud.client("cloudformation").delete_stack(StackName=stack["StackName"])
     await_stack(cloud, stack["StackId"], pause=pause)
 
 
-def _failure_cause(cloud: Cloud, stack: str) -> str:
-    """AWS's reason for the first failure in the stack's last operation; later ones are mostly consequences."""
+def _failure_cause(cloud: Cloud, stack_id: str, starts: Container[str]) -> str:
+    """AWS's reason for the first failure in the stack's last operation; later ones are mostly consequences.
+
+    Args:
+        cloud: the account and region.
+        stack_id: the stack's id.
+        starts: the stack's own statuses that begin such an operation. The events before it are of earlier operations.
+    """
+    failures = []
     with translate_errors("the stack's events"):
-        pages = cloud.client("cloudformation").get_paginator("describe_stack_events").paginate(StackName=stack)
-        events = [each for page in pages for each in page["StackEvents"]]  # newest first
-    failed = [
-        f"{each['LogicalResourceId']}: {each.get('ResourceStatusReason', '')}"
-        for each in events
-        if each["ResourceStatus"].endswith("_FAILED") and _CANCELLED not in each.get("ResourceStatusReason", "")
-    ]
-    return failed[-1].rstrip(". ") if failed else "AWS gives no reason"
+        pages = cloud.client("cloudformation").get_paginator("describe_stack_events").paginate(StackName=stack_id)
+        for event in chain.from_iterable(page["StackEvents"] for page in pages):  # newest first
+            status, reason = event["ResourceStatus"], event.get("ResourceStatusReason", "")
+            if event.get("PhysicalResourceId") == stack_id and status in starts:
+                break
+            if status.endswith("_FAILED") and _CANCELLED not in reason:
+                failures.append(f"{event['LogicalResourceId']}: {reason}")
+    return failures[-1].rstrip(". ") if failures else "AWS gives no reason"

@@ -77,11 +77,11 @@ def upload(
 
 
 def _put(cloud: Cloud, target: Location, content: bytes, options: dict[str, str], present: dict[str, int]) -> bool:
-    """Write an object unless it exists unchanged; whether it was written."""
+    """Write an object unless it exists unchanged; return whether it was written."""
     if _is_same(cloud, target, content, options, present):
         return False
-    kind = guess_type(target.key)[0] or "application/octet-stream"
-    write_file(cloud, target, content, ChecksumAlgorithm="SHA256", ContentType=kind, **options)
+    content_type = guess_type(target.key)[0] or "application/octet-stream"
+    write_file(cloud, target, content, ChecksumAlgorithm="SHA256", ContentType=content_type, **options)
     return True
 
 

@@ -32,7 +32,7 @@ from pneumoscope.errors import UNREAD, BusyError
 from pneumoscope.settings.serve import RAW, film_type
 
 _UPLOAD_SECONDS = 900
-_WORK_SECONDS = 1800  # for three attempts on a film, on top of its wait for the function
+_WORK_SECONDS = 1800  # for the three attempts on a film, in addition to the time that its event may wait
 _STORED_AS = "application/octet-stream"  # the format is detected from the bytes
 _RETRY_SECONDS = 5  # in the Retry-After of a 503
 _POLL_SECONDS = 2  # in the Retry-After of a 202
@@ -69,8 +69,9 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
 
 @cache
 def _resolver(version: str) -> ApiGatewayResolver:
-    kind, cors = (APIGatewayHttpResolver, None) if version == "2.0" else (APIGatewayRestResolver, _cors())
-    resolver: ApiGatewayResolver = kind(cors=cors, debug=False)
+    resolver: ApiGatewayResolver = (
+        APIGatewayHttpResolver(debug=False) if version == "2.0" else APIGatewayRestResolver(cors=_cors(), debug=False)
+    )
     resolver.post("/predictions")(predict)
     resolver.post("/jobs")(create_job)
     resolver.get("/jobs/<job>")(read_job)
@@ -89,7 +90,10 @@ def _cors() -> CORSConfig | None:
 
 
 def predict() -> Response[str]:
-    """Decide on the film in the body. A body that is not an image is a 422; a rejected picture is a decision."""
+    """Decide on the film in the body. A body that is not an image gets a 422.
+
+    For a picture that the gate rejects, the decision is returned.
+    """
     film = _read_film()
     decided = shared.classify(film)
     shared.record(decided, bytes=len(film))
@@ -99,7 +103,7 @@ def predict() -> Response[str]:
 
 
 def create_job() -> Response[str]:
-    """Return an upload form for a film of any size. The film's name is not asked for."""
+    """Return an upload form for a film of any size. It asks for no file name, which may identify a patient."""
     return _respond(HTTPStatus.ACCEPTED, _new_job())
 
 
@@ -107,7 +111,7 @@ def read_job(job: str) -> Response[str]:
     """Return the decision on an uploaded film; 202 while one may still come, 410 when none will.
 
     This function has no access to films, so it cannot distinguish an id whose film is not uploaded yet from an id that
-    was never issued. Both get a 202 until the time in the id, plus the longest way to a decision, has passed.
+    was never issued. Both get a 202 until the time in the id, plus the longest time that a decision can take, is over.
     """
     started = _start_time(job)
     if started is None:
@@ -121,8 +125,8 @@ def read_job(job: str) -> Response[str]:
     until = started + _UPLOAD_SECONDS + 2 * settings().event_age + _WORK_SECONDS
     if failed["tries"] >= shared.ATTEMPTS or time.time() > until:
         sentence = (
-            "no film was uploaded in time, or the film has failed for good; create a new job, or report the id to the "
-            "operator."
+            "no film was uploaded in time, or the film could not be processed; create a new job, or report the id to "
+            "the operator."
         )
         raise Problem(HTTPStatus.GONE, sentence, more={"job": {"id": job, "status": "failed"}})
     pending = {"id": job, "status": "pending", "result": f"/jobs/{job}"}
@@ -136,13 +140,14 @@ def _read_film() -> bytes:
         Problem: 400 (no body, or not base64), 413 (too large) or 415 (another content type).
     """
     request = BaseRouter.current_event
-    kind, is_film = film_type(request.headers.get("content-type"))
+    content_type, is_film = film_type(request.headers.get("content-type"))
     if not is_film:
         accepted = ", ".join(RAW)
-        sentence = f"the content type is {kind[:60] or 'missing'}; accepted are {accepted}."
+        sentence = f"the content type is {content_type[:60] or 'missing'}; accepted are {accepted}."
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence, headers={"Accept": accepted})
     body = request.body or ""
     announced = request.headers.get("content-length") or ""
+    # By the announced length, too: a request that arrives without its large body still gets the upload form.
     if len(body) * 3 // 4 > API_FILM or (announced.isdecimal() and int(announced) > API_FILM):
         sentence = (
             f"the film has more than {API_FILM:,} bytes, the limit of this route; upload it with the form in `upload`."
@@ -165,17 +170,18 @@ def _new_job() -> dict[str, Any]:
     It is a presigned POST because S3 then enforces the range of sizes and the content type; with a presigned PUT URL it
     would not.
     """
-    job, most, kind = _new_id(), shared.max_film_bytes(), {"Content-Type": _STORED_AS}
+    job, max_bytes, content_type = _new_id(), shared.max_film_bytes(), {"Content-Type": _STORED_AS}
     form = _signing_client().generate_presigned_post(
         settings().bucket,
         f"{settings().films_prefix}{job}",
-        Fields=kind,
-        Conditions=[kind, ["content-length-range", 1, most]],
+        Fields=content_type,
+        Conditions=[content_type, ["content-length-range", 1, max_bytes]],
         ExpiresIn=_UPLOAD_SECONDS,
     )
     expires = datetime.now(UTC) + timedelta(seconds=_UPLOAD_SECONDS)
-    limits = {"max_bytes": most, "expires": expires.isoformat(timespec="seconds")}
-    return {"id": job, "upload": {"method": "POST", **form, "file": "file", **limits}, "result": f"/jobs/{job}"}
+    limits = {"max_bytes": max_bytes, "expires": expires.isoformat(timespec="seconds")}
+    file = {"file": "file"}  # the name of the form's field for the film
+    return {"id": job, "upload": {"method": "POST", **form, **file, **limits}, "result": f"/jobs/{job}"}
 
 
 def _new_id() -> str:
@@ -188,7 +194,10 @@ def _new_id() -> str:
 
 @cache
 def _signing_client() -> Any:
-    """An S3 client that signs forms for the bucket's region; the global address redirects requests to new buckets."""
+    """An S3 client that signs forms for the regional endpoint.
+
+    The global endpoint answers requests for recently created buckets with a redirect.
+    """
     import boto3
     from botocore.config import Config
 
@@ -219,7 +228,7 @@ def _problem_response(problem: Problem) -> Response[str]:
         "detail": problem.detail,
         "request_id": _request_id(),
     }
-    return _respond(problem.status, document | problem.more, problem.headers, kind="application/problem+json")
+    return _respond(problem.status, document | problem.more, problem.headers, content_type="application/problem+json")
 
 
 def _not_found_response(_: NotFoundError) -> Response[str]:
@@ -241,10 +250,10 @@ def _fault_response(failure: Exception) -> Response[str]:
 
 
 def _respond(
-    status: HTTPStatus, document: Any, headers: dict[str, str] | None = None, *, kind: str = "application/json"
+    status: HTTPStatus, document: Any, headers: dict[str, str] | None = None, *, content_type: str = "application/json"
 ) -> Response[str]:
-    named = {**_HEADERS, _REQUEST_ID: _request_id(), **(headers or {})}
-    return Response(status.value, kind, json.dumps(document, allow_nan=False), named)
+    all_headers = {**_HEADERS, _REQUEST_ID: _request_id(), **(headers or {})}
+    return Response(status.value, content_type, json.dumps(document, allow_nan=False), all_headers)
 
 
 def _request_id() -> str:

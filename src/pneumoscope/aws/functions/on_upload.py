@@ -193,31 +193,29 @@ def _decide_once() -> Callable[..., None]:
 
 
 def _decide(*, upload: Upload, request_id: str) -> None:
-    found = shared.read_object(
-        "reading the film", upload.key, version=upload.version, max_bytes=shared.max_film_bytes()
-    )
-    decided = _decision(found)
-    if not _store(upload, found, decided, request_id):
+    film = shared.read_object("reading the film", upload.key, version=upload.version, max_bytes=shared.max_film_bytes())
+    decided = _decision(film)
+    if not _store(upload, film, decided, request_id):
         logger().info("outdated", extra={"film": upload.pseudonym})
-    shared.record(decided, film=upload.pseudonym, bytes=found.size)
+    shared.record(decided, film=upload.pseudonym, bytes=film.size)
 
 
-def _decision(found: StoredObject) -> TimedDecision:
+def _decision(film: StoredObject) -> TimedDecision:
     """The decision on a film; a missing or too large one is rejected."""
-    if found.data is not None:
-        return shared.classify(found.data)
-    if found.size is None:
+    if film.data is not None:
+        return shared.classify(film.data)
+    if film.size is None:
         document = shared.rejection_document("the file cannot be read (the object no longer exists).", "unreadable")
     else:
-        sentence = f"the file has {found.size:,} bytes; at most {shared.max_film_bytes():,} are accepted."
+        sentence = f"the file has {film.size:,} bytes; at most {shared.max_film_bytes():,} are accepted."
         document = shared.rejection_document(sentence, ImageError.code)
     return TimedDecision(prediction=document, milliseconds=0.0)
 
 
-def _store(upload: Upload, found: StoredObject, decided: TimedDecision, request_id: str) -> bool:
-    """Write the result unless that of a later upload to the same key exists; whether it was written."""
+def _store(upload: Upload, film: StoredObject, decided: TimedDecision, request_id: str) -> bool:
+    """Write the result unless that of a later upload to the same key exists; return whether it was written."""
     document = {
-        "film": asdict(upload) | {"etag": found.etag, "bytes": found.size},
+        "film": asdict(upload) | {"etag": film.etag, "bytes": film.size},
         "decision": decided.prediction,
         "how": settings().how,
         "shrunk": decided.shrunk,
@@ -232,8 +230,8 @@ def _store(upload: Upload, found: StoredObject, decided: TimedDecision, request_
             return False
         put, options = cloud().client("s3").put_object, place | unchanged | {"ContentType": "application/json"}
         metadata = {_SEQUENCER: upload.sequencer or ""}
-        stored = call_or_none("", put, _CONFLICT, **options, Body=content, Metadata=metadata)
-    if stored is None:  # the result has changed since it was read: a retry compares the sequencers again
+        response = call_or_none("", put, _CONFLICT, **options, Body=content, Metadata=metadata)
+    if response is None:  # the result has changed since it was read: a retry compares the sequencers again
         raise BusyError("another call stored a result for this film's key meanwhile; try again later.")
     return True
 

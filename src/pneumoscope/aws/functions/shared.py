@@ -107,13 +107,13 @@ class Settings(BaseModel):
 
 def _describe_invalid(failure: ValidationError) -> str:
     problem = failure.errors()[0]
-    words = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if not problem["loc"]:
-        return f"{words}."
+        return f"{message}."
     name = problem["loc"][0]
     if problem["type"] == "missing":
         return f"the environment variable {name} is missing; set it on the function."
-    return f"the environment variable {name} is {problem['input']!r:.100}: {words}; correct it on the function."
+    return f"the environment variable {name} is {problem['input']!r:.100}: {message}; correct it on the function."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,15 @@ arguments (`--epochs 4`, `--freeze true`) or come from the platform's file: ever
 import sys
 from collections.abc import Sequence
 
-from pneumoscope.aws.job import platform
+from pneumoscope.aws.job.container import (
+    TrainingJob,
+    clear_failure,
+    failure_reason,
+    in_training_container,
+    read_failure,
+    read_job,
+    write_failure,
+)
 from pneumoscope.aws.job.hyperparameters import read_hyperparameters
 from pneumoscope.aws.job.pipeline import launch, needs_launch, run_job, stoppable
 from pneumoscope.cli.exits import run
@@ -19,7 +27,7 @@ from pneumoscope.training.world import World, is_launched
 
 
 def main() -> None:
-    """Train as the platform configures the job; a failure is one sentence, also in the platform's failure file."""
+    """Train as the platform configures the job. A failure is reported in one sentence, also in its failure file."""
     run(lambda: _train(sys.argv[1:]))
 
 
@@ -27,21 +35,21 @@ def _train(arguments: Sequence[str]) -> None:
     if "--help" in arguments:
         print_line(str(__doc__))
         return
-    if not platform.on_platform():
+    if not in_training_container():
         raise UsageError("this is not a training job's container; to train elsewhere, run `pneumoscope train`.")
     if not is_launched():
-        platform.clear_failure()
+        clear_failure()
     try:
-        _work(platform.read_job(), arguments)
+        _work(read_job(), arguments)
     except Exception as failure:  # also goes to the failure file, in a form that names no film
-        reason = platform.failure_reason(failure)
-        platform.write_failure(reason)
+        reason = failure_reason(failure)
+        write_failure(reason)
         if not isinstance(failure, PneumoscopeError | OSError):
             raise
         raise (UsageError if isinstance(failure, UsageError) else RunError)(reason) from failure
 
 
-def _work(job: platform.TrainingJob, arguments: Sequence[str]) -> None:
+def _work(job: TrainingJob, arguments: Sequence[str]) -> None:
     """Run the job, or this host's processes of it."""
     config, options = read_hyperparameters(job.hyperparameters, arguments)
     listener = make_listener(quiet=options.quiet or not World.from_environment().is_leader)
@@ -50,8 +58,8 @@ def _work(job: platform.TrainingJob, arguments: Sequence[str]) -> None:
             for report in run_job(job, config, precision=options.export_precision, listener=listener):
                 show_report(report)
         elif code := launch(job, arguments):
-            reason = platform.read_failure()  # written by the process that failed first
-            raise RunError(reason or f"the training processes of this host ended with code {code}; see the log.")
+            reason = read_failure()  # written by the process that failed first
+            raise RunError(reason or f"the training processes of this host exited with code {code}; see the log.")
 
 
 if __name__ == "__main__":

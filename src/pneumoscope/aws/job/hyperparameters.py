@@ -21,7 +21,7 @@ _RESERVED = {"out", "data", "cache", "resume", "teachers", "help"}
 
 
 class JobOptions(Document):
-    """A job's options beside the fields of the training configuration."""
+    """A job's options besides the fields of the training configuration."""
 
     recipe: Text = Field(default="quick", description="Name of the recipe to start from.")
     export_precision: Literal["fp32", "int8"] = Field(default="fp32", description="Arithmetic of the bundle's model.")
@@ -29,7 +29,10 @@ class JobOptions(Document):
 
 
 _SWITCHES = {
-    name for kind in (TrainConfig, JobOptions) for name, field in kind.model_fields.items() if field.annotation is bool
+    name
+    for model in (TrainConfig, JobOptions)
+    for name, field in model.model_fields.items()
+    if field.annotation is bool
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pneumoscope.aws.job.platform import TrainingJob
+from pneumoscope.aws.job.container import TrainingJob
 from pneumoscope.contract import CONTRACT_FILE
 from pneumoscope.dataset import Dataset, PrepareConfig, load_dataset, prepare
 from pneumoscope.dataset.manifest import MANIFEST_FILE
@@ -145,8 +145,8 @@ def _refuse_overlap(dataset: Dataset, test: Dataset) -> None:
     overlap = TrainedFilms.of(training).overlap(films, near=not drawn)
     if overlap:
         raise DatasetError(
-            f"channel 'test' has {len(overlap.same)} of channel 'train's films, and {len(overlap.near)} that are "
-            f"nearly the same, among its {len(films)}; test on films of other patients."
+            f"{len(overlap.same)} of the {len(films)} films in channel 'test' are also in channel 'train', and "
+            f"{len(overlap.near)} more are nearly identical to one there; test on films of other patients."
         )
 
 

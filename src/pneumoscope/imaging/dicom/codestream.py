@@ -1,8 +1,8 @@
 """Headers of compressed frames, checked before any codec reads them.
 
-The codecs are native code that trusts its input. A frame header that contradicts the DICOM made GDCM write past
-its buffer, an APPn segment that it does not know made it end the process, and a stream without an end kept CharLS
-busy for seconds. All three are caught here.
+The codecs are native code that trusts its input. A frame header that contradicts the DICOM attributes made GDCM write
+past its buffer, an APPn segment that it does not know made it terminate the process, and a stream without an end marker
+kept CharLS busy for seconds. The last two are caught here; `pixels` compares the header with the attributes.
 """
 
 import re
@@ -10,16 +10,18 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+#: `END` is called EOI in JPEG and JPEG-LS, EOC in JPEG 2000.
 _SOI, END = b"\xff\xd8", b"\xff\xd9"
 _SOS = 0xDA
 #: Markers of the frame headers that are accepted (ITU-T T.81 table B.1, T.87 section C.1.1).
 BASELINE, EXTENDED, LOSSLESS, JPEG_LS = 0xC0, 0xC1, 0xC3, 0xF7
 #: Second byte of JPEG 2000's start-of-codestream marker, SOC (ITU-T T.800 table A.2).
 JPEG_2000 = 0x4F
-_FRAMES = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}
-# Any marker but restarts, in the data of a JPEG and of a JPEG-LS scan.
+# In this range C4 is DHT, C8 is reserved (JPG) and CC is DAC (T.81 table B.1).
+_SOF_MARKERS = frozenset({*range(0xC0, 0xD0), JPEG_LS}) - {0xC4, 0xC8, 0xCC}
+# Patterns of a marker other than a restart (RSTn, 0xD0 to 0xD7) within a scan's data: in JPEG, and in JPEG-LS.
 _MARKER, _LS_MARKER = (re.compile(rb"\xff+[" + low + rb"-\xcf\xd8-\xfe]") for low in (rb"\x01", rb"\x80"))
-# Segments that may precede the first scan beside frame headers: tables, restart interval, JPEG-LS parameters.
+# Segments that may precede the first scan besides frame headers: tables, restart interval, JPEG-LS parameters.
 _TABLES = frozenset({0xC4, 0xDB, 0xDD, 0xF8})
 _APP_AND_COM = frozenset({*range(0xE0, 0xF0), 0xFE})
 _ITEM, _ITEM_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0"
@@ -27,9 +29,9 @@ _ITEM, _ITEM_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ITU-T T.800 section A.5.1
 _JP2_START = b"\x00\x00\x00\x0cjP  "
-_MAX_TILES = 4096
+_MAX_TILES = 4096  # a decoder may allocate tables for every tile before it reads one; radiographs have few tiles
 _MAX_LEVELS = 32  # of wavelet decomposition (COD, ITU-T T.800 section A.6.1)
-_MAX_SEGMENTS = 100_000
+_MAX_SEGMENTS = 100_000  # a segment may have four bytes, so a file could contain millions
 # Markers of JPEG 2000, ITU-T T.800 table A.2.
 _COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
 
@@ -47,7 +49,10 @@ class FrameHeader:
 
 
 def fragments(data: bytes) -> tuple[int, list[bytes]]:
-    """Split encapsulated pixel data (PS3.5 section A.4): the number of frames in its basic offset table, the fragments.
+    """Split encapsulated pixel data (PS3.5 section A.4).
+
+    Returns:
+        The number of frames that its basic offset table lists (0 if none), and the fragments.
 
     Item Delimitation Items, which do not belong there but occur, are skipped. Anything else that is not an item ends
     the sequence.
@@ -55,7 +60,7 @@ def fragments(data: bytes) -> tuple[int, list[bytes]]:
     Raises:
         ValueError: the last fragment is cut off.
     """
-    found, position = list[bytes](), 0
+    items, position = list[bytes](), 0
     while data[position : position + 4] in (_ITEM, _ITEM_END) and position + 8 <= len(data):
         is_item = data.startswith(_ITEM, position)
         length = int.from_bytes(data[position + 4 : position + 8], "little")
@@ -63,15 +68,16 @@ def fragments(data: bytes) -> tuple[int, list[bytes]]:
         if is_item:
             if length > len(data) - position:
                 raise ValueError("the compressed image is truncated")
-            found.append(data[position : position + length])
+            items.append(data[position : position + length])
             position += length
-    if found and not (starts_frame(found[0]) or starts_rle_frame(found[0])):  # the offset table, which is optional
-        return len(found[0]) // 4, found[1:]
-    return 0, found
+    # The first item is the basic offset table, unless it begins a frame: data without the table are accepted.
+    if items and not (starts_frame(items[0]) or starts_rle_frame(items[0])):
+        return len(items[0]) // 4, items[1:]
+    return 0, items
 
 
 def starts_frame(fragment: bytes) -> bool:
-    """Whether a fragment is the first one of a JPEG, JPEG-LS or JPEG 2000 frame, the latter also as a JP2 file."""
+    """Whether a fragment is the first one of a JPEG, JPEG-LS or JPEG 2000 frame, JPEG 2000 also as a JP2 file."""
     return fragment.startswith((_SOI, _J2K_START, _JP2_START))
 
 
@@ -81,44 +87,47 @@ def starts_rle_frame(fragment: bytes) -> bool:
 
 
 def trim_jpeg(frame: bytes) -> bytes:
-    """Cut a JPEG or JPEG-LS off behind its last scan and close it with an end-of-image marker.
+    """Truncate a JPEG or JPEG-LS after its last scan and close it with an end-of-image marker.
 
-    Segments behind the last scan and bytes behind the end are dropped: codecs differ in what they accept there. In
-    the data of a scan, 0xFF begins a marker unless a stuffed byte follows: 0 in JPEG (T.81 section B.1.1.5), any byte
+    Segments after the last scan and bytes after the end are dropped: codecs differ in what they accept there. In the
+    data of a scan, 0xFF begins a marker unless a stuffed byte follows: 0 in JPEG (T.81 section B.1.1.5), any byte
     below 0x80 in JPEG-LS (T.87 section C.2.1).
 
     Raises:
-        ValueError: not a sequence of the usual marker segments up to the first scan, or no end of image.
+        ValueError: the marker segments before the first scan are malformed or unusual, or there is no end-of-image
+            marker.
     """
     *headers, (_, _, position) = _segments(frame)
     is_ls = any(marker == JPEG_LS for marker, _, _ in headers)
-    sought, last = _LS_MARKER if is_ls else _MARKER, len(frame)
-    while found := sought.search(frame, position):
-        marker, position = found[0][-1], found.end()
-        last = min(last, found.start())
+    pattern, scan_end = _LS_MARKER if is_ls else _MARKER, len(frame)
+    while match := pattern.search(frame, position):
+        marker, position = match[0][-1], match.end()
+        scan_end = min(scan_end, match.start())
         if marker == END[1]:
-            return frame[:last] + END
+            return frame[:scan_end] + END
         if position + 2 > len(frame):
             break
         position += int.from_bytes(frame[position : position + 2], "big")
-        last = len(frame) if marker == _SOS else last
-    raise ValueError("the compressed image has no end")
+        if marker == _SOS:  # another scan begins: where its data end is not known yet
+            scan_end = len(frame)
+    raise ValueError("the compressed image has no end-of-image marker")
 
 
 def jpeg_header(frame: bytes) -> FrameHeader:
     """Read the one frame header of a JPEG or JPEG-LS before its first scan (ITU-T T.81 section B.2.2).
 
     Raises:
-        ValueError: not a sequence of the usual marker segments with one frame header.
+        ValueError: the marker segments before the first scan are malformed or unusual, or do not contain exactly one
+            frame header.
     """
-    headers = [_frame_header(marker, body) for marker, body, _ in _segments(frame) if marker in _FRAMES]
+    headers = [_frame_header(marker, body) for marker, body, _ in _segments(frame) if marker in _SOF_MARKERS]
     if len(headers) != 1:
         raise ValueError(f"the compressed image has {len(headers)} frame headers")
     return headers[0]
 
 
 def strip_app_segments(frame: bytes) -> bytes:
-    """A JPEG without its APPn and COM segments: GDCM ends the process on those that it does not know."""
+    """A JPEG without its APPn and COM segments: GDCM terminates the process on those that it does not know."""
     segments = list(_segments(frame))
     kept = [(marker, body) for marker, body, _ in segments if marker not in _APP_AND_COM]
     header = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in kept)
@@ -128,14 +137,14 @@ def strip_app_segments(frame: bytes) -> bytes:
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Each marker up to that of the first scan, the content of its segment, and the position where the segment ends."""
     if not frame.startswith(_SOI):
-        raise ValueError("the compressed image has no beginning")
+        raise ValueError("the compressed image has no start-of-image marker")
     marker, position = 0, len(_SOI)
     while marker != _SOS:
         while frame[position : position + 2] == b"\xff\xff":  # fill bytes, section B.1.1.2
             position += 1
         lead, marker, length = struct.unpack_from(">BBH", frame, position)
         start, position = position + 4, position + 2 + length
-        known = marker in _FRAMES | _TABLES | _APP_AND_COM | {_SOS}
+        known = marker in _SOF_MARKERS | _TABLES | _APP_AND_COM | {_SOS}
         if lead != 0xFF or not known or length < 2 or position > len(frame):
             raise ValueError("the compressed image's header is truncated or out of order")
         yield marker, frame[start:position], position
@@ -144,12 +153,14 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
 def _frame_header(marker: int, segment: bytes) -> FrameHeader:
     precision, rows, columns, count = struct.unpack_from(">BHHB", segment)
     if len(segment) != 6 + 3 * count:
-        raise ValueError("the compressed image's frame header does not have the length that it states")
+        raise ValueError(
+            "the compressed image's frame header has a length that does not match its number of components"
+        )
     return FrameHeader(marker=marker, rows=rows, columns=columns, precision=precision, components=tuple(segment[6::3]))
 
 
 def trim_jpeg2000(frame: bytes) -> bytes:
-    """The codestream without a JP2 file's boxes, and without bytes between its last tile-part and its end marker.
+    """The codestream without a JP2 file's boxes, cut after its last tile-part and closed with an end marker.
 
     A codestream whose last tile-part does not state its length (ITU-T T.800 section A.4.2) is returned as it is.
     """
@@ -172,8 +183,9 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
     """Read the SIZ marker segment of a JPEG 2000 codestream (ITU-T T.800 section A.5.1).
 
     Raises:
-        ValueError: not a codestream, subsampled components, components of different depth, absurd tiles, or precincts
-            or code-blocks so small that a decoder would fill the memory with their tables.
+        ValueError: it is not a codestream; its components are subsampled or differ in depth; it has empty tiles or more
+            than 4096; or its precincts or code-blocks are so small that a decoder would fill the memory with their
+            tables.
     """
     if not frame.startswith(_J2K_START):
         raise ValueError("the compressed image is not a JPEG 2000 codestream")
@@ -183,10 +195,13 @@ def jpeg2000_header(frame: bytes) -> FrameHeader:
         raise ValueError("the compressed image's components differ in size or depth")
     if not tile_width or not tile_height:
         raise ValueError("the compressed image's tiles are empty")
-    if -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height) > _MAX_TILES:
+    tiles = -(-(width - tile_left) // tile_width) * -(-(height - tile_top) // tile_height)  # rounded up
+    if tiles > _MAX_TILES:
         raise ValueError(f"the compressed image has more than {_MAX_TILES} tiles")
     rows, columns = height - top, width - left
-    limit = rows * columns // 30 + 10_000  # code-blocks are mostly 64 pixels wide, rarely 16
+    # Code-blocks are mostly 64 pixels wide, rarely 16. The limit admits 8 x 8 (one per 48 pixels over all levels), but
+    # not 4 x 4 (one per 12), unless the image is so small that their tables are, too.
+    limit = rows * columns // 30 + 10_000
     if any(_count_pieces(columns, rows, style) > limit for style in _coding_styles(frame)):
         raise ValueError("the compressed image is cut into absurdly small pieces")
     return FrameHeader(
@@ -213,27 +228,33 @@ def _coding_styles(frame: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         elif marker == _COD:
             yield _coding_style(body[0], body[5:])
         elif marker == _COC:
-            wide = 2 if struct.unpack_from(">H", frame, 40)[0] > 256 else 1
-            yield _coding_style(body[wide], body[wide + 1 :])
+            index_bytes = 2 if struct.unpack_from(">H", frame, 40)[0] > 256 else 1  # A.6.2
+            yield _coding_style(body[index_bytes], body[index_bytes + 1 :])
         if marker == _SOD and tile_end <= position:
             raise ValueError("the compressed image's tile-parts are out of order")
         position = tile_end if marker == _SOD else position + 2 + length
 
 
 def _coding_style(style: int, parameters: bytes) -> tuple[int, int, int, bytes]:
-    levels, wide, high = parameters[0], (parameters[1] & 15) + 2, (parameters[2] & 15) + 2
-    return levels, wide, high, parameters[5 : 6 + levels] if style & 1 else b"\xff" * (levels + 1)
+    levels, width_exponent, height_exponent = parameters[0], (parameters[1] & 15) + 2, (parameters[2] & 15) + 2
+    # Unstated precincts are 2**15 x 2**15, as 0xFF would state (T.800 section A.6.1).
+    precincts = parameters[5 : 6 + levels] if style & 1 else b"\xff" * (levels + 1)
+    return levels, width_exponent, height_exponent, precincts
 
 
 def _count_pieces(columns: int, rows: int, style: tuple[int, int, int, bytes]) -> int:
-    """How many precincts and code-blocks an image is cut into if it is one tile (ITU-T T.800 sections B.6, B.7)."""
-    levels, wide, high, precincts = style
+    """About how many precincts and code-blocks an image is cut into if it is one tile (ITU-T T.800 sections B.6, B.7).
+
+    Code-blocks are counted as if each resolution level were one subband. An estimate is enough: images that are
+    meant for use are far below the limit.
+    """
+    levels, width_exponent, height_exponent, precincts = style
     if levels > _MAX_LEVELS or len(precincts) != levels + 1:
         raise ValueError("the compressed image's coding style is truncated or absurd")
     total = 0
     for level, sizes in enumerate(precincts):
-        width, height = (-(-side >> (levels - level)) for side in (columns, rows))
+        width, height = (-(-side >> (levels - level)) for side in (columns, rows))  # rounded up, as all below
         across, down = sizes & 15, sizes >> 4
         total += -(-width >> across) * -(-height >> down)
-        total += -(-width >> min(wide, across)) * -(-height >> min(high, down))
+        total += -(-width >> min(width_exponent, across)) * -(-height >> min(height_exponent, down))
     return total

@@ -64,7 +64,7 @@ def layout(dataset: "Dataset", syntax: str, limits: Limits) -> Layout:
     if "PixelData" not in dataset:
         raise ImageError(_missing_pixels(dataset))
     stored = _integer(dataset, "BitsStored")
-    found = Layout(
+    layout = Layout(
         syntax=syntax,
         rows=_integer(dataset, "Rows"),
         columns=_integer(dataset, "Columns"),
@@ -80,9 +80,9 @@ def layout(dataset: "Dataset", syntax: str, limits: Limits) -> Layout:
     frames = _integer(dataset, "NumberOfFrames", 1)
     if frames > 1:
         raise UnsuitableError(f"the DICOM contains {frames} frames; give one radiograph per file.", code="frames")
-    check_sides(found.columns, found.rows, limits)
-    _require_readable(found)
-    return found
+    check_sides(layout.columns, layout.rows, limits)
+    _require_readable(layout)
+    return layout
 
 
 def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
@@ -146,25 +146,25 @@ def _integer(dataset: "Dataset", keyword: str, default: int | None = None) -> in
     return int(value)
 
 
-def _require_readable(found: Layout) -> None:
-    if found.syntax not in (*_NATIVE, _RLE, *_CODECS):
+def _require_readable(layout: Layout) -> None:
+    if layout.syntax not in (*_NATIVE, _RLE, *_CODECS):
         raise ImageError(
             "the DICOM's transfer syntax is not accepted; save it uncompressed or as JPEG, JPEG-LS, JPEG 2000 or RLE."
         )
-    if found.photometric == "PALETTE COLOR":
+    if layout.photometric == "PALETTE COLOR":
         raise ImageError("the DICOM's colours are in a palette (PALETTE COLOR); accepted are greys, RGB and YBR.")
-    if found.photometric not in (_GREYS if found.samples == 1 else _COLOURS if found.samples == 3 else ()):
+    if layout.photometric not in (_GREYS if layout.samples == 1 else _COLOURS if layout.samples == 3 else ()):
         raise ImageError(
             "the DICOM's samples per pixel and photometric interpretation do not fit; accepted are MONOCHROME1 and "
             "MONOCHROME2 of one sample, and RGB and YBR of three."
         )
-    if found.allocated not in (8, 16) or (found.samples == 3 and (found.allocated, found.stored) != (8, 8)):
+    if layout.allocated not in (8, 16) or (layout.samples == 3 and (layout.allocated, layout.stored) != (8, 8)):
         raise ImageError(
-            f"the DICOM's samples have {found.allocated} bits; accepted are greys of 8 or 16 bits and colours of 8."
+            f"the DICOM's samples have {layout.allocated} bits; accepted are greys of 8 or 16 bits and colours of 8."
         )
-    if not 1 <= found.stored <= found.high_bit + 1 <= found.allocated:
+    if not 1 <= layout.stored <= layout.high_bit + 1 <= layout.allocated:
         raise ImageError(
-            f"the DICOM states that {found.stored} bits up to bit {found.high_bit} are stored in {found.allocated}; "
+            f"the DICOM states that {layout.stored} bits up to bit {layout.high_bit} are stored in {layout.allocated}; "
             "the file is damaged."
         )
 
@@ -296,9 +296,9 @@ _CODECS: dict[str, tuple[str, tuple[int, ...], Callable[[bytes, FrameHeader, Lay
 def _require_agreement(header: FrameHeader, layout: Layout, markers: tuple[int, ...]) -> None:
     """Raise ValueError if a compressed frame contradicts the DICOM: each codec trusts one of the two."""
     if header.marker not in markers:
-        raise ValueError("the compressed image is of another kind than the transfer syntax")
+        raise ValueError("the compressed image does not have the format of the transfer syntax")
     if (header.rows, header.columns, len(header.components)) != (layout.rows, layout.columns, layout.samples):
-        raise ValueError("the compressed image has another size than the DICOM states")
+        raise ValueError("the compressed image differs in size from what the DICOM states")
     lossy = header.marker in (codestream.BASELINE, codestream.EXTENDED)
     if header.precision > layout.allocated or header.precision not in ((8, 12) if lossy else range(2, 17)):
         raise ValueError(f"the compressed image has {header.precision} bits per sample, the DICOM {layout.allocated}")

@@ -20,7 +20,7 @@ def read(data: bytes, limits: Limits) -> Radiograph:
     """Decode to an upright radiograph: 8-bit luma and the facts of the header.
 
     Raises:
-        ImageError: not a frontal chest radiograph by its header, damaged, or over a limit.
+        ImageError: by its header it is not a frontal chest radiograph, or it is damaged or over a limit.
     """
     with source.quiet():
         dataset, syntax = source.read_dataset(data, limits.max_bytes)

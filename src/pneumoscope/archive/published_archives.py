@@ -7,7 +7,10 @@ _FILES = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files"
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedArchive:
-    """One published version. `films_folder` is the folder of its chest films, if it contains other images as well."""
+    """One published version.
+
+    `films_folder` names the folder of the chest films if the archive also contains other images; `size` is in bytes.
+    """
 
     file: str
     url: str
@@ -16,6 +19,7 @@ class PublishedArchive:
     films_folder: str | None = None
 
 
+#: By version of the data set on Mendeley Data.
 PUBLISHED_ARCHIVES = {
     2: PublishedArchive(
         file="ChestXRay2017.zip",
@@ -27,6 +31,6 @@ PUBLISHED_ARCHIVES = {
         file="ZhangLabData.zip",
         url=f"{_FILES}/810b2ce2-11c3-4424-996e-3bef36600907/file_downloaded",
         sha256="acbc42869440eec719361942d0ba560f132742230262f22e78bfb93eb5ea4563",
-        films_folder="chest_xray",  # no `size`: about 8.44 GB, but the exact figure is taken from the server
+        films_folder="chest_xray",  # no `size`, about 8.44 GB: if the whole archive is fetched, the server states it
     ),
 }

@@ -1,4 +1,4 @@
-"""What SageMaker passes to a training container, in both of its ways.
+"""What SageMaker passes to a training container, in script mode and for a custom image.
 
 Its script-mode images set variables (`SM_CHANNEL_TRAIN`, `SM_MODEL_DIR`, …) and pass hyper-parameters as
 arguments. A custom image is started with the argument `train` and finds files below `/opt/ml`:
@@ -9,10 +9,10 @@ arguments. A custom image is started with the argument `train` and finds files b
 `input/data/CHANNEL`                  a channel's files
 `model`, `output/data`                what is kept as model.tar.gz and output.tar.gz
 `output/failure`                      why the job failed, in up to 1024 characters
-`checkpoints`                         kept in S3 as it grows, if the job asks for it
+`checkpoints`                         copied to S3 during training, if the job is configured for it
 ====================================  ==========================================================
 
-docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html and
+Sources: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html and
 github.com/aws/sagemaker-training-toolkit (ENVIRONMENT_VARIABLES.md).
 """
 
@@ -39,8 +39,10 @@ _RESOURCES = "input/config/resourceconfig.json"
 class TrainingJob:
     """A training job as seen from its container.
 
-    `checkpoints` is None if the job keeps none, `gpus` is the number in this host, `interface` the network interface
-    between the hosts if the platform names one. `hyperparameters` has those that are not passed as arguments.
+    `train` and `test` are the channels' folders, `model` and `output` the folders for the bundle and for the reports.
+    `checkpoints` is None if the job keeps none. `host` is this host's name, one of `hosts`. `gpus` is the number of
+    GPUs in this host. `interface` is the network interface between the hosts, if the platform names one.
+    `hyperparameters` has those that are not passed as arguments.
     """
 
     name: str
@@ -56,7 +58,7 @@ class TrainingJob:
     hyperparameters: dict[str, str] = field(default_factory=dict)
 
 
-def on_platform(environment: Mapping[str, str] = os.environ) -> bool:
+def in_training_container(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process runs in a training job's container."""
     if "SM_MODEL_DIR" in environment:
         return True
@@ -65,7 +67,7 @@ def on_platform(environment: Mapping[str, str] = os.environ) -> bool:
 
 def provides_model_directory(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the platform provides a model directory: in the container of a training job or of an endpoint."""
-    return on_platform(environment) or (_base_directory(environment) / "model").is_dir()
+    return in_training_container(environment) or (_base_directory(environment) / "model").is_dir()
 
 
 def read_job(environment: Mapping[str, str] = os.environ) -> TrainingJob:
@@ -74,30 +76,33 @@ def read_job(environment: Mapping[str, str] = os.environ) -> TrainingJob:
     Raises:
         UsageError: the job has no channel `train`, or the platform's variables or files are invalid.
     """
-    base, variable = _base_directory(environment), environment.get
+    base, get_variable = _base_directory(environment), environment.get
     resources = _read_json(base / _RESOURCES) if (base / _RESOURCES).is_file() else {}
     hosts = (
         _parse_hosts(environment["SM_HOSTS"]) if "SM_HOSTS" in environment else resources.get("hosts", ["localhost"])
     )
-    scripted = "SM_MODEL_DIR" in environment
-    stored = {} if scripted else _read_json(base / _HYPERPARAMETERS)
+    is_script_mode = "SM_MODEL_DIR" in environment
+    stored = {} if is_script_mode else _read_json(base / _HYPERPARAMETERS)
     job = TrainingJob(
-        name=variable("TRAINING_JOB_NAME", "pneumoscope"),
-        train=Path(variable("SM_CHANNEL_TRAIN", base / "input/data/train")),
-        test=Path(test) if (test := variable("SM_CHANNEL_TEST")) else _existing_folder(base / "input/data/test"),
-        model=Path(variable("SM_MODEL_DIR", base / "model")),
-        output=Path(variable("SM_OUTPUT_DATA_DIR", base / "output/data")),
+        name=get_variable("TRAINING_JOB_NAME", "pneumoscope"),
+        train=Path(get_variable("SM_CHANNEL_TRAIN", base / "input/data/train")),
+        test=Path(test) if (test := get_variable("SM_CHANNEL_TEST")) else _existing_folder(base / "input/data/test"),
+        model=Path(get_variable("SM_MODEL_DIR", base / "model")),
+        output=Path(get_variable("SM_OUTPUT_DATA_DIR", base / "output/data")),
         checkpoints=_existing_folder(base / "checkpoints"),
         hosts=tuple(map(str, hosts)),
-        host=variable("SM_CURRENT_HOST", str(resources.get("current_host", hosts[0]))),
-        gpus=int(variable("SM_NUM_GPUS") or 0) if scripted else _count_gpus(),
-        interface=variable("SM_NETWORK_INTERFACE_NAME", resources.get("network_interface_name")),
+        host=get_variable("SM_CURRENT_HOST", str(resources.get("current_host", hosts[0]))),
+        gpus=int(get_variable("SM_NUM_GPUS") or 0) if is_script_mode else _count_gpus(),
+        interface=get_variable("SM_NETWORK_INTERFACE_NAME", resources.get("network_interface_name")),
         hyperparameters={name: str(value) for name, value in stored.items()},
     )
     if job.host not in job.hosts:
         raise UsageError(f"this host, {job.host!r}, is not one of the job's hosts: {', '.join(job.hosts)}.")
     if not job.train.is_dir():
-        raise UsageError("the job has no channel 'train'; give one with a data set made by `pneumoscope data prepare`.")
+        raise UsageError(
+            "the job has no channel 'train'; give one with a data set made by `pneumoscope data prepare`, one folder "
+            "of films per class, or ZIP archives of films."
+        )
     return job
 
 
@@ -112,7 +117,7 @@ def failure_reason(failure: BaseException) -> str:
     text = next(iter(str(failure).strip().splitlines()), "")
     if not isinstance(failure, PneumoscopeError):
         text = f"{type(failure).__name__}: {text}"
-    suffixes = "|".join(re.escape(suffix) for suffix in sorted(SUFFIXES, reverse=True))
+    suffixes = "|".join(re.escape(suffix) for suffix in sorted(SUFFIXES))
     # Everything from the first slash, or from the last colon, up to an image suffix: names may contain spaces.
     text = re.sub(rf"(?:/.*|[^:]*)(?:{suffixes})\b['\"]?", "a film", text, flags=re.IGNORECASE)
     return text.rstrip(": ")[:_MAX_REASON]
@@ -120,7 +125,7 @@ def failure_reason(failure: BaseException) -> str:
 
 def clear_failure() -> None:
     """Delete the failure file of an earlier job in the same directory."""
-    with suppress(OSError):
+    with suppress(OSError):  # an old file that cannot be deleted does not stop the job
         _failure_file().unlink(missing_ok=True)
 
 
@@ -155,7 +160,7 @@ def _parse_hosts(text: str) -> tuple[str, ...]:
     try:
         return TypeAdapter(Annotated[tuple[str, ...], Field(min_length=1)]).validate_json(text)
     except ValidationError:
-        raise UsageError(f"SM_HOSTS is not a list of at least one host in JSON: {text!r}.") from None
+        raise UsageError(f"SM_HOSTS is not a JSON list of at least one host name: {text!r}.") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
