@@ -308,12 +308,12 @@ def in_a_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_of_two_concurrent_writes_of_a_result_one_is_retried(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both calls read the stored result before either of them writes."""
     upload_of = partial(on_upload.Upload, bucket=PLACE.bucket, key="films/a.png", version=None)
-    found, place = (
+    film, place = (
         shared.StoredObject(data=b"", size=0, etag="e"),
         {"Bucket": PLACE.bucket, "Key": "results/a.png.json"},
     )
     decided = TimedDecision(prediction={"status": "answered", "reason_codes": []}, milliseconds=1.0)
-    store = partial(on_upload._store, found=found, decided=decided, request_id="1")
+    store = partial(on_upload._store, film=film, decided=decided, request_id="1")
     before = on_upload._read_stored(place)
     assert store(upload_of(sequencer="0B"))
     after = on_upload._read_stored(place)

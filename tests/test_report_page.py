@@ -143,7 +143,7 @@ def test_a_line_ends_at_the_edge_of_the_chart() -> None:
 
 
 def test_every_guideline_item_has_a_reason() -> None:
-    guidelines = {each["name"]: each for each in checklists()}
+    guidelines = {str(each["name"]): each for each in checklists()}
     last = {"TRIPOD+AI": 27, "CLAIM 2024": 44, "STARD-AI": 40}  # each guideline's own count of items
     assert guidelines.keys() == last.keys()
     for name, each in guidelines.items():
