@@ -182,7 +182,7 @@ def test_coverage_and_operating_point_are_options(command: Command, tiny_bundle:
     point = json.loads(predict("--operating-point", "sensitivity-0.95").out)
     assert (point["label"], point["coverage"], point["reason_codes"]) == ("pneumonia", None, ["operating-point"])
     assert_fails(predict("--coverage", "0.7"), 2, "coverage 0.7 is not in this model's table; accepted: 0.9 or 0.99.")
-    assert_fails(predict("--coverage", "1"), 2, "--coverage 1.0: input should be less than 1")
+    assert_fails(predict("--coverage", "1"), 2, "--coverage 1: input should be less than 1")
     assert_fails(predict("--operating-point", "best"), 2, "accepted: sensitivity-0.95 or specificity-0.95")
     for wrong in (("--coverage", "0.7"), ("--operating-point", "best")):
         assert_fails(command("serve", "--bundle", tiny_bundle, "--port", 0, *wrong), 2, "not in this model's table")
