@@ -1,8 +1,7 @@
 """What the two Lambda functions share: settings, clients, the decision on a film, its log line and its metrics.
 
-Everything is created at first use and kept while Lambda keeps the process; importing creates nothing. The log never
-names a film, because file names can identify a patient; for the same reason, keys of objects are removed from AWS's
-messages.
+Everything is created at first use and kept while Lambda keeps the process; importing creates nothing. File names
+can identify a patient. So the log never names a film, and the keys of objects are removed from AWS's messages.
 """
 
 import hmac
