@@ -56,7 +56,7 @@ def scorer_of(source: Source, destination: Destination, bundle: Path, options: O
 
 
 def shards_of(source: Source, bundle: Path, options: Options | None = None, films: int = SHARD_FILMS) -> list[Shard]:
-    decision_key = (options or Options()).name(contract_sha256(load_contract(bundle)))
+    decision_key = (options or Options()).decision_key(contract_sha256(load_contract(bundle)))
     return list_shards([source], decision_key, films, Listener())
 
 

@@ -18,7 +18,7 @@ from pneumoscope.phantom import film
 from samples import encode
 
 CHEST = film("normal", patient=1, size=(120, 150)).astype(np.uint16) * 16
-LOOK = "that was followed, but check whether its lungs are dark."
+LOOK = "this was applied, but check that the lungs are dark."
 
 
 def table(start: int, bits: int, entries: NDArray[Any]) -> Sequence:
@@ -73,11 +73,11 @@ def test_a_lut_that_uses_fewer_bits_than_it_states_is_read_by_those() -> None:
     shallow = chest(VOILUTSequence=table(0, 12, np.arange(4096)))
     deep = chest(VOILUTSequence=table(0, 16, np.arange(4096) // 64))
     assert np.abs(deep.luma.astype(int) - shallow.luma).max() <= 4
-    assert "so the DICOM's VOI LUT as one of 6 bits was used" in notes(deep)[0]
+    assert "so the DICOM's VOI LUT read as 6-bit was used" in notes(deep)[0]
     for bits in (8, 10, 12, 14):
         of_its_bits = chest(VOILUTSequence=table(0, 16, np.arange(4096) * 2**bits // 4096))
         assert np.abs(of_its_bits.luma.astype(int) - shallow.luma).max() <= 1, bits
-        assert f"as one of {bits} bits was used" in notes(of_its_bits)[0]
+        assert f"read as {bits}-bit was used" in notes(of_its_bits)[0]
 
 
 def test_a_film_that_is_nearly_all_padding_is_refused() -> None:
@@ -95,8 +95,8 @@ def test_contradictions_about_polarity_are_noted() -> None:
     assert len(notes(chest(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="IDENTITY"))) == 1
     assert notes(chest(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")) == []
     falling = table(0, 12, np.arange(4095, -1, -1))
-    assert notes(chest(VOILUTSequence=falling)) == [f"the DICOM's VOI LUT falls; {LOOK}"]
-    assert notes(chest(ModalityLUTSequence=falling)) == [f"the DICOM's Modality LUT falls; {LOOK}"]
+    assert notes(chest(VOILUTSequence=falling)) == [f"the DICOM's VOI LUT inverts black and white; {LOOK}"]
+    assert notes(chest(ModalityLUTSequence=falling)) == [f"the DICOM's Modality LUT inverts black and white; {LOOK}"]
 
 
 def test_blank_refers_to_stored_pixels_only() -> None:

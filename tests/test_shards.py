@@ -61,7 +61,7 @@ def test_a_busy_place_is_tried_again_and_a_denial_is_not() -> None:
     outcome = Dispatcher(crew, [one_shard()], listener).run()
     assert (crew.given, outcome.lost) == (["a", "a"], 1)
     assert listener.films == 3
-    assert listener.lines == ["busy; its shard of 3 films is given again"]
+    assert listener.lines == ["busy; its shard of 3 films is given out again"]
     denied = ScriptedCrew(Event(worker=1, kind="failed", error=CloudError("denied.")))
     with pytest.raises(CloudError, match="denied"):
         Dispatcher(denied, [one_shard()], listener).run()

@@ -71,8 +71,8 @@ def train_command(settings: "Train") -> None:
 def put_model_command(settings: "PutModel") -> None:
     """Verify a bundle and upload it to S3.
 
-    Stacks read its model.tar.gz and contract.json there. Use a new folder for every model: a running stack does
-    not notice that a file was overwritten.
+    A CloudFormation stack that classifies uploads reads model.tar.gz and contract.json from this folder. Use a new
+    folder for every model: a running stack does not notice that a file was overwritten.
     """
     from pneumoscope.aws.client.model_upload import put_model
     from pneumoscope.cli.show import make_listener
@@ -108,9 +108,9 @@ def deploy_command(settings: "Deploy") -> None:
 def invoke_command(settings: "Invoke") -> None:
     """Send image files to an endpoint.
 
-    The endpoint's decisions and the time of each call are printed. A file over the endpoint's size limit is sent as the
-    model's input, which changes no probability. No AWS account is needed with `serve --bundle BUNDLE
-    --as-endpoint NAME` as the endpoint and AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080. Rejected and
+    The endpoint's decisions and the time of each call are printed. A file over the endpoint's size limit is first
+    shrunk to the model's input, which changes no probability. To try this without an AWS account, run `serve --bundle
+    BUNDLE --as-endpoint NAME`, and set AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080. Rejected and
     unanswered files do not stop the command; if there were any, it exits with code 1.
     """
     from pneumoscope.aws.client.invoke import Client
@@ -130,12 +130,12 @@ def invoke_command(settings: "Invoke") -> None:
 
 @command(app, "score", "aws.Score")
 def score_command(settings: "Score") -> None:
-    """Score a folder of S3 by SageMaker Batch Transform.
+    """Score a folder in S3 by SageMaker Batch Transform.
 
     The films that have no result yet are sent to a batch transform job. Its responses become the Parquet parts that
-    `pneumoscope score` writes. After an interruption, a failed job or --no-wait, the same command goes on: it waits for
-    the running job, sends the films that are left, and gathers the responses. Ctrl-C leaves the job running. A damaged
-    film is a row with its reason. For research use only; not a medical device.
+    `pneumoscope score` writes. After an interruption, a failed job or --no-wait, run the same command again: it waits
+    for the running job, sends the films that are left, and gathers the responses. Ctrl-C leaves the job running. A
+    damaged film is a row with its reason. For research use only; not a medical device.
     """
     import pyarrow  # noqa: F401, ICN001 (a missing extra must end the command before the films are listed)
 
@@ -163,7 +163,7 @@ def score_command(settings: "Score") -> None:
         try:
             summary = finish(cloud, batch, name, listener=listener)
         except KeyboardInterrupt:
-            typer.echo("stopped; a job that was started still runs, and the same command goes on later.", err=True)
+            typer.echo("stopped; a job that was started still runs; run the same command again later.", err=True)
             raise
     show_summary(summary, destination.address, settings.form)
 

@@ -15,8 +15,8 @@ def train_command(settings: "Train") -> None:
     """Train a network on a data set.
 
     A recipe sets every value that is not given as an option. Recipes: quick (small and fast, for trying the flow);
-    pneumoscope-base (of the bundle that ships); and the four of the 2020 capstone project: capstone-vgg19-frozen,
-    capstone-vgg19, capstone-resnet50-short, capstone-resnet50.
+    pneumoscope-base (of the bundle that ships); and four of the capstone, an earlier project of 2020:
+    capstone-vgg19-frozen, capstone-vgg19, capstone-resnet50-short, capstone-resnet50.
     """
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset

@@ -63,13 +63,13 @@ class Entry:
         return any(film.part == "test" for film in self.films)
 
     def refusals(self, reason: str) -> list[RefusedFile]:
-        """The entries of its files in the list of refused files, if it is left out."""
+        """A `RefusedFile` for each of its files, in case the entry is left out."""
         return [RefusedFile(source=film.source, name=film.member, reason=reason) for film in self.films]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Union:
-    """All sources united: `entries` contains every film that is used once.
+    """All sources united: `entries` contains every used film exactly once.
 
     `groups` maps the pixels of all films, used or not, to the name of their group: see `group_patients`. `test_groups`
     are the groups that any source has in its test part. `matched` counts the films of each source, by its number, that
@@ -88,7 +88,7 @@ class Union:
 def unite(sources: Sequence[Source], config: PrepareConfig) -> Union:
     """Unite the sources: every film once, without films whose pixels have several labels.
 
-    A patient of a test part stays a test patient if the film in that part is not used or cannot be read.
+    A patient of a test part stays a test patient even if the film in that part is not used or cannot be read.
     """
     films = [film for source in sources for film in source.films]
     likeness = find_likeness(films)
@@ -172,8 +172,8 @@ def group_patients(entries: Sequence[Entry], likeness: Likeness | None = None) -
 def name_patients(entries: Sequence[Entry]) -> list[str]:
     """The patient of each entry: by its own most trusted name, or by a more trusted one of its group.
 
-    So a film that only version 2 has takes version 3's number if its version 2 patient has one there. The group's name
-    is used only if it is unambiguous.
+    So a film that only the archive's version 2 has takes version 3's number if its version 2 patient has one there. The
+    more trusted name is used only if the group has exactly one.
     """
     groups = group_patients(entries)
     known: defaultdict[str, defaultdict[Naming, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -243,7 +243,7 @@ def _without_conflicts(entries: Sequence[Entry]) -> tuple[list[Entry], list[Refu
 def _one_of_each(entries: Sequence[Entry]) -> list[Entry]:
     """One entry for equal pixels and label: one in a test part if there is one, else the first."""
     chosen: dict[tuple[str, str], Entry] = {}
-    # A test film is kept before its copy in train: left out of test, it would change the published test part.
+    # A test film is preferred to its copy in train: leaving it out would change the published test part.
     for entry in sorted(entries, key=lambda each: not each.in_test_part):
         chosen.setdefault((entry.pixels, entry.label), entry)
     return [entry for entry in entries if chosen[entry.pixels, entry.label] is entry]

@@ -2,9 +2,10 @@
 
 A film answers two questions with different certainty: whether it shows a group of classes (pneumonia), and which class
 of the group. Each question has a conformal set at the same coverage, from the contract's table: the classes that fit
-the film, and for every group the sides, inside and outside, that fit. A film is `answered` if a single class fits and,
-for every group, only the side of that class. An empty set means that the film is less typical of every class than the
-coverage requires. It is an abstention: filling the set would answer the very films that are most often wrong.
+the film, and for every group the sides, inside and outside, that fit. A film is `answered` if a single class fits, it
+is the most probable one, and for every group only its side fits. An empty set means that the film is less typical of
+every class than the coverage requires. It gives an abstention: filling it with the most probable class would answer
+the very films that are most often wrong.
 """
 
 from collections.abc import Iterable, Iterator
@@ -124,7 +125,7 @@ def decide(
 
 
 def judge(groups: dict[str, tuple[str, ...]], shares: dict[str, float], rule: Rule) -> Verdict:
-    """The decision on probabilities by class, in the contract's order; its only reasons are those of an abstention."""
+    """The decision on probabilities by class, in the contract's order, with the rule's own reasons and no remarks."""
     if rule.point is not None:
         return _judge_at_point(groups, shares, rule.point)
     judge_level = _judge_class if rule.level == "class" else _judge_group
@@ -162,7 +163,7 @@ def _judge_class(groups: dict[str, tuple[str, ...]], shares: dict[str, float], r
     several = Reason("several-classes", f"{at} the film may be {_join_names(fitting, 'or')}.")
     for group, members in groups.items():
         if {*fitting} <= {*members}:
-            # The group's own side may miss its threshold, too; that the other side misses it is enough.
+            # It is enough that the group's absence does not fit; the group may miss its threshold as well.
             if not sides[group][1]:
                 return replace(_abstained(fitting, several), label=f"{group}, type undetermined")
             unclear = Reason("group-unclear", f"{at} {_sides_phrase(group, sides[group])}.")
@@ -205,7 +206,7 @@ def _fitting_classes(shares: dict[str, float], row: CoverageRow) -> tuple[str, .
 
 def _sides(groups: dict[str, tuple[str, ...]], shares: dict[str, float], row: CoverageRow) -> _Sides:
     inside = {group: sum(shares[member] for member in members) for group, members in groups.items()}
-    # 1 - p, as `export` computes it for its thresholds: a sum of the other classes might round to the other side.
+    # 1 - p, as `export` computes it for its thresholds: a rounded sum of the other classes might cross a threshold.
     return {group: (p >= row.groups[group].inside, 1 - p >= row.groups[group].outside) for group, p in inside.items()}
 
 

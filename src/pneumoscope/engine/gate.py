@@ -23,7 +23,7 @@ _SENTENCES = {
     "noise": "the picture looks like noise, not like a radiograph",
     "slice": "the picture looks like a slice of CT or MR, not like a radiograph",
 }
-#: Kinds of pictures that are often coloured. If none of them is likely by the scores, the first is reported.
+#: Kinds that are often coloured. Where textures do not decide, the one with the highest score is reported.
 _PHOTOGRAPH, _DRAWING = "photograph", "drawing"
 _COLOURED = (_PHOTOGRAPH, _DRAWING, "screenshot")
 _UNDO: dict[str, Callable[[Luma], Luma]] = {
@@ -54,7 +54,7 @@ def find_fault(
     if shares[FILM] + shares[MIRRORED] < gate.film_from:
         code = max((each for each in shares if each not in (FILM, MIRRORED)), key=shares.__getitem__)
         if code in _COLOURED and (kind := _kind(gate, scores, image)) is not None:
-            # A grey drawing with grain, such as our phantoms, has the textures of a photograph.
+            # Textures decide, but a grey drawing with grain, such as our phantoms, has those of a photograph.
             code = code if (code, kind) == (_DRAWING, _PHOTOGRAPH) else kind
         return Reason(code, f"{_SENTENCES.get(code, code)}.{_advice(code)}")
     if any(distance > limit for distance, limit in zip(distances.tolist(), gate.distances, strict=True)):
@@ -87,7 +87,7 @@ def mirror_warning(gate: Gate, scores: NDArray[np.float32]) -> Reason | None:
 
 
 def is_not_radiograph(code: str) -> bool:
-    """Whether a code means a picture that is not a radiograph, and not a radiograph with a fault."""
+    """Whether a code means that the picture is not a radiograph at all, rather than one with a fault."""
     return code in _SENTENCES and code not in _UNDO
 
 

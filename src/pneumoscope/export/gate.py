@@ -2,8 +2,8 @@
 
 A linear classifier of the network's features gives a score per fault. The share of the features, at two depths, that
 the films' principal components do not explain measures how much an input differs from all films. Both are fitted anew
-for every exported model. Their limits come from films that the fitted gate has not seen. Which kind of picture a
-rejected one is, `kinds` fits.
+for every exported model. Their limits come from films that the fitted gate has not seen. `kinds`
+fits the part that names the kind of a rejected picture.
 """
 
 import math
@@ -81,7 +81,7 @@ def fit_gate(
     samples = gate_samples(model, films, patients, drawings=drawings, seed=seed, listener=listener)
     judged = [_held_out_outputs(samples, fold, seed) for fold in range(_FOLDS)]
     film, mirrored, distances = (np.concatenate(part) for part in zip(*judged, strict=True))
-    # Three limits share the false rejections. The margin allows for the tail that few films show less of.
+    # Three limits share the false rejections. The margin widens them: a small sample shows too little of the tail.
     share, margin = FALSE_REJECTS / 3, 1 + 1 / math.sqrt(len(film))
     return Gate(
         codes=CODES,
@@ -133,10 +133,10 @@ def features_of(model: Path, images: Luma) -> tuple[Floats, Floats, Floats]:
     """Embeddings `[N, D]`, pooled middle features `[N, M × G]`, and the matrix that pooled them, `[h × w, G]`."""
     embeddings, layouts, pool = [], [], None
     for embedding, middle in run_model(model, ["embedding", MIDDLE], images):
-        count, width, height, breadth = middle.shape
-        pool = _pool(height, breadth, width) if pool is None else pool
+        count, channels, height, width = middle.shape
+        pool = _pool(height, width, channels) if pool is None else pool
         embeddings.append(embedding)
-        layouts.append((middle.reshape(count, width, -1) @ pool).reshape(count, -1))
+        layouts.append((middle.reshape(count, channels, -1) @ pool).reshape(count, -1))
     assert pool is not None
     return np.concatenate(embeddings), np.concatenate(layouts), pool
 
@@ -147,8 +147,8 @@ def fit_weights(samples: GateSamples, rows: NDArray[np.bool_], seed: int) -> Gat
     films = features[codes == CODES.index(FILM)]
     mean, deviation = _moments(features)
     weight, bias = _classifier(np.clip((features - mean) / deviation, -LIMIT, LIMIT), codes, seed)
-    centre, breadth = _moments(films)
-    scaled = (films - centre) / breadth
+    centre, spread = _moments(films)
+    scaled = (films - centre) / spread
     (first, unit), (second, other) = (_components(part) for part in np.split(scaled, [samples.embedding], axis=1))
     return GateWeights(
         pool=samples.pool,
@@ -157,7 +157,7 @@ def fit_weights(samples: GateSamples, rows: NDArray[np.bool_], seed: int) -> Gat
         weight=weight,
         bias=bias,
         centre=centre,
-        spread=breadth,
+        spread=spread,
         components=(first, second),
         unit=(unit, other),
     )
@@ -175,7 +175,7 @@ def apply(gate: GateWeights, features: Floats) -> tuple[Floats, Floats]:
 
 
 def _held_out_outputs(samples: GateSamples, fold: int, seed: int) -> tuple[Floats, Floats, Floats]:
-    """For a fold's films, by a gate fitted to the others: probabilities of film and mirrored film, and distances."""
+    """For a fold's films, by a gate fitted to the others: P(film, mirrored or not), P(mirrored), distances."""
     held_out = (samples.patient >= 0) & (samples.patient % _FOLDS == fold)
     films = samples.features[held_out & (samples.code == CODES.index(FILM))]
     scores, distances = apply(fit_weights(samples, ~held_out, seed), films)
@@ -228,7 +228,7 @@ def _components(scaled: Floats) -> tuple[Floats, float]:
 
 
 def _pool(height: int, width: int, channels: int) -> Floats:
-    """The matrix `[height × width, G]` that averages a map over G equal cells, which overlap if the sides need it."""
+    """The matrix `[height × width, G]` that averages a map over G equal cells; they overlap if they do not fit."""
     places = _PLACES if channels <= _WIDE else _PLACES // 2
 
     def along(length: int) -> Floats:

@@ -155,7 +155,7 @@ def _limits(model: ModelFacts) -> str:
             "a lateral view or another body part may still be answered with a class."
         ),
         "The model knows only its own classes; a film of another disease is answered with one of them.",
-        "A film does not prove what caused a pneumonia, and some labels that the model was trained on are wrong.",
+        "A film does not prove the cause of pneumonia, and some labels that the model was trained on are wrong.",
         f"Probabilities are valid for films like the training films, {prior}.",
     ]
     return "\n".join(f"- {limit}" for limit in limits)

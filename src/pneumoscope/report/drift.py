@@ -88,7 +88,7 @@ def measure_drift(
     Args:
         bundle: folder of a bundle.
         films: the image files, at least one.
-        folder: where they come from; only its name is used, in the document.
+        folder: where they come from, as text for the document and messages; nothing is read from it.
         out: the folder to make.
         overwrite: replace an earlier result.
         listener: is notified of progress.
@@ -219,7 +219,7 @@ def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
     far, distance = measured["far"], measured["distance"]
     expected, most = far_share(reference.about.embedded_films)
     grade: Grade = "alike"
-    verdict = "no more films than expected are farther away than 99 % of the reference's films"
+    verdict = "as expected, hardly any films are farther away than 99 % of the reference's films"
     if far.low is not None and far.low > max(_MANY, 2 * most):
         grade, verdict = "different", "many films differ from those that the model was trained on"
     elif far.low is not None and far.low > most:

@@ -81,11 +81,11 @@ def score_archives(
     choose_rule(contract, level=options.level, coverage=options.coverage, operating_point=options.operating_point)
     reference = load_reference(bundle, contract)
     destination.prepare()
-    shards = list_shards(sources, options.name(contract_sha256(contract)), films_per_shard, listener)
+    shards = list_shards(sources, options.decision_key(contract_sha256(contract)), films_per_shard, listener)
     there, others = sort_parts(destination, shards, remove_others=remove_others)
     missing = [shard for shard in shards if shard.name not in there]
     workers, threads = resources.share(len(missing))
-    # Written first: a destination that refuses it ends here, and not after the first shard.
+    # Written first, so that a destination that refuses it fails here, and not after the first shard.
     destination.replace(SHARDS_FILE, listed_shards(shards, sources))
     job = ScoringJob(sources=tuple(sources), destination=destination, options=options, threads=threads)
     started, films = time.monotonic(), sum(shard.films for shard in missing)
@@ -189,12 +189,12 @@ def _run(
     make_crew: Callable[[], Crew], shards: Sequence[Shard], missing: Sequence[Shard], before: Shards, listener: Listener
 ) -> Shards:
     """Score the missing shards; return the counts with the tries that it took."""
-    total, done = (sum(shard.films for shard in each) for each in (shards, missing))
+    total, left = (sum(shard.films for shard in each) for each in (shards, missing))
     if before.there:
         listener.say(f"{before.there:,} of {before.total:,} parts exist already")
     crew = make_crew()
     try:
-        with listener.progress("scoring", total, "films", done=total - done):
+        with listener.progress("scoring", total, "films", done=total - left):
             outcome = Dispatcher(crew, missing, listener).run()
     finally:
         crew.close()

@@ -1,4 +1,4 @@
-"""Which worker scores which shard: each shard until its part is written, lost and slow ones again. It has no I/O."""
+"""Which worker scores which shard, without I/O: each is given out until its part is there, lost and slow ones again."""
 
 import time
 from collections import Counter, deque
@@ -23,7 +23,7 @@ _NOTE_SECONDS = 10.0
 class Event:
     """What a worker reports.
 
-    `ready`: it can score a shard. `films`: it lives, and has done so many films of its shard. `done`: its part is
+    `ready`: it can score a shard. `films`: it lives, and has done this many films of its shard. `done`: its part is
     there. `failed`: its shard raised `error`. `lost`: it ended; the crew starts another one in its place.
     """
 
@@ -38,7 +38,7 @@ class Crew(Protocol):
     """Workers, on this machine or elsewhere. A number names a worker; its replacement has another number."""
 
     def wait(self, seconds: float) -> list[Event]:
-        """Events since the last call; wait for the first one, at most so many seconds."""
+        """Events since the last call; wait for the first one, for at most this many seconds."""
 
     def give(self, worker: int, shard: Shard) -> None:
         """Let a worker that is ready score a shard."""
@@ -154,7 +154,7 @@ class Dispatcher:
                 f"tries: {why.rstrip('.')}. The other parts stay; run the same command again to go on."
             )
         self.outcome.lost += 1
-        self.listener.say(f"{why.rstrip('.')}; its shard of {shard.films:,} films is given again")
+        self.listener.say(f"{why.rstrip('.')}; its shard of {shard.films:,} films is given out again")
         if not self._holders(shard):
             self._queue.appendleft(shard)
 
@@ -184,7 +184,7 @@ class Dispatcher:
         self.crew.give(worker, shard)
 
     def _replace_silent(self) -> None:
-        """Dismiss workers that were not heard of for long: a stopped process, or a machine that does not answer."""
+        """Dismiss workers not heard from for a long time: a stopped process, or a machine that does not answer."""
         now = time.monotonic()
         for worker, activity in list(self._workers.items()):
             if now - activity.last_heard > self.silent_seconds:

@@ -186,7 +186,7 @@ class RayCrew:
         """Replace an actor whose process or node ended.
 
         Raises:
-            ScoringError: it never was ready, as several before it.
+            ScoringError: it never was ready, like several before it.
         """
         if "No module named" in str(failure):
             raise ScoringError(
@@ -246,7 +246,7 @@ def _reach(address: str) -> None:
         ) from failure
     token = _token()
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-    # No name of a proxy: the check above has reached the server itself.
+    # Without an HTTP proxy: the check above has reached the server directly.
     with grpc.insecure_channel(server, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             channel.unary_unary(method)(b"", timeout=_REACH_SECONDS, metadata=metadata)

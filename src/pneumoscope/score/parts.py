@@ -4,7 +4,7 @@ The first columns are the fields of the decision document, under its names and w
 `file_sha256`, `distance` and, if it was requested, `embedding` follow. A rejected film has null `probabilities` and
 `groups`. A model without groups has no column `groups`.
 
-PyArrow is imported by the functions that need it: a driver plans and a server imports this module without it.
+PyArrow is imported only by the functions that need it, so that a driver can plan, and a server start, without it.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class About(Document):
 
 
 def contract_sha256(contract: Contract) -> str:
-    """Hash of a contract's content, which lists the hashes of the bundle's other files: it names what decides."""
+    """Hash of a contract's content, with the hashes of the bundle's other files: it identifies the whole bundle."""
     return hashlib.sha256(contract.model_dump_json().encode()).hexdigest()
 
 
@@ -115,7 +115,7 @@ def read_part(content: bytes) -> list[Row]:
     import pyarrow.parquet as pq
 
     try:
-        # A file of its own: a data set's reader would look for partitions in the path.
+        # `ParquetFile` reads one file as it is; `read_table` would treat it as a data set.
         found = pq.ParquetFile(pa.BufferReader(content)).read().to_pylist()
         return [_row(values) for values in found]
     except (pa.ArrowException, ValueError) as failure:

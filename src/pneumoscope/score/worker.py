@@ -41,7 +41,7 @@ class Options:
     max_pixels: int = Limits().max_pixels
     embedding: bool = False
 
-    def name(self, contract: str) -> str:
+    def decision_key(self, contract: str) -> str:
         """What decides on the films, as text: a contract's hash, these options, and the way films are decoded."""
         return f"{contract} {self} decoder={DECODER_VERSION}"
 

@@ -164,7 +164,7 @@ async def healthz() -> Live:
 
 @router.get("/readyz", summary="Ready", responses=describe_problems(HTTPStatus.SERVICE_UNAVAILABLE))
 async def readyz(service: CurrentService) -> Live:
-    """This machine has reproduced the golden cases."""
+    """This process has reproduced the golden cases."""
     _ = service.engine  # raises Busy until it is ready
     return Live(status="ready")
 

@@ -111,7 +111,8 @@ class PutModel(Document):
         description="Folder in S3 that holds no model yet."
     )
     serving: Serving = Field(
-        default="own", description="Image to pack the model for: own (Pneumoscope's), or ray (AWS's for Ray Serve)."
+        default="own",
+        description="Container image to pack the model for: own (Pneumoscope's), or ray (AWS's for Ray Serve).",
     )
     region: Region = None
     kms_key: Key = None
@@ -152,12 +153,12 @@ class Deploy(Document):
     kms_key: Key = None
     source: Source
     to: Annotated[S3Location, _S3] = Field(
-        description="Folder in S3 for models; the model goes into a folder named like the endpoint."
+        description="Folder in S3 for models; the model goes into a folder named after the endpoint."
     )
     name: EndpointName | None = Field(default=None, description="Name of the endpoint; by default the model's.")
     serving: Serving = Field(
         default="own",
-        description="Image to serve with: own (Pneumoscope's, given by --image), or ray (AWS's for Ray Serve).",
+        description="Container image: own (Pneumoscope's, given by --image), or ray (AWS's for Ray Serve).",
     )
     image: str | None = Field(default=None, description="Pneumoscope's service image in ECR (docs/how-to/aws.md).")
     wait: bool = Field(default=True, description="Wait until the endpoint is in service.")
@@ -209,7 +210,7 @@ class Score(Document):
     coverage: Coverage = None
     remove_others: bool = Field(
         default=False,
-        description="Delete parts of other films, models or options from --out, once all parts are there.",
+        description="Once all parts are there, delete from --out the parts of other films, models or options.",
     )
     dry_run: bool = Field(default=False, description="List and count the films, print the plan, and start nothing.")
     wait: bool = Field(

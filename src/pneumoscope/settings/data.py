@@ -108,8 +108,8 @@ class PrepareConfig(Document):
         dict[Text, SplitFolder], BeforeValidator(_parse_splits), Spelling(names=("--split-folder",), kind=list[str])
     ] = Field(
         default={},
-        description='Split of a folder, or of a value in --split-column, e.g. "Set A=test", or "eval=none" if it is '
-        "not a split. Repeatable.",
+        description="Which split a folder, or a value in --split-column, stands for, "
+        'e.g. "Set A=test", or "eval=none" if it is not a split. Repeatable.',
     )
     exclude: tuple[Text, ...] = Field(
         default=(),
@@ -134,7 +134,7 @@ class PrepareConfig(Document):
     image_column: Text | None = Field(default=None, description="Column of the label file that names the images.")
     label_column: tuple[Text, ...] = Field(
         default=(),
-        description="Column of the labels. Repeatable: of several, each states whether a film has one label.",
+        description="Column of the labels. Repeatable: several columns each say whether a film has one label.",
     )
     patient_column: Text | None = Field(default=None, description="Column that identifies patients.")
     split_column: Text | None = Field(
@@ -143,7 +143,7 @@ class PrepareConfig(Document):
     view_column: Text | None = Field(default=None, description="Column of the view; only frontal films are kept.")
     several: Several | None = Field(
         default=None,
-        description="What to do with a film of several labels: mapped takes the one class that --label-map gives them, "
+        description="What to do with a film that has several labels: mapped takes the one class of --label-map, "
         "skip leaves the film out, whole takes the cell's text as one label.",
     )
     groups: Annotated[

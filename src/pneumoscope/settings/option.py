@@ -66,8 +66,8 @@ Coverage = Annotated[
     Field(
         gt=0,
         lt=1,
-        description="Share of each class's films whose prediction set must contain that class, such as 0.9; one of the "
-        "coverages in the contract's table, by default the contract's own.",
+        description="Coverage of the prediction sets: share of each class's films whose set is to contain that class, "
+        "such as 0.9. The bundle's contract lists the possible values and the default.",
     ),
 ]
 Point = Annotated[

@@ -70,7 +70,7 @@ class Score(Document):
     )
     remove_others: bool = Field(
         default=False,
-        description="Delete parts of other films, models or options from --out, once all parts are there.",
+        description="Once all parts are there, delete from --out the parts of other films, models or options.",
     )
     region: str | None = Field(
         default=None, description="AWS region of the buckets; by default that of your environment or profile."

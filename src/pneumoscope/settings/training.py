@@ -27,8 +27,8 @@ class TrainConfig(Document):
     head_epochs: int = Field(
         default=0,
         ge=0,
-        description="Number of first epochs that train the classifier only, so that its random weights do not distort "
-        "pretrained features (arXiv:2202.10054).",
+        description="Number of epochs at the start that train only the classifier, so that its random weights do not "
+        "distort pretrained features (arXiv:2202.10054).",
     )
     head_scale: float | None = Field(
         default=None,
@@ -92,7 +92,8 @@ class TrainConfig(Document):
         default=0.0,
         ge=0,
         le=10,
-        description="Mix films in pairs, by a share from Beta(a, a) with this a; 0 turns it off (arXiv:1710.09412).",
+        description="Mix films in pairs; the share of each is drawn from Beta(a, a) with this a. 0 turns it off "
+        "(arXiv:1710.09412).",
     )
     logit_penalty: float = Field(
         default=0.0,
@@ -113,24 +114,31 @@ class TrainConfig(Document):
         "and JPEG quality.",
     )
     crop: float = Field(
-        default=0.55, gt=0, le=1, description="robust: smallest share of a film's area that a crop keeps."
+        default=0.55,
+        gt=0,
+        le=1,
+        description="With --augment robust: smallest share of a film's area that a crop keeps.",
     )
     jitter: float = Field(
-        default=1.0, ge=0, le=3, description="robust: strength of its changes of exposure; 0 turns them off."
+        default=1.0,
+        ge=0,
+        le=3,
+        description="With --augment robust: strength of its changes of exposure; 0 turns them off.",
     )
-    mirror: bool = Field(default=False, description="robust: mirror films with probability 0.5.")
+    mirror: bool = Field(default=False, description="With --augment robust: mirror films with probability 0.5.")
     crop_size: int | None = Field(
         default=None,
         ge=32,
         le=1024,
-        description="robust: side of its crops, in pixels; by default --size. A smaller side makes training faster, "
-        "and lets things appear as large in crops as they later do in whole films (arXiv:1906.06423).",
+        description="With --augment robust: side of its crops, in pixels; by default --size. A smaller side makes "
+        "training faster, and lets things appear as large in crops as they later do in whole films (arXiv:1906.06423).",
     )
     read_size: int | None = Field(
         default=None,
         ge=32,
         le=1024,
-        description="robust: side at which films are read before they are cropped, in pixels; by default --size.",
+        description="With --augment robust: side at which films are read before they are cropped, in pixels; by "
+        "default --size.",
     )
     ema: float | None = Field(
         default=None,
@@ -148,7 +156,7 @@ class TrainConfig(Document):
         description="Epoch whose weights are kept; best is the one with the highest validation macro-F1.",
     )
     compiled: bool = Field(
-        default=False, description="Train with torch.compile, which takes minutes to start and is faster then."
+        default=False, description="Train with torch.compile, which takes minutes to start and is faster after that."
     )
     workers: int = Field(
         default=0, ge=0, le=64, description="Processes that augment films; 0 augments in the main process."
@@ -213,7 +221,7 @@ class CrossValidate(Document):
         ge=1,
         description="Folds that are trained at the same time, each in a process of its own with a share of the cores. "
         "On a CPU, one job per core is fastest; the recipe of the shipped bundle takes up to 6 GB of memory per job. "
-        "A GPU serves several, too.",
+        "Several jobs can also share one GPU.",
     )
     resume: bool = Field(default=False, description="Keep the finished folds in --out and continue interrupted ones.")
     changes: FoldChanges

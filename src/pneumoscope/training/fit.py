@@ -55,7 +55,7 @@ from pneumoscope.training.teachers import describe_teacher, teacher_probabilitie
 from pneumoscope.training.world import World, process_group, translate_peer_errors
 
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-# Advice for other set-ups: our loader reads a memory map, and frozen layers are in eval mode on purpose.
+# Warnings that advise other set-ups: our loader reads a memory map, and frozen layers are in eval mode on purpose.
 _LOGGERS = ("lightning.pytorch", "torch.utils.cpp_extension")
 _IGNORED_WARNINGS = (
     r".*does not have many workers.*",
@@ -250,6 +250,7 @@ def _build(
 
 def _try_out(network: Network, config: TrainConfig) -> None:
     """Run one forward pass per size, so that a network that cannot take it fails before anything is written."""
+    # If both sides are equal, the second entry replaces the first.
     sides = {config.crop_size or config.size: "--crop-size", config.size: "--size"}
     for side, option in sides.items():
         try:
@@ -373,7 +374,8 @@ def _check_run(run: Path, config: TrainConfig, dataset: Dataset, *, resume: bool
     """Whether there is a checkpoint to continue from. Raises if the run or the options do not fit."""
     if not dataset.has("val") and (config.patience is not None or config.keep == "best"):
         raise UsageError(
-            "patience and keep 'best' need validation films, and this data set has only train films; leave them out."
+            "patience and keep 'best' need validation films, and this data set has only train films; leave these "
+            "options out."
         )
     check_compiler(config, resume=resume)
     if resume:

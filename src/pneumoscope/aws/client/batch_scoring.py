@@ -94,7 +94,7 @@ def plan(
     contract, options = load_contract(bundle), Options(embedding=settings.embedding, coverage=settings.coverage)
     choose_rule(contract, coverage=options.coverage)
     destination.prepare()
-    shards = list_shards([source], options.name(contract_sha256(contract)), settings.shard_films, listener)
+    shards = list_shards([source], options.decision_key(contract_sha256(contract)), settings.shard_films, listener)
     there, others = sort_parts(destination, shards, remove_others=settings.remove_others)
     key = hashlib.sha256("".join(shard.name for shard in shards).encode()).hexdigest()[:_DIGITS]
     run = Run(key=key, responses=settings.out / RESPONSES / key)

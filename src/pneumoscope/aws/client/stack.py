@@ -11,7 +11,7 @@ from pneumoscope.progress import SILENT, Listener
 
 _DONE = {"CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE"}
 _IN_PROGRESS_SUFFIX = "_IN_PROGRESS"
-# The first status of an operation. A failed creation deletes the stack, too, so a deletion may be only its second part.
+# The statuses that begin an operation. A failed creation also deletes the stack; that is still the same operation.
 _CHANGE_STARTS, _DELETION_STARTS = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"), ("DELETE_IN_PROGRESS",)
 _CANCELLED = "cancelled"  # in the reasons of resources that failed only because another one had failed
 

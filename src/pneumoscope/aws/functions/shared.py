@@ -40,7 +40,7 @@ Work: TypeAlias = Callable[[Event, LambdaContext], dict[str, Any]]
 #: S3's codes for an object that does not exist; MethodNotAllowed is for a version that is a delete marker.
 _ABSENT_CODES = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}
 _PSEUDONYM_DIGITS = 16  # hexadecimal, 64 bits
-#: Deliveries of an event that Lambda invokes asynchronously: the first, and the template's MaximumRetryAttempts.
+#: How often Lambda delivers an event of an asynchronous invocation: once, and the template's MaximumRetryAttempts.
 ATTEMPTS = 3
 #: The table's item with the secret key of the pseudonyms; all other items are uploads already decided on.
 PSEUDONYM_KEY_ITEM = "key-of-marks"  # a stored key: pseudonyms were first called marks

@@ -39,7 +39,7 @@ DICOM_INDEX = "DICOMDIR"
 _PREFIX_AT, _PREFIX = 128, b"DICM"
 _TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"  # (0002,0010), explicit VR little endian as the whole group
 _META_GROUP = b"\x02\x00"
-_BARE_ELEMENTS = 3  # elements in order from which a file without a preamble is taken for a data set
+_BARE_ELEMENTS = 3  # with so many elements in order, a file without a preamble is taken for a data set
 _ORDERS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _LONG_LENGTHS = (b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF", b"OD", b"OL", b"UC", b"UR")  # PS3.5 section 7.1.2
 _IMPLICIT, _EXPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -106,7 +106,7 @@ def read_dataset(data: bytes, max_bytes: int) -> tuple["Dataset", str]:
 
 
 def _is_past_image(tag: int, _vr: str | None, _length: int) -> bool:
-    """Whether the parser may stop at this tag: the pixel data have been read, or there are no elements any more.
+    """Whether the parser may stop at this tag: the pixel data have been read, or no elements are left.
 
     Some files end with megabytes of zeros, which parse as the tag (0000,0000).
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 _SHAPES = frozenset({"IDENTITY", "INVERSE"})
-_CHECK_LUNGS = "that was followed, but check whether its lungs are dark."
+_CHECK_LUNGS = "this was applied, but check that the lungs are dark."
 _LUTS = {"ModalityLUTSequence": "Modality", "VOILUTSequence": "VOI"}
 
 
@@ -40,7 +40,7 @@ class _Lut:
     def notes(self) -> list[str]:
         """A note if the LUT inverts black and white."""
         falls = self.entries[0] > self.entries[-1]
-        return [f"the DICOM's {self.name} LUT falls; {_CHECK_LUNGS}"] if falls else []
+        return [f"the DICOM's {self.name} LUT inverts black and white; {_CHECK_LUNGS}"] if falls else []
 
     def __call__(self, values: Values) -> Values:
         """Look values up; inputs outside the LUT map to its first or last entry (C.11.1.1.1, C.11.2.1.1)."""
@@ -96,6 +96,7 @@ def to_luma(codes: NDArray[Any], dataset: "Dataset", layout: Layout) -> tuple[Lu
     # Padding is black, also in an inverted film.
     table[padding] = 0
     luma = table[codes]
+    # Apart from the loss above: a film that is mostly padding leaves too little to judge, whatever its own greys.
     padded = levels.loss(levels.histogram(luma), "the DICOM's padding") if padding.any() else None
     if padded and (loss is None or padded.hard > loss.hard):
         loss = padded
@@ -116,20 +117,21 @@ def _padding(stored: NDArray[np.int64], dataset: "Dataset", layout: Layout) -> N
     Both are interpreted as pixels are, signed or not, whatever their own VR. A value that no pixel can have is ignored.
     """
 
-    def as_stored(keyword: str) -> int | None:
+    def padding_value(keyword: str) -> int | None:
         value = number(dataset, keyword)
         if value is None or not value.is_integer():
             return None
+        # The bits above the stored ones must be 0, or repeat the sign of a negative value.
         above, code = divmod(int(value) % (1 << layout.allocated), 1 << layout.stored)
         negative = (
             layout.signed and code >> (layout.stored - 1) and above + 1 == 1 << (layout.allocated - layout.stored)
         )
         return int(stored[code]) if above == 0 or negative else None
 
-    value = as_stored("PixelPaddingValue")
+    value = padding_value("PixelPaddingValue")
     if value is None:
         return np.zeros(len(stored), bool)
-    limit = as_stored("PixelPaddingRangeLimit")
+    limit = padding_value("PixelPaddingRangeLimit")
     low, high = sorted((value, value if limit is None else limit))
     return np.asarray((stored >= low) & (stored <= high))
 
@@ -165,7 +167,7 @@ def _renderings(values: Values, dataset: "Dataset", layout: Layout) -> Iterator[
     """The file's VOI LUT and windows (C.11.2) in the order in which they are tried, or one rendering without them.
 
     The standard leaves the choice among them to the viewer (C.11.2.1.2). A LUT whose entries use fewer bits than it
-    states is also tried as one of the bits that they use.
+    states is also tried as a LUT of that many bits.
     """
     notes: list[str] = []
     windows, unusable = _windows(dataset)
@@ -179,7 +181,7 @@ def _renderings(values: Values, dataset: "Dataset", layout: Layout) -> Iterator[
         yield _Rendering("the DICOM's VOI LUT", np.clip(lut(values) / (2**lut.bits - 1), 0, 1), lut.notes)
         used = int(lut.entries.max()).bit_length()
         if 0 < used < lut.bits:
-            yield _Rendering(f"the DICOM's VOI LUT as one of {used} bits", lut(values) / (2**used - 1), lut.notes)
+            yield _Rendering(f"the DICOM's VOI LUT read as {used}-bit", lut(values) / (2**used - 1), lut.notes)
     for at, (centre, width) in enumerate(windows):
         shares, more = _windowed(values, centre, width, text(dataset, "VOILUTFunction") or "LINEAR")
         yield _Rendering(
@@ -222,7 +224,7 @@ def _windowed(values: Values, centre: float, width: float, function: str) -> tup
 
 
 def _as_stored(values: Values, present: NDArray[np.bool_], layout: Layout, *, inverted: bool) -> Luma:
-    """The luma of each value without a window: scaled from its full range up to 8 bits, else from the range in use."""
+    """Luma of each value without a window: up to 8 bits scaled from their full range, deeper from the range in use."""
     used = np.ones_like(present) if layout.stored <= 8 else present
     table = np.zeros(len(values), np.uint8)
     table[used] = full_range(values[used], inverted=inverted)

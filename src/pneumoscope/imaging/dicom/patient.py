@@ -18,7 +18,7 @@ _ORIENTATIONS = {"LF": 1, "RF": 2, "RH": 3, "LH": 4, "FL": 5, "FR": 6, "HR": 7, 
 
 
 def pseudonym(dataset: "Dataset") -> str | None:
-    """A pseudonym made of Patient ID (0010,0020), regardless of the issuer; None if there is no Patient ID.
+    """A pseudonym made from the Patient ID (0010,0020), regardless of the issuer; None if there is no Patient ID.
 
     It is the beginning of an unkeyed SHA-256: anyone who guesses a Patient ID can check the guess.
     """

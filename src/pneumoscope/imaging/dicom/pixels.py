@@ -114,7 +114,7 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
 
 
 def _one_frame(data: bytes, layout: Layout) -> bytes:
-    """The bytes of the only frame, of encapsulated data without the items around its fragments.
+    """The bytes of the only frame; of encapsulated data, without the items around its fragments.
 
     Frames are counted in the data themselves: some headers do not state that there are several.
     """
@@ -170,7 +170,7 @@ def _require_readable(layout: Layout) -> None:
 
 
 def _decode_native(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
-    """Decode uncompressed and RLE pixels, PS3.5 sections 8.1, 8.2 and annex G; with the bits of a decoded sample."""
+    """Decode uncompressed and RLE pixels, PS3.5 sections 8.1, 8.2 and annex G; return them and the bits per sample."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -200,7 +200,7 @@ def _decode_native(data: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
 
 
 def _decode_compressed(frame: bytes, layout: Layout) -> tuple[NDArray[Any], int]:
-    """Decode a compressed frame by its codec; with the bits of a decoded sample."""
+    """Decode a compressed frame by its codec; return it and the bits per decoded sample."""
     module, markers, decode = _CODECS[layout.syntax]
     import_module(module)  # first, so that a missing codec is reported whatever the frame contains
     if codestream.JPEG_2000 in markers:

@@ -7,7 +7,7 @@ import { csv, headline, STATUS } from "./words.js";
 const MAX_SENDING = 2; // films sent at the same time
 
 const find = (selector) => document.querySelector(selector);
-const films = []; // { name, file, state: waiting | sending | done | failed, decision, message, bitmap, thumbnail, stop }
+const films = []; // { name, file, state: waiting | sending | done | failed, decision, message, bitmap, thumbnail, stop, busy }
 let panes = [];
 let card = null;
 let palette = null;
@@ -38,6 +38,7 @@ async function readService() {
   }
   if (!panes.length) panes = [newPane()];
   for (const pane of panes) pane.setModel(card);
+  // Films that failed only because the server was busy are sent again.
   for (const film of films.filter((each) => each.busy)) film.state = "waiting";
   advance();
 }

@@ -22,8 +22,8 @@ export function meaning(film, card) {
   }
   const groups = Object.entries(card?.groups ?? {}).filter(([, members]) => members.includes(decision.label));
   const share = percent(decision.probabilities[decision.label] ?? decision.groups[decision.label]);
-  const group = groups.map(([name]) => `${name}, `).join("");
-  return `The model's answer (${group}probability ${share}). This is not a diagnosis.`;
+  const group = groups.map(([name]) => ` is a kind of ${name} and`).join("");
+  return `The model's answer${group} has a probability of ${share}. This is not a diagnosis.`;
 }
 
 // A no-break space before the sign keeps a percentage on one line.
