@@ -23,11 +23,12 @@ from pneumoscope.export.gate import CODES, FILMS, apply, features_of, fit_weight
 from pneumoscope.export.graph import join_gate, write_onnx
 from pneumoscope.export.kinds import fit_textures
 from pneumoscope.export.pictures import KINDS, Kind, draw
+from pneumoscope.imaging import read_radiograph
 from pneumoscope.imaging.colour import coloured_share
 from pneumoscope.imaging.film import resize
 from pneumoscope.phantom import encode_jpeg, film
 from pneumoscope.training.predict import load_network
-from samples import TINY
+from samples import TINY, encode
 
 SIDE = TINY["size"]
 FAULTS = sorted(set(FAULT_MAKERS) - {MIRRORED})
@@ -307,6 +308,52 @@ def test_textures_decide_the_kind_of_a_rejected_picture_and_never_reject(
     assert (None if found is None else found.code) == code
     older = find_fault(limits.model_copy(update={"textures": None}), values, NEAR, coloured, GREY)
     assert (older is None) == (found is None)
+
+
+def test_a_picture_cut_out_of_its_background_is_not_a_screenshot(engine: Engine) -> None:
+    """And more often a drawing than a photograph, unless its textures are clearly a photograph's."""
+    gate = gate_of(engine)
+    values = np.where(np.array(gate.codes) == "noise", 5.0, 0.0).astype(np.float32)
+    cases = (
+        ("screenshot", 1.0, 0.25, "screenshot"),
+        ("screenshot", 1.0, 0.26, "drawing"),
+        ("photograph", 1.0, 0.26, "drawing"),
+        ("photograph", 3.0, 0.26, "photograph"),
+    )
+    for kind, lead, transparent, code in cases:
+        rule = of_textures(kind)
+        rule = rule.model_copy(
+            update={"bias": {name: lead * (name == kind) for name in rule.bias}, "score_weight": 0.0}
+        )
+        limits = gate.model_copy(update={"textures": rule})
+        coloured = find_fault(limits, values, NEAR, 0.5, GREY, transparent=transparent)
+        by_scores = find_fault(limits, values, NEAR, 0.0, GREY, transparent=transparent)
+        assert coloured is not None
+        assert by_scores is not None
+        assert coloured.code == code
+        assert by_scores.code == (code if transparent > 0.25 else "noise")
+
+
+def test_transparency_is_measured_and_reaches_the_gate(engine: Engine) -> None:
+    logo = np.zeros((120, 120, 4), np.uint8)
+    logo[20:100, 20:100] = (220, 30, 40, 255)
+    logo[20:100, 20:100, 1] = np.arange(80)
+    assert read_radiograph(encode(Image.fromarray(logo, "RGBA"))).transparent == pytest.approx(5 / 9, abs=0.02)
+    found = engine.predict(encode(Image.fromarray(logo, "RGBA")))
+    assert found.status == "rejected"
+    assert found.reason_codes[0] != "screenshot"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_black_shape_on_a_transparent_background_is_a_drawing(engine: Engine, mode: str) -> None:
+    shape = np.zeros((64, 64, 4), np.uint8)
+    shape[30:32, 10:50, 3] = 90
+    image = Image.fromarray(shape, "RGBA").convert(mode) if mode != "P" else Image.fromarray(shape, "RGBA").quantize()
+    found = engine.predict(encode(image))
+    assert found.reason_codes == ("drawing",)
+    assert "like a logo" in found.reasons[0]
+    shape[..., 3] = 0
+    assert engine.predict(encode(Image.fromarray(shape, "RGBA"))).reason_codes == ("blank",)
 
 
 def test_scores_count_beside_textures(engine: Engine) -> None:

@@ -61,6 +61,7 @@ class DecodedFilm:
     notes: tuple[Reason, ...]
     age_years: float | None
     coloured: float | None
+    transparent: float
     milliseconds: float
 
 
@@ -254,6 +255,7 @@ class Engine:
             notes=() if radiograph is None else radiograph.notes,
             age_years=None if radiograph is None else radiograph.age_years,
             coloured=None if radiograph is None else radiograph.coloured,
+            transparent=0.0 if radiograph is None else radiograph.transparent,
             milliseconds=_since(started),
         )
 
@@ -316,7 +318,7 @@ class Engine:
         """The reason to reject a film, or None. Without a gate, only a doubt from reading the file is a reason."""
         gate, why = self.contract.gate, None
         if gate is not None and row.scores is not None and row.distances is not None:
-            why = find_fault(gate, row.scores, row.distances, film.coloured, image)
+            why = find_fault(gate, row.scores, row.distances, film.coloured, image, transparent=film.transparent)
         # What the picture shows is more specific than a doubt about the file; an orientation is not.
         return why if film.doubt is None or (why is not None and is_not_radiograph(why.code)) else film.doubt
 

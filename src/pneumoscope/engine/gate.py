@@ -1,5 +1,6 @@
 """Whether an input is a usable frontal chest film, by the gate in the graph, and faults that can be corrected."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -24,8 +25,11 @@ _SENTENCES = {
     "slice": "the picture looks like a slice of CT or MR, not like a radiograph",
 }
 #: Kinds that are often coloured. Where textures do not decide, the one with the highest score is reported.
-_PHOTOGRAPH, _DRAWING = "photograph", "drawing"
-_COLOURED = (_PHOTOGRAPH, _DRAWING, "screenshot")
+_PHOTOGRAPH, _DRAWING, _SCREENSHOT = "photograph", "drawing", "screenshot"
+_COLOURED = (_PHOTOGRAPH, _DRAWING, _SCREENSHOT)
+_TRANSPARENT = 0.25  # a screenshot of a window may have transparent margins, but not over so much of it
+# Added to the logits of pictures with more transparent pixels: nine in ten are taken to be drawings or logos.
+_CUT_OUT = {_DRAWING: math.log(9), _SCREENSHOT: -math.inf}
 _UNDO: dict[str, Callable[[Luma], Luma]] = {
     "inverted": lambda luma: 255 - luma,
     "rotated-90": lambda luma: np.rot90(luma, 1),
@@ -35,7 +39,13 @@ _UNDO: dict[str, Callable[[Luma], Luma]] = {
 
 
 def find_fault(
-    gate: Gate, scores: NDArray[np.float32], distances: NDArray[np.float32], coloured: float | None, image: Luma
+    gate: Gate,
+    scores: NDArray[np.float32],
+    distances: NDArray[np.float32],
+    coloured: float | None,
+    image: Luma,
+    *,
+    transparent: float = 0.0,
 ) -> Reason | None:
     """The reason to reject an input, or None.
 
@@ -45,15 +55,18 @@ def find_fault(
         distances: its output `distance`, `[2]`: how far the input's features are from those of the training films.
         coloured: share of the picture's pixels whose colour differs from its tint; None if it was not measured.
         image: the input, `uint8 [1, S, S]`; its textures show which kind of picture a rejected one is.
+        transparent: share of the picture's pixels that are transparent; a screenshot has few of them.
     """
     # Colour first: the graph sees only grey, so the scores cannot show it.
     shares = dict(zip(gate.codes, softmax(scores).tolist(), strict=True))
+    cut_out = transparent > _TRANSPARENT
     if coloured is not None and coloured > gate.coloured:
-        code = _kind(gate, scores, image) or max(_COLOURED, key=lambda each: shares.get(each, 0.0))
+        code = _kind(gate, scores, image, cut_out=cut_out) or max(_COLOURED, key=lambda each: shares.get(each, 0.0))
         return Reason(code, f"{_SENTENCES[code]}: {100 * coloured:.0f} % of its pixels are coloured.")
     if shares[FILM] + shares[MIRRORED] < gate.film_from:
         code = max((each for each in shares if each not in (FILM, MIRRORED)), key=shares.__getitem__)
-        if code in _COLOURED and (kind := _kind(gate, scores, image)) is not None:
+        is_picture = code in _COLOURED or (cut_out and not can_undo(code))
+        if is_picture and (kind := _kind(gate, scores, image, cut_out=cut_out)) is not None:
             # Textures decide, but a grey drawing with grain, such as our phantoms, has those of a photograph.
             code = code if (code, kind) == (_DRAWING, _PHOTOGRAPH) else kind
         return Reason(code, f"{_SENTENCES.get(code, code)}.{_advice(code)}")
@@ -66,13 +79,19 @@ def find_fault(
     return None
 
 
-def _kind(gate: Gate, scores: NDArray[np.float32], image: Luma) -> str | None:
-    """The kind of a picture that is rejected, by its textures and its score; None for a gate without textures."""
+def _kind(gate: Gate, scores: NDArray[np.float32], image: Luma, *, cut_out: bool) -> str | None:
+    """The kind of a picture that is rejected, by its textures and its score; None for a gate without textures.
+
+    A picture that is `cut_out` of its background is not a screenshot, and more often a drawing than a photograph.
+    """
     if (rule := gate.textures) is None:
         return None
     found, of_code = textures(image[0]), dict(zip(gate.codes, scores.tolist(), strict=True))
     totals = {
-        kind: rule.score_weight * of_code[kind] + float(np.dot(found, np.array(weights))) + rule.bias[kind]
+        kind: rule.score_weight * of_code[kind]
+        + float(np.dot(found, np.array(weights)))
+        + rule.bias[kind]
+        + (_CUT_OUT.get(kind, 0.0) if cut_out else 0.0)
         for kind, weights in rule.weights.items()
     }
     return max(totals, key=totals.__getitem__)

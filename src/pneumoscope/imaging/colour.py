@@ -1,4 +1,4 @@
-"""How much of a picture is coloured: radiographs are grey, or have one tint throughout.
+"""How much of a picture is coloured or transparent: radiographs are grey, or have one tint throughout.
 
 Luma does not show colour, so the colours are read separately: of a JPEG at its smallest DCT scale, of other
 formats from 64×64 samples.
@@ -12,6 +12,8 @@ from PIL.ImageFile import ImageFile
 from pneumoscope.imaging import jpeg
 
 _SIDE = 64  # samples per side, of files other than JPEG
+_HALF = 128  # of an opacity of 255
+_WITH_ALPHA = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})  # modes of 8 bits
 _COLOURED = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})  # Pillow's modes
 # Chroma, in grey levels. A grey film coded in colour has under 3; a blue base or a sepia print has up to 30, evenly.
 _VISIBLE, _STRONG = 5.0, 40.0
@@ -53,8 +55,26 @@ def share_of(image: ImageFile, data: bytes, mode: str) -> float | None:
     if image.format == "JPEG" and mode == "RGB":
         small = jpeg.colours(data)
         return None if small is None else coloured_share(small)
-    sampled = image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
     if not image.has_transparency_data:
-        return coloured_share(np.asarray(sampled.convert("RGB")))
-    values = np.asarray(sampled.convert("RGBA")).astype(np.uint16)
+        return coloured_share(np.asarray(_sample(image).convert("RGB")))
+    values = np.asarray(_sample(image).convert("RGBA")).astype(np.uint16)
     return coloured_share((values[..., :3] * values[..., 3:] // 255).astype(np.uint8))
+
+
+def transparent_share(image: ImageFile) -> float:
+    """Share of a loaded file's pixels, 0 to 1, that are more transparent than opaque, by 64×64 samples."""
+    if not image.has_transparency_data or image.mode not in _WITH_ALPHA:
+        return 0.0
+    return float((np.asarray(_sample(image).convert("RGBA"))[..., 3] < _HALF).mean())
+
+
+def has_shape(image: ImageFile) -> bool:
+    """Whether a loaded file's pixels differ in transparency."""
+    if not image.has_transparency_data or image.mode not in _WITH_ALPHA:
+        return False
+    least, most = image.convert("RGBA").getchannel("A").getextrema()
+    return least != most
+
+
+def _sample(image: ImageFile) -> Image.Image:
+    return image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)

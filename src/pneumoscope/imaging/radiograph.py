@@ -70,7 +70,8 @@ class Radiograph:
 
     `luma` is `uint8 [height, width]`, upright, where 0 is black. `notes` are remarks to report with the decision; they
     contain nothing that identifies a patient. `age_years` is None if the file does not state an age. `coloured` is the
-    share of pixels, 0 to 1, whose colour differs from the picture's tint, None if it was not measured.
+    share of pixels, 0 to 1, whose colour differs from the picture's tint, None if it was not measured. `transparent` is
+    the share of pixels that are more transparent than opaque.
     """
 
     luma: Luma
@@ -78,6 +79,7 @@ class Radiograph:
     notes: tuple[Reason, ...] = ()
     age_years: float | None = None
     coloured: float | None = None
+    transparent: float = 0.0
 
 
 def check_sides(width: int, height: int, limits: Limits) -> None:

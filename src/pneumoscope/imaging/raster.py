@@ -79,15 +79,18 @@ def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
             # Measured only when a model is to decide (`rule`): it costs a second pass over a colour JPEG, and the
             # published archive consists of colour JPEGs.
             coloured = None if rule is None else colour.share_of(image, data, facts.mode)
+            transparent = colour.transparent_share(image)
         except DECODE_ERRORS as failure:
             raise ImageError(
                 f"cannot decode this {image.format}: {_message(failure)}; the file is damaged."
             ) from failure
     counts = levels.histogram(luma)
     if max(counts) == luma.size:
+        if colour.has_shape(image):
+            raise UnsuitableError("the picture is a shape of one colour, like a logo, not a film.", code="drawing")
         what = "is transparent or has one value" if image.has_transparency_data else "has the same value"
         raise UnsuitableError(f"the image is blank: every pixel {what}.", code="blank")
-    radiograph = Radiograph(luma=luma, facts=facts, coloured=coloured)
+    radiograph = Radiograph(luma=luma, facts=facts, coloured=coloured, transparent=transparent)
     return replace(radiograph, notes=levels.check_loss(levels.loss(counts), radiograph))
 
 
