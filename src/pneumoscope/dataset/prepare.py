@@ -185,7 +185,7 @@ def _cut_splits(union: Union, config: PrepareConfig) -> list[str | None]:
     """The split of each entry, or None for a train film of a test patient; groups are never divided."""
     groups = [union.groups[entry.pixels] for entry in union.entries]
     train = [
-        LabelledFilm(label=entry.label, patient=group)
+        LabelledFilm(label=entry.label, patient=group)  # a group counts as a patient, so that it is never divided
         for entry, group in zip(union.entries, groups, strict=True)
         if group not in union.test_groups
     ]
@@ -198,7 +198,7 @@ def _cut_splits(union: Union, config: PrepareConfig) -> list[str | None]:
     if not any(entry.in_test_part for entry in union.entries):
         parts |= dict.fromkeys(cut_patients(train, fraction=config.test_fraction, seed=config.seed), "test")
         train = [film for film in train if film.patient not in parts]
-    # A share of the films that are left, if a test part was split off.
+    # `val_fraction` is a share of the films that are left after a test part was split off.
     parts |= dict.fromkeys(cut_patients(train, fraction=config.val_fraction, seed=config.seed), "val")
     return [
         "test" if entry.in_test_part else None if group in union.test_groups else parts.get(group, "train")

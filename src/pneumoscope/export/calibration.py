@@ -32,7 +32,8 @@ DEFAULT_COVERAGE = 0.9
 Aim: TypeAlias = Literal["sensitivity", "specificity"]
 AIMS: tuple[tuple[Aim, float], ...] = (("sensitivity", 0.95), ("sensitivity", 0.99), ("specificity", 0.95))
 _FOLDS = 5  # into which a validation split is dealt
-#: Settings that may differ between a run and its evidence's networks: they do not change how sure a network is.
+#: Settings that may differ between a run and its evidence's networks: they do not change how sure a network is
+#: (runs with teachers are refused).
 _IRRELEVANT = ("recipe", "seed", "compiled", "workers", "precision", "teacher_share")
 
 
@@ -252,7 +253,8 @@ def _thresholds(calibration_set: CalibrationSet, threshold_films: _ThresholdFilm
 def _least(own: Floats, truth: Indices, classes: int, coverage: float) -> list[float]:
     """The least probability of each class, rounded down to 6 decimals; 0 for a class with too few films.
 
-    Rounded down, so that the films that set a threshold still reach it.
+    `own` is each film's probability of its true class. Rounded down, so that the films that set a threshold still
+    reach it.
     """
     # The nonconformity score is 1 minus the probability of the true class; too few films make it infinite.
     scores = metrics.conformal_thresholds(1 - own, truth, classes, coverage)
@@ -300,4 +302,4 @@ def _threshold(
     if aim == "sensitivity":
         return metrics.threshold_reached_by(share[inside], level, weights[inside])
     below = 1 - metrics.threshold_reached_by(1 - share[~inside], level, weights[~inside])
-    return min(1.0, round(below + 1e-6, 6))  # just above it, as a film at the threshold itself is called
+    return min(1.0, round(below + 1e-6, 6))  # just above it: a film exactly at the threshold is called positive

@@ -45,8 +45,8 @@ _STEPS, _BATCH, _RATE, _DECAY = 400, 256, 5e-3, 1e-2
 class GateSamples:
     """What a gate is fitted to: features `float32 [N, E]`, indices of codes `[N]`, patients `[N]` (-1: not a film).
 
-    The first `embedding` of the E features are the network's embedding; the others are middle features, averaged by the
-    matrix `pool`.
+    The first `embedding` of the E features are the network's embedding; the others come from a layer in the middle,
+    averaged by the matrix `pool`.
     """
 
     features: Floats
@@ -130,7 +130,7 @@ def gate_samples(
 
 
 def features_of(model: Path, images: Luma) -> tuple[Floats, Floats, Floats]:
-    """Embeddings `[N, D]`, pooled middle features `[N, M × G]`, and the matrix that pooled them, `[h × w, G]`."""
+    """Embeddings `[N, D]`, middle features `[N, M × G]` (M channels, G cells), and their pooling matrix, `[h × w, G]`."""
     embeddings, layouts, pool = [], [], None
     for embedding, middle in run_model(model, ["embedding", MIDDLE], images):
         count, channels, height, width = middle.shape

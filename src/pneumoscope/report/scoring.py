@@ -41,7 +41,7 @@ class LabelScheme:
         return cls(members={label: (label,) for label in contract.classes}, groups=contract.groups)
 
     def matrix(self, classes: Sequence[str]) -> NDArray[np.bool_]:
-        """Which class belongs to which name, `bool [C, T]`."""
+        """Which class belongs to which name, `bool [classes, names]`."""
         return np.array([[label in members for members in self.members.values()] for label in classes], bool)
 
 
@@ -212,7 +212,7 @@ class _Row(NamedTuple):
     status: str
     codes: tuple[str, ...]
     possible: tuple[str, ...]
-    numbers: tuple[float, float, float]
+    numbers: tuple[float, float, float]  # brightness, and milliseconds to decode and to run the model
 
 
 class _Collector:
