@@ -130,7 +130,7 @@ def gate_samples(
 
 
 def features_of(model: Path, images: Luma) -> tuple[Floats, Floats, Floats]:
-    """Embeddings `[N, D]`, middle features `[N, M × G]` (M channels, G cells), and their pooling matrix, `[h × w, G]`."""
+    """Embeddings `[N, D]`, middle features `[N, M × G]` (M channels, G cells), their pooling matrix `[h × w, G]`."""
     embeddings, layouts, pool = [], [], None
     for embedding, middle in run_model(model, ["embedding", MIDDLE], images):
         count, channels, height, width = middle.shape
