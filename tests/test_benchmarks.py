@@ -12,6 +12,7 @@ import pytest
 import calibration
 import capstone
 import metrics as figures_table
+import variants
 from capstone import Clock, Row
 from pneumoscope.dataset import Dataset
 from pneumoscope.training.config import load_recipe
@@ -113,6 +114,37 @@ def test_the_table_of_computing_times(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert head.split() == ["films", "resamples", "figures", "seconds", "loop", "ratio"]
     assert [row.split()[:3] for row in rows] == [["60", "40", "43"], ["90", "40", "43"]]
     assert all(float(value) > 0 for row in rows for value in row.split()[4:])
+
+
+def test_the_table_of_variants(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = {"optimizer": "adamw", "schedule": "onecycle", "augment": "robust", "prior": "uniform", "mixup": 0.2}
+    recipe = tmp_path / "tiny.toml"
+    lines = (TINY | tiny | {"epochs": 1, "ema": 0.5}).items()
+    recipe.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in lines))
+    out = ["--out", str(tmp_path / "out"), "--folds", "2", "--recipe", str(recipe)]
+    names = ["--variant", "short:", "--variant", "long:epochs=12,mixup=0"]
+    monkeypatch.setattr(sys, "argv", ["variants.py", str(dataset.root), *out, *names])
+    monkeypatch.setattr(variants, "RESAMPLES", 50)
+    variants.main()
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in table[:2]] == ["short", "long"]  # the seconds that each took
+    count = len(dataset.split("train")) + len(dataset.split("val"))
+    for name in ("short", "long"):
+        with np.load(tmp_path / "out" / f"{name}.npz") as stored:
+            assert {part: logits.shape for part, logits in stored.items()} == {
+                "plain": (count, 3),
+                "stress": (count, 3),
+            }
+            assert all(logits.any(axis=1).all() for logits in stored.values())  # every film is in one fold
+    losses = {line: float(table[number + 4].split()[1]) for number, line in enumerate(table) if "as trained" in line}
+    assert losses["long, plain, as trained"] < losses["short, plain, as trained"]
+    variants.main()
+    assert capsys.readouterr().out.splitlines() == table[2:]
+    monkeypatch.setattr(sys, "argv", ["variants.py", str(dataset.root), *out, "--variant", "sgd:optimizer='sgd'"])
+    with pytest.raises(SystemExit, match="sgd: this script needs optimizer adamw"):
+        variants.main()
 
 
 def test_the_table_of_calibrations(

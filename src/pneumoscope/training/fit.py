@@ -21,7 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from pneumoscope.backbone import NONE, Network, build, normalisation_of
+from pneumoscope.backbone import NONE, Network
 from pneumoscope.contract import InputRule
 from pneumoscope.dataset import Dataset
 from pneumoscope.documents import write_document
@@ -35,6 +35,7 @@ from pneumoscope.training.history import EpochRecord, best_epoch, is_finished
 from pneumoscope.training.inputs import CACHE_FOLDER, CachedFilms, Loaders, cache_inputs, labels_of, make_loaders
 from pneumoscope.training.loss import Objective
 from pneumoscope.training.module import Classifier
+from pneumoscope.training.network import new_network
 from pneumoscope.training.quiet import quiet
 from pneumoscope.training.run_directory import (
     BEST,
@@ -210,21 +211,7 @@ def _build(
     """
     # Before the network is built, because its initial weights are drawn from torch's random state.
     torch.manual_seed(config.seed)
-    network, report = build(
-        config.arch,
-        classes=len(dataset.classes),
-        size=config.size,
-        weights=weights,
-        freeze=config.freeze,
-        normalisation=normalisation_of(config.arch, config.weights),
-        dropout=config.dropout,
-        drop_path=config.drop_path,
-        low_pass=config.low_pass,
-    )
-    if config.head_scale is not None:
-        network.initialise_head(config.head_scale)
-    if config.batch_norm_momentum is not None:
-        network.set_batch_norm_momentum(config.batch_norm_momentum)
+    network, report = new_network(config, len(dataset.classes), weights=weights)
     _try_out(network, config)
     description = f"initial weights: {weights}" if report is None else str(report)
     network.to(memory_format=torch.channels_last)  # 1.3 times as fast on a CPU
