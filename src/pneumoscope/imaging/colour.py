@@ -13,7 +13,7 @@ from pneumoscope.imaging import jpeg
 
 _SIDE = 64  # samples per side, of files other than JPEG
 _HALF = 128  # of an opacity of 255
-_WITH_ALPHA = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})  # modes of 8 bits
+_WITH_ALPHA = frozenset({"LA", "P", "PA", "RGB", "RGBA"})  # Pillow misreads the transparent grey of other modes
 _COLOURED = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})  # Pillow's modes
 # Chroma, in grey levels. A grey film coded in colour has under 3; a blue base or a sepia print has up to 30, evenly.
 _VISIBLE, _STRONG = 5.0, 40.0
