@@ -197,7 +197,7 @@ function fail(film, trouble) {
   const known = trouble instanceof Trouble;
   const later = known && (trouble.kind === "lost" || trouble.kind === "token");
   film.state = later ? "waiting" : "failed";
-  film.message = later ? "Waiting for the server." : known ? trouble.message : "This page has a fault; reload it.";
+  film.message = later ? (trouble.kind === "token" ? "Waiting for a token." : "Waiting for the server.") : known ? trouble.message : "This page has a fault; reload it.";
   film.busy = known && trouble.kind === "busy";
   if (later) pause(trouble);
   if (film.busy) offerRetry("The server is still busy.");

@@ -146,7 +146,8 @@ export class Pane {
     const { decision } = film;
     this.#find(".decision").dataset.status = decision?.status ?? film.state;
     this.#find(".badge").textContent = decision ? STATUS[decision.status] : film.state === "failed" ? STATUS.failed : "";
-    this.#find(".label").textContent = decision ? headline(film) : film.state === "failed" ? "" : "Being classified…";
+    const state = film.state === "failed" ? "" : film.state === "sending" ? "Being classified…" : "Waiting";
+    this.#find(".label").textContent = decision ? headline(film) : state;
     this.#find(".plain").textContent = meaning(film, card);
     this.#find(".reasons").replaceChildren(...(decision?.reasons ?? []).map((text) => element("li", unbroken(text))));
     const decoded = Boolean(decision) && decision.status !== "rejected";
