@@ -66,7 +66,7 @@ def compare(films: HeldOutFilms, logits: Floats, rows: NDArray[np.bool_]) -> Non
     )
     errors = {name: calibration_errors(selected, shares, resampled.astype(float)) for name, shares in by_method.items()}
     for one, other in PAIRS:
-        low, high = metrics.gain_interval(losses[one], losses[other], selected, resamples=RESAMPLES)
+        low, high = metrics.difference_interval(losses[one], losses[other], selected, resamples=RESAMPLES)
         less, more = metrics.percentile_interval(np.subtract(errors[one], errors[other]))
         print(f"  {one} against {other}: NLL {low:+.4f} to {high:+.4f}, ECE {less:+.4f} to {more:+.4f}")
 

@@ -1,4 +1,4 @@
-"""What changes of a recipe are worth: the folds of cross-validation for each variant, on the same crops, on one GPU.
+"""How much changes to a recipe gain: each variant is cross-validated on one GPU, on the same augmented films.
 
     python benchmarks/variants.py DATASET --out OUT --variant base: --variant "bare:mixup=0,label_smoothing=0"
 
@@ -6,10 +6,10 @@ Each variant is a name and the settings of the recipe that it changes, as in a r
 `pneumoscope train`, but films that do not fill a last batch are left out of an epoch, variants share the augmented
 films, and a step is recorded once as a CUDA graph, which is three times as fast. On a CPU this works, slowly.
 
-For each variant, OUT gets `NAME.npz` with the logits of all films, each predicted by the network that has not seen its
-patient, as it is and as its stress version; a file that exists is used again. The table has figures as trained and
-calibrated by vector scaling, fitted to the other folds' films as they are, and differences from the first variant with
-95 % intervals over patients, which do not include the spread of seeds.
+For each variant, OUT gets `NAME.npz` with the logits of all films, each predicted by the network that has not seen
+its patient, as it is and as its stress version; a file that exists is used again. The table has each figure as
+trained, and after vector scaling that is fitted to the other folds' plain films. It also has differences from the
+first variant, with 95 % intervals over patients, which do not include the spread of seeds.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from pneumoscope.training.module import rate_factor
 from pneumoscope.training.network import new_network
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-#: Settings that these steps repeat; a variant must leave the others at these values.
+#: Settings for which this script supports one value only; a variant must not change them.
 FIXED = {
     "optimizer": "adamw",
     "augment": "robust",
@@ -57,7 +57,7 @@ RESAMPLES = 1000
 
 
 class Films(NamedTuple):
-    """A data set's train films: plain and stress inputs `uint8 [N, 1, S, S]`, labels, and each fold's films."""
+    """A data set's train and validation films: inputs `uint8 [N, 1, S, S]`, labels, and the rows of each fold."""
 
     dataset: Dataset
     plain: NDArray[np.uint8]
@@ -101,7 +101,7 @@ def parse(text: str, recipe: str) -> tuple[str, TrainConfig]:
 def read(dataset: Dataset, size: int, folds: int) -> Films:
     """Decode the train films, make their stress versions, and deal them into folds as `cross-validate` does."""
     parts = fold_datasets(dataset, folds=folds, seed=0)
-    # The folds are of the train and validation films.
+    # Cross-validation divides the train and the validation films, so all of them count as train here.
     dataset = replace(dataset, films=tuple(replace(film, split="train") for film in parts[0].films))
     rule, records = InputRule.squash(size), dataset.split("train")
     place = {film.path: row for row, film in enumerate(records)}
@@ -259,7 +259,7 @@ def report(variants: Sequence[tuple[str, dict[str, NDArray[np.float32]]]], films
         fold[rows] = number
     uniform = np.full(len(classes), 1 / len(classes))
     print("variant, films, probabilities; each figure, and its difference from the first variant with a 95 % interval")
-    first: dict[str, Floats] = {}
+    baseline: dict[str, Floats] = {}
     for name, logits in variants:
         held_out = HeldOutFilms(
             logits=logits["plain"].astype(np.float64),
@@ -271,7 +271,7 @@ def report(variants: Sequence[tuple[str, dict[str, NDArray[np.float32]]]], films
         for part, values in logits.items():
             for method in ("none", "vector"):
                 shares = cross_fitted(held_out, values.astype(np.float64), method)
-                other = first.setdefault(f"{part} {method}", shares)
+                other = baseline.setdefault(f"{part} {method}", shares)
                 found = metrics.compare_predictions(
                     films.labels,
                     shares,
@@ -285,9 +285,9 @@ def report(variants: Sequence[tuple[str, dict[str, NDArray[np.float32]]]], films
                 figures = ["accuracy", *(f"group_accuracy.{group}" for group in groups), "macro_auroc", "cross_entropy"]
                 print(f"{name}, {part}, {'as trained' if method == 'none' else 'calibrated'}")
                 for each in figures:
-                    gain = found[each]
-                    change = "" if shares is other else f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
-                    print(f"  {each:26} {gain.first:.4f}  {change}".rstrip())
+                    this, _, gain, low, high, _ = found[each]
+                    change = "" if shares is other else f"{gain:+.4f} ({low:+.4f} to {high:+.4f})"
+                    print(f"  {each:26} {this:.4f}  {change}".rstrip())
 
 
 if __name__ == "__main__":

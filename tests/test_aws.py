@@ -29,7 +29,7 @@ from local_cloud import LocalCloud
 from pneumoscope.aws.client.images import has_disks, training_image
 from pneumoscope.aws.client.inventory import status
 from pneumoscope.aws.client.package import pinned_requirements, requirements, training_archive, write_model_archive
-from pneumoscope.aws.client.train import describe_job, describe_request, follow, role_arn, start
+from pneumoscope.aws.client.train import describe_job, follow, job_arguments, role_arn, start
 from pneumoscope.aws.client.upload import upload
 from pneumoscope.aws.endpoint import TimedDecision
 from pneumoscope.aws.functions import on_upload, shared
@@ -168,12 +168,12 @@ def test_no_archive_holds_the_shipped_bundle(tiny_bundle: Path) -> None:
 
 def test_a_custom_image_a_test_channel_and_a_key_are_in_the_request() -> None:
     settings = train_settings(image="1.dkr.ecr/x", test="s3://films-bucket/other", kms_key="key-1", instances=3)
-    job = describe_request(settings, "arn:role", REGION, None)
+    job = job_arguments(settings, "arn:role", REGION, None)
     assert not [name for name in job["HyperParameters"] if name.startswith("sagemaker")]
     assert [each["ChannelName"] for each in job["InputDataConfig"]] == ["train", "test"]
     assert job["OutputDataConfig"]["KmsKeyId"] == "key-1"
     assert "VolumeKmsKeyId" not in job["ResourceConfig"], "AWS refuses one for a type with local disks"
-    plain = describe_request(train_settings(kms_key="key-1", instance_type="ml.c6i.4xlarge"), "arn:role", REGION, None)
+    plain = job_arguments(train_settings(kms_key="key-1", instance_type="ml.c6i.4xlarge"), "arn:role", REGION, None)
     assert plain["ResourceConfig"]["VolumeKmsKeyId"] == "key-1"
     assert job["EnableInterContainerTrafficEncryption"] is True
     assert "CheckpointConfig" not in job

@@ -196,7 +196,7 @@ def test_another_number_of_classes_leaves_the_head_at_random_and_reports_it(tmp_
     _, report = build("test_resnet", classes=3, size=48, weights=str(tmp_path / "w.pt"))
     assert report is not None
     assert report.left_random == ("body.fc.weight", "body.fc.bias")
-    assert "2 left at random (body.fc.weight, body.fc.bias)" in str(report)
+    assert "2 keep their random values (body.fc.weight, body.fc.bias)" in str(report)
     assert "not used" in str(report)
 
 

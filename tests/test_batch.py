@@ -50,7 +50,7 @@ def settings(bundle: Path, **changes: Any) -> Score:
 @pytest.fixture(scope="module")
 def service(tiny_bundle: Path) -> Iterator[Service]:
     """The service with the variables of the job's model."""
-    container = transform.describe_model(settings(tiny_bundle), "a", parse_location(OUT), "arn")["PrimaryContainer"]
+    container = transform.model_arguments(settings(tiny_bundle), "a", parse_location(OUT), "arn")["PrimaryContainer"]
     with serving(tiny_bundle, environment=container["Environment"]) as running:
         yield running
 
@@ -258,7 +258,7 @@ def test_embeddings_are_gathered_if_asked_for(
     aws: Cloud, films: dict[str, bytes], shared_cloud: LocalCloud, tiny_bundle: Path
 ) -> None:
     chosen = settings(tiny_bundle, embedding=True)
-    container = transform.describe_model(chosen, "a", chosen.out, "arn")["PrimaryContainer"]
+    container = transform.model_arguments(chosen, "a", chosen.out, "arn")["PrimaryContainer"]
     with serving(tiny_bundle, environment=container["Environment"]) as service:
         batches = BatchTransform(shared_cloud, service, REGION)
         carried_out(aws, planned(aws, tiny_bundle, embedding=True), batches.run)
@@ -272,7 +272,7 @@ def test_the_coverage_is_the_jobs_and_the_names_are_those_of_pneumoscope_score(
 ) -> None:
     """At coverage 0.99 every class fits every film; an image that does not know the variable answers at 0.9."""
     chosen = settings(tiny_bundle, coverage=0.99)
-    container = transform.describe_model(chosen, "a", chosen.out, "arn")["PrimaryContainer"]
+    container = transform.model_arguments(chosen, "a", chosen.out, "arn")["PrimaryContainer"]
     with serving(tiny_bundle, environment=container["Environment"]) as service:
         job = BatchTransform(shared_cloud, service, REGION)
         summary = carried_out(aws, planned(aws, tiny_bundle, coverage=0.99), job.run)
@@ -337,7 +337,7 @@ def test_large_films_are_sent_fewer_at_a_time(largest: int, payload: int, at_onc
     films = transform.Films(source=parse_location(SOURCE), names=["a"], largest=largest)
     runs = transform.Run(key="k", responses=parse_location(OUT))
     chosen = settings(tiny_bundle, films_at_once=16)
-    job = transform.describe_request(chosen, "name", runs, films, parse_location(f"{OUT}/m"))
+    job = transform.job_arguments(chosen, "name", runs, films, parse_location(f"{OUT}/m"))
     assert (job["MaxPayloadInMB"], job["MaxConcurrentTransforms"]) == (payload, at_once)
 
 

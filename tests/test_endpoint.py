@@ -18,7 +18,7 @@ from pneumoscope.aws.client.images import RAY_SERVE, aws_image
 from pneumoscope.aws.client.inventory import deployed_resources, status, variant_and_contract
 from pneumoscope.aws.client.model_upload import put_model
 from pneumoscope.aws.client.stack import await_stack, find_stack, stack_parameters
-from pneumoscope.aws.client.train import describe_request, role_arn
+from pneumoscope.aws.client.train import job_arguments, role_arn
 from pneumoscope.aws.session import Cloud
 from pneumoscope.aws.unpack import extract, fetch_bundle
 from pneumoscope.cli import main
@@ -264,7 +264,7 @@ def test_training_jobs_are_listed_by_a_single_call(aws: Cloud, shared_cloud: Loc
     calls = list[str]()
     role, own = role_arn(aws, "trainer"), {"Key": "pneumoscope", "Value": "x"}
     for number in range(20):
-        arguments = describe_request(train_settings(name=f"job-{number}"), role, REGION, None)
+        arguments = job_arguments(train_settings(name=f"job-{number}"), role, REGION, None)
         tags = [own] if number % 2 else [{"Key": "theirs", "Value": "x"}]
         shared_cloud.client("sagemaker").create_training_job(**arguments | {"Tags": tags})
     aws.client("sagemaker").meta.events.register("before-call", lambda model, **_: calls.append(model.name))

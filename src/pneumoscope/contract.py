@@ -37,7 +37,9 @@ class InputRule(Document):
     filter: Literal["bilinear-antialiased"] = Field(
         description="Pillow's BILINEAR, whose support widens when shrinking."
     )
-    decode_margin: float = Field(ge=1, le=8, description="JPEG may decode at a DCT scale this many times `size`.")
+    decode_margin: float = Field(
+        ge=1, le=8, description="A JPEG may be decoded smaller, if both sides stay at least this many times `size`."
+    )
     colours: Literal["bt601"] = Field(description="Colours become ITU-R BT.601 luma, a JPEG's own Y channel.")
     transparency: Literal["over-black"] = Field(description="Transparent pixels are laid over black.")
     orientation: Literal["upright"] = Field(description="EXIF, TIFF or DICOM orientation is undone.")
@@ -47,7 +49,7 @@ class InputRule(Document):
     @classmethod
     def squash(cls, size: int) -> Self:
         """The only rule of this version, at the given size."""
-        # A Literal of one value is its own value: the rule is written once, in the annotations above.
+        # Each Literal above allows one value. It is taken from there, so that the rule is written only once.
         kinds = {name: field.annotation for name, field in cls.model_fields.items()}
         only = {name: get_args(kind)[0] for name, kind in kinds.items() if get_origin(kind) is Literal}
         return cls(size=size, decode_margin=1.5, **only)
@@ -91,7 +93,7 @@ class Calibration(Document):
 
 
 class Sides(Document):
-    """Least probability of the group at which `inside` fits a film, and of its complement at which `outside` does."""
+    """Thresholds of a group's two sides: `inside` on the group's probability, `outside` on 1 minus it."""
 
     inside: Probability
     outside: Probability
@@ -108,12 +110,13 @@ class CoverageRow(Document):
     coverage: float | None = Field(
         gt=0,
         lt=1,
-        description="Share of each class's films, and of each side's, whose set must keep it; null: not known.",
+        description="Share of each class's films whose prediction set must contain it; for sides of groups, too. Null: "
+        "not known.",
     )
     classes: dict[Text, Probability]
     groups: dict[Text, Sides]
     observed: dict[Text, Probability | None] = Field(description="By class, the observed share; null: no films.")
-    answered: Probability | None = Field(description="Share of the films that are answered at level class.")
+    answered: Probability | None = Field(description="Share of the films that are answered, at level `class`.")
     accuracy: Probability | None = Field(description="Share of the answered films with the right class.")
 
 
@@ -187,7 +190,7 @@ class Gate(Document):
         description="Meaning of each score of `gate`: a film, a film with a fault, another kind of picture."
     )
     film_from: float = Field(
-        ge=0, le=1, description="Least share of a film, mirrored or not, in the scores' softmax that is accepted."
+        ge=0, le=1, description="Accept an input if film and mirrored together have this share of the scores' softmax."
     )
     mirrored_from: float = Field(ge=0, le=1, description="Least share at which a film is reported as mirrored.")
     distances: tuple[float, float] = Field(description="Accept distances up to these.")

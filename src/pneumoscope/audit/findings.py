@@ -56,8 +56,8 @@ _MEANINGS: dict[Severity, dict[str, str]] = {
             "Either a re-encoded copy has a wrong label, or two children look the same. Look at them."
         ),
         "unlisted-files": "Programs that read the folders, such as torchvision's ImageFolder, train or test on them.",
-        "class-spellings": "They are mostly one class: data prepare --merge-classes merges them.",
-        "odd-aspect": "Very long or very high: perhaps not one frontal chest film. Look at them.",
+        "class-spellings": "They probably mean one class: data prepare --merge-classes merges them.",
+        "odd-aspect": "Very wide or very tall: perhaps not one frontal chest film. Look at them.",
         "odd-mostly-blank": "Little of the picture is film: a wrong crop, a cover or a blank exposure. Look at them.",
         "odd-turned": "They fit the mean film of this set only when rotated. Look at them.",
         "odd-inverted": "They fit the mean film of this set only as negatives (MONOCHROME1?). Look at them.",
@@ -89,7 +89,7 @@ def leak_findings(
     for rule, group in grouped(patients, lambda each: each.rule).items():
         what = "numbers" if rule == NAIVE else "patient" if len(group) == 1 else "patients"
         code = "number-crosses-splits" if rule == NAIVE else "patient-crosses-splits"
-        yield _finding(code, f"{len(group):,} {what} in several splits by {rule}", _names(group))
+        yield _finding(code, f"{len(group):,} {what} in several splits, according to {rule}", _names(group))
     within = _where(same, crosses=False)
     extra = sum(len(each.films) - 1 for each in within)
     relabelled = [each for each in near if len(set(each.labels)) > 1]

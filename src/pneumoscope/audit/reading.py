@@ -100,7 +100,7 @@ def examine(claims: list[Claim], limits: Limits, listener: Listener) -> Iterator
 
 
 def name_by_header(films: list[ExaminedFilm]) -> list[ExaminedFilm]:
-    """Add the patients by DICOM headers to the films, if these differ."""
+    """Add to each film the patient that its DICOM header names, unless all headers name the same one."""
     if not grammar.distinguishes_patients([film.facts.patient for film in films]):
         return films
     return [
@@ -159,12 +159,13 @@ def _unlisted(path: Path, name: str, split: str, *, archive: bool) -> Claim:
 def _raw(path: Path, listing: Listing, limits: Limits) -> Subject:
     name = path.resolve().name
     films = list_films(listing, name, rules=FolderRules(strict=False))
-    parts = any(each.place.split for each in films.files)
+    has_splits = any(each.place.split for each in films.files)
     claims = [
         Claim(
             name=each.member.name,
             label=each.identity.label,
-            split=(each.place.split or "train") if parts else UNSPLIT,
+            # Beside split folders, a film outside them counts as train.
+            split=(each.place.split or "train") if has_splits else UNSPLIT,
             patients=_by_name(each.member.name) if each.identity.naming is not grammar.Naming.NONE else {},
             member=each.member,
         )

@@ -39,7 +39,7 @@ class WeightsReport:
         if self.summed:
             parts.append(f"{', '.join(self.summed)} summed over its colour channels")
         if self.left_random:
-            parts.append(f"{len(self.left_random)} left at random ({_abbreviate(self.left_random)})")
+            parts.append(f"{len(self.left_random)} keep their random values ({_abbreviate(self.left_random)})")
         if self.not_used:
             parts.append(f"{len(self.not_used)} of the file not used ({_abbreviate(self.not_used)})")
         return "; ".join(parts)
@@ -70,14 +70,15 @@ def load_state(network: nn.Module, state: dict[str, Tensor], *, source: str) -> 
     for name, tensor in state.items():
         if name in expected and (fitted := _fit(tensor, expected[name])) is not None:
             fitting[name] = fitted
-            if fitted.shape != tensor.shape and fitted.numel() != tensor.numel():
+            if fitted.numel() != tensor.numel():  # a reshaped tensor keeps its number of values, a summed one does not
                 summed.append(name)
         elif not name.endswith(_COUNTER):
             not_used.append(name)
     body = [name for name in expected if name.startswith("body.") and not name.endswith(_COUNTER)]
-    if sum(name in fitting for name in body) * 2 < len(body):
+    fits = sum(name in fitting for name in body)
+    if fits * 2 < len(body):
         raise WeightsError(
-            f"{source} does not fit this network: {len(fitting)} of {len(body)} tensors match by name and shape; "
+            f"{source} does not fit this network: {fits} of {len(body)} tensors match by name and shape; "
             "check --arch against the network the weights were made with."
         )
     network.load_state_dict(fitting, strict=False)

@@ -121,9 +121,7 @@ def show_exported(exported: "ExportSummary", out: Path) -> None:
     if (films := decision.films or 0) < _FEW_FILMS:
         print_line(f"note: this is measured on {films} unseen films, too few to predict how many films it will answer.")
     if not any(row.classes.values()):
-        print_line(
-            "note: each class has too few unseen films to be excluded at this coverage; the model will always abstain."
-        )
+        print_line("note: too few unseen films to exclude any class at this coverage; the model will always abstain.")
     if exported.classes_predicted == 1:
         print_line("note: the model gives all of these films the same class: it has learnt nothing.")
     if (figures := exported.quantisation) is None or exported.gain is None:

@@ -36,7 +36,8 @@ _CONTENT_WORD = re.compile(
     r"images?|imgs?|films?|pictures?|photos?|pngs?|jpe?gs?|dicoms?|dcms?|tiffs?|x|rays?|xrays?|cxrs?|radiographs?|raw|"
     r"data|originals?|files?"
 )
-# Words of diagnoses: they show that `ill` is the class in `site/ill`, but not what the class is in `ill/2019`.
+# Words of diagnoses. In `a/ill` and `b/ill` they confirm that the inner folder is the class. For `ill/2019` and
+# `well/2019` nothing does, so an error asks.
 _CLASS_WORD = re.compile(
     r"ab(?:normal|sent)|normals?|healthy|well|ill|sick|diseased?s?|control|infected|positive|negative|pos|neg|yes|no|"
     r"findings?|\w*pneumonia\w*|bacteria\w*|vir(?:us|al)|covid|sars|mers|ards|tb|tuberculosis|opacity|effusion|"
@@ -49,8 +50,8 @@ _PATIENT = re.compile(
     re.IGNORECASE,
 )
 _DIGITS = re.compile(r"[0-9]+")
-_FEW_FILMS = 5  # films per folder below which it may be a patient's: these mostly have one or two, classes many
-_MAX_CLASSES = 10  # folders above which classes may be patients
+_FEW_FILMS = 5  # a folder with fewer films may be a patient's: most patients have one or two, classes many
+_MAX_CLASSES = 10  # with more class folders than this, they may be patients'
 _MAX_NAMES = 5  # in a message
 
 
@@ -201,7 +202,7 @@ def _classes_without_split(paths: Sequence[Sequence[str]], rules: FolderRules) -
     outer, inner = _outermost(paths), [path[-1] for path in paths]
     if rules.level is None and rules.strict:
         _refuse_repeated(paths, outer, "innermost")
-        _refuse_two_ways(paths, outer, "outermost folder", whole=False)
+        _refuse_two_ways(paths, outer, "outermost folder", one_outer=False)
         _refuse_patients(inner, "innermost")
     return outer if rules.level == "outermost" else inner
 
@@ -210,7 +211,7 @@ def _classes_below_split(paths: Sequence[Sequence[str]], rules: FolderRules) -> 
     """The class folders of paths below a split's folder."""
     outer = [path[0] for path in paths]
     if rules.level is None and rules.strict:
-        _refuse_two_ways(paths, outer, "folder below the split's", whole=len(set(outer)) == 1)
+        _refuse_two_ways(paths, outer, "folder below the split's", one_outer=len(set(outer)) == 1)
         _refuse_patients(outer, "outermost")
         _refuse_repeated(paths, outer, "outermost")
     return [path[-1] for path in paths] if rules.level == "innermost" else outer
@@ -225,16 +226,17 @@ def _outermost(paths: Sequence[Sequence[str]]) -> list[str]:
     return [path[deep] for path in paths]
 
 
-def _refuse_two_ways(paths: Sequence[Sequence[str]], outer: Sequence[str], where: str, *, whole: bool) -> None:
+def _refuse_two_ways(paths: Sequence[Sequence[str]], outer: Sequence[str], where: str, *, one_outer: bool) -> None:
     """Raise UsageError if inner folders may be those of patients: they have few films, or there is one outer folder.
 
-    The message names no folder: it may bear a patient's name.
+    The message names no folder: it may bear a patient's name. `where` stands for the outer folder there; with
+    `one_outer`, all paths have the same one.
     """
     # Innermost and outermost are the same folder: there is nothing to decide.
     if all(path[-1] == one for path, one in zip(paths, outer, strict=True)):
         return
     kinds = len({tuple(path) for path in paths})
-    if whole or len(paths) < _FEW_FILMS * kinds:
+    if one_outer or len(paths) < _FEW_FILMS * kinds:
         inner, each = len({path[-1] for path in paths}), len(paths) / kinds
         raise UsageError(
             f"the class may be the {where} ({_count_names(len(set(outer)))}) or the innermost one "

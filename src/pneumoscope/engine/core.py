@@ -65,7 +65,7 @@ class DecodedFilm:
     milliseconds: float
 
 
-#: Image files, and the exception that was raised instead of a further one.
+#: Image files, and the exception that was raised where the next file should have come, if any.
 _Group: TypeAlias = tuple[list[ImageFile], Exception | None]
 
 
@@ -147,7 +147,7 @@ class Engine:
         Args:
             data: bytes of the file.
             name: of the file, for the prediction.
-            rule: to decide by; by default at level class and the contract's coverage.
+            rule: to decide by; by default level `class` at the contract's coverage.
 
         Raises:
             TypeError: `data` is not bytes.
@@ -209,7 +209,7 @@ class Engine:
         """Run the model on inputs `uint8 [N, 1, S, S]`; with `single_core` on one core, else on all of its threads.
 
         Raises:
-            ValueError: the dtype or the shape is another.
+            ValueError: the inputs have another dtype or shape.
         """
         size = self.contract.input.size
         if images.dtype != np.uint8 or images.shape[1:] != (1, size, size):
@@ -319,7 +319,8 @@ class Engine:
         gate, why = self.contract.gate, None
         if gate is not None and row.scores is not None and row.distances is not None:
             why = find_fault(gate, row.scores, row.distances, film.coloured, image, transparent=film.transparent)
-        # What the picture shows is more specific than a doubt about the file; an orientation is not.
+        # That it is not a radiograph is more specific than a doubt about the file; a turn, a negative, or being unlike
+        # the training films is not.
         return why if film.doubt is None or (why is not None and is_not_radiograph(why.code)) else film.doubt
 
     def _prediction(self, film: DecodedFilm, verdict: Verdict) -> Prediction:

@@ -150,7 +150,7 @@ def _read(path: Path, engine: Engine) -> Golden:
 def _upgrade(old: _Golden1, engine: Engine) -> Golden:
     """Convert version 1. It answered every film with its most probable class, which today's rule might not do.
 
-    `_difference` therefore compares only whether such a case is rejected.
+    Of status and label, `_difference` therefore compares only whether such a case is rejected.
     """
     if engine.contract.decision.coverage is not None:
         raise ValueError("schema version 1 belongs to a bundle without a coverage")
@@ -173,7 +173,7 @@ def _difference(case: GoldenCase, prediction: Prediction, limits: _Limits, toler
 
     Status and label must be equal, unless a probability is so close to a threshold, or two are so close to each other,
     that the tolerance explains the difference; the same applies to the gate's limits. The cases of an older bundle,
-    whose row has no coverage, were decided by another rule: only rejections are compared.
+    whose row has no coverage, were decided by another rule: of status and label, only rejection is compared.
     """
     row, gate = limits
     for label, expected in case.probabilities.items():

@@ -201,7 +201,7 @@ def _write_model(network: Network, subject: _Subject, films: Comparison, path: P
     check_normalisation(path, subject.card.normalisation)
     logits = logits_of(path, films.validation)
     difference = _parity(network, films.validation, logits)
-    # Without films to calibrate with, fp32 is wanted.
+    # `_comparison` reads no films to calibrate with if fp32 is wanted.
     if not len(films.calibration):
         return _Model(grid=grid, difference=difference, quantisation=None, gain=None, logits=logits)
     with tempfile.TemporaryDirectory() as other:

@@ -47,7 +47,7 @@ from pneumoscope.metrics.curves import (
     weighted_precisions,
     weighted_sensitivities,
 )
-from pneumoscope.metrics.held_out import HeldOutFilms, choose_method, cross_fitted, fit, gain_interval
+from pneumoscope.metrics.held_out import HeldOutFilms, choose_method, cross_fitted, difference_interval, fit
 from pneumoscope.metrics.ranking import (
     auroc,
     class_aurocs,
@@ -145,13 +145,13 @@ __all__ = [
     "cross_fitted",
     "decision_curve",
     "delong",
+    "difference_interval",
     "f1",
     "film_losses",
     "finite_or_none",
     "fit",
     "fit_temperature",
     "fit_vector",
-    "gain_interval",
     "group_accuracy",
     "group_confusion",
     "likelihood_ratios",

@@ -46,7 +46,7 @@ class HeldOutFilms:
 
 
 def fit(films: HeldOutFilms, method: Method) -> Scaling:
-    """Fit a calibration method to films, with cautious targets; `none` keeps the network's probabilities."""
+    """Fit a calibration method to films, with `cautious` targets; `none` keeps the network's probabilities."""
     classes = films.logits.shape[1]
     if method == "none":
         return Scaling(method="none", scale=np.ones(classes), bias=np.zeros(classes))
@@ -73,11 +73,11 @@ def choose_method(films: HeldOutFilms, *, resamples: int = 1000) -> Method:
     if not has_all or len(np.unique(films.fold)) == 1 or not _is_usable(fit(films, "vector")):
         return "temperature"
     losses = {method: film_losses(films.truth, cross_fitted(films, method)) for method in ("vector", "temperature")}
-    _, high = gain_interval(losses["vector"], losses["temperature"], films, resamples=resamples)
+    _, high = difference_interval(losses["vector"], losses["temperature"], films, resamples=resamples)
     return "vector" if high < 0 else "temperature"
 
 
-def gain_interval(one: Floats, two: Floats, films: HeldOutFilms, *, resamples: int = 1000) -> tuple[float, float]:
+def difference_interval(one: Floats, two: Floats, films: HeldOutFilms, *, resamples: int = 1000) -> tuple[float, float]:
     """The 95 % interval, over patients, of the weighted mean of `one - two`, a value per film `[N]` each."""
     patients = films.patient.astype(str).tolist()
     drawn = [

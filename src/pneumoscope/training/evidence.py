@@ -120,7 +120,7 @@ def load_evidence(path: Path) -> Evidence:
     """Read an evidence file.
 
     Raises:
-        RunError: there is no such file, or cross-validation has not written it.
+        RunError: there is no such file, or it is not an evidence file.
     """
     if not path.is_file():
         raise RunError(f"{path}: no such file; make it with `pneumoscope cross-validate`.")

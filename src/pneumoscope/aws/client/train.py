@@ -37,7 +37,7 @@ def start(cloud: Cloud, settings: Train) -> None:
     check_bucket(cloud, settings.out)
     role = role_arn(cloud, settings.role)
     code = None if settings.image else settings.out / f"{settings.name}/source/sourcedir.tar.gz"
-    request = describe_request(settings, role, cloud.region, code)
+    request = job_arguments(settings, role, cloud.region, code)
     if code is not None:
         write_file(cloud, code, training_archive(), **encryption(settings.kms_key))
     with translate_errors(f"training job {settings.name}"):
@@ -68,7 +68,7 @@ def _require_complete(cloud: Cloud, data: Location, *, unprepared: bool) -> None
     )
 
 
-def describe_request(settings: Train, role: str, region: str, code: Location | None) -> dict[str, Any]:
+def job_arguments(settings: Train, role: str, region: str, code: Location | None) -> dict[str, Any]:
     """The arguments of `create_training_job`.
 
     Args:

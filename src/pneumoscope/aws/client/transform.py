@@ -118,9 +118,9 @@ def start(cloud: Cloud, settings: Score, run: Run, number: int, films: Films, mo
     listed = run.responses / f"films-{number}.manifest"
     write_file(cloud, listed, make_manifest(films), **encryption(settings.kms_key))
     with translate_errors(f"transform job {name}"):
-        sagemaker.create_model(**describe_model(settings, name, model, role))
+        sagemaker.create_model(**model_arguments(settings, name, model, role))
         try:
-            sagemaker.create_transform_job(**describe_request(settings, name, run, films, listed))
+            sagemaker.create_transform_job(**job_arguments(settings, name, run, films, listed))
         except BaseException:
             with suppress(CloudError):  # the error that led here matters more
                 remove_model(cloud, name)
@@ -133,11 +133,11 @@ def make_manifest(films: Films) -> bytes:
     return json.dumps([{"prefix": str(films.source / "")}, *films.names], separators=(",", ":")).encode()
 
 
-def describe_model(settings: Score, name: str, model: Location, role: str) -> dict[str, Any]:
+def model_arguments(settings: Score, name: str, model: Location, role: str) -> dict[str, Any]:
     """The arguments of `create_model`."""
     environment = {
         BATCH_VARIABLE: "embeddings" if settings.embedding else "decisions",
-        # The limits of `pneumoscope score`, which would otherwise decide otherwise on a few large films.
+        # The limits of `pneumoscope score`: the service's own are smaller, and would reject a few large films.
         MAX_BYTES_VARIABLE: str(DEFAULT_LIMITS.max_bytes),
         MAX_PIXELS_VARIABLE: str(DEFAULT_LIMITS.max_pixels),
     }
@@ -152,7 +152,7 @@ def describe_model(settings: Score, name: str, model: Location, role: str) -> di
     }
 
 
-def describe_request(settings: Score, name: str, run: Run, films: Films, listed: Location) -> dict[str, Any]:
+def job_arguments(settings: Score, name: str, run: Run, films: Films, listed: Location) -> dict[str, Any]:
     """The arguments of `create_transform_job`: each film is one request, and nothing is split or joined."""
     megabytes = max(1, -(-films.largest // MEGABYTE))
     key = settings.kms_key
