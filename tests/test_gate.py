@@ -98,7 +98,7 @@ def test_limits_reject_few_films_that_the_gate_was_not_fitted_to(engine: Engine,
     assert statuses.count("rejected") <= 0.05 * len(films)
     gate = gate_of(engine)
     assert gate.codes == CODES
-    assert gate.films == 2 * min(FILMS, len(dataset.split("train")))
+    assert gate.films == 2 * min(FILMS, len(dataset.split("train")))  # each as it is and augmented
 
 
 @pytest.mark.parametrize("code", FAULTS)
@@ -275,7 +275,9 @@ def test_textures_recognise_kinds_of_pictures_that_they_were_not_fitted_to() -> 
     for kind in rule.weights:
         drawn = [draw(kind, np.random.default_rng([77, row]), SIDE, phantoms=False) for row in range(40)]  # type: ignore[arg-type]
         found = np.stack([textures(each) for each in drawn]) @ weights.T + bias
-        assert np.mean([list(rule.weights)[place] == kind for place in found.argmax(axis=1)]) > 0.6  # few and small
+        assert (
+            np.mean([list(rule.weights)[place] == kind for place in found.argmax(axis=1)]) > 0.6
+        )  # the pictures are few and small
 
 
 def of_textures(kind: str) -> Textures:
@@ -292,7 +294,7 @@ def of_textures(kind: str) -> Textures:
         ("drawing", 0.5, "photograph", "photograph"),
         ("screenshot", 0.0, "drawing", "drawing"),
         ("photograph", None, "drawing", "drawing"),
-        ("drawing", 0.0, "photograph", "drawing"),  # phantoms
+        ("drawing", 0.0, "photograph", "drawing"),  # phantoms have a photograph's grain
         ("inverted", 0.0, "photograph", "inverted"),
         ("noise", 0.0, "photograph", "noise"),
         ("film", 0.0, "photograph", None),

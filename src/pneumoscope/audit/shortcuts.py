@@ -77,6 +77,7 @@ NOT_REQUESTED = ShortcutResults(
 def measure_shortcuts(pool: Pool, listener: Listener) -> ShortcutResults:
     """Measure every feature set: in cross-validation, from train to test and to stress, and the shift per class."""
     stress, pool = pool.subset(pool.in_split(STRESS)), pool.subset(~pool.in_split(STRESS))
+    # `train` has the films of the splits train and val.
     train, test = pool.subset(~pool.in_split(TEST)), pool.subset(pool.in_split(TEST))
     folds = _fold_count(train.truth, train.patients)
     baselines: list[Shortcut] = []

@@ -68,7 +68,10 @@ def packaged_file(arch: str) -> Path | None:
 
 
 def _require_reachable(arch: str, repository: str) -> None:
-    """Send the hub one request; offline, its own client would retry for most of a minute."""
+    """Raise WeightsError unless the weights are cached or the hub answers one request.
+
+    Offline, the hub's own client would retry for most of a minute.
+    """
     from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(repository, _HUB_FILE), str):

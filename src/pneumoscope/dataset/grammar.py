@@ -96,7 +96,7 @@ def parse_published(stem: str) -> Identity | None:
 
 
 def follows_archive(names: Iterable[str]) -> bool:
-    """Whether a source is the pneumonia archive: most images are in folders with its class names and have its names."""
+    """Whether a source is the pneumonia archive, by the folders and file names of most of its images."""
     images = matched = 0
     for name in names:
         folder = place(name).folder
@@ -115,7 +115,7 @@ def identify(
         folder: its class folder.
         archive: parse the published names (see `follows_archive`); otherwise the folder is the class.
         patient_pattern: searched for in the path; its group `patient`, else its first group, else the whole match, is
-            the patient, whatever the label.
+            the patient, the same one under every label.
     """
     if folder is None:
         return "unknown label: not inside a class folder"

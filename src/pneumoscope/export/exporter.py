@@ -57,8 +57,9 @@ from pneumoscope.training.run_directory import RunCard, load_card, load_config
 #: Largest difference of a probability between ONNX Runtime and PyTorch that is accepted.
 PARITY_TOLERANCE = 1e-4
 PARITY_FILMS = 64
-#: Largest number of train films to compare on if all films of a data set train.
+#: Largest number of train films to compare on if a data set has no validation films.
 STAND_IN_FILMS = 480
+#: Number of train films that set the int8 model's activation ranges. They do not calibrate probabilities.
 CALIBRATION_FILMS = 96
 
 
@@ -67,9 +68,9 @@ class ExportSummary:
     """The result of an export.
 
     `difference` is the largest difference of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation` and
-    `gain` (how many times faster than fp32 one film is answered on this machine) are of int8 only. `decision` has the
-    thresholds and their figures. `classes_predicted` is the number of classes that are the most probable one of at
-    least one of the films that set the thresholds.
+    `gain` (how many times as fast as fp32 one film is answered on this machine) are of int8 only. `decision` has the
+    thresholds and their figures. `classes_predicted` is the number of classes that are most probable for
+    at least one film that set the thresholds.
     """
 
     difference: float
@@ -162,7 +163,7 @@ def export(
 def _subject(run: Path, dataset: Dataset, options: ExportConfig) -> _Subject:
     population = _population(dataset, options.ages)
     config, card = load_config(run), load_card(run)
-    # Another data set would give other thresholds, and hashes of films that were not trained on.
+    # Films of another data set would set thresholds, gate and hashes of a network that was not trained on them.
     if card.dataset != dataset.fingerprint:
         raise RunError(f"{dataset.root} is not the data set that {run} was trained on; pass that one ({card.data}).")
     path = options.evidence
@@ -226,7 +227,7 @@ def _add_gate(dataset: Dataset, subject: _Subject, path: Path, listener: Listene
 
 
 def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> Comparison:
-    """The films to compare on: those of validation or, if all films train, train films.
+    """The films to compare on: those of validation or, if there are none, train films.
 
     Train films are enough to compare two forms of one network, though not to evaluate it.
     """

@@ -34,7 +34,7 @@ def weights_at_prior(truth: Indices, weights: Weights, *, classes: int, prior: P
         weights: how much each film counts so far, `[..., N]`: ones, or resamples.
         classes: number of classes, C.
         prior: of the probabilities; "train" keeps the films' frequencies, "uniform" gives every class the weight
-            1 / C. If a class has no films in a row, that is impossible, and all weights of the row are NaN.
+            1 / C. If a row of weights has no film of some class, that is impossible, and the row is NaN.
 
     >>> weights_at_prior(np.array([0, 0, 1]), np.array([1, 1, 1]), classes=2, prior="uniform").tolist()
     [0.25, 0.25, 0.5]

@@ -35,8 +35,8 @@ _WEIGHT = 0.05  # of the newest film in the running mean of seconds per film
 class Service:
     """The state that the routes share. Its methods run on the event loop; threads decode and render films.
 
-    `state` is `starting` until the golden cases are reproduced, then `ready`; or `failed`. `reference` is what the
-    bundle's films look like to the model, None if the bundle does not have it.
+    `state` is `starting` until the golden cases are reproduced, then `ready`, or `failed`; at the end `stopping`.
+    `reference` is the bundle's reference for drift, None if it has none.
     """
 
     def __init__(self, config: ServeConfig, *, on_failure: Callable[[PneumoscopeError], None] = lambda _: None) -> None:

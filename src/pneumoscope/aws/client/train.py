@@ -55,7 +55,7 @@ def _check_recipe(settings: Train) -> None:
 
 
 def _require_complete(cloud: Cloud, data: Location, *, unprepared: bool) -> None:
-    """Refuse a prefix without a manifest: an interrupted upload would be trained on as if it were complete."""
+    """Refuse a prefix without a manifest, which is uploaded last: the upload was interrupted."""
     # A generator: a data set has thousands of keys, and the first one often decides.
     keys = (each["Key"] for each in list_files(cloud, data))
     if (first := next(keys, None)) is None:

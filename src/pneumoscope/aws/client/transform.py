@@ -53,7 +53,8 @@ class Films:
 class Run:
     """All jobs for the same films and the same model, of which each goes on where the one before it ended.
 
-    `key` names both, in hexadecimal digits; `responses` is the folder in S3 where the jobs' responses come together.
+    `key` is a hash of both, in hexadecimal digits; `responses` is the folder in S3 where the jobs' responses come
+    together.
     """
 
     key: str
@@ -163,7 +164,7 @@ def job_arguments(settings: Score, name: str, run: Run, films: Films, listed: Lo
         "ModelName": name,
         "BatchStrategy": "SingleRecord",
         "MaxPayloadInMB": megabytes,
-        # AWS refuses a job whose two numbers multiply to more.
+        # AWS refuses a job if this number times MaxPayloadInMB is more.
         "MaxConcurrentTransforms": max(1, min(settings.films_at_once, BATCH_MEGABYTES // megabytes)),
         "ModelClientConfig": {"InvocationsTimeoutInSeconds": _SECONDS, "InvocationsMaxRetries": 3},
         "TransformInput": {
@@ -213,7 +214,7 @@ def follow(
 
 
 def explain_failure(cloud: Cloud, job: dict[str, Any], listener: Listener) -> CloudError | None:
-    """The error for a job that failed or was stopped, after the end of its log; None for one that completed.
+    """Report the last lines of the log of a job that did not complete, and return its error; None if it completed.
 
     AWS's own reason is mostly a reference to the log.
     """
