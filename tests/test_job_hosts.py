@@ -1,6 +1,7 @@
 """Training jobs on two hosts, and on hosts with several GPUs."""
 
 import json
+import random
 import socket
 import tarfile
 from pathlib import Path
@@ -44,14 +45,23 @@ def two_hosts(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tup
     return hosts
 
 
+def _free_port() -> int:
+    """A free port below those that the system gives to whoever asks for any, such as tests in other processes."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+
+
 def start_on(
     hosts: tuple[Container, Container], channels: list[Path], arguments: list[str]
 ) -> "list[subprocess.Popen[bytes]]":
     """Start a job's process on each host. The hosts are two names of this machine, each with its own folders."""
     names = ["127.0.0.1", "localhost"]
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    cluster = {"SM_HOSTS": json.dumps(names), pipeline.PORT_VARIABLE: port}
+    cluster = {"SM_HOSTS": json.dumps(names), pipeline.PORT_VARIABLE: str(_free_port())}
     return [
         host.start(host.script_mode(channel) | cluster | {"SM_CURRENT_HOST": name}, *arguments)
         for host, channel, name in zip(hosts, channels, names, strict=True)
