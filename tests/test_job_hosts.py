@@ -46,7 +46,7 @@ def two_hosts(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def _free_port() -> int:
-    """A free port below those that the system gives to whoever asks for any, such as tests in other processes."""
+    """A free port below those that the system gives to a process that asks for any, such as another test."""
     while True:
         port = random.randrange(20_000, 32_000)
         try:
