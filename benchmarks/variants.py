@@ -4,12 +4,12 @@
 
 Each variant is a name and the settings of the recipe that it changes, as in a recipe's TOML file. Steps are those of
 `pneumoscope train`, but films that do not fill a last batch are left out of an epoch, variants share the augmented
-films, and a step is recorded once as a CUDA graph, which is three times as fast. On a CPU this works, slowly.
+films, and a step is recorded once as a CUDA graph. On a CPU this works, slowly.
 
 For each variant, OUT gets `NAME.npz` with the logits of all films, each predicted by the network that has not seen
-its patient, as it is and as its stress version; a file that exists is used again. The table has each figure as
-trained, and after vector scaling that is fitted to the other folds' plain films. It also has differences from the
-first variant, with 95 % intervals over patients, which do not include the spread of seeds.
+its patient, as it is and as its stress version; a file that exists is used again if its settings are the same. The
+table has each figure as trained, and after vector scaling that is fitted to the other folds' plain films. It also has
+differences from the first variant, with 95 % intervals over patients, which do not include the spread of seeds.
 """
 
 import argparse
@@ -52,6 +52,8 @@ FIXED = {
     "accumulate": 1,
     "freeze": False,
 }
+#: Settings on which the augmented films depend.
+AUGMENTATION = {"epochs", "seed", "size", "crop", "jitter", "mirror", "crop_size", "read_size"}
 _BATCH, _WARM_UP = 256, 3
 RESAMPLES = 1000
 
@@ -78,14 +80,22 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     variants = [parse(text, arguments.recipe) for text in arguments.variant]
+    if len({config.size for _, config in variants}) > 1:
+        raise SystemExit("all variants must read films at one size.")
     films = read(load_dataset(arguments.dataset), variants[0][1].size, arguments.folds)
+    results = []
     for name, config in variants:
-        if not (path := arguments.out / f"{name}.npz").is_file():
+        path, settings = arguments.out / f"{name}.npz", f"{films.dataset.fingerprint} {arguments.folds} {config!r}"
+        if not path.is_file():
             started = time.monotonic()
             found = cross_validate(config, films, arguments.workers)
-            np.savez(path, plain=found["plain"], stress=found["stress"])
+            np.savez(path, plain=found["plain"], stress=found["stress"], settings=np.array(settings))
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-    report([(name, dict(np.load(arguments.out / f"{name}.npz"))) for name, _ in variants], films)
+        with np.load(path) as stored:
+            if str(stored["settings"]) != settings:
+                raise SystemExit(f"{path} is of other settings or films; delete it, or name the variant anew.")
+            results.append((name, {part: stored[part] for part in ("plain", "stress")}))
+    report(results, films)
 
 
 def parse(text: str, recipe: str) -> tuple[str, TrainConfig]:
@@ -116,7 +126,7 @@ def read(dataset: Dataset, size: int, folds: int) -> Films:
 
 def cross_validate(config: TrainConfig, films: Films, workers: int) -> dict[str, NDArray[np.float32]]:
     """Logits `float32 [N, C]` of all films, `plain` and `stress`, by one network per fold."""
-    crops = augmented(config.model_dump_json(include=AUGMENTATION), config, films, workers)
+    crops = augmented(config, films, workers)
     found: dict[str, NDArray[np.float32]] = {}
     for held_out in films.held_out:
         rows = np.setdiff1d(np.arange(len(films.labels)), held_out)
@@ -127,13 +137,12 @@ def cross_validate(config: TrainConfig, films: Films, workers: int) -> dict[str,
     return found
 
 
-#: Settings on which the augmented films depend.
-AUGMENTATION = {"epochs", "seed", "size", "crop", "jitter", "mirror", "crop_size", "read_size"}
-_CROPS: dict[str, Tensor] = {}
+_CROPS: dict[str, Tensor] = {}  # of one augmentation: they take gigabytes
 
 
-def augmented(key: str, config: TrainConfig, films: Films, workers: int) -> Tensor:
-    """Each film's crop in each epoch, `uint8 [epochs * N, 1, S, S]` on the device; made once per `key`."""
+def augmented(config: TrainConfig, films: Films, workers: int) -> Tensor:
+    """Each film's crop in each epoch, `uint8 [epochs * N, 1, S, S]` on the device; kept for the next variant."""
+    key = config.model_dump_json(include=AUGMENTATION)
     if key not in _CROPS:
         _CROPS.clear()
         rule = InputRule.squash(config.read_size or config.size)

@@ -69,8 +69,8 @@ class ExportSummary:
 
     `difference` is the largest difference of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation` and
     `gain` (how many times as fast as fp32 one film is answered on this machine) are of int8 only. `decision` has the
-    thresholds and their figures. `classes_predicted` is the number of classes that are most probable for
-    at least one film that set the thresholds.
+    thresholds and their figures. `classes_predicted` is the number of classes that are most probable for at
+    least one film that set the thresholds.
     """
 
     difference: float
@@ -227,7 +227,7 @@ def _add_gate(dataset: Dataset, subject: _Subject, path: Path, listener: Listene
 
 
 def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> Comparison:
-    """The films to compare on: those of validation or, if there are none, train films.
+    """The films to compare on: validation films or, if there are none, train films.
 
     Train films are enough to compare two forms of one network, though not to evaluate it.
     """

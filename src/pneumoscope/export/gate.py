@@ -2,8 +2,8 @@
 
 A linear classifier of the network's features gives a score per fault. The share of the features, at two depths, that
 the films' principal components do not explain measures how much an input differs from all films. Both are fitted anew
-for every exported model. Their limits come from films that the fitted gate has not seen. `kinds`
-fits the part that names the kind of a rejected picture.
+for every exported model. Their limits come from films that the fitted gate has not seen. `kinds` fits the part that
+names the kind of a rejected picture.
 """
 
 import math
@@ -228,7 +228,7 @@ def _components(scaled: Floats) -> tuple[Floats, float]:
 
 
 def _pool(height: int, width: int, channels: int) -> Floats:
-    """The matrix `[height × width, G]` that averages a map over G equal cells; they overlap if they do not fit."""
+    """The matrix `[height × width, G]` that averages a map over G cells of equal size, which may overlap."""
     places = _PLACES if channels <= _WIDE else _PLACES // 2
 
     def along(length: int) -> Floats:
