@@ -83,12 +83,12 @@ dist: $(READY)  ## the wheel and the sdist in dist/, byte for byte the same from
 sbom: $(READY)  ## the wheel, the sdist, and the bill of materials of an installation without extras
 	$(BIN)/python scripts/release.py sbom
 
-release: $(READY)  ## everything up to the upload: checks, tests, files in dist/, both tried out, notes
+release: $(READY)  ## everything up to the upload: checks, tests, wheel and sdist in dist/, both tried out, and notes
 	$(BIN)/python scripts/release.py check
 	$(MAKE) test
 	$(BIN)/python scripts/release.py release
 
-clean:  ## remove the output of other targets, except the environment
+clean:  ## remove what other targets made, except the environment and the model
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # With --target, pip needs no venv module, which a bare Debian Python lacks.

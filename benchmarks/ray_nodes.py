@@ -56,7 +56,7 @@ def why_not() -> str | None:
 class Nodes:
     """Two running nodes, by the names of their namespaces.
 
-    `environment` has the cluster's token, and `address` is that of the head's GCS.
+    `environment` has the cluster's token, and `address` is that of the head's Global Control Service.
     """
 
     head: str

@@ -104,7 +104,7 @@ def compare(films: list[bytes], bundle: Path, port: int, plain_port: int) -> Non
     row("Engine.predict_many, no service", f"{best:.1f}", "1.00")
     row("pneumoscope serve", f"{served:.1f}", f"{served / best:.2f}")
     row("plain way: FastAPI, PyTorch eager", f"{slow:.1f}", f"{slow / best:.2f}")
-    bound = 3 * CLIENTS / best
+    bound = 3 * CLIENTS / best  # three times the mean latency that the engine's own speed allows
     print(f"the service is {served / slow:.1f} times as fast as the plain way", flush=True)
     title("latency", "p50 ms", "p99 ms", "bound of p99 ms")
     for name, some in (("pneumoscope serve", loads), ("plain way", plain)):

@@ -3,8 +3,8 @@
 python scripts/release.py dist | sbom | check | release [--out dist]
 
 `dist` builds the wheel and the sdist; `sbom` adds a bill of materials; `check` says whether this commit can be
-released; `release` does all of that, tries both files out and adds release notes. Each writes its folder anew, whole
-or not at all, with `SHA256SUMS`. docs/how-to/release.md has the steps before and after.
+released; `release` does all of that, tries both files out and adds release notes. All but `check` write the folder
+anew, whole or not at all, with `SHA256SUMS`. docs/how-to/release.md has the steps before and after.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def install(artefact: Path, place: Path, root: Path) -> Path:
 
 
 def try_out(python: Path, version: str) -> None:
-    """Use a clean installation as a newcomer would, from an empty folder, and from no source tree.
+    """Use a clean installation as a newcomer would, in a new folder outside the source tree.
 
     Raises:
         ReleaseError: the version, the shipped bundle, its answer to a drawing or the import of the engine is wrong.

@@ -23,7 +23,7 @@ FAILURE_REASON = "ClientError: See job logs for more information"  # the text th
 class BatchTransform:
     """Runs jobs.
 
-    A response's key ends with the part of its film's key below the prefix; with `whole_keys`, with the whole key.
+    A response's key ends with the part of the film's key below the prefix or, if `whole_keys`, with all of it.
     """
 
     def __init__(self, cloud: LocalCloud, service: Service, region: str, *, whole_keys: bool = False) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from service import Service
 
-SECONDS = 30_000
+SECONDS = 30_000  # for the longest wait, in milliseconds, which Playwright counts in
 VERDICT = re.compile("^(Answered|Abstained|Rejected|Not classified)")
 
 

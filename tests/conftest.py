@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def any_greys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accept films however few greys they have left: for tests of exact values at the ends of the range."""
+    """Accept films with any number of greys: for tests of exact values at the ends of the range."""
     monkeypatch.setattr(levels, "_HARD_SHARE", 1)
     monkeypatch.setattr(levels, "_HARD_LEVELS", 0)
 
@@ -126,7 +126,7 @@ def tiny_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def drawn_bundle(tiny_run: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle by `export`, except for its decision (see `stub_calibrate`), whose train films were drawings."""
+    """A bundle that `export` made of a run on drawings; calibration and decision are stubs (see `stub_calibrate`)."""
     from pneumoscope.export import export
 
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -285,7 +285,7 @@ def bucket(local: "LocalCloud", request: pytest.FixtureRequest) -> "Bucket":
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """Chromium. Per module: while it runs, its event loop would be in the way of other tests' own."""
+    """Chromium, closed after each module: its event loop would disturb tests that have a loop of their own."""
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -3,7 +3,8 @@
 python tests/damage.py --bundle BUNDLE --cases 20000 --seed 7
 
 `rejected` with a reason is a prediction as well. A case that raises an exception or takes over two seconds ends the
-program with its number, and so does the crash of a codec. The number, the format and the seed reproduce the case.
+program with the case's number; the crash of a codec ends it, too, but without a number. The number and the seed
+reproduce the case.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main() -> None:
     engine = Engine.load(arguments.bundle)
     films = list((one_of_each() | rasters()).items())
     outcomes: Counter[str] = Counter()
-    slowest, warm, stub_calibrate = 0.0, arguments.cases // 4, 0.0
+    slowest, warm_up_end, memory_after_warm_up = 0.0, arguments.cases // 4, 0.0
     for case in range(arguments.cases):
         kind, data = films[case % len(films)]
         status, seconds = classify(
@@ -46,11 +47,11 @@ def main() -> None:
         )
         outcomes[status] += 1
         slowest = max(slowest, seconds)
-        stub_calibrate = peak_memory() if case == warm else stub_calibrate
-    growth = peak_memory() - stub_calibrate
+        memory_after_warm_up = peak_memory() if case == warm_up_end else memory_after_warm_up
+    growth = peak_memory() - memory_after_warm_up
     print(json.dumps(outcomes | {"slowest_s": round(slowest, 3), "growth_mb": round(growth, 1)}))
     if growth > MAX_GROWTH:
-        raise MemoryError(f"memory grew by {growth:.0f} MB after the first {warm} cases")
+        raise MemoryError(f"memory grew by {growth:.0f} MB after the first {warm_up_end} cases")
 
 
 def classify(engine: Engine, data: bytes, case: str) -> tuple[str, float]:

@@ -29,7 +29,7 @@ JPEG, JPEG_12, LOSSLESS, LOSSLESS_1 = (f"1.2.840.10008.1.2.4.{end}" for end in (
 JPEG_LS, JPEG_LS_NEAR, JPEG_2000, JPEG_2000_LOSSY = (f"1.2.840.10008.1.2.4.{end}" for end in (80, 81, 90, 91))
 NATIVE = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)
 EXACT = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE, LOSSLESS, LOSSLESS_1, JPEG_LS, JPEG_2000)
-#: The patient's name in every file written here; messages must not contain it.
+#: The patient's name, number and birth date in every file written here; messages must not contain them.
 NAME, NUMBER, BORN = "Wintergreen^Ada", "PID-4711", "20180311"
 
 
@@ -127,7 +127,7 @@ def _lossless_of_12_bits(values: NDArray[Any], syntax: str) -> bytes:
 
 
 def _jpeg_of_12_bits(values: NDArray[Any]) -> bytes:
-    """An 8-bit JPEG of the upper eight bits with steps of 1 that states 12 bits with steps of 16.
+    """An 8-bit JPEG of the upper eight bits, quantised in steps of 1, whose header states 12 bits and steps of 16.
 
     By ITU-T T.81 section A.3 it decodes to the upper eight bits times 16, give or take the rounding.
     """

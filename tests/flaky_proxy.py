@@ -1,4 +1,4 @@
-"""An HTTP proxy before moto's server that throttles, loses replies after they took effect, and cuts bodies short."""
+"""An HTTP proxy before moto's server: it throttles, loses responses to requests that took effect, and cuts bodies."""
 
 import http.client
 import threading
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from local_server import listening
 
-BUSY_EVERY, LOST_EVERY, CUT_EVERY = 5, 7, 9  # requests of one method
+BUSY_EVERY, LOST_EVERY, CUT_EVERY = 5, 7, 9  # every so many requests of the same method
 _BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 _OURS = ("content-length", "transfer-encoding", "connection")
 
@@ -28,7 +28,7 @@ class FlakyProxy(ThreadingHTTPServer):
         self._seen, self._lock = Counter[str](), threading.Lock()
 
     def number(self, method: str) -> int:
-        """Which request of its method this is."""
+        """Count a request; return its number among those of the same method."""
         with self._lock:
             self._seen[method] += 1
             return self._seen[method]

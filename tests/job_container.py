@@ -19,7 +19,7 @@ from pneumoscope.aws.unpack import extract
 from samples import TINY
 
 Command = Callable[..., SimpleNamespace]
-# As strings, in which form platforms store them.
+# Strings, because platforms store them as such.
 HYPERPARAMETERS = {name: str(value) for name, value in {**TINY, "size": 32, "epochs": 2}.items()}
 EPOCHS = 5  # of jobs that are interrupted after the first one
 TIMEOUT = 300  # seconds, for any single job

@@ -35,6 +35,7 @@ PLANTED = ("Wintergr", dicoms.NUMBER, dicoms.BORN)
 FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))
 TEXT = f"{dicoms.NAME} came with a cough".encode()
 BLANK = encode(Image.fromarray(np.zeros((64, 64), dtype=np.uint8)))
+#: The message of the log line that each decision leaves; for `Outcome.lines`.
 LOG = "decision"
 
 #: Starts the function of a name, with changes of its environment.

@@ -26,7 +26,7 @@ _BLOCK = re.compile(
     r'^```(?P<kind>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
-#: What only a shell understands. A line without it is a command that runs in this process, which saves its start.
+#: What only a shell understands. A `pneumoscope` line without it runs in this process, which need not load Python anew.
 _SHELL = re.compile(r"[|><$&;*`]|^\w+=")
 
 

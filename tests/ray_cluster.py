@@ -22,11 +22,11 @@ _RAY = str(Path(sys.executable).parent / "ray")
 
 
 class Cluster:
-    """A running head; `address` is that of its GCS, `client` that of the Ray Client server."""
+    """A running head; `address` is that of its Global Control Service, `client` that of the Ray Client server."""
 
     def __init__(self, folder: Path, *, cores: int, environment: dict[str, str]) -> None:
         self._folder, self._environment = folder, environment
-        self._heads: dict[int, subprocess.Popen[bytes]] = {}  # of process groups
+        self._heads: dict[int, subprocess.Popen[bytes]] = {}  # first processes, by process group
         port, client = free_port(), free_port()
         self.address, self.client = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
         ports = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}")
@@ -54,7 +54,7 @@ class Cluster:
             os.killpg(group, what)
 
     def await_free(self, cores: int, token: str) -> None:
-        """Wait until so many cores are not in use."""
+        """Wait until at least this many cores are free."""
         assert self._has("CPU", cores, token, _TIMEOUT_SECONDS, free=True)
 
     def _has(self, resource: str, count: int, token: str, seconds: float, *, free: bool = False) -> bool:
@@ -114,7 +114,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_cluster(*, cores: int, **environment: str) -> Iterator[Cluster]:
-    """A cluster of one node with so many cores, until the block ends."""
+    """A cluster of one node with this many cores, until the block ends."""
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # the paths of its sockets must be short
     cluster = Cluster(folder, cores=cores, environment=environment)
     try:

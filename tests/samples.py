@@ -144,7 +144,7 @@ def stub_calibrate(calibration_set: "CalibrationSet") -> tuple[Calibration, Deci
 
 
 def parse_decision(line: dict[str, Any], *beside: str) -> DecisionDocument:
-    """Parse JSON of any surface as the documented decision; `beside` names keys that the surface adds."""
+    """Parse JSON of a command, a service or a function as the documented decision; `beside` names keys that it adds."""
     decision = {name: value for name, value in line.items() if name not in beside}
     assert list(decision) == list(DecisionDocument.model_json_schema(by_alias=True)["properties"])
     return DecisionDocument.model_validate(decision)
@@ -236,7 +236,7 @@ def deep_png(values: NDArray[np.uint16]) -> bytes:
 
 
 def noise(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """Inputs that a network distinguishes: smooth fields of several scales."""
+    """Inputs that a network distinguishes: random grids of 8 by 8, enlarged to smooth fields."""
     import torch
 
     random = np.random.default_rng(seed)
@@ -256,7 +256,7 @@ def prepare_archives(folder: Path, *sources: dict[str, bytes], **settings: Any) 
 
 
 def noise_film(seed: str) -> NDArray[np.uint8]:
-    """Noise of its own for each text, `uint8 [60, 60]`."""
+    """Noise that differs from text to text, `uint8 [60, 60]`."""
     return np.random.default_rng(list(seed.encode())).integers(0, 256, (60, 60), dtype=np.uint8)
 
 

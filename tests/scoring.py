@@ -1,4 +1,4 @@
-"""Archives to score in tests, and what must hold of the parts."""
+"""Folders of films to score in tests, and checks of the Parquet parts that scoring writes."""
 
 import os
 import signal
@@ -76,7 +76,7 @@ def check_each_once(rows: list[Row], count: int) -> None:
 
 
 class Interrupting(Listener):
-    """A listener that calls a function once, when so many films are done; it records the lines that it gets."""
+    """A listener that calls a function once, after this many films; it records the lines that it gets."""
 
     def __init__(self, after: int, interrupt: Callable[[], None]) -> None:
         self.films, self.after, self.interrupt = 0, after, interrupt

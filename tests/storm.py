@@ -148,7 +148,7 @@ def unread_responses(service: Service) -> None:
 
 
 def await_quiet(service: Service, gauge: str = "pneumoscope_queue_films") -> None:
-    """Wait until nothing is in the queue, or in memory."""
+    """Wait until this gauge is 0: by default, until no film is in the queue."""
     until = time.monotonic() + 60
     while f"{gauge} 0.0".encode() not in service.get("/metrics").body:
         assert time.monotonic() < until, gauge

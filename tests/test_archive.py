@@ -57,7 +57,7 @@ def test_unsafe_names_are_problems(tmp_path: Path, name: str) -> None:
     assert [member.name for member in found.members] == ["ok/1.jpeg"]
 
 
-def test_odd_compression_is_a_problem_of_the_member(tmp_path: Path) -> None:
+def test_damage_within_an_lzma_member_is_an_archive_error(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a/1.png", bytes(range(256)) * 20)
@@ -98,7 +98,7 @@ def test_bombs_and_large_members_are_problems(tmp_path: Path) -> None:
     assert "at most 1,000,000" in listing(path).problems[0].reason
 
 
-def test_a_member_with_a_wrong_size_is_not_read_past_the_limit(tmp_path: Path) -> None:
+def test_a_member_that_is_larger_than_its_stated_size_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/liar.png", bytes(range(256)) * 40)
@@ -212,7 +212,7 @@ def test_utf8_is_recognised_by_its_flag_or_its_bytes(tmp_path: Path) -> None:
     assert names_of(zip_of_bytes(tmp_path / "c.zip", name.encode(), flag=0x800), "gbk") == [name]
 
 
-def test_info_zips_unicode_path_is_used_if_its_checksum_is_right(tmp_path: Path) -> None:
+def test_the_unicode_path_of_info_zip_is_used_if_its_checksum_is_right(tmp_path: Path) -> None:
     stored, name = "正常/1.png".encode("gbk"), "正常/1.png".encode()
     for crc, encoding in ((zlib.crc32(stored), None), (7, "gbk")):
         content = b"\x01" + struct.pack("<I", crc) + name

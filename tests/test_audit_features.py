@@ -21,7 +21,7 @@ def test_jpeg_quality_is_read_from_the_tables() -> None:
     assert read_radiograph(encode(Image.fromarray(luma))).facts.quantiser is None
 
 
-def test_header_facts_of_every_format() -> None:
+def test_header_facts_of_jpeg_png_and_tiff() -> None:
     luma = Image.fromarray(film("normal", patient=1, size=(80, 80)))
     tags = Image.Exif()
     tags[274] = 3

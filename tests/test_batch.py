@@ -37,7 +37,7 @@ from samples import REPOSITORY
 from scoring import drawn_films, shards_of
 from service import Service, serving
 
-FILMS = 24
+FILMS = 24  # that are sent; the fixture `films` has one more, which is empty
 IMAGE = "111111111111.dkr.ecr.eu-central-1.amazonaws.com/pneumoscope:1"
 SOURCE, OUT = f"s3://{PLACE.bucket}/films", f"s3://{PLACE.bucket}/scores"
 
@@ -57,7 +57,10 @@ def service(tiny_bundle: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def films(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Films in S3 by name; one is damaged, one is empty, one has a name that needs quoting. Jobs begin as running."""
+    """Films in S3 by name; one is damaged, one is empty, one has a name that needs quoting.
+
+    Moto's jobs start in the state InProgress, not Completed.
+    """
     contents = drawn_films()
     made = {f"{number // 10}/{number:03d}.jpeg": contents[number % len(contents)] for number in range(FILMS)}
     made |= {"0/004.jpeg": contents[0][:300], "1/013.jpeg": b"", "a b/Röntgen+1&2%20.jpeg": contents[3]}
@@ -112,7 +115,7 @@ def rows(aws: Cloud, out: str = OUT) -> list[Row]:
 
 
 def facts(row: Row) -> dict[str, Any]:
-    """What must be the same by either way of scoring: all but the time, and the last digits of its sums."""
+    """What must be equal in both ways of scoring: all but time, name and probabilities, which may differ a little."""
     document = row.document.model_dump(mode="json", exclude={"milliseconds", "image", "probabilities", "groups"})
     return document | {"sha256": row.file_sha256, "source": row.source}
 

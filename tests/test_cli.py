@@ -39,7 +39,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert "2 wrong usage" in " ".join(done.stdout.split())
 
 
-def test_every_command_has_help(command: Command) -> None:
+def test_commands_have_help(command: Command) -> None:
     root = get_command(app)
     names = [[name] for name in root.commands if name != "data"]  # type: ignore[attr-defined]
     names += [["data", "prepare"], ["data", "phantom"]]

@@ -86,7 +86,7 @@ def test_a_given_bundle_is_named_in_every_output(command: Command, tiny_bundle: 
     assert row["model"].startswith("tiny 0.1.0 ")
 
 
-def test_old_forms_of_commands_are_refused_with_the_new_ones(
+def test_old_forms_of_commands_are_refused_and_the_new_ones_named(
     command: Command, tiny_bundle: Path, dataset: Dataset, films: Path, tmp_path: Path
 ) -> None:
     """A bundle among the image files must not be searched for them: its golden cases are image files."""

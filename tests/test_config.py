@@ -1,4 +1,4 @@
-"""The training configuration: contradictions are refusal_of in one sentence."""
+"""The training configuration: contradictions are refused in one sentence."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from samples import TINY
 
 
 def refusal_of(**settings: Any) -> str:
-    """The message with which these settings are refusal_of."""
+    """The message with which these settings are refused."""
     with pytest.raises(UsageError) as caught:
         make_config({"recipe": "x", **TINY, **settings}, {})
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""The files that a contributor's host and tools read: hooks, issue forms, the workflow, the citation."""
+"""The files that GitHub and a contributor's tools read: hooks, issue forms, the workflow, the citation."""
 
 import re
 import subprocess

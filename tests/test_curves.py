@@ -48,7 +48,7 @@ def test_few_points_draw_the_same_curve(films: int, strength: float) -> None:
         whole, few = points(positive, scores, most=None), points(positive, scores, most=200)
         assert len(few.x) <= 200
         assert (few.x[0], few.y[0], few.x[-1], few.y[-1]) == (whole.x[0], whole.y[0], whole.x[-1], whole.y[-1])
-        first = 30 if points is metrics.precision_recall_points else 0  # where a curve of few films leaps
+        first = 30 if points is metrics.precision_recall_points else 0  # the first points rest on few films and leap
         tail = metrics.Curve(*(values[first :: 1 + films // 2000] for values in whole))
         assert largest_distance(few, tail) < 0.004
         assert set(few.threshold) <= set(whole.threshold)

@@ -95,7 +95,7 @@ def test_reasons_name_the_set_and_its_coverage(contract: Contract) -> None:
     )
 
 
-def test_both_types_fit_and_no_pneumonia_as_well(contract: Contract) -> None:
+def test_both_types_of_pneumonia_and_its_absence_fit(contract: Contract) -> None:
     row = coverage_row(0.9, {"bacteria": 0.3, "normal": 0.9, "virus": 0.3}, {"pneumonia": (0.6, 0.3)})
     verdict = decide(contract, np.array([0.31, 0.35, 0.34]), None, rule=Rule(level="class", row=row))
     assert (verdict.status, verdict.label) == ("abstained", None)
@@ -173,7 +173,7 @@ def test_an_operating_point_always_answers(contract: Contract, inside: float, la
     verdict = decide(contract, np.array([0, 1 - inside, inside]), None, rule=rule)
     assert (verdict.status, verdict.label, verdict.coverage) == ("answered", label, None)
     assert verdict.reasons == (
-        "decided at operating point sensitivity-0.95: pneumonia from a probability of 0.200 on.",
+        "decided at operating point sensitivity-0.95: pneumonia at a probability of 0.200 or more.",
     )
 
 
@@ -197,7 +197,7 @@ def test_a_rule_is_chosen_by_the_contracts_tables(contract: Contract) -> None:
 def test_level_group_needs_groups_that_share_no_class(contract: Contract, groups: dict[str, tuple[str, ...]]) -> None:
     for wanted in ({"level": "group"}, {"operating_point": "sensitivity-0.95"}):
         with pytest.raises(UsageError, match="use level 'class'"):
-            choose_rule(contract.model_copy(update={"groups": groups}), **wanted)  # type: ignore[arg-type]  # as above
+            choose_rule(contract.model_copy(update={"groups": groups}), **wanted)  # type: ignore[arg-type]
 
 
 def test_a_group_is_data_and_may_be_missing() -> None:

@@ -154,7 +154,7 @@ def test_other_transfer_syntaxes_are_refused(syntax: str) -> None:
 def test_a_frame_that_contradicts_the_header_does_not_reach_a_codec() -> None:
     for syntax in (dicoms.LOSSLESS, dicoms.JPEG_LS, dicoms.JPEG_2000, JPEG):
         frame = dicoms.encoded(GREY, syntax, 8)
-        with pytest.raises(ImageError, match="differs in size from what the DICOM states"):
+        with pytest.raises(ImageError, match="differs in size or components from what the DICOM states"):
             read_luma(dicom(GREY[:, :50].copy(), syntax, frame=frame))
         with pytest.raises(ImageError, match="cannot decode"):
             read_luma(dicom(GREY, syntax, frame=frame[:40]))
@@ -340,6 +340,6 @@ def test_a_file_of_a_million_attributes_is_refused_quickly() -> None:
         read_luma(many)
 
 
-def test_the_films_that_are_damaged_are_readable_before() -> None:
+def test_the_films_that_other_tests_damage_are_readable() -> None:
     for data in one_of_each().values():
         assert read_luma(data).shape == (48, 40)

@@ -85,7 +85,7 @@ def test_no_link_anchor_or_picture_of_the_site_is_dead(site: Path) -> None:
 
 
 def test_the_site_asks_no_other_host_for_anything(site: Path) -> None:
-    """Of scripts only the addresses that a page loads count; the browser's test below sees what they then request."""
+    """Scripts are not read, only their addresses; the browser test below sees what they request when they run."""
     for path in site.rglob("*.html"):
         assert [each for each in Document(path).loaded if urlsplit(each).netloc] == [], path
     for path in site.rglob("*.css"):
@@ -129,9 +129,9 @@ def test_links_in_the_repository_lead_somewhere(document: Path) -> None:
     assert dead == []
 
 
-def test_every_page_is_in_a_drawer() -> None:
-    drawers = {path.parent.relative_to(DOCS).as_posix() for path in PAGES if path.name != "index.md"}
-    assert drawers == {"get-started", "how-to", "concepts", "reference"}
+def test_every_page_is_in_a_section() -> None:
+    sections = {path.parent.relative_to(DOCS).as_posix() for path in PAGES if path.name != "index.md"}
+    assert sections == {"get-started", "how-to", "concepts", "reference"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
@@ -145,7 +145,7 @@ def test_code_is_in_blocks_that_name_their_language(page: Path) -> None:
 
 
 def test_blocks_that_do_not_run_have_a_reason_that_holds() -> None:
-    """No one marks a block for convenience: reasons are few, and each names what is missing here."""
+    """A block must not be marked for convenience: reasons are few, and each names what is missing here."""
     reasons = {block.reason for block in BLOCKS if block.reason}
     needed = r"needs|takes|trains|downloads|installs|runs `make demo`|starts the service"
     assert all(re.search(needed, reason) for reason in reasons), reasons

@@ -175,7 +175,7 @@ def test_a_failed_stack_is_reported_with_its_cause_and_its_model_is_removed(
         (["DELETE_IN_PROGRESS", "DELETE_FAILED"], "Log: the log is in use"),
     ],
 )
-def test_the_cause_of_a_failure_is_of_the_last_operation(
+def test_the_cause_of_a_failure_is_that_of_the_last_operation(
     statuses: list[str], cause: str, aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stack's earlier update failed too. As above, moto's responses are replaced."""
@@ -374,7 +374,7 @@ def test_options_become_valid_parameters_of_the_template(aws: Cloud, shared_clou
         assert given["AsyncPrefix"] == ("models/films" if settings.variant == "async" else "")
 
 
-def test_an_archive_with_outside_paths_or_without_end_is_refused(
+def test_an_archive_with_outside_paths_or_too_many_bytes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evil = tmp_path / "evil.tar.gz"

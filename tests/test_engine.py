@@ -86,11 +86,11 @@ def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
 
 
 def test_a_model_trained_on_drawings_says_so_with_every_answer(drawn_bundle: Path) -> None:
-    """Also for a patient's film, which such a model once answered with virus, 99.8 %, without a warning."""
+    """Such a model once answered a patient's film with virus, 99.8 %, without a warning."""
     films = [image_file("film", FILM), image_file("bad", b"hello")]
-    film_of_a_patient, bad = (each.as_json() for each in Engine.load(drawn_bundle).predict_many(films))
-    assert film_of_a_patient["reason_codes"] == ["trained-on-drawings"]
-    assert "not on radiographs; its answer says nothing about a patient" in film_of_a_patient["reasons"][0]
+    good, bad = (each.as_json() for each in Engine.load(drawn_bundle).predict_many(films))
+    assert good["reason_codes"] == ["trained-on-drawings"]
+    assert "not on radiographs; its answer says nothing about a patient" in good["reasons"][0]
     assert bad["reason_codes"] == ["undecodable", "trained-on-drawings"]
 
 
@@ -334,7 +334,7 @@ def test_damaged_files_of_every_kind_get_a_prediction(tiny_bundle: Path) -> None
     assert min(outcomes["answered"], outcomes["rejected"]) > 100
 
 
-def test_the_default_rule_is_the_contracts(engine: Engine) -> None:
+def test_the_input_rule_is_the_default_one_at_the_runs_size(engine: Engine) -> None:
     assert engine.contract.input == InputRule.squash(int(TINY["size"]))
 
 

@@ -1,4 +1,4 @@
-"""The evidence file, and teachers that speak from it."""
+"""The evidence file, and the soft targets that come from it or from a run."""
 
 import json
 import shutil

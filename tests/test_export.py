@@ -153,7 +153,7 @@ def test_ages_can_be_given(tiny_run: Path, dataset: Dataset, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("option", [("--ages", "old"), ("--ages", "9-3"), ("--precision", "int4")])
-def test_bad_options_are_one_sentence(
+def test_bad_options_are_refused(
     command: Callable[..., SimpleNamespace], tiny_run: Path, tmp_path: Path, option: tuple[str, str]
 ) -> None:
     done = command("export", tiny_run, "--out", tmp_path / "bundle", *option)

@@ -64,7 +64,7 @@ def test_a_kept_part_is_resumed_and_a_foreign_one_is_replaced(server: Server, tm
     ("behaviour", "message"),
     [
         ("missing", "the server answers 404 Not Found; check the URL"),
-        ("circle", "redirects in a circle"),
+        ("circle", "redirects too often"),
         ("announces-more", "offers 300,007 bytes, expected 300,000: it is another file"),
         ("announces-less", "offers 299,993 bytes, expected 300,000: it is another file"),
         ("corrupt", "sent another file: its SHA-256 is"),

@@ -31,7 +31,7 @@ def version3_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fetch_version3(server: Server, behaviour: str, folder: Path, listener: Listener | None = None) -> int | None:
-    """Fetch the chest films from a server that behaves like this; return how many, or None if all are there."""
+    """Fetch the chest films from a server with this behaviour; return how many, or None if all were there already."""
     return fetch_films(
         PUBLISHED_ARCHIVES[3], folder, url=server.url(behaviour), policy=QUICK, listener=listener or Listener()
     )

@@ -1,4 +1,4 @@
-"""Training: head epochs, runs without validation, and resumes with everything that the newer settings draw or keep."""
+"""Training: head epochs, runs without validation, and resuming with all settings that draw numbers or keep state."""
 
 import csv
 from pathlib import Path

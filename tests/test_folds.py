@@ -59,7 +59,7 @@ class Lines(Listener):
 
 
 class KillAtFirstLine(Listener):
-    """Kills a process when one has reported for the first time, which is long before either is done."""
+    """Kills one of the two processes at the first line that either reports, long before either is done."""
 
     killed = False
 
@@ -188,7 +188,7 @@ def test_a_fold_whose_process_is_killed_is_reported_and_can_be_continued(
     assert report["films"] == done.report["films"]
 
 
-def test_an_error_of_a_fold_at_once_is_the_same_as_of_one_fold(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_error_of_a_fold_is_the_same_for_one_job_and_for_two(dataset: Dataset, tmp_path: Path) -> None:
     config = tiny(weights=str(tmp_path / "absent.pth"))
     messages = []
     for jobs in (1, 2):

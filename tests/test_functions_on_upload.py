@@ -146,7 +146,7 @@ def test_a_late_event_does_not_replace_a_newer_films_result(
 def test_a_films_pseudonym_confirms_no_guess_and_is_the_same_in_every_line(
     local: LocalCloud, start: Start, with_endpoint: Function, in_process: Function, bucket: Bucket
 ) -> None:
-    """Its key is known to the stack only; lines of failures have it, too."""
+    """Only the stack knows the key of the pseudonym. Lines of failures have the pseudonym, too."""
     event = bucket.put(FILM)
     with start("on_upload", AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=nowhere(), PNEUMOSCOPE_SECONDS="2") as stopped:
         (failed,) = stopped.invoke(event).lines("failed")

@@ -239,7 +239,7 @@ def test_the_order_of_reasons(limits: Gate) -> None:
     assert mirrored.code == MIRRORED
 
 
-def test_textures_of_an_even_picture_of_noise_and_of_a_line() -> None:
+def test_textures_of_even_noisy_and_striped_pictures() -> None:
     random = np.random.default_rng(0)
     even, noise = np.full((64, 64), 200, np.uint8), random.integers(0, 256, (64, 64)).astype(np.uint8)
     line = even.copy()

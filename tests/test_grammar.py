@@ -1,4 +1,4 @@
-"""Labels and patients by the names of files and folders."""
+"""Labels and patients, read from the names of files and folders."""
 
 import re
 

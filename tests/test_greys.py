@@ -106,7 +106,7 @@ def test_blank_refers_to_stored_pixels_only() -> None:
         chest(WindowCenter=-9000, WindowWidth=1)
     assert refusal.value.code == "greys"
     clear = Image.fromarray(np.dstack([CHEST // 16] * 3 + [np.zeros_like(CHEST)]).astype(np.uint8), "RGBA")
-    with pytest.raises(ImageError, match="blank: every pixel is transparent or has one value"):
+    with pytest.raises(ImageError, match="blank: every pixel is transparent or has the same value"):
         read_radiograph(encode(clear))
 
 

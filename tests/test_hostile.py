@@ -1,4 +1,4 @@
-"""One ZIP archive with every known way in which ZIP archives do harm."""
+"""ZIP archives that do harm: unsafe paths, links, bombs, encryption, wrong sizes, and very many members."""
 
 import re
 import stat

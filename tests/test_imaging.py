@@ -108,7 +108,7 @@ def _viewer(stored: Image.Image, orientation: int) -> Image.Image:
         (png_header(0, 10), "header"),
         (png_header(8, 4000), "at least 16"),
         (encode(Image.fromarray(np.full((40, 40), 90, np.uint8))), "blank"),
-        (deep_png(np.stack([DEEP, DEEP, DEEP + 1], 2)), "16-bit colour is accepted only of a grey film"),
+        (deep_png(np.stack([DEEP, DEEP, DEEP + 1], 2)), "16-bit colour is accepted only if the film is grey"),
         (deep_png(np.stack([DEEP, DEEP, DEEP, DEEP], 2)), "16-bit transparency is not accepted"),
         (deep_png(np.stack([DEEP, DEEP], 2)), "16-bit transparency is not accepted"),
     ],
@@ -160,7 +160,7 @@ def test_resizing_is_antialiased() -> None:
     assert np.abs(to_input(stripes, RULE).astype(int) - 128).max() <= 20
 
 
-def test_deep_greys_are_scaled_without_eight_bytes_per_pixel() -> None:
+def test_deep_greys_are_scaled_by_the_formula() -> None:
     """16-bit greys are scaled by a table, others in strips; both agree with the formula."""
     random = np.random.default_rng(0)
     whole = random.integers(7, 40_000, (90, 70)).astype(np.uint16)
@@ -190,7 +190,7 @@ def test_the_hash_depends_on_pixels_and_shape() -> None:
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.integers(0, 3000))
 @settings(max_examples=150, deadline=None)
 def test_damaged_bytes_give_an_image_or_an_image_error(position: int, value: int, cut: int) -> None:
-    for data in (DAMAGED_JPEG, DAMAGED_PNG, DAMAGED_TIFF):
+    for data in (INTACT_JPEG, INTACT_PNG, INTACT_TIFF):
         mutated = bytearray(data)
         mutated[position % len(mutated)] = value
         with warnings.catch_warnings():
@@ -199,9 +199,9 @@ def test_damaged_bytes_give_an_image_or_an_image_error(position: int, value: int
                 assert read_luma(bytes(mutated[: len(mutated) - cut])).dtype == np.uint8
 
 
-DAMAGED_JPEG = encode_jpeg(film("virus", patient=2, size=(80, 80)))
-DAMAGED_PNG = encode(Image.fromarray(film("virus", patient=2, size=(60, 60))))
-DAMAGED_TIFF = encode(Image.fromarray(film("virus", patient=2, size=(60, 60)).astype(np.uint16) * 9), "TIFF")
+INTACT_JPEG = encode_jpeg(film("virus", patient=2, size=(80, 80)))
+INTACT_PNG = encode(Image.fromarray(film("virus", patient=2, size=(60, 60))))
+INTACT_TIFF = encode(Image.fromarray(film("virus", patient=2, size=(60, 60)).astype(np.uint16) * 9), "TIFF")
 
 
 @pytest.mark.parametrize("side", [100, 224, 300])

@@ -53,7 +53,7 @@ def runtime(standing_in: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def big_film() -> bytes:
-    """A film of more than 6 MB: an uncompressed-looking PNG of noise over a phantom."""
+    """A film of more than 6 MB: a phantom with noise, which a PNG hardly compresses."""
     luma = film("bacteria", patient=2, size=(2600, 2900)).astype(np.int16)
     luma += np.random.default_rng(0).integers(-40, 40, luma.shape, np.int16)
     return encode(Image.fromarray(luma.clip(0, 255).astype(np.uint8)))
@@ -146,7 +146,7 @@ def test_every_film_has_a_line_of_json_and_a_folder_without_films_is_reported(tm
 
 @pytest.mark.usefixtures("runtime")
 def test_rejections_have_the_same_keys_as_answers(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Whether the model rejects the film, the endpoint's limit, or this machine, which cannot read it."""
+    """Whether the film is rejected by the model, by the endpoint's limit, or by this machine, which cannot read it."""
     (tmp_path / "a.jpeg").write_bytes(FILM)
     (tmp_path / "b.png").write_bytes(b"text")
     (tmp_path / "c.png").write_bytes(bytes(REALTIME + 1))
@@ -274,7 +274,7 @@ def test_a_film_stays_in_s3_if_the_wait_for_its_response_is_given_up(aws: Cloud,
         assert address.startswith("s3://")
 
     client._read_object = nothing_yet  # type: ignore[method-assign] # moto answers at once
-    with pytest.raises(BusyError, match=r"did not answer in 0 s; it may still, in s3://"):
+    with pytest.raises(BusyError, match=r"did not answer in 0 s; its response may still appear at s3://"):
         client.classify(FILM)
     assert len(list_keys(aws, "models/films/films")) == 1
     assert client.limit == ServeConfig(bundle=tiny_bundle).max_bytes, "the service behind it accepts no more"

@@ -35,7 +35,7 @@ def class_folders(dataset: Dataset, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Container:
-    """A finished job in script mode. Booleans are passed as `False`, and names with underscores."""
+    """A finished job in script mode, with a boolean passed as `False` and names passed with underscores."""
     container = Container(tmp_path_factory.mktemp("script") / "ml")
     before = paths_in(dataset.root)
     environment = container.script_mode(dataset.root, test=dataset.root)

@@ -156,11 +156,11 @@ def test_every_probe_is_answered_without_the_token(replica: Service) -> None:
 
 @pytest.mark.slow
 def test_no_address_needs_what_an_earlier_request_left_behind(replica: Service) -> None:
-    """Requests may go to any replica. An address that begins work and one that asks for it later would end that."""
+    """Requests can go to any replica, so no address must begin work whose result another address gives later."""
     document = replica.get("/openapi.json").json()
     used = {(method, path) for path, methods in document["paths"].items() for method in methods}
     assert {path for method, path in used if method != "get"} == {"/v1/predictions", "/invocations"}
-    assert not [path for _, path in used if "{" in path], "an address of one thing that was made before"
+    assert not [path for _, path in used if "{" in path], "it names something that an earlier request made"
 
 
 def confined(writable: Path | None) -> tuple[str, ...]:
@@ -207,7 +207,7 @@ def test_the_service_runs_with_a_read_only_file_system(workers: int, tiny_bundle
 
 @pytest.mark.slow
 def test_memory_stays_within_what_the_pod_requests() -> None:
-    """With the bundle that ships and films of a detector's size, as many at once as wait for the model together."""
+    """With the bundle that ships and 24 films of a detector's size, one after another."""
     requested = int(CONTAINER["resources"]["requests"]["memory"].removesuffix("Mi"))
     large = encode_jpeg(film("virus", patient=2, size=(2000, 2400)))
     with serving(None) as running:

@@ -41,7 +41,7 @@ def refused(twin: Twin, **settings: Any) -> str:
 
 
 def own(root: Path, findings: list[str], *, header: str = "Filename;Finding;Patient", name: str = "own.csv") -> Twin:
-    """An unknown set: twelve films or more of three patients each, and a table with semicolons."""
+    """An unknown set: at least twelve films, two per patient, and a table with semicolons."""
     twin = Twin(root)
     rows = []
     for number in range(max(12, len(findings))):

@@ -1,4 +1,4 @@
-"""The house's plain English, as far as patterns can hold it: phrases that a reader stumbles over do not come back."""
+"""The house's plain English, as far as patterns can check it: phrases that a reader stumbles over do not come back."""
 
 import ast
 import io

@@ -15,7 +15,7 @@ from test_language import stumbles
 
 TUTORIAL = REPOSITORY / "docs" / "get-started" / "tutorial.ipynb"
 TOOLS = Path(sys.executable).parent
-#: Of every cell before the first: whatever warns fails.
+#: A cell that is put before the first one: from there on, every warning is an error.
 STRICT: dict[str, Any] = {
     "cell_type": "code",
     "id": "strict",

@@ -199,7 +199,7 @@ def _is_full_scale(node: ast.expr) -> bool:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_one_place_resizes_and_one_normalises(path: Path) -> None:
-    """No module must bring a second preprocessing, which would soon differ from the first."""
+    """A module must not bring a second preprocessing, which would soon differ from the first."""
     assert not preprocessing_faults(path.relative_to(PACKAGE).as_posix(), path.read_text())
 
 

@@ -61,7 +61,7 @@ def test_loss_and_calibration_are_measured_at_the_prior() -> None:
     often = _rows(one, np.concatenate([np.arange(240), *[np.flatnonzero(one.truth == 1)] * 3]))
     at_films, at_prior = (figures(often, prior).overall["cross_entropy"].value for prior in ("train", "uniform"))
     losses = [
-        -np.log(one.probabilities[one.truth == label, label]).mean()  # films that count thrice have the same mean
+        -np.log(one.probabilities[one.truth == label, label]).mean()  # copies of films do not change the mean
         for label in range(3)
     ]
     assert at_prior == pytest.approx(np.mean(losses), abs=2e-6)

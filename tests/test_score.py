@@ -334,7 +334,7 @@ def test_bad_input_is_one_sentence(
     assert not list((tmp_path).rglob("*.parquet"))
 
 
-def test_the_contract_is_among_what_decides(tiny_bundle: Path, drawn_bundle: Path, films: Path) -> None:
+def test_the_names_of_shards_depend_on_the_contract(tiny_bundle: Path, drawn_bundle: Path, films: Path) -> None:
     """The two bundles have the same network."""
     assert load_contract(tiny_bundle).files["model.onnx"] == load_contract(drawn_bundle).files["model.onnx"]
     assert shards_of(source_of(films), tiny_bundle)[0].name != shards_of(source_of(films), drawn_bundle)[0].name

@@ -1,4 +1,4 @@
-"""Scoring on two Ray nodes with a network between them: each film once, if a node dies or can no longer be reached."""
+"""Scoring on two Ray nodes with a network between them: each film once, even if a node dies or is cut off."""
 
 import json
 import subprocess

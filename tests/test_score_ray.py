@@ -64,7 +64,7 @@ def test_the_cluster_scores_each_film_once(
 ) -> None:
     address = cluster.client if by_client else cluster.address
     done = finish(start(films, tmp_path / "out", tiny_bundle, address))
-    if "Initialization failure from server" in done.err:  # Ray's own limit for a client's server: a busy machine
+    if "Initialization failure from server" in done.err:  # on a busy machine, Ray starts the client's server too late
         done = finish(start(films, tmp_path / "out", tiny_bundle, address))
     assert done.code == 0, done.err
     assert json.loads(done.out)["films"] == FILMS
@@ -78,7 +78,7 @@ def test_the_cluster_scores_each_film_once(
 def test_a_lost_node_loses_and_doubles_nothing(
     cluster: Cluster, films: Path, tiny_bundle: Path, tmp_path: Path, share: float, what: signal.Signals
 ) -> None:
-    """A stopped node is noticed after 30 seconds, or earlier, when its shard is the last one that is slow."""
+    """A stopped node is noticed after 30 seconds, or earlier if only its shard is left and takes too long."""
     node = cluster.add_node(cores=1, token=TOKEN)
     out, total = tmp_path / "out", len(shards_of(source_of(films), tiny_bundle))
     try:

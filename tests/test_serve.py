@@ -26,7 +26,7 @@ TOKEN = "a-token-for-the-tests"
 
 
 def test_the_service_has_a_default_rule(tiny_bundle: Path, tmp_path: Path) -> None:
-    """A request can choose another one; one of SageMaker's cannot."""
+    """A request to /v1/predictions can choose another rule; a request of SageMaker cannot."""
     with serving(tiny_bundle, "--coverage", 0.99, "--keep-log", tmp_path / "log") as service:
         for path, coverage in (
             ("/v1/predictions", 0.99),

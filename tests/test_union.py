@@ -131,7 +131,7 @@ def test_conflicting_labels_are_left_out_unless_kept(tmp_path: Path) -> None:
     assert all(len(held) == 1 for held in splits_of(out, "luma_sha256").values())
 
 
-def test_a_conflicting_test_film_still_keeps_its_patient_from_train(tmp_path: Path) -> None:
+def test_a_conflicting_test_film_still_keeps_its_patient_out_of_train(tmp_path: Path) -> None:
     two = small_films()
     name, data = next(each for each in two.items() if "person3_virus" in each[0])  # in the test part
     two["chest_xray/train/PNEUMONIA/person3_virus_77.jpeg"] = encode_jpeg(film("virus", patient=3, shot=9))
@@ -211,7 +211,7 @@ def test_identical_films_of_two_patients_join_them(tmp_path: Path) -> None:
     assert len([each for each in out.films if each.split == "test" and each.label == "cat"]) == 3
 
 
-def test_photographs_of_the_retina_are_skipped(tmp_path: Path) -> None:
+def test_scans_of_the_retina_are_skipped(tmp_path: Path) -> None:
     three = as_version3(small_films())
     eyes = {
         f"CellData/OCT/train/NORMAL/NORMAL-{number}-1.jpeg": reencoded(held)

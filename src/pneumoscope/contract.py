@@ -44,7 +44,9 @@ class InputRule(Document):
     transparency: Literal["over-black"] = Field(description="Transparent pixels are laid over black.")
     orientation: Literal["upright"] = Field(description="EXIF, TIFF or DICOM orientation is undone.")
     deep_greys: Literal["min-max"] = Field(description="16-bit greys: the image's own extremes become 0 and 255.")
-    dicom: Literal["voi"] = Field(description="DICOM: modality LUT, VOI LUT or window, inverted once if MONOCHROME1.")
+    dicom: Literal["voi"] = Field(
+        description="DICOM: modality LUT, VOI LUT or window, inverted once if MONOCHROME1 or LUT shape INVERSE."
+    )
 
     @classmethod
     def squash(cls, size: int) -> Self:
@@ -71,7 +73,7 @@ GREY_IMAGENET = Normalisation(mean=0.449, std=0.226)
 
 
 #: The predictions that set calibration and thresholds: those of cross-validation, each by a network that had not seen
-#: the film's patient (out-of-fold), or those of the one network for its validation split.
+#: the film's patient (out-of-fold), or those of the one network for its validation split. `none`: not known.
 EvidenceKind = Literal["none", "validation", "out-of-fold"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -110,8 +112,8 @@ class CoverageRow(Document):
     coverage: float | None = Field(
         gt=0,
         lt=1,
-        description="Share of each class's films whose prediction set must contain it; for sides of groups, too. Null: "
-        "not known.",
+        description="Share of each class's films whose prediction set must contain that class; the same share holds "
+        "for the sides of groups. Null: not known.",
     )
     classes: dict[Text, Probability]
     groups: dict[Text, Sides]
@@ -155,7 +157,7 @@ class Decision(Document):
         names = [point.name for point in self.operating_points]
         if self.coverage not in coverages or len({*coverages}) < len(coverages) or len({*names}) < len(names):
             raise ValueError(
-                f"coverage {self.coverage} must be one row, and rows and operating points must be distinct"
+                f"coverage {self.coverage} must be one row's, and rows and operating points must be distinct"
             )
         return self
 
@@ -182,21 +184,23 @@ class Textures(Document):
 class Gate(Document):
     """Which model inputs are rejected, by the graph's outputs `gate [N, F]` and `distance [N, 2]`.
 
-    `distance` is the share of the features, at two depths, that the training films' principal components do not
-    explain, in units of the training films' mean (Jackson and Mudholkar, Technometrics 1979;21:341).
+    `distance` is what the training films' principal components leave unexplained of the features, at two depths: a sum
+    of squares, in units of the training films' mean (Jackson and Mudholkar, Technometrics 1979;21:341).
     """
 
     codes: tuple[Text, ...] = Field(
         description="Meaning of each score of `gate`: a film, a film with a fault, another kind of picture."
     )
     film_from: float = Field(
-        ge=0, le=1, description="Accept an input if film and mirrored together have this share of the scores' softmax."
+        ge=0,
+        le=1,
+        description="Accept an input if film and mirrored together have at least this share of the scores' softmax.",
     )
     mirrored_from: float = Field(ge=0, le=1, description="Least share at which a film is reported as mirrored.")
     distances: tuple[float, float] = Field(description="Accept distances up to these.")
     coloured: float = Field(gt=0, le=1, description="Accept a share of coloured pixels up to this.")
     false_rejects: float = Field(
-        gt=0, lt=1, description="Share of the films, with variations, that the limits were set to reject."
+        gt=0, lt=1, description="Share of the films, as they are and augmented, that the limits were set to reject."
     )
     films: int = Field(
         ge=1, description="Number of films that set the limits; each was scored by a gate that had not learnt from it."

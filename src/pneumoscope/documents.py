@@ -26,7 +26,7 @@ def write_document(document: Document, path: Path) -> None:
 
 
 def read_document(kind: type[Stored], content: bytes, *, strict: bool = False) -> Stored:
-    """Read a stored JSON document. Every field must be present, also those that have a default.
+    """Read a stored JSON document. Every field must be present, even one that has a default.
 
     With `strict`, values are not converted: a number given as text, or as true or false, is an error.
 

@@ -61,7 +61,7 @@ class Explainer:
         self._method = LayerGradCam(self.network, last_features(self.network, self.rule.size))
 
     def explain(self, data: bytes, *, name: str = "", label: str | None = None) -> Explanation:
-        """Explain one film, given as the bytes of its image file, for a class, by default the most probable one.
+        """Explain one film, given as the bytes of its image file, for one class: by default, the most probable.
 
         Raises:
             ImageError: the bytes are not a usable radiograph.
@@ -91,7 +91,7 @@ def last_features(network: Network, size: int) -> nn.Module:
     """The module whose output is the network's last convolutional features, before a pooling that follows them.
 
     Raises:
-        UsageError: the last features are not a `[N, C, h, w]` with more than one position.
+        UsageError: the last features are not square maps `[N, C, h, w]` with more than one position.
     """
     stages = getattr(network.body, "feature_info", None)
     last = stages[-1]["module"] if isinstance(stages, list) and stages else ""
@@ -114,5 +114,5 @@ def _has_spatial_output(network: Network, module: nn.Module, size: int) -> bool:
             network(torch.zeros(1, 1, size, size, dtype=torch.uint8))
     finally:
         handle.remove()
-    # Squares of at most half the input's side: else it is tokens, channels last, or not a layer of features.
+    # Maps must be squares of at most half the input's side: other shapes are tokens, channels last, or not features.
     return len(shapes) == 1 and len(shapes[0]) == 4 and 1 < shapes[0][3] <= size // 2 and shapes[0][2] == shapes[0][3]

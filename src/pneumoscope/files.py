@@ -72,7 +72,7 @@ def refuse_existing(
         return
     if path.is_symlink() or not path.is_dir() or path.is_mount() or path.resolve() in _protected_folders():
         raise UsageError(
-            f"{path} cannot be made: a file, link, mount, home or working folder is there; {_CHOOSE_ANOTHER}"
+            f"{path} cannot be made: a file, link, mount point, home or working folder is there; {_CHOOSE_ANOTHER}"
         )
     if not any(path.iterdir()):
         return
@@ -96,7 +96,7 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, which is not held in memory."""
+    """Hexadecimal SHA-256 of a file, read in pieces so that it need not fit in memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -36,7 +36,7 @@ class HeatmapContent:
 
 
 def content_of_prediction(prediction: Prediction) -> HeatmapContent | None:
-    """The content for a prediction; None if the film was rejected or not kept, or the model gives no maps."""
+    """The content for a prediction; None if it is rejected or lacks the film's pixels, or the model gives no maps."""
     if prediction.luma is None or prediction.maps is None or prediction.attention is None:
         return None
     label = prediction.attention.label

@@ -1,4 +1,4 @@
-"""Threads, for work that releases the interpreter lock (decoding, hashing, inference), and what processes share."""
+"""Threads, for work that releases the interpreter lock (decoding, hashing, inference), and help for child processes."""
 
 import math
 import multiprocessing

@@ -65,7 +65,7 @@ def film(finding: Finding, *, patient: int, shot: int = 0, seed: int = 0, size: 
         patient: seed of the anatomy.
         shot: seed of what differs between films of a patient: position, exposure, noise, extent of the finding.
         seed: seed of the whole population.
-        size: height and width in pixels; by default drawn between 320 and 640.
+        size: height and width in pixels; by default random: a height of 320 to 559, a width of 1 to 1.35 heights.
 
     Returns:
         `uint8 [height, width]`.
@@ -101,7 +101,7 @@ def write_archive_folder(out: Path, *, count: int, seed: int = 0, overwrite: boo
     shortcut. A comment in each file marks it as a drawing: see `is_phantom`.
 
     Raises:
-        UsageError: `count` is less than 30, or `out` exists.
+        UsageError: `count` is less than 30, or `out` exists and must not be replaced.
     """
     if count < 30:
         raise UsageError(f"--count is {count}; three classes in three splits need at least 30 phantoms.")
@@ -183,7 +183,7 @@ def _compose(anatomy: _Anatomy, finding: Finding, random: np.random.Generator, *
 
 
 def _grid(random: np.random.Generator, aspect: float) -> tuple[Field, Field]:
-    """Coordinates in half heights, rotated, shifted and zoomed, as no patient is placed exactly."""
+    """Coordinates in half heights, rotated, shifted and zoomed: no two patients are positioned alike."""
     rows, columns = _WORKING_ROWS, round(_WORKING_ROWS * aspect)
     y, x = np.mgrid[-1 : 1 : complex(rows), -aspect : aspect : complex(columns)].astype(np.float32)
     angle = np.deg2rad(random.uniform(-6, 6))
@@ -236,7 +236,8 @@ def _clavicles(x: Field, y: Field) -> Field:
 
 def _vessels(anatomy: _Anatomy, x: Field, y: Field) -> Field:
     """Vessel markings, strongest near the hilum, the same on every film of a patient."""
-    random = np.random.default_rng(anatomy.vessels)  # of its own, so that other films of the patient show the same
+    # A generator of its own, so that the patient's other films show the same vessels.
+    random = np.random.default_rng(anatomy.vessels)
     hilum = np.exp(-(((np.abs(x) - 0.20) / 0.16) ** 2) - ((y - 0.02) / 0.30) ** 2)
     return np.asarray((0.03 + 0.13 * hilum) * (_net(random, x.shape, cells=11) + 0.4), dtype=np.float32)
 

@@ -20,7 +20,7 @@ class Listener:
             self.end()
 
     def track(self, task: str, results: Iterable[Result], total: int, unit: str = "images") -> Iterator[Result]:
-        """Yield `results` and report a task: a result is one of `total` units, done when the next one is taken."""
+        """Yield `results` and report a task of `total` units: a result counts as done when the next is requested."""
         with self.progress(task, total, unit):
             for result in results:
                 yield result

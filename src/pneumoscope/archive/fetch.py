@@ -32,7 +32,7 @@ from pneumoscope.errors import ArchiveError, UsageError
 from pneumoscope.files import sha256_of, whole_file
 from pneumoscope.progress import SILENT, Listener
 
-_READ_AHEAD = 8 << 20
+_READ_AHEAD = 8 << 20  # bytes per request; a larger film is refused
 _SPARE = 50_000_000  # bytes of the disk that stay free
 _PIECE = 1 << 20
 _MEMBER_TRIES = 3  # for films that arrive damaged
@@ -54,7 +54,7 @@ def fetch_file(
     """Download one file to `path`; return False if it was there already.
 
     Bytes are written to `path` with `.part` added, and a later call continues where an earlier one was interrupted or
-    killed. A file that does not have the expected SHA-256 is deleted.
+    killed. A download that does not have the expected SHA-256 is deleted.
 
     Raises:
         ArchiveError: the file cannot be downloaded, or is not the expected one.
@@ -97,8 +97,8 @@ def fetch_films(
     """Download only the chest films of a remote ZIP archive, by range requests.
 
     The archive's directory is read first, then the films in the order in which they are stored, several megabytes per
-    request. Every film is checked by its CRC-32 and written whole under `folder` with `.part` added. That becomes
-    `folder` when all films are there; a later call continues where an earlier one was interrupted.
+    request. Every film is checked by its CRC-32 and written whole into the folder `folder` with `.part` added, which is
+    renamed to `folder` when all films are there; a later call continues where an earlier one was interrupted.
 
     Returns:
         The number of films, or None if all of them are in `folder` already.
@@ -220,7 +220,7 @@ def _download(remote: Remote, stream: BinaryIO, expected: ExpectedFile, path: Pa
 
 @dataclass(kw_only=True)
 class _Download:
-    """The requests for a file's missing bytes. `ranges` becomes false when the server has answered one wrongly."""
+    """The requests for a file's missing bytes. `ranges` becomes false when the server has sent a wrong range."""
 
     remote: Remote
     stream: BinaryIO
@@ -266,10 +266,10 @@ class _Download:
         return announced if expected is None else expected
 
     def _start_over(self, response: RangeResponse, held: int, total: int | None) -> None:
-        """Drop the bytes held if the response starts at 0 instead, unless it cannot be the file.
+        """Drop the bytes held if the response is the whole file, or states that they are longer than it (status 416).
 
         Raises:
-            TransferInterrupted: the response is of no use, or the bytes held were longer than the file.
+            TransferInterrupted: the response is anything else, or the bytes held were longer than the file.
         """
         if response.start not in (0, total):
             self.ranges = False
@@ -294,7 +294,10 @@ def _require_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading and writing, locked against other processes until the block ends."""
+    """Open a file for reading and writing, locked against other processes until the block ends.
+
+    If it is empty then, it is deleted.
+    """
     with path.open("a+b", buffering=0) as stream:
         try:
             # The system releases this lock when the process ends, so a killed download does not block the next one.

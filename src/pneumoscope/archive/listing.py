@@ -140,7 +140,7 @@ def list_archive(stored: Iterable[tuple[str | None, Member]]) -> Listing:
     A backslash separates folders, as in archives that some Windows programs write.
 
     Args:
-        stored: each member under its stored name, after the reason not to read it, or None.
+        stored: for each member, the reason not to read it, or None, and the member under its stored name.
     """
 
     def found() -> Iterator[tuple[str | None, Member]]:

@@ -70,7 +70,7 @@ def decode_names(names: Sequence[str | bytes], encoding: str | None, *, archive:
     shown = "; ".join(f"{each}: {name}" for each, name in readings.items() if name and name.isprintable())
     raise UsageError(
         f"{archive} does not state how its names are encoded, and {len(odd):,} of them are not UTF-8; pass "
-        "--name-encoding with the codec in which the first one reads right, one of these or any other of Python's "
+        "--name-encoding with the codec that shows the first of them correctly, which may be any text codec of Python "
         f"({shown})."
     )
 

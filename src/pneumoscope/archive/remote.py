@@ -83,7 +83,7 @@ class Remote:
 
     @contextmanager
     def request(self, start: int, stop: int | None = None) -> Iterator[RangeResponse]:
-        """Request the bytes from `start` to before `stop`, or to the end, once.
+        """Request once the bytes from `start` up to but not including `stop`, or to the end.
 
         The response of a server that ignores ranges starts at 0.
 
@@ -106,7 +106,7 @@ class Remote:
                 f"{self.url!r} is not a URL that can be fetched, or redirects to one that cannot ({failure})."
             ) from failure
         except httpx2.TooManyRedirects as failure:
-            raise ArchiveError(f"{self.url} redirects in a circle; pass --url with another URL.") from failure
+            raise ArchiveError(f"{self.url} redirects too often; pass --url with another URL.") from failure
 
     def size(self) -> int | None:
         """The file's size in bytes; None if the server does not state it."""
@@ -162,7 +162,7 @@ class Remote:
                 furthest = max(furthest, progress())
                 limit = self.policy.attempts if furthest > begun else self.policy.first_attempts
                 if failures >= limit:
-                    hint = "The bytes received so far are kept." if progress() else "Is this machine online?"
+                    hint = "Whatever is already on the disk is kept." if progress() else "Is this machine online?"
                     raise ArchiveError(
                         f"{self.url} cannot be fetched ({failure}; tried {failures} times). "
                         f"{hint} Run the same command again to continue, or pass --url with a mirror."
@@ -173,7 +173,7 @@ class Remote:
         policy = self.policy
         longer = policy.first_wait * 2 ** max(0, failures - 1)
         seconds = min(max(longer, failure.wait), policy.longest_wait)
-        self.say(f"connection lost ({failure}); trying again in {seconds:.0f} s")
+        self.say(f"the transfer was interrupted ({failure}); trying again in {seconds:.0f} s")
         time.sleep(seconds * random.uniform(0.75, 1.0))  # noqa: S311  # jitter, not a secret
 
     def _read_head(self, response: httpx2.Response, start: int) -> RangeResponse:

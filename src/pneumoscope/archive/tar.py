@@ -68,8 +68,8 @@ def is_tar(path: Path) -> bool:
 def open_tar(path: Path, *, max_bytes: int, name_encoding: str | None) -> Iterator[Listing]:
     """List a tar archive; its members can be read, from any thread, until the block ends.
 
-    A compressed archive is first unpacked into an unnamed file in the folder for temporary files: its members could
-    not be read in any order otherwise.
+    A compressed archive is first unpacked into an unnamed file in the folder for temporary files: otherwise its
+    members could not be read in arbitrary order.
 
     Raises:
         ArchiveError: it is not a tar archive, is truncated or damaged, or unpacks to more than 200 times its size.
@@ -115,7 +115,7 @@ def _list(stream: IO[bytes], path: Path, max_bytes: int, encoding: str | None) -
             f"{path} is neither a folder nor a readable ZIP or tar archive ({failure}); if it should be one, "
             "fetch it again."
         ) from failure
-    # Surrogates are not printable: they are bytes that are not UTF-8, and `decode_names` finds their encoding.
+    # Surrogates, which are not printable, stand for bytes that are not UTF-8; `decode_names` decodes such names.
     stored = [info.name if info.name.isprintable() else _bytes_of(info.name) for info in infos]
     # All members share one stream, so a lock keeps seek and read of a thread together.
     names, lock = decode_names(stored, encoding, archive=str(path)), Lock()
@@ -135,7 +135,7 @@ def _list(stream: IO[bytes], path: Path, max_bytes: int, encoding: str | None) -
 def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """Every member's header.
 
-    `tarfile` stops without an error at a damaged header, and loops over a negative size. Both are checked here.
+    `tarfile` stops without an error at a damaged header, and never ends if a size is negative. Both are checked here.
     """
     size = stream.seek(0, 2)
     stream.seek(0)

@@ -96,7 +96,7 @@ def _document(
     patients = patient_of_each(films)
     listed = np.array([film.claim.listed for film in films], bool)
     classes = tuple(sorted({film.claim.label for film in films if film.claim.listed}))
-    # A group of all classes is left out: there is no other class to compare it with.
+    # A group of all classes, or with a class that has no films, is left out: it cannot be compared with the rest.
     groups = {name: members for name, members in subject.groups.items() if set(members) < set(classes)}
     same, near = identical(films), nearly_identical(films)
     conflicts = [each for each in same if len(set(each.labels)) > 1]

@@ -41,7 +41,7 @@ class Count(Document):
 
 
 class Alike(Document):
-    """Two or more files of the same film. `distance` is in bits of 256; 0 if their pixels are equal.
+    """Two or more films with equal or nearly equal pixels. `distance` is in bits of 256; 0 if the pixels are equal.
 
     `splits` and `labels` are in the order of `films`. `crosses`: they are in several splits.
     """
@@ -54,7 +54,7 @@ class Alike(Document):
 
 
 class SharedPatient(Document):
-    """A patient with films in several splits."""
+    """A patient with films in several splits; `rule` is the source of the patient's name, such as the manifest."""
 
     rule: Text
     patient: Text

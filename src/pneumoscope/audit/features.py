@@ -47,7 +47,7 @@ class Measures:
 
 #: The feature sets, with a description of each.
 FEATURES = {
-    "metadata": "file metadata alone (size, format, JPEG tables, tags)",
+    "metadata": "file metadata (size, format, JPEG tables, tags)",
     "intensity": "global brightness and sharpness",
     "border": "border strips and corners",
     "thumbnail": "a thumbnail of 16×16 pixels",
@@ -141,7 +141,7 @@ def _intensity(small: Luma) -> Vector:
 
 
 def _percentiles(counts: NDArray[np.int64], percentiles: tuple[int, ...]) -> NDArray[np.int64]:
-    """Percentiles of small integers by a histogram of them."""
+    """Percentiles of small integers; `counts` is their histogram."""
     return np.asarray(np.searchsorted(np.cumsum(counts), np.array(percentiles) / 100 * counts.sum()), np.int64)
 
 

@@ -1,4 +1,4 @@
-"""The meaning of the measurements, in sentences for readers without statistics, most severe first."""
+"""The meaning of the measurements, in sentences for readers who know no statistics, most severe first."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ _MEANINGS: dict[Severity, dict[str, str]] = {
         "patient-crosses-splits": _LEAK,
         "duplicate-crosses-splits": _LEAK,
         "near-duplicate-crosses-splits": _LEAK,
-        "conflicting-labels": "The same pixels cannot be two diagnoses: at least one label of each is wrong.",
+        "conflicting-labels": "The same pixels cannot be two diagnoses: at least one of their labels is wrong.",
         "unreadable": "They are missing or damaged; training and evaluation would stop at them.",
         "changed-files": "The folder was changed after it was prepared: figures made on it cannot be reproduced.",
     },
@@ -68,9 +68,9 @@ _MEANINGS: dict[Severity, dict[str, str]] = {
         "duplicates": "They count more than once in every figure. data prepare --drop-duplicates keeps one of each.",
         "near-duplicates": "Re-encoded or resized copies of one film, or two shots that look the same.",
         "odd-turned-by-its-tag": "Software that ignores the EXIF orientation shows them on their side or upside down.",
-        "odd-colour-mode": "They are read as luma like all others; if only one class has them, they reveal it.",
+        "odd-colour-mode": "They are read as luma like all others; a mode that only one class has reveals the class.",
         "odd-bit-depth": "More than 8 bits are scaled by a window or by each film's own range; software that cuts "
-        "them off misreads these films.",
+        "off the extra bits misreads these films.",
         "odd-tiny": "They have less detail than a network's input; enlarging adds none.",
         "odd-huge": "They cost time and memory to read, and may be stitched or scanned differently.",
     },
@@ -87,7 +87,7 @@ def leak_findings(
 ) -> Iterator[Finding]:
     """Findings on duplicates, conflicting labels and patients across splits."""
     for rule, group in grouped(patients, lambda each: each.rule).items():
-        what = "numbers" if rule == NAIVE else "patient" if len(group) == 1 else "patients"
+        what = ("number" if rule == NAIVE else "patient") + ("" if len(group) == 1 else "s")
         code = "number-crosses-splits" if rule == NAIVE else "patient-crosses-splits"
         yield _finding(code, f"{len(group):,} {what} in several splits, according to {rule}", _names(group))
     within = _where(same, crosses=False)
@@ -122,7 +122,7 @@ def file_findings(
     for code, files, title in (
         ("unreadable", kinds.pop("unreadable", []), "that cannot be read as films"),
         ("changed-files", changed, "changed since the manifest was written"),
-        ("unlisted-files", unlisted, "in the split folders that the manifest does not name"),
+        ("unlisted-files", unlisted, "in the split folders, but not in the manifest"),
     ):
         if files:
             yield _finding(code, f"{_count(files, 'file')} {title}", files)

@@ -14,14 +14,14 @@ _TINY, _HUGE = 200, 5000  # pixels, of the shorter and the longer side
 _ASPECT = 2.2
 _BLANK, _BLANK_KIND = 0.7, "mostly blank"  # share of the film in one band of brightness
 _PLAIN_BITS = (1, 8)
-_USUAL = 0.9  # share of films in one colour mode, from which on another mode is odd
+_USUAL = 0.9  # what at least this share of films has (a colour mode, a depth above 8 bits) is usual; all else is odd
 _LEAST_FILMS = 30  # with fewer, the mean film means little
 # Correlations with the mean film, measured on 1,744 films of the official train part. None of them fits better upside
 # down by more than 0.06, or after a quarter turn at all. Rotated films fit better by a median of 0.18 (upside down) and
 # 1.06 (quarter turn). Negatives correlate below -0.3.
 _FITS, _INVERTED = 0.3, -0.3
 _TURNED_BY = {1: 0.25, 2: 0.12, 3: 0.25}
-_TURNS = {1: "a quarter turn to the left", 2: "upside down", 3: "a quarter turn to the right"}
+_TURNS = {1: "rotated by a quarter turn to the left", 2: "upside down", 3: "rotated by a quarter turn to the right"}
 
 
 def oddities(films: Sequence[ExaminedFilm]) -> list[Oddity]:
@@ -50,7 +50,7 @@ def _by_file(film: ExaminedFilm) -> Iterator[Oddity]:
         yield Oddity(film=name, kind="aspect", what=f"{facts.width}×{facts.height} pixels")
     share = _flattest_share(film.measures.thumb)
     if share > _BLANK:
-        yield Oddity(film=name, kind=_BLANK_KIND, what=f"{100 * share:.0f} % of the film has one brightness")
+        yield Oddity(film=name, kind=_BLANK_KIND, what=f"{100 * share:.0f} % of the film is within 8 grey levels")
 
 
 def _other_modes(films: Sequence[ExaminedFilm]) -> Iterator[Oddity]:
@@ -78,7 +78,10 @@ def _flattest_share(thumb: NDArray[np.uint8]) -> float:
 
 
 def _against_mean(thumbs: NDArray[np.uint8]) -> Iterator[tuple[str, str] | None]:
-    """For each film (`uint8 [N, 16, 16]`): kind and description, if it fits the mean film only rotated or inverted."""
+    """For each film (`uint8 [N, 16, 16]`): kind and description, if it fits the mean film only rotated or inverted.
+
+    The "mean film" here is the median of the standardised thumbnails, so that odd films hardly change it.
+    """
     flat = _standardised(thumbs)
     typical = np.median(flat, axis=0)
     typical = (typical - typical.mean()) / (np.linalg.norm(typical - typical.mean()) or 1.0)
@@ -89,7 +92,7 @@ def _against_mean(thumbs: NDArray[np.uint8]) -> Iterator[tuple[str, str] | None]
     for at, fit in enumerate(upright):
         turn = int(best[at])
         if turned[at, turn] > _FITS and turned[at, turn] - fit > _TURNED_BY[turn]:
-            yield "turned", f"looks like {_TURNS[turn]}"
+            yield "turned", f"looks {_TURNS[turn]}"
         elif fit < _INVERTED:
             yield "inverted", "looks like a negative: dark where the others are bright"
         else:

@@ -1,4 +1,4 @@
-"""The audit as one self-contained page, with its pictures inside, without scripts and requests."""
+"""The audit as one self-contained page, with its pictures inside, without scripts or requests."""
 
 import base64
 from collections.abc import Mapping, Sequence

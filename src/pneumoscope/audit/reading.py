@@ -78,7 +78,7 @@ def open_subject(path: Path, *, name_encoding: str | None = None) -> Iterator[Su
         name_encoding: see `open_source`.
 
     Raises:
-        ArchiveError, DatasetError: it is neither.
+        ArchiveError, DatasetError: it is not one of these, or is damaged.
     """
     if path.is_dir() and (path / MANIFEST_FILE).exists():
         yield _prepared(load_dataset(path))

@@ -84,7 +84,9 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> ShortcutResults:
     shifts: list[Shift] = []
     missing: list[str] = []
     if not folds:
-        missing.append("the shortcut baselines: a class has fewer than 2 patients outside the test part")
+        missing.append(
+            "the shortcut baselines: outside the test part there is only one class, or one has fewer than 2 patients"
+        )
     elif not test.films:
         missing.append("train against test: there is no test part")
     steps = len(FEATURES) * (2 + len(pool.classes))
@@ -106,7 +108,7 @@ def measure_on(
 ) -> tuple[Shortcut, ...]:
     """Train on some films of a data set and test on others, for every feature set. Unreadable films are left out.
 
-    Empty if the remaining training films are not of two classes, or no test film is left.
+    Empty if the remaining training films are of fewer than two classes, or no test film is left.
     """
     claims = [claim_of(dataset, film) for film in (*training, *tested)]
     films = [each[0] for each in examine(claims, dataset.limits, listener) if not isinstance(each, str)]
@@ -227,7 +229,7 @@ def _out_of_fold(
 
 
 def _trees(films: int) -> HistGradientBoostingClassifier:
-    small = films < _SMALL  # the library's defaults, 20 films a leaf and 31 leaves, suit larger sets
+    small = films < _SMALL  # the library's defaults, 20 films per leaf and 31 leaves, suit larger sets
     return HistGradientBoostingClassifier(
         learning_rate=0.15,
         max_iter=_ROUNDS // 2 if small else _ROUNDS,

@@ -1,4 +1,4 @@
-"""Figures that SageMaker reads from a training job's log and charts."""
+"""Figures that SageMaker finds in a training job's log, and shows as charts."""
 
 #: The job's MetricDefinitions: a metric's name, and the regular expression that finds it in the line printed per epoch.
 METRICS: tuple[tuple[str, str], ...] = (

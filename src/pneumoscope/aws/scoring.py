@@ -20,7 +20,7 @@ from pneumoscope.imaging import Limits
 from pneumoscope.score.listing import Entry
 from pneumoscope.settings.aws_names import Location
 
-#: Errors while a body is read; botocore retries only those before it.
+#: Errors while a body is read; botocore retries only errors that occur before that.
 _CUT_OFF = (exceptions.IncompleteReadError, exceptions.HTTPClientError)
 _PAUSE_SECONDS = 0.3
 _CONFLICT_TRIES = 8  # of a write that conflicts with another write of the same name
@@ -166,7 +166,7 @@ def _cloud(region: str | None) -> Cloud:
 
 
 def _body(cloud: Cloud, file: Location, **request: str) -> bytes:
-    """The bytes of an object, read anew if the connection breaks within them; `request` has GetObject's parameters.
+    """The bytes of an object, read anew if the connection breaks meanwhile; `request` has GetObject's parameters.
 
     Raises:
         OSError: the object is not there, or is not the one that `IfMatch` requires.

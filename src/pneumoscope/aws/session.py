@@ -195,7 +195,7 @@ def _describe_response(failure: exceptions.ClientError) -> tuple[type[CloudError
     message = _shorten(str(failure.response.get("Error", {}).get("Message", ""))) or code
     status = failure.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code.startswith(_BUSY_CODES) or status in (429, 500, 502, 503, 504):
-        return BusyError, f"AWS is busy or throttles ({code}); try again later."
+        return BusyError, f"AWS is busy, or throttles requests ({code}); try again later."
     if code.startswith(_DENIED_CODES):
         action = _IAM_ACTIONS.get(failure.operation_name, failure.operation_name)
         return CloudError, f"AWS denies access ({message}); allow {action} for your user or role."

@@ -26,7 +26,7 @@ async def invoke_endpoint(request: Request, name: str, room: Memory) -> JSONResp
     config = service_of(request).config
     if name != config.as_endpoint:
         return _error(HTTPStatus.BAD_REQUEST, "ValidationError", f"Endpoint {name} of account {_NO_ACCOUNT} not found.")
-    # The announced length is enough: a body over the limit is refused unread.
+    # Only the announced length is checked, so that a body over the limit is refused without being read.
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > REALTIME:
         sentence = f"HTTP content length exceeded {REALTIME} bytes."

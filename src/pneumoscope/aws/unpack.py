@@ -13,7 +13,7 @@ from pneumoscope.engine import Engine, verify
 from pneumoscope.errors import BundleError
 from pneumoscope.settings.aws_names import Location
 
-_MAX_UNPACKED = 4 << 30  # bytes; models are a tenth of that. Stops archives that expand without end
+_MAX_UNPACKED = 4 << 30  # bytes; the largest models have 0.6 GB. Stops archives that expand without end
 
 
 @contextmanager

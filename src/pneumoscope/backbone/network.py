@@ -15,7 +15,7 @@ class Network(nn.Module):
     """`uint8 [N, 1, S, S]` → logits `float [N, C]`.
 
     `body` is timm's network; `second_head` is the capstone's second head for `vgg19_bn` and empty for
-    every other network. Modules named in `frozen` keep their weights and batch-norm statistics.
+    every other network. Modules in `frozen` keep their weights and batch-norm statistics.
 
     `low_pass` is the number of taps, odd, of a fixed binomial filter before `body`, along each axis; 1 filters
     nothing. It takes away the detail in which a film and a copy of it compressed as JPEG differ most.

@@ -49,7 +49,7 @@ def load_weights(network: nn.Module, path: Path) -> WeightsReport:
     """Load the tensors of a file that fit a network, and report the others.
 
     Accepted are safetensors and torch state dicts (loaded without running any code in them), bare or
-    under `state_dict`/`model`, with the names of timm, of torchvision or of `efficientnet_pytorch`.
+    under `state_dict`, `model` or `model_state`, with the names of timm, of torchvision or of `efficientnet_pytorch`.
 
     Raises:
         WeightsError: unreadable, or less than half of the network fits.

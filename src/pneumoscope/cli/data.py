@@ -85,7 +85,7 @@ def audit_command(settings: "Audit") -> None:
     It looks for leaks, duplicates, odd files, shortcuts, and shifts between splits. Every file is read, also those in
     the split folders that the manifest does not list. A film or patient in several splits, a film with two labels,
     and a missing, damaged or changed file are errors; whatever else can mislead a model or its validation is a
-    warning.
+    warning; other findings are notes.
     """
     from pneumoscope.audit import PAGE_FILE, SEVERITIES, audit
     from pneumoscope.cli.show import make_listener

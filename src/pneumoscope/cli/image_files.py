@@ -26,8 +26,8 @@ _LONGEST_NAME = 255  # bytes, on most file systems
 class Pictures:
     """A folder of heat maps: `DIR/SUB/FILM.jpeg.map.png` for an image file `SUB/FILM.jpeg` below a given folder.
 
-    Earlier heat maps are replaced. Image files cannot be: the suffix is reserved, and the folder must be outside
-    the folders that are read.
+    Earlier heat maps are replaced. Image files cannot be replaced: the suffix is reserved, and the folder must be
+    outside the folders that are read.
     """
 
     def __init__(self, folder: Path, inputs: list[Path]) -> None:
@@ -80,7 +80,7 @@ def _is_writable(folder: Path) -> bool:
 
 
 def find_image_files(paths: list[Path]) -> list[str]:
-    """The paths of the image files to read, folders searched. A folder without any is noted, if there are others.
+    """The paths of the image files to read, also in folders. Of several folders, those without any are reported.
 
     Paths are returned as text: there may be a million of them, and a `Path` takes several times the memory.
 
@@ -133,7 +133,7 @@ def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures,
 
 
 def _walk(path: Path) -> Iterator[Path]:
-    """A given file; or a folder's files in name order that have an image's suffix, accepted or not, or are DICOMs.
+    """A given file; or, in name order, a folder's files that have an image's suffix (accepted or not) or are DICOMs.
 
     A folder that cannot be read is yielded itself, so that it is reported like an unreadable file.
     """

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def serve_command(settings: "Serve") -> None:
     """Serve a bundle: web page, HTTP API, metrics.
 
-    The page is at /, the API's documentation at /docs, and SageMaker's routes are there, too. The service is
+    The page is at /, the API's documentation at /docs, and SageMaker's routes are served, too. The service is
     ready once it has reproduced the bundle's golden cases. It stores nothing unless --keep-log is given. Ctrl-C or
     SIGTERM stops it after the requests under way. For research use only; not a medical device.
     """
@@ -81,6 +81,6 @@ def _read_token(file: Path | None) -> str | None:
     if len(token) < SHORTEST_TOKEN or not all("!" <= letter <= "~" for letter in token):
         raise UsageError(
             f"the token in {file or TOKEN_VARIABLE} is not usable; a token has at least {SHORTEST_TOKEN} characters: "
-            "letters, digits and signs of ASCII, no spaces."
+            "ASCII letters, digits and punctuation, no spaces."
         )
     return token

@@ -44,7 +44,7 @@ def show_prepared(summary: "PrepareSummary") -> None:
         print_line(line)
         if not source.patients_named:
             print_line(
-                "  not every film of this source names its patient; one that does not counts as a patient of its own. "
+                "  not every film of this source names its patient; a film without one counts as its own patient. "
                 "If such films share patients, pass --patient-pattern."
             )
     _show_likeness(summary)

@@ -90,7 +90,7 @@ def cross_validate_command(settings: "CrossValidate") -> None:
             listener=make_listener(quiet=settings.quiet),
         )
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; to resume, run the same command with --resume: {out}", err=True)
+        typer.echo(f"interrupted; to resume {out}, run the same command with --resume", err=True)
         raise
     show_cross_validation(report)
     typer.echo(f"written: {out / REPORT_FILE}, {out / EVIDENCE_FILE}")

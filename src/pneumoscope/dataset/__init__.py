@@ -1,4 +1,4 @@
-"""Preparation of data sets: labels from names, folders or tables; one film once; splits by patient; the manifest."""
+"""Preparation of data sets: labels from names, folders or tables; every film once; splits by patient; the manifest."""
 
 from pneumoscope.dataset.manifest import SPLITS, Dataset, Record, load_dataset
 from pneumoscope.dataset.prepare import PrepareSummary, prepare

@@ -34,7 +34,8 @@ class Candidate:
 class Candidates:
     """A source's image files, and those refused, with the reason.
 
-    The counts are of files of the operating system (`junk`), files left out by --exclude, and files of other kinds.
+    The counts are of files of the operating system (`junk`), files left out by --exclude (`excluded`), and all other
+    files (`other_files`): those that are not images, or not among the films (see `list_films`).
     """
 
     files: tuple[Candidate, ...]
@@ -48,8 +49,8 @@ class Candidates:
 class FilmsFound:
     """The candidates of each source.
 
-    `label_summary` states how label files were read, None without any; `without_file` is the number of their images
-    that are not in any source.
+    `label_summary` states how label files were read, or is None if there are none; `without_file` is the number of
+    images that they name and that are not in any source.
     """
 
     candidates: tuple[Candidates, ...]
@@ -118,7 +119,7 @@ def list_films(
     """Find label, patient and split of a source's image files by their names.
 
     If there is a folder `chest_xray`, as in the published archives, only files below it count: version 3 also contains
-    photographs of the retina, with similar names. The stress split of a prepared data set is skipped, because it
+    OCT scans of the retina, with similar names. The stress split of a prepared data set is skipped, because it
     consists of copies.
 
     Raises:
@@ -132,7 +133,7 @@ def list_films(
         members = chest
     images, unsupported = _sort_members(members)
     names = [member.name for member in images]
-    # Names like the archive's state class and patient; only other sources are read by their folders.
+    # File names that follow the archive's grammar state class and patient; other sources are read by their folders.
     archive = follows_archive(names)
     places = [place(name, rules.splits) for name in names] if archive else find_places(names, rules)
     if archive and rules.strict:

@@ -115,7 +115,7 @@ def identify(
         folder: its class folder.
         archive: parse the published names (see `follows_archive`); otherwise the folder is the class.
         patient_pattern: searched for in the path; its group `patient`, else its first group, else the whole match, is
-            the patient, the same one under every label.
+            the patient. Films of different labels with the same match are of one patient.
     """
     if folder is None:
         return "unknown label: not inside a class folder"
@@ -148,7 +148,7 @@ def _archive_identity(folder: str, stem: str) -> Identity | str:
         return f"unknown label: {folder} is not one of the archive's class folders"
     if identity is None:
         if group == "pneumonia":
-            return "unknown label: the file name contains neither bacteria nor virus"
+            return "unknown label: the file name does not state bacteria or virus as the archive's names do"
         return Identity(label=group, patient=None)
     if group not in (identity.label, "pneumonia") or (group == "pneumonia" and identity.label == "normal"):
         return f"unknown label: the file name states {identity.label}, the folder {folder}"

@@ -31,7 +31,7 @@ _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 
 @dataclass(kw_only=True, slots=True)
 class TableFilm:
-    """An image by its rows: a class, or else the `reason` why it is left out."""
+    """What the rows state about an image: its class, or else the `reason` why it is left out."""
 
     image: str
     label: str = ""
@@ -186,7 +186,7 @@ def _labels_in_cell(cell: str, rule: TableRule) -> Iterable[str]:
     # A label that the map names may itself contain the separator.
     if rule.several == "whole" or fold(cell) in rule.class_of:
         return (cell,)
-    # Without a stated separator, the first of these that the cell contains.
+    # If no separator is stated, it is the first of `|`, `;` and `,` that the cell contains.
     separator: str | None = rule.separator or next((each for each in "|;," if each in cell), None)
     return (cell,) if separator is None else [text for each in cell.split(separator) if (text := each.strip())]
 
@@ -220,7 +220,7 @@ def _add_lists(rows: dict[str, _ImageRows], lists: Sequence[LabelFile]) -> None:
     for file in lists:
         if file.part is None:
             raise UsageError(
-                f"{file.name} is a list of images, but its name contains neither train, val nor test; rename it."
+                f"{file.name} is a list of images, but its name does not state one of train, val and test; rename it."
             )
         for (name,) in file.rows(file.columns):
             image = name.replace("\\", "/").rpartition("/")[2]

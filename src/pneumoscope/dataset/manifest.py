@@ -1,4 +1,4 @@
-"""A prepared data set on disk: `manifest.csv`, `dataset.json` and `{train,val,test}/{class}/…`."""
+"""A prepared data set on disk: `manifest.csv`, `dataset.json` and `{train,val,test,stress}/{class}/…`."""
 
 import csv
 import hashlib
@@ -178,7 +178,10 @@ def load_dataset(root: Path) -> Dataset:
     """
     manifest, card_path = root / MANIFEST_FILE, root / CARD_FILE
     if not manifest.is_file() or not card_path.is_file():
-        raise DatasetError(f"{root} is not a prepared data set (no {MANIFEST_FILE}); make one with `data prepare`.")
+        raise DatasetError(
+            f"{root} is not a prepared data set: it has no {MANIFEST_FILE} or no {CARD_FILE}; "
+            "make one with `data prepare`."
+        )
     # Read once: the fingerprint must be that of the rows that are parsed.
     content = manifest.read_bytes()
     try:

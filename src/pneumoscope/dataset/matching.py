@@ -18,11 +18,11 @@ Key: TypeAlias = tuple[str, ...]
 def match_files(labelling: Labelling, sources: Sequence[Sequence[str]]) -> list[list[TableFilm | None]]:
     """The table's film for each file of each source, or None if no row names the file.
 
-    A row names a file by the file's name without suffix, and by as many of the last folders as are needed to
-    distinguish all images of the table.
+    A row names a file by the file's name, and by as many of the last folders as are needed to distinguish all images of
+    the table. Suffixes of images are ignored, unless only they distinguish two images.
 
     Raises:
-        UsageError: no row names a file, or one row names several files.
+        UsageError: the rows name none of the files, or one row fits several files equally well.
     """
     images = [film.image for film in labelling.films]
     keys, depth, suffixes = _distinct_keys(images)
@@ -36,7 +36,9 @@ def match_files(labelling: Labelling, sources: Sequence[Sequence[str]]) -> list[
     if not found:
         example = next((name for names in sources for name in names), None)
         file = f", and files have names like {example!r}" if example else ""
-        raise UsageError(f"the label files name none of the files: they name images like {images[0]!r}{file}.")
+        raise UsageError(
+            f"the label files name none of the files of the sources: they name images like {images[0]!r}{file}."
+        )
     matched: list[list[TableFilm | None]] = [[None] * len(names) for names in sources]
     double = []
     for key, places in found.items():
@@ -63,7 +65,7 @@ def _folded_part(part: str) -> str:
 
 
 def _parts(path: str, *, suffixes: bool) -> Key:
-    """A path's folders and file name in the form in which they are compared; with the suffix only if `suffixes`."""
+    """A path's folders and file name as they are compared; the suffix of an image is kept only if `suffixes`."""
     *folders, file = path.split("/")
     stem, dot, suffix = file.rpartition(".")
     if dot and not suffixes and f".{suffix.lower()}" in _SUFFIXES:

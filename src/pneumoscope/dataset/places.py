@@ -36,8 +36,8 @@ _CONTENT_WORD = re.compile(
     r"images?|imgs?|films?|pictures?|photos?|pngs?|jpe?gs?|dicoms?|dcms?|tiffs?|x|rays?|xrays?|cxrs?|radiographs?|raw|"
     r"data|originals?|files?"
 )
-# Words of diagnoses. In `a/ill` and `b/ill` they confirm that the inner folder is the class. For `ill/2019` and
-# `well/2019` nothing does, so an error asks.
+# Words of diagnoses. In `a/ill` and `b/ill` they confirm that the inner folder is the class. In `ill/2019` and
+# `well/2019` no such word confirms that `2019` is the class, so an error asks for an option.
 _CLASS_WORD = re.compile(
     r"ab(?:normal|sent)|normals?|healthy|well|ill|sick|diseased?s?|control|infected|positive|negative|pos|neg|yes|no|"
     r"findings?|\w*pneumonia\w*|bacteria\w*|vir(?:us|al)|covid|sars|mers|ards|tb|tuberculosis|opacity|effusion|"
@@ -72,8 +72,8 @@ class Place:
 class FolderRules:
     """How a source's folders are to be read.
 
-    `level` chooses the class folder. `splits` maps folders' lower-case names to splits. `strict`: raise an error if
-    folders can be read in two ways; otherwise the default reading is used.
+    `level` chooses the class folder. `splits` maps folders' lower-case names to splits. If `strict`, folders that can
+    be read in two ways are an error; if not, the default reading is used.
     """
 
     level: FolderLevel | None = None
@@ -190,7 +190,7 @@ def _find_split(folders: Sequence[str], named: Mapping[str, SplitFolder]) -> tup
 def _classes_above_split(
     folders: Sequence[Sequence[str]], splits: Sequence[tuple[PublishedSplit | None, int]]
 ) -> dict[int, str]:
-    """The folder above the split's, of paths directly in a split's folder, if there are at least two such folders."""
+    """For paths directly in a split's folder, the folder above that one, if there are at least two such folders."""
     direct = [at for at, (split, index) in enumerate(splits) if split is not None and index == len(folders[at]) - 1]
     # With one folder above, that folder is the set (`chest_xray/train`), not a class.
     above = {at: folders[at][-2] for at in direct if len(folders[at]) > 1}
@@ -229,8 +229,8 @@ def _outermost(paths: Sequence[Sequence[str]]) -> list[str]:
 def _refuse_two_ways(paths: Sequence[Sequence[str]], outer: Sequence[str], where: str, *, one_outer: bool) -> None:
     """Raise UsageError if inner folders may be those of patients: they have few films, or there is one outer folder.
 
-    The message names no folder: it may bear a patient's name. `where` stands for the outer folder there; with
-    `one_outer`, all paths have the same one.
+    The message names no folder, because a folder may bear a patient's name. In the message, `where` stands for the
+    outer folder. If `one_outer`, all paths have the same outer folder.
     """
     # Innermost and outermost are the same folder: there is nothing to decide.
     if all(path[-1] == one for path, one in zip(paths, outer, strict=True)):
@@ -310,7 +310,7 @@ def _is_content(folder: str) -> bool:
 
 
 def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLevel | None) -> None:
-    """Raise UsageError if files that are named as masks or labels have the names of other files.
+    """Raise UsageError if files that are named like masks or labels share their names with other files.
 
     A class folder with such a name is accepted if `level` is given.
     """
@@ -325,7 +325,7 @@ def _refuse_masks(names: Sequence[str], places: Sequence[Place], level: FolderLe
             films.add(stem)
         elif level is None or folder is None or at.folder != folder:
             masks.append((core, f"*{stem[len(core) :]}.*" if folder is None else escape(folder)))
-    # A file is only suspected if a film has the same name without the suffix, as masks usually have.
+    # A file is suspected only if its name without the mask's suffix is that of a film, as is usual for masks.
     found = Counter(pattern for core, pattern in masks if core in films)
     if found:
         patterns = [pattern for pattern, _ in found.most_common(_MAX_NAMES)]

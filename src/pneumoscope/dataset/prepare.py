@@ -59,8 +59,8 @@ class SourceSummary:
 class PrepareSummary:
     """The result of `prepare`. `counts[split][label]` is (films, patients).
 
-    `labels` states how label files were read, None without any; `without_file` is the number of their images that are
-    not in any source.
+    `labels` states how label files were read, or is None if there are none; `without_file` is the number of images that
+    they name and that are not in any source.
     """
 
     classes: tuple[str, ...]
@@ -94,7 +94,7 @@ def prepare(
     train. The same sources and configuration give the same manifest, byte for byte.
 
     Raises:
-        ArchiveError, DatasetError, UsageError: no data set can be made; nothing is left at `out`.
+        ArchiveError, DatasetError, UsageError: no data set can be made; `out` is left as it was.
     """
     pattern = _compile(config.patient_pattern)
     _check_options(config, out, sources)

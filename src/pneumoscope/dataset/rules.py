@@ -45,11 +45,11 @@ def _check_findings_once(classes: dict[str, tuple[str, ...]]) -> dict[str, tuple
 class TableRule(Document):
     """How a table is read: a public set's rule in `known_sets.toml`, or a user's given by --label-map.
 
-    Columns are compared without regard to case. `labels` is one column of labels, or several columns that are named
-    after a finding and contain yes or no. `patient_pattern` finds the patient in the image's path. `reader` is the
-    column of a film's readers, whose majority decides. `separator` is between the labels of a cell; `[]` is a list as
-    Python writes it. `classes` are the findings of each class, where "*" is any other; without it every label is a
-    class.
+    Columns are compared without regard to case. A table that has all `columns` is recognised as the set `name`.
+    `labels` is one column of labels, or several columns, each named after a finding and containing yes or no.
+    `patient_pattern` finds the patient in the image's path. `reader` is the column of a film's readers, whose majority
+    decides. `separator` is between the labels of a cell; `[]` is a list as Python writes it. `classes` are the findings
+    of each class, where "*" is any other finding; if there are no `classes`, every label is a class.
     """
 
     name: Text = "the table"
@@ -127,8 +127,8 @@ def _read_map(path: Path) -> dict[str, Any]:
 def _refuse_missing(rule: TableRule, labels: tuple[str, ...], columns: set[str], *, by_option: set[str]) -> None:
     """Raise UsageError if the columns of images and labels are not known, or a needed column is missing.
 
-    Of several label columns only those of a class are needed, since published tables differ in the others, and those
-    that the user named (`by_option`).
+    Of several label columns, only those of a class and those that the user named (`by_option`) are needed: published
+    tables differ in the others.
     """
     there = ", ".join(sorted(filter(None, columns)))
     if rule.image is None or not labels:
@@ -143,6 +143,6 @@ def _refuse_missing(rule: TableRule, labels: tuple[str, ...], columns: set[str],
     for column in needed:
         if column is not None and fold(column) not in columns:
             raise UsageError(
-                f"{rule.name}: no column {column!r} in the label files; if another file has it, pass that by another "
-                f"--labels. The columns are: {there}."
+                f"{rule.name}: no column {column!r} in the label files; if another file has it, pass that file by "
+                f"another --labels. The columns are: {there}."
             )

@@ -24,8 +24,9 @@ from pneumoscope.settings.data import PrepareConfig
 class SourceFilm:
     """A film of one source that has been read.
 
-    `source_index` is its source's position among the sources, `member` its path in the source, and `part` the source's
-    own split that it is in. `incoming_file` holds its bytes until the data set is written.
+    `source_index` is its source's position among the sources, `member` its path in the source, and `part` the part of
+    the source that it is in (`train` includes validation). `incoming_file` holds its bytes until the data set is
+    written.
     """
 
     source_index: int
@@ -45,7 +46,7 @@ class SourceFilm:
 
     @property
     def file_name(self) -> str:
-        """A file name whose suffix other programs take for an image's; .jfif, for one, is unknown to torchvision."""
+        """A file name with a suffix that other programs know; torchvision, for one, does not know .jfif."""
         name = PurePosixPath(self.member)
         suffix = name.suffix.lower()
         if suffix not in SUFFIXES:
@@ -189,7 +190,7 @@ def _copy(job: tuple[Candidate, Path], *, limits: Limits) -> _CopiedFile | str:
 
 
 def _film(copied: _CopiedFile, source: str, source_index: int, *, by_header: bool) -> SourceFilm:
-    """A film, with the patient of its DICOM header if its path names none.
+    """A film, with the patient of its DICOM header if neither a table nor its path names one.
 
     A film without a known patient counts as a patient of its own, named by its class, source and path.
     """

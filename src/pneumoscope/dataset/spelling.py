@@ -38,8 +38,8 @@ def canonical_spellings(films: Mapping[str, int], *, merge: bool) -> dict[str, s
     if pairs and not merge:
         listed = "; ".join(f"{_quoted(one, films)} and {_quoted(other, films)}" for one, other in pairs[:_MAX_PAIRS])
         raise UsageError(
-            f"classes differ in case, spaces or the form of their letters only: {listed}. If they are the same, pass "
-            "--merge-classes, which keeps the spelling with most films; if not, rename the folders."
+            f"classes differ in case, spaces, _, - or Unicode form only: {listed}. If they are the same, pass "
+            "--merge-classes, which keeps the spelling with the most films; if not, rename them."
         )
     return {label: labels[0] for labels in groups for label in labels}
 

@@ -14,7 +14,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFilm:
-    """What is needed of a film to split it: its class and its patient."""
+    """The facts about a film that splitting needs: its class and its patient."""
 
     label: str
     patient: str
@@ -29,7 +29,7 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
 
 
 def join(links: Iterable[Sequence[str]]) -> dict[str, str]:
-    """The group of each key (union-find), given lists of keys that belong together; it is named by its smallest key.
+    """The group of each key (union-find), from lists of keys that belong together. A group's name is its smallest key.
 
     >>> join([["b", "x"], ["a", "x"], ["c"]])
     {'b': 'a', 'x': 'a', 'a': 'a', 'c': 'c'}
@@ -68,7 +68,7 @@ def cut_patients(films: Sequence[LabelledFilm], *, fraction: float, seed: int) -
     chosen: set[str] = set()
     reached: Counter[str] = Counter()
     for patient, counts in patients.items():
-        # A patient that brings the counts no nearer stays in the larger part.
+        # A patient that brings the counts no nearer to their targets is not chosen.
         if _gain(counts, reached, targets) > 0:
             chosen.add(patient)
             reached += counts
@@ -151,7 +151,7 @@ def _require_two_patients(patients: dict[str, Counter[str]], totals: Counter[str
     for label in sorted(totals):
         if sum(1 for counts in patients.values() if counts[label]) < 2:
             raise DatasetError(
-                f"class {label!r} has too few patients; train, val and test need one each, and patients of nearly "
-                "identical films count as one. Add films, name patients with --patient-pattern, or pass "
+                f"class {label!r} has too few patients; train, val and test each need at least one, and patients of "
+                "nearly identical films count as one. Add films, name patients with --patient-pattern, or pass "
                 "--ignore-patient-ids if the Patient IDs of the DICOMs are of no use."
             )

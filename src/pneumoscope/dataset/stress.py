@@ -38,8 +38,8 @@ def write_stress(
     """Write the validation films once more below `stress/`, and return their records.
 
     Every film is cropped at random to one common aspect, its corners are blurred and, whatever its class, may get a
-    letter marker in one of them. All are stored in one size as grey JPEG of quality 75 without metadata. The same film
-    and seed give the same bytes. A film that is blank in every crop is left out, and reported to the listener.
+    letter marker in one of them. All are stored in one size as grey JPEGs of quality 75 without metadata. The same
+    films and seed give the same bytes. A film that is blank in every crop is left out, and reported to the listener.
     """
     chosen = [film for film in films if film.split == "val"]
     names = _distinct_names([str(PurePosixPath(STRESS, *PurePosixPath(film.path).parts[1:])) for film in chosen])
@@ -74,7 +74,8 @@ def render_stress_jpeg(luma: Luma, *, size: Size, random: np.random.Generator) -
 def common_size(films: Sequence[Record]) -> Size:
     """Width and height of stress films in pixels.
 
-    They have the median aspect; the shorter side is the tenth percentile of the films', so that few are enlarged.
+    They have the median aspect; the shorter side is the tenth percentile of the films' shorter sides, so that few
+    are enlarged; both are kept within limits.
     """
     side = int(np.clip(np.percentile([min(film.width, film.height) for film in films], 10), _LEAST, _MOST))
     aspect = float(np.clip(np.median([film.width / film.height for film in films]), 0.5, 2.0))

@@ -65,10 +65,10 @@ class LabelFile:
         return self.columns == _LIST and self.delimiter is None
 
     def rows(self, wanted: Sequence[str]) -> Iterator[Row]:
-        """The values of the wanted columns, row by row; empty for a missing column.
+        """The values of the wanted columns, row by row; an empty text for a missing column.
 
         Raises:
-            UsageError: a row has more values than there are columns.
+            UsageError: a row has more values than there are columns, or is not valid CSV.
         """
         at = [self.columns.index(column) if column in self.columns else None for column in wanted]
         for values in self._values():
@@ -134,7 +134,7 @@ def open_label_file(path: Path, *, encoding: str | None) -> LabelFile:
 
 
 def join_tables(files: Sequence[LabelFile], *, image: str, wanted: set[str]) -> Table:
-    """Combine label files to one table: stack those of nearly the same columns, join the others by shared columns.
+    """Combine label files into one table: stack those of nearly the same columns, join the others by shared columns.
 
     Args:
         files: the label files, without lists of images.
@@ -192,7 +192,7 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> str:
 
 
 def _header(text: str) -> tuple[str, Row]:
-    """The delimiter that splits the first line into most columns, and these."""
+    """The delimiter that splits the first line into the most columns, and these columns."""
     first = io.StringIO(text[: text.find("\n") + 1] or text, newline="")
     readings = []
     for delimiter in ",;\t":

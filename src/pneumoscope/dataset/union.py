@@ -1,4 +1,4 @@
-"""One film once: the films of several sources are matched, and their patients are named and grouped."""
+"""Uniting the sources: films are matched, so that each is used once, and their patients are named and grouped."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def pixels(self) -> str:
-        """The SHA-256 of the pixels; of the kept film's, if nearly identical films were merged."""
+        """The SHA-256 of the pixels; of the kept film's pixels, if nearly identical films were merged."""
         return self.kept.content.luma_sha256
 
     @property
@@ -71,9 +71,9 @@ class Entry:
 class Union:
     """All sources united: `entries` contains every used film exactly once.
 
-    `groups` maps the pixels of all films, used or not, to the name of their group: see `group_patients`. `test_groups`
-    are the groups that any source has in its test part. `matched` counts the films of each source, by its number, that
-    an earlier source also has. `refused` are files that could not be read, and films left out.
+    `groups` maps the `pixels` of every entry, used or not, to the name of its group: see `group_patients`.
+    `test_groups` are the groups that any source has in its test part. `matched[source_index]` is the number of films of
+    a source that an earlier source also has. `refused` are files that could not be read, and films left out.
     """
 
     entries: tuple[Entry, ...]
@@ -86,7 +86,7 @@ class Union:
 
 
 def unite(sources: Sequence[Source], config: PrepareConfig) -> Union:
-    """Unite the sources: every film once, without films whose pixels have several labels.
+    """Unite the sources: match their films, and by default leave out those whose pixels have several labels.
 
     A patient of a test part stays a test patient even if the film in that part is not used or cannot be read.
     """
@@ -125,9 +125,9 @@ def match(films: Sequence[SourceFilm]) -> list[Entry]:
     slots: defaultdict[tuple[str, str], list[list[SourceFilm]]] = defaultdict(list)
     matched: list[list[SourceFilm]] = []
     for film in films:
-        # Decoded pixels, because sources store the same film under other names, formats and metadata.
+        # Compared by decoded pixels, because sources store the same film with different names, formats and metadata.
         same = slots[film.content.luma_sha256, film.label]
-        # One to one: the published counts of a source hold, duplicates included.
+        # One to one, so that the published counts of a source still hold, duplicates included.
         free = [slot for slot in same if all(held.source_index != film.source_index for held in slot)]
         if free:
             # Train is matched with train and test with test, if possible.
@@ -155,8 +155,8 @@ def merge_near(entries: Sequence[Entry], likeness: Likeness) -> tuple[list[Entry
 def group_patients(entries: Sequence[Entry], likeness: Likeness | None = None) -> dict[str, str]:
     """Group films that may be of the same patient. The keys are the entries' pixels, the values the groups' names.
 
-    Two entries are in one group if any of their names gives the same patient, if their pixels are equal, or if a chain
-    of such entries connects them; with `likeness`, also if they are nearly identical. A group is named by its
+    Two entries are in one group if any naming gives both the same patient, if their pixels are equal, or if a chain of
+    such entries connects them; with `likeness`, also if they are nearly identical. A group is named by its
     alphabetically first patient.
     """
     links = [_keys(entry) for entry in entries]
@@ -172,8 +172,9 @@ def group_patients(entries: Sequence[Entry], likeness: Likeness | None = None) -
 def name_patients(entries: Sequence[Entry]) -> list[str]:
     """The patient of each entry: by its own most trusted name, or by a more trusted one of its group.
 
-    So a film that only the archive's version 2 has takes version 3's number if its version 2 patient has one there. The
-    more trusted name is used only if the group has exactly one.
+    For example, a film that is only in version 2 of the archive gets the patient number of version 3 if another film
+    connects its version 2 patient to such a number. The more trusted name is used only if it is the only one of its
+    kind in the group.
     """
     groups = group_patients(entries)
     known: defaultdict[str, defaultdict[Naming, set[str]]] = defaultdict(lambda: defaultdict(set))

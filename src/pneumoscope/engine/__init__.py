@@ -1,7 +1,7 @@
 """From a bundle and the bytes of an image file to a decision, with ONNX Runtime and without torch.
 
-`core` decodes and runs the model in threads, `gate` rejects unsuitable inputs, `decision` turns probabilities into an
-answer, `attention` measures where the model looked, and `golden` checks the whole pipeline.
+`core` decodes and runs the model in threads, `gate` rejects unsuitable inputs, `decision` turns probabilities into a
+decision, `attention` measures where the model looked, and `golden` checks the whole pipeline.
 """
 
 from pneumoscope.engine.attention import Attention

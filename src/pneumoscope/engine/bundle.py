@@ -82,7 +82,7 @@ def open_model(bundle: Path, contract: Contract, *, provider: str, threads: int)
         bundle: the folder.
         contract: states the inputs and outputs that the model must have.
         provider: `cpu`, or another by its short name, such as `cuda`; there is no silent fallback to the CPU.
-        threads: for the operators on the CPU.
+        threads: number of threads for the operators on the CPU.
 
     Raises:
         UsageError: this ONNX Runtime has no such provider, or the provider does not start on this machine.

@@ -106,7 +106,7 @@ class Engine:
 
         Args:
             bundle: folder made by `pneumoscope export`.
-            limits: sizes to refuse before decoding.
+            limits: sizes beyond which a file is rejected before decoding.
             threads: for the model; by default the number of cores that this process may use.
             provider: ONNX Runtime's execution provider by its short name, such as `cpu` or `cuda`.
             fix_orientation: correct faults that the gate recognises, negatives and turns by right angles, before
@@ -145,9 +145,9 @@ class Engine:
         """Decide on one image file, given as bytes. Bytes that are not a radiograph are `rejected`.
 
         Args:
-            data: bytes of the file.
-            name: of the file, for the prediction.
-            rule: to decide by; by default level `class` at the contract's coverage.
+            data: the file's bytes.
+            name: the file's name, for the prediction.
+            rule: the decision rule; by default level `class` at the contract's coverage.
 
         Raises:
             TypeError: `data` is not bytes.
@@ -206,7 +206,7 @@ class Engine:
         return self._single_core
 
     def run(self, images: Luma, *, single_core: bool = False) -> Outputs:
-        """Run the model on inputs `uint8 [N, 1, S, S]`; with `single_core` on one core, else on all of its threads.
+        """Run the model on inputs `uint8 [N, 1, S, S]`; with `single_core` on one core, if there is a session for it.
 
         Raises:
             ValueError: the inputs have another dtype or shape.
@@ -319,8 +319,8 @@ class Engine:
         gate, why = self.contract.gate, None
         if gate is not None and row.scores is not None and row.distances is not None:
             why = find_fault(gate, row.scores, row.distances, film.coloured, image, transparent=film.transparent)
-        # That it is not a radiograph is more specific than a doubt about the file; a turn, a negative, or being unlike
-        # the training films is not.
+        # "Not a radiograph" is a more specific reason than a doubt about the file. "Turned", "negative" or "unlike the
+        # training films" is not more specific.
         return why if film.doubt is None or (why is not None and is_not_radiograph(why.code)) else film.doubt
 
     def _prediction(self, film: DecodedFilm, verdict: Verdict) -> Prediction:

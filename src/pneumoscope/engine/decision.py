@@ -1,11 +1,11 @@
 """From probabilities to a decision: answer, abstain or reject. No other code decides.
 
-A film answers two questions with different certainty: whether it shows a group of classes (pneumonia), and which class
-of the group. Each question has a conformal set at the same coverage, from the contract's table: the classes that fit
-the film, and for every group the sides, inside and outside, that fit. A film is `answered` if a single class fits, it
-is the most probable one, and for every group only its side fits. An empty set means that the film is less typical of
-every class than the coverage requires. It gives an abstention: filling it with the most probable class would answer
-the very films that are most often wrong.
+Two questions about a film have answers of different certainty: whether it shows a group of classes (pneumonia), and
+which class of the group. Each question has a conformal set at the same coverage, from the contract's table: the classes
+that fit the film, and for every group the sides, inside and outside, that fit. A film is `answered` if a single class
+fits, it is the most probable one, and for each group only this class's side fits. An empty set means that the film
+is less typical of every class than the coverage requires. It gives an abstention: filling it with the most probable
+class would give answers to the very films on which answers are most often wrong.
 """
 
 from collections.abc import Iterable, Iterator
@@ -63,9 +63,9 @@ def choose_rule(
     """The decision rule for these options.
 
     Args:
-        contract: has the rows of coverage and the operating points.
+        contract: holds the table of coverages and the operating points.
         level: `class`, or `group` to answer with a group's name where the class is in a group.
-        coverage: of one of the rows; by default the contract's own.
+        coverage: the coverage of a row of the contract's table; by default the table's default row.
         operating_point: the name of a stored operating point. It replaces the sets: its group is answered at or
             above its threshold, at level `group` and without a coverage.
 
@@ -196,7 +196,8 @@ def _judge_at_point(groups: dict[str, tuple[str, ...]], shares: dict[str, float]
     # The threshold alone decides about the group: its name must not return as the most probable of the rest.
     others = (name for name in choices if name != point.group)
     label = point.group if sums[point.group] >= point.threshold else max(others, key=sums.__getitem__)
-    sentence = f"decided at operating point {point.name}: {point.group} from a probability of {point.threshold:.3f} on."
+    limit = f"at a probability of {point.threshold:.3f} or more"
+    sentence = f"decided at operating point {point.name}: {point.group} {limit}."
     return replace(_answered(label, choices[label], shares), why=(Reason("operating-point", sentence),))
 
 

@@ -1,4 +1,4 @@
-"""The decision on one film, as command line, service, endpoint and Lambda return it.
+"""The decision on one film, as the command line, the service, the endpoint and the Lambda function return it.
 
 These models define the JSON, the service's schema and its documentation. Every document has every key.
 """

@@ -6,14 +6,14 @@ from pathlib import Path
 from pneumoscope.archive import is_junk
 from pneumoscope.imaging import DICOM_HEAD, DICOM_INDEX, SUFFIXES, UNSUPPORTED_SUFFIXES, is_dicom
 
-PICTURE_SUFFIX = ".map.png"  # heat maps, never read as films, so that they can be among films of a later call
+PICTURE_SUFFIX = ".map.png"  # heat maps; never read as films, so they may lie among the films of a later call
 
 
 def named_like_film(name: str) -> bool | None:
     """Whether a file is a film by its name; None if only its first bytes tell.
 
-    DICOM files of a hospital's archive often have no suffix, or the last part of a UID in its place. A suffix that is
-    an image's but not accepted counts, so that the file is reported and not passed over.
+    DICOM files of a hospital's archive often have no suffix, or the last part of a UID in its place. An image
+    suffix that is not accepted counts as a film's, so that the file is reported and not passed over.
 
     >>> named_like_film("a.jpeg"), named_like_film("a.jpeg.map.png"), named_like_film("1.2.840.1")
     (True, False, None)

@@ -121,7 +121,7 @@ def verify(bundle: Path, *, engine: Engine | None = None) -> Verification:
         if difference := _difference(case, prediction, limits, golden.tolerance):
             raise BundleError(
                 f"{bundle}: golden case {case.file} gives {difference}; "
-                "this machine does not reproduce the model, do not use it."
+                "this machine does not reproduce the model's decisions; do not use the bundle here."
             )
     return Verification(cases=len(chosen), left_out=tuple(case.file for case in golden.cases if case not in chosen))
 
@@ -201,7 +201,7 @@ def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | Non
     if expected is None:
         return ""
     if got is None:
-        return "no outputs, as it could not be read"
+        return "no outputs, as the file could not be read"
     for name in GoldenOutputs.model_fields:
         first, second = getattr(expected, name), getattr(got, name)
         if (first is None) != (second is None) or (first is not None and len(first) != len(second)):

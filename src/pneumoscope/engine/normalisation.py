@@ -34,7 +34,7 @@ def check_normalisation(path: Path, expected: Normalisation) -> None:
     if abs(scale - wanted[0]) * _WHITE > _TOLERANCE or abs(shift - wanted[1]) > _TOLERANCE:
         raise BundleError(
             f"{path} computes pixel × {scale:.6g} {shift:+.6g}, but the contract's mean {expected.mean:g} and "
-            f"deviation {expected.std:g} mean pixel × {wanted[0]:.6g} {wanted[1]:+.6g}; export the bundle again."
+            f"deviation {expected.std:g} require pixel × {wanted[0]:.6g} {wanted[1]:+.6g}; export the bundle again."
         )
 
 

@@ -1,4 +1,4 @@
-"""The reference of a bundle, `reference.npz`: what the model makes of its own kind of films, to detect drift.
+"""The reference of a bundle, `reference.npz`: the reference films' embeddings and decisions, to detect drift.
 
 ===============  =================================================================================
 `about`          JSON (`About`): which films, and the decisions on them

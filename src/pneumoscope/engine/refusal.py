@@ -14,8 +14,8 @@ def rejection(contract: Contract | None, code: str, reason: str, *, image: str =
 
     Args:
         contract: of the model that would have decided; None if the model is not known: its name is then empty.
-        code: of the reason.
-        reason: as a sentence.
+        code: the reason's code.
+        reason: the reason as a sentence.
         image: the file's name.
     """
     why = Reason(code, reason)

@@ -1,4 +1,4 @@
-"""Textures of a picture, by which photographs, drawings and text differ; a network of radiographs hardly sees them.
+"""Textures, by which photographs, drawings and text differ; a network trained on radiographs hardly sees them.
 
 A photograph has grain and shades everywhere. A drawing has few grey levels, and areas that are even or smoothly shaded.
 A page of text has much even background, and edges along rows and columns. See Athitsos, Swain and Frankel 1997,
@@ -14,7 +14,7 @@ from pneumoscope.imaging import Luma
 from pneumoscope.metrics import Floats
 
 _COMMONEST = (1, 2, 4, 8, 16, 32, 64)  # numbers of grey levels
-_NEAR = 2  # grey levels between the background, the commonest level, and pixels that count as background
+_NEAR = 2  # grey levels by which a background pixel may differ from the commonest level
 _BLOCKS = (4, 8)  # sides of square blocks, in pixels; an incomplete block at the right or bottom is ignored
 _CONTRASTS = (0, 1, 2, 4, 8, 16, 32, 64, 128)  # of a block: its highest level minus its lowest
 _GRAIN = (0, 1, 2, 3, 5, 8, 16, 32)  # of a pixel: how far it is from the line through its two neighbours, doubled
@@ -25,9 +25,12 @@ _LEAST = 0.01  # added to each share: its logarithm is finite, and a few pixels 
 def textures(luma: Luma) -> Floats:
     """Logarithms of the shares that describe a picture's textures: `uint8 [S, S]` → `float32 [TEXTURES]`.
 
-    Of all pixels: those without the commonest levels; levels that occur. Of each size of blocks: background; of the
-    other blocks, those of little contrast. Of the pixels that are not background: those without grain. Of the edges:
-    upright ones, level ones, and how many there are.
+    The shares, in this order:
+
+    - the pixels that have none of the commonest 1, 2, 4, … levels, and the levels that occur;
+    - for each size of block, the blocks that are background, and of the other blocks those of little contrast;
+    - of the pixels that are not background, those of little grain;
+    - of the edges, the upright ones and the level ones, and the share of places that are edges.
 
     >>> even = np.full((32, 32), 7, np.uint8)
     >>> np.abs(np.exp(textures(even)) - 0.01).round(3)[[0, 8, 18]]

@@ -41,7 +41,7 @@ class BundleFacts:
         calibrating: the unseen films that set calibration and thresholds.
         folds: number of folds, if these films are from cross-validation.
         published: whether all films are of the published archive.
-        images: inputs of validation films or, if all films train, of train films, `uint8 [N, 1, S, S]`.
+        images: inputs of validation films or, if all are train films, of train films, `uint8 [N, 1, S, S]`.
     """
 
     dataset: Dataset
@@ -85,7 +85,7 @@ def _cross_fitted_results(facts: BundleFacts, contract: Contract) -> FilmResults
 def _statistics(
     results: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None
 ) -> DecisionStatistics:
-    """The decisions on these films. They did not pass the gate, so the share rejected is the one that it was set to."""
+    """The decisions on these films. They did not go through the gate, so `rejected` is what it was set to reject."""
     shares = np.bincount(results.predicted, minlength=len(results.classes)) / len(results.predicted)
     return DecisionStatistics(
         films=len(results.predicted),

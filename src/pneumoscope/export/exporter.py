@@ -68,9 +68,9 @@ class ExportSummary:
     """The result of an export.
 
     `difference` is the largest difference of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation` and
-    `gain` (how many times as fast as fp32 one film is answered on this machine) are of int8 only. `decision` has the
-    thresholds and their figures. `classes_predicted` is the number of classes that are most probable for at
-    least one film that set the thresholds.
+    `gain` (how many times as fast as in fp32 the model decides on one film, on this machine) are None unless it is in
+    int8. `decision` has the thresholds and their figures. `classes_predicted` is the number of classes that are most
+    probable for at least one film that set the thresholds.
     """
 
     difference: float
@@ -116,9 +116,9 @@ def export(
     """Write the bundle of a finished run.
 
     The bundle is written only if ONNX Runtime's probabilities equal PyTorch's within `PARITY_TOLERANCE` on up to
-    `PARITY_FILMS` validation films, evenly spaced over the split, and, in int8, if it answers like fp32 (see
-    `quantise`). The films of the evidence or, without evidence, of the validation split set the calibration and the
-    decision's thresholds.
+    `PARITY_FILMS` validation films (or train films, if there are none), evenly spaced over the split, and, in int8, if
+    it answers like fp32 (see `quantise`). The films of the evidence or, without evidence, of the validation split set
+    the calibration and the decision's thresholds.
 
     Args:
         run: a finished run directory.

@@ -1,9 +1,9 @@
 """Fitting the gate to films, to films with artificial faults, and to pictures that are not films.
 
-A linear classifier of the network's features gives a score per fault. The share of the features, at two depths, that
-the films' principal components do not explain measures how much an input differs from all films. Both are fitted anew
-for every exported model. Their limits come from films that the fitted gate has not seen. `kinds` fits the part that
-names the kind of a rejected picture.
+A linear classifier of the network's features gives a score per code: a film, a fault, or another kind of picture. What
+the films' principal components leave unexplained of the features, at two depths, measures how much an input differs
+from all films. Both are fitted anew for every exported model. Their limits come from films that the fitted gate has not
+seen. `kinds` fits the part that names the kind of a rejected picture.
 """
 
 import math
@@ -28,7 +28,7 @@ from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
 
 CODES = (FILM, *FAULT_MAKERS, *KINDS)
-#: Share of augmented films that all limits together may reject; share of coloured pixels that a film may have.
+#: Share of films, as they are and augmented, that all limits together may reject; largest share of coloured pixels.
 FALSE_REJECTS, COLOURED = 0.01, 0.05
 FILMS = 600
 _PICTURES = {"photograph": 1.0, "drawing": 1.5, "screenshot": 0.75, "noise": 0.5, "slice": 0.75}  # per film
@@ -70,9 +70,9 @@ def fit_gate(
     Args:
         model: the file.
         films: train films, `uint8 [N, 1, S, S]`; at most `FILMS` of them are used.
-        patients: of the films, `[N]`.
-        drawings: whether the films are drawings themselves; our phantoms are then not a fault.
-        seed: of the drawn pictures and of the fit.
+        patients: the patient of each film, `[N]`.
+        drawings: whether the films are drawings themselves; no phantoms are then among the pictures to reject.
+        seed: seed of the drawn pictures and of the fit.
         listener: is notified of the progress of slow parts.
 
     Returns:

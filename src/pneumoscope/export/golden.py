@@ -1,4 +1,4 @@
-"""Golden cases of a bundle: phantoms in every supported encoding, and the engine's decisions on them."""
+"""Golden cases of a bundle: phantoms as JPEG, PNG, TIFF and DICOM, and the engine's decisions on them."""
 
 import io
 from pathlib import Path

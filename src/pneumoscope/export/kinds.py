@@ -42,9 +42,9 @@ def fit_textures(side: int, *, films: int, seed: int = 0, listener: Listener = S
     """Fit the weights of textures to pictures of a model input's size. This needs neither films nor a network.
 
     Args:
-        side: of the model input, in pixels.
+        side: side of the model input, in pixels.
         films: number of films that the gate learns from; the more of them, the more pictures.
-        seed: of the drawn pictures.
+        seed: seed of the drawn pictures.
         listener: is notified of the progress.
     """
     rows = listener.track("fitting the kinds of pictures", _SOURCES, len(_SOURCES), "sources")
@@ -246,7 +246,7 @@ class _Window:
 
 
 def _stored(luma: Luma, random: Random, share: float) -> Luma:
-    """The picture, or for a share of them what a JPEG keeps of it."""
+    """The picture; a `share` of the pictures, chosen at random, are first encoded as JPEG and decoded again."""
     if random.random() >= share:
         return luma
     with Image.open(io.BytesIO(encode_jpeg(luma, quality=int(random.integers(50, 96))))) as image:

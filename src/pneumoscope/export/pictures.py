@@ -1,8 +1,8 @@
 """Pictures that are not chest films, to fit the gate to: drawn anew for every export, or libraries' sample images.
 
 They need no patient's film, and nothing is downloaded. Each kind is drawn with much variety, so that the gate learns
-what the kind has in common and not the style of one program; `docs/concepts/experiments.md` measures what it
-recognises in pictures from other sources.
+what the pictures of a kind have in common and not the style of one program; `docs/concepts/experiments.md` measures
+what it recognises in pictures from other sources.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +53,10 @@ def _photograph(random: Random, side: int) -> Luma:
 
 
 def photograph_part(random: Random, least: float = 0.25) -> Luma:
-    """A part of a library's sample photograph, `uint8 [H, W]`, turned at random: at least a share of each side."""
+    """A part of a library's sample photograph, `uint8 [H, W]`, turned at random.
+
+    It has at least the share `least` of each side of the photograph, and other brightness and contrast.
+    """
     photographs = library_photographs()
     whole = photographs[int(random.integers(len(photographs)))]
     share = random.uniform(least, 1.0, size=2)

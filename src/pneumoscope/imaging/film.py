@@ -90,7 +90,8 @@ def read_radiograph(data: bytes, *, rule: InputRule | None = None, limits: Limit
     black. Greys of more than 8 bits are scaled linearly so that the image's own minimum and maximum
     become 0 and 255, whatever part of the 16-bit range they fill; nothing is clipped. A TIFF whose
     photometric interpretation is WhiteIsZero is inverted. EXIF or TIFF orientation is applied.
-    A DICOM's own grey transformations are applied before any of this: see `dicom.greys`.
+    A DICOM's greys are transformed by its own attributes instead, and its Patient Orientation is applied: see
+    `dicom.greys` and `dicom.patient`.
 
     Args:
         data: a whole file of a format in `ACCEPTED`.
@@ -161,8 +162,8 @@ def load_input(data: bytes, rule: InputRule, *, limits: Limits = DEFAULT_LIMITS)
 def shrink(data: bytes, rule: InputRule) -> bytes:
     """The model input of an image file, as a PNG file.
 
-    The rule leaves an image of this size as it is, so the model gives the same outputs for the PNG as for the
-    original. Facts of a DICOM's header, such as the age, are not in the PNG.
+    The rule leaves an image of the model input's size as it is, so the model gives the same outputs for the PNG as for
+    the original. Facts of a DICOM's header, such as the age, are not in the PNG.
 
     Raises:
         ImageError: see `read_radiograph`.

@@ -16,7 +16,8 @@ from pneumoscope.contract import InputRule
 from pneumoscope.errors import DamagedImageError
 from pneumoscope.imaging.radiograph import Luma
 
-# libjpeg's warnings (jerror.h) about entropy-coded data. The others are about unusual headers, which are harmless.
+# libjpeg's warnings (jerror.h) about entropy-coded data, except extra bytes before the end marker (0xD9). The others
+# are about unusual headers, which are harmless.
 _DAMAGE = re.compile(r"Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)")
 _TRUNCATED = "Premature end of JPEG file"
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
@@ -36,8 +37,9 @@ def luma(data: bytes, image: JpegImageFile, rule: InputRule | None = None) -> Lu
         rule: both sides keep at least its size times its margin; None for the full size.
 
     Returns:
-        `uint8 [height, width]`, or None if Pillow must decode the file: it has four colours, or a chroma subsampling
-        that TurboJPEG does not support, or no end-of-image marker (Pillow finds out whether it is truncated).
+        `uint8 [height, width]`, or None if Pillow must decode the file: it has four colour components, a process other
+        than the DCT-based ones, a chroma subsampling that TurboJPEG does not support, or no end-of-image marker (Pillow
+        finds out whether it is truncated).
 
     Raises:
         DamagedImageError: the image is damaged within, or was truncated and closed with an end marker.

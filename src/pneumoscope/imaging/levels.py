@@ -1,6 +1,6 @@
 """How many grey levels are left of a film after decoding: a window or a LUT may leave a black picture.
 
-A film that has lost nearly all of its greys is refused; one that has lost many is answered with a remark.
+A film that has lost nearly all of its greys is refused; for one that has lost many, the decision has a remark.
 """
 
 from collections.abc import Sequence

@@ -95,7 +95,7 @@ def check_sides(width: int, height: int, limits: Limits) -> None:
 
 
 def full_range(values: NDArray[Any], *, inverted: bool) -> Luma:
-    """Scale linearly so that the extremes become 0 and 255; a constant image becomes 0.
+    """Scale linearly so that the extremes become 0 and 255; a constant image becomes 0, or 255 if inverted.
 
     Raises:
         ImageError: a value is not finite.

@@ -76,8 +76,8 @@ def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
                 _require_all_strips(image)
                 orientation = 1  # Pillow has applied it already
             luma = orient(_luma(image, data, facts.bits) if decoded is None else decoded, orientation)
-            # Measured only when a model is to decide (`rule`): it costs a second pass over a colour JPEG, and the
-            # published archive consists of colour JPEGs.
+            # Measured only when a model is to decide (`rule`): it costs a second pass over a colour JPEG, and preparing
+            # a data set would pay for it, because the archive of Kermany et al. consists of colour JPEGs.
             coloured = None if rule is None else colour.share_of(image, data, facts.mode)
             transparent = colour.transparent_share(image)
         except DECODE_ERRORS as failure:
@@ -88,7 +88,7 @@ def read(data: bytes, rule: InputRule | None, limits: Limits) -> Radiograph:
     if max(counts) == luma.size:
         if colour.has_shape(image):
             raise UnsuitableError("the picture is a shape of one colour, like a logo, not a film.", code="drawing")
-        what = "is transparent or has one value" if image.has_transparency_data else "has the same value"
+        what = "is transparent or has the same value" if image.has_transparency_data else "has the same value"
         raise UnsuitableError(f"the image is blank: every pixel {what}.", code="blank")
     radiograph = Radiograph(luma=luma, facts=facts, coloured=coloured, transparent=transparent)
     return replace(radiograph, notes=levels.check_loss(levels.loss(counts), radiograph))
@@ -230,11 +230,12 @@ def _deep_greys(data: bytes) -> NDArray[np.uint16]:
     else:
         mode = "RGB" if data[25] == _COLOURS else "RGBA"
         halves, opaque = [], True
-        for end in "BL":  # Pillow keeps a sample's high byte: the first as big-endian, the second as little-endian
+        # Pillow keeps what it takes for a sample's high byte: the first if read as big-endian, the second if little.
+        for end in "BL":
             first, second, third, *alpha = channels(mode, f"{mode};16{end}")
             if first != second or second != third:
                 raise ImageError(
-                    "16-bit colour is accepted only of a grey film; save it as 16-bit grey or with 8 bits."
+                    "16-bit colour is accepted only if the film is grey; save it as 16-bit grey or with 8 bits."
                 )
             opaque = opaque and all(each.getextrema() == (255, 255) for each in alpha)
             halves.append(np.asarray(first, np.uint16))
@@ -260,7 +261,7 @@ def _luma(image: ImageFile, data: bytes, bits: int) -> Luma:
             luma[values == transparent] = 0
         return luma
     if image.mode in ("1", "L") and isinstance(transparent := image.info.get("transparency"), int):
-        # Pillow scales greys of 1 to 4 bits to 8 bits, but leaves the transparent level unscaled unless it is of 1 bit.
+        # Pillow scales greys of 1 to 4 bits to 8 bits, but the level that is transparent only in images of 1 bit.
         greys = np.asarray(image.convert("L"))
         return np.where(greys == min(transparent * 255 // (2**bits - 1), 255), np.uint8(0), greys)
     if image.mode == "L" and not image.has_transparency_data:
@@ -278,7 +279,7 @@ def _exif(image: ImageFile) -> tuple[bool, int]:
         tags = image.getexif()
         value = tags.get(_ORIENTATION, 1)
     except DECODE_ERRORS:
-        if is_tiff:  # Pillow has turned it by the tags that it could read, so the orientation is unknown
+        if is_tiff:  # Pillow has turned the image by whichever tags it could read, so its orientation is unknown
             raise
         return "exif" in image.info, 1
     return (_EXIF_IFD in tags if is_tiff else len(tags) > 0), value if value in range(1, 9) else 1

@@ -1,9 +1,9 @@
 """Metrics as pure functions of arrays. A figure that is undefined, such as one of a class without films, is NaN.
 
 Shapes and types: `truth` and `predicted` are integer class indices `[N]`; `probabilities` are floats `[N, C]` whose
-rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns prediction, and a stack of them is numbers
-`[..., C, C]`; `weights` state how much each film counts, `[..., N]` (resamples, or films weighted to a prior): a
-figure then has one value per row of them. Definitions agree with scikit-learn's where it has the metric.
+rows sum to 1; a confusion matrix is `int64 [C, C]`, rows truth, columns prediction, and a stack of them is an
+array of numbers `[..., C, C]`; `weights` state how much each film counts, `[..., N]` (resamples, or films weighted to a
+prior): a figure then has one value per row of `weights`. Definitions agree with scikit-learn's where it has the metric.
 """
 
 from pneumoscope.metrics.array_types import (

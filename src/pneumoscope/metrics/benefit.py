@@ -12,7 +12,10 @@ from pneumoscope.metrics.array_types import Flags, Floats, Weights, film_weights
 
 
 class DecisionCurve(NamedTuple):
-    """Net benefit at `thresholds` `[T]`: of the model and of treating all, `float [..., T]`; 0 of treating none."""
+    """Net benefit at `thresholds` `[T]` of the model and of treating all films, `float [..., T]`.
+
+    `treat_none` is the net benefit of treating no film: zeros, `[T]`.
+    """
 
     thresholds: Floats
     model: Floats
@@ -28,7 +31,7 @@ def decision_curve(
     *,
     prevalence: float | None = None,
 ) -> DecisionCurve:
-    """Net benefit of treating films that reach each threshold: true positives minus false ones at the threshold's odds.
+    """Net benefit of treating the films that reach each threshold: true positives minus weighted false positives.
 
     A threshold t means that one positive found is worth (1 - t) / t false alarms: the net benefit per film is
     TP / N - FP / N · t / (1 - t). The probabilities must assume the prevalence at which they are evaluated

@@ -63,7 +63,7 @@ class Scaling:
         return np.asarray(np.asarray(logits, np.float64) * self.scale + self.bias)
 
     def probabilities(self, logits: Floats) -> NDArray[np.float64]:
-        """Calibrated probabilities of logits, both `[..., C]`. No other code computes them."""
+        """Calibrated probabilities of logits, both `[..., C]`. No other code computes those of a decision."""
         return softmax(self.logits(logits))
 
 

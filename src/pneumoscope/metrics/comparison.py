@@ -120,7 +120,7 @@ def compare_predictions(
 
 def _difference(name: str, first: float, second: float, resampled: Floats) -> Difference:
     value = first - second
-    # Resampling inflates a calibration error of each model, so the difference may be shifted as well.
+    # Resampling inflates each model's calibration error, so the resampled differences may be off centre, too.
     inflated = is_calibration_error(name)
     low, high = centred_interval(resampled, value) if inflated else percentile_interval(resampled)
     return Difference(first, second, value, low, high, verdict(low, high, lower_is_better=lower_is_better(name)))
@@ -193,7 +193,8 @@ def delong(positive: Flags, first: Floats, second: Floats, patients: Sequence[st
 
     Returns:
         Standard error, interval and p-value are NaN if fewer than two patients have positive films, or fewer than two
-        have negative ones; only p is NaN if the standard error is 0.
+        have negative ones; only p is NaN if the standard error is 0. Everything is NaN without any positive film or
+        without any negative one.
 
     Raises:
         ValueError: the arrays' lengths differ.

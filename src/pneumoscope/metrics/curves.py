@@ -8,7 +8,7 @@ import numpy as np
 from pneumoscope.metrics.array_types import Flags, Floats, Indices, Weights, film_weights, ratio
 from pneumoscope.metrics.ranking import group_by_score
 
-#: A thinned curve may pass its points at this distance: half a pixel of a chart 1,000 pixels wide.
+#: Largest distance of a thinned curve from the points left out: half a pixel of a chart 1,000 pixels wide.
 INVISIBLE = 0.0005
 
 
@@ -21,7 +21,7 @@ class Curve(NamedTuple):
 
 
 def roc_points(positive: Flags, scores: Floats, weights: Weights | None = None, *, most: int | None = 200) -> Curve:
-    """The ROC curve: sensitivity over the false positive rate, from (0, 0) to (1, 1) (Fawcett 2006).
+    """The ROC curve: sensitivity against the false positive rate, from (0, 0) to (1, 1) (Fawcett 2006).
 
     Args:
         positive: whether each film is positive, `[N]`.
@@ -41,7 +41,7 @@ def roc_points(positive: Flags, scores: Floats, weights: Weights | None = None, 
 def precision_recall_points(
     positive: Flags, scores: Floats, weights: Weights | None = None, *, most: int | None = 200
 ) -> Curve:
-    """The precision-recall curve: precision over sensitivity (recall), one point per threshold, highest first.
+    """The precision-recall curve: precision against sensitivity (recall), one point per threshold, highest first.
 
     The arguments are those of `roc_points`. A threshold that no film of positive weight reaches has no point, since
     precision is undefined there.

@@ -46,7 +46,7 @@ class HeldOutFilms:
 
 
 def fit(films: HeldOutFilms, method: Method) -> Scaling:
-    """Fit a calibration method to films, with `cautious` targets; `none` keeps the network's probabilities."""
+    """Fit a calibration method to films, with `cautious=True`; `none` keeps the network's probabilities."""
     classes = films.logits.shape[1]
     if method == "none":
         return Scaling(method="none", scale=np.ones(classes), bias=np.zeros(classes))
@@ -65,8 +65,9 @@ def cross_fitted(films: HeldOutFilms, method: Method) -> NDArray[np.float64]:
 def choose_method(films: HeldOutFilms, *, resamples: int = 1000) -> Method:
     """`vector` if it is better than `temperature` on films that it was not fitted to, else `temperature`.
 
-    It is better if the difference of the weighted mean losses on held-out folds is below zero with its whole 95 %
-    interval, from a bootstrap over patients. In doubt the method with fewer parameters wins.
+    It is better if its weighted mean loss on held-out folds is lower, and the whole 95 % interval of the difference,
+    from a bootstrap over patients, is below zero. In doubt, the method with fewer parameters wins: also if a class has
+    no films, if there is only one fold, or if a scale of `vector` is outside the range that a temperature allows.
     """
     # Vector scaling fitted to no film of a class would push that class's probability towards zero.
     has_all = len(np.unique(films.truth)) == films.logits.shape[1]

@@ -1,6 +1,6 @@
 """How well probabilities are calibrated: proper scores, calibration errors, reliability curves.
 
-Every function takes `weights`, how much each film counts, `[..., N]`, and returns one value per row of them; without
+The metrics take `weights`, how much each film counts, `[..., N]`, and return one value per row of `weights`; without
 weights all films count alike. Probabilities assume class frequencies, their prior. Only films weighted to that prior
 (`weights_at_prior`) can show whether the probabilities are calibrated.
 """

@@ -13,7 +13,8 @@ _CELLS = 2_000_000  # largest number of weights in memory at once: 16 MB
 def bootstrap_weights(groups: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> Iterator[Counts]:
     """The cluster bootstrap (Field and Welsh 2007): how often each film counts in each resample.
 
-    Whole groups are drawn, as films of one patient are not independent. The same seed gives the same resamples.
+    `groups` has the group of each film, `[N]`: its patient, as films of one patient are not independent. Whole groups
+    are drawn. The same seed gives the same resamples.
 
     Yields:
         `int64 [B, N]`, some of the `resamples` at a time, so that memory is bounded.

@@ -20,7 +20,11 @@ from pneumoscope.metrics.ranking import group_by_score
 
 
 class CoverageCurve(NamedTuple):
-    """Share of films answered, their accuracy, and the least confidence that is answered, `float [P]` each."""
+    """Share of films answered, their accuracy, and the least confidence that is answered, `float [P]` each.
+
+    In selective prediction, `coverage` is the share of films answered; in `SetFigures` below, it is that of prediction
+    sets.
+    """
 
     coverage: Floats
     accuracy: Floats

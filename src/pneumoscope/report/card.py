@@ -154,7 +154,7 @@ def _limits(model: ModelFacts) -> str:
             "The gate was trained on frontal films, their faults and everyday pictures; "
             "a lateral view or another body part may still be answered with a class."
         ),
-        "The model knows only its own classes; a film of another disease is answered with one of them.",
+        "The model knows only its own classes; a film of another disease may be answered with one of them.",
         "A film does not prove the cause of pneumonia, and some labels that the model was trained on are wrong.",
         f"Probabilities are valid for films like the training films, {prior}.",
     ]

@@ -25,7 +25,7 @@ Rounded = Annotated[float, AfterValidator(lambda value: round(value, 4))]
 
 
 class Figure(Document):
-    """A figure with its 95 % interval, from a bootstrap over patients."""
+    """A figure with its 95 % interval: in a report, from a bootstrap over patients."""
 
     value: Number
     low: Number
@@ -61,7 +61,7 @@ class Reliability(Document):
 
 
 class DecisionCurve(Document):
-    """Net benefit of acting from a probability on, and of acting on all films; acting on none has a benefit of 0."""
+    """Net benefit of acting on films at or above a threshold probability, and on all films; acting on none has 0."""
 
     model: Band
     treat_all: Numbers
@@ -93,7 +93,8 @@ class OperatingPoint(Document):
     name: Text
     of: Text
     threshold: float | None = Field(
-        description="Least probability that is called positive; null: positive if the most probable class is in it."
+        description="Least probability at which a film is called positive; null: it is if its most probable class is "
+        "the class `of`, or in the group `of`."
     )
     sensitivity: Figure
     specificity: Figure
@@ -103,7 +104,7 @@ class OperatingPoint(Document):
 
 
 class SetFigures(Document):
-    """Of the decision's prediction sets: how often they contain the true class, and how many classes they have."""
+    """How often the decisions' prediction sets contain the true class, and how many classes they have."""
 
     films: int
     coverage: Figure
@@ -257,7 +258,7 @@ class Comparison(Document):
 
 
 class Drop(Document):
-    """A figure on the external films, on films like those it was trained on, and the difference."""
+    """A figure on the external films, on films like those that the model was trained on, and the difference."""
 
     figure: Text
     of: Text

@@ -219,7 +219,7 @@ def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
     far, distance = measured["far"], measured["distance"]
     expected, most = far_share(reference.about.embedded_films)
     grade: Grade = "alike"
-    verdict = "as expected, hardly any films are farther away than 99 % of the reference's films"
+    verdict = "no clear excess of films that are farther away than 99 % of the reference's films"
     if far.low is not None and far.low > max(_MANY, 2 * most):
         grade, verdict = "different", "many films differ from those that the model was trained on"
     elif far.low is not None and far.low > most:

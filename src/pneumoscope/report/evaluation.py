@@ -1,4 +1,4 @@
-"""The report on a bundle: the results of one pass over a split, or of cross-validation, and every part made of them."""
+"""Puts the report on a bundle together, from the results of one pass over a split or those of cross-validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Options:
     """Options of `evaluate`.
 
     Attributes:
-        coverage: the coverage to decide by, one of the contract's table; by default the contract's own.
+        coverage: the coverage to decide by, one of those in the contract's table; by default the contract's own.
         compare: folder of another bundle to evaluate on the same films.
         external: a mapping file, for a data set whose labels are not the bundle's classes.
         shortcuts: also train and test the audit's shortcut baselines.
@@ -93,7 +93,8 @@ def evaluate(
     Args:
         bundle: folder of the bundle.
         dataset: of the films.
-        split: its name; films that the bundle was trained on are refused, except in its run's own data set.
+        split: name of the split; films that the bundle was trained on are refused, except in the splits train, val and
+            stress of its run's own data set.
         out: the folder to make.
         options: further parts of the report.
         overwrite: replace an earlier report.
@@ -103,7 +104,7 @@ def evaluate(
         UsageError: the bundle was trained on films of the split, the mapping file does not fit, or `out` exists.
         DatasetError: there is no such split, its classes differ from the bundle's, a file has changed since
             `data prepare`, or no film can be decoded.
-        BundleError: a folder is not a bundle, or damaged.
+        BundleError: a folder is not a bundle, or is damaged.
     """
     films = dataset.split(split)
     with whole_directory(out, overwrite=overwrite, holding=REPORT_FILE) as folder:

@@ -55,7 +55,7 @@ def read_map(path: Path) -> LabelMap:
         raise UsageError(f"--external {path} is not TOML ({failure}); {_FORM}") from failure
 
 
-_FORM = 'give a table like [labels] NORMAL = "normal" PNEUMONIA = "pneumonia".'
+_FORM = 'give a table like labels = {NORMAL = "normal", PNEUMONIA = "pneumonia"}.'
 
 
 def map_films(films: Sequence[Record], label_map: LabelMap, contract: Contract) -> MappedFilms:
@@ -89,8 +89,8 @@ def map_films(films: Sequence[Record], label_map: LabelMap, contract: Contract) 
     ]
     if shared:  # a film of a shared class would have two names
         raise UsageError(
-            f"the map's names {', '.join(members)} share the classes {', '.join(sorted(shared))}; map to classes, or "
-            "to a group, not to both."
+            f"the map's names {', '.join(name for name in members if {*members[name]} & {*shared})} share the classes "
+            f"{', '.join(sorted(shared))}; map to classes, or to a group, not to both."
         )
     rest = tuple(label for label in contract.classes if not any(label in group for group in members.values()))
     groups = {
@@ -114,7 +114,7 @@ def describe_external(mapped: MappedFilms, here: dict[str, Figures], own: Report
         here: figures of each name on the data set.
         own: the out-of-fold report in the bundle, on films like those that the model was trained on.
     """
-    own_films, drops = "none: the bundle has no report of its own; export it with --evidence", list[Drop]()
+    own_films, drops = "none, because the bundle has no report; export it with --evidence", list[Drop]()
     if own is not None:
         own_films = f"{own.n:,} films of {own.dataset.patients:,} patients, {own.dataset.split}"
         for name, figures in here.items():

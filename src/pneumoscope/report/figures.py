@@ -36,9 +36,10 @@ _GROUP = "group_"
 
 @dataclass(frozen=True, kw_only=True)
 class Cutoff:
-    """A rule that calls films positive for a class or group.
+    """A rule that calls films positive for a class or group, `of`.
 
-    At or above a threshold; without one, if the most probable class is in it.
+    A film is positive if the probability of `of` is at least the threshold or, if there is none, if the most probable
+    class is `of` or belongs to it.
     """
 
     name: str
@@ -249,7 +250,8 @@ def _reliabilities(results: FilmResults, prior: Prior) -> Iterator[tuple[str, Re
     pairs = [(MOST_PROBABLE, results.predicted == results.truth, results.probabilities.max(axis=1))]
     pairs += [(label, results.truth == at, results.probabilities[:, at]) for at, label in enumerate(results.classes)]
     for name, hits, confidence in pairs:
-        # As defaults, since a function that reads a loop's variables would see their later values (ruff's B023).
+        # `hits` and `confidence` are default values, since a function that reads a loop's variables would see their
+        # later values (ruff's B023).
         def observed(weights: Weights, hits: Flags = hits, confidence: Floats = confidence) -> metrics.Figures:
             at_prior = metrics.weights_at_prior(results.truth, weights, classes=count, prior=prior)
             return _cells("bin", metrics.reliability_curve(hits, confidence, at_prior).observed)

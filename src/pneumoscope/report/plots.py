@@ -138,7 +138,7 @@ def lines(title: str, axes: Axes, shown: Sequence[Line]) -> Markup:
     rows = [_legend_row(row, name, css_class) for row, (name, css_class) in enumerate(legend)]
     height = _HEIGHT + 18 * len(legend)
     return _svg(
-        [*parts, *rows], f"{title}: {axes.y} over {axes.x}; {', '.join(name for name, _ in legend)}", _WIDTH, height
+        [*parts, *rows], f"{title}: {axes.y} against {axes.x}; {', '.join(name for name, _ in legend)}", _WIDTH, height
     )
 
 

@@ -152,7 +152,7 @@ def score(
 ) -> SplitResults:
     """Run a split through the engine. Films that cannot be decoded are listed in `undecodable` and have no figures.
 
-    Decisions are made by `rule`; by default by the engine's, at level class and the contract's coverage.
+    Decisions are made by `rule`; by default at level `class` (see `choose_rule`) and the contract's coverage.
 
     Raises:
         DatasetError: the data set's classes are not the bundle's, a file has changed since `data prepare`, or no film

@@ -44,7 +44,7 @@ def shortcuts(dataset: Dataset, tested: Sequence[Record], split: str, listener: 
 
 
 def _trained_splits(split: str) -> tuple[str, ...]:
-    """The splits to train on. The stress split is made from validation films, so they must not be among them."""
+    """The splits to train on; to test `val`, or `stress`, which is made from validation films, only `train`."""
     return ("train",) if split in (STRESS, "val") else ("train", "val")
 
 

@@ -23,7 +23,7 @@ _PARTS = 3
 
 
 def subgroups(results: SplitResults) -> tuple[Subgroup, ...]:
-    """Figures of every part with enough films and patients, if a property has at least two such parts."""
+    """Figures of every part with enough films and patients, if a property has two to `_MOST_VALUES` such parts."""
     found = []
     for quantity, names, values in _properties(results):
         parts = [(name, values == name) for name in names]
@@ -60,7 +60,7 @@ def _archive(source: str) -> str:
 
 
 def _thirds(values: Sequence[float], *, digits: int) -> tuple[list[str], NDArray[np.str_]]:
-    """The third of the films that each film belongs to, named by its range; a single name if all values are equal."""
+    """The names of the thirds of the films, by range, and the name for each film; one name if all values are equal."""
     numbers = np.array(values, np.float64)
     # "lower" takes values that occur as edges, so films of equal value are in the same part.
     edges = np.unique(np.nanquantile(numbers, np.arange(1, _PARTS) / _PARTS, method="lower"))

@@ -121,6 +121,6 @@ def refuse_trained(overlap: Overlap, total: int, what: str, name: str) -> None:
     examples = " and ".join(found[:_EXAMPLES])
     raise UsageError(
         f"{name} was trained on {len(found)} of the {total} films of {what} ({len(overlap.same)} with equal pixels, "
-        f"{len(overlap.near)} nearly the same), such as {examples}; figures of them would not measure it. "
-        "Evaluate on films that it has not seen."
+        f"{len(overlap.near)} nearly the same), such as {examples}; figures on these would not show how "
+        "well the model works. Evaluate on films that it has not seen."
     )

@@ -65,7 +65,7 @@ def score_archives(
 
     Args:
         sources: each once.
-        destination: for the parts and `_summary.json`.
+        destination: for the parts, `_shards.json` and `_summary.json`.
         bundle: folder of a bundle.
         options: how to decide, and what to store.
         make_crew: makes the workers.

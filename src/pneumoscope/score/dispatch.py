@@ -1,4 +1,4 @@
-"""Which worker scores which shard, without I/O: each is given out until its part is there, lost and slow ones again."""
+"""Decides which worker scores which shard, without I/O; a shard whose worker is lost or slow is given out again."""
 
 import time
 from collections import Counter, deque
@@ -47,7 +47,7 @@ class Crew(Protocol):
         """Stop a worker, and start another one in its place."""
 
     def close(self) -> None:
-        """Stop all workers at once."""
+        """Stop all workers immediately."""
 
 
 @dataclass(kw_only=True)

@@ -45,7 +45,7 @@ class Source(Protocol):
 
     @property
     def stamp(self) -> str:
-        """What changes if the whole source does, such as an archive's size and time; empty if entries have stamps."""
+        """Text that changes if an archive does: its size and time; empty for sources whose entries have stamps."""
 
     @property
     def readers(self) -> int:

@@ -1,6 +1,6 @@
 """Workers as actors of a Ray cluster: the bundle is shipped once per node, and each process has one session.
 
-Only Ray Core is used: what is done is on record as parts, so that nothing of Ray's has to survive a killed driver.
+Only Ray Core is used. The parts record what is done, so no state in Ray needs to survive if the driver is killed.
 """
 
 import os
@@ -234,7 +234,7 @@ def join(address: str, *, cores: int | None, threads: int | None, listener: List
 
 
 def _reach(address: str) -> None:
-    """Ask the server at an address whether it is Ray's and takes the token: `ray.init` itself tries for minutes."""
+    """Ask the server at an address whether it is Ray's and accepts the token; `ray.init` would try for minutes."""
     server, method = _server(address), _CLIENT_METHOD if address.startswith(CLIENT) else _HEAD_METHOD
     host, _, port = server.rpartition(":")
     try:
@@ -260,7 +260,7 @@ def _reach(address: str) -> None:
                 raise ScoringError(
                     f"what listens at {server} does not answer as a Ray cluster does; check the address and the port."
                 ) from failure
-            # Any other answer comes from Ray; what is wrong with it, `ray.init` tells.
+            # Any other answer comes from Ray; `ray.init` reports what is wrong.
 
 
 def _server(address: str) -> str:
@@ -303,7 +303,7 @@ def _token() -> str | None:
 
 
 def _connect(address: str, listener: Listener) -> None:
-    """`ray.init` with an end: it runs in a thread, because it waits for minutes for a server that is not Ray's."""
+    """`ray.init` with a time limit: in a thread, because it would wait for minutes for a server that is not Ray's."""
     failures = list[BaseException]()
 
     def init() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIX = ".parquet"
-#: Key of the file's metadata under which a part's `About` stands, as JSON.
+#: Key in the file's metadata; its value is the part's `About` as JSON.
 ABOUT = b"pneumoscope"
 _BESIDE = ("source", "file_sha256", "distance", "embedding")
 _OPTIONAL = ("probabilities", "groups")  # null for a rejected film, where the document has an empty object
@@ -32,7 +32,7 @@ _OPTIONAL = ("probabilities", "groups")  # null for a rejected film, where the d
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What decides on the columns: classes, groups, and the embedding's length, None without that column."""
+    """What determines the columns: classes, groups, and the embedding's length (None: there is no such column)."""
 
     classes: tuple[str, ...]
     groups: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""A listing cut into shards, each with a name that follows from its films and from what decides on them.
+"""A listing cut into shards, each named by a hash of its films, its source, and the model and options that score it.
 
 Where a shard ends depends on the names around the cut, not on how many films came before: a film added to a source
 changes the shard that it falls into, and hardly ever another.

@@ -22,7 +22,7 @@ _NORMAL_975 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 class Shards(Document):
-    """The shards of a run. `again` counts tries after the first one: after a loss, and because a shard was slow."""
+    """The shards of a run. The `again_…` fields count tries after the first: after a loss, or because one was slow."""
 
     total: int = Field(ge=0)
     there: int = Field(ge=0, description="Shards whose parts were there already when the run began.")
@@ -51,7 +51,7 @@ class Summary(Document):
     workers: int = Field(ge=0)
     threads: int = Field(ge=0, description="Per worker.")
     reference: Text = Field(description="The films that these are compared with, in words.")
-    signs: tuple[Sign, ...] = Field(description="As `evaluate --unlabelled` has them.")
+    signs: tuple[Sign, ...] = Field(description="Signs of drift, as in drift.json of `evaluate --unlabelled`.")
     verdict: Text
 
 
@@ -123,7 +123,7 @@ def summarise(
         options: how films were decided on.
         scored: films of the shards that this run scored.
         seconds: that it took.
-        workers: at most, at a time.
+        workers: largest number of workers at a time.
         threads: per worker.
     """
     signs = tuple(compare_with_reference(contract, drift_figures(contract, tally), reference))

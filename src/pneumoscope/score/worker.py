@@ -165,7 +165,7 @@ class Scorer:
             source=address,
             file_sha256=file_sha256,
             distance=distance,
-            # A copy: the row of a batch would keep the whole batch's outputs in memory.
+            # A copy: a view into a batch's array would keep the outputs of the whole batch in memory.
             embedding=outputs.embedding.copy() if self._layout.embedding is not None else None,
             shares=dict(zip(prediction.classes, map(float, outputs.probabilities), strict=True)),
         )

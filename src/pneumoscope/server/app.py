@@ -68,7 +68,7 @@ def create_app(
 
 
 class _Application(FastAPI):
-    """Adds to the OpenAPI document the problem document, which no route returns, and two options' accepted values."""
+    """Adds to the OpenAPI document the problem document, which FastAPI leaves out, and two options' accepted values."""
 
     @override
     def openapi(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class _Exchange:
         for start in range(0, last, _PART):  # a slow reader blocks here, before megabytes fill the transport's buffer
             await self._send({"type": "http.response.body", "body": body[start : start + _PART], "more_body": True})
         body = body[last:]
-        # Of a POST also after 200: a batch transform job gets that for a film that was too large to be read whole.
+        # A POST's rest is read after 200, too: a batch transform job gets 200 for a film too large to be read whole.
         refused = self.status >= HTTPStatus.BAD_REQUEST or self.method == "POST"
         if refused and not message.get("more_body", False) and not self._all_read:
             await self._send({**message, "body": body, "more_body": True})

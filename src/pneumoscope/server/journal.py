@@ -26,7 +26,7 @@ class Journal:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _MODE)
         except OSError as failure:
             raise UsageError(
-                f"decisions cannot be kept in {path} ({failure.strerror}); give --keep-log a file to write."
+                f"decisions cannot be kept in {path} ({failure.strerror}); give --keep-log a file that can be written."
             ) from failure
 
     def keep(self, data: bytes, prediction: Prediction, request_id: str) -> None:

@@ -42,7 +42,10 @@ def _decision(contract: Contract) -> str:
     assert row is not None
     if row.coverage is None:
         return f"answers when the largest probability is at least {min(row.classes.values()):.3f}, else abstains"
-    rule = f"answers when one class, and one side of each group, fits the film at {100 * row.coverage:.0f} % coverage"
+    rule = (
+        "answers when one class, and for each group either the group or its absence, fits the film at "
+        f"{100 * row.coverage:.0f} % coverage"
+    )
     if row.answered is None or row.accuracy is None:
         return f"{rule}, else abstains"
     return (

@@ -30,7 +30,7 @@ guarded = APIRouter()  # with a token, `require_token` runs before these routes
 
 
 class ExecutionParameters(BaseModel):
-    """What SageMaker asks before a batch transform job that sets these values to 0 or not at all."""
+    """What SageMaker asks for before a batch transform job that sets these values to 0 or leaves them out."""
 
     MaxConcurrentTransforms: int = Field(description="Films to send at a time.")
     BatchStrategy: Literal["SINGLE_RECORD"] = Field(default="SINGLE_RECORD", description="One film per request.")

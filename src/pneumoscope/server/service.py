@@ -185,7 +185,7 @@ class Service:
             provider=config.provider,
             fix_orientation=config.fix_orientation,
         )
-        # With the engine that will serve: readiness must mean that this session reproduces the model here.
+        # With the engine that will serve: readiness must mean that this very session reproduces the golden cases.
         verify(config.bundle, engine=engine)
         self.reference = load_reference(config.bundle, engine.contract)
         return engine

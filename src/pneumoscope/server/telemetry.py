@@ -75,7 +75,7 @@ class Telemetry:
             multiprocess_mode="max",
         )
         if MULTIPROCESS not in os.environ:
-            # The library collects these of one process only.
+            # Metrics of the process itself: the library cannot collect these for several workers.
             ProcessCollector(registry=registry)
 
     def record_film(self, prediction: Prediction, *, waited: float) -> None:

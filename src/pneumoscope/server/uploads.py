@@ -97,7 +97,7 @@ async def _whole(body: AsyncGenerator[bytes, None]) -> UploadedFilm:
 
 async def _form(request: Request, body: AsyncGenerator[bytes, None], service: Service) -> list[UploadedFilm]:
     # File names are UTF-8 (RFC 7578 section 4.2, and what browsers send). The parser would decode them by any charset
-    # that the client names, so that parameter is removed.
+    # that the client names; this parameter is therefore removed.
     content_type = re.sub(r";\s*charset=[^;]*", "", request.headers["content-type"], flags=re.IGNORECASE)
     parser = MultiPartParser(Headers({"content-type": content_type}), body, max_files=MOST_FILMS, max_fields=0)
     parser.spool_max_size = service.config.max_bytes + 1  # films stay in memory, never in a temporary file

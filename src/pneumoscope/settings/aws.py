@@ -155,7 +155,9 @@ class Deploy(Document):
     to: Annotated[S3Location, _S3] = Field(
         description="Folder in S3 for models; the model goes into a folder named after the endpoint."
     )
-    name: EndpointName | None = Field(default=None, description="Name of the endpoint; by default the model's.")
+    name: EndpointName | None = Field(
+        default=None, description="Name of the endpoint; by default the bundle's; required for a model in S3."
+    )
     serving: Serving = Field(
         default="own",
         description="Container image: own (Pneumoscope's, given by --image), or ray (AWS's for Ray Serve).",

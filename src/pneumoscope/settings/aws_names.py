@@ -74,7 +74,7 @@ def parse_location(text: str) -> Location:
     if found is None:
         raise UsageError(
             f"{text!r} is not an S3 address; write s3://BUCKET/PREFIX, the bucket in 3 to 63 "
-            "lower-case letters and digits."
+            "lower-case letters, digits, hyphens and dots."
         )
     return Location(bucket=found[1], key=(found[2] or "").rstrip("/"))
 

@@ -101,8 +101,8 @@ class PrepareConfig(Document):
     )
     class_folder: FolderLevel | None = Field(
         default=None,
-        description="Which of nested folders names the class; by default the first one below a split's folder, "
-        "elsewhere the innermost one. Unclear folders are an error until this option is given.",
+        description="Which of several nested folders names the class; by default the first one below a split's folder, "
+        "or the innermost one where there is none. Unclear folders are an error until this option is given.",
     )
     split_folders: Annotated[
         dict[Text, SplitFolder], BeforeValidator(_parse_splits), Spelling(names=("--split-folder",), kind=list[str])
@@ -134,7 +134,7 @@ class PrepareConfig(Document):
     image_column: Text | None = Field(default=None, description="Column of the label file that names the images.")
     label_column: tuple[Text, ...] = Field(
         default=(),
-        description="Column of the labels. Repeatable: several columns each say whether a film has one label.",
+        description="Column of the labels. Repeatable: of several columns, each says whether a film has its label.",
     )
     patient_column: Text | None = Field(default=None, description="Column that identifies patients.")
     split_column: Text | None = Field(
@@ -176,8 +176,8 @@ class Prepare(Document):
     """Settings of `data prepare`."""
 
     sources: Annotated[tuple[Path, ...], Spelling(argument=True, path="existing")] = Field(
-        description="ZIP or tar archives as downloaded, or folders; one folder of images per class in each, "
-        "or --labels."
+        description="ZIP or tar archives as downloaded, or folders; each with one folder of images per "
+        "class, or labelled by --labels."
     )
     out: Path = Field(description="Folder of the data set to make.")
     config: PrepareConfig

@@ -76,7 +76,7 @@ class Evaluate(Document):
         }
         given = [f"--{name}" for name, value in need_dataset.items() if value is not None]
         if self.unlabelled is not None and given:
-            raise ValueError(f"--unlabelled cannot be combined with {', '.join(given)}, which needs a DATASET")
+            raise ValueError(f"--unlabelled cannot be combined with {', '.join(given)}; such options need a DATASET")
         return self
 
 

@@ -72,7 +72,7 @@ Coverage = Annotated[
 ]
 Point = Annotated[
     str | None,
-    Field(description="Decide by this stored threshold alone, such as sensitivity-0.95; it answers at level group."),
+    Field(description="Decide by this stored threshold alone, such as sensitivity-0.95, and answer at level group."),
 ]
 FixOrientation = Annotated[
     bool,

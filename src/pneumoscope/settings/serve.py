@@ -14,8 +14,8 @@ TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
 BATCH_VARIABLE, COVERAGE_VARIABLE = "PNEUMOSCOPE_BATCH", "PNEUMOSCOPE_COVERAGE"
 MAX_BYTES_VARIABLE, MAX_PIXELS_VARIABLE = "PNEUMOSCOPE_MAX_BYTES", "PNEUMOSCOPE_MAX_PIXELS"
 Batch: TypeAlias = Literal["decisions", "embeddings"]
-#: Batch Transform's limit on the size of a film, and on the films of MaxPayloadInMB that are sent at a time together
-#: (CreateTransformJob). AWS's pages do not say which megabyte they mean, so we keep to the smaller one.
+#: Batch Transform's limit in megabytes: on MaxPayloadInMB, the size of one film, and on MaxPayloadInMB times the films
+#: sent at a time (CreateTransformJob). AWS's pages do not say which megabyte they mean, so we keep to the smaller one.
 BATCH_MEGABYTES, MEGABYTE = 100, 1_000_000
 SHORTEST_TOKEN = 16  # characters
 MOST_FILMS = 32  # image files in one request
@@ -92,10 +92,10 @@ class ServeOptions(Document):
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for each in value:
-            # Browsers send origins without a path, so that one with a path would never match.
+            # Browsers send origins without a path, so one with a path would never match.
             if re.fullmatch(r"\*|https?://[^/\s]+", each) is None:
                 raise ValueError(
-                    f"{each!r} is not a web origin; write *, or one without a path like https://pacs.example"
+                    f"{each!r} is not a web origin; write *, or one without a path, such as https://pacs.example"
                 )
         return value
 

@@ -56,8 +56,8 @@ from pneumoscope.training.teachers import describe_teacher, teacher_probabilitie
 from pneumoscope.training.world import World, process_group, translate_peer_errors
 
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-# Warnings that advise other set-ups: our loader reads a memory map, and frozen layers are in eval mode on purpose.
 _LOGGERS = ("lightning.pytorch", "torch.utils.cpp_extension")
+# Warnings that advise other set-ups: our loader reads a memory map, and frozen layers are in eval mode on purpose.
 _IGNORED_WARNINGS = (
     r".*does not have many workers.*",
     r".*module\(s\) in eval mode.*",
@@ -236,7 +236,7 @@ def _build(
 
 
 def _try_out(network: Network, config: TrainConfig) -> None:
-    """Run one forward pass per size, so that a network that cannot take it fails before anything is written."""
+    """Run one forward pass per size, so that a size that the network cannot take fails before anything is written."""
     # If both sides are equal, the second entry replaces the first.
     sides = {config.crop_size or config.size: "--crop-size", config.size: "--size"}
     for side, option in sides.items():
@@ -292,7 +292,8 @@ def _fit(module: Classifier, loaders: Loaders, recorder: Recorder, world: World)
             precision=_PRECISION[config.precision],
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
-            # The same seed on the same GPU gives the same weights, as on a CPU anyway. Layers that cannot do so warn.
+            # With this, the same seed gives the same weights on the same GPU; on a CPU, it does so anyway. Layers that
+            # are not deterministic warn.
             deterministic="warn" if torch.cuda.is_available() else None,
             callbacks=callbacks,
             logger=TensorBoardLogger(run, name="tensorboard", version=""),
@@ -374,7 +375,10 @@ def _check_run(run: Path, config: TrainConfig, dataset: Dataset, *, resume: bool
 
 def _require_one_data_set(dataset: Dataset, world: World) -> None:
     if len(set(world.gather(dataset.fingerprint))) > 1:
-        raise DatasetError("the hosts have different data sets; give every host the whole data set (FullyReplicated).")
+        raise DatasetError(
+            "the hosts have different data sets; give every host the whole data set (on SageMaker: "
+            "S3DataDistributionType FullyReplicated)."
+        )
 
 
 def _check_resume(run: Path, config: TrainConfig, dataset: Dataset) -> None:

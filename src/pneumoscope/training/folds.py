@@ -69,8 +69,8 @@ def cross_validate(
 
     The data set's test and stress parts are not used. Every film is predicted twice by the network that has not
     seen its patient: as it is, and as its stress version (`dataset.stress`). With `resume`, finished
-    folds are kept and interrupted ones continue. With `jobs` above 1, so many folds are trained at once, each in a
-    process of its own with a share of the cores.
+    folds are kept and interrupted ones continue. With `jobs` above 1, up to that many folds are trained at once, each
+    in a process of its own with a share of the cores.
 
     Raises:
         DatasetError, RunError, UsageError, WeightsError.
@@ -200,7 +200,7 @@ def _run_fold(part: Dataset, config: TrainConfig, run: Path, seed: int, cache: P
 
 
 def _gather(parts: list[Dataset], card: FoldsCard, out: Path) -> Evidence:
-    """The folds' outputs as one evidence, films in manifest order."""
+    """The outputs of all folds as one `Evidence`, with the films in manifest order."""
     films = parts[0].films
     place = {film.path: row for row, film in enumerate(films)}
     fold = np.zeros(len(films), np.int8)

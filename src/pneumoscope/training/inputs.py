@@ -139,7 +139,7 @@ class CachedFilms(TorchDataset[Batch]):
 class EpochOrder(Sampler[int]):
     """One rank's share of a shuffled order that is a pure function of (seed, epoch).
 
-    Yields `epoch * N + index`, so that the worker process that fetches a film also knows the epoch. All
+    Yields `epoch * count + index`, so that the worker process that fetches a film also knows the epoch. All
     ranks take equally many films, none twice. Up to `ranks - 1` films are left over, different ones in each
     epoch.
     """
@@ -167,8 +167,8 @@ def make_loaders(
 ) -> Loaders:
     """The loaders of train films and of validation films, if any; with several processes, of this one's share.
 
-    Every validation film is in exactly one share. torch's sampler would fill up the last batches and so count
-    some films twice.
+    Every validation film is in exactly one share. torch's distributed sampler would make all shares equally large by
+    repeating films, and so count some films twice.
 
     Raises:
         UsageError: there are too few films for so many processes.
@@ -176,8 +176,8 @@ def make_loaders(
     validated = world.size if val is None else len(val)
     if world.size > 1 and (len(train) < 2 * world.size or validated < world.size):
         raise UsageError(
-            f"{len(train)} train and {validated} val films are too few for {world.size} processes, which need two "
-            "and one each; start fewer."
+            f"{len(train)} train and {0 if val is None else len(val)} validation films are too few for {world.size} "
+            "processes: each needs two train films and, if there is a validation split, one of its films; start fewer."
         )
     order = EpochOrder(len(train), seed=seed, rank=world.rank, ranks=world.size)
     train_loader = DataLoader(

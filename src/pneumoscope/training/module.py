@@ -61,8 +61,8 @@ class Classifier(pl.LightningModule):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # Dropout draws from the global random state, and so do the loaders, not equally often in a first and in a
-        # resumed epoch. Seeding every step makes a resumed run equal to an uninterrupted one.
+        # Dropout draws from the global random state. So do the loaders, but not equally often in an uninterrupted and
+        # in a resumed run. Seeding every step makes the two runs equal.
         torch.manual_seed(derive_seed(self.config.seed, self.current_epoch, batch_idx, self.global_rank))
         images, targets = mix(batch, self.objective.targets(batch), self.config.mixup)
         logits = self.__dict__["forward_pass"](images).float()
@@ -130,8 +130,9 @@ class Classifier(pl.LightningModule):
 def rate_factor(schedule: str, steps: int, *, rise: float = 0.3, head: int = 0) -> Callable[[int], float]:
     """The learning rate at a step, as a factor of the peak: a pure function, so resuming is exact.
 
-    `cosine` falls from 1 to 0; `onecycle` rises over the first `rise` (a share) of the steps, then falls by a
-    cosine (Smith and Topin 2018). The first `head` steps have the peak rate; the schedule begins after them.
+    `cosine` falls from 1 to 0; `onecycle` rises from 0.04 to 1 over the first `rise` (a share) of the steps, then
+    falls by a cosine (Smith and Topin 2018). The first `head` steps have the peak rate; the schedule begins after
+    them.
 
     >>> [round(rate_factor("cosine", 10)(step), 2) for step in (0, 5, 10)]
     [1.0, 0.5, 0.0]

@@ -43,7 +43,7 @@ def predict_inputs(
     """Logits `float32 [N, C]` and embeddings `float32 [N, D]` of inputs `uint8 [N, 1, S, S]`.
 
     Raises:
-        RunError: it is not a finished run.
+        RunError: `run` is not a finished run.
     """
     network = load_network(run).to(memory_format=torch.channels_last)
     logits, embeddings = [], []

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(*names: str, advice: Sequence[str] = ("",)) -> Iterator[None]:
-    """Suppress warnings, and the messages of some loggers below errors.
+    """Suppress warnings, and the messages of some loggers that are less severe than errors.
 
     Args:
         names: names of the loggers; `root` is the root logger.

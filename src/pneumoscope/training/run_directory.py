@@ -4,9 +4,11 @@
 `config.json`                 the configuration (`TrainConfig`)
 `run.json`                    data set, classes, initial weights, versions, commit (`RunCard`)
 `teacher.npy`                 with teachers: their probabilities for the train films, `float32 [N, C]`
-`metrics.csv`, `curves.png`   the four figures and macro-F1 of each epoch
-`tensorboard/`                the same for TensorBoard
+`metrics.csv`                 loss, accuracy and validation macro-F1 of each epoch
+`curves.png`                  loss and accuracy of each epoch as charts
+`tensorboard/`                the content of `metrics.csv` for TensorBoard
 `checkpoints/last.ckpt`       the state after the last completed epoch, for `--resume`
+`checkpoints/best.ckpt`       with `keep` `best`: the state after the best epoch so far
 `weights.safetensors`         the final weights; written when training has finished
 ============================  =====================================================================
 """
@@ -42,7 +44,7 @@ class RunCard(Document):
     """`run.json`: the origin of the weights."""
 
     schema_version: Literal[1]
-    data: Text = Field(description="Path of the data set, as given.")
+    data: Text = Field(description="Absolute path of the data set, with links resolved.")
     dataset: Sha256
     classes: tuple[Text, ...] = Field(min_length=2)
     groups: dict[Text, tuple[Text, ...]]

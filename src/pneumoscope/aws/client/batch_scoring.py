@@ -41,7 +41,10 @@ _DIGITS = 12  # hexadecimal digits of a name
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The films of a folder and what has become of them. `there` and `others` are names of parts in the destination."""
+    """The films of a folder and what has become of them.
+
+    `there` and `others` are names of parts in the destination: those of `shards`, and all others.
+    """
 
     settings: Score
     shards: Sequence[Shard]
@@ -118,7 +121,7 @@ def start(cloud: Cloud, batch: Batch, *, listener: Listener = SILENT) -> str | N
         CloudError: the role does not exist, or AWS refuses.
     """
     settings, gatherer = batch.settings, batch.gatherer
-    # Written first: a destination that refuses it ends here, and not after the job.
+    # Written first, so that a destination that cannot be written to ends the command here, and not after the job.
     gatherer.job.destination.replace(SHARDS_FILE, listed_shards(batch.shards, gatherer.job.sources))
     jobs = transform.jobs_of(cloud, gatherer.run)
     if jobs and transform.is_running(jobs[-1]):
@@ -147,7 +150,7 @@ def finish(
     listener: Listener = SILENT,
     pause: Callable[[float], None] = time.sleep,
 ) -> Summary:
-    """Wait for a job, publish the parts of all shards whose films are answered, and write the summary.
+    """Wait for a job, publish the parts of all shards whose films have responses, and write the summary.
 
     Args:
         cloud: the clients for the job's region.
@@ -180,7 +183,7 @@ def finish(
 
 
 def gather(gatherer: Gatherer, shards: Sequence[Shard], listener: Listener) -> int:
-    """Publish the parts of the shards whose films are all answered; return how many films of the others are not."""
+    """Publish the parts of the shards whose films all have responses; return how many films have none."""
     unanswered = 0
     with listener.progress("gathering", sum(shard.films for shard in shards), "films"):
         for shard in shards:

@@ -65,7 +65,7 @@ def encryption(kms_key: str | None) -> dict[str, str]:
 def list_files(cloud: Cloud, place: Location, *, folders: bool = True) -> Iterator[dict[str, Any]]:
     """The objects under a prefix, each with `Key`, `Size` and the other fields of S3's listing.
 
-    Without `folders`, only those directly under it: S3 then passes over a million objects of a folder at once.
+    Without `folders`, only those directly under it: S3 then skips a folder at once, even one of a million objects.
 
     Raises:
         CloudError: listing the bucket is denied.

@@ -47,7 +47,7 @@ def deploy(
 
     Args:
         cloud: the clients for the endpoint's region.
-        settings: the source, a bundle or a training job's `model.tar.gz` in S3, is verified before anything is created.
+        settings: of `pneumoscope aws deploy`. The source is verified before anything is created.
         listener: receives progress.
         pause: sleeps for a number of seconds; tests replace it.
 

@@ -54,7 +54,7 @@ class Gatherer:
     responses: set[str]
 
     def to_send(self, shard: Shard) -> list[Entry]:
-        """The shard's films that a job has to decide on: not those that are answered, nor those that it cannot take."""
+        """The shard's films that a job has to decide on: those without a response, except those that it cannot take."""
         return [entry for entry in shard.entries() if is_sendable(entry) and self._response(entry) is None]
 
     def publish(self, shard: Shard) -> bool:
@@ -130,8 +130,8 @@ def parse_response(content: bytes, name: str, source: str, contract: Contract, *
         content: the response's bytes.
         name: of the film in its source.
         source: the source's address.
-        contract: of the model that must have answered.
-        coverage: that it must have answered at; by default the contract's own.
+        contract: of the model that the response must come from.
+        coverage: at which the film must be decided; by default the contract's own.
 
     Raises:
         CloudError: it is not such a response, another model's, or at another coverage.

@@ -6,7 +6,7 @@ from pneumoscope.errors import UsageError
 
 TRAINING_CPU, TRAINING_GPU = "pytorch:2.13-cpu-amzn2023-sagemaker", "pytorch:2.13-cu133-amzn2023-sagemaker"
 RAY_SERVE = "ray:serve-ml-sagemaker-cpu-v1"
-#: The account of the image registry, common to most regions: "AWS Deep Learning Containers, region availability".
+#: The account of the image registry for `_COMMON_REGIONS`: "AWS Deep Learning Containers, region availability".
 #: No AWS API returns it. AWS's own SDK (sagemaker) ships such a table too, with much that is not needed here.
 _COMMON = "763104351884"
 _OTHERS = (

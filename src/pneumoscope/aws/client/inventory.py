@@ -1,4 +1,4 @@
-"""What `deploy` and `train` created in the account: listing it, its state, and its removal."""
+"""What `deploy`, `train` and `score` created in the account: listing it, with its state, and removing endpoints."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ def deployed_resources(
     if not keep_model:
         parameters = stack_parameters(stack)
         model = Location(bucket=parameters["ModelBucketName"], key=parameters["ModelPrefix"])
-        yield from _model_files(cloud, name, model.folder)  # which has a folder per model
+        yield from _model_files(cloud, name, model.folder)  # the folder above has one folder per model
     delete = partial(delete_stack, cloud, stack, pause=pause)
     yield DeployedResource(name=f"stack {stack['StackName']} with endpoint {name}", remove=delete)
 
@@ -123,7 +123,7 @@ def describe_resource(cloud: Cloud, kind: str, name: str) -> dict[str, Any] | No
         CloudError: access to it is denied.
     """
     describe = getattr(cloud.client("sagemaker"), f"describe_{kind}")
-    # SageMaker answers ValidationException for anything; only the message tells a missing resource from a bad request.
+    # All of SageMaker's errors are ValidationException; only the message tells a missing resource from a bad request.
     argument = "".join(part.capitalize() for part in kind.split("_")) + "Name"
     return call_or_none(f"{kind.replace('_', ' ')} {name}", describe, ".*Could not find", **{argument: name})
 
@@ -150,7 +150,10 @@ def _stack_row(stack: dict[str, Any]) -> dict[str, str]:
 
 
 def _training_job_rows(cloud: Cloud) -> list[dict[str, str]]:
-    """Our training jobs, by SageMaker's search: it returns tags too, and accounts keep hundreds of jobs for ever."""
+    """Our training jobs, found by SageMaker's search.
+
+    It returns tags too. Other calls would be needed once for each of an account's jobs, and there may be hundreds.
+    """
     with translate_errors("listing training jobs"):
         search = cloud.client("sagemaker").get_paginator("search")
         pages = search.paginate(Resource="TrainingJob", PaginationConfig={"PageSize": _PAGE})

@@ -138,7 +138,9 @@ class Client:
                 raise _translate_failure(self.name, reason.decode(errors="replace"))
             self.pause(seconds)
             waited, seconds = waited + seconds, min(10.0, seconds * 1.5)
-        raise BusyError(f"endpoint {self.name} did not answer in {self.patience:g} s; it may still, in {output}.")
+        raise BusyError(
+            f"endpoint {self.name} did not answer in {self.patience:g} s; its response may still appear at {output}."
+        )
 
     def _read_object(self, address: str) -> bytes | None:
         """The bytes of an S3 object, or None if it does not exist."""
@@ -172,7 +174,7 @@ def decision_document(name: str, client: Client, decision: TimedDecision) -> dic
 
 
 def failure_document(name: str, client: Client, failure: ImageError | CloudError | OSError) -> dict[str, Any]:
-    """The same JSON document for a film without a response: status `rejected`, with the reason."""
+    """The document of `decision_document` for a film without a response: status `rejected`, with the reason."""
     contract = None
     with suppress(CloudError, BundleError):  # report the film's own failure, not one of reading the contract
         contract = client.contract

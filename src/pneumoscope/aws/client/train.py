@@ -47,7 +47,8 @@ def start(cloud: Cloud, settings: Train) -> None:
 def _check_recipe(settings: Train) -> None:
     if settings.recipe not in recipe_names():
         raise UsageError(
-            f"{settings.recipe!r} is not a shipped recipe, as a job needs; choose one of {', '.join(recipe_names())}."
+            f"{settings.recipe!r} is not a shipped recipe, and a job accepts no other; choose one of "
+            f"{', '.join(recipe_names())}."
         )
     weights = make_config(load_recipe(settings.recipe), dict(settings.changes)).weights
     if weights not in ("imagenet", "none"):
@@ -55,8 +56,8 @@ def _check_recipe(settings: Train) -> None:
 
 
 def _require_complete(cloud: Cloud, data: Location, *, unprepared: bool) -> None:
-    """Refuse a prefix without a manifest, which is uploaded last: the upload was interrupted."""
-    # A generator: a data set has thousands of keys, and the first one often decides.
+    """Refuse a prefix without a manifest: as that is uploaded last, the upload was interrupted."""
+    # A generator: a data set has thousands of keys, and the first few mostly decide.
     keys = (each["Key"] for each in list_files(cloud, data))
     if (first := next(keys, None)) is None:
         raise CloudError(f"there is nothing under {data}; upload a data set with `pneumoscope aws upload`.")

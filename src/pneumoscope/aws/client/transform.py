@@ -1,4 +1,4 @@
-"""SageMaker batch transform jobs: our service's image, sent one film at a time from S3, its responses back into S3.
+"""SageMaker batch transform jobs: our service's image gets films from S3, one per request; its responses go to S3.
 
 API: CreateTransformJob in botocore's service model of `sagemaker`. A job that fails keeps the responses that it has, so
 another one sends the films that are left.
@@ -35,8 +35,8 @@ from pneumoscope.settings.serve import (
 LOGS = "/aws/sagemaker/TransformJobs"
 SUFFIX = ".out"
 _RUNNING = {"InProgress", "Stopping"}
-_ABSENT = "ResourceNotFound|.*(Could not find|not found)"  # AWS words it by the kind of resource
-_SECONDS = 120  # for one film; the service itself answers within one
+_ABSENT = "ResourceNotFound|.*(Could not find|not found)"  # AWS's wording depends on the kind of resource
+_SECONDS = 120  # for one film; the service itself answers within one second
 _LAST_LINES = 10  # of a failed job's log
 
 
@@ -51,7 +51,7 @@ class Films:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """All jobs for the same films and the same model, of which each goes on where the one before it ended.
+    """All jobs for the same films and the same model: each goes on where the last one ended. Not a run of `train`.
 
     `key` is a hash of both, in hexadecimal digits; `responses` is the folder in S3 where the jobs' responses come
     together.

@@ -1,4 +1,4 @@
-"""The Lambda function behind an HTTP API: it answers a posted film with its decision. Large films go through S3.
+"""The Lambda function behind API Gateway: it answers a posted film with its decision. Large films go through S3.
 
     POST /predictions   the body is an image file: returns its decision
     POST /jobs          returns a form to upload a film of any size, and the path of its result

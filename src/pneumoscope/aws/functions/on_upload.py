@@ -6,7 +6,7 @@ may be temporary are raised. Lambda then retries, and after the last attempt sen
 
 Of two uploads to one key, the result of the later one is kept.
 
-The result of `FILMS_PREFIX/NAME` is `RESULTS_PREFIX/NAME.json`; `RESULTS_PREFIX/NAME.failed` counts its failures.
+The result of `films/NAME` is `results/NAME.json`, with the default prefixes; `results/NAME.failed` counts its failures.
 """
 
 import json

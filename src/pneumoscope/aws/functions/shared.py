@@ -43,7 +43,7 @@ _PSEUDONYM_DIGITS = 16  # hexadecimal, 64 bits
 #: How often Lambda delivers an event of an asynchronous invocation: once, and the template's MaximumRetryAttempts.
 ATTEMPTS = 3
 #: The table's item with the secret key of the pseudonyms; all other items are uploads already decided on.
-PSEUDONYM_KEY_ITEM = "key-of-marks"  # a stored key: pseudonyms were first called marks
+PSEUDONYM_KEY_ITEM = "key-of-marks"  # existing tables store this name: pseudonyms were first called marks
 _SECRET_BYTES = 32
 
 
@@ -89,12 +89,12 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _require_separate_prefixes(self) -> Self:
-        """Refuse prefixes that contain each other: a result read as a film would lead to a result, without end."""
+        """Refuse prefixes that overlap: a result read as a film would lead to another result, without end."""
         films, results = self.films_prefix, self.results_prefix
         if films.startswith(results) or results.startswith(films):
             raise ValueError(
-                f"PNEUMOSCOPE_FILMS_PREFIX {films!r} and PNEUMOSCOPE_RESULTS_PREFIX {results!r} contain each other; "
-                "choose two that do not, such as films/ and results/"
+                f"PNEUMOSCOPE_FILMS_PREFIX {films!r} and PNEUMOSCOPE_RESULTS_PREFIX {results!r} overlap: one begins "
+                "with the other; choose two that do not, such as films/ and results/"
             )
         return self
 
@@ -136,7 +136,11 @@ def settings() -> Settings:
 
 @cache
 def cloud() -> Cloud:
-    """This process's AWS clients. Their read timeout is a quarter of the function's time: a call ends within it."""
+    """This process's AWS clients.
+
+    Their read timeout is a quarter of the function's time, so that the two attempts that the template allows
+    (AWS_MAX_ATTEMPTS) end within that time.
+    """
     return Cloud(read_seconds=0.25 * settings().seconds)
 
 
@@ -319,7 +323,7 @@ def record(decided: TimedDecision, **more: Any) -> None:
 def pseudonym(*names: str) -> str:
     """A film's pseudonym in the log: the first 16 hexadecimal digits of an HMAC-SHA256 over its names.
 
-    The key is secret. With a plain hash, anyone who guesses a name could confirm it next to a diagnosis.
+    The key is secret. With a plain hash, anyone who guesses a film's name could find its decision in the log.
 
     Raises:
         BusyError, CloudError: the stack's table cannot be read or written.
@@ -347,7 +351,10 @@ def _pseudonym_key() -> bytes:
 
 
 def log_reason(failure: BaseException) -> str:
-    """An error for the log: our own message; of any other error, whose message may quote a film, its type and place."""
+    """What the log states of an error.
+
+    For our own errors it is the message; for others, whose messages may quote a film, only the type and the place.
+    """
     if isinstance(failure, PneumoscopeError):
         return str(failure)
     frames = reversed(traceback.extract_tb(failure.__traceback__))

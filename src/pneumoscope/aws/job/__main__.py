@@ -1,9 +1,9 @@
 """`python -m pneumoscope.aws.job`: the command of a training job's container.
 
 It trains on the job's channel `train`, exports the bundle into the job's model directory, and evaluates it on the
-validation films and on the channel `test`, if there is one. It runs on one host or on several. Hyper-parameters are
-arguments (`--epochs 4`, `--freeze true`) or come from the platform's file: every field of the training configuration,
-`recipe`, `export_precision` and `quiet`.
+validation films and on the channel `test`, if there is one. It runs on one host or on several. Hyper-parameters come
+as arguments (`--epochs 4`, `--freeze true`) or from the platform's file. They are all fields of the training
+configuration, and `recipe`, `export_precision` and `quiet`.
 """
 
 import sys
@@ -27,7 +27,7 @@ from pneumoscope.training.world import World, is_launched
 
 
 def main() -> None:
-    """Train as the platform configures the job. A failure is reported in one sentence, also in its failure file."""
+    """Train as the platform configures the job. Report a failure in one sentence, also in the job's failure file."""
     run(lambda: _train(sys.argv[1:]))
 
 

@@ -1,6 +1,6 @@
 """What SageMaker passes to a training container, in script mode and for a custom image.
 
-Its script-mode images set variables (`SM_CHANNEL_TRAIN`, `SM_MODEL_DIR`, …) and pass hyper-parameters as
+SageMaker's script-mode images set variables (`SM_CHANNEL_TRAIN`, `SM_MODEL_DIR`, …) and pass hyper-parameters as
 arguments. A custom image is started with the argument `train` and finds files below `/opt/ml`:
 
 ====================================  ==========================================================

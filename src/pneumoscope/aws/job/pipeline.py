@@ -61,7 +61,7 @@ def run_job(
     """Train on the channel `train`, install the bundle in the model directory, evaluate it on `val` and channel `test`.
 
     The channel `train` is a prepared data set, or a folder of class folders or archives, which is prepared first.
-    Nothing is written into channels. If the job keeps checkpoints, an interrupted run there is resumed.
+    Nothing is written into channels. If the job keeps checkpoints, an interrupted run in their folder is resumed.
     Every process of the job calls this function; only the leading one writes and returns the reports.
 
     Raises:
@@ -141,7 +141,7 @@ def _refuse_overlap(dataset: Dataset, test: Dataset) -> None:
     """Refuse test films that will be trained on: hours later, `evaluate` would refuse them."""
     training, films = dataset.split("train"), test.split("test")
     drawn = all(is_phantom(dataset.read(film)) for film in training)
-    # As in `evaluate`, nearly identical films do not count among drawings.
+    # As in `evaluate`: phantoms resemble each other so much that among them only equal pixels count.
     overlap = TrainedFilms.of(training).overlap(films, near=not drawn)
     if overlap:
         raise DatasetError(

@@ -31,7 +31,7 @@ _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, ITU-T T.800 section A.5.1
 _JP2_START = b"\x00\x00\x00\x0cjP  "
 _MAX_TILES = 4096  # a decoder may allocate tables for every tile before it reads one; radiographs have few tiles
 _MAX_LEVELS = 32  # of wavelet decomposition (COD, ITU-T T.800 section A.6.1)
-_MAX_SEGMENTS = 100_000  # a segment may have four bytes, so a file could contain millions
+_MAX_SEGMENTS = 100_000  # a segment can be as short as four bytes, so a file could contain millions
 # Markers of JPEG 2000, ITU-T T.800 table A.2.
 _COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
 

@@ -75,7 +75,7 @@ _CODED_VIEWS = _table(
     "399110001 R-102C2: tangential"
 )
 _VIEW_CODES = {code: view for codes, view in _CODED_VIEWS.items() for code in codes.split()}
-# Words that show a view that is not frontal in the meaning of a View Code.
+# Words in a View Code's meaning that name a view other than a frontal one.
 _VIEW_WORDS = re.compile(r"\b(decubitus|oblique|lateral|swimmer|sagittal|tangential)")
 # Body Part Examined, PS3.16 Annex L, and French and Spanish words in use.
 _CHEST_PART = re.compile(

@@ -114,7 +114,8 @@ def _code_values(layout: Layout) -> NDArray[np.int64]:
 def _padding(stored: NDArray[np.int64], dataset: "Dataset", layout: Layout) -> NDArray[np.bool_]:
     """Which values are padding: Pixel Padding Value (0028,0120), or the range from it to the limit (C.7.5.1.1.2).
 
-    Both are interpreted as pixels are, signed or not, whatever their own VR. A value that no pixel can have is ignored.
+    Both attributes are interpreted as pixels are, signed or not, whatever their own VR. A value that no pixel can have
+    is ignored.
     """
 
     def padding_value(keyword: str) -> int | None:
@@ -167,7 +168,7 @@ def _renderings(values: Values, dataset: "Dataset", layout: Layout) -> Iterator[
     """The file's VOI LUT and windows (C.11.2) in the order in which they are tried, or one rendering without them.
 
     The standard leaves the choice among them to the viewer (C.11.2.1.2). A LUT whose entries use fewer bits than it
-    states is also tried as a LUT of that many bits.
+    states is also tried as a LUT of the number of bits that they use.
     """
     notes: list[str] = []
     windows, unusable = _windows(dataset)
@@ -224,7 +225,10 @@ def _windowed(values: Values, centre: float, width: float, function: str) -> tup
 
 
 def _as_stored(values: Values, present: NDArray[np.bool_], layout: Layout, *, inverted: bool) -> Luma:
-    """Luma of each value without a window: up to 8 bits scaled from their full range, deeper from the range in use."""
+    """Luma of each value without a window.
+
+    Values of up to 8 bits are scaled from all values they can have, deeper ones from the range that the film uses.
+    """
     used = np.ones_like(present) if layout.stored <= 8 else present
     table = np.zeros(len(values), np.uint8)
     table[used] = full_range(values[used], inverted=inverted)

@@ -29,7 +29,7 @@ _YBR = ("YBR_FULL", "YBR_FULL_422")
 _COLOURS = ("RGB", *_YBR, "YBR_ICT", "YBR_RCT")
 BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", BIG_ENDIAN)
-_CHECKED_BITS = 8  # depth of a sample up to which libjpeg-turbo can check a lossless JPEG for damage
+_CHECKED_BITS = 8  # depth of a sample at which libjpeg-turbo checks a lossless JPEG for damage
 _JPEG = "1.2.840.10008.1.2.4."
 
 
@@ -90,7 +90,8 @@ def stored_values(dataset: "Dataset", layout: Layout) -> NDArray[Any]:
 
     Returns:
         Greys as `uint16 [rows, columns]`: only the stored bits, shifted down to bit 0, signed values in two's
-        complement. RGB as `uint8 [rows, columns, 3]`; YBR as its luma, `uint8 [rows, columns]`.
+        complement. Colours as RGB, `uint8 [rows, columns, 3]`, or as their luma, `uint8 [rows, columns]`: a JPEG that
+        stores luma, and YBR_FULL and YBR_FULL_422, are not converted to RGB.
 
     Raises:
         ImageError: the pixel data are damaged or contradict the header, or a codec is not installed.
@@ -155,12 +156,13 @@ def _require_readable(layout: Layout) -> None:
         raise ImageError("the DICOM's colours are in a palette (PALETTE COLOR); accepted are greys, RGB and YBR.")
     if layout.photometric not in (_GREYS if layout.samples == 1 else _COLOURS if layout.samples == 3 else ()):
         raise ImageError(
-            "the DICOM's samples per pixel and photometric interpretation do not fit; accepted are MONOCHROME1 and "
-            "MONOCHROME2 of one sample, and RGB and YBR of three."
+            "the DICOM's samples per pixel and photometric interpretation do not fit together; accepted are "
+            "MONOCHROME1 and MONOCHROME2 of one sample, and RGB and YBR of three."
         )
     if layout.allocated not in (8, 16) or (layout.samples == 3 and (layout.allocated, layout.stored) != (8, 8)):
         raise ImageError(
-            f"the DICOM's samples have {layout.allocated} bits; accepted are greys of 8 or 16 bits and colours of 8."
+            f"the DICOM's samples have {layout.stored} bits, stored in {layout.allocated} bits; accepted are greys in "
+            "8 or 16 bits, and colours of 8 bits in 8."
         )
     if not 1 <= layout.stored <= layout.high_bit + 1 <= layout.allocated:
         raise ImageError(
@@ -228,7 +230,7 @@ def _jpeg(frame: bytes, header: FrameHeader, layout: Layout) -> NDArray[Any]:
 
 
 def _is_untransformed(image: JpegImagePlugin.JpegImageFile, header: FrameHeader, layout: Layout) -> bool:
-    """Whether a JPEG's components are RGB by the DICOM alone: no JFIF or Adobe marker, no identifiers that say so."""
+    """Whether only the DICOM states that a JPEG is RGB: the JPEG has no JFIF or Adobe marker, nor ids R, G and B."""
     declared = "jfif" in image.info or "adobe_transform" in image.info or bytes(header.components).upper() == b"RGB"
     return layout.photometric == "RGB" and not declared
 
@@ -298,7 +300,7 @@ def _require_agreement(header: FrameHeader, layout: Layout, markers: tuple[int, 
     if header.marker not in markers:
         raise ValueError("the compressed image does not have the format of the transfer syntax")
     if (header.rows, header.columns, len(header.components)) != (layout.rows, layout.columns, layout.samples):
-        raise ValueError("the compressed image differs in size from what the DICOM states")
+        raise ValueError("the compressed image differs in size or components from what the DICOM states")
     lossy = header.marker in (codestream.BASELINE, codestream.EXTENDED)
     if header.precision > layout.allocated or header.precision not in ((8, 12) if lossy else range(2, 17)):
         raise ValueError(f"the compressed image has {header.precision} bits per sample, the DICOM {layout.allocated}")

@@ -1,4 +1,4 @@
-// Requests to the service. Every outcome is a response or a Trouble whose message says what to do.
+// Requests to the service. Every outcome is a response or a Trouble, whose message explains it to the user.
 
 const MAX_ATTEMPTS = 6; // of one film, while the service is busy
 const MAX_WAIT = 30; // seconds, whatever Retry-After asks for

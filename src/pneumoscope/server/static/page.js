@@ -12,7 +12,7 @@ let panes = [];
 let card = null;
 let palette = null;
 let sending = 0;
-let pausedBy = ""; // why no films are sent: "lost" (no server), "token", or "" while they are
+let pausedBy = ""; // why no films are sent: the kind of a Trouble, such as "lost" or "token"; "" while they are sent
 
 start();
 
@@ -192,7 +192,7 @@ async function send(film) {
   updateList();
 }
 
-// Keep a film that could not be sent for later; mark one that the service could not classify as failed.
+// A film that could not be sent is kept for later; one that the service could not classify is marked as failed.
 function fail(film, trouble) {
   const known = trouble instanceof Trouble;
   const later = known && (trouble.kind === "lost" || trouble.kind === "token");
@@ -302,7 +302,7 @@ function clear() {
   find("#films-title").focus();
 }
 
-// Free the film's picture: a browser keeps both until the page is closed.
+// Free the film's thumbnail and bitmap: a browser keeps both until the page is closed.
 function release(film) {
   if (film.thumbnail) URL.revokeObjectURL(film.thumbnail);
   film.bitmap?.close();

@@ -150,10 +150,10 @@ export class Pane {
     this.#find(".label").textContent = decision ? headline(film) : state;
     this.#find(".plain").textContent = meaning(film, card);
     this.#find(".reasons").replaceChildren(...(decision?.reasons ?? []).map((text) => element("li", unbroken(text))));
-    const decoded = Boolean(decision) && decision.status !== "rejected";
-    this.#find(".figures").hidden = !decoded;
+    const hasFigures = Boolean(decision) && decision.status !== "rejected";
+    this.#find(".figures").hidden = !hasFigures;
     this.element.querySelectorAll(".decision .actions button").forEach((button) => (button.disabled = !decision));
-    if (decoded) this.#showFigures(decision, card);
+    if (hasFigures) this.#showFigures(decision, card);
     this.#find(".facts").replaceChildren(...facts(decision));
   }
 

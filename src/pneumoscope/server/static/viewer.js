@@ -1,4 +1,4 @@
-// A film on a canvas: zoom, pan, window and level, inversion, and over it the map of the evidence for a class.
+// A film on a canvas: zoom, pan, window and level, inversion, and over it a class's map of where the model looked.
 
 const HEAT_SIDE = 224; // pixels a map is enlarged to
 const KEY_STEP = 40; // pixels of the canvas that an arrow key moves the film by
@@ -48,8 +48,8 @@ export class Viewer {
     this.reset();
   }
 
-  // Lay a map (rows of numbers) over the film, or remove it with null. Negative values are evidence against the class
-  // and are not drawn.
+  // Lay a map (rows of numbers) over the film, or remove it with null. Negative values count against the class and
+  // are not drawn.
   setHeat(rows) {
     this.#heat = rows ? enlarge(rows, HEAT_SIDE, this.#palette) : null;
     this.draw();
