@@ -58,7 +58,8 @@ def test_a_throttled_call_is_retried_and_then_reported(monkeypatch: pytest.Monke
     with scripted(throttled) as (url, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", url)
         with pytest.raises(
-            BusyError, match=r"training job a: AWS is busy, or throttles requests \(ThrottlingException\); try again later"
+            BusyError,
+            match=r"training job a: AWS is busy, or throttles requests \(ThrottlingException\); try again later",
         ):
             describe_job(Cloud(region=REGION), "a")
         assert len(asked) == 3

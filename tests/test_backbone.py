@@ -69,6 +69,14 @@ def test_the_low_pass_filter_is_scipys_correlation_with_repeated_edges(taps: int
     torch.testing.assert_close(network.eval()(images), network.body(network.prepare(images)))
 
 
+def test_the_filter_of_evaluation_can_differ_from_that_of_training() -> None:
+    images = grey_batch()
+    network, _ = build("test_resnet", classes=3, size=64, low_pass=3, eval_low_pass=7)
+    for training, taps in ((True, 3), (False, 7), (True, 3)):
+        expected, _ = build("test_resnet", classes=3, size=64, low_pass=taps)
+        torch.testing.assert_close(network.train(training).prepare(images), expected.prepare(images))
+
+
 def test_vgg_freezes_its_convolutions_only() -> None:
     network, _ = build("vgg19_bn", classes=3, size=64, freeze=True)
     frozen = {name.split(".")[1] for name, value in network.named_parameters() if not value.requires_grad}

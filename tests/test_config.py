@@ -35,6 +35,10 @@ def test_the_head_must_not_take_all_epochs(head_epochs: int) -> None:
     make_config({"recipe": "x", **TINY, "head_epochs": 1, "epochs": 2}, {})
 
 
+def test_a_filter_must_have_a_middle() -> None:
+    assert refusal_of(eval_low_pass=4) == "training configuration: eval_low_pass (4) must be odd."
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -42,6 +46,7 @@ def test_the_head_must_not_take_all_epochs(head_epochs: int) -> None:
         ("batch_norm_momentum", 1.5),
         ("dropout", 1),
         ("drop_path", -0.1),
+        ("eval_low_pass", 0),
         ("rise", 0),
         ("rise", 1),
         ("prior", "test"),

@@ -101,6 +101,7 @@ EVERYTHING: dict[str, Any] = {
     "dropout": 0.2,
     "drop_path": 0.1,
     "low_pass": 5,
+    "eval_low_pass": 7,
     "optimizer": "adamw",
     "schedule": "onecycle",
     "rise": 0.2,

@@ -27,6 +27,7 @@ def build(
     dropout: float = 0.0,
     drop_path: float = 0.0,
     low_pass: int = 1,
+    eval_low_pass: int | None = None,
 ) -> tuple[Network, WeightsReport | None]:
     """Build a network and load its initial weights.
 
@@ -48,6 +49,7 @@ def build(
         dropout: share of the classifier's inputs that is dropped while training.
         drop_path: share of residual branches that is dropped in the last block while training (stochastic depth).
         low_pass: taps of the binomial filter before the first layer, odd; 1 for none.
+        eval_low_pass: its taps in evaluation mode; by default the same.
 
     Raises:
         UsageError: timm has no such network, or the network has several classifiers or lacks an option.
@@ -66,7 +68,7 @@ def build(
         second_head = nn.Sequential(nn.ReLU(), nn.Dropout(0.5), nn.Linear(1000, classes))
     if normalisation is None:
         normalisation = normalisation_of(arch, weights)
-    network = Network(body, second_head, normalisation, low_pass)
+    network = Network(body, second_head, normalisation, low_pass, eval_low_pass)
     report = _load(network, arch, weights, fixed)
     if freeze:
         network.freeze_features()

@@ -18,7 +18,8 @@ class Network(nn.Module):
     every other network. Modules in `frozen` keep their weights and batch-norm statistics.
 
     `low_pass` is the number of taps, odd, of a fixed binomial filter before `body`, along each axis; 1 filters
-    nothing. It takes away the detail in which a film and a copy of it compressed as JPEG differ most.
+    nothing. It takes away the detail in which a film and a copy of it compressed as JPEG differ most. In evaluation
+    mode it has `eval_low_pass` taps; by default as many.
     """
 
     body: Any  # timm's interface is not typed
@@ -26,13 +27,19 @@ class Network(nn.Module):
     std: Tensor
 
     def __init__(
-        self, body: nn.Module, second_head: nn.Sequential, normalisation: Normalisation, low_pass: int = 1
+        self,
+        body: nn.Module,
+        second_head: nn.Sequential,
+        normalisation: Normalisation,
+        low_pass: int = 1,
+        eval_low_pass: int | None = None,
     ) -> None:
         super().__init__()
         self.body = body
         self.second_head = second_head
         self.normalisation = normalisation
         self.low_pass = low_pass
+        self.eval_low_pass = low_pass if eval_low_pass is None else eval_low_pass
         self.frozen: list[nn.Module] = []
         # Not in checkpoints: the run's card states the normalisation, its configuration the filter.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
@@ -94,17 +101,17 @@ class Network(nn.Module):
 
     def prepare(self, images: Tensor) -> Tensor:
         """What `body` sees, `float [N, 1, S, S]`, of pixels 0 to 255 of any dtype: normalised, then filtered."""
-        images = self.normalise(images)
-        if self.low_pass == 1:
+        images, taps = self.normalise(images), self.low_pass if self.training else self.eval_low_pass
+        if taps == 1:
             return images
-        matrix = self._filter(images.shape[-1])
+        matrix = self._filter(taps, images.shape[-1])
         return matrix @ images @ matrix.T
 
-    def _filter(self, side: int) -> Tensor:
+    def _filter(self, taps: int, side: int) -> Tensor:
         """The filter's matrix for films of this side, kept from the first use on."""
-        name = f"filter_{side}"
+        name = f"filter_{taps}_{side}"
         if name not in self._buffers:
-            self.register_buffer(name, smoothing(self.low_pass, side).to(self.mean), persistent=False)
+            self.register_buffer(name, smoothing(taps, side).to(self.mean), persistent=False)
         return self.get_buffer(name)
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -55,6 +55,13 @@ class TrainConfig(Document):
         description="Taps along each axis of a fixed binomial filter before the first layer; 1: no filter. It removes "
         "fine detail that JPEG compression changes.",
     )
+    eval_low_pass: int | None = Field(
+        default=None,
+        ge=1,
+        le=31,
+        description="Taps of this filter outside training, odd; by default --low-pass. Training crops are enlarged, so "
+        "detail is coarser in them than in whole films, which can bear a longer filter.",
+    )
     epochs: int = Field(ge=1, le=10_000, description="Passes over the train films.")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Films per step and process.")
     accumulate: int = Field(
@@ -169,6 +176,8 @@ class TrainConfig(Document):
     def _consistent(self) -> Self:
         if self.augment != "robust" and (self.crop_size or self.read_size or self.mirror):
             raise ValueError("crop_size, read_size and mirror belong to augment 'robust'; set that, or leave them out")
+        if self.eval_low_pass is not None and self.eval_low_pass % 2 == 0:
+            raise ValueError(f"eval_low_pass ({self.eval_low_pass}) must be odd")
         if self.head_epochs >= self.epochs:
             raise ValueError(f"head_epochs ({self.head_epochs}) must be fewer than epochs ({self.epochs})")
         return self

@@ -23,6 +23,7 @@ def new_network(config: TrainConfig, classes: int, *, weights: str) -> tuple[Net
         dropout=config.dropout,
         drop_path=config.drop_path,
         low_pass=config.low_pass,
+        eval_low_pass=config.eval_low_pass,
     )
     if config.head_scale is not None:
         network.initialise_head(config.head_scale)

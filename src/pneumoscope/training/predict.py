@@ -29,6 +29,7 @@ def load_network(run: Path) -> Network:
         size=config.size,
         normalisation=card.normalisation,
         low_pass=config.low_pass,
+        eval_low_pass=config.eval_low_pass,
     )
     try:
         network.load_state_dict(weights)
