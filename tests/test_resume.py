@@ -18,6 +18,13 @@ from pneumoscope.training.config import make_config
 from pneumoscope.training.fit import train
 from samples import TINY
 
+
+@timm.models.register_model
+def tiny_resnet_with_dropout(**options: Any) -> Any:
+    """A network that draws from torch's global random state while it trains."""
+    return timm.create_model("test_resnet", **{**options, "drop_rate": 0.5})
+
+
 # Uses all the state that a resume must restore: order, augmentation, optimiser moments, schedule, weight average,
 # patience, best epoch.
 STATEFUL = {

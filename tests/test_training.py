@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,12 +29,6 @@ from pneumoscope.training.loss import weigh_classes
 from pneumoscope.training.module import rate_factor
 from pneumoscope.training.run_directory import load_card, load_config
 from samples import TINY
-
-
-@timm.models.register_model
-def tiny_resnet_with_dropout(**options: Any) -> Any:
-    """A network that draws from torch's global random state while it trains."""
-    return timm.create_model("test_resnet", **{**options, "drop_rate": 0.5})
 
 
 def test_the_run_directory_has_the_documented_files(tiny_run: Path, dataset: Dataset) -> None:

@@ -41,6 +41,8 @@ class Network(nn.Module):
         self.low_pass = low_pass
         self.eval_low_pass = low_pass if eval_low_pass is None else eval_low_pass
         self.frozen: list[nn.Module] = []
+        # Not buffers: a moving average of the weights pairs its buffers with the network's by their order.
+        self._filters: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
         # Not in checkpoints: the run's card states the normalisation, its configuration the filter.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
@@ -109,10 +111,10 @@ class Network(nn.Module):
 
     def _filter(self, taps: int, side: int) -> Tensor:
         """The filter's matrix for films of this side, kept from the first use on."""
-        name = f"filter_{taps}_{side}"
-        if name not in self._buffers:
-            self.register_buffer(name, smoothing(taps, side).to(self.mean), persistent=False)
-        return self.get_buffer(name)
+        key = (taps, side, self.mean.device, self.mean.dtype)
+        if key not in self._filters:
+            self._filters[key] = smoothing(taps, side).to(self.mean)
+        return self._filters[key]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels 0 to 255 of any dtype to `(pixel / 255 - mean) / std`."""
