@@ -57,7 +57,7 @@ def test_its_card_has_what_a_reader_must_know() -> None:
 def test_it_rejects_pictures_that_are_not_films(kind: Kind) -> None:
     engine = Engine.load(shipped_bundle())
     random = np.random.default_rng([77, *kind.encode()])
-    pictures = [draw(kind, random, 256, phantoms=False) for _ in range(25)]
+    pictures = [draw(kind, random, 256, phantoms=False) for _ in range(100)]
     predictions = list(engine.predict_many(ImageFile(name=kind, read=partial(encode_jpeg, each)) for each in pictures))
     assert {prediction.status for prediction in predictions} == {"rejected"}
     codes = [prediction.reason_codes[0] for prediction in predictions]
