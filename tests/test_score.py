@@ -25,7 +25,7 @@ from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.report import measure_drift
 from pneumoscope.score.archive_scoring import Resources, score_archives
 from pneumoscope.score.destination import FolderDestination
-from pneumoscope.score.dispatch import Dispatcher
+from pneumoscope.score.dispatch import Dispatcher, Event
 from pneumoscope.score.listing import Source, find_source
 from pneumoscope.score.processes import ProcessCrew
 from pneumoscope.score.summary import SUMMARY_FILE, Summary
@@ -124,6 +124,26 @@ def test_a_killed_driver_loses_and_doubles_nothing(films: Path, tiny_bundle: Pat
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     assert len(after) == total
     assert not list(out.glob(".partial-*"))
+
+
+def test_stdout_has_the_summary_only(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    command: Callable[..., SimpleNamespace],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray prints messages about lost nodes on the driver's stdout while films are scored."""
+    wait = ProcessCrew.wait
+
+    def talk(crew: ProcessCrew, seconds: float) -> list[Event]:
+        print("(raylet) Raylet is terminated.")
+        return wait(crew, seconds)
+
+    monkeypatch.setattr(ProcessCrew, "wait", talk)
+    films = make_films(tmp_path / "films", 4)
+    done = command("score", films, "--out", tmp_path / "out", "--bundle", tiny_bundle, "--format", "json")
+    assert json.loads(done.out)["films"] == 4
+    assert "Raylet is terminated" in done.err
 
 
 def test_workers_end_with_their_driver(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """`pneumoscope score`."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,17 +47,18 @@ def score_command(settings: "Score") -> None:
     listener.say(f"model: {choice.describe(contract)}")
     options = Options(**{name: getattr(settings, name) for name in Options.__dataclass_fields__})
     make_crew, resources = _crew(settings, listener)
-    summary = score_archives(
-        sources,
-        destination,
-        choice.folder,
-        options,
-        make_crew,
-        resources,
-        films_per_shard=settings.shard_films,
-        remove_others=settings.remove_others,
-        listener=listener,
-    )
+    with redirect_stdout(sys.stderr):  # Ray prints messages about lost nodes, and stdout is for the summary
+        summary = score_archives(
+            sources,
+            destination,
+            choice.folder,
+            options,
+            make_crew,
+            resources,
+            films_per_shard=settings.shard_films,
+            remove_others=settings.remove_others,
+            listener=listener,
+        )
     show_summary(summary, destination.address, settings.form)
 
 
