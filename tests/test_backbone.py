@@ -75,6 +75,7 @@ def test_the_filter_of_evaluation_can_differ_from_that_of_training() -> None:
     for training, taps in ((True, 3), (False, 7), (True, 3)):
         expected, _ = build("test_resnet", classes=3, size=64, low_pass=taps)
         torch.testing.assert_close(network.train(training).prepare(images), expected.prepare(images))
+    assert network.double().prepare(images).dtype == torch.float64  # the filters are converted with the network
 
 
 def test_vgg_freezes_its_convolutions_only() -> None:

@@ -1,12 +1,14 @@
 """The network: one grey channel in, normalisation and low-pass filter inside, logits out."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the common base of all batch norms
+from typing_extensions import override
 
 from pneumoscope.contract import Normalisation
 
@@ -41,8 +43,8 @@ class Network(nn.Module):
         self.low_pass = low_pass
         self.eval_low_pass = low_pass if eval_low_pass is None else eval_low_pass
         self.frozen: list[nn.Module] = []
-        # Not buffers: a moving average of the weights pairs its buffers with the network's by their order.
-        self._filters: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
+        # By taps and side. Not buffers: a moving average of the weights pairs its buffers with the network's by order.
+        self._filters: dict[tuple[int, int], Tensor] = {}
         # Not in checkpoints: the run's card states the normalisation, its configuration the filter.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
@@ -110,11 +112,17 @@ class Network(nn.Module):
         return matrix @ images @ matrix.T
 
     def _filter(self, taps: int, side: int) -> Tensor:
-        """The filter's matrix for films of this side, kept from the first use on."""
-        key = (taps, side, self.mean.device, self.mean.dtype)
-        if key not in self._filters:
-            self._filters[key] = smoothing(taps, side).to(self.mean)
-        return self._filters[key]
+        """The filter's matrix for films of this side, kept from the first use on: `torch.compile` cannot make it."""
+        if (taps, side) not in self._filters:
+            self._filters[taps, side] = smoothing(taps, side).to(self.mean)
+        return self._filters[taps, side]
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the filters with the network, as torch does with buffers."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._filters = {key: fn(matrix) for key, matrix in self._filters.items()}
+        return self
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels 0 to 255 of any dtype to `(pixel / 255 - mean) / std`."""

@@ -241,8 +241,10 @@ def _try_out(network: Network, config: TrainConfig) -> None:
     sides = {config.crop_size or config.size: "--crop-size", config.size: "--size"}
     for side, option in sides.items():
         try:
+            images = torch.zeros(1, 1, side, side, dtype=torch.uint8)
             with torch.no_grad():
-                network.eval()(torch.zeros(1, 1, side, side, dtype=torch.uint8))
+                network.train().prepare(images)  # makes training's low-pass filter before the network is compiled
+                network.eval()(images)
         except (RuntimeError, AssertionError, ValueError) as failure:
             remedy = "try 224" if option == "--size" else "leave it out"
             raise UsageError(f"--arch {config.arch} cannot take {option} {side} ({failure}); {remedy}.") from failure
