@@ -49,8 +49,8 @@ class Candidates:
 class FilmsFound:
     """The candidates of each source.
 
-    `label_summary` states how label files were read, or is None if there are none; `without_file` is the number of
-    images that they name and that are not in any source.
+    `label_summary` states how label files were read (None: no label files were given). `without_file` is the number of
+    images in them that no source has.
     """
 
     candidates: tuple[Candidates, ...]

@@ -59,8 +59,8 @@ class SourceSummary:
 class PrepareSummary:
     """The result of `prepare`. `counts[split][label]` is (films, patients).
 
-    `labels` states how label files were read, or is None if there are none; `without_file` is the number of images that
-    they name and that are not in any source.
+    `labels` states how label files were read (None: no label files were given). `without_file` is the number of images
+    in them that no source has.
     """
 
     classes: tuple[str, ...]

@@ -116,9 +116,9 @@ def export(
     """Write the bundle of a finished run.
 
     The bundle is written only if ONNX Runtime's probabilities equal PyTorch's within `PARITY_TOLERANCE` on up to
-    `PARITY_FILMS` validation films (or train films, if there are none), evenly spaced over the split, and, in int8, if
-    it answers like fp32 (see `quantise`). The films of the evidence or, without evidence, of the validation split set
-    the calibration and the decision's thresholds.
+    `PARITY_FILMS` films, evenly spaced over the validation split or, without one, over the train split. An int8 model
+    must also answer like the fp32 one (see `quantise`). The films of the evidence or, without evidence, of the
+    validation split set the calibration and the decision's thresholds.
 
     Args:
         run: a finished run directory.
@@ -227,7 +227,7 @@ def _add_gate(dataset: Dataset, subject: _Subject, path: Path, listener: Listene
 
 
 def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listener: Listener) -> Comparison:
-    """The films to compare on: validation films or, if there are none, train films.
+    """The films to compare on: validation films, or train films of a data set without a validation split.
 
     Train films are enough to compare two forms of one network, though not to evaluate it.
     """

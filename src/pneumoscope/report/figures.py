@@ -38,8 +38,8 @@ _GROUP = "group_"
 class Cutoff:
     """A rule that calls films positive for a class or group, `of`.
 
-    A film is positive if the probability of `of` is at least the threshold or, if there is none, if the most probable
-    class is `of` or belongs to it.
+    With a threshold, a film is positive if the probability of `of` reaches it. Without one, a film is positive if its
+    most probable class is `of` or belongs to `of`.
     """
 
     name: str

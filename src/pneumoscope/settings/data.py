@@ -102,7 +102,7 @@ class PrepareConfig(Document):
     class_folder: FolderLevel | None = Field(
         default=None,
         description="Which of several nested folders names the class; by default the first one below a split's folder, "
-        "or the innermost one where there is none. Unclear folders are an error until this option is given.",
+        "and without such folders the innermost one. Unclear folders are an error until this option is given.",
     )
     split_folders: Annotated[
         dict[Text, SplitFolder], BeforeValidator(_parse_splits), Spelling(names=("--split-folder",), kind=list[str])
