@@ -3,9 +3,9 @@
 import json
 import random
 import socket
+import subprocess
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,9 +20,6 @@ from pneumoscope.metrics import cross_entropy, softmax
 from pneumoscope.training.inputs import CachedFilms, EpochOrder, make_loaders
 from pneumoscope.training.world import World
 
-if TYPE_CHECKING:
-    import subprocess
-
 OTHER_FAILED = "another process of this training has failed or is gone; its own message says why."
 
 
@@ -35,14 +32,25 @@ def two_hosts(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tup
     processes = start_on(hosts, [dataset.root] * 2, arguments)
     hosts[0].wait_for_epoch(1, processes[0])
     processes[1].terminate()
-    assert 0 not in [process.wait(TIMEOUT) for process in processes]
+    assert 0 not in exit_codes(processes, hosts)
     assert [paths_in(host.base / "model") for host in hosts] == [[], []]
     assert hosts[0].reason == OTHER_FAILED
     assert not (hosts[1].base / "output/failure").exists()  # it was stopped; it did not fail
     assert "forcefully" not in hosts[1].output  # torchrun's message when it has to kill processes
     processes = start_on(hosts, [dataset.root] * 2, arguments)
-    assert [process.wait(TIMEOUT) for process in processes] == [0, 0], hosts[0].output + hosts[1].output
+    assert exit_codes(processes, hosts) == [0, 0], hosts[0].output + hosts[1].output
     return hosts
+
+
+def exit_codes(processes: list[subprocess.Popen[bytes]], hosts: tuple[Container, Container]) -> list[int]:
+    """Wait for the processes; if one hangs, end all and fail with what they printed."""
+    try:
+        return [process.wait(TIMEOUT) for process in processes]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"a process hangs.\nFirst host:\n{hosts[0].output}\nSecond host:\n{hosts[1].output}")
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def _free_port() -> int:
@@ -58,7 +66,7 @@ def _free_port() -> int:
 
 def start_on(
     hosts: tuple[Container, Container], channels: list[Path], arguments: list[str]
-) -> "list[subprocess.Popen[bytes]]":
+) -> list[subprocess.Popen[bytes]]:
     """Start a job's process on each host. The hosts are two names of this machine, each with its own folders."""
     names = ["127.0.0.1", "localhost"]
     cluster = {"SM_HOSTS": json.dumps(names), pipeline.PORT_VARIABLE: str(_free_port())}
@@ -104,7 +112,7 @@ def test_a_host_that_lost_the_other_one_reports_that_it_is_not_the_cause(dataset
     hosts = (Container(tmp_path / "first"), Container(tmp_path / "second"))
     (tmp_path / "empty").mkdir()
     processes = start_on(hosts, [dataset.root, tmp_path / "empty"], as_arguments(HYPERPARAMETERS))
-    assert 0 not in [process.wait(TIMEOUT) for process in processes]
+    assert 0 not in exit_codes(processes, hosts)
     assert hosts[1].reason.startswith("no usable image found")
     assert hosts[0].reason == OTHER_FAILED
     assert hosts[1].output.splitlines()[-1] == f"error: {hosts[1].reason}"
