@@ -90,6 +90,9 @@ class Handler(BaseHTTPRequestHandler):
     def always_busy(self, _: int) -> None:
         self.respond(503)
 
+    def busy_later(self, attempt: int) -> None:
+        self.respond(503) if attempt > 1 else self.send_range()
+
     def breaks(self, attempt: int) -> None:
         """Send a third of the file and close the connection, every time."""
         self.send_range(stop_after=len(self.server.content) // 3 + attempt)

@@ -121,6 +121,13 @@ def test_an_unknown_window_function_and_an_unusable_rescale_are_noted() -> None:
     np.testing.assert_array_equal(film.luma, rounded((GREY - 127.5) / 255 + 0.5))
 
 
+def test_an_unknown_window_function_cannot_make_a_negative() -> None:
+    """It is read as LINEAR, whose divisor, the width minus 1, is negative for narrower windows."""
+    film = read_radiograph(dicom(GREY, WindowCenter=128, WindowWidth=0.5, VOILUTFunction="CUBIC"))
+    np.testing.assert_array_equal(film.luma, GREY)
+    assert film.notes == (Reason("note", "the DICOM's window is unusable and was ignored."),)
+
+
 def test_a_negative_slope_inverts_eight_bits_too() -> None:
     np.testing.assert_array_equal(read_luma(dicom(GREY, RescaleSlope=-1, RescaleIntercept=255)), 255 - GREY)
 

@@ -81,6 +81,16 @@ def test_films_already_present_are_not_fetched_again(version3_zip: Path, tmp_pat
             fetch_version3(server, "good", tmp_path / "two")
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "tries"), [("always-busy", QUICK.first_attempts), ("busy-later", QUICK.attempts)]
+)
+def test_a_server_that_has_answered_before_is_tried_more_often(
+    version3_zip: Path, behaviour: str, tries: int, tmp_path: Path
+) -> None:
+    with serving(version3_zip.read_bytes()) as server, pytest.raises(ArchiveError, match=f"tried {tries} times"):
+        fetch_version3(server, behaviour, tmp_path / "chest")
+
+
 @pytest.mark.usefixtures("small_reads")
 def test_stray_files_in_the_part_folder_are_not_kept(version3_zip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chest.part" / "CellData" / "chest_xray" / "train" / "NORMAL"

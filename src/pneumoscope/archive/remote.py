@@ -68,6 +68,7 @@ class Remote:
 
     def __init__(self, url: str, *, policy: RetryPolicy = DEFAULT_RETRY, say: Callable[[str], None]) -> None:
         self.url, self.policy, self.say = url, policy, say
+        self._answered = False  # whether the server has ever sent anything
         # Without "identity", ranges and sizes could be those of a compressed transfer.
         headers = {"Accept-Encoding": "identity", "User-Agent": "pneumoscope"}
         try:
@@ -151,23 +152,27 @@ class Remote:
         Raises:
             ArchiveError: too many failures in a row without a new byte.
         """
-        failures, begun = 0, progress()
-        furthest = begun
+        failures, furthest = 0, progress()
         while True:
             try:
-                return attempt()
+                result = attempt()
             except TransferInterrupted as failure:
                 # A download over a bad line may break often; only failures without a new byte count.
                 failures = 0 if progress() > furthest else failures + 1
+                self._answered |= progress() > furthest
                 furthest = max(furthest, progress())
-                limit = self.policy.attempts if furthest > begun else self.policy.first_attempts
+                limit = self.policy.attempts if self._answered else self.policy.first_attempts
                 if failures >= limit:
-                    hint = "Whatever is already on the disk is kept." if progress() else "Is this machine online?"
+                    known = self._answered or progress()
+                    hint = "Whatever is already on the disk is kept." if known else "Is this machine online?"
                     raise ArchiveError(
                         f"{self.url} cannot be fetched ({failure}; tried {failures} times). "
                         f"{hint} Run the same command again to continue, or pass --url with a mirror."
                     ) from failure
                 self._wait(failure, failures)
+            else:
+                self._answered = True
+                return result
 
     def _wait(self, failure: TransferInterrupted, failures: int) -> None:
         policy = self.policy

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 _SHAPES = frozenset({"IDENTITY", "INVERSE"})
+_ANY_WIDTH = frozenset({"SIGMOID", "LINEAR_EXACT"})
 _CHECK_LUNGS = "this was applied, but check that the lungs are dark."
 _LUTS = {"ModalityLUTSequence": "Modality", "VOILUTSequence": "VOI"}
 
@@ -196,9 +197,10 @@ def _renderings(values: Values, dataset: "Dataset", layout: Layout) -> Iterator[
 def _windows(dataset: "Dataset") -> tuple[list[tuple[float, float]], bool]:
     """Centre and width of each usable window, and whether the file has only unusable ones.
 
-    A width must be at least 1 for LINEAR and above 0 for other functions (C.11.2.1.2, C.11.2.1.3).
+    A width must be above 0 for SIGMOID and LINEAR_EXACT, and at least 1 for LINEAR, as which any other term is read
+    (C.11.2.1.2, C.11.2.1.3).
     """
-    least = 1 if (text(dataset, "VOILUTFunction") or "LINEAR") == "LINEAR" else 0
+    least = 0 if text(dataset, "VOILUTFunction") in _ANY_WIDTH else 1
     centres, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     usable = [
         (centre, width)
