@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ray_nodes import AGENTS, PATIENT
+from ray_nodes import AGENTS, LONG_LIMITS
 
 _TIMEOUT_SECONDS = 240.0
 _NODE_TRIES, _NODE_SECONDS = 4, 90.0
@@ -89,7 +89,7 @@ class Cluster:
         with (self._folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [_RAY, "start", *options, *fixed],
-                env=os.environ | PATIENT | self._environment,
+                env=os.environ | LONG_LIMITS | self._environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

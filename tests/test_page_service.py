@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from browsing import SECONDS, VERDICT, add, opened
+from browsing import TIMEOUT_MS, VERDICT, add, opened
 from service import Service, serving
 
 
@@ -42,7 +42,7 @@ def test_the_page_survives_a_restart_of_the_server(
         with serving(tiny_bundle, "--port", port):
             page.get_by_role("button", name="Try again").click()
             for row in page.locator("#queue .outcome").all():
-                expect(row).to_have_text(VERDICT, timeout=SECONDS)
+                expect(row).to_have_text(VERDICT, timeout=TIMEOUT_MS)
             expect(page.locator("#trouble")).to_be_empty()
 
 
@@ -79,7 +79,7 @@ def test_the_page_retries_while_the_server_is_busy(
         page.route("**/v1/predictions*", busy_twice)
         page.set_input_files("#files", str(page_films["film.jpeg"]))
         expect(page.locator("#queue .outcome")).to_contain_text("The server is busy")
-        expect(page.locator("#queue .outcome")).to_have_text(VERDICT, timeout=SECONDS)
+        expect(page.locator("#queue .outcome")).to_have_text(VERDICT, timeout=TIMEOUT_MS)
         assert attempts == 3
 
 
