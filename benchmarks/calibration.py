@@ -3,7 +3,7 @@
 python benchmarks/calibration.py EVIDENCE.npz
 
 Everything is cross-fitted: calibration and thresholds for each fold's films are fitted to the other folds' films.
-Films are weighted to the evidence's prior, except for accuracy and the answered share, which count every film once.
+NLL and ECE weight the films to the evidence's prior; all other figures count every film once.
 Intervals are of the difference between two methods on the same films, by a bootstrap over patients.
 """
 
@@ -86,7 +86,7 @@ def cross_fitted(films: HeldOutFilms, logits: Floats, method: str) -> Floats:
 def dirichlet(films: HeldOutFilms, logits: Floats) -> Floats:
     """Full Dirichlet calibration (Kull et al. 2019, arXiv:1910.12656): a linear map of the log-probabilities.
 
-    Off-diagonal entries are regularised (ODIR, with a weight of 0.001).
+    Off-diagonal entries are regularised with a weight of 0.001, as in ODIR; the intercept, unlike there, is not.
     """
     classes = logits.shape[1]
     known = np.log(np.clip(metrics.softmax(films.logits), 1e-12, 1))

@@ -4,9 +4,9 @@
 
 FOLDS is a finished cross-validation of DATASET with the default --folds 5 and --fold-seed 0. For each fold, a gate is
 fitted to the fold's network and train films, as `export` does it. It is then applied to the fold's held-out films, as
-they are, as stress films and with each fault, and to pictures: newly drawn ones, and those of each FOLDER, which should
-be rejected with the code KIND. For each FOLDER, a second row shows the codes that follow from the gate's scores alone,
-without its measures of texture.
+they are, as stress films, varied and with each fault, and to pictures: newly drawn ones, and those of each FOLDER,
+which should be rejected with the code KIND. For each FOLDER, a second row shows the codes that follow from the gate's
+scores alone, without its measures of texture.
 """
 
 import argparse

@@ -128,7 +128,8 @@ def try_out(python: Path, version: str) -> None:
     """Use a clean installation as a newcomer would, in a new folder outside the source tree.
 
     Raises:
-        ReleaseError: the version, the shipped bundle, its answer to a drawing or the import of the engine is wrong.
+        ReleaseError: the version, the shipped bundle, its decision on a drawing or the import of the engine (which must
+            not need torch) is wrong.
     """
     command = python.with_name(NAME)
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that serves a file correctly, or with a chosen fault; and how to run any other."""
+"""A real HTTP server on this machine, which serves a file correctly or with a chosen fault; helpers for any server."""
 
 import hashlib
 import random

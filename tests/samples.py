@@ -67,7 +67,7 @@ def make_zip(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def small_films(patients: int = 6) -> dict[str, bytes]:
-    """Small phantoms as JPEG by version 2 names: two films per patient, with train and test parts."""
+    """Small phantoms as JPEG under version 2 names, in train and test parts: per class, two films of each patient."""
     members = {}
     for patient in range(1, patients + 1):
         part = "test" if patient % 3 == 0 else "train"

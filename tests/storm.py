@@ -194,7 +194,7 @@ def endless_bodies(service: Service) -> None:
 
 
 def require_health(service: Service) -> None:
-    """Check that the service is ready, and that it answers a film."""
+    """Check that the service is ready, and that it decides on a film."""
     assert service.get("/readyz").status == 200
     data = encode_jpeg(film("virus", patient=2, size=(64, 64)))
     assert service.post("/v1/predictions", data).status == 200

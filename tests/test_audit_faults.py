@@ -54,11 +54,11 @@ def test_a_leak_between_train_and_val_of_an_unprepared_folder(
 
 
 def test_conflicting_labels_and_duplicates_within_a_split(tmp_path: Path) -> None:
-    two = small_films(6)
-    virus = next(name for name in two if "person1_virus" in name)
-    two["chest_xray/train/PNEUMONIA/person1_bacteria_99.jpeg"] = two[virus]
-    two["chest_xray/train/NORMAL/IM-0001-0009.jpeg"] = two["chest_xray/train/NORMAL/IM-0001-0000.jpeg"]
-    found = audit_leaks(make_zip(tmp_path / "a.zip", two))
+    members = small_films(6)
+    virus = next(name for name in members if "person1_virus" in name)
+    members["chest_xray/train/PNEUMONIA/person1_bacteria_99.jpeg"] = members[virus]
+    members["chest_xray/train/NORMAL/IM-0001-0009.jpeg"] = members["chest_xray/train/NORMAL/IM-0001-0000.jpeg"]
+    found = audit_leaks(make_zip(tmp_path / "a.zip", members))
     assert films_of(found, "conflicting-labels") == {virus, "chest_xray/train/PNEUMONIA/person1_bacteria_99.jpeg"}
     assert "chest_xray/train/NORMAL/IM-0001-0009.jpeg" in films_of(found, "duplicates")
     assert "duplicate-crosses-splits" not in codes(found)

@@ -87,7 +87,7 @@ def test_a_test_part_that_differs_from_train_is_a_warning(phantom_members: dict[
     assert "shift-intensity-normal" in codes(found, "warning")
 
 
-def test_a_class_missing_from_the_test_split_has_no_task(phantom_members: dict[str, bytes], tmp_path: Path) -> None:
+def test_without_test_normals_pneumonia_or_not_is_no_task(phantom_members: dict[str, bytes], tmp_path: Path) -> None:
     some = {name: held for name, held in phantom_members.items() if "/test/NORMAL" not in name}
     found = audit(make_zip(tmp_path / "a.zip", some))
     tested = {row.task for row in found.shortcuts if row.tested_on == "test"}

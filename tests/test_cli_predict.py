@@ -199,7 +199,7 @@ def test_evaluate_at_a_coverage(command: Command, tiny_bundle: Path, dataset: Da
     assert_fails(missing, 2, "coverage 0.5 is not in this model's table")
 
 
-def test_an_unreadable_file_is_rejected_by_name(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_alone_is_rejected(command: Command, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "ok.jpeg").write_bytes(FILM)
     done = command("predict", "--bundle", tiny_bundle, tmp_path, "--format", "json")

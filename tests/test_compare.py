@@ -52,7 +52,7 @@ def test_a_better_model_is_better_by_accuracy_and_by_loss(scored: SplitResults) 
     )
     differences = {each.figure: each for each in found.differences}
     assert differences["accuracy"].verdict == differences["macro_auroc"].verdict == "better"
-    assert differences["cross_entropy"].verdict == "better"  # which is lower
+    assert differences["cross_entropy"].verdict == "better"  # a lower cross-entropy is the better one
     assert differences["cross_entropy"].difference.value is not None
     assert differences["cross_entropy"].difference.value < 0
     turned = compare(

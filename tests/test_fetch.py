@@ -213,7 +213,7 @@ def test_a_complete_part_is_finished_without_a_known_size(server: Server, tmp_pa
     ("behaviour", "error"),
     [("to-nowhere", UsageError), ("to-ftp", UsageError), ("long-numbers", ArchiveError)],
 )
-def test_unusual_responses_give_a_one_sentence_error(
+def test_unusual_responses_give_our_own_error_and_no_file(
     server: Server, behaviour: str, error: type[Exception], tmp_path: Path
 ) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:10])

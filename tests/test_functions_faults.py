@@ -27,10 +27,8 @@ from pneumoscope.aws.functions.shared import Settings
 from pneumoscope.errors import UsageError
 
 
-def test_one_invalid_record_does_not_stop_the_others(
-    local: LocalCloud, with_endpoint: Function, bucket: Bucket
-) -> None:
-    """The event comes again because of the bad one; what is done stays done."""
+def test_invalid_records_do_not_stop_the_others(local: LocalCloud, with_endpoint: Function, bucket: Bucket) -> None:
+    """The event comes again because of the bad ones; what is done stays done."""
     films = {"a": FILM, "b": TEXT, "c": FILM, "d": FILM}
     event = from_s3(BUCKET, *[bucket.put(data, name)["detail"]["object"]["key"] for name, data in films.items()])
     del event["Records"][0]["s3"]
@@ -68,7 +66,7 @@ def test_a_film_waits_for_a_stopped_endpoint_as_a_dead_letter(
 
 
 def test_a_dead_letter_can_be_sent_again(with_endpoint: Function, bucket: Bucket) -> None:
-    """In Lambda's record of an event that failed ("Lambda: capturing records of asynchronous invocations")."""
+    """Lambda wraps a failed event in a record ("Lambda: capturing records of asynchronous invocations")."""
     letter = {
         "version": "1.0",
         "timestamp": "2026-11-23T12:00:00.000Z",

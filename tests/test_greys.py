@@ -69,7 +69,7 @@ def test_another_window_of_the_file_is_tried_before_a_refusal() -> None:
     assert "VOI LUT leaves 100 % of the film black, so the DICOM's window was used" in notes(both)[0]
 
 
-def test_a_lut_that_uses_fewer_bits_than_it_states_is_read_by_those() -> None:
+def test_a_lut_that_uses_fewer_bits_than_it_states_is_read_by_the_bits_it_uses() -> None:
     shallow = chest(VOILUTSequence=table(0, 12, np.arange(4096)))
     deep = chest(VOILUTSequence=table(0, 16, np.arange(4096) // 64))
     assert np.abs(deep.luma.astype(int) - shallow.luma).max() <= 4

@@ -159,7 +159,7 @@ def test_each_host_starts_one_process_per_gpu() -> None:
     assert not pipeline.needs_launch(single, {})
 
 
-def test_ranks_share_an_epoch_and_validation_without_repeating_a_film() -> None:
+def test_ranks_share_an_epoch_without_repeating_a_film() -> None:
     def of_rank(rank: int, epoch: int) -> list[int]:
         order = EpochOrder(23, seed=3, rank=rank, ranks=4)
         order.set_epoch(epoch)

@@ -62,7 +62,7 @@ def test_the_documented_role_allows_what_a_job_needs_and_no_more(
             somebody.client("iam").list_users()
 
 
-def test_the_documented_user_can_run_every_command(
+def test_the_documented_user_can_upload_train_deploy_list_and_remove(
     shared_cloud: LocalCloud, dataset: Dataset, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     become_documented_user(shared_cloud, monkeypatch)

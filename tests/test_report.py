@@ -149,7 +149,7 @@ def test_a_report_on_a_runs_own_films_has_a_prominent_warning(
 
 
 def test_a_film_that_cannot_be_decoded_is_listed(tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """The manifest has the damaged file's hash: the file was damaged before, or another reader could decode it."""
+    """The manifest has the damaged file's hash, as if another decoder could read it when the data set was made."""
     root = Path(shutil.copytree(dataset.root, tmp_path / "data"))
     spoilt = dataset.split("test")[0]
     (root / spoilt.path).write_bytes(b"no image")

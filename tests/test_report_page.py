@@ -85,7 +85,7 @@ def test_the_page_is_self_contained_and_small(report: Path) -> None:
         "ROC curves",
         "Precision-recall",
         "Reliability",
-        "Accuracy against coverage",
+        "Accuracy of the answered films",
         "Decision curve",
     ):
         assert f'aria-label="{title}' in text, title
@@ -113,7 +113,7 @@ def test_a_page_with_a_dozen_large_pictures_stays_small(report: Path) -> None:
     assert len(text.encode()) < 3_000_000
 
 
-def test_names_of_films_and_classes_are_escaped(report: Path) -> None:
+def test_class_names_and_notes_are_escaped(report: Path) -> None:
     stored = Report.model_validate_json((report / "report.json").read_bytes())
     name = '<img src=x onerror="alert(1)">'
     classes = (name, *stored.classes[1:])

@@ -24,7 +24,7 @@ KIND = "application/x-image"  # the content type that `aws score` sets
 
 @pytest.fixture(scope="module")
 def batch(tiny_bundle: Path) -> Iterator[Service]:
-    """The service as a transform job runs it: its model sets the variable."""
+    """The service as a transform job runs it: the job's SageMaker model sets these variables."""
     with serving(tiny_bundle, environment={BATCH_VARIABLE: "decisions", MAX_BYTES_VARIABLE: str(LIMIT)}) as running:
         yield running
         assert "Traceback" not in running.log

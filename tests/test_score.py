@@ -278,7 +278,7 @@ def test_a_film_that_has_changed_since_the_manifest_is_rejected(dataset: Dataset
             read(entry._replace(stamp="0" * 64))
 
 
-def test_names_depend_on_films_model_and_options(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_names_of_shards_depend_on_films_and_options(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     def names(**changes: object) -> list[str]:
         return [each.name for each in shards_of(source_of(films), tiny_bundle, replace(Options(), **changes))]  # type: ignore[arg-type]
 

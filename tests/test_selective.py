@@ -1,4 +1,4 @@
-"""Accuracy against coverage and figures of prediction sets, against their definitions."""
+"""Curves of accuracy over coverage, and figures of prediction sets, compared with their definitions."""
 
 import numpy as np
 import pytest

@@ -161,7 +161,7 @@ def test_heat_map_as_numbers_and_as_a_picture(service: Service, tiny_bundle: Pat
 
 
 def test_preview_is_the_film_as_it_was_read(service: Service) -> None:
-    """Upright, MONOCHROME1 inverted, in 8 bits: a browser could not show a DICOM file so."""
+    """Upright, MONOCHROME1 inverted, in 8 bits: a browser could not show the DICOM file itself."""
     values = np.linspace(100, 3000, 90 * 80).reshape(90, 80).astype(np.uint16)
     for photometric, rising in (("MONOCHROME2", True), ("MONOCHROME1", False)):
         body = dicoms.dicom(values, PhotometricInterpretation=photometric)

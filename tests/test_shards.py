@@ -21,7 +21,7 @@ def test_shards_have_about_the_number_of_films(films: int) -> None:
     assert all(films // 2 <= size <= films * 5 // 2 for size in sizes[:-1])
 
 
-def test_an_added_film_changes_one_shard() -> None:
+def test_an_added_film_changes_at_most_three_shards() -> None:
     entries = [Entry(f"{number:06d}.jpeg", 1, "1") for number in range(5000)]
     before = {tuple(group) for group in cut(entries, 100)}
     assert sum(map(len, before)) == 5000

@@ -157,7 +157,7 @@ CAPSTONE = {
 }
 
 
-def test_recipes_are_the_capstones() -> None:
+def test_four_recipes_repeat_the_capstones_settings() -> None:
     assert set(recipe_names()) == {*CAPSTONE, "quick", "pneumoscope-base"}
     for name, (arch, freeze, epochs) in CAPSTONE.items():
         config = make_config(load_recipe(name), {})

@@ -266,7 +266,9 @@ class _Download:
         return announced if expected is None else expected
 
     def _start_over(self, response: RangeResponse, held: int, total: int | None) -> None:
-        """Drop the bytes held if the response is the whole file, or states that they are longer than it (status 416).
+        """Drop the bytes held if the response is the whole file of a known size, or if they are longer than the file.
+
+        Status 416 states the latter.
 
         Raises:
             TransferInterrupted: the response is anything else, or the bytes held were longer than the file.

@@ -205,7 +205,7 @@ def read_from(opener: Callable[[Any], IO[bytes]], what: Any, count: int, *, mess
     """Read at most `count` bytes of what `opener` opens.
 
     Raises:
-        DamagedError: they cannot be read; its text begins with `message`.
+        DamagedError: the bytes cannot be read; the error's text begins with `message`.
     """
     try:
         with opener(what) as stream:

@@ -44,7 +44,7 @@ DEFAULT_RETRY = RetryPolicy()
 
 
 class TransferInterrupted(Exception):  # noqa: N818  # not an error yet: the request is repeated
-    """A request failed for a reason that may be temporary; `wait` is the least time before the next one, in seconds."""
+    """A request failed for a reason that may be temporary; `wait`: how many seconds the server asks to wait, or 0."""
 
     def __init__(self, why: str, *, wait: float = 0.0) -> None:
         super().__init__(why)

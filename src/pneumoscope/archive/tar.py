@@ -72,7 +72,8 @@ def open_tar(path: Path, *, max_bytes: int, name_encoding: str | None) -> Iterat
     members could not be read in arbitrary order.
 
     Raises:
-        ArchiveError: it is not a tar archive, is truncated or damaged, or unpacks to more than 200 times its size.
+        ArchiveError: it is not a tar archive, is truncated or damaged, or unpacks to more than 200 times its size and
+            more than a megabyte.
         UsageError: see `decode_names`.
     """
     opener = _opener(_head(path))

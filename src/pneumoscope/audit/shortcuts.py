@@ -169,7 +169,7 @@ def _baselines(
 
 
 def _shifts(pool: Pool, features: str, listener: Listener) -> Iterator[Shift]:
-    """Per class: how well a classifier distinguishes its train films from its test films."""
+    """Per class: how well a classifier distinguishes the class's train films from the class's test films."""
     for index, label in enumerate(pool.classes):
         films = pool.subset(pool.truth == index)
         tested = films.in_split(TEST).astype(np.int64)

@@ -67,7 +67,7 @@ def _show_drawings(choice: Choice, predictions: "list[Prediction]") -> None:
     typer.echo(f"model: {choice.describe(load_contract(choice.folder))}")
     for _ in show_predictions(predictions, "table"):  # it prints while it is iterated
         pass
-    typer.echo("These are drawings, not radiographs: the answers only show that everything runs.")
+    typer.echo("These are drawings, not radiographs: the decisions only show that everything runs.")
 
 
 def export_command(settings: "Export") -> None:

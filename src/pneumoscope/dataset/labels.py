@@ -324,7 +324,7 @@ def _refuse_names(findings: set[str], rule: TableRule) -> None:
 
 
 def _refuse_unused(rule: TableRule, rows: Mapping[str, _ImageRows]) -> None:
-    """Raise UsageError if no image has a finding of some class: the map has a mistake, or is for another set."""
+    """Raise UsageError if a class has no image with any of its findings: the map is wrong, or is for another set."""
     # Findings of all readings count, also those that no majority shares: the map is right if they occur at all.
     there = {fold(each) for row in rows.values() for findings in row.readings.values() for each in findings}
     for name, findings in rule.classes.items():

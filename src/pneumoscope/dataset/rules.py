@@ -1,4 +1,4 @@
-"""How a table of labels is read: by the rule of a public set that its columns show, or by the user's rule."""
+"""How a table of labels is read: by the rule of a public set, recognised by its columns, or by the user's rule."""
 
 import tomllib
 from collections import Counter

@@ -231,7 +231,8 @@ def _is_at_gate(outputs: GoldenOutputs | None, gate: Gate | None, tolerance: flo
 def _is_close(case: GoldenCase, prediction: Prediction, row: CoverageRow, tolerance: float) -> bool:
     """Whether the tolerance may change the decision.
 
-    It may if the two largest probabilities are close, or a class or a group's side is close to its threshold.
+    It may if the two largest probabilities are close to each other, or if the probability of a class, of a group, or of
+    all classes outside a group is close to its threshold.
     """
     if not case.probabilities or not prediction.probabilities:
         return False

@@ -33,7 +33,7 @@ from pneumoscope.phantom import encode_jpeg
 from pneumoscope.progress import SILENT, Listener
 
 _SCORE_WEIGHT = 0.25  # of the gate's own score, besides the textures
-_PENALTY = 0.1  # scikit-learn's C
+_PENALTY = 0.1  # scikit-learn's C, the inverse of the penalty's strength
 _FEWEST = 40  # pictures of each source
 _CONTRAST = 40  # least difference of a logo's greys from its background
 _Box = tuple[float, float, float, float]
@@ -278,7 +278,7 @@ class _Window:
         self._text(0.3 * self.image.width, 0.2 * tall, 3)
 
     def row(self) -> None:
-        """Draw a label and, often, a field, a box, a highlighted row or a line."""
+        """Draw a label and, often, a field, a box or a line; sometimes a bar that covers the label."""
         wide, y, letter = self.image.width, self.y, self.letter
         self._text(float(self.random.choice([8, 20, wide * 0.1, wide * 0.4])), y, int(self.random.integers(1, 6)))
         match int(self.random.integers(10)):

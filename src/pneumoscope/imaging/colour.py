@@ -69,7 +69,7 @@ def transparent_share(image: ImageFile) -> float:
 
 
 def has_shape(image: ImageFile) -> bool:
-    """Whether a loaded file's pixels differ in transparency."""
+    """Whether a loaded file's pixels differ in transparency, so that they draw a shape."""
     if not image.has_transparency_data or image.mode not in _WITH_ALPHA:
         return False
     least, most = image.convert("RGBA").getchannel("A").getextrema()

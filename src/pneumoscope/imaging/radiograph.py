@@ -23,7 +23,7 @@ DECODE_ERRORS: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Sizes beyond which a file is refused before it is decoded: bytes, pixels, and pixels of the shorter side."""
+    """A file is refused before it is decoded if it has more bytes or pixels, or a shorter side of fewer pixels."""
 
     max_bytes: int = 100_000_000
     max_pixels: int = 100_000_000

@@ -93,8 +93,8 @@ class OperatingPoint(Document):
     name: Text
     of: Text
     threshold: float | None = Field(
-        description="Least probability at which a film is called positive; null: it is if its most probable class is "
-        "the class `of`, or in the group `of`."
+        description="Least probability at which a film is called positive; null: a film is called positive if its "
+        "most probable class is the class `of`, or in the group `of`."
     )
     sensitivity: Figure
     specificity: Figure
@@ -131,7 +131,7 @@ class Decisions(Document):
 
 
 class UndecodableFilm(Document):
-    """A film that could not be decoded."""
+    """A film that did not reach the model: it could not be decoded, or was rejected before the model was run."""
 
     film: Text
     code: Text
@@ -205,8 +205,8 @@ class ModelFacts(Document):
     published: bool | None = Field(description="Whether it was trained on films of the published archive only.")
 
 
-#: Whether a model was trained on the films: on none of them; they are its run's own train, validation or stress split;
-#: or its bundle does not list the films that it was trained on.
+#: Whether a model was trained on the films. `no`: on none of them. `own split`: they are its run's own train,
+#: validation or stress split. `unknown`: its bundle does not list the films that it was trained on.
 Seen = Literal["no", "own split", "unknown"]
 
 
@@ -220,7 +220,7 @@ class Films(Document):
     undecodable: tuple[UndecodableFilm, ...]
     seen: Seen
     folds: int | None = Field(
-        description="Folds of cross-validation, in which a network that has not seen a film predicts it; else null."
+        description="Number of folds, if each film was predicted by a network that has not seen it; else null."
     )
     shares: dict[str, Number] = Field(description="Share of these films in each class and group.")
 

@@ -86,7 +86,7 @@ def selective(curve: Curve, accuracy: Number) -> Markup:
     low = next((floor for floor in (0.75, 0.5) if min(values, default=0.0) >= floor), 0.0)
     all_films = Line(name="all films", x=(0, 1), y=(accuracy, accuracy), guide=True)
     axes = Axes(x="share of films answered", y="accuracy", low=low)
-    return lines("Accuracy against coverage", axes, [*_curve_lines({"answered films": curve}), all_films])
+    return lines("Accuracy of the answered films", axes, [*_curve_lines({"answered films": curve}), all_films])
 
 
 def decision(name: str, curve: DecisionCurve) -> Markup:

@@ -16,7 +16,7 @@ from pneumoscope.score.dispatch import Event
 from pneumoscope.score.shards import Shard
 from pneumoscope.score.worker import Scorer, ScoringJob
 
-_STARTS = 3  # processes that may end before they are ready, one after the other
+_STARTS = 3  # so many processes in a row that end before they are ready end the run
 _BEAT_SECONDS = 1.0  # between heartbeats, by which the driver knows that a worker is alive
 
 

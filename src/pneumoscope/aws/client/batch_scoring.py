@@ -194,7 +194,7 @@ def gather(gatherer: Gatherer, shards: Sequence[Shard], listener: Listener) -> i
 
 
 def sum_up(batch: Batch, gatherer: Gatherer, jobs: Sequence[dict[str, Any]]) -> Summary:
-    """Write the summary of all parts. Its speed is that of the jobs, by AWS's own times, without their start."""
+    """Write the summary of all parts. Its speed is that of the jobs, by AWS's times, without starting instances."""
     took = sum((transform.duration(job) for job in jobs), timedelta())
     last = jobs[-1] if jobs else {}
     destination, contract = gatherer.job.destination, gatherer.contract

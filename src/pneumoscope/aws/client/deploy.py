@@ -27,7 +27,7 @@ def endpoint_name(settings: Deploy) -> str:
 
     Raises:
         BundleError: the bundle's contract is damaged.
-        UsageError: no name is given, or SageMaker does not allow it.
+        UsageError: no name is given for a model in S3, or SageMaker does not allow the bundle's name.
     """
     if isinstance(settings.source, Path):
         contract = load_contract(settings.source)

@@ -164,7 +164,7 @@ def job_arguments(settings: Score, name: str, run: Run, films: Films, listed: Lo
         "ModelName": name,
         "BatchStrategy": "SingleRecord",
         "MaxPayloadInMB": megabytes,
-        # AWS refuses a job if this number times MaxPayloadInMB is more.
+        # AWS refuses a job if this number times MaxPayloadInMB is more than BATCH_MEGABYTES.
         "MaxConcurrentTransforms": max(1, min(settings.films_at_once, BATCH_MEGABYTES // megabytes)),
         "ModelClientConfig": {"InvocationsTimeoutInSeconds": _SECONDS, "InvocationsMaxRetries": 3},
         "TransformInput": {

@@ -159,7 +159,10 @@ def _polarity(dataset: "Dataset", layout: Layout) -> tuple[bool, list[str]]:
     negative, shape = layout.photometric == "MONOCHROME1", text(dataset, "PresentationLUTShape")
     notes = []
     if shape in _SHAPES and negative != (shape == "INVERSE"):
-        notes.append(f"the DICOM is {layout.photometric} with the Presentation LUT Shape {shape}; {_CHECK_LUNGS}")
+        notes.append(
+            f"the DICOM is {layout.photometric} with the Presentation LUT Shape {shape}; low values are shown as "
+            "white, but check that the lungs are dark."
+        )
     if (number(dataset, "RescaleSlope") or 0) < 0:
         notes.append(f"the DICOM's rescale slope is negative; {_CHECK_LUNGS}")
     return negative or shape == "INVERSE", notes
