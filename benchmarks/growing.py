@@ -24,7 +24,7 @@ SIZE = (64, 72)
 
 
 def draw(number: int) -> tuple[str, bytes]:
-    """One small phantom under its version 2 name; every fifth patient is in the test part."""
+    """One small phantom, named as in version 2 of the archive; every fifth patient is in the test part."""
     finding = FINDINGS[number % len(FINDINGS)]
     patient, shot = divmod(number // len(FINDINGS), FILMS_PER_PATIENT)
     part = "test" if patient % 5 == 0 else "train"

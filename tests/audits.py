@@ -25,7 +25,7 @@ def codes(found: Audit, severity: str | None = None) -> set[str]:
 
 
 def audit_leaks(path: Path, out: Path | None = None) -> Audit:
-    """An audit without the shortcut baselines, which take half of its time."""
+    """An audit without the shortcut baselines, which take most of its time."""
     return audit(path, out, shortcuts=False)
 
 

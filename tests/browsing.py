@@ -19,7 +19,8 @@ VERDICT = re.compile("^(Answered|Abstained|Rejected|Not classified)")
 
 @contextmanager
 def opened(browser: Browser, service: Service, *, faults: bool = False, **options: Any) -> Iterator[Page]:
-    """The page, which must send no request to another host and, unless `faults` are provoked, log no error."""
+    """The page, which must send no request to another host and, unless `faults` are provoked, log no error or
+    warning."""
     context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
     page = context.new_page()
     complaints: list[str] = []

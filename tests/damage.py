@@ -29,7 +29,7 @@ MAX_GROWTH = 60.0  # MB, after the warm-up
 
 
 def main() -> None:
-    """Parse the arguments, run the cases, print how many were answered and rejected."""
+    """Parse the arguments, run the cases, print the number of cases of each status, the slowest case and the growth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=600)

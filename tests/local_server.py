@@ -129,7 +129,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_range(self.damaged())
 
     def corrupt_once(self, attempt: int) -> None:
-        self.send_range(self.damaged() if attempt <= 3 else self.server.content)
+        # After the size and three reads of a ZIP archive's directory, the fifth request is the first for a member.
+        self.send_range(self.damaged() if attempt <= 5 else self.server.content)
 
     def no_length(self, _: int) -> None:
         self.send_response(200)

@@ -35,7 +35,7 @@ class Cluster:
         self._await(client)
 
     def add_node(self, *, cores: int, token: str) -> int:
-        """Start another node; its process group, for `kill`. On a busy machine a raylet may give up: try again.
+        """Start another node and return its process group, for `kill`. A raylet may give up on a busy machine: retry.
 
         The node has a resource of its own, since a killed node's cores may still count for a while.
         """

@@ -43,7 +43,7 @@ def test_ten_films_planted_in_another_split_are_all_named(
     assert command("data", "audit", own_data, "--no-shortcuts", "--quiet").code == 0
 
 
-def test_a_leak_between_train_and_val_of_an_unprepared_folder(
+def test_a_leak_between_train_and_val_of_an_unprepared_archive(
     phantom_members: dict[str, bytes], tmp_path: Path
 ) -> None:
     name = next(name for name in phantom_members if "/train/NORMAL" in name)
@@ -71,6 +71,7 @@ def test_nearly_identical_films_of_two_labels_are_a_warning(phantom_members: dic
         make_zip(tmp_path / "a.zip", phantom_members | {copy: reencoded(phantom_members[name], quality=50)})
     )
     assert films_of(found, "conflicting-labels-of-near-duplicates") == {name, copy}
+    assert "conflicting-labels-of-near-duplicates" in codes(found, "warning")
 
 
 def test_a_manifest_that_puts_a_patient_in_two_splits_is_an_error(own_data: Path) -> None:

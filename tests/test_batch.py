@@ -273,7 +273,7 @@ def test_embeddings_are_gathered_if_asked_for(
 def test_the_coverage_is_the_jobs_and_the_names_are_those_of_pneumoscope_score(
     aws: Cloud, films: dict[str, bytes], batches: BatchTransform, shared_cloud: LocalCloud, tiny_bundle: Path
 ) -> None:
-    """At coverage 0.99 every class fits every film; an image that does not know the variable answers at 0.9."""
+    """At coverage 0.99 every class fits every film; a container that does not know the variable answers at 0.9."""
     chosen = settings(tiny_bundle, coverage=0.99)
     container = transform.model_arguments(chosen, "a", chosen.out, "arn")["PrimaryContainer"]
     with serving(tiny_bundle, environment=container["Environment"]) as service:

@@ -114,7 +114,7 @@ def test_a_weight_equals_repetitions_of_a_film(fit: Any) -> None:
 
 
 def test_few_films_without_an_error_do_not_lead_to_certainty() -> None:
-    """Their best temperature would be 0; with `cautious`, ten films reach a probability of 11/13, 300 of 301/303."""
+    """Their best temperature would be 0; with `cautious`, ten films reach a probability of 11/13, 300 films 301/303."""
     for count, most in ((10, 11 / 13), (300, 301 / 303)):
         truth = np.arange(count) % 3
         logits = 0.1 * np.eye(3)[truth]

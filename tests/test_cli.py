@@ -42,7 +42,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_commands_have_help(command: Command) -> None:
     root = get_command(app)
     names = [[name] for name in root.commands if name != "data"]  # type: ignore[attr-defined]
-    names += [["data", "prepare"], ["data", "phantom"]]
+    names += [["data", name] for name in ("audit", "fetch", "phantom", "prepare")]
     assert ["demo"] in names
     for name in names:
         done = command(*name, "--help")

@@ -79,7 +79,7 @@ def test_without_a_bundle_the_shipped_one_is_used_and_named(command: Command, fi
         assert f"by default {SHIPPED}, which ships with the package" in shown
 
 
-def test_a_given_bundle_is_named_in_every_output(command: Command, tiny_bundle: Path, films: Path) -> None:
+def test_a_given_bundle_is_named_on_stderr_and_in_the_csv(command: Command, tiny_bundle: Path, films: Path) -> None:
     done = command("predict", films, "--bundle", tiny_bundle)
     assert done.err.splitlines()[0] == f"model: tiny 0.1.0 ({tiny_bundle})"
     (row, _) = csv.DictReader(io.StringIO(command("predict", films, "--bundle", tiny_bundle, "--format", "csv").out))

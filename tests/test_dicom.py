@@ -197,7 +197,7 @@ def test_pydicom_is_imported_only_for_dicom_and_named_if_missing() -> None:
     assert done.stdout == "reading DICOM needs pydicom; run `pip install 'pneumoscope[dicom]'`.\n"
 
 
-def test_a_missing_codec_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_codec_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = dicoms.encoded(GREY, dicoms.JPEG_LS, 8)
     monkeypatch.setitem(sys.modules, "jpeg_ls", None)
     with pytest.raises(ImageError, match=r"codec that is not installed; run `pip install 'pneumoscope\[dicom\]'`"):

@@ -4,6 +4,9 @@ import json
 import re
 import sys
 import tarfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -258,6 +261,24 @@ def test_local_mistakes_are_reported_before_credentials_are_needed(tmp_path: Pat
         assert "credentials" not in done.err
         assert "Traceback" not in done.err
         assert len(done.err.strip().splitlines()) == 1, done.err
+
+
+@pytest.fixture
+def other_time_zone() -> Iterator[None]:
+    """A machine's time zone that is far from UTC; botocore gives SageMaker's times in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("other_time_zone")
+def test_times_of_creation_are_in_utc(aws: Cloud, shared_cloud: LocalCloud) -> None:
+    arguments = job_arguments(train_settings(name="job"), role_arn(aws, "trainer"), REGION, None)
+    shared_cloud.client("sagemaker").create_training_job(**arguments)
+    (row,) = status(aws)
+    assert abs(datetime.fromisoformat(row["made"] + "+00:00") - datetime.now(UTC)) < timedelta(hours=1)
 
 
 def test_training_jobs_are_listed_by_a_single_call(aws: Cloud, shared_cloud: LocalCloud) -> None:

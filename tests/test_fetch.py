@@ -87,7 +87,7 @@ def test_a_wrong_size_never_gives_a_wrong_file(server: Server, behaviour: str, t
 
 
 @pytest.mark.parametrize(("behaviour", "times"), [("always-busy", 3), ("breaks-at-once", 3), ("wrong-range", 5)])
-def test_a_server_that_keeps_failing_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
+def test_a_server_that_keeps_failing_is_given_up_on(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="Run the same command again to continue"):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] <= times

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from listeners import Recorder
 from local_server import CONTENT, QUICK, Server, kill_fetch_when, serving
 from pneumoscope.archive import fetch, open_source
 from pneumoscope.archive.fetch import fetch_films
@@ -48,7 +49,9 @@ def test_only_the_chest_films_are_fetched_by_ranges(version3_zip: Path, behaviou
     with serving(version3_zip.read_bytes()) as server:
         if behaviour == "corrupt-once":  # the damaged byte is in the middle, which must be a film
             assert b"BACTERIA" in server.content[len(server.content) // 2 - 4000 :][:8000]
-        assert fetch_version3(server, behaviour, tmp_path / "chest") == 36
+        listener = Recorder()
+        assert fetch_version3(server, behaviour, tmp_path / "chest", listener) == 36
+        assert any("fetching it again" in text for text in listener.lines) == (behaviour == "corrupt-once")
         if behaviour == "good":
             ranges = [header.partition("=")[2].split("-") for _, header in server.requests if header]  # bytes=0-99
             assert sum(int(stop) + 1 - int(start) for start, stop in ranges) < len(server.content) / 3

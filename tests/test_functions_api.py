@@ -65,6 +65,7 @@ def test_a_posted_film_gets_a_decision(api: Function, engine: Engine, version: s
 def test_a_dicom_film_is_answered_without_naming_its_patient(
     api: Function, in_process: Function, bucket: Bucket
 ) -> None:
+    """The fixtures check at their end that no log names the patient."""
     pixels = np.random.default_rng(4).integers(0, 4000, (90, 80), dtype=np.uint16)
     data = dicoms.dicom(pixels)
     assert dicoms.NAME.encode() in data

@@ -129,7 +129,7 @@ def test_a_stopped_endpoint_is_a_503(start: Start) -> None:
         assert headers["retry-after"] == "5"
         assert "busy" in function.log
         document, _ = problem(function, from_rest_api("OPTIONS", "/predictions", Origin=ORIGIN))
-        assert document["status"] == HTTPStatus.NOT_FOUND  # without origins, preflight requests are not answered
+        assert document["status"] == HTTPStatus.NOT_FOUND  # without origins, there is no route for preflight requests
 
 
 def test_a_fault_is_a_500_and_its_details_stay_in_the_log(start: Start) -> None:

@@ -220,7 +220,7 @@ NEAR = np.array([1.0, 1.0], np.float32)
 GREY = np.full((1, 64, 64), 128, np.uint8)
 
 
-def test_the_order_of_reasons(limits: Gate) -> None:
+def test_each_limit_gives_its_own_reason(limits: Gate) -> None:
     assert find_fault(limits, scores(film=0.9), NEAR, 0.0, GREY) is None
     assert find_fault(limits, scores(film=0.3, mirrored=0.3, inverted=0.4), NEAR, None, GREY) is None
     inverted = find_fault(limits, scores(film=0.2, inverted=0.5, photograph=0.3), NEAR, 0.0, GREY)

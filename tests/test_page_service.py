@@ -64,7 +64,7 @@ def test_films_can_be_cleared_while_they_are_sent(
 def test_the_page_retries_while_the_server_is_busy(
     browser: Browser, service: Service, page_films: dict[str, Path]
 ) -> None:
-    """The first two responses are the service's own 503, as `test_faults` provokes it."""
+    """The first two responses imitate the 503 of a full queue, which `test_faults` provokes in the service itself."""
     attempts = 0
 
     def busy_twice(route: Any) -> None:

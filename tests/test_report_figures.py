@@ -1,4 +1,4 @@
-"""The figures of a report on random results, recomputed by counting or by scikit-learn."""
+"""The figures of a report on random results, recomputed by counting."""
 
 from collections import Counter
 from dataclasses import replace

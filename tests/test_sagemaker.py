@@ -134,7 +134,7 @@ def test_only_invocations_are_lenient(batch: Service) -> None:
     assert batch.get("/ping").status == HTTPStatus.OK
 
 
-def test_without_the_variable_an_endpoint_answers_as_before(tiny_bundle: Path) -> None:
+def test_without_the_variable_an_endpoint_is_not_in_batch_mode(tiny_bundle: Path) -> None:
     with serving(tiny_bundle) as endpoint:
         assert endpoint.post("/invocations", b"words", KIND).status == HTTPStatus.UNPROCESSABLE_ENTITY
         assert endpoint.post("/invocations", b"", KIND).status == HTTPStatus.BAD_REQUEST

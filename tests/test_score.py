@@ -334,7 +334,7 @@ def test_a_part_with_different_films_is_detected(tiny_bundle: Path, tmp_path: Pa
         ),
     ],
 )
-def test_bad_input_is_one_sentence(
+def test_bad_input_is_refused_with_its_reason(
     arguments: list[str],
     code: int,
     message: str,

@@ -114,7 +114,7 @@ def test_a_bundle_that_does_not_verify_is_not_served(own_bundle: Path, command: 
         assert "Traceback" not in done.err
 
 
-def test_wrong_usage_is_one_sentence(
+def test_wrong_usage_is_refused_with_an_explanation(
     tiny_bundle: Path, tmp_path: Path, command: Callable[..., SimpleNamespace]
 ) -> None:
     token = tmp_path / "token"
@@ -202,7 +202,7 @@ def test_a_signal_during_the_start_stops_the_service(tiny_bundle: Path, workers:
         assert process.wait(30) in (0, -signal.SIGTERM)
 
 
-def test_a_killed_worker_is_replaced_and_leaves_the_metrics(tiny_bundle: Path) -> None:
+def test_a_killed_worker_is_replaced_and_no_longer_counted(tiny_bundle: Path) -> None:
     """A new worker takes its place, and the gauges do not count both."""
     with serving(tiny_bundle, "--workers", 2) as service:
         await_workers(service, 2)

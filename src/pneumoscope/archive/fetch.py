@@ -123,7 +123,7 @@ def fetch_films(
 
 
 def _fetch_with_retries(remote: Remote, published: PublishedArchive, part: Path, listener: Listener) -> int:
-    """Download what is missing; start again, at most three times in all, if a film arrives damaged."""
+    """Download what is missing; try again if a film arrives damaged, with at most three tries in all."""
     tries = 1
     while True:
         try:

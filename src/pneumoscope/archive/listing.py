@@ -126,7 +126,8 @@ def list_zip(archive: zipfile.ZipFile, max_bytes: int, *, name_encoding: str | N
             _unreadable(info, max_bytes),
             Member(
                 name=name,
-                # zipfile reads at most as many bytes as the directory states, and `_unreadable` has compared these.
+                # zipfile reads at most as many bytes as the directory states, and `_unreadable` has compared that
+                # number with `max_bytes`.
                 read=partial(read_from, archive.open, info, max_bytes, message="damaged in the archive"),
                 head=partial(read_from, archive.open, info),
             ),

@@ -108,7 +108,7 @@ def measure_on(
 ) -> tuple[Shortcut, ...]:
     """Train on some films of a data set and test on others, for every feature set. Unreadable films are left out.
 
-    Empty if the remaining training films are of fewer than two classes, or no test film is left.
+    Empty if the remaining training films, or the remaining test films, are of fewer than two classes.
     """
     claims = [claim_of(dataset, film) for film in (*training, *tested)]
     films = [each[0] for each in examine(claims, dataset.limits, listener) if not isinstance(each, str)]

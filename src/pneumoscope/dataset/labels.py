@@ -18,7 +18,7 @@ _NO_LABEL = "its row in the label files has no label"
 _NO_CLASS = "its label does not belong to a class"
 _SEVERAL = "its labels belong to several classes"
 _SKIPPED = "it has several labels (--several skip)"
-_DISAGREED = "no label was given by most of its readers"
+_DISAGREED = "none of its labels was given by more than half of its readers"
 _NOT_FRONTAL = "its view in the label files is not frontal"
 _NO_VIEW = "its view is not in the label files"
 

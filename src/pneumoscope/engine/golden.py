@@ -196,7 +196,8 @@ def _difference(case: GoldenCase, prediction: Prediction, limits: _Limits, toler
 def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | None, tolerance: float) -> str:
     """How the graph's outputs differ from the expected ones, in words; empty if they do not.
 
-    The softmax of logits and of scores may differ by the tolerance, distances by the tolerance as a relative error.
+    The softmax of logits and of scores may differ by the tolerance; a distance, by the tolerance times its expected
+    value, or times 1 if that is larger.
     """
     if expected is None:
         return ""

@@ -68,9 +68,9 @@ class ExportSummary:
     """The result of an export.
 
     `difference` is the largest difference of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation` and
-    `gain` (how many times as fast as in fp32 the model decides on one film, on this machine) are None unless it is in
-    int8. `decision` has the thresholds and their figures. `classes_predicted` is the number of classes that are most
-    probable for at least one film that set the thresholds.
+    `gain` are None unless the model is in int8; `gain` is how many times as fast as in fp32 the model runs on one film,
+    on this machine. `decision` has the thresholds and their figures. `classes_predicted` is the number of classes that
+    are most probable for at least one film that set the thresholds.
     """
 
     difference: float
@@ -129,8 +129,8 @@ def export(
         listener: is notified of the progress of slow parts.
 
     Raises:
-        RunError: the run is not finished or belongs to another data set, or the evidence is not of the run's films,
-            classes and settings, or the run had teachers.
+        RunError: the run is not finished or belongs to another data set; or evidence is given, and it is not of the
+            run's films, classes and settings, or the run had teachers.
         UsageError: the ages are out of range or order, or there are neither validation films nor evidence.
         BundleError: ONNX Runtime does not reproduce the network, or int8 does not answer like fp32.
     """

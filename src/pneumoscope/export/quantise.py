@@ -67,18 +67,18 @@ def quantise(fp32: Path, out: Path, films: Comparison, *, listener: Listener = S
         BundleError: the model does not answer like fp32 even with up to half its layers in fp32; nothing is written.
     """
     with tempfile.TemporaryDirectory() as name:
-        recipe = _Recipe(fp32, Path(name), films)
+        quantiser = _Quantiser(fp32, Path(name), films)
         reference = logits_of(fp32, films.validation)
         figures = None
-        for choice in recipe.choices(listener):
-            model = recipe.write(choice)
+        for choice in quantiser.choices(listener):
+            model = quantiser.write(choice)
             figures = _compare(reference, logits_of(model, films.validation), films, choice)
             if is_alike(figures):
                 shutil.move(model, out)
                 return figures
         assert figures is not None
         # All operators in int8 is the fastest choice: its gain bounds the others'.
-        gain = speed_gain(fp32, recipe.write(EVERYTHING), films.validation[:1])
+        gain = speed_gain(fp32, quantiser.write(EVERYTHING), films.validation[:1])
     raise BundleError(
         f"int8 gives the same class as fp32 on {100 * figures.agreement:.1f} % of {figures.films} films compared "
         f"(macro-F1 {figures.macro_f1:.3f}, fp32 {figures.macro_f1_fp32:.3f}) even with {len(figures.kept_fp32)} "
@@ -124,7 +124,7 @@ class _Choice:
 EVERYTHING = _Choice(operators="all", kept=())
 
 
-class _Recipe:
+class _Quantiser:
     """An fp32 model, prepared and with its activation ranges measured once, from which int8 models are made."""
 
     def __init__(self, fp32: Path, folder: Path, films: Comparison) -> None:

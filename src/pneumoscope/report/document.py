@@ -288,7 +288,7 @@ class Report(Document):
     model: ModelFacts
     dataset: Films
     notes: tuple[Text, ...] = Field(description="Warnings that a reader must see before the figures.")
-    n: int = Field(ge=1, description="Number of films that could be decoded; all figures are of these.")
+    n: int = Field(ge=1, description="Number of films that reached the model; all figures are of these.")
     resamples: int = Field(description="Resamples of the bootstrap over patients.")
     classes: tuple[Text, ...]
     groups: dict[Text, tuple[Text, ...]]

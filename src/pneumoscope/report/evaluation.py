@@ -331,7 +331,7 @@ def _notes(subject: _Subject, split: str) -> tuple[str, ...]:
 
 
 def _prior(contract: Contract, mapped: MappedFilms | None) -> Prior:
-    """The class frequencies that the probabilities assume; for an external data set, those of its films."""
+    """The class frequencies that the probabilities assume; for an external set "train", which keeps its films' own."""
     return prior_of(contract) if mapped is None else "train"
 
 

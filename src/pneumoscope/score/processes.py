@@ -16,7 +16,7 @@ from pneumoscope.score.dispatch import Event
 from pneumoscope.score.shards import Shard
 from pneumoscope.score.worker import Scorer, ScoringJob
 
-_STARTS = 3  # so many processes in a row that end before they are ready end the run
+_STARTS = 3  # the run ends after this many processes in a row that ended before they were ready
 _BEAT_SECONDS = 1.0  # between heartbeats, by which the driver knows that a worker is alive
 
 

@@ -53,6 +53,7 @@ def deploy(
 
     Raises:
         BundleError: the bundle fails verification.
+        UsageError: a bucket is public, no valid name is given, or the registry of AWS's images is unknown.
         CloudError: the bucket or the role does not exist, the name belongs to an endpoint that we did not create, AWS
             refuses, or the endpoint does not start.
     """

@@ -200,8 +200,8 @@ def _renderings(values: Values, dataset: "Dataset", layout: Layout) -> Iterator[
 def _windows(dataset: "Dataset") -> tuple[list[tuple[float, float]], bool]:
     """Centre and width of each usable window, and whether the file has only unusable ones.
 
-    A width must be above 0 for SIGMOID and LINEAR_EXACT, and at least 1 for LINEAR, as which any other term is read
-    (C.11.2.1.2, C.11.2.1.3).
+    A width must be above 0 for SIGMOID and LINEAR_EXACT, and at least 1 for LINEAR (C.11.2.1.2, C.11.2.1.3). Any other
+    term is read as LINEAR.
     """
     least = 0 if text(dataset, "VOILUTFunction") in _ANY_WIDTH else 1
     centres, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
