@@ -46,7 +46,8 @@ from pneumoscope.settings.training import ExportConfig
 from pneumoscope.training.config import load_recipe, make_config
 from pneumoscope.training.fit import train
 
-SIZES = [(1357, 1654), (760, 1136), (808, 1272)]  # median rows and columns of normal, bacterial, viral originals
+# Median rows and columns of bacterial, normal and viral originals, in the order of FINDINGS.
+SIZES = [(760, 1136), (1357, 1654), (808, 1272)]
 
 
 def main() -> None:

@@ -51,6 +51,8 @@ FIXED = {
     "head_epochs": 0,
     "accumulate": 1,
     "freeze": False,
+    "patience": None,
+    "keep": "last",
 }
 #: Settings on which the augmented films depend.
 AUGMENTATION = {"epochs", "seed", "size", "crop", "jitter", "mirror", "crop_size", "read_size"}

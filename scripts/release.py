@@ -233,7 +233,7 @@ def _new(out: Path) -> AbstractContextManager[Path]:
 
 
 def _run(*command: object, cwd: Path, expected: int = 0, more: dict[str, str] | None = None) -> str:
-    """Run a command, of our own package or of the locked tools, and return what it prints.
+    """Run a command (git, our own package's, or one of the locked tools) and return what it prints.
 
     It finds our package only where it is installed: the environment loses PYTHONPATH and our own variables.
 

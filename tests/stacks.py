@@ -31,7 +31,7 @@ def long_form(template: Path) -> str:
 
 
 class Names:
-    """The values of a stack's references. One to a resource that moto did not create resolves to `<LogicalId>`."""
+    """A stack's references, resolved: to `<LogicalId>` if moto did not create the resource."""
 
     def __init__(self, made: Any) -> None:
         self._made = made

@@ -20,7 +20,7 @@ from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import ArchiveError, DatasetError, UsageError
 from pneumoscope.imaging.bounded import BoundedBytes
 from pneumoscope.phantom import FINDINGS, film
-from samples import encode, make_zip
+from samples import encode, make_zip, reencoded
 
 
 def test_a_clean_data_set_has_no_error(clean_data: Path, tmp_path: Path) -> None:
@@ -135,10 +135,19 @@ def test_the_command_prints_tables_or_one_document(
     assert one["spreads"] == two["spreads"]
 
 
-def test_fail_on_warning_and_wrong_usage(clean_data: Path, command: Callable[..., SimpleNamespace]) -> None:
-    found = audit_leaks(clean_data)
-    done = command("data", "audit", clean_data, "--no-shortcuts", "--fail-on", "warning", "--quiet")
-    assert done.code == int(found.worst() == "warning")
+def test_fail_on_warning_and_wrong_usage(
+    clean_data: Path, own_data: Path, command: Callable[..., SimpleNamespace]
+) -> None:
+    film = next(path for path in own_data.rglob("*.jpeg") if "train" in path.parts)
+    film.with_name("unlisted.jpeg").write_bytes(reencoded(film.read_bytes(), quality=50))
+    assert audit_leaks(own_data).worst() == "warning"
+    for folder, severity, code in (
+        (own_data, "warning", 1),
+        (own_data, "error", 0),
+        (clean_data, "warning", int(audit_leaks(clean_data).worst() == "warning")),
+    ):
+        done = command("data", "audit", folder, "--no-shortcuts", "--fail-on", severity, "--quiet")
+        assert done.code == code, done.err
     assert command("data", "audit", clean_data, "--fail-on", "sometimes").code == 2
     with pytest.raises(UsageError, match="exists already"):
         audit(clean_data, clean_data)

@@ -59,7 +59,7 @@ def service(tiny_bundle: Path) -> Iterator[Service]:
 def films(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Films in S3 by name; one is damaged, one is empty, one has a name that needs quoting.
 
-    Moto's jobs start in the state InProgress, not Completed.
+    Moto's jobs would start in the state Completed; here they start as InProgress.
     """
     contents = drawn_films()
     made = {f"{number // 10}/{number:03d}.jpeg": contents[number % len(contents)] for number in range(FILMS)}

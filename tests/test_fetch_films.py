@@ -134,7 +134,7 @@ def test_servers_that_cannot_send_the_films_are_refused(
 def test_remote_files_other_than_version_3_are_refused(kind: str, tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("a/chest_xray/../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
+        archive.writestr("a/chest_xray/../../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
     content, message = {
         "no zip": (CONTENT, "is not a readable ZIP archive"),
         "other zip": (stream.getvalue(), "contains no folder chest_xray"),

@@ -369,19 +369,22 @@ def test_scores_count_beside_textures(engine: Engine) -> None:
 
 
 def test_textures_of_other_numbers_or_kinds_are_refused(limits: Gate) -> None:
-    rule = of_textures("drawing").model_dump()
-    for broken in (rule | {"bias": {"drawing": 0.0}}, rule | {"weights": dict.fromkeys(rule["bias"], (0.0,))}, rule):
-        with pytest.raises(ValidationError, match="textures"):  # the codes of `limits` lack two of the three kinds
-            Gate.model_validate(limits.model_dump() | {"textures": broken})
+    rule, lean = of_textures("drawing").model_dump(), limits.model_dump()
+    whole = lean | {"codes": (*limits.codes, "drawing", "screenshot")}
+    Gate.model_validate(whole | {"textures": rule})
+    other_bias, few_weights = {"bias": {"drawing": 0.0}}, {"weights": dict.fromkeys(rule["bias"], (0.0,))}
+    for gate, broken in ((whole, rule | other_bias), (whole, rule | few_weights), (lean, rule)):
+        with pytest.raises(ValidationError, match="textures"):  # the codes of `lean` lack two of the three kinds
+            Gate.model_validate(gate | {"textures": broken})
 
 
-def test_a_gate_without_its_two_codes_is_refused(limits: Gate) -> None:
-    for codes in ((FILM, "inverted"), (FILM, MIRRORED), (FILM, FILM, MIRRORED, "noise")):
+def test_a_gate_with_missing_or_repeated_codes_is_refused(limits: Gate) -> None:
+    for codes in ((FILM, "inverted"), (MIRRORED, "inverted"), (FILM, MIRRORED), (FILM, FILM, MIRRORED, "noise")):
         with pytest.raises(ValidationError, match="codes must be distinct"):
             Gate.model_validate(limits.model_dump() | {"codes": codes})
 
 
-def test_a_mirrored_film_is_answered_with_a_warning(engine: Engine) -> None:
+def test_a_high_score_for_mirrored_gives_a_warning_and_no_rejection(engine: Engine) -> None:
     gate = gate_of(engine)
     outputs = engine.predict(encode_jpeg(film("normal", patient=2))).outputs
     assert outputs is not None

@@ -223,6 +223,8 @@ def test_split_and_view_columns(tmp_path: Path) -> None:
     table = twin.table("parts.csv", lines(("filename", "finding", "part", "view"), rows))
     settings = COLUMNS | {"labels": [table], "patient_column": None, "split_column": "part", "view_column": "view"}
     assert "the split column contains 'A'; pass --split-folder \"A=train\"" in refused(twin, **settings)
+    typo = "no source has a folder of this name, and no label file names it as a split or a folder"
+    assert typo in refused(twin, split_folders={"a": "val", "testing": "test"}, **settings)
     summary, made = make(twin, split_folders={"a": "val"}, **settings)
     assert {Path(film.path).stem for film in made.split("test")} == {"8", "9", "10", "11"}
     assert [each.reason for each in summary.refused] == ["its view in the label files is not frontal"]

@@ -36,6 +36,7 @@ def test_the_page_survives_a_restart_of_the_server(
         expect(page.locator("#trouble")).to_contain_text("cannot be reached")
         expect(page.locator("#queue li")).to_have_count(3)
         page.click("#clear")
+        expect(page.locator("#trouble")).to_be_empty()
         page.set_input_files("#files", [str(page_films["film.jpeg"]), str(page_films["normal.jpeg"])])
         expect(page.locator("#trouble")).to_contain_text("cannot be reached")
         service.process.wait()

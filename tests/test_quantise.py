@@ -35,6 +35,8 @@ def test_probes_are_evenly_spaced_over_all_images(count: int) -> None:
     assert len(chosen) == len(set(chosen.tolist())) == min(count, 12)
     assert chosen[0] == 0
     assert chosen[-1] == count - 1
+    steps = np.diff(chosen).tolist()
+    assert max(steps, default=0) - min(steps, default=0) <= 1
 
 
 def test_calibration_films_are_train_films_with_the_same_number_per_class(dataset: Dataset) -> None:

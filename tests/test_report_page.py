@@ -35,6 +35,7 @@ def drift(tiny_bundle: Path, dataset: Dataset, tmp_path_factory: pytest.TempPath
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page_of", ["report", "drift"])
@@ -135,6 +136,8 @@ def test_a_chart_draws_its_numbers() -> None:
 
 def test_a_line_ends_at_the_edge_of_the_chart() -> None:
     band = Band(x=(0.0, 0.5, 0.9), value=(0.3, 0.3, 0.2), low=(0.2, 0.2, 0.1), high=(0.38, 0.38, 0.3))
+    tall = plots.decision("virus", DecisionCurve(model=band, treat_all=(0.9, 0.8, 0.5)))
+    assert ">0.75<" in tall
     drawn = ET.fromstring(plots.decision("virus", DecisionCurve(model=band, treat_all=(0.3, -0.1, -5.0))))
     line = next(each for each in drawn.iter("polyline") if each.get("class") == "line c1")
     points = [tuple(map(float, pair.split(","))) for pair in str(line.get("points")).split()]

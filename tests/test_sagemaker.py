@@ -59,7 +59,7 @@ def test_a_film_has_the_engines_decision_and_what_a_table_stores_beside_it(batch
     assert facts["embedding"] is None
 
 
-def test_a_picture_that_the_gate_rejects_still_has_its_probabilities(batch: Service) -> None:
+def test_a_picture_that_the_gate_rejects_still_has_its_shares_for_drift(batch: Service) -> None:
     """Drift is measured over all films that the model was run on."""
     response = batch.post("/invocations", encode_jpeg(255 - film("virus", patient=2, size=(200, 240))), KIND).json()
     assert response["status"] == "rejected"

@@ -107,7 +107,7 @@ def test_a_killed_driver_loses_and_doubles_nothing(films: Path, tiny_bundle: Pat
         with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as driver:
             while len(list(out.glob("*.parquet"))) < share * total and driver.poll() is None:
                 time.sleep(0.005)
-            assert driver.poll() is None, driver.stderr
+            assert driver.poll() is None, driver.stderr and driver.stderr.read()
             driver.kill()
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     assert 0.9 * total <= len(before) <= total
@@ -150,8 +150,9 @@ def test_stdout_has_the_summary_only(
 def test_workers_end_with_their_driver(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     line = command_line(films, tmp_path / "out", tiny_bundle)
     with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
-        while not list((tmp_path / "out").glob("*.parquet")):
+        while driver.poll() is None and not list((tmp_path / "out").glob("*.parquet")):
             time.sleep(0.01)
+        assert driver.poll() is None
         children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
         assert len(children) >= 2
         driver.kill()

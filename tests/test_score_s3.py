@@ -166,7 +166,7 @@ def test_an_unusable_source_or_destination_gives_one_sentence(
 
 
 @pytest.mark.usefixtures("uploaded")
-def test_a_denial_is_one_sentence_before_any_film_is_read(
+def test_a_denial_is_one_sentence(
     shared_cloud: LocalCloud,
     tiny_bundle: Path,
     command: Callable[..., SimpleNamespace],

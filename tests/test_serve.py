@@ -31,11 +31,13 @@ def test_the_service_has_a_default_rule(tiny_bundle: Path, tmp_path: Path) -> No
         for path, coverage in (
             ("/v1/predictions", 0.99),
             ("/invocations", 0.99),
+            ("/invocations?coverage=0.9", 0.99),
             ("/v1/predictions?coverage=0.9", 0.9),
         ):
             assert service.post(path, FILM).json()["coverage"] == coverage
         assert service.post("/v1/predictions?operating_point=sensitivity-0.95", FILM).json()["coverage"] is None
     assert [json.loads(line)["coverage"] for line in (tmp_path / "log").read_text().splitlines()] == [
+        0.99,
         0.99,
         0.99,
         0.9,

@@ -266,12 +266,12 @@ class _Download:
         return announced if expected is None else expected
 
     def _start_over(self, response: RangeResponse, held: int, total: int | None) -> None:
-        """Drop the bytes held if the response is the whole file of a known size, or if they are longer than the file.
+        """Drop the bytes held if the response is the whole file, which has at least as many, or if they are too many.
 
-        Status 416 states the latter.
+        Status 416 shows the latter.
 
         Raises:
-            TransferInterrupted: the response is anything else, or the bytes held were longer than the file.
+            TransferInterrupted: the response is anything else, or the bytes held were too many.
         """
         if response.start not in (0, total):
             self.ranges = False
@@ -289,7 +289,7 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
         raise ArchiveError(
-            f"{folder} has {free / 1e6:,.0f} MB free; {(needed + _SPARE) / 1e6:,.0f} MB are needed. "
+            f"{folder} has {free // 1_000_000:,} MB free; {-(-(needed + _SPARE) // 1_000_000):,} MB are needed. "
             "Make room, or choose another --out."
         )
 

@@ -29,8 +29,8 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)",
 class RetryPolicy:
     """When a request is repeated, and when the download is given up. Times are in seconds.
 
-    `attempts` limits failures in a row without a new byte. `first_attempts` is the limit as long as the server has
-    sent nothing at all, so that a machine without a network gets its error soon.
+    `attempts` limits failures in a row without a new byte. `first_attempts` is the limit as long as no request has
+    succeeded or brought a byte of the file, so that a machine without a network gets its error soon.
     """
 
     timeout: float = 30.0
@@ -68,7 +68,7 @@ class Remote:
 
     def __init__(self, url: str, *, policy: RetryPolicy = DEFAULT_RETRY, say: Callable[[str], None]) -> None:
         self.url, self.policy, self.say = url, policy, say
-        self._answered = False  # whether the server has ever sent anything
+        self._answered = False  # whether any request has succeeded or brought a byte of the file
         # Without "identity", ranges and sizes could be those of a compressed transfer.
         headers = {"Accept-Encoding": "identity", "User-Agent": "pneumoscope"}
         try:

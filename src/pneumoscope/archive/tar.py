@@ -151,7 +151,8 @@ def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             yield info
         # A complete archive ends with a block of zeros.
         stream.seek(archive.offset)
-        if any(stream.read(tarfile.BLOCKSIZE)):
+        block = stream.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE or any(block):
             raise tarfile.ReadError("a header is missing: the archive is truncated or damaged")
 
 

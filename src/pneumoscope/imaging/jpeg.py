@@ -93,7 +93,7 @@ def decode_checked(
 
 
 def colours(data: bytes) -> NDArray[np.uint8] | None:
-    """A JPEG's colours at its smallest scale, `uint8 [height, width, 3]` RGB; None if it has no smaller scale.
+    """A JPEG's colours at its smallest scale, `uint8 [height, width, 3]` RGB; None if they cannot be decoded so.
 
     Only scalable JPEGs are decoded: libjpeg terminates the process on a lossless one that is to be scaled.
     """

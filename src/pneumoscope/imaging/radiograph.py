@@ -110,7 +110,7 @@ def full_range(values: NDArray[Any], *, inverted: bool) -> Luma:
 
     if values.dtype == np.uint16:  # a lookup table is faster, and saves eight bytes per pixel
         return np.asarray(scale(np.arange(65536).clip(low, high))[values])
-    # In strips of 64 rows, as each is held in float64 while it is scaled.
+    # In strips of fewer than 128 rows, as each is held in float64 while it is scaled.
     return np.concatenate([scale(rows) for rows in np.array_split(values, max(1, len(values) // 64))])
 
 

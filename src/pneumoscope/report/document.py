@@ -123,7 +123,7 @@ class Sets(Document):
 class Decisions(Document):
     """How many films were answered, abstained on and rejected, and why."""
 
-    statuses: dict[str, int] = Field(description="Number of decodable films per status.")
+    statuses: dict[str, int] = Field(description="Number of films that reached the model, per status.")
     shares: Figures
     reasons: dict[str, int] = Field(description="How often each reason was given, by its code.")
     rejected_for: dict[str, int] = Field(description="Number of rejected films by the code of their first reason.")

@@ -57,7 +57,7 @@ class Drift(Document):
     folder: Text
     n: int = Field(ge=1, description="Number of image files.")
     undecodable: tuple[UndecodableFilm, ...]
-    statuses: dict[str, int] = Field(description="Number of decodable films per status.")
+    statuses: dict[str, int] = Field(description="Number of films that reached the model, per status.")
     reasons: dict[str, int]
     resamples: int = Field(description="Resamples of the bootstrap over films; the patients are not known.")
     reference: Text = Field(description="The films that these are compared with, in words.")
@@ -67,7 +67,10 @@ class Drift(Document):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _DecodedFilms:
-    """Decodable films: statuses, calibrated probabilities `[N, C]`, distances `[N]` (NaN without a reference)."""
+    """Films that reached the model: statuses, probabilities `[N, C]`, distances `[N]` (NaN without a reference).
+
+    The probabilities are calibrated.
+    """
 
     statuses: NDArray[np.str_]
     probabilities: NDArray[np.float64]
@@ -172,7 +175,7 @@ def compare_with_reference(contract: Contract, measured: Figures, reference: Ref
 
     Args:
         contract: names the classes.
-        measured: of the decodable films: shares `rejected`, `abstained` and, by the most probable class,
+        measured: of the films that reached the model: shares `rejected`, `abstained` and, by the most probable class,
             `share CLASS`; the means `probability CLASS` and `distance`; and `far`, the share of distances over 1.
         reference: of the bundle, if it has one.
     """
@@ -221,9 +224,9 @@ def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
     grade: Grade = "alike"
     verdict = "no clear excess of films that are farther away than 99 % of the reference's films"
     if far.low is not None and far.low > max(_MANY, 2 * most):
-        grade, verdict = "different", "many films differ from those that the model was trained on"
+        grade, verdict = "different", "many films are far from the reference films"
     elif far.low is not None and far.low > most:
-        grade, verdict = "different", "more films than expected differ from those that the model was trained on"
+        grade, verdict = "different", "more films than expected are far from the reference films"
     own = float(np.mean(reference.distances)) / reference.far if reference.far > 0 else None
     return [
         Sign(quantity=_FAR, here=far, reference=expected, grade=grade, verdict=verdict),

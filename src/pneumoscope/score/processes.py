@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, each with its own session; a process that ends is replaced."""
+"""Workers as processes of this machine, each with its own loaded bundle; a process that ends is replaced."""
 
 import multiprocessing
 import signal

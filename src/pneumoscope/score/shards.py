@@ -22,8 +22,8 @@ _DIGITS = 32  # hexadecimal digits of a shard's hash: 128 bits
 class Shard:
     """Some consecutive films of one source.
 
-    `name` is the name of its part, `source` the number of its source. Entries are kept compressed, about 20 bytes per
-    film, so that a driver can hold the shards of millions of films.
+    `name` is the name of its part, `source` the number of its source. Entries are kept compressed, 3 to about 20 bytes
+    per film, so that a driver can hold the shards of millions of films.
     """
 
     name: str

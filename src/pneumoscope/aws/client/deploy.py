@@ -45,6 +45,8 @@ def deploy(
 ) -> None:
     """Create an endpoint's stack, or update the existing one. If that fails, what was created is removed again.
 
+    After a `BusyError` nothing is removed: AWS may still complete the stack, which then needs the model.
+
     Args:
         cloud: the clients for the endpoint's region.
         settings: of `pneumoscope aws deploy`. The source is verified before anything is created.

@@ -298,6 +298,10 @@ function clear() {
   }
   panes[0]?.show(null);
   announce("");
+  if (pausedBy !== "token") {
+    pausedBy = ""; // the next films show whether the server is back
+    offerRetry("");
+  }
   updateList();
   find("#films-title").focus();
 }
