@@ -91,7 +91,8 @@ def test_contradictions_about_polarity_are_noted() -> None:
     assert notes(turned) == [f"the DICOM's rescale slope is negative; {LOOK}"]
     inverse = chest(PresentationLUTShape="INVERSE", WindowCenter=2048, WindowWidth=4096)
     np.testing.assert_array_equal(inverse.luma, 255 - plain.luma)
-    assert notes(inverse) == [f"the DICOM is MONOCHROME2 with the Presentation LUT Shape INVERSE; {LOOK}"]
+    white = "low values are shown as white, but check that the lungs are dark."
+    assert notes(inverse) == [f"the DICOM is MONOCHROME2 with the Presentation LUT Shape INVERSE; {white}"]
     assert len(notes(chest(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="IDENTITY"))) == 1
     assert notes(chest(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")) == []
     falling = table(0, 12, np.arange(4095, -1, -1))
