@@ -85,12 +85,17 @@ def test_films_already_present_are_not_fetched_again(version3_zip: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "tries"), [("always-busy", QUICK.first_attempts), ("busy-later", QUICK.attempts)]
+    ("behaviour", "tries", "hint"),
+    [
+        ("always-busy", QUICK.first_attempts, "The server is busy"),
+        ("busy-later", QUICK.attempts, "Whatever is already on the disk is kept"),
+    ],
 )
 def test_a_server_that_has_answered_before_is_tried_more_often(
-    version3_zip: Path, behaviour: str, tries: int, tmp_path: Path
+    version3_zip: Path, behaviour: str, tries: int, hint: str, tmp_path: Path
 ) -> None:
-    with serving(version3_zip.read_bytes()) as server, pytest.raises(ArchiveError, match=f"tried {tries} times"):
+    message = rf"tried {tries} times\). {hint}"
+    with serving(version3_zip.read_bytes()) as server, pytest.raises(ArchiveError, match=message):
         fetch_version3(server, behaviour, tmp_path / "chest")
 
 

@@ -46,9 +46,10 @@ DEFAULT_RETRY = RetryPolicy()
 class TransferInterrupted(Exception):  # noqa: N818  # not an error yet: the request is repeated
     """A request failed for a reason that may be temporary; `wait`: how many seconds the server asks to wait, or 0."""
 
-    def __init__(self, why: str, *, wait: float = 0.0) -> None:
+    def __init__(self, why: str, *, wait: float = 0.0, refused: bool = False) -> None:
         super().__init__(why)
         self.wait = wait
+        self.refused = refused  # by the server, which is thus within reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +164,9 @@ class Remote:
                 furthest = max(furthest, progress())
                 limit = self.policy.attempts if self._answered else self.policy.first_attempts
                 if failures >= limit:
-                    known = self._answered or progress()
-                    hint = "Whatever is already on the disk is kept." if known else "Is this machine online?"
+                    hint = "The server is busy or out of order." if failure.refused else "Is this machine online?"
+                    if self._answered or progress():
+                        hint = "Whatever is already on the disk is kept."
                     raise ArchiveError(
                         f"{self.url} cannot be fetched ({failure}; tried {failures} times). "
                         f"{hint} Run the same command again to continue, or pass --url with a mirror."
@@ -185,7 +187,7 @@ class Remote:
         status = response.status_code
         status_line = f"the server answers {status} {response.reason_phrase}".strip()
         if status >= 500 or status in _RETRYABLE:
-            raise TransferInterrupted(status_line, wait=_seconds(response.headers.get("Retry-After", "")))
+            raise TransferInterrupted(status_line, wait=_seconds(response.headers.get("Retry-After", "")), refused=True)
         place = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
         if status == 416:  # nothing at or after `start`; the server should state the size, but need not
             total = start if place is None or place[3] == "*" else int(place[3])
