@@ -232,7 +232,7 @@ def _excluding(name: str, patterns: Sequence[str], unused: set[str]) -> set[str]
 def _refuse_unused_split_folders(
     listings: Sequence[Listing], config: PrepareConfig, labelling: Labelling | None
 ) -> None:
-    """Raise UsageError if --split-folder names a folder that no source has, nor the label files."""
+    """Raise UsageError if neither a source nor a label file has a folder that --split-folder names."""
     if not config.split_folders:
         return
     there = {part.casefold() for listing in listings for each in listing.members for part in each.name.split("/")}
