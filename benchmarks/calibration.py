@@ -46,7 +46,7 @@ def main() -> None:
         classes=evidence.about.classes,
         groups=evidence.about.groups,
     )
-    decide(calibration_set, evidence.stress.astype(float))
+    decide(calibration_set, evidence.stress.astype(float), usable)
 
 
 def compare(films: HeldOutFilms, logits: Floats, rows: NDArray[np.bool_]) -> None:
@@ -113,11 +113,11 @@ def calibration_errors(films: HeldOutFilms, shares: Floats, counts: Floats) -> F
     return np.asarray(np.abs(counts @ (bins * gap[:, np.newaxis])).sum(axis=1) / (counts @ films.weights))
 
 
-def decide(calibration_set: CalibrationSet, stress: Floats) -> None:
-    """Print what is answered at each coverage, for plain and for stress films."""
+def decide(calibration_set: CalibrationSet, stress: Floats, usable: NDArray[np.bool_]) -> None:
+    """Print what is answered at each coverage, for plain films and for `usable` stress films (`bool [N]`)."""
     films = calibration_set.films
     fitted = [(held, calibrate(replace(calibration_set, films=others))) for held, others in films.parts()]
-    for name, logits in (("plain", films.logits), ("stress", stress)):
+    for name, logits, rows in (("plain", films.logits, np.ones_like(usable)), ("stress", stress, usable)):
         print(f"{name}: coverage; answered, correct of these, type undetermined; coverage of each class")
         for coverage in COVERAGES:
             answer, labels = np.full(len(films.truth), -1), np.empty(len(films.truth), object)
@@ -134,10 +134,11 @@ def decide(calibration_set: CalibrationSet, stress: Floats) -> None:
                 ]
                 answer[held] = [-1 if each.class_index is None else each.class_index for each in verdicts]
                 labels[held] = [each.label if each.status == "abstained" else None for each in verdicts]
+            answer, truth = answer[rows], films.truth[rows]
             answered = answer >= 0
-            right = np.mean((answer == films.truth)[answered]) if answered.any() else np.nan
-            undetermined = np.mean(labels != np.array(None))
-            observed = ", ".join(f"{share:.3f}" for share in metrics.class_coverage(kept, films.truth))
+            right = np.mean((answer == truth)[answered]) if answered.any() else np.nan
+            undetermined = np.mean(labels[rows] != np.array(None))
+            observed = ", ".join(f"{share:.3f}" for share in metrics.class_coverage(kept[rows], truth))
             print(f"  {coverage:.2f}; {answered.mean():.3f}, {right:.3f}, {undetermined:.3f}; {observed}")
 
 

@@ -97,6 +97,10 @@ class Handler(BaseHTTPRequestHandler):
         """Send a third of the file and close the connection, every time."""
         self.send_range(stop_after=len(self.server.content) // 3 + attempt)
 
+    def breaks_ranges(self, _: int) -> None:
+        """Send a third of the requested part and close the connection, every time."""
+        self.send_range(stop_after_share=1 / 3)
+
     def breaks_at_once(self, _: int) -> None:
         self.send_range(stop_after=0)
 
@@ -188,7 +192,13 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def send_range(
-        self, content: bytes | None = None, *, stop_after: int | None = None, stall: float = 0.0, pause: float = 0.0
+        self,
+        content: bytes | None = None,
+        *,
+        stop_after: int | None = None,
+        stop_after_share: float | None = None,
+        stall: float = 0.0,
+        pause: float = 0.0,
     ) -> None:
         content = self.server.content if content is None else content
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -204,6 +214,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", self.content_range(start, stop))
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
+        if stop_after_share is not None:
+            stop_after = 1 + int((stop - start) * stop_after_share)
         body = content[start:stop][:stop_after]
         for place in range(0, len(body), PIECE):
             self.wfile.write(body[place : place + PIECE])

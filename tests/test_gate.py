@@ -1,7 +1,6 @@
 """The gate: its place in the graph, what it rejects, and which faults can be corrected."""
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -393,6 +392,10 @@ def test_a_high_score_for_mirrored_gives_a_warning_and_no_rejection(engine: Engi
     swapped[gate.codes.index(MIRRORED)] = swapped.max() + 20
     assert mirror_warning(gate, swapped) is not None
     assert find_fault(gate, swapped, np.zeros(2, np.float32), 0.0, GREY) is None
+    always = engine.contract.model_copy(update={"gate": gate.model_copy(update={"mirrored_from": 0.0})})
+    prediction = Engine(always, engine._session, engine.limits).predict(encode_jpeg(film("normal", patient=2)))
+    assert prediction.status != "rejected"
+    assert MIRRORED in prediction.reason_codes
     assert np.array_equal(mirror(mirror(film("normal", patient=2))), film("normal", patient=2))
 
 
@@ -401,4 +404,3 @@ def test_an_older_bundle_without_a_gate_rejects_nothing_by_it(tiny_bundle: Path)
     without = Engine(engine.contract.model_copy(update={"gate": None}), engine._session, engine.limits)
     assert without.predict(encode_jpeg(255 - film("normal", patient=1))).status != "rejected"
     assert load_contract(tiny_bundle).gate is not None
-    assert replace(without.predict(encode_jpeg(film("normal", patient=1))), outputs=None).maps is None

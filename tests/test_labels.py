@@ -194,6 +194,8 @@ def test_a_map_gives_columns_and_classes(tmp_path: Path) -> None:
         ),
         ('[classes]\nill = ["flu"]\nwell = ["Flu"]', "'flu' is a finding of two classes"),
         ('[classes]\n"a/b" = ["flu"]', "'a/b' cannot be a class"),
+        ('[classes]\n"a." = ["flu"]', "'a.' cannot be a class"),
+        (f'[classes]\n{"肺" * 34!r} = ["flu"]', "a class has a name of 1 to 100 bytes"),
         ("colums = []", "field 'colums' is not known"),
         ("= 1", "is not a TOML file"),
     ],

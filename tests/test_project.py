@@ -131,16 +131,20 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert "make test" in (REPOSITORY / "README.md").read_text()
 
 
+PRINTS = {"print", "sys.stdout.write", "sys.stderr.write"}
+EXITS = {"exit", "quit", "sys.exit", "SystemExit", "os._exit"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_only_the_command_line_prints_or_exits(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "no module docstring"
     if path.parent.name == "cli":
         return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in ("print", "sys.exit", "exit", "quit"), f"{path.name}:{node.lineno} calls {called}"
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    if path.name == "parallel.py":
+        calls.remove("os._exit")  # a worker ends with its parent
+    assert not calls & (PRINTS | EXITS)
 
 
 #: The modules that are allowed to change an image's size, and why. All others go through `imaging`.

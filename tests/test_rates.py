@@ -90,6 +90,6 @@ def test_a_class_without_films_leaves_balanced_accuracy_undefined() -> None:
 
 def test_weights_of_another_length_or_below_zero_are_refused() -> None:
     positive = np.array([True, False])
-    for weights in (np.ones(3), np.array([1.0, -1.0])):
-        with pytest.raises(ValueError, match="expected non-negative weights"):
+    for weights, message in ((np.ones(3), r"one per film, got shape \[3\]"), (np.array([1.0, -1.0]), "got -1")):
+        with pytest.raises(ValueError, match=message):
             metrics.rule_confusion(positive, positive, weights)

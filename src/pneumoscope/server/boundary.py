@@ -132,7 +132,7 @@ class _Exchange:
         )
         _LOG.error("%s at %s, request %s", type(failure).__name__, places, self.request_id)
         if self.status:
-            raise ConnectionResetError("the response was cut off by an error") from None
+            return  # the response has begun; the server sees that it is not complete, and closes the connection
         detail = f"the service has failed; report the request id {self.request_id} to the operator."
         response = respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, self.request_id)
         await response(self._scope, self.receive, self.send)

@@ -75,7 +75,8 @@ def deploy(
     template = resources.files("pneumoscope.aws.client").joinpath("endpoint.yaml").read_text(encoding="utf-8")
     try:
         stack = put_stack(cloud, stack_name(name), template, parameters, {TAG: name})
-        if settings.wait:
+        # If nothing is updated, the stack's status is of an earlier operation, which may have failed.
+        if settings.wait and stack is not None:
             await_stack(cloud, stack, listener=listener, pause=pause)
     except BusyError:  # the stack may still come up, so its model must stay
         raise
