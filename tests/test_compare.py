@@ -87,7 +87,7 @@ def test_films_and_classes_are_matched_by_name(scored: SplitResults) -> None:
     assert found.films == 80
     assert {each.difference.value for each in found.differences} <= {0.0, None}
     nothing = SplitResults(**(vars(scored) | {"films": []}))
-    with pytest.raises(DatasetError, match="no film can be decoded by both"):
+    with pytest.raises(DatasetError, match="no film reached the models of both"):
         compare(scored, nothing, MODEL, seen="no", priors=("train", "train"))
 
 

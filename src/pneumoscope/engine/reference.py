@@ -34,7 +34,7 @@ _KINDS: dict[str, Kind] = {
 
 
 class DecisionStatistics(Document):
-    """The decisions on films: shares of all films by status, and of the decodable films by class."""
+    """The decisions on films: shares of all films by status, and of the films that reached the model by class."""
 
     films: int = Field(ge=1)
     source: Literal["out-of-fold", "validation"]

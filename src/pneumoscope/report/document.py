@@ -130,7 +130,7 @@ class Decisions(Document):
     answered: Figures = Field(description="Figures of only the films that were answered.")
 
 
-class UndecodableFilm(Document):
+class UnjudgedFilm(Document):
     """A film that did not reach the model: it could not be decoded, or was rejected before the model was run."""
 
     film: Text
@@ -217,7 +217,7 @@ class Films(Document):
     fingerprint: Sha256
     trained_on: Sha256
     patients: int
-    undecodable: tuple[UndecodableFilm, ...]
+    unjudged: tuple[UnjudgedFilm, ...]
     seen: Seen
     folds: int | None = Field(
         description="Number of folds, if each film was predicted by a network that has not seen it; else null."
@@ -281,7 +281,7 @@ class External(Document):
 class Report(Document):
     """The document `report.json`."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     kind: Literal["split", "external", "out-of-fold"]
     intended_use: Text
     pneumoscope: Text

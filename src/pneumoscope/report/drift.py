@@ -23,7 +23,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.files import whole_directory, write_text
 from pneumoscope.metrics import Weights
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.report.document import Figure, Figures, Number, UndecodableFilm
+from pneumoscope.report.document import Figure, Figures, Number, UnjudgedFilm
 from pneumoscope.report.external import independent_difference
 from pneumoscope.report.figures import RESAMPLES, to_figures
 
@@ -50,13 +50,13 @@ class Sign(Document):
 class Drift(Document):
     """The document `drift.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     intended_use: Text
     pneumoscope: Text
     model: ModelName
     folder: Text
     n: int = Field(ge=1, description="Number of image files.")
-    undecodable: tuple[UndecodableFilm, ...]
+    unjudged: tuple[UnjudgedFilm, ...]
     statuses: dict[str, int] = Field(description="Number of films that reached the model, per status.")
     reasons: dict[str, int]
     resamples: int = Field(description="Resamples of the bootstrap over films; the patients are not known.")
@@ -97,7 +97,7 @@ def measure_drift(
         listener: is notified of progress.
 
     Raises:
-        UsageError: none of the files can be decoded, or `out` exists.
+        UsageError: none of the files reaches the model, or `out` exists.
         BundleError: the folder `bundle` is not a bundle.
     """
     from pneumoscope.report.page import draw_drift
@@ -124,7 +124,7 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     lost = [each for each in predictions if each.outputs is None]
     rows = [(each.status, each.outputs) for each in predictions if each.outputs is not None]
     if not rows:
-        raise UsageError(f"none of the {len(lost)} image files in {folder} can be decoded: {lost[0].reasons[0]}")
+        raise UsageError(f"none of the {len(lost)} image files in {folder} reached the model: {lost[0].reasons[0]}")
     seen = _DecodedFilms(
         statuses=np.array([status for status, _ in rows]),
         probabilities=np.array([outputs.probabilities for _, outputs in rows], np.float64),
@@ -134,14 +134,14 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     )
     signs = tuple(_signs(engine.contract, seen, reference))
     return Drift(
-        schema_version=1,
+        schema_version=2,
         intended_use=DISCLAIMER,
         pneumoscope=__version__,
         model=ModelName(**engine.model),
         folder=str(folder),
         n=len(predictions),
-        undecodable=tuple(
-            UndecodableFilm(film=each.image, code=each.reason_codes[0], reason=each.reasons[0]) for each in lost
+        unjudged=tuple(
+            UnjudgedFilm(film=each.image, code=each.reason_codes[0], reason=each.reasons[0]) for each in lost
         ),
         statuses=dict(sorted(Counter(seen.statuses.tolist()).items())),
         reasons=dict(Counter(code for each in predictions for code in each.reason_codes).most_common()),
