@@ -26,7 +26,7 @@ demo: $(READY)  ## the whole flow on synthetic radiographs
 test: check browser  ## everything CI runs
 	$(PARALLEL) $(BIN)/pytest --numprocesses auto --dist worksteal --durations 20
 
-quick: $(READY)  ## the tests that neither train nor start processes, within a minute
+quick: $(READY)  ## the fast tests: without training, and with few processes; within a minute
 	$(PARALLEL) $(BIN)/pytest --quick --numprocesses auto
 
 check: $(READY)  ## ruff, formatting, strict types, import rules

@@ -4,8 +4,8 @@
 
 A client on this machine stands in for SageMaker, sends one film per request, and takes its share of the same cores.
 Costs are therefore calculated from the service's own processor time, and from list prices of us-east-1, which change.
-Run it on a quiet machine: on one that was busy otherwise, a film took 26 ms of a processor in place of 16. By
-default, --bundle is the one that ships with the package.
+Run it on a quiet machine: on one that was also doing other work, a film took 26 ms of processor time instead of 16.
+By default, --bundle is the one that ships with the package.
 """
 
 import argparse

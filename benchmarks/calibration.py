@@ -3,7 +3,7 @@
 python benchmarks/calibration.py EVIDENCE.npz
 
 Everything is cross-fitted: calibration and thresholds for each fold's films are fitted to the other folds' films.
-Films are weighted to the evidence's prior, except for accuracy and the answered share, which count every film once.
+NLL and ECE weight the films to the evidence's prior; all other figures count every film once.
 Intervals are of the difference between two methods on the same films, by a bootstrap over patients.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
         classes=evidence.about.classes,
         groups=evidence.about.groups,
     )
-    decide(calibration_set, evidence.stress.astype(float))
+    decide(calibration_set, evidence.stress.astype(float), usable)
 
 
 def compare(films: HeldOutFilms, logits: Floats, rows: NDArray[np.bool_]) -> None:
@@ -86,7 +86,7 @@ def cross_fitted(films: HeldOutFilms, logits: Floats, method: str) -> Floats:
 def dirichlet(films: HeldOutFilms, logits: Floats) -> Floats:
     """Full Dirichlet calibration (Kull et al. 2019, arXiv:1910.12656): a linear map of the log-probabilities.
 
-    Off-diagonal entries are regularised (ODIR, with a weight of 0.001).
+    Off-diagonal entries are regularised with a weight of 0.001, as in ODIR; the intercept, unlike there, is not.
     """
     classes = logits.shape[1]
     known = np.log(np.clip(metrics.softmax(films.logits), 1e-12, 1))
@@ -113,11 +113,11 @@ def calibration_errors(films: HeldOutFilms, shares: Floats, counts: Floats) -> F
     return np.asarray(np.abs(counts @ (bins * gap[:, np.newaxis])).sum(axis=1) / (counts @ films.weights))
 
 
-def decide(calibration_set: CalibrationSet, stress: Floats) -> None:
-    """Print what is answered at each coverage, for plain and for stress films."""
+def decide(calibration_set: CalibrationSet, stress: Floats, usable: NDArray[np.bool_]) -> None:
+    """Print what is answered at each coverage, for plain films and for `usable` stress films (`bool [N]`)."""
     films = calibration_set.films
     fitted = [(held, calibrate(replace(calibration_set, films=others))) for held, others in films.parts()]
-    for name, logits in (("plain", films.logits), ("stress", stress)):
+    for name, logits, rows in (("plain", films.logits, np.ones_like(usable)), ("stress", stress, usable)):
         print(f"{name}: coverage; answered, correct of these, type undetermined; coverage of each class")
         for coverage in COVERAGES:
             answer, labels = np.full(len(films.truth), -1), np.empty(len(films.truth), object)
@@ -134,10 +134,11 @@ def decide(calibration_set: CalibrationSet, stress: Floats) -> None:
                 ]
                 answer[held] = [-1 if each.class_index is None else each.class_index for each in verdicts]
                 labels[held] = [each.label if each.status == "abstained" else None for each in verdicts]
+            answer, truth = answer[rows], films.truth[rows]
             answered = answer >= 0
-            right = np.mean((answer == films.truth)[answered]) if answered.any() else np.nan
-            undetermined = np.mean(labels != np.array(None))
-            observed = ", ".join(f"{share:.3f}" for share in metrics.class_coverage(kept, films.truth))
+            right = np.mean((answer == truth)[answered]) if answered.any() else np.nan
+            undetermined = np.mean(labels[rows] != np.array(None))
+            observed = ", ".join(f"{share:.3f}" for share in metrics.class_coverage(kept[rows], truth))
             print(f"  {coverage:.2f}; {answered.mean():.3f}, {right:.3f}, {undetermined:.3f}; {observed}")
 
 

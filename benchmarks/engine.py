@@ -45,8 +45,10 @@ from pneumoscope.phantom import FINDINGS, encode_jpeg, film, write_archive_folde
 from pneumoscope.settings.training import ExportConfig
 from pneumoscope.training.config import load_recipe, make_config
 from pneumoscope.training.fit import train
+from processes import peak_memory
 
-SIZES = [(1357, 1654), (760, 1136), (808, 1272)]  # median rows and columns of normal, bacterial, viral originals
+# Median rows and columns of bacterial, normal and viral originals, in the order of FINDINGS.
+SIZES = [(760, 1136), (1357, 1654), (808, 1272)]
 
 
 def main() -> None:
@@ -256,21 +258,6 @@ def start_up(data: bytes, predictions: dict[str, list[str]], folder: Path) -> No
     for name, arguments in commands.items():
         taken = [seconds(partial(cold, arguments)) for _ in range(7)]
         row(f"pneumoscope {name}", f"{statistics.median(taken):.2f}")
-
-
-# A child's peak includes its parent's memory at the fork, and this process is large: a small process starts the child.
-_MEASURE = """
-import resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-assert done.returncode in (0, 1)  # 1: some films were rejected
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
-"""
-
-
-def peak_memory(arguments: list[str]) -> float:
-    """Peak resident memory of one `pneumoscope` command, in MB."""
-    command = [sys.executable, "-c", _MEASURE, sys.executable, "-m", "pneumoscope", *arguments]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def cold(arguments: list[str]) -> None:

@@ -4,9 +4,9 @@
 
 FOLDS is a finished cross-validation of DATASET with the default --folds 5 and --fold-seed 0. For each fold, a gate is
 fitted to the fold's network and train films, as `export` does it. It is then applied to the fold's held-out films, as
-they are, as stress films and with each fault, and to pictures: newly drawn ones, and those of each FOLDER, which should
-be rejected with the code KIND. For each FOLDER, a second row shows the codes that follow from the gate's scores alone,
-without its measures of texture.
+they are, as stress films, varied and with each fault, and to pictures: newly drawn ones, and those of each FOLDER,
+which should be rejected with the code KIND. For each FOLDER, a second row shows the codes that follow from the gate's
+scores alone, without its measures of texture.
 """
 
 import argparse
@@ -77,14 +77,16 @@ def judge_fold(
         stress, usable = stress_inputs(part, held, rule, seed=0)
         kinds = {"film": unseen, "stress film": stress[usable], **_faults(unseen[:, 0]), **_drawn(rule.size, run.name)}
         for name, images in kinds.items():
-            counts_by_kind.setdefault(name, Counter()).update(_outcomes(model, gate, images, [0.0] * len(images)))
+            counts_by_kind.setdefault(name, Counter()).update(
+                _outcomes(model, gate, images, [(0.0, 0.0)] * len(images))
+            )
         for kind, _, place in (each.partition("=") for each in pictures):
             found = list(_read(Path(place), rule))
             images = np.stack([image for image, _ in found])
-            coloured = [share for _, share in found]
+            shares = [pair for _, pair in found]
             for limits, how in ((gate, ""), (gate.model_copy(update={"textures": None}), ", scores alone")):
                 counts = counts_by_kind.setdefault(f"{kind}: {Path(place).name}{how}", Counter())
-                counts.update(_outcomes(model, limits, images, coloured))
+                counts.update(_outcomes(model, limits, images, shares))
 
 
 def _faults(films: Luma) -> dict[str, Luma]:
@@ -102,24 +104,25 @@ def _drawn(side: int, name: str) -> dict[str, Luma]:
     }
 
 
-def _outcomes(model: Path, gate: Gate, images: Luma, coloured: list[float]) -> Iterator[str]:
+def _outcomes(model: Path, gate: Gate, images: Luma, shares: list[tuple[float, float]]) -> Iterator[str]:
+    """The code of each image, or `accepted`; `shares` are those of its file's coloured and transparent pixels."""
     found = run_model(model, [GATE, DISTANCE], images)
     rows = ((score, distance) for scores, distances in found for score, distance in zip(scores, distances, strict=True))
-    for (scores, distances), share, image in zip(rows, coloured, images, strict=True):
-        if (why := find_fault(gate, scores, distances, share, image)) is not None:
+    for (scores, distances), (coloured, transparent), image in zip(rows, shares, images, strict=True):
+        if (why := find_fault(gate, scores, distances, coloured, image, transparent=transparent)) is not None:
             yield why.code
         else:
             yield "accepted" if mirror_warning(gate, scores) is None else f"accepted, {MIRRORED}"
 
 
-def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, float]]:
-    """Model inputs of the files that can be decoded, each with its share of coloured pixels."""
+def _read(folder: Path, rule: InputRule) -> Iterator[tuple[Luma, tuple[float, float]]]:
+    """Model inputs of the files that can be decoded, each with its shares of coloured and of transparent pixels."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             radiograph = _radiograph(path.read_bytes(), rule)
             if radiograph is None:
                 continue
-            yield to_input(radiograph.luma, rule), radiograph.coloured or 0.0
+            yield to_input(radiograph.luma, rule), (radiograph.coloured or 0.0, radiograph.transparent)
 
 
 def _radiograph(data: bytes, rule: InputRule) -> Radiograph | None:

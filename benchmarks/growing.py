@@ -7,9 +7,6 @@ Drawing the phantoms takes some minutes, which are not measured.
 
 import argparse
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -18,13 +15,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
+from processes import peak_memory
 
 FILMS_PER_PATIENT = 2
 SIZE = (64, 72)
 
 
 def draw(number: int) -> tuple[str, bytes]:
-    """One small phantom under its version 2 name; every fifth patient is in the test part."""
+    """One small phantom, named as in version 2 of the archive; every fifth patient is in the test part."""
     finding = FINDINGS[number % len(FINDINGS)]
     patient, shot = divmod(number // len(FINDINGS), FILMS_PER_PATIENT)
     part = "test" if patient % 5 == 0 else "train"
@@ -58,13 +56,12 @@ def main() -> None:
         folder = Path(name)
         archives = list(write_archives(folder, counts))
         print(f"{'films':>8}{'seconds':>9}{'films/s':>9}{'peak MB':>9}{'time ratio':>12}")
-        for count, path in archives:  # in ascending order: the peak below is the maximum of all children so far
+        for count, path in archives:
             started = time.perf_counter()
-            command = [sys.executable, "-m", "pneumoscope", "data", "prepare", str(path), "--out", str(folder / "out")]
-            subprocess.run([*command, "--overwrite", "--quiet"], check=True, capture_output=True)
+            out = str(folder / "out")
+            peak = peak_memory(["data", "prepare", str(path), "--out", out, "--overwrite", "--quiet"])
             seconds = time.perf_counter() - started
             first = first or seconds
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
             print(f"{count:>8}{seconds:>9.1f}{count / seconds:>9.0f}{peak:>9.0f}{seconds / first:>12.1f}", flush=True)
 
 

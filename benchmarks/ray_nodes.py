@@ -22,7 +22,7 @@ HEAD, OTHER = "10.213.0.1", "10.213.0.2"  # both are seen inside the namespaces 
 _PORT = 6379
 AGENTS = ("metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")
 # Ray's own limits are too short for a busy machine.
-PATIENT = {"RAY_raylet_start_wait_time_s": "240", "RAY_agent_register_timeout_ms": "240000"}
+LONG_LIMITS = {"RAY_raylet_start_wait_time_s": "240", "RAY_agent_register_timeout_ms": "240000"}
 # Ray gives its workers a niceness of 15, with which they would lose to others on a busy machine.
 _EQUAL = {"RAY_worker_niceness": "0"}
 _READY_SECONDS, _END_SECONDS = 240.0, 20.0
@@ -87,7 +87,7 @@ def two_nodes() -> Iterator[Nodes]:
     """
     head, other = (f"pneumoscope-{os.getpid()}-{name}" for name in ("head", "other"))
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    nodes = Nodes(head=head, other=other, environment=os.environ | PATIENT | _EQUAL | token)
+    nodes = Nodes(head=head, other=other, environment=os.environ | LONG_LIMITS | _EQUAL | token)
     with ExitStack() as stack:
         for name in (head, other):
             stack.callback(_remove, name)  # before it is made: an interruption may come in between

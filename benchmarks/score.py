@@ -117,7 +117,7 @@ class _FromFirstFilm(Listener):
 
 
 def _score(films: Path, out: Path, shard_films: int) -> float:
-    """Films per second of a run, from the first films on, when every worker has loaded its model."""
+    """Films per second of a run, from the first report of films on: by then, the workers should be loaded."""
     listener = _FromFirstFilm()
     score_archives(
         [Folder(path=films, limits=DEFAULT_LIMITS)],

@@ -3,9 +3,9 @@
     python benchmarks/serving.py [--films originals-160.zip] [--bundle BUNDLE]
 
 Clients, service and engine share this machine's cores. Without --bundle, a ResNet-50 at 224 px is trained on a few
-phantoms and exported in int8: speed does not depend on what it learnt. Without --films, phantoms of the originals'
-sizes are used. The plain way is FastAPI with Pillow to RGB, torchvision's transforms and the bundle's network with
-random weights, in PyTorch eager in fp32, one request at a time.
+phantoms and exported in int8: speed does not depend on what it learnt. Without --films, phantoms of the archive
+films' median sizes are used. The plain way is FastAPI with Pillow to RGB, torchvision's transforms and the bundle's
+network with random weights, in PyTorch eager in fp32, one request at a time.
 """
 
 import argparse

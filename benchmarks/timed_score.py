@@ -3,8 +3,8 @@
     python benchmarks/timed_score.py FILMS OUT [--ray ADDRESS] [--bundle BUNDLE] [--shard-films N]
 
 `score.py` and a test call it. Neither worker gets a shard before both have loaded the model, because a Ray node may
-start its worker some seconds after the other one; the time is measured from that moment on. The script prints a line as
-soon as each worker has finished a shard, and at the end a line of JSON: the films per second, and how often shards were
+start its worker some seconds after the other one; the time is measured from that moment on. The script prints one line
+when both workers have finished a shard, and at the end a line of JSON: the films per second, and how often shards were
 scored again.
 """
 

@@ -51,6 +51,8 @@ FIXED = {
     "head_epochs": 0,
     "accumulate": 1,
     "freeze": False,
+    "patience": None,
+    "keep": "last",
 }
 #: Settings on which the augmented films depend.
 AUGMENTATION = {"epochs", "seed", "size", "crop", "jitter", "mirror", "crop_size", "read_size"}
@@ -109,7 +111,7 @@ def parse(text: str, recipe: str) -> tuple[str, TrainConfig]:
 
 
 def read(dataset: Dataset, size: int, folds: int) -> Films:
-    """Decode the train films, make their stress versions, and deal them into folds as `cross-validate` does."""
+    """Decode the train and validation films, make stress versions, and deal both into folds like `cross-validate`."""
     parts = fold_datasets(dataset, folds=folds, seed=0)
     # Cross-validation divides the train and the validation films, so all of them count as train here.
     dataset = replace(dataset, films=tuple(replace(film, split="train") for film in parts[0].films))

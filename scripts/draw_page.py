@@ -94,7 +94,7 @@ def compress(screenshot: bytes) -> bytes:
     colours = Image.open(BytesIO(screenshot)).convert("RGB")
     palette = colours.quantize(_COLOURS, kmeans=4)
     buffer = BytesIO()
-    # Dithered, because 256 colours alone draw contours into the map.
+    # Dithered, because 256 colours alone would show as contour lines in the heat map.
     colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, "PNG", optimize=True)
     content = buffer.getvalue()
     if len(content) > MOST_BYTES:

@@ -128,7 +128,8 @@ def try_out(python: Path, version: str) -> None:
     """Use a clean installation as a newcomer would, in a new folder outside the source tree.
 
     Raises:
-        ReleaseError: the version, the shipped bundle, its answer to a drawing or the import of the engine is wrong.
+        ReleaseError: the version, the shipped bundle, its decision on a drawing or the import of the engine (which must
+            not need torch) is wrong.
     """
     command = python.with_name(NAME)
     with tempfile.TemporaryDirectory() as name:
@@ -232,7 +233,7 @@ def _new(out: Path) -> AbstractContextManager[Path]:
 
 
 def _run(*command: object, cwd: Path, expected: int = 0, more: dict[str, str] | None = None) -> str:
-    """Run a command, of our own package or of the locked tools, and return what it prints.
+    """Run a command (git, our own package's, or one of the locked tools) and return what it prints.
 
     It finds our package only where it is installed: the environment loses PYTHONPATH and our own variables.
 

@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "src" / "pneumoscope"
 DOCS = REPOSITORY / "docs"
 HEAD = """# Source files
 
-Written by `make docs` from the first line of each module's docstring. How the rooms fit together:
+Written by `make docs` from the first line of each module's docstring. How the package's parts (*rooms*) fit together:
 [Architecture](architecture.md).
 """
 

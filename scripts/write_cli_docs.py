@@ -16,8 +16,9 @@ HEAD = """# Commands
 
 Written by `make docs` from the commands' own help.
 Exit codes: 0 success, 1 the command failed or some inputs were refused, 2 wrong usage, 130 interrupted. An interrupted
-command (Ctrl-C) leaves no incomplete file or folder under its final name; `--resume` continues an interrupted
-`train` or `cross-validate`. Data goes to stdout, progress and errors to stderr.
+command (Ctrl-C) leaves no incomplete file under its final name. Folders that are filled step by step remain:
+`--resume` continues an interrupted `train` or `cross-validate`, and the same command an interrupted `score` or
+`data fetch`. Data goes to stdout, progress and errors to stderr.
 """
 
 _SETTINGS = TrainConfig.model_fields.keys() - {"schema_version", "recipe"}  # those that a recipe can set

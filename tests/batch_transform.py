@@ -23,7 +23,8 @@ FAILURE_REASON = "ClientError: See job logs for more information"  # the text th
 class BatchTransform:
     """Runs jobs.
 
-    A response's key ends with the part of the film's key below the prefix or, if `whole_keys`, with all of it.
+    A response's key, below the output path, is the part of the film's key below the prefix or, if `whole_keys`, all of
+    it; `.out` is added.
     """
 
     def __init__(self, cloud: LocalCloud, service: Service, region: str, *, whole_keys: bool = False) -> None:

@@ -13,13 +13,14 @@ from playwright.sync_api import Browser, Page, expect
 
 from service import Service
 
-SECONDS = 30_000  # for the longest wait, in milliseconds, which Playwright counts in
+TIMEOUT_MS = 30_000  # for the longest wait
 VERDICT = re.compile("^(Answered|Abstained|Rejected|Not classified)")
 
 
 @contextmanager
 def opened(browser: Browser, service: Service, *, faults: bool = False, **options: Any) -> Iterator[Page]:
-    """The page, which must send no request to another host and, unless `faults` are provoked, log no error."""
+    """The page, which must send no request to another host and, unless `faults` are provoked, log no error or
+    warning."""
     context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
     page = context.new_page()
     complaints: list[str] = []
@@ -29,7 +30,7 @@ def opened(browser: Browser, service: Service, *, faults: bool = False, **option
     )
     page.on("pageerror", lambda failure: complaints.append(str(failure)))
     page.on("request", lambda sent: None if is_inside(sent.url, service) else outside.append(sent.url))
-    page.set_default_timeout(SECONDS)
+    page.set_default_timeout(TIMEOUT_MS)
     page.goto(service.url)
     yield page
     assert not outside
@@ -47,7 +48,7 @@ def add(page: Page, *paths: Path) -> None:
     page.set_input_files("#files", [str(path) for path in paths])
     expect(page.locator("#queue li")).to_have_count(before + len(paths))
     for row in page.locator("#queue .outcome").all():
-        expect(row).to_have_text(VERDICT, timeout=SECONDS)
+        expect(row).to_have_text(VERDICT, timeout=TIMEOUT_MS)
 
 
 def picture(page: Page) -> np.ndarray:

@@ -327,7 +327,7 @@ def page_films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def steady_run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run trained long enough that rounding does not change its classes."""
+    """A run trained long enough that rounding does not change the classes that it predicts."""
     from pneumoscope.training.config import make_config
     from pneumoscope.training.fit import train
 

@@ -18,7 +18,7 @@ _OURS = ("content-length", "transfer-encoding", "connection")
 
 
 class FlakyProxy(ThreadingHTTPServer):
-    """A proxy; `done` counts what it did: `busy`, `lost PUT`, `lost GET`, `cut`."""
+    """A proxy; `done` counts what it did: `busy`, `cut`, and `lost` with the method, such as `lost PUT`."""
 
     def __init__(self, target: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

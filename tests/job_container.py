@@ -63,7 +63,10 @@ class Container:
         return variables | ({} if test is None else {"SM_CHANNEL_TEST": str(test)})
 
     def custom_image(self, train: Path, hyperparameters: dict[str, str]) -> dict[str, str]:
-        """Write the platform's files for a custom image; return the only variables that the platform sets for it."""
+        """Write the platform's files for a custom image; return its variables.
+
+        The platform sets the job's name. It does not set SAGEMAKER_BASE_DIR, which here moves /opt/ml to `base`.
+        """
         shutil.copytree(train, self.base / "input/data/train")
         config = self.base / "input/config"
         (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))

@@ -29,7 +29,7 @@ from service import Service
 BUCKET, TABLE, DEAD_LETTERS = "films-and-results", "uploads", "dead-letters"
 ENDPOINT = "films"
 ORIGIN, OTHER_ORIGIN = "https://pacs.example", "https://ward.example"
-#: A file name; and parts of names of files and patients, which must not be in any log.
+#: A file name; and parts of file names and of patients' data, which must not be in any log.
 NAME = "Wintergr een+50% ü.png"
 PLANTED = ("Wintergr", dicoms.NUMBER, dicoms.BORN)
 FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))

@@ -77,7 +77,7 @@ def cloud() -> Iterator[LocalCloud]:
             environment.delenv(name)
         for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": url}).items():
             environment.setenv(name, value)
-        # otherwise moto gives a stack's endpoint its own name, whatever the template says
+        # Otherwise moto makes up the name of a stack's endpoint, whatever the template says.
         environment.setattr(FakeEndpoint, "cloudformation_name_type", staticmethod(lambda: "EndpointName"))
         local = LocalCloud(url)
         local.reset()

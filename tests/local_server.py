@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that serves a file correctly, or with a chosen fault; and how to run any other."""
+"""A real HTTP server on this machine, which serves a file correctly or with a chosen fault; helpers for any server."""
 
 import hashlib
 import random
@@ -90,9 +90,16 @@ class Handler(BaseHTTPRequestHandler):
     def always_busy(self, _: int) -> None:
         self.respond(503)
 
+    def busy_later(self, attempt: int) -> None:
+        self.respond(503) if attempt > 1 else self.send_range()
+
     def breaks(self, attempt: int) -> None:
         """Send a third of the file and close the connection, every time."""
         self.send_range(stop_after=len(self.server.content) // 3 + attempt)
+
+    def breaks_ranges(self, _: int) -> None:
+        """Send a third of the requested part and close the connection, every time."""
+        self.send_range(stop_after_share=1 / 3)
 
     def breaks_at_once(self, _: int) -> None:
         self.send_range(stop_after=0)
@@ -126,7 +133,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_range(self.damaged())
 
     def corrupt_once(self, attempt: int) -> None:
-        self.send_range(self.damaged() if attempt <= 3 else self.server.content)
+        # After the size and three reads of a ZIP archive's directory, the fifth request is the first for a member.
+        self.send_range(self.damaged() if attempt <= 5 else self.server.content)
 
     def no_length(self, _: int) -> None:
         self.send_response(200)
@@ -184,7 +192,13 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def send_range(
-        self, content: bytes | None = None, *, stop_after: int | None = None, stall: float = 0.0, pause: float = 0.0
+        self,
+        content: bytes | None = None,
+        *,
+        stop_after: int | None = None,
+        stop_after_share: float | None = None,
+        stall: float = 0.0,
+        pause: float = 0.0,
     ) -> None:
         content = self.server.content if content is None else content
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -200,6 +214,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", self.content_range(start, stop))
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
+        if stop_after_share is not None:
+            stop_after = 1 + int((stop - start) * stop_after_share)
         body = content[start:stop][:stop_after]
         for place in range(0, len(body), PIECE):
             self.wfile.write(body[place : place + PIECE])

@@ -137,7 +137,10 @@ def running(line: str, folder: Path, port: str) -> Iterator[None]:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz") as response:
                 assert response.status == 200
                 break
+            assert process.poll() is None, line
             time.sleep(0.05)
+        else:
+            raise AssertionError(f"{line}: the service is not ready")
         yield
     finally:
         process.terminate()

@@ -6,7 +6,7 @@ from pneumoscope import metrics
 
 
 def sample(seed: int, classes: int = 3, films: int | None = None) -> tuple[metrics.Indices, metrics.Floats]:
-    """True classes (each at least once) and probabilities with ties."""
+    """True classes, each once and `films` more at random, and probabilities with ties: `classes + films` films."""
     random = np.random.default_rng(seed)
     films = int(random.integers(5, 60)) if films is None else films
     truth = np.concatenate([np.arange(classes), random.integers(classes, size=films)])

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ray_nodes import AGENTS, PATIENT
+from ray_nodes import AGENTS, LONG_LIMITS
 
 _TIMEOUT_SECONDS = 240.0
 _NODE_TRIES, _NODE_SECONDS = 4, 90.0
@@ -26,7 +26,7 @@ class Cluster:
 
     def __init__(self, folder: Path, *, cores: int, environment: dict[str, str]) -> None:
         self._folder, self._environment = folder, environment
-        self._heads: dict[int, subprocess.Popen[bytes]] = {}  # first processes, by process group
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}  # first processes, by process group
         port, client = free_port(), free_port()
         self.address, self.client = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
         ports = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}")
@@ -35,12 +35,12 @@ class Cluster:
         self._await(client)
 
     def add_node(self, *, cores: int, token: str) -> int:
-        """Start another node; its process group, for `kill`. On a busy machine a raylet may give up: try again.
+        """Start another node and return its process group, for `kill`. A raylet may give up on a busy machine: retry.
 
         The node has a resource of its own, since a killed node's cores may still count for a while.
         """
         for _ in range(_NODE_TRIES):
-            name = f"node-{len(self._heads)}"
+            name = f"node-{len(self._processes)}"
             resources = f"--resources={json.dumps({name: 1})}"
             group = self._start(f"--address={self.address}", f"--num-cpus={cores}", resources)
             if self._has(name, 1, token, _NODE_SECONDS):
@@ -78,23 +78,23 @@ class Cluster:
 
     def close(self) -> None:
         """Kill everything."""
-        for group, process in reversed(self._heads.items()):
+        for group, process in reversed(self._processes.items()):
             self.kill(group)
             process.wait()
 
     def _start(self, *options: str) -> int:
-        # With ports of ours, a raylet need not wait for its agents' ports, which it does for a few seconds only.
+        # A raylet waits only a few seconds until its agents report their ports; with ports from us it need not wait.
         options += tuple(f"--{agent}-port={free_port()}" for agent in AGENTS)
         fixed = ("--node-ip-address=127.0.0.1", "--disable-usage-stats", "--block", "--object-store-memory=100000000")
         with (self._folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [_RAY, "start", *options, *fixed],
-                env=os.environ | PATIENT | self._environment,
+                env=os.environ | LONG_LIMITS | self._environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self._heads[process.pid] = process
+        self._processes[process.pid] = process
         return process.pid
 
     def _await(self, port: int) -> None:

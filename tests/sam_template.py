@@ -21,7 +21,7 @@ ALWAYS = {
 }
 DIGEST = f"210987654321.dkr.ecr.us-east-1.amazonaws.com/team/pneumoscope@sha256:{'0' * 64}"
 IN_CHINA = f"{ACCOUNT}.dkr.ecr.cn-north-1.amazonaws.com.cn/team/pneumoscope:1.0"
-#: Changes of the other parameters.
+#: By case, the parameters that differ from `ALWAYS` and from the template's defaults.
 CASES: dict[str, dict[str, str]] = {
     "plain": {},
     "realtime": {

@@ -67,7 +67,7 @@ def make_zip(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def small_films(patients: int = 6) -> dict[str, bytes]:
-    """Small phantoms as JPEG by version 2 names: two films per patient, with train and test parts."""
+    """Small phantoms as JPEG under version 2 names, in train and test parts: per class, two films of each patient."""
     members = {}
     for patient in range(1, patients + 1):
         part = "test" if patient % 3 == 0 else "train"
@@ -202,7 +202,7 @@ def speckle(label: str, number: int) -> NDArray[np.uint8]:
 
 
 def assert_fails(done: SimpleNamespace, code: int, *words: str) -> None:
-    """The command ended with this exit code, and with one error line that has these words and no traceback."""
+    """The command ended with this exit code and one error line, without a traceback; its stderr has these words."""
     assert done.code == code, done.err
     errors = [line for line in done.err.splitlines() if line.startswith(("error: ", "Error: "))]
     assert len(errors) == 1, done.err
@@ -233,6 +233,13 @@ def deep_png(values: NDArray[np.uint16]) -> bytes:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def with_transparent_colour(png: bytes) -> bytes:
+    """The PNG of 16 bits with a chunk tRNS, by which one colour is transparent."""
+    chunk = b"tRNS" + bytes(6)
+    at = png.index(b"IDAT") - 4
+    return png[:at] + struct.pack(">I", 6) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[at:]
 
 
 def noise(count: int, size: int, seed: int = 0) -> np.ndarray:

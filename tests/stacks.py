@@ -14,7 +14,7 @@ from moto.cloudformation.parsing import clean_json
 from local_cloud import LocalCloud
 
 ACCOUNT, REGION = "123456789012", "eu-central-1"
-# Moto's CloudFormation warns about these types, which it does not create. Tests check them as the template resolves.
+# Moto's CloudFormation warns about these types, which it does not create. Tests check their resolved properties.
 NOT_IN_MOTO = (
     "ApiGatewayV2::(Api|Authorizer|Integration|Route|Stage)|ApplicationAutoScaling::Scal(ableTarget|ingPolicy)|"
     "CloudWatch::Alarm|Lambda::EventInvokeConfig|S3::BucketPolicy|SQS::QueuePolicy"
@@ -31,7 +31,7 @@ def long_form(template: Path) -> str:
 
 
 class Names:
-    """The values of a stack's references. One to a resource that moto did not create resolves to `<LogicalId>`."""
+    """A stack's references, resolved: to `<LogicalId>` if moto did not create the resource."""
 
     def __init__(self, made: Any) -> None:
         self._made = made

@@ -193,8 +193,41 @@ def endless_bodies(service: Service) -> None:
     assert service.memory() < before + MAX_GROWTH
 
 
+def trickle(service: Service, starts: list[bytes], *, seconds: float) -> list[bytes]:
+    """Send the starts of requests at once, then a byte to each every 0.2 s until the service closes; the responses.
+
+    Raises:
+        TimeoutError: a connection is open after `seconds`.
+    """
+    responses, deadline = [b""] * len(starts), time.monotonic() + seconds
+    with ExitStack() as stack:
+        waiting = {
+            number: stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            for number in range(len(starts))
+        }
+        for number, asking in waiting.items():
+            asking.sendall(starts[number])
+            asking.settimeout(0)
+        while waiting:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(waiting)} slow connections are open after {seconds} s")
+            time.sleep(0.2)
+            for number, asking in list(waiting.items()):
+                try:
+                    received = asking.recv(4096)
+                except BlockingIOError:
+                    asking.send(b"a")
+                    continue
+                except ConnectionResetError:
+                    received = b""
+                responses[number] += received
+                if not received:
+                    del waiting[number]
+    return responses
+
+
 def require_health(service: Service) -> None:
-    """Check that the service is ready, and that it answers a film."""
+    """Check that the service is ready, and that it decides on a film."""
     assert service.get("/readyz").status == 200
     data = encode_jpeg(film("virus", patient=2, size=(64, 64)))
     assert service.post("/v1/predictions", data).status == 200

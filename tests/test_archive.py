@@ -276,6 +276,9 @@ def test_a_truncated_or_damaged_tar_archive_is_refused_as_a_whole(tmp_path: Path
     for name, data in {
         "in a film": whole[:2200],
         "in a header": whole[:1700],
+        "between films": whole[:1536],
+        "in the padding": whole[:1200],
+        "before the end": whole[: 3 * 1536],
         "header": bytes(flipped),
         "packed": packed[:-12],
         "packed byte": packed[:40] + b"\0\0" + packed[42:],

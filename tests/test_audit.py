@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audits import codes, leaks
+from audits import audit_leaks, codes
 from dicoms import dicom
 from pneumoscope.audit import audit
 from pneumoscope.audit.findings import class_findings
@@ -20,7 +20,7 @@ from pneumoscope.dataset import PrepareConfig, load_dataset, prepare
 from pneumoscope.errors import ArchiveError, DatasetError, UsageError
 from pneumoscope.imaging.bounded import BoundedBytes
 from pneumoscope.phantom import FINDINGS, film
-from samples import encode, make_zip
+from samples import encode, make_zip, reencoded
 
 
 def test_a_clean_data_set_has_no_error(clean_data: Path, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_preparing_and_auditing_open_every_film_once(tmp_path: Path, monkeypatch
     prepare([make_zip(tmp_path / "a.zip", films)], tmp_path / "data", PrepareConfig())
     assert sorted(opened) == sorted(films.values())
     opened.clear()
-    leaks(tmp_path / "data")
+    audit_leaks(tmp_path / "data")
     assert sorted(opened) == sorted(films.values())
 
 
@@ -103,7 +103,7 @@ def test_the_page_is_self_contained_and_names_are_escaped(phantom_members: dict[
     plain = {f"w/{name}": held for name, held in phantom_members.items()}
     stored = {f"{'cat' if 'NORMAL' in name else 'dog'}/{Path(name).name}": held for name, held in plain.items()}
     stored["cat/<script>alert(1)<x>.jpeg"] = phantom_members[first]
-    leaks(make_zip(tmp_path / "a.zip", stored), tmp_path / "out")
+    audit_leaks(make_zip(tmp_path / "a.zip", stored), tmp_path / "out")
     page = (tmp_path / "out" / "audit.html").read_text()
     reader = Reader()
     reader.feed(page)
@@ -135,10 +135,19 @@ def test_the_command_prints_tables_or_one_document(
     assert one["spreads"] == two["spreads"]
 
 
-def test_fail_on_warning_and_wrong_usage(clean_data: Path, command: Callable[..., SimpleNamespace]) -> None:
-    found = leaks(clean_data)
-    done = command("data", "audit", clean_data, "--no-shortcuts", "--fail-on", "warning", "--quiet")
-    assert done.code == int(found.worst() == "warning")
+def test_fail_on_warning_and_wrong_usage(
+    clean_data: Path, own_data: Path, command: Callable[..., SimpleNamespace]
+) -> None:
+    film = next(path for path in own_data.rglob("*.jpeg") if "train" in path.parts)
+    film.with_name("unlisted.jpeg").write_bytes(reencoded(film.read_bytes(), quality=50))
+    assert audit_leaks(own_data).worst() == "warning"
+    for folder, severity, code in (
+        (own_data, "warning", 1),
+        (own_data, "error", 0),
+        (clean_data, "warning", int(audit_leaks(clean_data).worst() == "warning")),
+    ):
+        done = command("data", "audit", folder, "--no-shortcuts", "--fail-on", severity, "--quiet")
+        assert done.code == code, done.err
     assert command("data", "audit", clean_data, "--fail-on", "sometimes").code == 2
     with pytest.raises(UsageError, match="exists already"):
         audit(clean_data, clean_data)

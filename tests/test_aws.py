@@ -146,7 +146,7 @@ def test_the_archive_for_script_mode_has_this_package_and_its_requirements() -> 
 
 
 def test_a_job_installs_only_packages_pinned_by_hash() -> None:
-    """A package could read the films. PyTorch is the image's own build, which no pin must replace."""
+    """A package could read the films. PyTorch is the image's own build, and must not be replaced by a pinned one."""
     for each in pinned_requirements():
         assert re.match(r"[a-z0-9-]+==[\w.]+( ;[^\n]*)? \\\n    --hash=sha256:[0-9a-f]{64}", each), each[:80]
     installed = {each.partition("==")[0] for each in pinned_requirements()}

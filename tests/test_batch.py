@@ -59,7 +59,7 @@ def service(tiny_bundle: Path) -> Iterator[Service]:
 def films(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Films in S3 by name; one is damaged, one is empty, one has a name that needs quoting.
 
-    Moto's jobs start in the state InProgress, not Completed.
+    Moto's jobs would start in the state Completed; here they start as InProgress.
     """
     contents = drawn_films()
     made = {f"{number // 10}/{number:03d}.jpeg": contents[number % len(contents)] for number in range(FILMS)}
@@ -273,7 +273,7 @@ def test_embeddings_are_gathered_if_asked_for(
 def test_the_coverage_is_the_jobs_and_the_names_are_those_of_pneumoscope_score(
     aws: Cloud, films: dict[str, bytes], batches: BatchTransform, shared_cloud: LocalCloud, tiny_bundle: Path
 ) -> None:
-    """At coverage 0.99 every class fits every film; an image that does not know the variable answers at 0.9."""
+    """At coverage 0.99 every class fits every film; a container that does not know the variable answers at 0.9."""
     chosen = settings(tiny_bundle, coverage=0.99)
     container = transform.model_arguments(chosen, "a", chosen.out, "arn")["PrimaryContainer"]
     with serving(tiny_bundle, environment=container["Environment"]) as service:

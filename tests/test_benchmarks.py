@@ -154,7 +154,7 @@ def test_the_table_of_variants(
 def test_the_table_of_calibrations(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The logits name the right class four times in five, and are ten times too small."""
+    """The logits name the right class more than four times in five, and are much too small."""
     evidence = random_evidence(dataset, prior="uniform")
     predicted = np.where(np.random.default_rng(0).random(len(evidence.label)) < 0.8, evidence.label, 0)
     logits = (0.1 * evidence.logits + 0.3 * np.eye(3)[predicted]).astype(np.float32)

@@ -52,7 +52,7 @@ def test_a_better_model_is_better_by_accuracy_and_by_loss(scored: SplitResults) 
     )
     differences = {each.figure: each for each in found.differences}
     assert differences["accuracy"].verdict == differences["macro_auroc"].verdict == "better"
-    assert differences["cross_entropy"].verdict == "better"  # which is lower
+    assert differences["cross_entropy"].verdict == "better"  # a lower cross-entropy is the better one
     assert differences["cross_entropy"].difference.value is not None
     assert differences["cross_entropy"].difference.value < 0
     turned = compare(
@@ -87,7 +87,7 @@ def test_films_and_classes_are_matched_by_name(scored: SplitResults) -> None:
     assert found.films == 80
     assert {each.difference.value for each in found.differences} <= {0.0, None}
     nothing = SplitResults(**(vars(scored) | {"films": []}))
-    with pytest.raises(DatasetError, match="no film can be decoded by both"):
+    with pytest.raises(DatasetError, match="no film reached the models of both"):
         compare(scored, nothing, MODEL, seen="no", priors=("train", "train"))
 
 

@@ -55,7 +55,7 @@ def plain_delong(
     DeLong et al. 1988, and Obuchowski 1997 with groups of films.
     """
     films, others = np.flatnonzero(positive), np.flatnonzero(~positive)
-    areas, tens, ones = [], [], []
+    areas, tens, ones = [], [], []  # the papers' V10 and V01
     for scores in (first, second):
         pairs = [[wins(scores[film], scores[other]) for other in others] for film in films]
         areas.append(sum(map(sum, pairs)) / (len(films) * len(others)))

@@ -71,7 +71,7 @@ def test_onnx_runtime_keeps_no_record_of_its_use(dockerfile: Path, tmp_path: Pat
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_the_training_image_trains() -> None:
+def test_the_training_image_starts_a_training_job_as_root() -> None:
     stage = last_stage(TRAINING)
     assert json.loads(stage["ENTRYPOINT"]) == ["python", "-m", "pneumoscope.aws.job"]
     assert json.loads(stage["CMD"]) == ["train"]
@@ -143,7 +143,7 @@ def succeeds_eventually(command: list[str], environment: dict[str, str]) -> bool
 
 
 def can_run_as_another_user(path: Path) -> bool:
-    """Whether we can start processes as another user who can read the interpreter: root's may be in its home."""
+    """Whether we can start processes as another user who can read the interpreter; it may be in root's home folder."""
     real = path.resolve()
     return os.getuid() == 0 and all(folder.stat().st_mode & 0o001 for folder in (real, *real.parents))
 

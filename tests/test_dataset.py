@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def class_folders(classes: tuple[str, ...] = ("cat", "dog"), films: int = 8) -> 
     }
 
 
-def films_of_one_part_only() -> dict[str, bytes]:
+def each_class_in_one_part_only() -> dict[str, bytes]:
     """Class cat in the train part, class dog in the test part."""
     parts = (("train", "cat"), ("test", "dog"))
     return {f"{part}/{name}": data for part, label in parts for name, data in class_folders((label,)).items()}
@@ -232,7 +233,7 @@ def test_strict_makes_nothing(tmp_path: Path) -> None:
         ({"cat/readme.txt": b"x"}, "no usable image"),
         (class_folders(("cat",)), r"only one class found \(cat\)"),
         ({**class_folders(("cat",)), **class_folders(("dog",), films=1)}, "class 'dog' has too few patients"),
-        (films_of_one_part_only(), "test part only"),
+        (each_class_in_one_part_only(), "test part only"),
     ],
 )  # fmt: skip
 def test_sources_that_give_no_data_set(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
@@ -288,15 +289,19 @@ def test_odd_names_links_and_suffixes(tmp_path: Path) -> None:
 
 
 def test_long_names_used_twice_are_shortened(tmp_path: Path) -> None:
-    name = "n" * 240 + ".png"
+    name = "n" * 250 + ".png"  # with a suffix of its own it would be longer than the 255 bytes that Linux allows
     films = class_folders()
     one = write_tree(tmp_path / "one", films | {f"cat/{name}": encode(Image.fromarray(ramp()))})
     two = write_tree(tmp_path / "two", films | {f"cat/{name}": encode(Image.fromarray(255 - ramp()))})
-    prepare([one, two], tmp_path / "out", PrepareConfig())
-    assert len(load_dataset(tmp_path / "out").films) == 18
+    prepare([one, two], tmp_path / "out", PrepareConfig(train_only=True))
+    made = [Path(film.path).name for film in load_dataset(tmp_path / "out").films]
+    assert len(made) == 18
+    first, second = sorted((each for each in made if each.startswith("nn")), key=len, reverse=True)
+    assert first == name
+    assert re.fullmatch(r"n+~[0-9a-f]{8}\.png", second)
 
 
-def test_when_no_film_is_left_the_reasons_are_reported(tmp_path: Path) -> None:
+def test_when_a_class_has_no_film_left_the_reasons_are_reported(tmp_path: Path) -> None:
     films = {**class_folders(("cat",)), "dog/1.png": b"text", "dog/2.png": b"text"}
     with pytest.raises(DatasetError, match=r"only one class found \(cat\).*2 inputs were refused:\n.*dog/1.png"):
         prepare([write_tree(tmp_path / "source", films)], tmp_path / "out", PrepareConfig())

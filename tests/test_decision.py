@@ -207,7 +207,7 @@ def test_a_group_is_data_and_may_be_missing() -> None:
     assert judge({}, {"bacteria": 0.6, "normal": 0.3, "virus": 0.1}, rule).label == "bacteria"
 
 
-def test_some_of_a_groups_classes_belong_to_that_group() -> None:
+def test_a_set_with_only_some_classes_of_a_group_is_still_undetermined() -> None:
     shares = {"bacteria": 0.45, "normal": 0.05, "virus": 0.45, "fungus": 0.05}
     row = coverage_row(0.9, dict.fromkeys(shares, 0.3), {"pneumonia": (0.9, 0.9)})
     verdict = judge({"pneumonia": ("bacteria", "virus", "fungus")}, shares, Rule(level="class", row=row))
@@ -255,7 +255,7 @@ def test_a_rejection_has_only_a_reason(contract: Contract) -> None:
     assert verdict.reasons == ("the file is empty.",)
 
 
-def test_every_answer_of_a_model_trained_on_drawings_says_so(contract: Contract) -> None:
+def test_every_decision_of_a_model_trained_on_drawings_says_so(contract: Contract) -> None:
     drawn = contract.model_copy(update={"population": Population(age_years=None, drawings=True)})
     answered, abstained = (decide(drawn, np.array(row), None, rule=CLASS) for row in ([0.1, 0.2, 0.7], [0.5, 0.1, 0.4]))
     assert answered.reasons == (

@@ -121,6 +121,13 @@ def test_an_unknown_window_function_and_an_unusable_rescale_are_noted() -> None:
     np.testing.assert_array_equal(film.luma, rounded((GREY - 127.5) / 255 + 0.5))
 
 
+def test_an_unknown_window_function_cannot_make_a_negative() -> None:
+    """It is read as LINEAR, whose divisor, the width minus 1, is negative for windows narrower than 1."""
+    film = read_radiograph(dicom(GREY, WindowCenter=128, WindowWidth=0.5, VOILUTFunction="CUBIC"))
+    np.testing.assert_array_equal(film.luma, GREY)
+    assert film.notes == (Reason("note", "the DICOM's window is unusable and was ignored."),)
+
+
 def test_a_negative_slope_inverts_eight_bits_too() -> None:
     np.testing.assert_array_equal(read_luma(dicom(GREY, RescaleSlope=-1, RescaleIntercept=255)), 255 - GREY)
 
@@ -152,7 +159,7 @@ def test_lookup_tables_of_packed_bytes_and_of_negative_inputs() -> None:
 
 @pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
 def test_a_broken_lookup_table_is_refused(keyword: str) -> None:
-    """Without its table the film might be a negative."""
+    """Without its table the film might be a negative. An absent table is ignored, one missing entry tolerated."""
     no_data = Dataset()
     no_data.add_new("LUTDescriptor", "US", [256, 0, 8])
     for table in (lut([0, 0, 99], [1, 2]), lut([3], [1]), lut([256, 0, 8], list(range(100))), Sequence([no_data])):
@@ -226,7 +233,7 @@ def test_padding_is_black_and_outside_the_range() -> None:
 
 
 def pydicoms_luma(path: Path, stored: int) -> NDArray[np.float64] | None:
-    """A grey film of one frame by pydicom's own functions, 0 to 255; None for others, and if pydicom cannot."""
+    """A grey film of one frame by pydicom's own functions, 0 to 255; None if it is not one, or pydicom fails."""
     with source.quiet():
         dataset = pydicom.dcmread(path, force=True)
         try:

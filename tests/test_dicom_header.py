@@ -126,7 +126,7 @@ def test_frontal_views_are_read() -> None:
         read_luma(dicom(GREY, BodyPartExamined=part))
 
 
-def test_refused_by_its_view_code() -> None:
+def test_refused_by_the_meaning_of_its_view_code() -> None:
     code = Dataset()
     code.CodeMeaning = "Left lateral decubitus"
     with pytest.raises(ImageError, match="view is lateral"):

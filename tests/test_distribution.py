@@ -171,7 +171,7 @@ def test_an_sdist_builds_the_same_wheel(built: Built, copy: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.skipif(not release.UV.exists(), reason="uv is not where `make` puts it")
-def test_a_release_is_made_up_to_the_upload(built: Built, copy: Path, tmp_path: Path) -> None:
+def test_a_release_is_complete_except_for_the_upload(built: Built, copy: Path, tmp_path: Path) -> None:
     """Both files are installed into clean environments and tried there; see `try_out`, whose refusals are below."""
     try:
         released = release.release(copy, tmp_path / "dist")

@@ -139,7 +139,7 @@ def test_code_is_in_blocks_that_name_their_language(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert [block.kind for block in blocks(page) if block.kind not in ("bash", "python", "toml", "json", "text")] == []
     assert len(blocks(page)) == len(re.findall(r"^```\w+", text, re.MULTILINE)), (
-        "a comment must be right above its block"
+        "a block's opening line may have its language and a title, nothing else"
     )
     assert not re.search(r"^ {4}(?:pneumoscope|python|make|curl|pip|aws) ", text, re.MULTILINE)
 
@@ -153,7 +153,7 @@ def test_blocks_that_do_not_run_have_a_reason_that_holds() -> None:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every `pneumoscope` command that the README and the pages show, in a block or in a sentence."""
+    """Every `pneumoscope` command that the README, the changelog and the pages show, in a block or in a sentence."""
     for document in TEXTS:
         name = document.relative_to(REPOSITORY).as_posix()
         for block in blocks(document):

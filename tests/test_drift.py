@@ -137,14 +137,16 @@ def encode_png(luma: np.ndarray) -> bytes:
     return encode(Image.fromarray(luma))
 
 
-def test_undecodable_files_are_counted_and_a_folder_of_them_is_an_error(drawn_bundle: Path, tmp_path: Path) -> None:
+def test_files_that_do_not_reach_the_model_are_counted_and_a_folder_of_them_is_an_error(
+    drawn_bundle: Path, tmp_path: Path
+) -> None:
     films = image_files({"a.jpeg": encode_jpeg(film("virus", patient=1, size=(80, 90))), "b.jpeg": b"no"})
     found = measure_drift(drawn_bundle, films, tmp_path, tmp_path / "out")
-    assert (found.n, [each.film for each in found.undecodable]) == (2, ["b.jpeg"])
+    assert (found.n, [each.film for each in found.unjudged]) == (2, ["b.jpeg"])
     rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
     assert len(rows) == 3
     assert rows[2].startswith("b.jpeg,rejected,")
-    with pytest.raises(UsageError, match=r"none of the 1 image files in .* can be decoded"):
+    with pytest.raises(UsageError, match=r"none of the 1 image files in .* reached the model"):
         measure_drift(drawn_bundle, films[1:], tmp_path, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

@@ -4,11 +4,15 @@ import json
 import re
 import sys
 import tarfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from account import PLACE, REGION, RecordingListener, deploy_settings, deployed_names, list_keys, run, train_settings
@@ -92,6 +96,33 @@ def test_an_endpoint_is_updated_in_place(aws: Cloud, tiny_bundle: Path) -> None:
     assert len(list_keys(aws, "models")) == 2
     deploy(aws, deploy_settings(tiny_bundle, instances=2, most_instances=2))
     assert len(deployed_names(aws)) == 3
+
+
+def test_what_runs_already_can_be_deployed_after_an_update_that_failed(
+    aws: Cloud, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a stack keeps the status of the failed update. Moto's stacks neither fail nor compare parameters."""
+    deploy(aws, deploy_settings(tiny_bundle))
+    client = aws.client("cloudformation")
+    describe, update = client.describe_stacks, client.update_stack
+
+    def describe_rolled_back(**arguments: Any) -> dict[str, Any]:
+        reply: dict[str, Any] = describe(**arguments)
+        return {"Stacks": [each | {"StackStatus": "UPDATE_ROLLBACK_COMPLETE"} for each in reply["Stacks"]]}
+
+    def update_if_different(**arguments: Any) -> dict[str, Any]:
+        given = {each["ParameterKey"]: each["ParameterValue"] for each in arguments["Parameters"]}
+        stack = describe(StackName=arguments["StackName"])["Stacks"][0]
+        if given.items() <= stack_parameters(stack).items():
+            error = {"Code": "ValidationError", "Message": "No updates are to be performed."}
+            raise ClientError({"Error": error}, "UpdateStack")
+        return dict(update(**arguments))
+
+    monkeypatch.setattr(client, "describe_stacks", describe_rolled_back)
+    monkeypatch.setattr(client, "update_stack", update_if_different)
+    deploy(aws, deploy_settings(tiny_bundle))
+    with pytest.raises(CloudError, match="update rollback complete"):
+        deploy(aws, deploy_settings(tiny_bundle, instances=2, most_instances=2), pause=lambda _: None)
 
 
 def test_an_interrupted_teardown_can_be_repeated(aws: Cloud, tiny_bundle: Path) -> None:
@@ -258,6 +289,24 @@ def test_local_mistakes_are_reported_before_credentials_are_needed(tmp_path: Pat
         assert "credentials" not in done.err
         assert "Traceback" not in done.err
         assert len(done.err.strip().splitlines()) == 1, done.err
+
+
+@pytest.fixture
+def other_time_zone() -> Iterator[None]:
+    """A machine's time zone that is far from UTC; botocore gives SageMaker's times in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("other_time_zone")
+def test_times_of_creation_are_in_utc(aws: Cloud, shared_cloud: LocalCloud) -> None:
+    arguments = job_arguments(train_settings(name="job"), role_arn(aws, "trainer"), REGION, None)
+    shared_cloud.client("sagemaker").create_training_job(**arguments)
+    (row,) = status(aws)
+    assert abs(datetime.fromisoformat(row["made"] + "+00:00") - datetime.now(UTC)) < timedelta(hours=1)
 
 
 def test_training_jobs_are_listed_by_a_single_call(aws: Cloud, shared_cloud: LocalCloud) -> None:

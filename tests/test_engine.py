@@ -85,7 +85,7 @@ def test_a_prediction_has_the_documented_schema(engine: Engine) -> None:
     assert document["milliseconds"] > 0
 
 
-def test_a_model_trained_on_drawings_says_so_with_every_answer(drawn_bundle: Path) -> None:
+def test_a_model_trained_on_drawings_says_so_with_every_decision(drawn_bundle: Path) -> None:
     """Such a model once answered a patient's film with virus, 99.8 %, without a warning."""
     films = [image_file("film", FILM), image_file("bad", b"hello")]
     good, bad = (each.as_json() for each in Engine.load(drawn_bundle).predict_many(films))

@@ -54,20 +54,13 @@ def test_bodies_without_end(service: Service) -> None:
 
 
 def test_slow_connections_are_closed_and_delay_no_others(service: Service) -> None:
-    """Headers that never end, and bodies that trickle: closed in time, while other requests are answered."""
+    """Headers and bodies that arrive byte by byte: closed in time, while other requests are answered."""
+    starts = [b"POST /v1/pre", storm.HEAD + b"Content-Length: 9000\r\n\r\nabc"] * 20
     with ThreadPoolExecutor(1) as pool:
-        trickling = []
-        for number in range(40):
-            asking = socket.create_connection(("127.0.0.1", service.port), timeout=40)
-            head = b"POST /v1/pre" if number % 2 else storm.HEAD + b"Content-Length: 9000\r\n\r\nabc"
-            asking.sendall(head)
-            trickling.append(asking)
         others = pool.submit(lambda: [service.post("/v1/predictions", LARGE).status for _ in range(10)])
+        responses = storm.trickle(service, starts, seconds=40)
         assert others.result() == [200] * 10
-        for asking in trickling:
-            response = b"".join(iter(lambda asking=asking: asking.recv(4096), b""))  # type: ignore[misc]
-            assert response == b"" or response.startswith(b"HTTP/1.1 408 ")
-            asking.close()
+    assert {response[:13] for response in responses} == {b"", b"HTTP/1.1 408 "}
 
 
 def test_a_full_queue_is_a_clean_503(tiny_bundle: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_wrong_size_never_gives_a_wrong_file(server: Server, behaviour: str, t
 
 
 @pytest.mark.parametrize(("behaviour", "times"), [("always-busy", 3), ("breaks-at-once", 3), ("wrong-range", 5)])
-def test_a_server_that_keeps_failing_is_given_up(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
+def test_a_server_that_keeps_failing_is_given_up_on(server: Server, behaviour: str, times: int, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="Run the same command again to continue"):
         get(server, behaviour, tmp_path / "a.zip")
     assert server.times[behaviour] <= times
@@ -119,7 +119,7 @@ def test_a_full_disk_is_detected_before_anything_is_fetched(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=50_100_000))
-    with pytest.raises(ArchiveError, match=r"has 50 MB free; 50 MB are needed\. Make room"):
+    with pytest.raises(ArchiveError, match=r"has 50 MB free; 51 MB are needed\. Make room"):
         get(server, "good", tmp_path / "a.zip")
     assert not names_in(tmp_path)
 
@@ -213,7 +213,7 @@ def test_a_complete_part_is_finished_without_a_known_size(server: Server, tmp_pa
     ("behaviour", "error"),
     [("to-nowhere", UsageError), ("to-ftp", UsageError), ("long-numbers", ArchiveError)],
 )
-def test_unusual_responses_give_a_one_sentence_error(
+def test_unusual_responses_give_our_own_error_and_no_file(
     server: Server, behaviour: str, error: type[Exception], tmp_path: Path
 ) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT[:10])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from listeners import Recorder
 from local_server import CONTENT, QUICK, Server, kill_fetch_when, serving
 from pneumoscope.archive import fetch, open_source
 from pneumoscope.archive.fetch import fetch_films
@@ -43,12 +44,16 @@ def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_reads")
-@pytest.mark.parametrize("behaviour", ["good", "redirect", "busy-twice", "breaks", "corrupt-once"])
+@pytest.mark.parametrize("behaviour", ["good", "redirect", "busy-twice", "breaks-ranges", "corrupt-once"])
 def test_only_the_chest_films_are_fetched_by_ranges(version3_zip: Path, behaviour: str, tmp_path: Path) -> None:
     with serving(version3_zip.read_bytes()) as server:
         if behaviour == "corrupt-once":  # the damaged byte is in the middle, which must be a film
             assert b"BACTERIA" in server.content[len(server.content) // 2 - 4000 :][:8000]
-        assert fetch_version3(server, behaviour, tmp_path / "chest") == 36
+        listener = Recorder()
+        assert fetch_version3(server, behaviour, tmp_path / "chest", listener) == 36
+        assert any("fetching it again" in text for text in listener.lines) == (behaviour == "corrupt-once")
+        interrupted = any("the transfer was interrupted" in text for text in listener.lines)
+        assert interrupted == (behaviour in ("busy-twice", "breaks-ranges"))
         if behaviour == "good":
             ranges = [header.partition("=")[2].split("-") for _, header in server.requests if header]  # bytes=0-99
             assert sum(int(stop) + 1 - int(start) for start, stop in ranges) < len(server.content) / 3
@@ -79,6 +84,21 @@ def test_films_already_present_are_not_fetched_again(version3_zip: Path, tmp_pat
         next((tmp_path / "two").rglob("*.jpeg")).write_bytes(b"mine")
         with pytest.raises(UsageError, match="does not contain the films"):
             fetch_version3(server, "good", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "tries", "hint"),
+    [
+        ("always-busy", QUICK.first_attempts, "The server is busy"),
+        ("busy-later", QUICK.attempts, "Whatever is already on the disk is kept"),
+    ],
+)
+def test_a_server_that_has_answered_before_is_tried_more_often(
+    version3_zip: Path, behaviour: str, tries: int, hint: str, tmp_path: Path
+) -> None:
+    message = rf"tried {tries} times\). {hint}"
+    with serving(version3_zip.read_bytes()) as server, pytest.raises(ArchiveError, match=message):
+        fetch_version3(server, behaviour, tmp_path / "chest")
 
 
 @pytest.mark.usefixtures("small_reads")
@@ -121,7 +141,7 @@ def test_servers_that_cannot_send_the_films_are_refused(
 def test_remote_files_other_than_version_3_are_refused(kind: str, tmp_path: Path) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("a/chest_xray/../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
+        archive.writestr("a/chest_xray/../../../x.jpeg" if kind == "unsafe" else "a/b.jpeg", b"1")
     content, message = {
         "no zip": (CONTENT, "is not a readable ZIP archive"),
         "other zip": (stream.getvalue(), "contains no folder chest_xray"),
@@ -132,22 +152,27 @@ def test_remote_files_other_than_version_3_are_refused(kind: str, tmp_path: Path
     assert not (tmp_path / "x.jpeg").exists()
 
 
-def test_a_killed_version_3_fetch_is_resumed(version3_zip: Path, tmp_path: Path) -> None:
-    rng, kills = random.Random(3), 0
-    with serving(version3_zip.read_bytes()) as server:
-        command = ("--version", 3, "--out", tmp_path, "--url", server.url("slow"), "--quiet")
-        for _ in range(5):
-            reached = server.sent + rng.randrange(1, len(server.content) // 3)
-            kills += kill_fetch_when(lambda: server.sent, reached, *command)
-        kill_fetch_when(lambda: 0, 1, *command)  # is never killed, and completes the folder
-    assert kills >= 3
-    assert names_in(tmp_path) == {"ZhangLabData-chest"}
-    with zipfile.ZipFile(version3_zip) as archive:
-        names = [
-            name for name in archive.namelist() if "chest_xray" in name and "/._" not in name and ".DS" not in name
-        ]
-        assert len(names) == 36
-        assert all((tmp_path / "ZhangLabData-chest" / name).read_bytes() == archive.read(name) for name in names)
+def test_a_killed_version_3_fetch_is_resumed(tmp_path: Path) -> None:
+    """Films at two places, farther apart than what one request reads, so that the first ones are kept."""
+    rng, films = random.Random(3), list(as_version3(small_films()).items())
+    between, after = (
+        {f"CellData/OCT/{name}-{n}.jpeg": rng.randbytes(1_000_000) for n in range(count)}
+        for name, count in (("CNV", 9), ("DRUSEN", 4))
+    )
+    path = make_zip(tmp_path / "ZhangLabData.zip", dict(films[:18]) | between | dict(films[18:]) | after)
+    out, kept = tmp_path / "out", tmp_path / "out" / "ZhangLabData-chest.part"
+    with zipfile.ZipFile(path) as archive, serving(path.read_bytes()) as server:
+        command = ("--version", 3, "--out", out, "--url", server.url("slow"), "--quiet")
+        for _ in range(3):
+            assert kill_fetch_when(lambda: server.sent, server.sent + rng.randrange(1, 8_000_000), *command)
+        assert kill_fetch_when(lambda: len(list(kept.rglob("*.jpeg"))), 18, *command)
+        before = len(server.requests)
+        assert not kill_fetch_when(lambda: 0, 1, *command)
+        ranges = {asked.removeprefix("bytes=") for _, asked in server.requests[before:] if asked} - {"0-0"}
+        second_place = archive.getinfo(films[18][0]).header_offset
+        assert min(int(each.split("-")[0]) for each in ranges) >= second_place, "the first films were requested again"
+        assert names_in(out) == {"ZhangLabData-chest"}
+        assert all((out / "ZhangLabData-chest" / name).read_bytes() == data for name, data in films)
 
 
 def test_the_published_archives_are_the_documented_ones() -> None:

@@ -49,7 +49,7 @@ CALLS = {"2.0": from_http_api, "1.0": from_rest_api}
 
 
 @pytest.mark.parametrize("version", CALLS)
-def test_a_posted_film_is_answered(api: Function, engine: Engine, version: str) -> None:
+def test_a_posted_film_gets_a_decision(api: Function, engine: Engine, version: str) -> None:
     data = encode(Image.fromarray(film("normal", patient=3, size=(2000, 2000))), compress_level=0)
     assert 4_000_000 < len(data) < limits.API_FILM
     for body, kind in ((FILM, "image/jpeg"), (data, "image/png"), (BLANK, "application/x-image")):
@@ -65,6 +65,7 @@ def test_a_posted_film_is_answered(api: Function, engine: Engine, version: str) 
 def test_a_dicom_film_is_answered_without_naming_its_patient(
     api: Function, in_process: Function, bucket: Bucket
 ) -> None:
+    """The fixtures check at their end that no log names the patient."""
     pixels = np.random.default_rng(4).integers(0, 4000, (90, 80), dtype=np.uint16)
     data = dicoms.dicom(pixels)
     assert dicoms.NAME.encode() in data
@@ -195,7 +196,7 @@ def test_a_job_whose_film_failed_for_good_ends(start: Start, api: Function, with
 
 
 def test_a_job_without_an_upload_ends(start: Start) -> None:
-    """By the time in its id, the form has expired and no event can still be on its way."""
+    """According to the time in its id, the form has expired and no event can still be on its way."""
     early = uuid.UUID(int=int(time.time() * 1000 - 3600_000) << 80 | 7 << 76 | 0b10 << 62 | 5)
     with start("api", PNEUMOSCOPE_EVENT_AGE="60") as function:
         assert call(function, from_http_api("GET", f"/jobs/{early}"))[0] == HTTPStatus.GONE

@@ -27,10 +27,8 @@ from pneumoscope.aws.functions.shared import Settings
 from pneumoscope.errors import UsageError
 
 
-def test_one_invalid_record_does_not_stop_the_others(
-    local: LocalCloud, with_endpoint: Function, bucket: Bucket
-) -> None:
-    """The event comes again because of the bad one; what is done stays done."""
+def test_invalid_records_do_not_stop_the_others(local: LocalCloud, with_endpoint: Function, bucket: Bucket) -> None:
+    """The event comes again because of the bad ones; what is done stays done."""
     films = {"a": FILM, "b": TEXT, "c": FILM, "d": FILM}
     event = from_s3(BUCKET, *[bucket.put(data, name)["detail"]["object"]["key"] for name, data in films.items()])
     del event["Records"][0]["s3"]
@@ -68,7 +66,7 @@ def test_a_film_waits_for_a_stopped_endpoint_as_a_dead_letter(
 
 
 def test_a_dead_letter_can_be_sent_again(with_endpoint: Function, bucket: Bucket) -> None:
-    """In Lambda's record of an event that failed ("Lambda: capturing records of asynchronous invocations")."""
+    """Lambda wraps a failed event in a record ("Lambda: capturing records of asynchronous invocations")."""
     letter = {
         "version": "1.0",
         "timestamp": "2026-11-23T12:00:00.000Z",
@@ -131,7 +129,7 @@ def test_a_stopped_endpoint_is_a_503(start: Start) -> None:
         assert headers["retry-after"] == "5"
         assert "busy" in function.log
         document, _ = problem(function, from_rest_api("OPTIONS", "/predictions", Origin=ORIGIN))
-        assert document["status"] == HTTPStatus.NOT_FOUND  # without origins, preflight requests are not answered
+        assert document["status"] == HTTPStatus.NOT_FOUND  # without origins, there is no route for preflight requests
 
 
 def test_a_fault_is_a_500_and_its_details_stay_in_the_log(start: Start) -> None:

@@ -1,7 +1,6 @@
 """The gate: its place in the graph, what it rejects, and which faults can be corrected."""
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +219,7 @@ NEAR = np.array([1.0, 1.0], np.float32)
 GREY = np.full((1, 64, 64), 128, np.uint8)
 
 
-def test_the_order_of_reasons(limits: Gate) -> None:
+def test_each_limit_gives_its_own_reason(limits: Gate) -> None:
     assert find_fault(limits, scores(film=0.9), NEAR, 0.0, GREY) is None
     assert find_fault(limits, scores(film=0.3, mirrored=0.3, inverted=0.4), NEAR, None, GREY) is None
     inverted = find_fault(limits, scores(film=0.2, inverted=0.5, photograph=0.3), NEAR, 0.0, GREY)
@@ -369,19 +368,22 @@ def test_scores_count_beside_textures(engine: Engine) -> None:
 
 
 def test_textures_of_other_numbers_or_kinds_are_refused(limits: Gate) -> None:
-    rule = of_textures("drawing").model_dump()
-    for broken in (rule | {"bias": {"drawing": 0.0}}, rule | {"weights": dict.fromkeys(rule["bias"], (0.0,))}, rule):
-        with pytest.raises(ValidationError, match="textures"):  # the codes of `limits` lack two of the three kinds
-            Gate.model_validate(limits.model_dump() | {"textures": broken})
+    rule, lean = of_textures("drawing").model_dump(), limits.model_dump()
+    whole = lean | {"codes": (*limits.codes, "drawing", "screenshot")}
+    Gate.model_validate(whole | {"textures": rule})
+    other_bias, few_weights = {"bias": {"drawing": 0.0}}, {"weights": dict.fromkeys(rule["bias"], (0.0,))}
+    for gate, broken in ((whole, rule | other_bias), (whole, rule | few_weights), (lean, rule)):
+        with pytest.raises(ValidationError, match="textures"):  # the codes of `lean` lack two of the three kinds
+            Gate.model_validate(gate | {"textures": broken})
 
 
-def test_a_gate_without_its_two_codes_is_refused(limits: Gate) -> None:
-    for codes in ((FILM, "inverted"), (FILM, MIRRORED), (FILM, FILM, MIRRORED, "noise")):
+def test_a_gate_with_missing_or_repeated_codes_is_refused(limits: Gate) -> None:
+    for codes in ((FILM, "inverted"), (MIRRORED, "inverted"), (FILM, MIRRORED), (FILM, FILM, MIRRORED, "noise")):
         with pytest.raises(ValidationError, match="codes must be distinct"):
             Gate.model_validate(limits.model_dump() | {"codes": codes})
 
 
-def test_a_mirrored_film_is_answered_with_a_warning(engine: Engine) -> None:
+def test_a_high_score_for_mirrored_gives_a_warning_and_no_rejection(engine: Engine) -> None:
     gate = gate_of(engine)
     outputs = engine.predict(encode_jpeg(film("normal", patient=2))).outputs
     assert outputs is not None
@@ -390,6 +392,10 @@ def test_a_mirrored_film_is_answered_with_a_warning(engine: Engine) -> None:
     swapped[gate.codes.index(MIRRORED)] = swapped.max() + 20
     assert mirror_warning(gate, swapped) is not None
     assert find_fault(gate, swapped, np.zeros(2, np.float32), 0.0, GREY) is None
+    always = engine.contract.model_copy(update={"gate": gate.model_copy(update={"mirrored_from": 0.0})})
+    prediction = Engine(always, engine._session, engine.limits).predict(encode_jpeg(film("normal", patient=2)))
+    assert prediction.status != "rejected"
+    assert MIRRORED in prediction.reason_codes
     assert np.array_equal(mirror(mirror(film("normal", patient=2))), film("normal", patient=2))
 
 
@@ -398,4 +404,3 @@ def test_an_older_bundle_without_a_gate_rejects_nothing_by_it(tiny_bundle: Path)
     without = Engine(engine.contract.model_copy(update={"gate": None}), engine._session, engine.limits)
     assert without.predict(encode_jpeg(255 - film("normal", patient=1))).status != "rejected"
     assert load_contract(tiny_bundle).gate is not None
-    assert replace(without.predict(encode_jpeg(film("normal", patient=1))), outputs=None).maps is None

@@ -69,7 +69,7 @@ def test_another_window_of_the_file_is_tried_before_a_refusal() -> None:
     assert "VOI LUT leaves 100 % of the film black, so the DICOM's window was used" in notes(both)[0]
 
 
-def test_a_lut_that_uses_fewer_bits_than_it_states_is_read_by_those() -> None:
+def test_a_lut_that_uses_fewer_bits_than_it_states_is_read_by_the_bits_it_uses() -> None:
     shallow = chest(VOILUTSequence=table(0, 12, np.arange(4096)))
     deep = chest(VOILUTSequence=table(0, 16, np.arange(4096) // 64))
     assert np.abs(deep.luma.astype(int) - shallow.luma).max() <= 4
@@ -91,7 +91,8 @@ def test_contradictions_about_polarity_are_noted() -> None:
     assert notes(turned) == [f"the DICOM's rescale slope is negative; {LOOK}"]
     inverse = chest(PresentationLUTShape="INVERSE", WindowCenter=2048, WindowWidth=4096)
     np.testing.assert_array_equal(inverse.luma, 255 - plain.luma)
-    assert notes(inverse) == [f"the DICOM is MONOCHROME2 with the Presentation LUT Shape INVERSE; {LOOK}"]
+    white = "low values are shown as white, but check that the lungs are dark."
+    assert notes(inverse) == [f"the DICOM is MONOCHROME2 with the Presentation LUT Shape INVERSE; {white}"]
     assert len(notes(chest(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="IDENTITY"))) == 1
     assert notes(chest(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")) == []
     falling = table(0, 12, np.arange(4095, -1, -1))

@@ -55,7 +55,7 @@ def test_a_map_without_a_positive_part_leaves_the_film_grey() -> None:
 
 
 @pytest.mark.parametrize("size", [(2000, 900), (900, 2400), (60, 40), (16, 700)])
-def test_the_film_keeps_its_aspect_ratio_and_the_text_has_room(size: tuple[int, int]) -> None:
+def test_a_picture_is_of_limited_size_and_the_text_has_room(size: tuple[int, int]) -> None:
     luma = np.tile(np.linspace(0, 255, size[1]).astype(np.uint8), (size[0], 1))
     picture = picture_of(np.ones((7, 7)), luma)
     assert max(picture.shape[0] - 100, picture.shape[1]) <= LONGEST_SIDE

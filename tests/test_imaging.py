@@ -15,7 +15,7 @@ from pneumoscope.errors import ImageError
 from pneumoscope.imaging import Limits, load_input, luma_sha256, read_file, read_for_input, read_luma, shrink, to_input
 from pneumoscope.imaging.film import read_radiograph
 from pneumoscope.phantom import encode_jpeg, film
-from samples import deep_png, encode, png_header, ramp
+from samples import deep_png, encode, png_header, ramp, with_transparent_colour
 
 RULE = InputRule.squash(64)
 DEEP = ramp().astype(np.uint16) * 200 + 77
@@ -111,6 +111,7 @@ def _viewer(stored: Image.Image, orientation: int) -> Image.Image:
         (deep_png(np.stack([DEEP, DEEP, DEEP + 1], 2)), "16-bit colour is accepted only if the film is grey"),
         (deep_png(np.stack([DEEP, DEEP, DEEP, DEEP], 2)), "16-bit transparency is not accepted"),
         (deep_png(np.stack([DEEP, DEEP], 2)), "16-bit transparency is not accepted"),
+        (with_transparent_colour(deep_png(np.stack([DEEP, DEEP, DEEP], 2))), "16-bit transparency is not accepted"),
     ],
 )
 def test_refused_with_a_reason(data: bytes, message: str) -> None:

@@ -146,7 +146,7 @@ def test_every_film_has_a_line_of_json_and_a_folder_without_films_is_reported(tm
 
 @pytest.mark.usefixtures("runtime")
 def test_rejections_have_the_same_keys_as_answers(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Whether the film is rejected by the model, by the endpoint's limit, or by this machine, which cannot read it."""
+    """Whether the service cannot decode the film, it exceeds the endpoint's limit, or this machine cannot read it."""
     (tmp_path / "a.jpeg").write_bytes(FILM)
     (tmp_path / "b.png").write_bytes(b"text")
     (tmp_path / "c.png").write_bytes(bytes(REALTIME + 1))

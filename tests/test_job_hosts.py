@@ -1,10 +1,14 @@
 """Training jobs on two hosts, and on hosts with several GPUs."""
 
 import json
+import os
 import random
+import signal
 import socket
 import subprocess
 import tarfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +47,25 @@ def two_hosts(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def exit_codes(processes: list[subprocess.Popen[bytes]], hosts: tuple[Container, Container]) -> list[int]:
-    """Wait for the processes; if one hangs, end all and fail with what they printed."""
+    """Wait for the processes; if one hangs, end all and fail with what they printed and where they were."""
     try:
         return [process.wait(TIMEOUT) for process in processes]
     except subprocess.TimeoutExpired:
+        for process in processes:
+            _end_with_stacks(process.pid)
         pytest.fail(f"a process hangs.\nFirst host:\n{hosts[0].output}\nSecond host:\n{hosts[1].output}")
     finally:
         for process in processes:
             process.kill()
+
+
+def _end_with_stacks(process: int) -> None:
+    """End a process and all that it started; each prints the stacks of its threads (`PYTHONFAULTHANDLER`)."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            _end_with_stacks(int(child))
+        os.kill(process, signal.SIGABRT)
+        time.sleep(1)  # until it has printed
 
 
 def _free_port() -> int:
@@ -69,7 +84,11 @@ def start_on(
 ) -> list[subprocess.Popen[bytes]]:
     """Start a job's process on each host. The hosts are two names of this machine, each with its own folders."""
     names = ["127.0.0.1", "localhost"]
-    cluster = {"SM_HOSTS": json.dumps(names), pipeline.PORT_VARIABLE: str(_free_port())}
+    cluster = {
+        "SM_HOSTS": json.dumps(names),
+        pipeline.PORT_VARIABLE: str(_free_port()),
+        "PYTHONFAULTHANDLER": "1",
+    }
     return [
         host.start(host.script_mode(channel) | cluster | {"SM_CURRENT_HOST": name}, *arguments)
         for host, channel, name in zip(hosts, channels, names, strict=True)
@@ -140,7 +159,7 @@ def test_each_host_starts_one_process_per_gpu() -> None:
     assert not pipeline.needs_launch(single, {})
 
 
-def test_ranks_share_an_epoch_and_validation_without_repeating_a_film() -> None:
+def test_ranks_share_an_epoch_without_repeating_a_film() -> None:
     def of_rank(rank: int, epoch: int) -> list[int]:
         order = EpochOrder(23, seed=3, rank=rank, ranks=4)
         order.set_epoch(epoch)

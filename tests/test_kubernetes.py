@@ -128,7 +128,7 @@ def test_a_stopped_pod_has_time_to_finish_its_requests() -> None:
     assert POD["terminationGracePeriodSeconds"] > pause + drain
 
 
-def test_a_replica_is_replaced_only_long_after_it_could_be_busy() -> None:
+def test_the_liveness_probe_spares_a_replica_that_starts_or_is_busy() -> None:
     """Liveness must not kill what startup still waits for, nor what merely works at its limit."""
     assert PROBES == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/healthz"}
     live = CONTAINER["livenessProbe"]

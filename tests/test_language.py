@@ -132,7 +132,7 @@ def test_reasons_and_errors_end_with_a_full_stop(module: Path) -> None:
 @pytest.mark.parametrize("module", SOURCES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_a_space_is_between_number_and_percent_sign(module: Path) -> None:
     """`90 %`, as in every page; the format `.0%` would write `90%`."""
-    glued = re.compile(r"\d%|^\.?\d*%$")
+    glued = re.compile(r"\d%|^\.?\d*%(?=$|[ ,.;:)])")
     found = [f"{module.name}:{line}: {text}" for line, text in sentences(module) if glued.search(text)]
     assert found == []
 

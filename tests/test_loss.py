@@ -60,9 +60,9 @@ def test_the_log_prior_converts_probabilities_from_equal_frequencies_to_the_labe
 
 
 def test_the_penalty_is_half_the_mean_squared_length_of_the_logits() -> None:
-    lengths = [5.0, 0.25, 10.0]
+    squared_lengths = [5.0, 0.25, 10.0]
     difference = objective(logit_penalty=0.1)(LOGITS, LABELS) - objective()(LOGITS, LABELS)
-    assert float(difference) == pytest.approx(0.1 / 2 * np.mean(lengths), rel=1e-5)
+    assert float(difference) == pytest.approx(0.1 / 2 * np.mean(squared_lengths), rel=1e-5)
 
 
 def test_targets_are_interpolated_between_label_and_teacher() -> None:

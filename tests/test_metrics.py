@@ -55,7 +55,7 @@ def test_figures_of_absent_classes_are_undefined_not_zero() -> None:
     assert metrics.macro_f1(confusion) == pytest.approx((2 / 3 + 0) / 2)
     assert math.isnan(metrics.auroc(np.array([True, True]), np.array([0.1, 0.2])))
     assert math.isnan(metrics.accuracy(np.zeros((3, 3), np.int64)))
-    assert metrics.mcc(np.array([[2, 0], [0, 0]])) == 0
+    assert metrics.mcc(np.array([[2, 0], [0, 0]])) == 0  # unlike the others, defined as 0, as in scikit-learn
 
 
 def test_the_loss_of_a_certain_error_is_finite() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from browsing import SECONDS, VERDICT, add, opened, picture
+from browsing import TIMEOUT_MS, VERDICT, add, opened, picture
 from service import Service, serving
 
 
@@ -56,7 +56,7 @@ def test_everything_by_keyboard(browser: Browser, service: Service) -> None:
             tab_to(page, "button[data-example=virus]")
             page.keyboard.press("Enter")
         expect(page.locator("#queue li")).to_have_count(3)
-        expect(page.locator("#count")).to_have_text("3 of 3", timeout=SECONDS)
+        expect(page.locator("#count")).to_have_text("3 of 3", timeout=TIMEOUT_MS)
         tab_to(page, "#queue button")
         page.keyboard.press("ArrowDown")
         expect(page.locator("#queue li:nth-child(2) button")).to_be_focused()
@@ -97,7 +97,7 @@ def test_drop_and_paste(browser: Browser, service: Service, page_films: dict[str
         for kind in ("drop", "paste"):
             page.evaluate(give, [kind, list(page_films["film.jpeg"].read_bytes())])
             row = page.locator("#queue li", has_text=f"{kind}.jpeg")
-            expect(row.locator(".outcome")).to_have_text(VERDICT, timeout=SECONDS)
+            expect(row.locator(".outcome")).to_have_text(VERDICT, timeout=TIMEOUT_MS)
 
 
 def test_the_focus_is_visible_on_every_element(browser: Browser, service: Service, page_films: dict[str, Path]) -> None:

@@ -44,16 +44,25 @@ def test_the_empty_page_fills_the_window(browser: Browser, service: Service, siz
         assert sideways(page) == 0
 
 
-def test_a_model_of_drawings_says_that_it_answers_drawings(browser: Browser, service: Service) -> None:
-    def trained_on_drawings(route: Any) -> None:
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"population": {"age_years": None, "drawings": True}}, "trained on drawings: it answers them"),
+        ({"gate": None}, "cannot tell drawings from films: it answers them"),
+    ],
+)
+def test_a_model_that_answers_drawings_says_so(
+    browser: Browser, service: Service, changes: dict[str, Any], note: str
+) -> None:
+    def answer(route: Any) -> None:
         document = route.fetch().json()
-        document["contract"]["population"]["drawings"] = True
+        document["contract"] |= changes
         route.fulfill(json=document)
 
     with opened(browser, service) as page:
-        page.route("**/v1/model", trained_on_drawings)
+        page.route("**/v1/model", answer)
         page.reload()
-        expect(page.locator("#examples-note")).to_contain_text("trained on drawings: it answers them")
+        expect(page.locator("#examples-note")).to_contain_text(note)
 
 
 def test_the_introduction_gives_way_to_films_and_returns(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from browsing import SECONDS, VERDICT, add, opened
+from browsing import TIMEOUT_MS, VERDICT, add, opened
 from service import Service, serving
 
 
@@ -36,13 +36,14 @@ def test_the_page_survives_a_restart_of_the_server(
         expect(page.locator("#trouble")).to_contain_text("cannot be reached")
         expect(page.locator("#queue li")).to_have_count(3)
         page.click("#clear")
+        expect(page.locator("#trouble")).to_be_empty()
         page.set_input_files("#files", [str(page_films["film.jpeg"]), str(page_films["normal.jpeg"])])
         expect(page.locator("#trouble")).to_contain_text("cannot be reached")
         service.process.wait()
         with serving(tiny_bundle, "--port", port):
             page.get_by_role("button", name="Try again").click()
             for row in page.locator("#queue .outcome").all():
-                expect(row).to_have_text(VERDICT, timeout=SECONDS)
+                expect(row).to_have_text(VERDICT, timeout=TIMEOUT_MS)
             expect(page.locator("#trouble")).to_be_empty()
 
 
@@ -64,7 +65,7 @@ def test_films_can_be_cleared_while_they_are_sent(
 def test_the_page_retries_while_the_server_is_busy(
     browser: Browser, service: Service, page_films: dict[str, Path]
 ) -> None:
-    """The first two responses are the service's own 503, as `test_faults` provokes it."""
+    """The first two responses imitate the 503 of a full queue, which `test_faults` provokes in the service itself."""
     attempts = 0
 
     def busy_twice(route: Any) -> None:
@@ -79,7 +80,7 @@ def test_the_page_retries_while_the_server_is_busy(
         page.route("**/v1/predictions*", busy_twice)
         page.set_input_files("#files", str(page_films["film.jpeg"]))
         expect(page.locator("#queue .outcome")).to_contain_text("The server is busy")
-        expect(page.locator("#queue .outcome")).to_have_text(VERDICT, timeout=SECONDS)
+        expect(page.locator("#queue .outcome")).to_have_text(VERDICT, timeout=TIMEOUT_MS)
         assert attempts == 3
 
 

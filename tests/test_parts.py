@@ -10,7 +10,7 @@ import pytest
 from pyarrow import BufferReader
 
 from pneumoscope.contract import load_contract
-from pneumoscope.engine import Engine, ImageFile
+from pneumoscope.engine import Engine
 from pneumoscope.errors import DatasetError
 from pneumoscope.models import shipped_bundle
 from pneumoscope.phantom import FINDINGS, encode_jpeg, film
@@ -20,13 +20,18 @@ from pneumoscope.score.tally import Row, Tally
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    """Rows of drawn films and one that is not an image, as the shipped bundle decides."""
+    """Rows of drawn films with and without an answer, as without the gate, one that is rejected, and one unread."""
     engine = Engine.load(shipped_bundle(), threads=1)
+    without_gate = Engine(engine.contract.model_copy(update={"gate": None}), engine._session, engine.limits)
     drawn = [encode_jpeg(film(finding, patient=number)) for number, finding in enumerate(FINDINGS)]
-    files = [
-        ImageFile(name=f"{number}.jpeg", read=lambda data=data: data)  # type: ignore[misc]
-        for number, data in enumerate([*drawn, b"not an image"])
-    ]
+    halves = {
+        "classes": dict.fromkeys(FINDINGS, 0.5),
+        "groups": {"pneumonia": dict.fromkeys(("inside", "outside"), 0.5)},
+    }
+    row = engine.rule().row
+    majority = replace(engine.rule(), row=row.model_validate(row.model_dump() | halves))
+    predictions = [without_gate.predict(data, rule=majority) for data in drawn]
+    predictions += [engine.predict(drawn[0]), engine.predict(b"not an image")]
     return [
         Row(
             document=each.document(),
@@ -36,7 +41,7 @@ def rows() -> list[Row]:
             embedding=None if each.outputs is None else each.outputs.embedding,
             shares={} if each.outputs is None else dict(zip(each.classes, each.outputs.probabilities, strict=True)),
         )
-        for number, each in enumerate(engine.predict_many(files))
+        for number, each in enumerate(predictions)
     ]
 
 
@@ -59,7 +64,7 @@ def test_rows_come_back_as_they_were(rows: list[Row]) -> None:
     content = write_part(rows, layout, about(rows))
     found = read_part(content)
     assert [row.document for row in found] == [row.document for row in rows]
-    assert found[-1].document.status == "rejected"
+    assert {row.document.status for row in rows} == {"answered", "abstained", "rejected"}
     for one, other in zip(found, rows, strict=True):
         assert (one.source, one.file_sha256, one.distance) == (other.source, other.file_sha256, other.distance)
         if other.embedding is None:
@@ -102,15 +107,15 @@ def test_tallies_of_parts_add_up(rows: list[Row]) -> None:
     added = first + second
     for name in Tally.model_fields:
         assert getattr(added, name) == pytest.approx(getattr(whole, name)), name
-    assert (whole.films, whole.unread, whole.judged, whole.measured) == (4, 1, 3, 3)
-    assert whole.far == 2
-    assert sum(whole.probability_sums.values()) == pytest.approx(3)
+    assert (whole.films, whole.unread, whole.judged, whole.measured) == (5, 1, 4, 4)
+    assert whole.far == 3
+    assert sum(whole.probability_sums.values()) == pytest.approx(4)
 
 
 def test_rows_of_documents_alone_are_tallied_too(rows: list[Row]) -> None:
     tally = Tally.of(Row(document=row.document, source="s3://films", file_sha256=None) for row in rows)
-    assert (tally.films, tally.unread, tally.judged, tally.measured) == (4, 1, 3, 0)
-    assert tally.weighed == sum(bool(row.document.probabilities) for row in rows)
+    assert (tally.films, tally.unread, tally.judged, tally.measured) == (5, 1, 4, 0)
+    assert tally.weighed == 3
 
 
 def test_the_layout_is_imported_without_pyarrow_or_ray() -> None:

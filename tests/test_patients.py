@@ -112,7 +112,7 @@ def test_identical_films_under_two_patients_stay_in_one_split(tmp_path: Path) ->
 
 def test_a_patient_of_two_classes_is_one_patient(tmp_path: Path) -> None:
     films = {
-        f"{label}/p{patient}_{shot}.png": encode(Image.fromarray(np.roll(ramp(), 7 * patient + shot + len(label), 1)))
+        f"{label}/p{patient}_{shot}.png": encode(Image.fromarray(speckle(label, 2 * patient + shot)))
         for label in ("cat", "bird")
         for patient in range(12)
         for shot in range(2)
@@ -120,7 +120,9 @@ def test_a_patient_of_two_classes_is_one_patient(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "source", films)
     prepare([source], tmp_path / "out", PrepareConfig(patient_pattern=r"p(\d+)_", val_fraction=0.3, test_fraction=0.3))
     splits = defaultdict(set)
-    for each in load_dataset(tmp_path / "out").films:
+    made = load_dataset(tmp_path / "out").films
+    assert len(made) == 48
+    for each in made:
         splits[Path(each.path).name.split("_")[0]].add(each.split)
     assert len(splits) == 12
     assert all(len(held) == 1 for held in splits.values())

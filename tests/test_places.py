@@ -132,7 +132,7 @@ def test_folders_named_like_patients_need_an_option_however_many_films_they_have
         ("train/north/NORMAL", "train/north/PNEUMONIA", "train/south/NORMAL", "train/south/PNEUMONIA"),
     ],
 )
-def test_inner_folders_of_one_name_need_an_option(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_unclear_class_folders_need_an_option(folders: tuple[str, ...], tmp_path: Path) -> None:
     message = refused(tmp_path, films(*folders))
     assert "which are the classes? Pass --class-folder outermost or innermost" in message
 
@@ -145,7 +145,7 @@ def test_inner_folders_of_one_name_need_an_option(folders: tuple[str, ...], tmp_
         ("train/cat/images", "train/dog/images"),
     ],
 )
-def test_names_of_diagnoses_need_no_option(folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_clear_class_folders_need_no_option(folders: tuple[str, ...], tmp_path: Path) -> None:
     assert len(make(tmp_path, films(*folders))[1].classes) == 2
 
 

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("aws")
 def test_the_documented_role_allows_what_a_job_needs_and_no_more(
     shared_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two documents of docs/how-to/aws.md are put into IAM; then calls are tried with their permissions."""
+    """The role's two documents, trust and permissions, are put into IAM; then calls are tried with the latter."""
     folder, iam = REPOSITORY / "deploy" / "aws", shared_cloud.client("iam")
     policy = (folder / "sagemaker-role.json").read_text().replace("BUCKET", PLACE.bucket)
     iam.create_role(RoleName="films", AssumeRolePolicyDocument=(folder / "sagemaker-trust.json").read_text())
@@ -62,7 +62,7 @@ def test_the_documented_role_allows_what_a_job_needs_and_no_more(
             somebody.client("iam").list_users()
 
 
-def test_the_documented_user_can_run_every_command(
+def test_the_documented_user_can_upload_train_deploy_list_and_remove(
     shared_cloud: LocalCloud, dataset: Dataset, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     become_documented_user(shared_cloud, monkeypatch)

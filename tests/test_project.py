@@ -92,7 +92,7 @@ def test_system_packages_are_announced_before_they_are_installed() -> None:
     assert 0 < steps.stdout.index("installing Debian's package") < steps.stdout.index("apt-get update")
 
 
-def test_the_lock_names_no_address() -> None:
+def test_locks_and_build_settings_name_no_address() -> None:
     for path in tracked():
         if path.name.endswith((".lock", ".toml", "Makefile")):
             text = re.sub(r"^\[project\.urls\]\n(?:.+\n)*", "", path.read_text(), flags=re.MULTILINE)
@@ -117,7 +117,7 @@ SHIPPED_FILES = {
 }
 
 
-def test_no_image_is_tracked() -> None:
+def test_no_image_or_model_is_tracked_but_the_admitted_ones() -> None:
     images = {".jpeg", ".jpg", ".png", ".tif", ".tiff", ".dcm", ".zip", ".onnx", ".safetensors", ".ckpt"}
     admitted = {PACKAGE / "models" / SHIPPED / name for name in SHIPPED_FILES}
     admitted.add(REPOSITORY / "docs" / "images" / "page.png")  # shows phantoms only: see scripts/draw_page.py
@@ -131,16 +131,20 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert "make test" in (REPOSITORY / "README.md").read_text()
 
 
+PRINTS = {"print", "sys.stdout.write", "sys.stderr.write"}
+EXITS = {"exit", "quit", "sys.exit", "SystemExit", "os._exit"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_only_the_command_line_prints_or_exits(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "no module docstring"
     if path.parent.name == "cli":
         return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in ("print", "sys.exit", "exit", "quit"), f"{path.name}:{node.lineno} calls {called}"
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    if path.name == "parallel.py":
+        calls.remove("os._exit")  # a worker ends with its parent
+    assert not calls & (PRINTS | EXITS)
 
 
 #: The modules that are allowed to change an image's size, and why. All others go through `imaging`.
@@ -160,7 +164,7 @@ RESIZERS = {
 RESIZING = {"resize", "thumbnail", "draft", "reduce_size", "interpolate", "resized_crop", "zoom", "Resize", "Normalize"}
 #: ImageNet's means and standard deviations, per channel and averaged, on scales of 1 and 255.
 CONSTANTS = {0.485, 0.456, 0.406, 0.229, 0.224, 0.225, 0.449, 0.226, 123.675, 116.28, 103.53, 58.395, 57.12, 57.375}
-#: The modules that are allowed to turn bytes into the model's input. All surfaces go through the engine.
+#: The modules that are allowed to turn bytes into the model's input. Command line, service and cloud use the engine.
 READERS = {
     "imaging/film.py",
     "engine/core.py",
@@ -185,7 +189,7 @@ def preprocessing_faults(name: str, source: str) -> list[str]:
             if called in ("to_input", "load_input", "read_for_input") and name not in READERS:
                 faults.append(f"{name}:{node.lineno} calls {called}")
             if ast.unparse(node.func) == "Image.open" and name not in RESIZERS:
-                faults.append(f"{name}:{node.lineno} opens an image past imaging")
+                faults.append(f"{name}:{node.lineno} opens an image without `imaging`")
         if isinstance(node, ast.Constant) and node.value in CONSTANTS and name != "contract.py":
             faults.append(f"{name}:{node.lineno} holds {node.value}")
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and name != "backbone/network.py":

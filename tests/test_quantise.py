@@ -23,7 +23,7 @@ from pneumoscope.errors import BundleError
 from pneumoscope.export import export
 from pneumoscope.export.exporter import calibration_films
 from pneumoscope.export.graph import write_onnx
-from pneumoscope.export.quantise import EVERYTHING, Comparison, _Recipe, evenly_spaced, is_alike
+from pneumoscope.export.quantise import EVERYTHING, Comparison, _Quantiser, evenly_spaced, is_alike
 from pneumoscope.imaging import load_input
 from pneumoscope.settings.training import ExportConfig
 from samples import TINY, noise
@@ -35,6 +35,8 @@ def test_probes_are_evenly_spaced_over_all_images(count: int) -> None:
     assert len(chosen) == len(set(chosen.tolist())) == min(count, 12)
     assert chosen[0] == 0
     assert chosen[-1] == count - 1
+    steps = np.diff(chosen).tolist()
+    assert max(steps, default=0) - min(steps, default=0) <= 1
 
 
 def test_calibration_films_are_train_films_with_the_same_number_per_class(dataset: Dataset) -> None:
@@ -97,7 +99,7 @@ def test_every_family_has_an_int8_form(arch: str, tmp_path: Path) -> None:
     write_onnx(build(arch, classes=3, size=64)[0].eval(), 64, tmp_path / "model.onnx")
     images = noise(12, 64)
     evidence = Comparison(calibration=images, validation=images, labels=np.zeros(12, np.int64), classes=3)
-    path = _Recipe(tmp_path / "model.onnx", tmp_path, evidence).write(EVERYTHING)
+    path = _Quantiser(tmp_path / "model.onnx", tmp_path, evidence).write(EVERYTHING)
     weights = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.INT8]
     assert len(weights) >= 4
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -148,13 +150,13 @@ def test_harmful_layers_are_left_in_fp32(tmp_path: Path, dataset: Dataset, stead
     rule = InputRule.squash(TINY["size"])
     images = np.stack([load_input(dataset.read(each), rule) for each in calibration_films(dataset)[:24]])
     evidence = Comparison(calibration=images, validation=images, labels=np.zeros(24, np.int64), classes=3)
-    recipe = _Recipe(tmp_path / "model.onnx", tmp_path, evidence)
-    choices = list(recipe.choices(SILENT))
+    quantiser = _Quantiser(tmp_path / "model.onnx", tmp_path, evidence)
+    choices = list(quantiser.choices(SILENT))
     assert [(choice.operators, choice.kept) for choice in choices[:2]] == [("all", ()), ("layers", ())]
     assert all(set(one.kept) < set(two.kept) for one, two in pairwise(choices[1:]))
     last = choices[-1].kept
-    assert 0 < len(last) <= len(recipe.layers) // 2
-    model = onnx.load(recipe.write(choices[-1]))
+    assert 0 < len(last) <= len(quantiser.layers) // 2
+    model = onnx.load(quantiser.write(choices[-1]))
     quantised = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    weights = {node.name: node.input[1] for node in model.graph.node if node.name in recipe.layers}
+    weights = {node.name: node.input[1] for node in model.graph.node if node.name in quantiser.layers}
     assert {name for name, weight in weights.items() if weight not in quantised} == set(last)

@@ -39,7 +39,7 @@ def test_weighted_areas_agree_with_scikit_learn(seed: int) -> None:
     np.testing.assert_array_equal(metrics.weighted_average_precisions(positive, scores, rows), averages)
 
 
-def test_areas_without_positives_or_negatives_are_undefined() -> None:
+def test_areas_are_undefined_without_positives_and_aurocs_also_without_negatives() -> None:
     scores, rows = np.array([0.1, 0.7, 0.9]), np.array([[1, 0, 0], [0, 1, 1]])
     aurocs, averages = metrics.weighted_areas(np.array([False, True, True]), scores, rows)
     np.testing.assert_array_equal(aurocs, [np.nan, np.nan])

@@ -1,4 +1,4 @@
-"""Raster formats, byte for byte: what PNG, JPEG, TIFF and stills of other programs are read as, or refused for."""
+"""Raster formats, byte for byte: how PNG, JPEG, TIFF, BMP, GIF and WebP are read, and for what they are refused."""
 
 import struct
 import zlib
@@ -33,7 +33,7 @@ def test_a_deep_png_with_equal_channels_is_read_as_grey(channels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "WEBP"])
-def test_stills_of_other_programs_are_read(kind: str) -> None:
+def test_still_images_of_other_formats_are_read(kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     np.testing.assert_array_equal(read_luma(encode(Image.fromarray(ramp()), kind, **options)), ramp())
     with pytest.raises(ImageError, match="cannot"):

@@ -88,8 +88,8 @@ def test_a_class_without_films_leaves_balanced_accuracy_undefined() -> None:
     np.testing.assert_array_equal(metrics.npv(np.array([[2, 0], [1, 0]])), [np.nan, 2 / 3])
 
 
-def test_weights_that_do_not_match_the_films_are_refused() -> None:
+def test_weights_of_another_length_or_below_zero_are_refused() -> None:
     positive = np.array([True, False])
-    for weights in (np.ones(3), np.array([1.0, -1.0])):
-        with pytest.raises(ValueError, match="expected non-negative weights"):
+    for weights, message in ((np.ones(3), r"one per film, got shape \[3\]"), (np.array([1.0, -1.0]), "got -1")):
+        with pytest.raises(ValueError, match=message):
             metrics.rule_confusion(positive, positive, weights)

@@ -41,7 +41,8 @@ def test_the_readme_is_short_and_has_blocks_of_both_kinds() -> None:
 
 
 def test_three_lines_install_and_predict(folder: Path, tmp_path: Path) -> None:
-    """As far as this goes offline: the package alone is built and installed, and predicts with what is here.
+    """As far as this goes offline: the package alone is built and installed; its dependencies are those of
+    this environment.
 
     The bundle that ships rejects the film of these tests, which is drawn.
     """
@@ -62,7 +63,7 @@ def test_three_lines_install_and_predict(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (REPOSITORY / ".venv" / ".ready").exists(), reason="`make` has not set up .venv here")
 def test_make_demo_runs_the_main_job(tmp_path: Path) -> None:
-    """`make test`, the other line of the block, is what runs this; its steps are checked dry."""
+    """The other line of the block, `make test`, is what runs these tests; it is only checked by a dry run."""
     assert MAKE.lines() == ["make demo", "make test"]
     shown = run(f"DEMO={tmp_path / 'demo'} make demo", REPOSITORY)
     report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())

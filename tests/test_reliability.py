@@ -54,9 +54,8 @@ def test_calibration_errors_agree_with_torchmetrics(seed: int, classes: int, bin
     found = float(metrics.top_label_calibration_error(truth, probabilities, bins=bins))
     scores, labels = torch.from_numpy(probabilities), torch.from_numpy(truth)
     expected = multiclass_calibration_error(scores, labels, classes, n_bins=bins)
-    assert found == pytest.approx(
-        float(expected), abs=1e-6
-    )  # torchmetrics computes in single precision; for two classes in double
+    # torchmetrics computes this in single precision, and the error of two classes below in double.
+    assert found == pytest.approx(float(expected), abs=1e-6)
     confidence, called = scores.max(dim=1)
     expected = binary_calibration_error(confidence, (called == labels).long(), n_bins=bins)
     assert found == pytest.approx(float(expected), abs=1e-9)
@@ -129,9 +128,9 @@ def test_a_model_calibrated_at_a_uniform_prior_has_a_small_error_only_there() ->
     weights = metrics.weights_at_prior(truth, np.ones(len(few)), classes=2, prior="uniform")
     assert metrics.calibration_error(truth == 1, probabilities[:, 1], weights) < 0.02
     assert metrics.calibration_error(truth == 1, probabilities[:, 1]) > 0.2
-    there = metrics.at_prevalences(probabilities, np.array([0.5, 0.5]), np.array([10 / 11, 1 / 11]))
-    np.testing.assert_allclose(there.sum(axis=1), 1)
-    assert metrics.calibration_error(truth == 1, there[:, 1]) < 0.01
+    converted = metrics.at_prevalences(probabilities, np.array([0.5, 0.5]), np.array([10 / 11, 1 / 11]))
+    np.testing.assert_allclose(converted.sum(axis=1), 1)
+    assert metrics.calibration_error(truth == 1, converted[:, 1]) < 0.01
 
 
 def test_without_films_every_figure_is_undefined() -> None:

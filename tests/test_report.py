@@ -86,7 +86,7 @@ def test_the_document_is_read_back_and_every_interval_contains_its_figure(writte
     out, report = written_report
     stored = read_document(Report, (out / "report.json").read_bytes())
     assert stored == report
-    assert stored.schema_version == 2
+    assert stored.schema_version == 3
     found = [*report.metrics.values(), *(f for part in report.per_class.values() for f in part.values())]
     found += [f for point in report.points for f in (point.sensitivity, point.specificity, point.ppv, point.npv)]
     assert len(found) > 50
@@ -149,7 +149,7 @@ def test_a_report_on_a_runs_own_films_has_a_prominent_warning(
 
 
 def test_a_film_that_cannot_be_decoded_is_listed(tiny_bundle: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """The manifest has the damaged file's hash: the file was damaged before, or another reader could decode it."""
+    """The manifest has the damaged file's hash, as if another decoder could read it when the data set was made."""
     root = Path(shutil.copytree(dataset.root, tmp_path / "data"))
     spoilt = dataset.split("test")[0]
     (root / spoilt.path).write_bytes(b"no image")
@@ -159,7 +159,7 @@ def test_a_film_that_cannot_be_decoded_is_listed(tiny_bundle: Path, dataset: Dat
     )
     report = evaluate(tiny_bundle, replace(dataset, root=root, films=films), "test", tmp_path / "out", PLAIN)
     assert report.n == len(dataset.split("test")) - 1
-    (lost,) = report.dataset.undecodable
+    (lost,) = report.dataset.unjudged
     assert (lost.film, lost.code) == (spoilt.path, "undecodable")
     assert spoilt.path in (tmp_path / "out" / "report.html").read_text()
 
@@ -169,7 +169,7 @@ def test_a_split_without_a_decodable_film_is_an_error_of_one_sentence(
 ) -> None:
     (tmp_path / "x").write_bytes(b"")
     empty = replace(dataset.split("test")[0], path="x", file_sha256=hashlib.sha256(b"").hexdigest())
-    with pytest.raises(DatasetError, match="none of the 1 films can be decoded: the file is empty"):
+    with pytest.raises(DatasetError, match="none of the 1 films reached the model: the file is empty"):
         score(engine, replace(dataset, root=tmp_path, films=(empty,)), "test")
 
 

@@ -1,4 +1,4 @@
-"""The figures of a report on random results, recomputed by counting or by scikit-learn."""
+"""The figures of a report on random results, recomputed by counting."""
 
 from collections import Counter
 from dataclasses import replace
@@ -55,7 +55,7 @@ def test_undefined_figures_are_null() -> None:
     assert set(drawn.roc["virus"].y) == {None}
 
 
-def test_loss_and_calibration_are_measured_at_the_prior() -> None:
+def test_the_loss_is_measured_at_the_prior() -> None:
     """At a uniform prior every class has the same weight, however many films it has."""
     one = random_results()
     often = _rows(one, np.concatenate([np.arange(240), *[np.flatnonzero(one.truth == 1)] * 3]))

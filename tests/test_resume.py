@@ -125,7 +125,7 @@ def test_resume_with_dropout_is_bit_for_bit(dataset: Dataset, tmp_path: Path) ->
     assert len(hashes) == 1
 
 
-def test_resuming_a_finished_run_changes_nothing(dataset: Dataset, uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_run_killed_after_its_last_epoch_is_completed(dataset: Dataset, uninterrupted: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     before = sha256_of(run / "weights.safetensors")
     (run / "weights.safetensors").unlink()  # killed after the last checkpoint, before anything else

@@ -1,4 +1,4 @@
-"""Scoring on a real Ray cluster of this machine: each film once, whatever is killed or stopped; errors in seconds."""
+"""Scoring on a real Ray cluster of this machine: each film once, whatever is killed or stopped; and its errors."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_lost_node_loses_and_doubles_nothing(
     assert len(list(out.glob("*.parquet"))) == total
 
 
-def test_a_killed_driver_is_taken_up_where_it_was(
+def test_after_a_killed_driver_scoring_continues_where_it_stopped(
     cluster: Cluster, films: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     out, total = tmp_path / "out", len(shards_of(source_of(films), tiny_bundle))
@@ -127,7 +127,7 @@ def test_what_a_cluster_refuses_is_one_sentence(
     assert sentence in done.err
 
 
-def test_no_cluster_is_one_sentence(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_missing_cluster_is_explained(films: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     with listening(server):
         for address, code, sentence in (

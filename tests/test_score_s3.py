@@ -151,7 +151,7 @@ def test_files_without_a_suffix_are_taken_for_dicom(aws: Cloud) -> None:
     ],
 )
 @pytest.mark.usefixtures("uploaded")
-def test_a_bucket_that_cannot_be_used_is_one_sentence(
+def test_an_unusable_source_or_destination_gives_one_sentence(
     source: str,
     out: str,
     options: tuple[str, ...],
@@ -166,7 +166,7 @@ def test_a_bucket_that_cannot_be_used_is_one_sentence(
 
 
 @pytest.mark.usefixtures("uploaded")
-def test_a_denial_is_one_sentence_before_any_film_is_read(
+def test_a_denial_is_one_sentence(
     shared_cloud: LocalCloud,
     tiny_bundle: Path,
     command: Callable[..., SimpleNamespace],

@@ -1,4 +1,4 @@
-"""Accuracy against coverage and figures of prediction sets, against their definitions."""
+"""Curves of accuracy over coverage, and figures of prediction sets, compared with their definitions."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SEEDS = st.integers(0, 10_000)
 
 @given(seed=SEEDS)
 @settings(deadline=None)
-def test_each_point_is_the_accuracy_of_the_films_from_its_confidence_on(seed: int) -> None:
+def test_each_point_is_the_accuracy_of_the_films_with_at_least_its_confidence(seed: int) -> None:
     truth, probabilities = sample(seed)
     right, confidence = probabilities.argmax(axis=1) == truth, probabilities.max(axis=1)
     weights = film_weights(seed, len(truth))[1]
@@ -105,7 +105,7 @@ def test_sets_are_counted(seed: int) -> None:
     assert float(alike.size) == pytest.approx(np.mean(sizes))
 
 
-def test_without_answered_films_every_figure_is_undefined() -> None:
+def test_without_films_of_positive_weight_figures_are_undefined_and_the_curve_is_empty() -> None:
     nothing = np.zeros((1, 2))
     right, confidence = np.array([True, False]), np.array([0.9, 0.8])
     assert np.isnan(metrics.risk_coverage_areas(right, confidence, nothing)).all()

@@ -24,7 +24,7 @@ def settings_commands() -> dict[str, SettingsCommand]:
     return {name: each for name, each in [*root.items(), *inner] if isinstance(each, SettingsCommand)}
 
 
-def test_every_option_has_help_and_one_name() -> None:
+def test_every_option_has_help_and_names_of_its_own() -> None:
     commands = settings_commands()
     assert {"train", "cross-validate", "export", "predict", "evaluate", "serve", "data prepare", "aws train"} <= set(
         commands

@@ -3,6 +3,7 @@
 import pytest
 
 from pneumoscope.errors import BusyError, CloudError
+from pneumoscope.score import dispatch
 from pneumoscope.score.archive_scoring import Resources
 from pneumoscope.score.dispatch import Dispatcher, Event
 from pneumoscope.score.listing import Entry
@@ -21,7 +22,7 @@ def test_shards_have_about_the_number_of_films(films: int) -> None:
     assert all(films // 2 <= size <= films * 5 // 2 for size in sizes[:-1])
 
 
-def test_an_added_film_changes_one_shard() -> None:
+def test_an_added_film_changes_at_most_three_shards() -> None:
     entries = [Entry(f"{number:06d}.jpeg", 1, "1") for number in range(5000)]
     before = {tuple(group) for group in cut(entries, 100)}
     assert sum(map(len, before)) == 5000
@@ -65,6 +66,22 @@ def test_a_busy_place_is_tried_again_and_a_denial_is_not() -> None:
     denied = ScriptedCrew(Event(worker=1, kind="failed", error=CloudError("denied.")))
     with pytest.raises(CloudError, match="denied"):
         Dispatcher(denied, [one_shard()], listener).run()
+
+
+def test_a_shard_that_a_second_worker_has_is_not_given_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "_SLOW", 0.0)
+    shards = [Shard(name=name, source=0, films=3, packed=b"") for name in "ab"]
+    crew = ScriptedCrew(
+        Event(worker=1, kind="done"),  # of shard a; then b is slow, and worker 2 gets it, too
+        Event(worker=2, kind="ready"),
+        Event(worker=1, kind="lost", why="gone"),
+        Event(worker=2, kind="done"),
+    )
+    listener = Interrupting(99, lambda: None)
+    outcome = Dispatcher(crew, shards, listener).run()
+    assert (crew.given, outcome.lost, listener.lines) == (["a", "b", "b"], 0, [])
+    assert listener.films == 6
 
 
 def test_resources_are_shared_out() -> None:

@@ -59,7 +59,7 @@ def test_a_tie_does_not_depend_on_the_order_of_films() -> None:
     seed=st.integers(0, 99),
 )
 @settings(deadline=None)
-def test_folds_have_about_as_many_films_of_every_class(counts: list[tuple[str, int]], folds: int, seed: int) -> None:
+def test_folds_have_about_equally_many_films_of_a_class(counts: list[tuple[str, int]], folds: int, seed: int) -> None:
     """With patients of one class each, folds differ by at most one patient's films."""
     films = [
         LabelledFilm(label=label, patient=str(patient))

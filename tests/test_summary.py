@@ -62,7 +62,7 @@ def expected_of_classes(truth: metrics.Indices, predicted: metrics.Indices) -> d
 
 
 def expected_of_probabilities(truth: metrics.Indices, probabilities: metrics.Floats) -> dict[str, Any]:
-    """scikit-learn's figures of the probabilities; calibration errors have tests of their own."""
+    """scikit-learn's figures of the probabilities. Calibration errors and `aurc` are ours, with tests of their own."""
     sick, share = truth != 1, probabilities[:, 0] + probabilities[:, 2]
     options: dict[str, Any] = {"sample_weight": 1 / np.bincount(truth)[truth], "labels": range(3)}
     aurocs = [sk.roc_auc_score(truth == each, probabilities[:, each]) for each in range(3)]

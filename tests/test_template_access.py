@@ -75,12 +75,12 @@ def test_permissions_name_narrow_resources(stack: Stack) -> None:
 
 def test_each_role_trusts_one_service(stack: Stack) -> None:
     trusted = {
-        role: statement["Principal"]["Service"]
+        role: [statement["Principal"] for statement in each["AssumeRolePolicyDocument"]["Statement"]]
         for role, each in stack.of("IAM::Role").items()
-        for statement in each["AssumeRolePolicyDocument"]["Statement"]
     }
-    serving = {"ServingRole": "sagemaker.amazonaws.com"} if stack["Endpoint"] else {}
-    assert trusted == {"OnUploadRole": "lambda.amazonaws.com", "ApiRole": "lambda.amazonaws.com"} | serving
+    services = {"OnUploadRole": "lambda.amazonaws.com", "ApiRole": "lambda.amazonaws.com"}
+    services |= {"ServingRole": "sagemaker.amazonaws.com"} if stack["Endpoint"] else {}
+    assert trusted == {role: [{"Service": service}] for role, service in services.items()}
 
 
 def test_roles_have_the_policies_for_key_and_traces_that_they_need(stack: Stack) -> None:

@@ -45,7 +45,7 @@ def test_the_stack_is_created(stack: Stack) -> None:
 
 
 def test_logs_expire_and_are_encrypted(stack: Stack) -> None:
-    """The key is checked as the template resolves, because moto does not set it."""
+    """The key is checked in the resolved template, because moto does not set it."""
     logs = stack.of("Logs::LogGroup")
     assert len(logs) == (3 if stack["Endpoint"] is None else 4)
     key = CASES[stack.name.removeprefix("case-")].get("KmsKeyArn")

@@ -105,7 +105,7 @@ def test_patience_stops_and_keep_best_keeps_the_best(dataset: Dataset, tmp_path:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_mixed_precision_trains(precision: str, dataset: Dataset, tmp_path: Path) -> None:
+def test_weights_stay_fp32_with_and_without_mixed_precision(precision: str, dataset: Dataset, tmp_path: Path) -> None:
     history = train(
         dataset, make_config({"recipe": "tiny", **TINY}, {"precision": precision, "epochs": 1}), tmp_path / "run"
     )
@@ -142,7 +142,7 @@ def test_class_weights() -> None:
         assert float(weights.mean()) == pytest.approx(1)
 
 
-def test_patience_and_epochs_end_training() -> None:
+def test_patience_ends_training() -> None:
     config = make_config({"recipe": "tiny", **TINY, "epochs": 9, "patience": 2}, {})
     history = [{"val_macro_f1": value} for value in (0.1, 0.5, 0.5, 0.4)]
     assert best_epoch(history) == 1
@@ -157,7 +157,7 @@ CAPSTONE = {
 }
 
 
-def test_recipes_are_the_capstones() -> None:
+def test_four_recipes_repeat_the_capstones_settings() -> None:
     assert set(recipe_names()) == {*CAPSTONE, "quick", "pneumoscope-base"}
     for name, (arch, freeze, epochs) in CAPSTONE.items():
         config = make_config(load_recipe(name), {})

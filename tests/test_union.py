@@ -35,10 +35,10 @@ def splits_of(data: Dataset, key: str) -> dict[str, set[str]]:
     return splits
 
 
-@pytest.mark.parametrize("lossless", [False, True])
-def test_the_union_of_both_versions_has_every_film_once(tmp_path: Path, *, lossless: bool) -> None:
+@pytest.mark.parametrize("as_png", [False, True])
+def test_the_union_of_both_versions_has_every_film_once(tmp_path: Path, *, as_png: bool) -> None:
     two = small_films()
-    three = as_version3({name: reencoded(data) if lossless else data for name, data in two.items()})
+    three = as_version3({name: reencoded(data) if as_png else data for name, data in two.items()})
     summary, out = prepare_archives(tmp_path, two, three)
     assert len(out.films) == len(two)
     assert [(each.films, each.matched) for each in summary.sources] == [(36, 0), (36, 36)]

@@ -1,4 +1,4 @@
-"""Uploading a data set to S3: once, encrypted, and only into a bucket of ours that is closed."""
+"""Uploading a data set to S3: once, encrypted, and only into an existing bucket of the region that is not public."""
 
 import json
 import shutil

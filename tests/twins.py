@@ -208,7 +208,7 @@ def covidx(root: Path) -> Twin:
 
 
 def shenzhen(root: Path) -> Twin:
-    """Twenty films, half of them with tuberculosis in varying words; the table begins with a byte order mark."""
+    """Twenty films, half of them with tuberculosis, described in words; the table begins with a byte order mark."""
     twin, rows = Twin(root), []
     for number in range(20):
         name = f"CHNCXR_{number:04d}_{number % 2}.png"

@@ -1,4 +1,4 @@
-"""Classifies chest X-rays as normal, bacterial or viral pneumonia. For research only; not a medical device."""
+"""Classifies chest X-rays: normal, bacterial pneumonia, viral pneumonia. For research only; not a medical device."""
 
 import os
 

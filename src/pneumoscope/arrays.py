@@ -38,7 +38,7 @@ def read_arrays(path: Path, kinds: Mapping[str, Kind]) -> dict[str, NDArray[Any]
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # Each member is read whole before it is parsed, because ZipFile checks the CRC-32 at its end only.
+            # Each member is read whole before it is parsed: ZipFile checks the CRC-32 only at the member's end.
             found = {name: _array(archive.read(f"{name}.npy")) for name in kinds}
     except _FAULTS as failure:
         raise ValueError(f"it cannot be read ({failure})") from failure

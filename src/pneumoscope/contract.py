@@ -125,8 +125,8 @@ class CoverageRow(Document):
 class OperatingPoint(Document):
     """A threshold on a group's probability that was set for a sensitivity or a specificity.
 
-    A film whose probability of the group reaches `threshold` is in the group. The observed rates are cross-fitted,
-    and classes are weighted by the prior.
+    A film whose probability of the group reaches `threshold` is assigned to the group. The observed rates are
+    cross-fitted, and classes are weighted by the prior.
     """
 
     name: Text

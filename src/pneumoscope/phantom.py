@@ -127,8 +127,8 @@ def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False, com
 def is_phantom(data: bytes) -> bool:
     """Whether the bytes are a file that `write_archive_folder` or `write_archive_zip` wrote, unchanged.
 
-    They carry a comment segment (ITU-T T.81, section B.2.4.5), which survives renaming and moving the file, but not
-    encoding it anew.
+    Such a file has a comment segment (ITU-T T.81, section B.2.4.5), which survives renaming and moving the file, but
+    not encoding it anew.
     """
     segment = b"\xff\xfe" + (len(_COMMENT) + 2).to_bytes(2, "big") + _COMMENT
     return segment in data[:_HEAD]
@@ -183,7 +183,7 @@ def _compose(anatomy: _Anatomy, finding: Finding, random: np.random.Generator, *
 
 
 def _grid(random: np.random.Generator, aspect: float) -> tuple[Field, Field]:
-    """Coordinates in half heights, rotated, shifted and zoomed: no two patients are positioned alike."""
+    """Coordinates in half heights, rotated, shifted and zoomed: no two films are positioned alike."""
     rows, columns = _WORKING_ROWS, round(_WORKING_ROWS * aspect)
     y, x = np.mgrid[-1 : 1 : complex(rows), -aspect : aspect : complex(columns)].astype(np.float32)
     angle = np.deg2rad(random.uniform(-6, 6))
@@ -298,7 +298,7 @@ def _draw_marker(level: Field, random: np.random.Generator) -> None:
 
 
 def _cloud(random: np.random.Generator, shape: tuple[int, ...], *, cells: int) -> Field:
-    """Smooth noise of zero mean and about unit range, with `cells` blotches per height."""
+    """Smooth noise of zero mean and about unit deviation, with `cells` blotches per height."""
     grid = random.standard_normal((cells, max(2, cells * shape[1] // shape[0])), dtype=np.float32)
     smooth = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
     return np.asarray(smooth)

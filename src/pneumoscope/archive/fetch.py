@@ -123,7 +123,7 @@ def fetch_films(
 
 
 def _fetch_with_retries(remote: Remote, published: PublishedArchive, part: Path, listener: Listener) -> int:
-    """Download what is missing; start again, at most three times in all, if a film arrives damaged."""
+    """Download what is missing; try again if a film arrives damaged, with at most three tries in all."""
     tries = 1
     while True:
         try:
@@ -266,10 +266,12 @@ class _Download:
         return announced if expected is None else expected
 
     def _start_over(self, response: RangeResponse, held: int, total: int | None) -> None:
-        """Drop the bytes held if the response is the whole file, or states that they are longer than it (status 416).
+        """Drop the bytes held if the response is the whole file, which has at least as many, or if they are too many.
+
+        Status 416 shows the latter.
 
         Raises:
-            TransferInterrupted: the response is anything else, or the bytes held were longer than the file.
+            TransferInterrupted: the response is anything else, or the bytes held were too many.
         """
         if response.start not in (0, total):
             self.ranges = False
@@ -287,7 +289,7 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
         raise ArchiveError(
-            f"{folder} has {free / 1e6:,.0f} MB free; {(needed + _SPARE) / 1e6:,.0f} MB are needed. "
+            f"{folder} has {free // 1_000_000:,} MB free; {-(-(needed + _SPARE) // 1_000_000):,} MB are needed. "
             "Make room, or choose another --out."
         )
 

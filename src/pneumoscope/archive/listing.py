@@ -126,7 +126,9 @@ def list_zip(archive: zipfile.ZipFile, max_bytes: int, *, name_encoding: str | N
             _unreadable(info, max_bytes),
             Member(
                 name=name,
-                read=partial(_read_member, archive, info, max_bytes),
+                # zipfile reads at most as many bytes as the directory states, and `_unreadable` has compared that
+                # number with `max_bytes`.
+                read=partial(read_from, archive.open, info, max_bytes, message="damaged in the archive"),
                 head=partial(read_from, archive.open, info),
             ),
         )
@@ -204,21 +206,13 @@ def read_from(opener: Callable[[Any], IO[bytes]], what: Any, count: int, *, mess
     """Read at most `count` bytes of what `opener` opens.
 
     Raises:
-        DamagedError: they cannot be read; its text begins with `message`.
+        DamagedError: the bytes cannot be read; the error's text begins with `message`.
     """
     try:
         with opener(what) as stream:
             return stream.read(count)
     except _DAMAGE as failure:
         raise DamagedError(f"{message} ({failure})") from failure
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> bytes:
-    # The size in the directory may be wrong, so the limit is applied to the data as well.
-    data = read_from(archive.open, info, max_bytes + 1, message="damaged in the archive")
-    if len(data) > max_bytes:
-        raise ArchiveError(too_large(len(data), max_bytes))
-    return data
 
 
 def too_large(size: int, max_bytes: int) -> str:

@@ -20,7 +20,7 @@ def zip_names(infos: Sequence[zipfile.ZipInfo]) -> list[str | bytes]:
     """The names of a ZIP archive's members; as bytes if the archive does not state their encoding.
 
     If UTF-8 names contain box-drawing characters, a program has read them as code page 437 and written the archive
-    again. Such names are converted back to their original bytes.
+    again. Then every name that this code page can encode is converted back to its original bytes.
     """
     names = [_zip_name(info) for info in infos]
     if any(isinstance(name, str) and not name.isascii() and _BOX_DRAWING.search(name) for name in names):

@@ -29,8 +29,8 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)",
 class RetryPolicy:
     """When a request is repeated, and when the download is given up. Times are in seconds.
 
-    `attempts` limits failures in a row without a new byte. `first_attempts` is the limit as long as the server has
-    sent nothing at all, so that a machine without a network gets its error soon.
+    `attempts` limits failures in a row without a new byte. `first_attempts` is the limit as long as no request has
+    succeeded or brought a byte of the file, so that a machine without a network gets its error soon.
     """
 
     timeout: float = 30.0
@@ -44,11 +44,12 @@ DEFAULT_RETRY = RetryPolicy()
 
 
 class TransferInterrupted(Exception):  # noqa: N818  # not an error yet: the request is repeated
-    """A request failed for a reason that may be temporary; `wait` is the least time before the next one, in seconds."""
+    """A request failed for a reason that may be temporary; `wait`: how many seconds the server asks to wait, or 0."""
 
-    def __init__(self, why: str, *, wait: float = 0.0) -> None:
+    def __init__(self, why: str, *, wait: float = 0.0, refused: bool = False) -> None:
         super().__init__(why)
         self.wait = wait
+        self.refused = refused  # by the server, which is thus within reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ class Remote:
 
     def __init__(self, url: str, *, policy: RetryPolicy = DEFAULT_RETRY, say: Callable[[str], None]) -> None:
         self.url, self.policy, self.say = url, policy, say
+        self._answered = False  # whether any request has succeeded or brought a byte of the file
         # Without "identity", ranges and sizes could be those of a compressed transfer.
         headers = {"Accept-Encoding": "identity", "User-Agent": "pneumoscope"}
         try:
@@ -151,23 +153,28 @@ class Remote:
         Raises:
             ArchiveError: too many failures in a row without a new byte.
         """
-        failures, begun = 0, progress()
-        furthest = begun
+        failures, furthest = 0, progress()
         while True:
             try:
-                return attempt()
+                result = attempt()
             except TransferInterrupted as failure:
                 # A download over a bad line may break often; only failures without a new byte count.
                 failures = 0 if progress() > furthest else failures + 1
+                self._answered |= progress() > furthest
                 furthest = max(furthest, progress())
-                limit = self.policy.attempts if furthest > begun else self.policy.first_attempts
+                limit = self.policy.attempts if self._answered else self.policy.first_attempts
                 if failures >= limit:
-                    hint = "Whatever is already on the disk is kept." if progress() else "Is this machine online?"
+                    hint = "The server is busy or out of order." if failure.refused else "Is this machine online?"
+                    if self._answered or progress():
+                        hint = "Whatever is already on the disk is kept."
                     raise ArchiveError(
                         f"{self.url} cannot be fetched ({failure}; tried {failures} times). "
                         f"{hint} Run the same command again to continue, or pass --url with a mirror."
                     ) from failure
                 self._wait(failure, failures)
+            else:
+                self._answered = True
+                return result
 
     def _wait(self, failure: TransferInterrupted, failures: int) -> None:
         policy = self.policy
@@ -180,7 +187,7 @@ class Remote:
         status = response.status_code
         status_line = f"the server answers {status} {response.reason_phrase}".strip()
         if status >= 500 or status in _RETRYABLE:
-            raise TransferInterrupted(status_line, wait=_seconds(response.headers.get("Retry-After", "")))
+            raise TransferInterrupted(status_line, wait=_seconds(response.headers.get("Retry-After", "")), refused=True)
         place = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
         if status == 416:  # nothing at or after `start`; the server should state the size, but need not
             total = start if place is None or place[3] == "*" else int(place[3])

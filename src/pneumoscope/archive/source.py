@@ -16,8 +16,8 @@ def open_source(path: Path, *, max_bytes: int, name_encoding: str | None = None)
 
     Files that operating systems leave behind (`__MACOSX/`, `._*`, `.DS_Store`, other hidden files, `Thumbs.db`) are
     counted and left out. A member of an archive is listed as a problem if its path is absolute or contains `..`, if it
-    is a link or a device, is encrypted, repeats a name, is larger than `max_bytes` or unpacks to more than 200 times
-    its packed size.
+    is a link or a device, is encrypted, repeats a name, is larger than `max_bytes`, or (in a ZIP archive, above
+    1 MB) unpacks to more than 200 times its packed size.
 
     Args:
         path: the archive or folder.

@@ -72,7 +72,8 @@ def open_tar(path: Path, *, max_bytes: int, name_encoding: str | None) -> Iterat
     members could not be read in arbitrary order.
 
     Raises:
-        ArchiveError: it is not a tar archive, is truncated or damaged, or unpacks to more than 200 times its size.
+        ArchiveError: it is not a tar archive, is truncated or damaged, or unpacks to more than 200 times its size and
+            more than a megabyte.
         UsageError: see `decode_names`.
     """
     opener = _opener(_head(path))
@@ -150,7 +151,8 @@ def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             yield info
         # A complete archive ends with a block of zeros.
         stream.seek(archive.offset)
-        if any(stream.read(tarfile.BLOCKSIZE)):
+        block = stream.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE or any(block):
             raise tarfile.ReadError("a header is missing: the archive is truncated or damaged")
 
 

@@ -43,7 +43,7 @@ class Count(Document):
 class Alike(Document):
     """Two or more films with equal or nearly equal pixels. `distance` is in bits of 256; 0 if the pixels are equal.
 
-    `splits` and `labels` are in the order of `films`. `crosses`: they are in several splits.
+    `splits` and `labels` are in the order of `films`. `crosses`: they are in several splits; stress counts as val.
     """
 
     films: tuple[Text, ...] = Field(min_length=2)

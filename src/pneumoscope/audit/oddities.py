@@ -54,7 +54,7 @@ def _by_file(film: ExaminedFilm) -> Iterator[Oddity]:
 
 
 def _other_modes(films: Sequence[ExaminedFilm]) -> Iterator[Oddity]:
-    """Films of another colour mode than nearly all others; deep greys are left to `_other_depths`."""
+    """Films of another colour mode than nearly all others; depths besides 1 and 8 bits are left to `_other_depths`."""
     modes = Counter(film.facts.mode for film in films)
     usual, count = modes.most_common(1)[0] if modes else ("", 0)
     for film in films if count >= _USUAL * len(films) else ():
@@ -65,7 +65,7 @@ def _other_modes(films: Sequence[ExaminedFilm]) -> Iterator[Oddity]:
 
 
 def _other_depths(films: Sequence[ExaminedFilm]) -> Iterator[Oddity]:
-    """Films of more than 8 bits, unless nearly all have more."""
+    """Films of another depth than 1 or 8 bits, unless nearly all are such films."""
     deep = [film for film in films if film.facts.bits not in _PLAIN_BITS]
     for film in deep if len(deep) < _USUAL * len(films) else ():
         yield Oddity(film=film.claim.name, kind="bit depth", what=f"{film.facts.bits} bits per sample")

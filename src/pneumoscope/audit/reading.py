@@ -31,7 +31,7 @@ _HEADERS = "DICOM headers"
 class Claim:
     """What is known of a file before it is read: by the manifest, or by its name and folder.
 
-    `patients` is the patient by each rule that names one; `file_sha256` is None without a manifest.
+    `patients` is the patient by each rule that names one; `file_sha256` is None if no manifest lists the file.
     `listed` is false for a file in a data set's folders that is not in its manifest.
     """
 

@@ -85,7 +85,8 @@ def measure_shortcuts(pool: Pool, listener: Listener) -> ShortcutResults:
     missing: list[str] = []
     if not folds:
         missing.append(
-            "the shortcut baselines: outside the test part there is only one class, or one has fewer than 2 patients"
+            "the shortcut baselines and shifts: outside the test part there is only one class, or one has fewer than "
+            "2 patients"
         )
     elif not test.films:
         missing.append("train against test: there is no test part")
@@ -108,7 +109,8 @@ def measure_on(
 ) -> tuple[Shortcut, ...]:
     """Train on some films of a data set and test on others, for every feature set. Unreadable films are left out.
 
-    Empty if the remaining training films are of fewer than two classes, or no test film is left.
+    Empty if the remaining training films, or the remaining test films, are of fewer than two classes. `trained_on` and
+    `tested_on` of each row always read "train and val" and "test", whatever splits the films are of.
     """
     claims = [claim_of(dataset, film) for film in (*training, *tested)]
     films = [each[0] for each in examine(claims, dataset.limits, listener) if not isinstance(each, str)]
@@ -169,7 +171,7 @@ def _baselines(
 
 
 def _shifts(pool: Pool, features: str, listener: Listener) -> Iterator[Shift]:
-    """Per class: how well a classifier distinguishes its train films from its test films."""
+    """Per class: how well a classifier distinguishes the class's train films from the class's test films."""
     for index, label in enumerate(pool.classes):
         films = pool.subset(pool.truth == index)
         tested = films.in_split(TEST).astype(np.int64)

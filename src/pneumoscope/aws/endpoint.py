@@ -64,7 +64,7 @@ class Endpoint:
             film: the bytes of an image file, no more than the endpoint accepts; see `fit_film`.
 
         Raises:
-            ImageError: the model cannot decode the file.
+            ImageError: the model cannot decode the file, or it is larger than the endpoint accepts.
             BusyError: the endpoint is busy, stopped or out of reach; it may respond later.
             InferenceError: the model failed on the file.
             CloudError: the endpoint does not exist, or access to it is denied.

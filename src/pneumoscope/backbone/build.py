@@ -52,7 +52,8 @@ def build(
         eval_low_pass: its taps in evaluation mode; by default the same.
 
     Raises:
-        UsageError: timm has no such network, or the network has several classifiers or lacks an option.
+        UsageError: timm has no such network, or the network cannot be built for this size, has several classifiers or
+            lacks an option.
         WeightsError: the weights cannot be fetched, read, or matched.
     """
     if not timm.is_model(arch):
@@ -76,7 +77,7 @@ def build(
 
 
 def normalisation_of(arch: str, weights: str) -> Normalisation:
-    """What a network's weights expect: the published normalisation; ImageNet's, averaged, for random weights."""
+    """What a network's weights expect: the published normalisation, or ImageNet's for random ones."""
     return GREY_IMAGENET if weights == NONE else published_normalisation(arch)
 
 

@@ -21,7 +21,7 @@ class Network(nn.Module):
 
     `low_pass` is the number of taps, odd, of a fixed binomial filter before `body`, along each axis; 1 filters
     nothing. It takes away the detail in which a film and a copy of it compressed as JPEG differ most. In evaluation
-    mode it has `eval_low_pass` taps; by default as many.
+    mode it has `eval_low_pass` taps; by default as many as in training.
     """
 
     body: Any  # timm's interface is not typed
@@ -43,7 +43,8 @@ class Network(nn.Module):
         self.low_pass = low_pass
         self.eval_low_pass = low_pass if eval_low_pass is None else eval_low_pass
         self.frozen: list[nn.Module] = []
-        # By taps and side. Not buffers: a moving average of the weights pairs its buffers with the network's by order.
+        # By taps and side, made on first use. Not buffers: a moving average of the weights pairs its buffers with the
+        # network's by order, and the two do not make the same filters in the same order.
         self._filters: dict[tuple[int, int], Tensor] = {}
         # Not in checkpoints: the run's card states the normalisation, its configuration the filter.
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)

@@ -15,7 +15,7 @@ _TORCHVISION_VGG = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_lo
 # Keys under which checkpoints store a state dict, and prefixes that training wrappers put before its names.
 _WRAPPERS = ("state_dict", "model", "model_state")
 _PREFIXES = ("network.", "module.", "model.", "body.")
-_COUNTER = "num_batches_tracked"  # of batch norm: not a weight, so it counts neither as loaded nor as missing
+_COUNTER = "num_batches_tracked"  # of batch norm: not a weight, so never reported as random or as not used
 # efficientnet_pytorch's names → timm's: outside the blocks, in blocks with an expansion, and in blocks without.
 _AROUND = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _SQUEEZE = {"_depthwise_conv": "conv_dw", "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
@@ -41,7 +41,7 @@ class WeightsReport:
         if self.left_random:
             parts.append(f"{len(self.left_random)} keep their random values ({_abbreviate(self.left_random)})")
         if self.not_used:
-            parts.append(f"{len(self.not_used)} of the file not used ({_abbreviate(self.not_used)})")
+            parts.append(f"{len(self.not_used)} of its tensors not used ({_abbreviate(self.not_used)})")
         return "; ".join(parts)
 
 

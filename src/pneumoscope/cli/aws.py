@@ -110,8 +110,9 @@ def invoke_command(settings: "Invoke") -> None:
 
     The endpoint's decisions and the time of each call are printed. A file over the endpoint's size limit is first
     shrunk to the model's input, which changes no probability. To try this without an AWS account, run `serve --bundle
-    BUNDLE --as-endpoint NAME`, and set AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080. Rejected and
-    unanswered files do not stop the command; if there were any, it exits with code 1.
+    BUNDLE --as-endpoint NAME`, and set AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080. Files that
+    are rejected or get no decision do not stop the command, unless the endpoint is busy for three in a row; if there
+    were any, it exits with code 1.
     """
     from pneumoscope.aws.client.invoke import Client
     from pneumoscope.aws.session import Cloud, uses_stand_in

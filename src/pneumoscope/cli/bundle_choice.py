@@ -41,7 +41,7 @@ def choose_bundle(given: Path | None) -> Choice:
     from pneumoscope.aws.job.container import provides_model_directory
     from pneumoscope.settings.option import BUNDLE_VARIABLE
 
-    # Our container image sets the variable; if it is empty, the container was started without a bundle.
+    # Our container image sets the variable to /opt/ml/model. If it is emptied, the bundle that ships must not be used.
     if BUNDLE_VARIABLE in os.environ or provides_model_directory():
         raise UsageError(f"--bundle is missing; in a container or a job, pass --bundle or set {BUNDLE_VARIABLE}.")
     return Choice(folder=shipped_bundle(), shipped=True)
@@ -75,7 +75,7 @@ class BundleCommand(SettingsCommand):
 
 
 class EvaluateCommand(BundleCommand):
-    """`evaluate`, which once took the data set as an option: the old form is refused with the new one."""
+    """`evaluate`, which once took the data set as an option: the old form is refused, and the message names the new."""
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

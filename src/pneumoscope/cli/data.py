@@ -60,8 +60,8 @@ def prepare_command(settings: "Prepare") -> None:
     name of its folder, or comes from --labels; the label files of published sets need no further options. A source's
     test part stays in the test split; its train and validation parts are joined, and validation is split off anew,
     by patient. Films of several sources are matched by their pixels, so that each is in the data set once. A film of
-    a test part, and any other film of its patient, is never in train. Refused inputs are listed and do not stop the
-    command (unless --strict is given); if there were any, it exits with code 1.
+    a test part, and any other film of its patient, is never in train (except with --train-only). Refused inputs are
+    listed and do not stop the command (unless --strict is given); if there were any, it exits with code 1.
     """
     from pneumoscope.cli.show import make_listener
     from pneumoscope.cli.show_data import show_prepared

@@ -116,7 +116,7 @@ def draw_heatmaps(predictions: Iterable[Prediction], paths: Iterable[str], pictu
 
 
 def explain_films(explainer: "Explainer", paths: list[Path], pictures: Pictures, label: str | None) -> int:
-    """Explain films one by one: a picture and a JSON line each. Return how many were rejected."""
+    """Explain films one by one: a picture and a JSON line each. Return how many have none, for any reason."""
     refused = 0
     for path in find_image_files(paths):
         film = lazy_image_file(path, explainer.limits)

@@ -67,7 +67,7 @@ def _show_drawings(choice: Choice, predictions: "list[Prediction]") -> None:
     typer.echo(f"model: {choice.describe(load_contract(choice.folder))}")
     for _ in show_predictions(predictions, "table"):  # it prints while it is iterated
         pass
-    typer.echo("These are drawings, not radiographs: the answers only show that everything runs.")
+    typer.echo("These are drawings, not radiographs: the decisions only show that everything runs.")
 
 
 def export_command(settings: "Export") -> None:
@@ -113,10 +113,10 @@ def verify_command(settings: "Verify") -> None:
 def evaluate_command(settings: "Evaluate") -> None:
     """Report how well a bundle does on a data set.
 
-    With --unlabelled, report instead whether films without labels look like the bundle's own. A split with films
-    that the bundle was trained on is an error. Figures count every decodable film by its most probable class,
-    answered or not; how many were answered, abstained on and rejected is reported separately. report.html is one file
-    that needs no internet connection.
+    With --unlabelled, report instead whether films without labels look like the bundle's own. Films that the bundle
+    was trained on are an error, except in the splits train, val and stress of its own data set. Figures count every
+    film that reaches the model by its most probable class, answered or not; how many were answered, abstained on
+    and rejected is reported separately. report.html is one file that needs no internet connection.
     """
     from pneumoscope.cli.show import make_listener, show_report
     from pneumoscope.contract import load_contract

@@ -160,8 +160,8 @@ def show_report(report: "Report") -> None:
     counts = zip(report.classes, report.confusion, strict=True)
     columns = ("true class", *(f"predicted as {label}" for label in report.classes))
     show_table(columns, ((label, *map(str, row)) for label, row in counts))
-    if lost := report.dataset.undecodable:
-        print_line(f"note: {len(lost):,} films could not be decoded, such as {lost[0].film}: {lost[0].reason}")
+    if lost := report.dataset.unjudged:
+        print_line(f"note: {len(lost):,} films did not reach the model, such as {lost[0].film}: {lost[0].reason}")
     if report.comparison is not None:
         _show_comparison(report.comparison)
     if report.external is not None:
@@ -219,8 +219,8 @@ def _show_external(external: "External") -> None:
 def show_drift(drift: "Drift") -> None:
     """Print whether films without labels look, and are answered, like the model's own."""
     show_signs(drift.signs, title=f"{drift.n:,} image files; reference: {drift.reference}")
-    if drift.undecodable:
-        print_line(f"note: {len(drift.undecodable):,} files could not be decoded.")
+    if drift.unjudged:
+        print_line(f"note: {len(drift.unjudged):,} files did not reach the model.")
     print_line(drift.verdict)
     print_line(drift.intended_use)
 

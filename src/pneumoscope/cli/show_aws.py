@@ -15,7 +15,7 @@ _MOST_BUSY = 3  # films in a row; after that the endpoint is at fault, not the f
 
 
 def show_decisions(client: Client, paths: list[Path], form: str, *, quiet: bool) -> int:
-    """Send image files one by one and print the decisions. Return how many were rejected or not answered.
+    """Send image files one by one and print the decisions. Return how many were rejected or got no response.
 
     Raises:
         UsageError: there is no image file.

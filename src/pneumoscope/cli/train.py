@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def train_command(settings: "Train") -> None:
     """Train a network on a data set.
 
-    A recipe sets every value that is not given as an option. Recipes: quick (small and fast, for trying the flow);
-    pneumoscope-base (of the bundle that ships); and four of the capstone, an earlier project of 2020:
-    capstone-vgg19-frozen, capstone-vgg19, capstone-resnet50-short, capstone-resnet50.
+    Values come from a recipe; an option replaces the recipe's value, and a value that neither sets has its default.
+    Recipes: quick (small and fast, for trying the flow); pneumoscope-base (of the bundle that ships); and four of the
+    capstone, an earlier project of 2020: capstone-vgg19-frozen, capstone-vgg19, capstone-resnet50-short,
+    capstone-resnet50.
     """
     from pneumoscope.cli.show import make_listener
     from pneumoscope.dataset import load_dataset

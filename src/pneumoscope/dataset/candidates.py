@@ -75,8 +75,8 @@ def find_films(
     splits = {name.casefold(): split for name, split in config.split_folders.items()}
     rules = FolderRules(level=config.class_folder, splits=splits)
     without_file = 0
+    _refuse_unused_split_folders(listings, config, labelling)
     if labelling is None:
-        _refuse_unused_split_folders(listings, config)
         candidates = [
             list_films(listing, source, pattern=pattern, rules=rules)
             for listing, source in zip(listings, sources, strict=True)
@@ -229,13 +229,17 @@ def _excluding(name: str, patterns: Sequence[str], unused: set[str]) -> set[str]
     return matching
 
 
-def _refuse_unused_split_folders(listings: Sequence[Listing], config: PrepareConfig) -> None:
-    """Raise UsageError if --split-folder names a folder that no source has."""
-    if config.split_folders:
-        there = {part.casefold() for listing in listings for each in listing.members for part in each.name.split("/")}
-        for name in config.split_folders:
-            if name.casefold() not in there:
-                raise UsageError(f"--split-folder {name!r}: no source has a folder of this name.")
+def _refuse_unused_split_folders(
+    listings: Sequence[Listing], config: PrepareConfig, labelling: Labelling | None
+) -> None:
+    """Raise UsageError if neither a source nor a label file has a folder that --split-folder names."""
+    if not config.split_folders:
+        return
+    there = {part.casefold() for listing in listings for each in listing.members for part in each.name.split("/")}
+    in_tables = "" if labelling is None else ", and no label file names it as a split or a folder"
+    for name in config.split_folders:
+        if name.casefold() not in there | (set() if labelling is None else labelling.split_names):
+            raise UsageError(f"--split-folder {name!r}: no source has a folder of this name{in_tables}.")
 
 
 def _is_image(member: Member) -> bool:

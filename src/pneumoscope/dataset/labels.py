@@ -18,7 +18,7 @@ _NO_LABEL = "its row in the label files has no label"
 _NO_CLASS = "its label does not belong to a class"
 _SEVERAL = "its labels belong to several classes"
 _SKIPPED = "it has several labels (--several skip)"
-_DISAGREED = "no label was given by most of its readers"
+_DISAGREED = "none of its labels was given by more than half of its readers"
 _NOT_FRONTAL = "its view in the label files is not frontal"
 _NO_VIEW = "its view is not in the label files"
 
@@ -42,10 +42,15 @@ class TableFilm:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelling:
-    """The content of all label files: the images that they name. `label_summary` is one line on how they were read."""
+    """The content of all label files: the images that they name.
+
+    `label_summary` is one line on how they were read. `split_names` are the texts that may state a split, case folded:
+    values of the split column, and the folders of images.
+    """
 
     films: tuple[TableFilm, ...]
     label_summary: str
+    split_names: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -84,7 +89,11 @@ def read_labels(config: PrepareConfig) -> Labelling | None:
     films = tuple(_assign_classes(rows, rule))
     _refuse_unused(rule, rows)
     names = ", ".join(file.name for file in files)
-    return Labelling(films=films, label_summary=f"labels of {rule.name} ({names}): {_describe(rule, films)}")
+    return Labelling(
+        films=films,
+        label_summary=f"labels of {rule.name} ({names}): {_describe(rule, films)}",
+        split_names=_split_names(table, rule),
+    )
 
 
 def _refuse_options_without_tables(config: PrepareConfig) -> None:
@@ -139,6 +148,14 @@ def _collect(table: Table, rule: TableRule, named: Mapping[str, SplitFolder]) ->
     if not films:
         raise UsageError(f"the column {rule.image!r} of the label files is empty.")
     return films
+
+
+def _split_names(table: Table, rule: TableRule) -> frozenset[str]:
+    columns = {column: at for at, column in enumerate(table.columns)}
+    places = [columns[name] for name in (fold(rule.split or ""), fold(FILE_SPLIT)) if name in columns]
+    images = (row[columns[fold(rule.image or "")]].replace("\\", "/") for row in table.rows)
+    folders = {part for name in images for part in name.split("/")[:-1]}
+    return frozenset(each.casefold() for each in folders | {row[at] for row in table.rows for at in places})
 
 
 def _add_patient(film: _ImageRows, patient: str) -> None:
@@ -324,7 +341,7 @@ def _refuse_names(findings: set[str], rule: TableRule) -> None:
 
 
 def _refuse_unused(rule: TableRule, rows: Mapping[str, _ImageRows]) -> None:
-    """Raise UsageError if no image has a finding of some class: the map has a mistake, or is for another set."""
+    """Raise UsageError if a class has no image with any of its findings: the map is wrong, or is for another set."""
     # Findings of all readings count, also those that no majority shares: the map is right if they occur at all.
     there = {fold(each) for row in rows.values() for findings in row.readings.values() for each in findings}
     for name, findings in rule.classes.items():

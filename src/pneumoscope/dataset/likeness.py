@@ -30,8 +30,8 @@ class NearPair(NamedTuple):
 def perceptual_hash(luma: Luma) -> str:
     """The DCT hash (pHash, Zauner 2010; ImageHash's `phash`) of a film, 256 bits as 64 hex digits.
 
-    The film (`uint8 [H, W]`) is squashed to 64×64 first, so the hash does not depend on its size. Few
-    of its bits change when a film is re-encoded or resized.
+    The film (`uint8 [H, W]`) is squashed to 64×64 first, so films of different sizes can be compared. Few bits of the
+    hash change when a film is re-encoded or resized.
     """
     import imagehash  # imported here: it needs SciPy, which evaluation and prediction do without
 

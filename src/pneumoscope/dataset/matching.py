@@ -22,7 +22,8 @@ def match_files(labelling: Labelling, sources: Sequence[Sequence[str]]) -> list[
     the table. Suffixes of images are ignored, unless only they distinguish two images.
 
     Raises:
-        UsageError: the rows name none of the files, or one row fits several files equally well.
+        UsageError: the rows name none of the files, one row fits several files equally well, or different images have
+            names that differ in case only.
     """
     images = [film.image for film in labelling.films]
     keys, depth, suffixes = _distinct_keys(images)

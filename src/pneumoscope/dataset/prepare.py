@@ -90,7 +90,7 @@ def prepare(
     A source's test part stays test; its train and validation parts are joined, and validation is split off again
     by patient. A film or patient of any source's test part is never in train or validation. Films of
     several sources are matched one to one by their pixels; within a source, two files of the same name,
-    label and bytes are one film. With `test_only` every film is test, with `train_only` every film is
+    label, named patient and bytes are one film. With `test_only` every film is test, with `train_only` every film is
     train. The same sources and configuration give the same manifest, byte for byte.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a table of labels is read: by the rule of a public set that its columns show, or by the user's rule."""
+"""How a table of labels is read: by the rule of a public set, recognised by its columns, or by the user's rule."""
 
 import tomllib
 from collections import Counter
@@ -15,19 +15,21 @@ from pneumoscope.errors import UsageError
 from pneumoscope.settings.data import PrepareConfig, Several
 
 ANY = "*"
-_LONGEST_NAME = 100
+_LONGEST_NAME = 100  # bytes
 
 
 def folder_name(name: str) -> str:
-    """Check that a class name can be a folder's name on any system, and return it.
+    """Check that a class name can be a folder's name on Linux, macOS and Windows, and return it.
+
+    Windows' reserved names are admitted: "CON" is a common label for controls.
 
     Raises:
         ValueError: it cannot.
     """
-    if name != name.strip() or name.startswith(".") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
+    if name != name.strip().strip(".") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
         raise ValueError(f"{name!r} cannot be a class: it cannot be a folder's name")
-    if not 0 < len(name) <= _LONGEST_NAME:
-        raise ValueError(f"a class has a name of 1 to {_LONGEST_NAME} characters")
+    if not 0 < len(name.encode()) <= _LONGEST_NAME:
+        raise ValueError(f"a class has a name of 1 to {_LONGEST_NAME} bytes (in UTF-8)")
     return name
 
 

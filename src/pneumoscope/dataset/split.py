@@ -125,8 +125,8 @@ def _gain(films: Counter[str], reached: Counter[str], targets: dict[str, float])
 def _on_both_sides(chosen: set[str], patients: dict[str, Counter[str]], totals: Counter[str]) -> set[str]:
     """The chosen patients, changed so that every class is on both sides.
 
-    If a class is on one side only, its patient with the fewest films is moved, unless that would leave another class on
-    one side only.
+    If a class is on one side only, one of its patients is moved: of those whose move does not put another class on one
+    side only, the one with the fewest films.
     """
     smallest = sorted(patients, key=lambda patient: patients[patient].total())
     holders = {label: [patient for patient in smallest if patients[patient][label]] for label in totals}

@@ -37,9 +37,10 @@ def write_stress(
 ) -> list[Record]:
     """Write the validation films once more below `stress/`, and return their records.
 
-    Every film is cropped at random to one common aspect, its corners are blurred and, whatever its class, may get a
-    letter marker in one of them. All are stored in one size as grey JPEGs of quality 75 without metadata. The same
-    films and seed give the same bytes. A film that is blank in every crop is left out, and reported to the listener.
+    Every film is cropped at random to one common aspect, and its corners are blurred. Whatever its class, it may get a
+    letter marker in one of the corners. All are stored in one size as grey JPEGs of quality 75 without metadata. The
+    same films and seed give the same bytes. A film that is blank in every crop is left out, and reported to the
+    listener.
     """
     chosen = [film for film in films if film.split == "val"]
     names = _distinct_names([str(PurePosixPath(STRESS, *PurePosixPath(film.path).parts[1:])) for film in chosen])

@@ -53,7 +53,7 @@ class LabelFile:
 
     @property
     def part(self) -> Part | None:
-        """The part that the file's name states, as in `test_list.txt`; None if it states both or neither."""
+        """The part that the file's name states, train (also for val) or test; None if both or neither."""
         splits = {split_word(word) for word in words_of(self.name.partition(".")[0])} - {None}
         if "test" in splits:
             return "test" if len(splits) == 1 else None

@@ -73,7 +73,8 @@ class Union:
 
     `groups` maps the `pixels` of every entry, used or not, to the name of its group: see `group_patients`.
     `test_groups` are the groups that any source has in its test part. `matched[source_index]` is the number of films of
-    a source that an earlier source also has. `refused` are files that could not be read, and films left out.
+    a source that an earlier source also has. `refused` are the files that the sources
+    refused, and those of films left out because of conflicting labels.
     """
 
     entries: tuple[Entry, ...]

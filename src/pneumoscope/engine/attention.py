@@ -13,9 +13,9 @@ from pneumoscope.engine.document import AttentionDocument
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """Where the evidence for one class is: shares of its activation map's mass at the edge, 0 to 1.
+    """How much of one class's activation map is at the edge of the film: shares of the map's mass, 0 to 1.
 
-    Both are None if the map has no positive part.
+    `border` and `corners` are None if the map has no positive part.
     """
 
     label: str

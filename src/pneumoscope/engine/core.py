@@ -164,7 +164,7 @@ class Engine:
         picture_side: int | None = None,
         threads: int | None = None,
     ) -> Iterator[Prediction]:
-        """Decide on image files in order, in `threads`, by default one per core.
+        """Decide on image files in order, with as many threads as `threads` says, by default one per core.
 
         Threads run ahead by a bounded number of files.
 

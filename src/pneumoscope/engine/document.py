@@ -55,8 +55,8 @@ class DecisionDocument(Document):
     groups: dict[str, Probability]
     prediction_set: tuple[str, ...] = Field(description="The classes that fit the film.")
     coverage: float | None = Field(
-        description="The share of each class's films whose set contains the class; null at an operating point, or if "
-        "rejected."
+        description="The share of each class's films whose set contains the class; null at an operating point, if "
+        "rejected, or if an older bundle does not state it."
     )
     reasons: tuple[str, ...]
     reason_codes: tuple[str, ...] = Field(description="The code of each reason.")

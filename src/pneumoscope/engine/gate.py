@@ -28,7 +28,7 @@ _SENTENCES = {
 _PHOTOGRAPH, _DRAWING, _SCREENSHOT = "photograph", "drawing", "screenshot"
 _COLOURED = (_PHOTOGRAPH, _DRAWING, _SCREENSHOT)
 _TRANSPARENT = 0.25  # a screenshot of a window may have transparent margins, but not over so much of it
-# Added to the logits of pictures with more transparent pixels: nine in ten are taken to be drawings or logos.
+# Added to a kind's total where a larger share is transparent, as if nine in ten such pictures were drawings or logos.
 _CUT_OUT = {_DRAWING: math.log(9), _SCREENSHOT: -math.inf}
 _UNDO: dict[str, Callable[[Luma], Luma]] = {
     "inverted": lambda luma: 255 - luma,

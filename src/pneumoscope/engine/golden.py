@@ -196,7 +196,8 @@ def _difference(case: GoldenCase, prediction: Prediction, limits: _Limits, toler
 def _outputs_difference(expected: GoldenOutputs | None, got: GoldenOutputs | None, tolerance: float) -> str:
     """How the graph's outputs differ from the expected ones, in words; empty if they do not.
 
-    The softmax of logits and of scores may differ by the tolerance, distances by the tolerance as a relative error.
+    The softmax of logits and of scores may differ by the tolerance; a distance, by the tolerance times its expected
+    value, or times 1 if that is larger.
     """
     if expected is None:
         return ""
@@ -231,7 +232,8 @@ def _is_at_gate(outputs: GoldenOutputs | None, gate: Gate | None, tolerance: flo
 def _is_close(case: GoldenCase, prediction: Prediction, row: CoverageRow, tolerance: float) -> bool:
     """Whether the tolerance may change the decision.
 
-    It may if the two largest probabilities are close, or a class or a group's side is close to its threshold.
+    It may if the two largest probabilities are close to each other, or if the probability of a class, of a group, or of
+    all classes outside a group is close to its threshold.
     """
     if not case.probabilities or not prediction.probabilities:
         return False

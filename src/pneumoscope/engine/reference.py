@@ -34,7 +34,7 @@ _KINDS: dict[str, Kind] = {
 
 
 class DecisionStatistics(Document):
-    """The decisions on films: shares of all films by status, and of the decodable films by class."""
+    """The decisions on films: shares of all films by status, and of the films that reached the model by class."""
 
     films: int = Field(ge=1)
     source: Literal["out-of-fold", "validation"]
@@ -49,7 +49,7 @@ class About(Document):
 
     schema_version: Literal[1]
     trained_films: int = Field(ge=1, description="Number of films that the model was trained on.")
-    published: bool = Field(description="Whether these are films of the published archive.")
+    published: bool = Field(description="Whether the run's data set has films of the published archive only.")
     embedded_films: int = Field(ge=1, description="Number of films behind mean, deviation and distances.")
     embedded_split: Literal["train", "val"]
     answers: DecisionStatistics

@@ -18,7 +18,7 @@ _NEAR = 2  # grey levels by which a background pixel may differ from the commone
 _BLOCKS = (4, 8)  # sides of square blocks, in pixels; an incomplete block at the right or bottom is ignored
 _CONTRASTS = (0, 1, 2, 4, 8, 16, 32, 64, 128)  # of a block: its highest level minus its lowest
 _GRAIN = (0, 1, 2, 3, 5, 8, 16, 32)  # of a pixel: how far it is from the line through its two neighbours, doubled
-_EDGE, _ALONG = 24, 2  # least step across an edge, and largest step along one that is exactly upright or level
+_EDGE, _ALONG = 24, 2  # a step across an edge is larger; a step along an upright or level edge is at most this
 _LEAST = 0.01  # added to each share: its logarithm is finite, and a few pixels do not decide
 
 

@@ -68,9 +68,9 @@ class ExportSummary:
     """The result of an export.
 
     `difference` is the largest difference of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation` and
-    `gain` (how many times as fast as in fp32 the model decides on one film, on this machine) are None unless it is in
-    int8. `decision` has the thresholds and their figures. `classes_predicted` is the number of classes that are most
-    probable for at least one film that set the thresholds.
+    `gain` are None unless the model is in int8; `gain` is how many times as fast as in fp32 the model runs on one film,
+    on this machine. `decision` has the thresholds and their figures. `classes_predicted` is the number of classes that
+    are most probable for at least one film that set the thresholds.
     """
 
     difference: float
@@ -129,7 +129,8 @@ def export(
         listener: is notified of the progress of slow parts.
 
     Raises:
-        RunError: the run is not finished or belongs to another data set, or the evidence is not of the run's films.
+        RunError: the run is not finished or belongs to another data set; or evidence is given, and it is not of the
+            run's films, classes and settings, or the run had teachers.
         UsageError: the ages are out of range or order, or there are neither validation films nor evidence.
         BundleError: ONNX Runtime does not reproduce the network, or int8 does not answer like fp32.
     """
@@ -184,7 +185,7 @@ def _subject(run: Path, dataset: Dataset, options: ExportConfig) -> _Subject:
 
 
 def _calibrating(subject: _Subject, dataset: Dataset, logits: NDArray[np.float32]) -> CalibrationSet:
-    """The films that set calibration and thresholds; `logits` are of the validation split."""
+    """The films that set calibration and thresholds; `logits` are of the validation split, unused with evidence."""
     prior, evidence = frequencies(subject.config.prior, dataset), subject.evidence
     return CalibrationSet(
         films=evidence.unseen() if evidence else validation_films(dataset.split("val"), logits, dataset, prior),
@@ -249,7 +250,7 @@ def _comparison(dataset: Dataset, rule: InputRule, precision: Precision, listene
 
 
 def calibration_films(dataset: Dataset) -> list[Record]:
-    """Up to `CALIBRATION_FILMS` train films, the same number per class, evenly spaced over the split."""
+    """Up to `CALIBRATION_FILMS` train films, equally many per class where there are enough, evenly spaced."""
     chosen = []
     for label in dataset.classes:
         films = [film for film in dataset.split("train") if film.label == label]

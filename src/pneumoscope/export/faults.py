@@ -49,7 +49,7 @@ def mirror(film: Luma) -> Luma:
 
 
 def _inverted(film: Luma, random: Random) -> Luma:
-    """A negative; 30 % of them are also turned."""
+    """A negative; 30 % of them are also turned by a random multiple of 90°, 0° included."""
     return 255 - (np.rot90(film, int(random.integers(4))) if random.random() < 0.3 else film)
 
 

@@ -228,7 +228,7 @@ def _components(scaled: Floats) -> tuple[Floats, float]:
 
 
 def _pool(height: int, width: int, channels: int) -> Floats:
-    """The matrix `[height × width, G]` that averages a map over G cells of equal size, which may overlap."""
+    """The matrix `[height × width, G]` that averages a map over G cells of nearly equal size, which may overlap."""
     places = _PLACES if channels <= _WIDE else _PLACES // 2
 
     def along(length: int) -> Floats:

@@ -70,8 +70,8 @@ class GateWeights:
 
     `pool` `[h × w, G]` averages the middle features over G cells. Scores: features are standardised by `mean` and
     `deviation` `[E]` of all samples, then multiplied by `weight` `[F, E]`, plus `bias` `[F]`. Distances: features are
-    standardised by `centre` and `spread` `[E]` of the films, then reduced by the films' principal `components` `[K, D]`
-    and `[K, M × G]`; what is left is divided by the films' mean, `unit`.
+    standardised by `centre` and `spread` `[E]` of the films; the sum of squares that the films' principal `components`
+    `[K, D]` and `[K, M × G]` leave unexplained is divided by its mean over the films, `unit`.
     """
 
     pool: Floats

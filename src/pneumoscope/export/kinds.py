@@ -1,7 +1,7 @@
 """Fitting the classifier that names the kind of a rejected picture (photograph, drawing, screenshot) by its textures.
 
 The classifier learns from the pictures that the gate learns from, and from pictures that the gate's scores often
-confuse: photographs cut out from their background, icons with shades, and dialogs with few words.
+confuse: photographs cut out from their background, icons with shades, logos with names, and dialogs with few words.
 """
 
 import io
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -33,8 +33,9 @@ from pneumoscope.phantom import encode_jpeg
 from pneumoscope.progress import SILENT, Listener
 
 _SCORE_WEIGHT = 0.25  # of the gate's own score, besides the textures
-_PENALTY = 0.1  # scikit-learn's C
+_PENALTY = 0.1  # scikit-learn's C, the inverse of the penalty's strength
 _FEWEST = 40  # pictures of each source
+_CONTRAST = 40  # least difference of a logo's greys from its background
 _Box = tuple[float, float, float, float]
 
 
@@ -176,6 +177,72 @@ def _faded(mask: Image.Image, random: Random) -> Image.Image:
     return Image.fromarray((np.asarray(mask) * random.uniform(0.2, 0.8)).astype(np.uint8))
 
 
+def _logo(random: Random, side: int) -> Luma:
+    """A symbol, a name or both, in one to three flat greys on an even background, with a margin."""
+    size = 3 * side  # height of the canvas; the logo is cut out of it and shrunk, for soft edges
+    ground = int(random.choice([255, 255, 255, 0, int(random.integers(256))]))
+    greys = [grey for grey in (_level(random) for _ in range(6)) if abs(grey - ground) > _CONTRAST][:3]
+    greys = greys or [0 if ground > WHITE / 2 else 255]
+    image = Image.new("L", (2 * size, size), ground)
+    tall, parts, left = size * random.uniform(0.08, 0.35), random.choice(["symbol", "name", "both"]), size / 8
+    half = tall * random.uniform(0.45, 0.8) if parts == "both" else size * random.uniform(0.2, 0.25)
+    if parts != "name":
+        _symbol(image, random, (left + half, size / 2), half, [*greys, ground])
+        left += 2 * half + tall * random.uniform(0.1, 0.5)
+    if parts != "symbol":
+        top = size / 2 - tall * 0.6
+        if parts == "both" and random.random() < 0.3:  # the name is below the symbol
+            left, top = size / 8, size / 2 + 1.1 * half
+        _name(image, random, (left, top), tall, greys)
+    return _stored(_trimmed(image, random, side, ground), random, 0.4)
+
+
+def _symbol(image: Image.Image, random: Random, middle: tuple[float, float], half: float, greys: list[int]) -> None:
+    """Draw bars, lines or overlapping shapes; the last of the greys is the background's."""
+    pen = ImageDraw.Draw(image)
+    style, width = random.choice(["bars", "lines", "shapes"]), max(2, int(half * random.uniform(0.02, 0.12)))
+    for number in range(int(random.integers(1, 7)) + 2 * (style == "lines")):
+        grey = greys[-1] if number and random.random() < 0.15 else int(random.choice(greys[:-1]))
+        reach = half * (random.uniform(0.15, 1, 2) if number else np.ones(2))
+        place = middle + random.uniform(-1, 1, 2) * (half - reach)
+        box = (*(place - reach), *(place + reach))
+        match style:
+            case "bars":
+                pen.rounded_rectangle(box, float(min(reach)) * random.choice([0, 0, 0.3]), fill=grey)
+            case "lines" if random.random() < 0.3:
+                pen.ellipse(box, outline=grey, width=width)
+            case "lines":
+                points = middle + random.uniform(-half, half, (int(random.integers(2, 7)), 2))
+                pen.line([(float(x), float(y)) for x, y in points], fill=grey, width=width, joint="curve")
+            case _:
+                image.paste(grey, mask=_shape(random, image.size, box))
+
+
+def _name(image: Image.Image, random: Random, place: tuple[float, float], tall: float, greys: list[int]) -> None:
+    """Write a word in large letters, and sometimes a few smaller words below it."""
+    pen = ImageDraw.Draw(image)
+    word = random_word(random) + random_word(random)[: int(random.integers(1, 4))]
+    word = word.upper() if random.random() < 0.3 else word
+    font = random_font(random, int(tall))
+    pen.text(place, word, fill=int(random.choice(greys)), font=font)
+    if random.random() < 0.3:
+        below = (place[0], pen.textbbox(place, word, font=font)[3])
+        words = " ".join(random_word(random) for _ in range(int(random.integers(1, 4))))
+        font = random_font(random, int(tall * random.uniform(0.25, 0.6)))
+        pen.text(below, words, fill=int(random.choice(greys)), font=font)
+
+
+def _trimmed(image: Image.Image, random: Random, side: int, ground: int) -> Luma:
+    """The part of the picture that is not background, with a margin of it, in half of the cases made square."""
+    cut = image.crop(ImageChops.difference(image, Image.new("L", image.size, ground)).getbbox())
+    if random.random() < 0.5:
+        cut = ImageOps.pad(cut, (max(cut.size), max(cut.size)), color=ground)
+    cut = ImageOps.expand(cut, int(max(cut.size) * random.uniform(0.01, 0.25)), fill=ground)
+    scale = side * random.uniform(0.8, 2) / max(cut.size)
+    height, width = (max(8, int(length * scale)) for length in (cut.height, cut.width))
+    return resize(np.asarray(cut if random.random() < 0.9 else ImageOps.invert(cut)), height, width)
+
+
 def _dialog(random: Random, _: int) -> Luma:
     """A window of a program with few words: a title, labels, fields, boxes, lines and buttons, light or dark."""
     window = _Window(random)
@@ -211,7 +278,7 @@ class _Window:
         self._text(0.3 * self.image.width, 0.2 * tall, 3)
 
     def row(self) -> None:
-        """Draw a label and, often, a field, a box, a highlighted row or a line."""
+        """Draw a label and, often, a field, a box or a line; sometimes a bar that covers the label."""
         wide, y, letter = self.image.width, self.y, self.letter
         self._text(float(self.random.choice([8, 20, wide * 0.1, wide * 0.4])), y, int(self.random.integers(1, 6)))
         match int(self.random.integers(10)):
@@ -260,6 +327,7 @@ _SOURCES: tuple[tuple[Kind, float, Callable[[Random, int], Luma]], ...] = (
     ("photograph", 1 / 6, _cut_out),
     ("drawing", 2 / 3, _drawn("drawing")),
     ("drawing", 1 / 3, _icon),
+    ("drawing", 2 / 3, _logo),
     ("screenshot", 2 / 3, _drawn("screenshot")),
     ("screenshot", 1 / 2, _dialog),
 )

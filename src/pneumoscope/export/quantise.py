@@ -53,33 +53,34 @@ class Comparison:
     classes: int
 
 
-def quantise(fp32: Path, out: Path, evidence: Comparison, *, listener: Listener = SILENT) -> Quantisation:
+def quantise(fp32: Path, out: Path, films: Comparison, *, listener: Listener = SILENT) -> Quantisation:
     """Write the int8 model of an fp32 model and compare the two.
 
     Args:
         fp32: an ONNX file made by `write_onnx`.
         out: the ONNX file to write.
-        evidence: train films to calibrate with, validation films to compare on.
+        films: train films to calibrate with, and films to compare on: validation films, or other train films of a
+            data set without a validation split.
         listener: is notified of the progress of slow parts.
 
     Raises:
         BundleError: the model does not answer like fp32 even with up to half its layers in fp32; nothing is written.
     """
     with tempfile.TemporaryDirectory() as name:
-        recipe = _Recipe(fp32, Path(name), evidence)
-        reference = logits_of(fp32, evidence.validation)
+        quantiser = _Quantiser(fp32, Path(name), films)
+        reference = logits_of(fp32, films.validation)
         figures = None
-        for choice in recipe.choices(listener):
-            model = recipe.write(choice)
-            figures = _compare(reference, logits_of(model, evidence.validation), evidence, choice)
+        for choice in quantiser.choices(listener):
+            model = quantiser.write(choice)
+            figures = _compare(reference, logits_of(model, films.validation), films, choice)
             if is_alike(figures):
                 shutil.move(model, out)
                 return figures
         assert figures is not None
         # All operators in int8 is the fastest choice: its gain bounds the others'.
-        gain = speed_gain(fp32, recipe.write(EVERYTHING), evidence.validation[:1])
+        gain = speed_gain(fp32, quantiser.write(EVERYTHING), films.validation[:1])
     raise BundleError(
-        f"int8 gives the same class as fp32 on {100 * figures.agreement:.1f} % of {figures.films} validation films "
+        f"int8 gives the same class as fp32 on {100 * figures.agreement:.1f} % of {figures.films} films compared "
         f"(macro-F1 {figures.macro_f1:.3f}, fp32 {figures.macro_f1_fp32:.3f}) even with {len(figures.kept_fp32)} "
         f"layers in fp32; at least {100 * MIN_AGREEMENT:.0f} % and a loss under {MAX_F1_LOSS:g} are required. "
         f"It would be at most {gain:.1f} times as fast. No bundle was written: export with --precision fp32."
@@ -123,11 +124,11 @@ class _Choice:
 EVERYTHING = _Choice(operators="all", kept=())
 
 
-class _Recipe:
+class _Quantiser:
     """An fp32 model, prepared and with its activation ranges measured once, from which int8 models are made."""
 
-    def __init__(self, fp32: Path, folder: Path, evidence: Comparison) -> None:
-        self.folder, self.evidence = folder, evidence
+    def __init__(self, fp32: Path, folder: Path, films: Comparison) -> None:
+        self.folder, self.films = folder, films
         self.ready = folder / "ready.onnx"
         with quiet(_QUANTISER_LOGGER, advice=()):
             quant_pre_process(str(fp32), str(self.ready), skip_symbolic_shape=True)
@@ -143,7 +144,7 @@ class _Recipe:
             quantize_static(
                 self.ready,
                 out,
-                _Reader(self.evidence.calibration),
+                _Reader(self.films.calibration),
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -172,7 +173,7 @@ class _Recipe:
     def _most_harmful_first(self, listener: Listener) -> list[str]:
         """All layers, ordered by how much the quantisation of each one alone moves the logits."""
         # Train films, so that the validation films judge the choice without having made it.
-        probes = self.evidence.calibration[evenly_spaced(len(self.evidence.calibration), _PROBES)]
+        probes = self.films.calibration[evenly_spaced(len(self.films.calibration), _PROBES)]
         reference = logits_of(self.ready, probes)
         harm = {}
         for layer in listener.track("measuring layers", self.layers, len(self.layers), "layers"):
@@ -192,17 +193,17 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _compare(
-    reference: NDArray[np.float32], logits: NDArray[np.float32], evidence: Comparison, choice: _Choice
+    reference: NDArray[np.float32], logits: NDArray[np.float32], films: Comparison, choice: _Choice
 ) -> Quantisation:
     def macro_f1(values: NDArray[np.float32]) -> float:
-        confusion = metrics.confusion_matrix(evidence.labels, values.argmax(axis=1), evidence.classes)
+        confusion = metrics.confusion_matrix(films.labels, values.argmax(axis=1), films.classes)
         return float(metrics.macro_f1(confusion))
 
     return Quantisation(
-        calibration_films=len(evidence.calibration),
+        calibration_films=len(films.calibration),
         operators=choice.operators,
         kept_fp32=choice.kept,
-        films=len(evidence.labels),
+        films=len(films.labels),
         agreement=float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean()),
         macro_f1=macro_f1(logits),
         macro_f1_fp32=macro_f1(reference),

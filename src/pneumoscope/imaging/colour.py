@@ -1,7 +1,7 @@
 """How much of a picture is coloured or transparent: radiographs are grey, or have one tint throughout.
 
-Luma does not show colour, so the colours are read separately: of a JPEG at its smallest DCT scale, of other
-formats from 64×64 samples.
+Luma does not show colour, so the colours are read separately: of an RGB JPEG at its smallest DCT scale, of other files
+from 64×64 samples.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL.ImageFile import ImageFile
 
 from pneumoscope.imaging import jpeg
 
-_SIDE = 64  # samples per side, of files other than JPEG
+_SIDE = 64  # samples per side, of files other than RGB JPEGs
 _HALF = 128  # of an opacity of 255
 _WITH_ALPHA = frozenset({"LA", "P", "PA", "RGB", "RGBA"})  # Pillow misreads the transparent grey of other modes
 _COLOURED = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})  # Pillow's modes
@@ -40,7 +40,7 @@ def coloured_share(rgb: NDArray[np.uint8]) -> float:
 
 
 def share_of(image: ImageFile, data: bytes, mode: str) -> float | None:
-    """`coloured_share` of a file: of a JPEG at its smallest scale, else of samples. Transparent pixels are black.
+    """`coloured_share` of a file: of an RGB JPEG at its smallest scale, else of samples. Transparent pixels are black.
 
     Args:
         image: opened by Pillow, and loaded unless it is a JPEG.
@@ -69,7 +69,7 @@ def transparent_share(image: ImageFile) -> float:
 
 
 def has_shape(image: ImageFile) -> bool:
-    """Whether a loaded file's pixels differ in transparency."""
+    """Whether a loaded file's pixels differ in transparency, so that they draw a shape."""
     if not image.has_transparency_data or image.mode not in _WITH_ALPHA:
         return False
     least, most = image.convert("RGBA").getchannel("A").getextrema()

@@ -93,7 +93,7 @@ def decode_checked(
 
 
 def colours(data: bytes) -> NDArray[np.uint8] | None:
-    """A JPEG's colours at its smallest scale, `uint8 [height, width, 3]` RGB; None if it has no smaller scale.
+    """A JPEG's colours at its smallest scale, `uint8 [height, width, 3]` RGB; None if they cannot be decoded so.
 
     Only scalable JPEGs are decoded: libjpeg terminates the process on a lossless one that is to be scaled.
     """
@@ -108,8 +108,8 @@ def colours(data: bytes) -> NDArray[np.uint8] | None:
 def _is_scalable(data: bytes) -> bool:
     """Whether every frame header before the first scan is of a DCT-based process.
 
-    Markers are searched for as libjpeg does, not walked by segment lengths: a frame header hidden between segments
-    would otherwise be seen by libjpeg alone.
+    After each segment the next marker is searched for, as libjpeg does, and not expected at once: libjpeg alone would
+    otherwise see a frame header behind stray bytes.
     """
     position = 2
     while found := _MARKER.search(data, position):

@@ -23,7 +23,7 @@ DECODE_ERRORS: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Sizes beyond which a file is refused before it is decoded: bytes, pixels, and pixels of the shorter side."""
+    """A file is refused before it is decoded if it has more bytes or pixels, or a shorter side of fewer pixels."""
 
     max_bytes: int = 100_000_000
     max_pixels: int = 100_000_000
@@ -110,7 +110,7 @@ def full_range(values: NDArray[Any], *, inverted: bool) -> Luma:
 
     if values.dtype == np.uint16:  # a lookup table is faster, and saves eight bytes per pixel
         return np.asarray(scale(np.arange(65536).clip(low, high))[values])
-    # In strips of 64 rows, as each is held in float64 while it is scaled.
+    # In strips of fewer than 128 rows, as each is held in float64 while it is scaled.
     return np.concatenate([scale(rows) for rows in np.array_split(values, max(1, len(values) // 64))])
 
 

@@ -44,6 +44,7 @@ _FORMATS: tuple[tuple[bytes, Callable[[IO[bytes]], ImageFile]], ...] = (
 # PNG specification, third edition: channels by colour type (11.2.1), and the seven interlacing passes (8.1).
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _COLOURS, _GREY_WITH_ALPHA = 2, 4  # colour types
+_DEEP_TRANSPARENCY = "16-bit transparency is not accepted; save it as 16-bit grey or with 8 bits."
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _ORIENTATION, _EXIF_IFD = 258, 262, 274, 34665
 _IMAGE_LENGTH, _STRIPS, _ROWS_PER_STRIP, _SAMPLE_FORMAT = 257, 273, 278, 339
@@ -212,7 +213,8 @@ def _require_all_strips(image: TiffImagePlugin.TiffImageFile) -> None:
 def _deep_greys(data: bytes) -> NDArray[np.uint16]:
     """The greys of a PNG with several channels of 16 bits, `uint16 [H, W]`.
 
-    Pillow unpacks such channels to 8 bits, so the file is decoded twice: once for each byte of a sample.
+    Pillow unpacks such channels to 8 bits, so a file with colour channels is decoded twice: once for each byte of a
+    sample. Grey and alpha are decoded at once, as one number of 32 bits.
 
     Raises:
         ImageError: the image is not grey, or not fully opaque.
@@ -241,13 +243,15 @@ def _deep_greys(data: bytes) -> NDArray[np.uint16]:
             halves.append(np.asarray(first, np.uint16))
         greys = (halves[0] << 8 | halves[1]).astype(np.uint16)
     if not opaque:
-        raise ImageError("16-bit transparency is not accepted; save it as 16-bit grey or with 8 bits.")
+        raise ImageError(_DEEP_TRANSPARENCY)
     return greys
 
 
 def _luma(image: ImageFile, data: bytes, bits: int) -> Luma:
     """The luma of an image that Pillow has loaded, `uint8 [H, W]`, before orientation."""
     if bits == 16 and isinstance(image, PngImagePlugin.PngImageFile) and data[25] != 0:
+        if "transparency" in image.info:  # one colour is transparent, by a chunk tRNS
+            raise ImageError(_DEEP_TRANSPARENCY)
         return full_range(_deep_greys(data), inverted=False)
     if image.mode.startswith(("I", "F")):
         inverted = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == (

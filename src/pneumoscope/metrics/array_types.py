@@ -17,8 +17,12 @@ Prior: TypeAlias = Literal["train", "uniform"]
 
 def check_indices(values: Indices, classes: int) -> None:
     """Raise ValueError unless values are class indices `[N]`, from 0 to one less than `classes`."""
-    if values.ndim != 1 or (len(values) and not 0 <= values.min() <= values.max() < classes):
-        raise ValueError(f"expected class indices [N] from 0 to {classes - 1}, got shape {values.shape}")
+    if values.ndim != 1:
+        raise ValueError(f"expected class indices of shape [N], got shape {list(values.shape)}")
+    if len(values) and not 0 <= values.min() <= values.max() < classes:
+        raise ValueError(
+            f"expected class indices from 0 to {classes - 1}, got indices from {values.min()} to {values.max()}"
+        )
 
 
 def film_weights(weights: Weights | None, films: int) -> NDArray[np.float64]:
@@ -29,8 +33,10 @@ def film_weights(weights: Weights | None, films: int) -> NDArray[np.float64]:
     """
     if weights is None:
         return np.ones(films)
-    if weights.shape[-1:] != (films,) or (weights < 0).any():
-        raise ValueError(f"expected non-negative weights [..., {films}], one per film, got shape {weights.shape}")
+    if weights.shape[-1:] != (films,):
+        raise ValueError(f"expected weights [..., {films}], one per film, got shape {list(weights.shape)}")
+    if (weights < 0).any():
+        raise ValueError(f"expected non-negative weights, got {weights.min():g}")
     return weights.astype(np.float64, copy=False)
 
 

@@ -101,7 +101,7 @@ def fit_vector(logits: Floats, truth: Indices, weights: Floats | None = None, *,
     """A scale and a bias for each class with the least cross-entropy.
 
     The arguments are those of `fit_temperature`. Where the classes can be separated without an error, the cross-entropy
-    has no minimum unless `cautious`: the scales grow until the steps run out.
+    has no minimum unless `cautious`: the scales grow until a step gains next to nothing.
     """
     # One column per scale and one per bias: the logits are then linear in the parameters, and the loss is convex.
     classes = logits.shape[1]

@@ -1,4 +1,4 @@
-"""Points of ROC and precision-recall curves for charts, and the same curves of resamples for bands."""
+"""ROC and precision-recall curves: points for charts, and values in each resample, from which bands are made."""
 
 import heapq
 from typing import NamedTuple

@@ -123,8 +123,8 @@ def _method(report: Report) -> str:
         else "at the class frequencies of these films"
     )
     common = (
-        "All decodable films count, by their most probable class. Cross-entropy, Brier score and calibration errors "
-        f"are computed {weighting}. Intervals are from a bootstrap over patients."
+        "All films that the model was run on count, by their most probable class. Cross-entropy, Brier score and "
+        f"calibration errors are computed {weighting}. Intervals are from a bootstrap over patients."
     )
     films = f"{report.n:,} films of {report.dataset.patients:,} patients"
     notes = "".join(f" {note}" for note in report.notes)

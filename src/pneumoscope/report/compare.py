@@ -62,11 +62,11 @@ def compare(
         priors: class frequencies at which the two models' losses and calibration errors are measured.
 
     Raises:
-        DatasetError: there is no film that both models could decode.
+        DatasetError: there is no film that reached both models.
     """
     one, two = _aligned(this, other)
     if not len(one.truth):
-        raise DatasetError("no film can be decoded by both bundles; they cannot be compared.")
+        raise DatasetError("no film reached the models of both bundles; they cannot be compared.")
     found = metrics.compare_predictions(
         one.truth,
         one.probabilities,

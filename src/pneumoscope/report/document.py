@@ -93,8 +93,8 @@ class OperatingPoint(Document):
     name: Text
     of: Text
     threshold: float | None = Field(
-        description="Least probability at which a film is called positive; null: it is if its most probable class is "
-        "the class `of`, or in the group `of`."
+        description="Least probability at which a film is called positive; null: a film is called positive if its "
+        "most probable class is the class `of`, or in the group `of`."
     )
     sensitivity: Figure
     specificity: Figure
@@ -123,15 +123,15 @@ class Sets(Document):
 class Decisions(Document):
     """How many films were answered, abstained on and rejected, and why."""
 
-    statuses: dict[str, int] = Field(description="Number of decodable films per status.")
+    statuses: dict[str, int] = Field(description="Number of films that reached the model, per status.")
     shares: Figures
     reasons: dict[str, int] = Field(description="How often each reason was given, by its code.")
     rejected_for: dict[str, int] = Field(description="Number of rejected films by the code of their first reason.")
     answered: Figures = Field(description="Figures of only the films that were answered.")
 
 
-class UndecodableFilm(Document):
-    """A film that could not be decoded."""
+class UnjudgedFilm(Document):
+    """A film that did not reach the model: it could not be decoded, or was rejected before the model was run."""
 
     film: Text
     code: Text
@@ -205,8 +205,8 @@ class ModelFacts(Document):
     published: bool | None = Field(description="Whether it was trained on films of the published archive only.")
 
 
-#: Whether a model was trained on the films: on none of them; they are its run's own train, validation or stress split;
-#: or its bundle does not list the films that it was trained on.
+#: Whether a model was trained on the films. `no`: on none of them. `own split`: they are its run's own train,
+#: validation or stress split. `unknown`: its bundle does not list the films that it was trained on.
 Seen = Literal["no", "own split", "unknown"]
 
 
@@ -217,10 +217,10 @@ class Films(Document):
     fingerprint: Sha256
     trained_on: Sha256
     patients: int
-    undecodable: tuple[UndecodableFilm, ...]
+    unjudged: tuple[UnjudgedFilm, ...]
     seen: Seen
     folds: int | None = Field(
-        description="Folds of cross-validation, in which a network that has not seen a film predicts it; else null."
+        description="Number of folds, if each film was predicted by a network that has not seen it; else null."
     )
     shares: dict[str, Number] = Field(description="Share of these films in each class and group.")
 
@@ -281,14 +281,14 @@ class External(Document):
 class Report(Document):
     """The document `report.json`."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     kind: Literal["split", "external", "out-of-fold"]
     intended_use: Text
     pneumoscope: Text
     model: ModelFacts
     dataset: Films
     notes: tuple[Text, ...] = Field(description="Warnings that a reader must see before the figures.")
-    n: int = Field(ge=1, description="Number of films that could be decoded; all figures are of these.")
+    n: int = Field(ge=1, description="Number of films that reached the model; all figures are of these.")
     resamples: int = Field(description="Resamples of the bootstrap over patients.")
     classes: tuple[Text, ...]
     groups: dict[Text, tuple[Text, ...]]

@@ -23,7 +23,7 @@ from pneumoscope.errors import UsageError
 from pneumoscope.files import whole_directory, write_text
 from pneumoscope.metrics import Weights
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.report.document import Figure, Figures, Number, UndecodableFilm
+from pneumoscope.report.document import Figure, Figures, Number, UnjudgedFilm
 from pneumoscope.report.external import independent_difference
 from pneumoscope.report.figures import RESAMPLES, to_figures
 
@@ -50,14 +50,14 @@ class Sign(Document):
 class Drift(Document):
     """The document `drift.json`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     intended_use: Text
     pneumoscope: Text
     model: ModelName
     folder: Text
     n: int = Field(ge=1, description="Number of image files.")
-    undecodable: tuple[UndecodableFilm, ...]
-    statuses: dict[str, int] = Field(description="Number of decodable films per status.")
+    unjudged: tuple[UnjudgedFilm, ...]
+    statuses: dict[str, int] = Field(description="Number of films that reached the model, per status.")
     reasons: dict[str, int]
     resamples: int = Field(description="Resamples of the bootstrap over films; the patients are not known.")
     reference: Text = Field(description="The films that these are compared with, in words.")
@@ -67,7 +67,10 @@ class Drift(Document):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _DecodedFilms:
-    """Decodable films: statuses, calibrated probabilities `[N, C]`, distances `[N]` (NaN without a reference)."""
+    """Films that reached the model: statuses, probabilities `[N, C]`, distances `[N]` (NaN without a reference).
+
+    The probabilities are calibrated.
+    """
 
     statuses: NDArray[np.str_]
     probabilities: NDArray[np.float64]
@@ -94,7 +97,7 @@ def measure_drift(
         listener: is notified of progress.
 
     Raises:
-        UsageError: none of the files can be decoded, or `out` exists.
+        UsageError: none of the files reaches the model, or `out` exists.
         BundleError: the folder `bundle` is not a bundle.
     """
     from pneumoscope.report.page import draw_drift
@@ -121,7 +124,7 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     lost = [each for each in predictions if each.outputs is None]
     rows = [(each.status, each.outputs) for each in predictions if each.outputs is not None]
     if not rows:
-        raise UsageError(f"none of the {len(lost)} image files in {folder} can be decoded: {lost[0].reasons[0]}")
+        raise UsageError(f"none of the {len(lost)} image files in {folder} reached the model: {lost[0].reasons[0]}")
     seen = _DecodedFilms(
         statuses=np.array([status for status, _ in rows]),
         probabilities=np.array([outputs.probabilities for _, outputs in rows], np.float64),
@@ -131,14 +134,14 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     )
     signs = tuple(_signs(engine.contract, seen, reference))
     return Drift(
-        schema_version=1,
+        schema_version=2,
         intended_use=DISCLAIMER,
         pneumoscope=__version__,
         model=ModelName(**engine.model),
         folder=str(folder),
         n=len(predictions),
-        undecodable=tuple(
-            UndecodableFilm(film=each.image, code=each.reason_codes[0], reason=each.reasons[0]) for each in lost
+        unjudged=tuple(
+            UnjudgedFilm(film=each.image, code=each.reason_codes[0], reason=each.reasons[0]) for each in lost
         ),
         statuses=dict(sorted(Counter(seen.statuses.tolist()).items())),
         reasons=dict(Counter(code for each in predictions for code in each.reason_codes).most_common()),
@@ -172,7 +175,7 @@ def compare_with_reference(contract: Contract, measured: Figures, reference: Ref
 
     Args:
         contract: names the classes.
-        measured: of the decodable films: shares `rejected`, `abstained` and, by the most probable class,
+        measured: of the films that reached the model: shares `rejected`, `abstained` and, by the most probable class,
             `share CLASS`; the means `probability CLASS` and `distance`; and `far`, the share of distances over 1.
         reference: of the bundle, if it has one.
     """
@@ -221,9 +224,9 @@ def _distances(measured: Figures, reference: Reference | None) -> list[Sign]:
     grade: Grade = "alike"
     verdict = "no clear excess of films that are farther away than 99 % of the reference's films"
     if far.low is not None and far.low > max(_MANY, 2 * most):
-        grade, verdict = "different", "many films differ from those that the model was trained on"
+        grade, verdict = "different", "many films are far from the reference films"
     elif far.low is not None and far.low > most:
-        grade, verdict = "different", "more films than expected differ from those that the model was trained on"
+        grade, verdict = "different", "more films than expected are far from the reference films"
     own = float(np.mean(reference.distances)) / reference.far if reference.far > 0 else None
     return [
         Sign(quantity=_FAR, here=far, reference=expected, grade=grade, verdict=verdict),

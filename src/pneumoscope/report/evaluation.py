@@ -20,7 +20,7 @@ from pneumoscope.metrics import Prior
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.report.card import CARD_FILE, write_card
 from pneumoscope.report.compare import check_classes, compare
-from pneumoscope.report.document import REPORT_FILE, Films, ModelFacts, Report, Seen, Shortcuts, UndecodableFilm
+from pneumoscope.report.document import REPORT_FILE, Films, ModelFacts, Report, Seen, Shortcuts, UnjudgedFilm
 from pneumoscope.report.external import MappedFilms, describe_external, map_films, read_map
 from pneumoscope.report.figures import (
     RESAMPLES,
@@ -103,7 +103,7 @@ def evaluate(
     Raises:
         UsageError: the bundle was trained on films of the split, the mapping file does not fit, or `out` exists.
         DatasetError: there is no such split, its classes differ from the bundle's, a file has changed since
-            `data prepare`, or no film can be decoded.
+            `data prepare`, or no film reaches the model.
         BundleError: a folder is not a bundle, or is damaged.
     """
     films = dataset.split(split)
@@ -237,7 +237,7 @@ def _report_split(
         split=split,
         fingerprint=dataset.fingerprint,
         seen=subject.seen,
-        undecodable=tuple(results.undecodable),
+        unjudged=tuple(results.unjudged),
         shortcuts=baselines,
     )
     own = None if mapped is None else load_report(subject.bundle, contract)
@@ -263,7 +263,7 @@ def _report(
     split: str,
     fingerprint: str,
     seen: Seen,
-    undecodable: tuple[UndecodableFilm, ...] = (),
+    unjudged: tuple[UnjudgedFilm, ...] = (),
     folds: int | None = None,
 ) -> Report:
     """The parts that every report has, from the results on its films."""
@@ -271,7 +271,7 @@ def _report(
     # The bundle's thresholds belong to its own classes and groups, not to the names of an external data set.
     stored = [] if kind == "external" else _stored_cutoffs(contract)
     return Report(
-        schema_version=2,
+        schema_version=3,
         kind=kind,
         intended_use=DISCLAIMER,
         pneumoscope=__version__,
@@ -281,7 +281,7 @@ def _report(
             fingerprint=fingerprint,
             trained_on=contract.provenance.dataset,
             patients=len(set(results.patients)),
-            undecodable=undecodable,
+            unjudged=unjudged,
             seen=seen,
             folds=folds,
             shares=_shares(results),
@@ -331,7 +331,7 @@ def _notes(subject: _Subject, split: str) -> tuple[str, ...]:
 
 
 def _prior(contract: Contract, mapped: MappedFilms | None) -> Prior:
-    """The class frequencies that the probabilities assume; for an external data set, those of its films."""
+    """The class frequencies that the probabilities assume; for an external set "train", which keeps its films' own."""
     return prior_of(contract) if mapped is None else "train"
 
 

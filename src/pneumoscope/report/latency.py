@@ -14,7 +14,7 @@ from pneumoscope.report.scoring import SplitResults
 
 def latency(results: SplitResults, provider: str) -> Latency:
     """The times of a pass over a split."""
-    films = len(results.films) + len(results.undecodable)
+    films = len(results.films) + len(results.unjudged)
     return Latency(
         processor=processor(),
         cores=available_cores(),

@@ -1,5 +1,6 @@
 """The report's charts as SVG elements; their colours come from the page's style, light or dark."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def selective(curve: Curve, accuracy: Number) -> Markup:
     low = next((floor for floor in (0.75, 0.5) if min(values, default=0.0) >= floor), 0.0)
     all_films = Line(name="all films", x=(0, 1), y=(accuracy, accuracy), guide=True)
     axes = Axes(x="share of films answered", y="accuracy", low=low)
-    return lines("Accuracy against coverage", axes, [*_curve_lines({"answered films": curve}), all_films])
+    return lines("Accuracy of the answered films", axes, [*_curve_lines({"answered films": curve}), all_films])
 
 
 def decision(name: str, curve: DecisionCurve) -> Markup:
@@ -172,6 +173,7 @@ def _curve_lines(curves: dict[str, Curve]) -> list[Line]:
 def _frame(axes: Axes) -> list[Markup]:
     """Grid, ticks and titles."""
     parts = []
+    step = (axes.high - axes.low) / _TICKS
     for tick in range(_TICKS + 1):
         share = tick / _TICKS
         x, y = axes.place(share, axes.low + share * (axes.high - axes.low))
@@ -181,7 +183,7 @@ def _frame(axes: Axes) -> list[Markup]:
             _tag("path", d=f"M{x:.1f} {bottom:.1f}V{top:.1f}M{left:.1f} {y:.1f}H{right:.1f}", css_class="grid")
         )
         parts.append(_text(x, bottom + 15, f"{share:.1f}", "axis"))
-        digits = 1 if axes.high - axes.low >= 0.5 else 2
+        digits = 1 if math.isclose(10 * step, round(10 * step)) and step >= 0.1 else 2
         parts.append(_text(left - 5, y + 4, f"{axes.low + share * (axes.high - axes.low):.{digits}f}", "end"))
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, axes.x, "axis"))

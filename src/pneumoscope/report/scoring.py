@@ -20,7 +20,7 @@ from pneumoscope.errors import DatasetError
 from pneumoscope.imaging import Luma
 from pneumoscope.metrics import Floats, Indices
 from pneumoscope.progress import SILENT, Listener
-from pneumoscope.report.document import UndecodableFilm
+from pneumoscope.report.document import UnjudgedFilm
 
 #: Longest side, in pixels, of the films that are kept for pictures.
 PICTURE_SIDE = 288
@@ -123,7 +123,7 @@ class SplitResults(FilmResults):
     """
 
     films: Sequence[Record]
-    undecodable: Sequence[UndecodableFilm]
+    unjudged: Sequence[UnjudgedFilm]
     brightness: NDArray[np.float64]
     decode_ms: NDArray[np.float64]
     model_ms: NDArray[np.float64]
@@ -150,13 +150,13 @@ def select_films(results: FilmResults, rows: NDArray[np.bool_]) -> FilmResults:
 def score(
     engine: Engine, dataset: Dataset, split: str, *, rule: Rule | None = None, listener: Listener = SILENT
 ) -> SplitResults:
-    """Run a split through the engine. Films that cannot be decoded are listed in `undecodable` and have no figures.
+    """Run a split through the engine. Films that do not reach the model are listed in `unjudged` and have no figures.
 
     Decisions are made by `rule`; by default at level `class` (see `choose_rule`) and the contract's coverage.
 
     Raises:
         DatasetError: the data set's classes are not the bundle's, a file has changed since `data prepare`, or no film
-            of the split can be decoded.
+            of the split reaches the model.
     """
     classes = engine.contract.classes
     if set(classes) != set(dataset.classes):
@@ -190,7 +190,7 @@ def score_films(
         listener: is notified of progress.
 
     Raises:
-        DatasetError: a file has changed since `data prepare`, or no film can be decoded.
+        DatasetError: a file has changed since `data prepare`, or no film reaches the model.
     """
     names = list(scheme.members)
     collector = _Collector(engine.contract, scheme, labels or {label: label for label in names})
@@ -200,7 +200,7 @@ def score_films(
     for film, prediction in zip(films, listener.track("evaluating", predictions, len(films)), strict=True):
         collector.add(film, prediction)
     if not collector.rows:
-        raise DatasetError(f"none of the {len(films)} films can be decoded: {collector.undecodable[0].reason}")
+        raise DatasetError(f"none of the {len(films)} films reached the model: {collector.unjudged[0].reason}")
     return collector.results(time.monotonic() - started)
 
 
@@ -223,14 +223,14 @@ class _Collector:
         self.classes = contract.classes
         self.matrix = scheme.matrix(contract.classes)
         self.rows: list[_Row] = []
-        self.undecodable: list[UndecodableFilm] = []
+        self.unjudged: list[UnjudgedFilm] = []
         self.mistakes: list[Mistake] = []
 
     def add(self, film: Record, prediction: Prediction) -> None:
         outputs = prediction.outputs
         if outputs is None:
             why = prediction.why[0]
-            self.undecodable.append(UndecodableFilm(film=film.path, code=why.code, reason=why.text))
+            self.unjudged.append(UnjudgedFilm(film=film.path, code=why.code, reason=why.text))
             return
         probabilities = outputs.probabilities @ self.matrix  # a name's probability is the sum of its classes'
         row = _Row(
@@ -279,7 +279,7 @@ class _Collector:
             codes=[row.codes for row in rows],
             sets=_sets(self.classes, [row.possible for row in rows]) @ self.matrix,
             films=[row.film for row in rows],
-            undecodable=self.undecodable,
+            unjudged=self.unjudged,
             brightness=brightness,
             decode_ms=decode,
             model_ms=model,

@@ -177,7 +177,7 @@ def sort_parts(destination: Destination, shards: Sequence[Shard], *, remove_othe
 
 
 def listed_shards(shards: Sequence[Shard], sources: Sequence[Source]) -> bytes:
-    """The document `_shards.json`: the parts that this run makes, each with its source and number of films."""
+    """The document `_shards.json`: all parts, new and existing ones, each with its source and number of films."""
     parts = [
         {"part": shard.name, "source": printable(sources[shard.source].address), "films": shard.films}
         for shard in shards
@@ -188,7 +188,7 @@ def listed_shards(shards: Sequence[Shard], sources: Sequence[Source]) -> bytes:
 def _run(
     make_crew: Callable[[], Crew], shards: Sequence[Shard], missing: Sequence[Shard], before: Shards, listener: Listener
 ) -> Shards:
-    """Score the missing shards; return the counts with the tries that it took."""
+    """Score the missing shards; return `before` with the counts of shards that were given to a worker again."""
     total, left = (sum(shard.films for shard in each) for each in (shards, missing))
     if before.there:
         listener.say(f"{before.there:,} of {before.total:,} parts exist already")

@@ -1,4 +1,4 @@
-"""Where parts go: a folder, in which a part appears whole or not at all."""
+"""Where parts, the files of scored shards, go: a folder, in which a part appears whole or not at all."""
 
 import os
 from collections.abc import Iterable

@@ -145,7 +145,7 @@ class Dispatcher:
 
     def _give_back(self, shard: Shard | None, why: str) -> None:
         """Queue a shard again, before the others, unless another worker has it."""
-        if shard is None or shard.name not in self._left:
+        if shard is None or shard.name not in self._left or self._holders(shard):
             return
         self._tries[shard.name] += 1
         if self._tries[shard.name] >= TRIES:
@@ -155,8 +155,7 @@ class Dispatcher:
             )
         self.outcome.lost += 1
         self.listener.say(f"{why.rstrip('.')}; its shard of {shard.films:,} films is given out again")
-        if not self._holders(shard):
-            self._queue.appendleft(shard)
+        self._queue.appendleft(shard)
 
     def _next(self) -> Shard | None:
         """The next shard of the queue, else one that is slow at its only worker."""
@@ -200,7 +199,7 @@ class Dispatcher:
         waited = now - self._without_worker
         if waited > PATIENCE_SECONDS:
             raise ScoringError(
-                f"no worker could start for {waited:.0f} s: its cores are in use, or its machine does not answer. "
+                f"no worker could start for {waited:.0f} s: the cores are in use, or the machine does not answer. "
                 "The parts that are written stay; run the same command again to go on."
             )
         if waited > _NOTE_SECONDS and not self._noted:

@@ -1,8 +1,8 @@
 """Sources of films as listings: the entries of a folder, an archive, a prepared data set or a list of paths, in order.
 
-A listing streams: it holds the names of one folder at a time, never those of the whole source. Archives are the
-exception, because their directory is read as a whole. Sources are sent to worker processes, so they hold addresses and
-open nothing until they are read.
+A listing streams: it holds the names of one folder at a time, never those of the whole source. Archives and prepared
+data sets are the exceptions, because their directory or manifest is read as a whole. Sources are sent to worker
+processes, so they hold addresses and open nothing until they are read.
 """
 
 import os
@@ -26,7 +26,7 @@ _DISK_READERS = 2  # threads that read ahead; more gain nothing on a disk
 
 
 class Entry(NamedTuple):
-    """One film of a source: its name there, its size in bytes, and its ETag, time or hash; what is unknown is empty."""
+    """One film of a source: its name there, its size in bytes, and its ETag, time or hash; 0 or empty if unknown."""
 
     name: str
     size: int
@@ -186,7 +186,7 @@ def find_source(address: str, limits: Limits, *, name_encoding: str | None = Non
     """The source at a path: a folder, a prepared data set, an archive or a list of paths.
 
     Raises:
-        UsageError: it does not exist, or is not one of these.
+        UsageError: it does not exist, or is an image file. Any other file counts as an archive until it is opened.
     """
     path = Path(address).absolute()
     if not path.exists():

@@ -175,7 +175,7 @@ class RayCrew:
         """The event of an exception in an actor.
 
         Raises:
-            PneumoscopeError: while the actor loaded.
+            PneumoscopeError, OSError, RayTaskError: the exception came while the actor loaded the bundle.
         """
         cause = failure.cause if isinstance(failure.cause, PneumoscopeError | OSError) else failure
         if self._workers[number].loading is not None:
@@ -186,7 +186,7 @@ class RayCrew:
         """Replace an actor whose process or node ended.
 
         Raises:
-            ScoringError: it never was ready, like several before it.
+            ScoringError: it never was ready, like several before it, or its node lacks a package.
         """
         if "No module named" in str(failure):
             raise ScoringError(
@@ -221,7 +221,7 @@ def join(address: str, *, cores: int | None, threads: int | None, listener: List
         listener: receives a note if the cluster takes long to answer.
 
     Raises:
-        UsageError: the address is not one, or the cluster has too few cores.
+        UsageError: `address` is not of these forms, or the cluster has too few cores.
         ScoringError: no cluster answers, it refuses the token, or all its cores are in use.
     """
     _reach(address)

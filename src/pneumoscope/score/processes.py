@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, each with its own session; a process that ends is replaced."""
+"""Workers as processes of this machine, each with its own loaded bundle; a process that ends is replaced."""
 
 import multiprocessing
 import signal
@@ -16,7 +16,7 @@ from pneumoscope.score.dispatch import Event
 from pneumoscope.score.shards import Shard
 from pneumoscope.score.worker import Scorer, ScoringJob
 
-_STARTS = 3  # processes that may end before they are ready, one after the other
+_STARTS = 3  # the run ends after this many processes in a row that ended before they were ready
 _BEAT_SECONDS = 1.0  # between heartbeats, by which the driver knows that a worker is alive
 
 

@@ -22,8 +22,8 @@ _DIGITS = 32  # hexadecimal digits of a shard's hash: 128 bits
 class Shard:
     """Some consecutive films of one source.
 
-    `name` is the name of its part, `source` the number of its source. Entries are kept compressed, about 20 bytes per
-    film, so that a driver can hold the shards of millions of films.
+    `name` is the name of its part, `source` the number of its source. Entries are kept compressed, 3 to about 20 bytes
+    per film, so that a driver can hold the shards of millions of films.
     """
 
     name: str
@@ -43,7 +43,7 @@ def make_shards(source: Source, number: int, *, decision_key: str, films: int = 
         source: where the films are.
         number: of the source among those of the run.
         decision_key: identifies what decides on the films: model and options.
-        films: approximately, per shard: it has from half to two and a half times as many, the last one maybe fewer.
+        films: per shard, approximately. A shard has from half to two and a half times as many; the last may have fewer.
     """
     for entries in cut(source.entries(), films):
         packed = json.dumps(entries, separators=(",", ":")).encode()  # JSON escapes names that are not UTF-8

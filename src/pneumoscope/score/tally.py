@@ -23,7 +23,7 @@ class Row:
     distance that 99 of 100 reference films do not exceed. `embedding` is `float32 [D]`.
 
     `shares` is not stored: the calibrated probabilities by class, also of a rejected film; empty if the model was not
-    run. Without it, the document's own are counted.
+    run. If it is None, the document's own are counted.
     """
 
     document: DecisionDocument

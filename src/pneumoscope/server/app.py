@@ -68,7 +68,10 @@ def create_app(
 
 
 class _Application(FastAPI):
-    """Adds to the OpenAPI document the problem document, which FastAPI leaves out, and two options' accepted values."""
+    """Adds to the OpenAPI document the problem document, which FastAPI leaves out, and two options' accepted values.
+
+    An option of which the bundle accepts no value is left out of the document.
+    """
 
     @override
     def openapi(self) -> dict[str, Any]:

@@ -104,15 +104,15 @@ class _Exchange:
             await self._send({"type": "http.response.body", "body": body[start : start + _PART], "more_body": True})
         body = body[last:]
         # A POST's rest is read after 200, too: a batch transform job gets 200 for a film too large to be read whole.
-        refused = self.status >= HTTPStatus.BAD_REQUEST or self.method == "POST"
-        if refused and not message.get("more_body", False) and not self._all_read:
+        reads_rest = self.status >= HTTPStatus.BAD_REQUEST or self.method == "POST"
+        if reads_rest and not message.get("more_body", False) and not self._all_read:
             await self._send({**message, "body": body, "more_body": True})
             await self._linger()
             body = b""
         await self._send({**message, "body": body})
 
     async def _linger(self) -> None:
-        """Read and discard the rest of a refused request, for a while, before the connection is closed.
+        """Read and discard the rest of a request, for a while, before the connection is closed.
 
         Most clients send the whole request before they read the response. If the connection closed at once, they
         would see a broken connection in place of the response (RFC 9112 section 9.6). A client that expects
@@ -132,7 +132,7 @@ class _Exchange:
         )
         _LOG.error("%s at %s, request %s", type(failure).__name__, places, self.request_id)
         if self.status:
-            raise ConnectionResetError("the response was cut off by an error") from None
+            return  # the response has begun; the server sees that it is not complete, and closes the connection
         detail = f"the service has failed; report the request id {self.request_id} to the operator."
         response = respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, self.request_id)
         await response(self._scope, self.receive, self.send)

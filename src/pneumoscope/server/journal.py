@@ -1,4 +1,4 @@
-"""The optional log of decisions: one JSON line per film, without a name, a pixel or an identifier."""
+"""The optional log of decisions: one JSON line per film, without a file name, a pixel or a patient's identifier."""
 
 import hashlib
 import json

@@ -43,7 +43,7 @@ def _decision(contract: Contract) -> str:
     if row.coverage is None:
         return f"answers when the largest probability is at least {min(row.classes.values()):.3f}, else abstains"
     rule = (
-        "answers when one class, and for each group either the group or its absence, fits the film at "
+        "answers when the most probable class is the only one that fits the film, and each group agrees with it, at "
         f"{100 * row.coverage:.0f} % coverage"
     )
     if row.answered is None or row.accuracy is None:

@@ -82,7 +82,7 @@ _MEANINGS = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is over the limit.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The content type is not accepted, or the body has a content encoding.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "No film of the request can be decoded.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Not ready yet, or the queue is full: try again after Retry-After seconds.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Not ready, full, or unable to write its log: try again after Retry-After seconds.",
 }
 
 UPLOAD_PROBLEMS = describe_problems(*_MEANINGS)  # a route that takes films may answer with any of them

@@ -56,7 +56,7 @@ class Options(BaseModel):
     level: Level = Field(default="class", description="`group` answers with a group's name, such as pneumonia.")
     coverage: float | None = Field(
         default=None,
-        description="Decides by this row of the contract's table; by default the service's. See /v1/model.",
+        description="Coverage to decide at, one of the contract's table; by default the service's. See /v1/model.",
     )
     operating_point: str | None = Field(
         default=None,

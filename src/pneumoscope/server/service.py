@@ -126,7 +126,7 @@ class Service:
         With `picture_side`, the prediction includes the film as it was read, its longer side at most this many pixels.
 
         Raises:
-            Busy: the queue is full.
+            Busy: the queue is full, or the service is not ready.
         """
         self.require_queue_space()
         engine, batcher, queued_at = self.engine, self._batcher, time.perf_counter()

@@ -41,21 +41,22 @@ class Telemetry:
             "pneumoscope_stage_seconds", "Seconds per film in each stage: read, queue, decode, model, draw.", ["stage"]
         )
         self.score = shares(
-            "pneumoscope_largest_probability", "Largest probability of each decoded film; shifts if the input changes."
+            "pneumoscope_largest_probability",
+            "Largest probability of each film the model saw; shifts if the input changes.",
         )
         self.probability = shares(
-            "pneumoscope_probability", "Probability of each class, for each decoded film.", ["label"]
+            "pneumoscope_probability", "Probability of each class, for each film the model saw.", ["label"]
         )
         self.brightness = shares(
             "pneumoscope_input_brightness",
             "Mean of the model's input, 0 black to 1 white; shifts if the input changes.",
         )
         self.most_probable = counter(
-            "pneumoscope_most_probable", "Decoded films, by their most probable class.", ["label"]
+            "pneumoscope_most_probable", "Films the model saw, by their most probable class.", ["label"]
         )
         self.distance = Histogram(
             "pneumoscope_embedding_distance",
-            "Distance of each decoded film from the bundle's reference; 99 % of the reference films are within 1.",
+            "Distance of each film the model saw from the bundle's reference; 99 % of reference films are within 1.",
             registry=registry,
             buckets=_DISTANCES,
         )
@@ -92,7 +93,7 @@ class Telemetry:
             self._record_drift(prediction.classes, prediction.outputs)
 
     def _record_drift(self, classes: tuple[str, ...], outputs: Outputs) -> None:
-        """Record what `evaluate --unlabelled` measures in a folder: for every decoded film, whatever its decision."""
+        """Record what `evaluate --unlabelled` measures in a folder: for every film the model saw, also if rejected."""
         self.score.observe(float(outputs.probabilities.max()))
         self.most_probable.labels(classes[int(outputs.probabilities.argmax())]).inc()
         for label, value in zip(classes, outputs.probabilities, strict=True):

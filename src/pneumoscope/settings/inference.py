@@ -41,7 +41,10 @@ class Evaluate(Document):
     dataset: Annotated[Path | None, Spelling(argument=True, metavar="DATASET", path="existing")] = Field(
         default=None, description="A data set made by `data prepare`."
     )
-    out: Path = Field(description="Folder for report.html, report.json, card.md and predictions.csv.")
+    out: Path = Field(
+        description="Folder for report.html, report.json, card.md and predictions.csv; with --unlabelled, for "
+        "drift.html, drift.json and predictions.csv."
+    )
     bundle: Bundle = None
     split: str | None = Field(
         default=None, description="Split to evaluate: train, val, test or stress; by default test."

@@ -11,7 +11,7 @@ from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, MaxPix
 
 
 def _checked_address(value: str) -> str:
-    """A path as it is, or an address in S3 that is one."""
+    """The value unchanged, if it is a path or a valid S3 address."""
     if value.startswith(S3):
         try:
             parse_location(value)

@@ -14,8 +14,9 @@ TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"  # noqa: S105 (the variable's name)
 BATCH_VARIABLE, COVERAGE_VARIABLE = "PNEUMOSCOPE_BATCH", "PNEUMOSCOPE_COVERAGE"
 MAX_BYTES_VARIABLE, MAX_PIXELS_VARIABLE = "PNEUMOSCOPE_MAX_BYTES", "PNEUMOSCOPE_MAX_PIXELS"
 Batch: TypeAlias = Literal["decisions", "embeddings"]
-#: Batch Transform's limit in megabytes: on MaxPayloadInMB, the size of one film, and on MaxPayloadInMB times the films
-#: sent at a time (CreateTransformJob). AWS's pages do not say which megabyte they mean, so we keep to the smaller one.
+#: Batch Transform's limit in megabytes (CreateTransformJob), for MaxPayloadInMB, which is the largest size of one film,
+#: and for its product with MaxConcurrentTransforms, the number of films sent at a time. AWS's pages do not say which
+#: megabyte they mean, so we keep to the smaller one.
 BATCH_MEGABYTES, MEGABYTE = 100, 1_000_000
 SHORTEST_TOKEN = 16  # characters
 MOST_FILMS = 32  # image files in one request
@@ -53,7 +54,7 @@ class ServeOptions(Document):
     queue: int = Field(
         default=64,
         ge=MOST_FILMS,
-        description="Films that can wait for the model; any more are answered with status 503.",
+        description="Films that can be waiting or in work; any more are answered with status 503.",
     )
     max_bytes: Annotated[int, Spelling(variable=MAX_BYTES_VARIABLE)] = Field(
         default=50_000_000, ge=1000, description="Largest request body, in bytes."
@@ -139,6 +140,6 @@ class ServeConfig(ServeOptions):
 
     @property
     def buffered_bytes(self) -> int:
-        """Limit on the memory that the bodies of all requests take together, in bytes."""
+        """Limit on the memory that the bodies of all requests and their responses take together, in bytes."""
         # More than `max_bytes`, or a body of an accepted size would never fit.
         return max(256_000_000, 2 * self.max_bytes)

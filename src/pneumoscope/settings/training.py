@@ -60,7 +60,7 @@ class TrainConfig(Document):
         ge=1,
         le=31,
         description="Taps of this filter outside training, odd; by default --low-pass. Training crops are enlarged, so "
-        "detail is coarser in them than in whole films, which can bear a longer filter.",
+        "their detail is coarser than that of whole films; whole films can therefore bear a longer filter.",
     )
     epochs: int = Field(ge=1, le=10_000, description="Passes over the train films.")
     batch_size: int = Field(default=32, ge=1, le=4096, description="Films per step and process.")
@@ -254,7 +254,7 @@ class ExportConfig(Document):
     name: str | None = Field(default=None, min_length=1, description="Name of the model; by default the run's.")
     precision: Precision = Field(
         default="fp32",
-        description="int8 is smaller and several times faster; the export fails unless int8 decides like fp32.",
+        description="int8 is smaller and usually faster; the export fails unless int8 decides like fp32.",
     )
     ages: Annotated[tuple[float, float] | None, BeforeValidator(_parse_ages), Spelling(kind=str)] = Field(
         default=None,

@@ -1,1 +1,1 @@
-"""Training: `config` and recipes, `fit`, and the run directory. Only `fit` and the modules it uses load torch."""
+"""Training: `config` and recipes, `fit`, and the run directory. Only `fit`, `folds` and what they use load torch."""

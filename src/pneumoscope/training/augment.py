@@ -49,6 +49,8 @@ def store_as_jpeg(image: Tensor, low: int, high: int) -> Tensor:
 def policy(config: TrainConfig) -> Augment | None:
     """The transform of a configuration's policy, `uint8 [1, R, R]` → `uint8 [1, S, S]`; None for `none`.
 
+    R is `read_size`; S is `crop_size` with `robust`. Each is by default the network's `size`.
+
     `light` varies position and exposure as between two visits. `robust` also varies what must not matter
     for the class: framing, sharpness, JPEG quality, noise, and the content of small areas.
     """

@@ -207,7 +207,8 @@ def _build(
 ) -> tuple[Classifier, RunCard, str]:
     """The module, its card, and a description of its initial weights.
 
-    A resume passes `NONE`: the checkpoint has the weights, and the initial ones may no longer be available.
+    With a checkpoint to continue from, `weights` is `NONE`: the checkpoint has the weights, and the initial ones may no
+    longer be available.
     """
     # Before the network is built, because its initial weights are drawn from torch's random state.
     torch.manual_seed(config.seed)

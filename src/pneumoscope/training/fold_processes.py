@@ -40,7 +40,7 @@ def run_in_parallel(tasks: Sequence[FoldTask], *, jobs: int, listener: Listener)
 
     Raises:
         RunError: a process ended without reporting why.
-        PneumoscopeError: a task failed.
+        Exception: the one with which a task failed, of whatever type.
     """
     waiting, running = list(tasks), dict[Connection, tuple[FoldTask, BaseProcess]]()
     with listener.progress("cross-validation", len(tasks), "folds"):

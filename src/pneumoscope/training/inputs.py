@@ -40,8 +40,8 @@ def cache_inputs(
 ) -> NDArray[np.uint8]:
     """The inputs of a split as a read-only memory map, `uint8 [N, 1, S, S]` in manifest order.
 
-    The array is made once. Its file name is a hash of the films' contents, the contract's input rule and the
-    decoder's version, so that a changed film, rule or decoder gets a new array.
+    The array is made once. Its file name has a hash of the films' contents, the contract's input rule and the
+    decoder's and Pillow's versions, so that a changed film, rule or decoder gets a new array.
 
     Raises:
         DatasetError: a film cannot be read, or `folder` cannot be written.

@@ -79,7 +79,7 @@ class World:
 
     @contextmanager
     def host_by_host(self) -> Iterator[None]:
-        """Run the block in the first process of every host at once, and then in the others, which find its files."""
+        """Run the block in each host's first process, and then in the others, which find the files that it made."""
         if self.local_rank:
             self.wait()
         yield

@@ -59,7 +59,7 @@ class Batch:
 
     @cached_property
     def to_send(self) -> list[Entry]:
-        """The films that have no response yet."""
+        """The films that a job still has to decide on."""
         return [entry for shard in self.missing for entry in self.gatherer.to_send(shard)]
 
     def describe(self) -> str:
@@ -194,7 +194,7 @@ def gather(gatherer: Gatherer, shards: Sequence[Shard], listener: Listener) -> i
 
 
 def sum_up(batch: Batch, gatherer: Gatherer, jobs: Sequence[dict[str, Any]]) -> Summary:
-    """Write the summary of all parts. Its speed is that of the jobs, by AWS's own times, without their start."""
+    """Write the summary of all parts. Its speed is that of the jobs, by AWS's times, without the start of instances."""
     took = sum((transform.duration(job) for job in jobs), timedelta())
     last = jobs[-1] if jobs else {}
     destination, contract = gatherer.job.destination, gatherer.contract

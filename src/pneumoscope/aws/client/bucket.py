@@ -22,7 +22,8 @@ def check_bucket(cloud: Cloud, place: Location, *, allow_public: bool | None = N
     Args:
         cloud: the clients for the job's region.
         place: any location in the bucket.
-        allow_public: the value of --allow-public; None for commands without that option.
+        allow_public: accept a public bucket. False names the option --allow-public in the message; None, for commands
+            without that option, does not.
 
     Raises:
         UsageError: the bucket is public, and `allow_public` is not true.

@@ -27,7 +27,7 @@ def endpoint_name(settings: Deploy) -> str:
 
     Raises:
         BundleError: the bundle's contract is damaged.
-        UsageError: no name is given, or SageMaker does not allow it.
+        UsageError: no name is given for a model in S3, or SageMaker does not allow the bundle's name.
     """
     if isinstance(settings.source, Path):
         contract = load_contract(settings.source)
@@ -45,6 +45,8 @@ def deploy(
 ) -> None:
     """Create an endpoint's stack, or update the existing one. If that fails, what was created is removed again.
 
+    After a `BusyError` nothing is removed: AWS may still complete the stack, which then needs the model.
+
     Args:
         cloud: the clients for the endpoint's region.
         settings: of `pneumoscope aws deploy`. The source is verified before anything is created.
@@ -53,6 +55,7 @@ def deploy(
 
     Raises:
         BundleError: the bundle fails verification.
+        UsageError: a bucket is public, no valid name is given, or the registry of AWS's images is unknown.
         CloudError: the bucket or the role does not exist, the name belongs to an endpoint that we did not create, AWS
             refuses, or the endpoint does not start.
     """
@@ -72,7 +75,8 @@ def deploy(
     template = resources.files("pneumoscope.aws.client").joinpath("endpoint.yaml").read_text(encoding="utf-8")
     try:
         stack = put_stack(cloud, stack_name(name), template, parameters, {TAG: name})
-        if settings.wait:
+        # If nothing is updated, the stack's status is of an earlier operation, which may have failed.
+        if settings.wait and stack is not None:
             await_stack(cloud, stack, listener=listener, pause=pause)
     except BusyError:  # the stack may still come up, so its model must stay
         raise

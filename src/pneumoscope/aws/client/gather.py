@@ -33,13 +33,13 @@ _BESIDE = ("notice", "batch")  # keys of a response that are not the decision's
 
 @dataclass(frozen=True, kw_only=True)
 class Gatherer:
-    """Makes parts of the responses to a run's films.
+    """Makes Parquet parts from the responses to a run's films.
 
     Args:
         cloud: the clients for the job's region.
         run: whose responses they are.
         folder: of the films in S3.
-        bundle: the model that the job runs, on this machine.
+        bundle: folder on this machine with the model that the job runs.
         contract: of the bundle.
         job: source, destination and options.
         responses: names of the responses that there are; see `transform.list_responses`.
@@ -134,7 +134,7 @@ def parse_response(content: bytes, name: str, source: str, contract: Contract, *
         coverage: at which the film must be decided; by default the contract's own.
 
     Raises:
-        CloudError: it is not such a response, another model's, or at another coverage.
+        CloudError: it is not such a response, or is another model's, or at another coverage.
     """
     try:
         response: dict[str, Any] = json.loads(content)
@@ -157,7 +157,8 @@ def parse_response(content: bytes, name: str, source: str, contract: Contract, *
     if decision.model.sha256 != model_name(contract)["sha256"]:
         raise CloudError(f"the response to {printable(name)} is of another model than --model; delete the responses.")
     expected = choose_rule(contract, coverage=coverage).row.coverage
-    if decision.status != "rejected" and decision.coverage != expected:  # images before PNEUMOSCOPE_COVERAGE ignore it
+    # Container images older than the variable PNEUMOSCOPE_COVERAGE ignore it.
+    if decision.status != "rejected" and decision.coverage != expected:
         raise CloudError(
             f"the response to {printable(name)} is at coverage {decision.coverage}, not {expected}; is --image of this "
             "version?"

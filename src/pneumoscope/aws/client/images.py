@@ -22,7 +22,8 @@ _COMMON_REGIONS = {
     *("eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3", "sa-east-1"),
     *("us-east-1", "us-east-2", "us-west-1", "us-west-2"),
 }
-#: Families with local disks: a d after the number, GPUs or Trainium ("Amazon EC2 instance store volumes").
+#: Families with local disks: a d after the number, GPUs from g5 and p4 on, dl or Trainium
+#: ("Amazon EC2 instance store volumes").
 _WITH_DISKS = re.compile(r"[a-z]+\d+[a-z]*d[a-z]*|gr?[5-9]\w*|p[4-9].*|dl\d\w*|trn\d\w*")
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -178,4 +178,4 @@ def _transform_job_rows(cloud: Cloud) -> list[dict[str, str]]:
 
 
 def _row(kind: str, name: str, state: str, made: datetime) -> dict[str, str]:
-    return {"kind": kind, "name": name, "state": state, "made": f"{made:%Y-%m-%d %H:%M}"}
+    return {"kind": kind, "name": name, "state": state, "made": f"{made.astimezone(UTC):%Y-%m-%d %H:%M}"}

@@ -54,16 +54,20 @@ class Client:
     limit: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._contract_location: Location | None = None
         if self.bundle is not None:
             load_contract(self.bundle)  # report a damaged bundle before the first film
         if uses_stand_in() and self.variant not in (None, "realtime"):
             sentence = f"a service on this machine stands in for real-time endpoints only, not for {self.variant} ones."
             raise UsageError(sentence)
         if self.variant is None and not uses_stand_in():
-            self.variant, self._contract_location = variant_and_contract(self.cloud, self.name)
+            self.variant = self._description[0]
         self.variant = self.variant or "realtime"
         self.limit = _LIMITS[self.variant]
+
+    @cached_property
+    def _description(self) -> tuple[Variant, Location | None]:
+        """The variant that AWS states, and where the contract beside the endpoint's model is."""
+        return variant_and_contract(self.cloud, self.name)
 
     @cached_property
     def contract(self) -> Contract | None:
@@ -75,7 +79,8 @@ class Client:
         """
         if self.bundle is not None:
             return load_contract(self.bundle)
-        if self._contract_location is None or (content := self._read_object(str(self._contract_location))) is None:
+        location = None if uses_stand_in() else self._description[1]
+        if location is None or (content := self._read_object(str(location))) is None:
             return None
         with TemporaryDirectory(prefix="pneumoscope-") as folder:
             (Path(folder) / CONTRACT_FILE).write_bytes(content)

@@ -43,10 +43,13 @@ def list_stacks(cloud: Cloud) -> list[dict[str, Any]]:
         return [each for page in pages for each in page["Stacks"]]
 
 
-def put_stack(cloud: Cloud, name: str, template: str, parameters: dict[str, str], tags: dict[str, str]) -> str:
-    """Create a stack, or update the existing one with this template and these parameters; return its id.
+def put_stack(cloud: Cloud, name: str, template: str, parameters: dict[str, str], tags: dict[str, str]) -> str | None:
+    """Create a stack, or update the existing one with this template and these parameters.
 
     CloudFormation deletes a stack whose creation fails, and rolls back an update that fails.
+
+    Returns:
+        The id of the stack to wait for, or None if it has this template and these parameters already.
 
     Raises:
         CloudError: AWS refuses, or the stack is being changed by another operation.
@@ -62,8 +65,8 @@ def put_stack(cloud: Cloud, name: str, template: str, parameters: dict[str, str]
     if existing is None:
         with translate_errors(f"stack {name}"):
             return str(client.create_stack(**arguments, OnFailure="DELETE")["StackId"])
-    call_or_none(f"stack {name}", client.update_stack, ".*No updates", **arguments)
-    return str(existing["StackId"])
+    updated = call_or_none(f"stack {name}", client.update_stack, ".*No updates", **arguments)
+    return None if updated is None else str(existing["StackId"])
 
 
 def await_stack(

@@ -51,10 +51,10 @@ class Films:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """All jobs for the same films and the same model: each goes on where the last one ended. Not a run of `train`.
+    """All jobs for the same films, model and options: each goes on where the last one ended. Not a run of `train`.
 
-    `key` is a hash of both, in hexadecimal digits; `responses` is the folder in S3 where the jobs' responses come
-    together.
+    `key` is a hash of the names of the parts to make, in hexadecimal digits; `responses` is the folder in S3 where the
+    jobs' responses come together.
     """
 
     key: str
@@ -164,7 +164,7 @@ def job_arguments(settings: Score, name: str, run: Run, films: Films, listed: Lo
         "ModelName": name,
         "BatchStrategy": "SingleRecord",
         "MaxPayloadInMB": megabytes,
-        # AWS refuses a job if this number times MaxPayloadInMB is more.
+        # AWS refuses a job if this number times MaxPayloadInMB is more than BATCH_MEGABYTES.
         "MaxConcurrentTransforms": max(1, min(settings.films_at_once, BATCH_MEGABYTES // megabytes)),
         "ModelClientConfig": {"InvocationsTimeoutInSeconds": _SECONDS, "InvocationsMaxRetries": 3},
         "TransformInput": {

@@ -1,7 +1,7 @@
 """The Lambda function behind API Gateway: it answers a posted film with its decision. Large films go through S3.
 
     POST /predictions   the body is an image file: returns its decision
-    POST /jobs          returns a form to upload a film of any size, and the path of its result
+    POST /jobs          returns a form to upload a film of up to 100 MB, and the path of its result
     GET  /jobs/{id}     returns the decision once there is one, or reports that there will be none
 
 Behind an HTTP API (payload version 2.0), API Gateway itself answers CORS preflight requests and ignores a function's
@@ -103,7 +103,7 @@ def predict() -> Response[str]:
 
 
 def create_job() -> Response[str]:
-    """Return an upload form for a film of any size. It asks for no file name, which may identify a patient."""
+    """Return a form to upload a film of up to 100 MB. The form asks for no file name, which may identify a patient."""
     return _respond(HTTPStatus.ACCEPTED, _new_job())
 
 

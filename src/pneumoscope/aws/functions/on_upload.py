@@ -1,8 +1,8 @@
 """The Lambda function behind a bucket: it decides on every uploaded film, and writes a result and a log line.
 
 S3, directly or through EventBridge, delivers an event at least once; an upload is decided on once however often its
-event is delivered. A file that is not a film is not an error: its result has the status `rejected`. Only failures that
-may be temporary are raised. Lambda then retries, and after the last attempt sends the event to the dead-letter queue.
+event is delivered. A file that is not a film is not an error: its result has the status `rejected`. What prevents a
+decision is raised: Lambda then retries, and after the last attempt sends the event to the dead-letter queue.
 
 Of two uploads to one key, the result of the later one is kept.
 

@@ -2,8 +2,8 @@
 
 It trains on the job's channel `train`, exports the bundle into the job's model directory, and evaluates it on the
 validation films and on the channel `test`, if there is one. It runs on one host or on several. Hyper-parameters come
-as arguments (`--epochs 4`, `--freeze true`) or from the platform's file. They are all fields of the training
-configuration, and `recipe`, `export_precision` and `quiet`.
+as arguments (`--epochs 4`, `--freeze true`) or from the platform's file. They are the fields of the training
+configuration, plus `recipe`, `export_precision` and `quiet`.
 """
 
 import sys

@@ -73,6 +73,11 @@ def run_job(
             work = world.from_host_leader(Path(folder))
             with world.host_by_host():
                 dataset = _open_channel(job.train, work / "dataset", listener)
+            if not dataset.has("val"):  # checked before training: the export would refuse it hours later
+                raise DatasetError(
+                    "channel 'train' has only train films, and a job sets its thresholds by validation films; "
+                    "prepare the data set without --train-only."
+                )
             test = None if job.test is None else _open_test(job.test, dataset)
             run = _train(job, config, dataset, work, world, listener)
         return _deliver(job, run, dataset, test, work, precision, listener) if world.is_leader else []
@@ -165,7 +170,7 @@ def _train(
 
 
 def _can_resume(run: Path) -> bool:
-    """Whether there is a run to resume. The incomplete remains of one, from an interrupted copy, are deleted."""
+    """Whether there is a run to resume. Incomplete remains of one without a checkpoint are deleted."""
     if all((run / name).is_file() for name in (CONFIG_FILE, CARD_FILE)):
         return True
     if not (run / LAST).exists():

@@ -3,6 +3,8 @@
 The codecs are native code that trusts its input. A frame header that contradicts the DICOM attributes made GDCM write
 past its buffer, an APPn segment that it does not know made it terminate the process, and a stream without an end marker
 kept CharLS busy for seconds. The last two are caught here; `pixels` compares the header with the attributes.
+
+A truncated header may raise `struct.error` or `IndexError` in place of the `ValueError` that a function documents.
 """
 
 import re

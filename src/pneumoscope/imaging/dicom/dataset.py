@@ -155,7 +155,7 @@ def numbers(dataset: "Dataset", keyword: str) -> list[float]:
 
 
 def first(dataset: "Dataset", keyword: str) -> Any:
-    """An attribute's first value as pydicom returns it; None if it is missing, empty or unreadable."""
+    """An attribute's first value as pydicom returns it; None if it is missing, unreadable, or empty and not text."""
     try:
         value = dataset.get(keyword)
         if value is None or isinstance(value, str | bytes):

@@ -1,7 +1,8 @@
 """Whether a DICOM is a frontal radiograph of the chest, by its header.
 
-A refusal names a modality, view or body part only in the standard's own terms. A value that the standard does not
-define is not repeated: it may contain anything, a patient's name included.
+A refusal names a modality, view or body part in the standard's own terms. A value that the standard does not define is
+not repeated, because it may contain anything, a patient's name included; the exception is a modality of at most four
+letters, such as DR.
 """
 
 import re
@@ -166,7 +167,10 @@ def _intent(dataset: "Dataset") -> str | None:
 
 
 def _view(dataset: "Dataset") -> str | None:
-    """Check View Position (0018,5101); unless it is PA or AP, View Code Sequence and Patient Orientation."""
+    """Check View Position (0018,5101); unless it names a frontal view, also the attributes below.
+
+    They are View Code Sequence, Patient Orientation, and the descriptions of series, protocol and study.
+    """
     position = text(dataset, "ViewPosition")
     words = [word for word in re.split(r"[^A-Z]+", position) if word]
     view, frontal = _named_view(words), bool(_FRONTAL.intersection(words))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 _SHAPES = frozenset({"IDENTITY", "INVERSE"})
+_ANY_WIDTH = frozenset({"SIGMOID", "LINEAR_EXACT"})
 _CHECK_LUNGS = "this was applied, but check that the lungs are dark."
 _LUTS = {"ModalityLUTSequence": "Modality", "VOILUTSequence": "VOI"}
 
@@ -158,7 +159,10 @@ def _polarity(dataset: "Dataset", layout: Layout) -> tuple[bool, list[str]]:
     negative, shape = layout.photometric == "MONOCHROME1", text(dataset, "PresentationLUTShape")
     notes = []
     if shape in _SHAPES and negative != (shape == "INVERSE"):
-        notes.append(f"the DICOM is {layout.photometric} with the Presentation LUT Shape {shape}; {_CHECK_LUNGS}")
+        notes.append(
+            f"the DICOM is {layout.photometric} with the Presentation LUT Shape {shape}; low values are shown as "
+            "white, but check that the lungs are dark."
+        )
     if (number(dataset, "RescaleSlope") or 0) < 0:
         notes.append(f"the DICOM's rescale slope is negative; {_CHECK_LUNGS}")
     return negative or shape == "INVERSE", notes
@@ -196,9 +200,10 @@ def _renderings(values: Values, dataset: "Dataset", layout: Layout) -> Iterator[
 def _windows(dataset: "Dataset") -> tuple[list[tuple[float, float]], bool]:
     """Centre and width of each usable window, and whether the file has only unusable ones.
 
-    A width must be at least 1 for LINEAR and above 0 for other functions (C.11.2.1.2, C.11.2.1.3).
+    A width must be above 0 for SIGMOID and LINEAR_EXACT, and at least 1 for LINEAR (C.11.2.1.2, C.11.2.1.3). Any other
+    term is read as LINEAR.
     """
-    least = 1 if (text(dataset, "VOILUTFunction") or "LINEAR") == "LINEAR" else 0
+    least = 0 if text(dataset, "VOILUTFunction") in _ANY_WIDTH else 1
     centres, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     usable = [
         (centre, width)

@@ -60,7 +60,7 @@ def directions(dataset: "Dataset") -> tuple[str, str]:
 
 
 def _years(born: datetime, day: datetime) -> float:
-    """Number of birthdays so far, plus the days since the last one; 29 February has its birthday on 1 March."""
+    """Number of birthdays so far, plus the days since the last one; 29 February is 1 March in common years."""
     years = day.year - born.year - ((day.month, day.day) < (born.month, born.day))
     last = datetime(born.year + years, born.month, 1, tzinfo=UTC) + timedelta(days=born.day - 1)
     return years + max(0, (day - last).days) / _DAYS["Y"]

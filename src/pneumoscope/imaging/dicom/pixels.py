@@ -1,6 +1,6 @@
 """Decoding of a DICOM's pixel data to stored values, by PS3.3 section C.7.6.3 and PS3.5 section 8.
 
-Each transfer syntax has one codec: libjpeg-turbo for 8-bit JPEG, GDCM for 12-bit and lossless JPEG, CharLS for
+Each kind of pixel data has one codec: libjpeg-turbo for 8-bit JPEG, GDCM for 12-bit and lossless JPEG, CharLS for
 JPEG-LS, OpenJPEG for JPEG 2000, pydicom for RLE and uncompressed data.
 """
 

@@ -28,7 +28,7 @@ async function readService() {
     const model = await readModel();
     card = { ...model.card, heatmap: model.service.heatmap };
     find("#model").textContent = `${card.name} ${card.version}, ${card.classes.join(" / ")}; ${card.population}`;
-    find("#examples-note").textContent = exampleNote(model.contract.population.drawings);
+    find("#examples-note").textContent = exampleNote(model.contract);
     pausedBy = "";
     find("#token-form").hidden = true;
     offerRetry("");
@@ -43,11 +43,15 @@ async function readService() {
   advance();
 }
 
-// A model of real films rejects the drawings; a model trained on drawings answers them.
-function exampleNote(trainedOnDrawings) {
-  return trainedOnDrawings
-    ? "No film at hand? Try a drawing. This model was trained on drawings: it answers them, and its answers mean nothing for patients."
-    : "No film at hand? Try a drawing. This model was trained on real films and rejects drawings: you see what a rejection looks like.";
+// A model of real films rejects the drawings if it has a gate; a model trained on drawings answers them.
+function exampleNote(contract) {
+  const offer = "No film at hand? Try a drawing. ";
+  if (contract.population.drawings) {
+    return `${offer}This model was trained on drawings: it answers them, and its answers mean nothing for patients.`;
+  }
+  return contract.gate === null
+    ? `${offer}This model cannot tell drawings from films: it answers them, and the answers mean nothing.`
+    : `${offer}This model was trained on real films and rejects drawings: you see what a rejection looks like.`;
 }
 
 function newPane() {
@@ -298,6 +302,10 @@ function clear() {
   }
   panes[0]?.show(null);
   announce("");
+  if (pausedBy !== "token") {
+    pausedBy = ""; // the next films show whether the server is back
+    offerRetry("");
+  }
   updateList();
   find("#films-title").focus();
 }

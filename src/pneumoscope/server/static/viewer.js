@@ -114,7 +114,7 @@ export class Viewer {
       if (this.#stale) this.#paint();
       const { width: wide, height: high } = this.#film;
       const scale = Math.min(width / wide, height / high) * this.zoom;
-      // 40 pixels of the film always stay in sight.
+      // A strip of the film, 40 pixels of the canvas wide, always stays in sight.
       const limit = (full, shown) => Math.max(0, (full * scale + shown) / 2 - 40);
       this.x = Math.max(-limit(wide, width), Math.min(limit(wide, width), this.x));
       this.y = Math.max(-limit(high, height), Math.min(limit(high, height), this.y));
