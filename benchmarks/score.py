@@ -39,7 +39,7 @@ from pneumoscope.score.worker import Options
 from ray_nodes import two_nodes, why_not
 
 SIZE, SMALL = (1357, 1654), (64, 72)
-LISTING = "--list"  # how this script calls itself, so that each measurement has a process of its own
+LISTING = "--list"  # how this script calls itself, so that the listing is measured in a process of its own
 
 
 def main() -> None:

@@ -117,10 +117,13 @@ def read(dataset: Dataset, size: int, folds: int) -> Films:
     dataset = replace(dataset, films=tuple(replace(film, split="train") for film in parts[0].films))
     rule, records = InputRule.squash(size), dataset.split("train")
     place = {film.path: row for row, film in enumerate(records)}
+    stress, usable = stress_inputs(dataset, records, rule, seed=0)
+    if not usable.all():
+        raise SystemExit(f"{(~usable).sum():,} films are blank when they are cropped; leave them out of the data set.")
     return Films(
         dataset=dataset,
         plain=np.array(cache_inputs(dataset, "train", rule, dataset.root / CACHE_FOLDER)),
-        stress=stress_inputs(dataset, records, rule, seed=0)[0],
+        stress=stress,
         labels=labels_of(dataset, "train"),
         held_out=[np.array([place[film.path] for film in part.split("val")]) for part in parts],
     )

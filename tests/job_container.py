@@ -112,7 +112,7 @@ class Container:
             return list(csv.DictReader(stream))
 
     def was_resumed(self) -> bool:
-        """Whether the last process ran exactly the epochs that an earlier one had not finished."""
+        """Whether the last process ran only the last epochs, not the first; the metrics must have each epoch once."""
         epochs = [str(number + 1) for number in range(EPOCHS)]
         assert [row["epoch"] for row in self.metrics_rows()] == epochs
         return 0 < len(self.epochs) < EPOCHS and epochs[-len(self.epochs) :] == self.epochs

@@ -31,8 +31,12 @@ class Cluster:
         self.address, self.client = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
         ports = (f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}")
         self._start("--head", *ports, "--include-dashboard=false", f"--num-cpus={cores}")
-        self._await(port)
-        self._await(client)
+        try:
+            self._await(port)
+            self._await(client)
+        except AssertionError:
+            self.close()
+            raise
 
     def add_node(self, *, cores: int, token: str) -> int:
         """Start another node and return its process group, for `kill`. A raylet may give up on a busy machine: retry.

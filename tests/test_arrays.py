@@ -43,7 +43,7 @@ def test_a_damaged_or_missing_file_is_an_error(tmp_path: Path) -> None:
     write_arrays(tmp_path / "whole.npz", arrays(200))
     whole = (tmp_path / "whole.npz").read_bytes()
     changed = bytearray(whole)
-    changed[100] ^= 0x20  # inside the compressed numbers
+    changed[200] ^= 0x20  # inside the compressed numbers
     for name, content in {
         "text": b"hello",
         "half": whole[: len(whole) // 2],

@@ -139,7 +139,9 @@ def test_the_parts_are_those_of_pneumoscope_score(
     for name, row in ours.items():
         assert facts(row) == facts(others[name]), name
         assert row.document.probabilities == pytest.approx(others[name].document.probabilities, abs=1e-5)
-        assert row.distance == (pytest.approx(others[name].distance, rel=1e-3) if row.distance is not None else None)
+        expected_distance = others[name].distance
+        assert (row.distance is None) == (expected_distance is None), name
+        assert expected_distance is None or row.distance == pytest.approx(expected_distance, rel=1e-3)
     for name in ("films", "statuses", "reasons", "unread", "model", "contract", "sources"):
         assert getattr(summary, name) == getattr(expected, name)
     assert summary.films_per_second == pytest.approx((FILMS) / 10, rel=0.01), "of the job, by AWS's times"

@@ -153,6 +153,7 @@ def test_the_same_film_in_every_encoding_gives_the_same_probabilities(engine: En
     deep = Image.fromarray((luma.astype(np.uint16) - luma.min()) * 257)
     stretched = np.rint((luma.astype(float) - luma.min()) * 255 / (int(luma.max()) - luma.min())).astype(np.uint8)
     expected = engine.predict(encode(grey)).probabilities
+    assert expected
     for data in (encode(grey, "TIFF"), encode(grey.convert("RGB")), encode(grey.convert("RGBA"))):
         assert engine.predict(data).probabilities == expected
     from_deep = engine.predict(encode(deep)).probabilities

@@ -261,7 +261,7 @@ def test_evidence_of_another_recipe_or_of_other_films_is_refused(
         export(
             final_run,
             all_train,
-            tmp_path / "b",
+            tmp_path / "bundle",
             ExportConfig(evidence=evidence_file(tmp_path / "few.npz", few, final_run)),
         )
     assert not (tmp_path / "bundle").exists()

@@ -93,14 +93,14 @@ def test_operating_points_reach_their_aim_on_films_that_did_not_set_them(
 
 
 def test_figures_are_of_films_that_did_not_set_the_thresholds() -> None:
-    """Labels that nothing predicts: on the films that set the thresholds, sets would cover more than on others."""
-    calibration_set = out_of_fold(300)
-    shuffled = np.random.default_rng(0).permutation(calibration_set.films.truth)
-    _, decision = calibrate(replace(calibration_set, films=replace(calibration_set.films, truth=shuffled)))
+    """One fold gets a wrong class: thresholds of the other folds cover few of its films, its own would cover 90 %."""
+    calibration_set = out_of_fold(3000)
+    films = calibration_set.films
+    misread = 8 * (films.fold == 0)[:, np.newaxis] * np.eye(3)[films.truth]
+    _, decision = calibrate(replace(calibration_set, films=replace(films, logits=films.logits - misread)))
     row = decision.row(0.9)
     assert row is not None
-    assert row.answered == pytest.approx(0.05, abs=0.06)
-    assert all(share == pytest.approx(0.9, abs=0.06) for share in row.observed.values())
+    assert all(share is not None and 0.65 < share < 0.85 for share in row.observed.values()), row.observed
 
 
 def test_a_group_on_one_side_only_has_no_operating_points() -> None:

@@ -66,6 +66,15 @@ def test_the_working_folder_links_files_and_mounts_are_never_replaced(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here", "link"]
 
 
+def test_a_home_folder_below_a_link_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "disk" / "ann")
+    (tmp_path / "home").symlink_to(tmp_path / "disk")
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "ann"))
+    for path in (Path.home(), tmp_path / "disk" / "ann"):
+        with pytest.raises(UsageError, match="home or working folder"):
+            make(path, overwrite=True)
+
+
 def test_the_old_folder_survives_a_failed_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "out", text="old")
     rename = Path.rename

@@ -128,7 +128,7 @@ def test_without_versions_uploads_are_distinguished_by_their_sequencer(with_endp
 def test_a_late_event_does_not_replace_a_newer_films_result(
     with_endpoint: Function, in_process: Function, bucket: Bucket
 ) -> None:
-    """A film waits for a busy endpoint, and is meanwhile replaced by a better one."""
+    """A film waits for a busy endpoint, and another upload under its name meanwhile replaces it."""
     for number, function in enumerate((with_endpoint, in_process)):
         name = f"film-{number}.png"
         events = [bucket.put(data, name) for data in (FILM, TEXT, FILM)]

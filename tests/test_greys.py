@@ -39,7 +39,7 @@ def notes(read: Radiograph) -> list[str]:
 def test_a_window_that_leaves_nearly_nothing_is_refused() -> None:
     for centre, words in (
         (-9000, "window leaves 100 % of the film white"),
-        (90_000, "window leaves 100 % of the film bl"),
+        (90_000, "window leaves 100 % of the film black"),
     ):
         with pytest.raises(ImageError, match=words) as refusal:
             chest(WindowCenter=centre, WindowWidth=100)

@@ -136,7 +136,13 @@ def test_vgg_is_explained_before_its_last_pooling() -> None:
 def test_other_families_have_features_to_map(arch: str) -> None:
     from pneumoscope.backbone import build
 
-    assert last_features(build(arch, classes=3, size=64)[0].eval(), 64) is not None
+    network = build(arch, classes=3, size=64)[0].eval()
+    module, shapes = last_features(network, 64), []
+    module.register_forward_hook(lambda *values: shapes.append(values[-1].shape))
+    with torch.inference_mode():
+        network(torch.zeros(1, 1, 64, 64))
+    assert shapes[0][1] == network.body.num_features
+    assert shapes[0][2] == shapes[0][3] == 2
 
 
 def test_a_transformer_is_not_explained() -> None:

@@ -47,6 +47,7 @@ def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
         epochs.append([key - epoch * 20 for key in order])
     assert sorted(epochs[0]) == list(range(20))
     assert epochs[0] == epochs[2] != epochs[1]
+    assert list(EpochOrder(20, seed=3)) == epochs[0] != list(EpochOrder(20, seed=4))
 
 
 def augmenting(name: str, size: int) -> TrainConfig:
@@ -55,13 +56,16 @@ def augmenting(name: str, size: int) -> TrainConfig:
 
 def test_augmentation_depends_on_seed_epoch_and_film_only() -> None:
     images = np.random.default_rng(0).integers(0, 255, (3, 1, 32, 32), dtype=np.uint8)
-    films = CachedFilms(images, np.array([0, 1, 2]), augment=policy(augmenting("robust", 32)), seed=1)
+    films, others = (
+        CachedFilms(images, np.array([0, 1, 2]), augment=policy(augmenting("robust", 32)), seed=seed) for seed in (1, 2)
+    )
     batch, labels, _ = films.__getitems__([3, 4, 5])  # epoch 1
     again, *_ = films.__getitems__([4])
     later, *_ = films.__getitems__([7])
     assert labels.tolist() == [0, 1, 2]
     torch.testing.assert_close(batch[1:2], again)
     assert not torch.equal(again, later)
+    assert not torch.equal(again, others.__getitems__([4])[0])
 
 
 @pytest.mark.parametrize("name", ["light", "robust"])

@@ -64,7 +64,7 @@ def test_a_silent_endpoint_is_given_up_in_time() -> None:
         started = time.monotonic()
         with pytest.raises(BusyError, match="did not answer in time"):
             endpoint.classify(FILM)
-        assert time.monotonic() - started < 5  # not five tries of six attempts, with 70 s each
+        assert time.monotonic() - started < 5  # `Cloud.client` would make six attempts of 70 s in each of five tries
         silent.settimeout(0)
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):

@@ -24,7 +24,7 @@ from test_container import can_run_as_another_user, last_stage
 
 FOLDER = REPOSITORY / "deploy" / "kubernetes"
 NAMES = [path.name for path in sorted(FOLDER.glob("*.yaml")) if path.name != "kustomization.yaml"]
-# The oldest that upstream still maintained in 2025, and the newest that the package knows.
+# The oldest that upstream still maintained in October 2025, and the newest that the package knows.
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
 TOKEN = "a-token-for-the-tests"
 FILM = encode_jpeg(film("virus", patient=2, size=(200, 240)))

@@ -1,4 +1,4 @@
-"""What the page looks like: empty and with films, at three widths, light and dark; nothing serious for axe."""
+"""What the page looks like: empty and with films, at three widths, light and dark; axe finds no serious fault."""
 
 from collections.abc import Iterator
 from io import BytesIO

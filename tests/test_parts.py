@@ -20,7 +20,7 @@ from pneumoscope.score.tally import Row, Tally
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    """Rows of drawn films with and without an answer, as without the gate, one that is rejected, and one unread."""
+    """Drawn films decided without the gate, both answered and abstained on; one that the gate rejects; one unread."""
     engine = Engine.load(shipped_bundle(), threads=1)
     without_gate = Engine(engine.contract.model_copy(update={"gate": None}), engine._session, engine.limits)
     drawn = [encode_jpeg(film(finding, patient=number)) for number, finding in enumerate(FINDINGS)]

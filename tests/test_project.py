@@ -153,7 +153,7 @@ RESIZERS = {
     "imaging/raster.py": "opens images",
     "imaging/jpeg.py": "decodes a JPEG at a smaller scale",
     "imaging/colour.py": "samples a picture's colours",
-    "imaging/dicom/pixels.py": "decodes a DICOM's JPEG to luma, at full scale",
+    "imaging/dicom/pixels.py": "decodes a DICOM's RGB JPEG without converting its colours, at full scale",
     "phantom.py": "draws films",
     "dataset/stress.py": "writes altered films",
     "training/augment.py": "augments the model's input",

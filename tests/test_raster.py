@@ -56,8 +56,9 @@ def damaged(jpeg: bytes, *, closed: bool) -> bytes:
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "RGB"}, {"mode": "CMYK"}], ids=str)
 def test_a_jpeg_that_is_damaged_within_is_refused(options: dict[str, Any], closed: bool) -> None:  # noqa: FBT001
-    picture = Image.fromarray(ramp(300, 400)).convert(options.pop("mode", "L"))
-    jpeg = encode(picture, "JPEG", quality=90, **options)
+    saving = dict(options)  # a copy: both values of `closed` get the same dictionary
+    picture = Image.fromarray(ramp(300, 400)).convert(saving.pop("mode", "L"))
+    jpeg = encode(picture, "JPEG", quality=90, **saving)
     read_for_input(jpeg, RULE)
     for read in (read_luma, lambda data: read_for_input(data, RULE)):
         with pytest.raises(ImageError, match="the JPEG is damaged within") as refusal:

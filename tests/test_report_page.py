@@ -138,11 +138,11 @@ def test_a_line_ends_at_the_edge_of_the_chart() -> None:
     band = Band(x=(0.0, 0.5, 0.9), value=(0.3, 0.3, 0.2), low=(0.2, 0.2, 0.1), high=(0.38, 0.38, 0.3))
     tall = plots.decision("virus", DecisionCurve(model=band, treat_all=(0.9, 0.8, 0.5)))
     assert ">0.75<" in tall
-    drawn = ET.fromstring(plots.decision("virus", DecisionCurve(model=band, treat_all=(0.3, -0.1, -5.0))))
+    drawn = ET.fromstring(plots.decision("virus", DecisionCurve(model=band, treat_all=(0.3, -0.3, -5.0))))
     line = next(each for each in drawn.iter("polyline") if each.get("class") == "line c1")
     points = [tuple(map(float, pair.split(","))) for pair in str(line.get("points")).split()]
     axes = plots.Axes(x="", y="", low=-0.1, high=0.4)
-    assert points[-1] == pytest.approx(axes.place(0.5, -0.1), abs=0.06)
+    assert points[-1] == pytest.approx(axes.place(1 / 3, -0.1), abs=0.06)
 
 
 def test_every_guideline_item_has_a_reason() -> None:

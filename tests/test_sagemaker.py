@@ -32,16 +32,23 @@ def batch(tiny_bundle: Path) -> Iterator[Service]:
 
 
 def test_a_job_is_offered_limits_that_batch_transform_accepts(batch: Service) -> None:
-    """Batch Transform refuses a job whose two numbers multiply to more than 100 MB."""
     offered = batch.get("/execution-parameters")
     assert offered.status == HTTPStatus.OK
     assert offered.headers["content-type"] == "application/json"
     document = offered.json()
     assert set(document) == {"MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB"}
     assert document["BatchStrategy"] == "SINGLE_RECORD"
-    assert 1 <= document["MaxConcurrentTransforms"] * document["MaxPayloadInMB"] <= BATCH_MEGABYTES
-    assert document["MaxPayloadInMB"] * 1_000_000 <= LIMIT
+    assert document["MaxConcurrentTransforms"] >= 1
+    assert 1 <= document["MaxPayloadInMB"] * 1_000_000 <= LIMIT
     assert document["MaxConcurrentTransforms"] <= ServeConfig(bundle=Path("bundle")).queue, "some would get a 503"
+
+
+def test_the_limits_of_a_service_for_large_films_stay_within_batch_transforms(tiny_bundle: Path) -> None:
+    with serving(tiny_bundle, "--max-bytes", 2 * BATCH_MEGABYTES * 1_000_000) as service:
+        document = service.get("/execution-parameters").json()
+    assert document["MaxConcurrentTransforms"] > 1
+    together = document["MaxConcurrentTransforms"] * document["MaxPayloadInMB"]
+    assert BATCH_MEGABYTES / 2 < together <= BATCH_MEGABYTES
 
 
 def test_a_film_has_the_engines_decision_and_what_a_table_stores_beside_it(batch: Service, tiny_bundle: Path) -> None:

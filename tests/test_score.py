@@ -20,7 +20,7 @@ import pytest
 from pneumoscope.contract import load_contract
 from pneumoscope.dataset import Dataset
 from pneumoscope.engine import Engine, ImageFile
-from pneumoscope.errors import ScoringError, UsageError
+from pneumoscope.errors import ImageError, ScoringError, UsageError
 from pneumoscope.imaging import DEFAULT_LIMITS
 from pneumoscope.report import measure_drift
 from pneumoscope.score.archive_scoring import Resources, score_archives
@@ -275,7 +275,7 @@ def test_a_film_that_has_changed_since_the_manifest_is_rejected(dataset: Dataset
     entry = next(iter(source.entries()))
     with source.reading() as read:
         assert read(entry)
-        with pytest.raises(Exception, match="it has changed since `data prepare`"):
+        with pytest.raises(ImageError, match="it has changed since `data prepare`"):
             read(entry._replace(stamp="0" * 64))
 
 
@@ -309,9 +309,14 @@ def test_a_part_with_different_films_is_detected(tiny_bundle: Path, tmp_path: Pa
     path = make_films(tmp_path / "films", 40)
     score(source_of(path), tmp_path / "out", tiny_bundle)
     first, second, *_ = sorted((tmp_path / "out").glob("*.parquet"))
-    first.write_bytes(second.read_bytes())
-    with pytest.raises(ScoringError, match="other films than its name promises"):
-        score(source_of(path), tmp_path / "out", tiny_bundle)
+    for content, message in (
+        (second.read_bytes(), "other films than its name promises"),
+        (second.read_bytes()[:-100], f"{first.name} in .* is not a whole part; delete it"),
+        (b"", "is not a whole part"),
+    ):
+        first.write_bytes(content)
+        with pytest.raises(ScoringError, match=message):
+            score(source_of(path), tmp_path / "out", tiny_bundle)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +327,7 @@ def test_a_part_with_different_films_is_detected(tiny_bundle: Path, tmp_path: Pa
         (["film.jpeg", "--out", "o"], 2, "film.jpeg is an image file; give a folder"),
         (["films", "--out", "film.jpeg"], 2, "film.jpeg cannot be made"),
         (["films", "films", "--out", "o"], 2, "films is given twice"),
+        (["films", "--out", "o", "--name-encoding", "gkb"], 2, "'gkb' is not one of Python's text codecs"),
         (["twice.txt", "--out", "o"], 2, "line 2 names a file for the second time"),
         (["broken.zip", "--out", "o"], 1, "broken.zip is neither a folder nor a readable ZIP or tar archive"),
         (["films", "--out", "o", "--coverage", "0.31"], 2, "coverage 0.31 is not in this model's table"),

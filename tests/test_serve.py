@@ -211,7 +211,7 @@ def test_a_killed_worker_is_replaced_and_no_longer_counted(tiny_bundle: Path) ->
         children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
         victim = next(pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
         os.kill(int(victim), signal.SIGKILL)
-        time.sleep(1)
+        await_workers(service, 1)
         await_workers(service, 2)
         assert service.post("/v1/predictions", FILM).status == HTTPStatus.OK
 

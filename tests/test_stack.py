@@ -59,6 +59,19 @@ def test_every_parameter_is_described_bounded_and_grouped() -> None:
     assert [name for group in groups for name in group["Parameters"]] == list(template["Parameters"])
 
 
+@pytest.mark.parametrize(("file", "role"), [("endpoint.yaml", "Role"), ("template.yaml", "ServingRole")])
+def test_the_model_refers_to_its_roles_policies_so_that_it_is_made_after_them(file: str, role: str) -> None:
+    resources = json.loads(long_form(TEMPLATE.with_name(file)))["Resources"]
+    policies = {
+        name
+        for name, each in resources.items()
+        if each["Type"] == "AWS::IAM::Policy" and {"Ref": role} in each["Properties"]["Roles"]
+    }
+    assert policies
+    referred = {each["Fn::If"][1]["Ref"]: each["Fn::If"][0] for each in resources["Model"]["Metadata"]["Policies"]}
+    assert referred == {name: resources[name]["Condition"] for name in policies}
+
+
 def describe_endpoint(aws: LocalCloud) -> dict[str, Any]:
     """The endpoint's configuration, its one variant and its model, as SageMaker describes them."""
     sagemaker = aws.client("sagemaker")

@@ -112,7 +112,7 @@ def test_another_data_set_that_contains_train_films_is_refused(
 def test_a_resized_copy_is_refused_for_films_and_not_for_drawings(
     own_bundle: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """Films saved in another size or quality have other pixels; phantoms are all near duplicates of each other."""
+    """Films saved in another size or quality have other pixels; of phantoms, only those with equal pixels count."""
     for film in dataset.split("train")[:3]:
         image = Image.fromarray(read_luma(dataset.read(film)))
         luma = np.asarray(image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC))

@@ -259,5 +259,20 @@ def test_the_commit_is_that_of_the_package_itself(tmp_path: Path) -> None:
     assert done.stdout.split() == [str(package / "training" / "run_directory.py"), "None"]
 
 
+def test_the_commit_of_a_tagged_release_is_its_hash(tmp_path: Path) -> None:
+    package = tmp_path / "pneumoscope"
+    shutil.copytree(Path(pneumoscope.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@a"]
+    for command in ("init -q", "add pneumoscope/training", "commit -q -m one", "tag --annotate v1.0.0 -m one"):
+        subprocess.run([*git, *command.split(" ")], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    code = "from pneumoscope.training.run_directory import code_commit; print(code_commit())"
+    for expected in (head, f"{head}-dirty"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+        with (package / "training" / "run_directory.py").open("a") as file:
+            file.write("# changed")
+
+
 def test_the_run_records_the_path_of_its_data_set(tiny_run: Path, dataset: Dataset) -> None:
     assert json.loads((tiny_run / "run.json").read_text())["data"] == str(dataset.root.resolve())

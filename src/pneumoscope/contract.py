@@ -203,7 +203,9 @@ class Gate(Document):
         gt=0, lt=1, description="Share of the films, as they are and augmented, that the limits were set to reject."
     )
     films: int = Field(
-        ge=1, description="Number of films that set the limits; each was scored by a gate that had not learnt from it."
+        ge=1,
+        description="Number of model inputs that set the limits: each film as it is and augmented, so two per film. "
+        "Each was scored by a gate that had not learnt from its film.",
     )
     textures: Textures | None = Field(description="null: the scores alone decide which kind of picture is reported.")
 
@@ -243,14 +245,16 @@ class ActivationMap(Document):
 
 
 class Quantisation(Document):
-    """How the int8 model was made, and how it compares with fp32 on validation."""
+    """How the int8 model was made, and how it compares with fp32."""
 
     calibration_films: int = Field(ge=1, description="Number of train films that set the ranges of activations.")
     operators: Literal["all", "layers"] = Field(
         description="What is in int8: all operators, or only layers with weights."
     )
     kept_fp32: tuple[Text, ...] = Field(description="Layers kept in fp32 because int8 changed their results too much.")
-    films: int = Field(ge=1, description="Number of validation films compared.")
+    films: int = Field(
+        ge=1, description="Number of films compared: validation films, or train films if there is no validation split."
+    )
     agreement: float = Field(ge=0, le=1, description="Share of these films with the same most probable class.")
     macro_f1: float = Field(ge=0, le=1)
     macro_f1_fp32: float = Field(ge=0, le=1)

@@ -121,7 +121,7 @@ def _replace(new: Path, path: Path) -> None:
 def _protected_folders() -> set[Path]:
     """Folders that are never replaced: the working folder, its parents, and the home folder."""
     here = Path.cwd()
-    return {here, *here.parents, Path.home()}
+    return {here, *here.parents, Path.home().resolve()}
 
 
 def _umask() -> int:

@@ -54,7 +54,8 @@ def decode_names(names: Sequence[str | bytes], encoding: str | None, *, archive:
         archive: its name, for messages.
 
     Raises:
-        UsageError: some bytes are not in this encoding; the message shows how likely codecs would read one of them.
+        UsageError: some bytes are not in this encoding. If it was None, the message shows one of the names as read by
+            codecs that are often used.
     """
     unknown = [name for name in names if isinstance(name, bytes)]
     codec = encoding or "utf-8"

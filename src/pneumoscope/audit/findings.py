@@ -36,8 +36,8 @@ _SHIFT_AUROC = 0.65  # of train against test
 _FILE_QUANTITIES = ("JPEG quality", "width", "height")
 _MAX_REASONS = 3
 _LEAK = (
-    "Films that are trained on are also tested on: figures on these splits are too good by an unknown amount. "
-    "Make the data set again with data prepare."
+    "Films or patients that are trained on are also tested on: figures on these splits are too good by an unknown "
+    "amount. Make the data set again with data prepare."
 )
 
 

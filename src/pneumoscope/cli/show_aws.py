@@ -39,7 +39,7 @@ def show_decisions(client: Client, paths: list[Path], form: str, *, quiet: bool)
 
 
 def _classify(client: Client, film: ImageFile, *, quiet: bool) -> tuple[dict[str, Any], Exception | None]:
-    """The decision document, and the failure if this film alone failed. Failures of the endpoint are raised."""
+    """The decision document, and the failure if the film got no decision. Refusals by AWS are raised."""
     try:
         data = film.read()
         found = client.classify(data)

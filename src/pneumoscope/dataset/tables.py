@@ -15,7 +15,7 @@ from pneumoscope.dataset.places import Part, split_word, words_of
 from pneumoscope.errors import UsageError
 from pneumoscope.imaging import SUFFIXES, UNSUPPORTED_SUFFIXES
 
-#: The column that this module adds if the names of stacked files state their split.
+#: The column that this module adds if the names of stacked files, or of a single text form, state their split.
 FILE_SPLIT = "split by the file's name"
 
 _COVIDX = ("patient id", "filename", "class", "source")
@@ -134,7 +134,9 @@ def open_label_file(path: Path, *, encoding: str | None) -> LabelFile:
 
 
 def join_tables(files: Sequence[LabelFile], *, image: str, wanted: set[str]) -> Table:
-    """Combine label files into one table: stack those of nearly the same columns, join the others by shared columns.
+    """Combine label files into one table: files that share more than half of their columns are stacked.
+
+    The others are joined by the columns that they share.
 
     Args:
         files: the label files, without lists of images.

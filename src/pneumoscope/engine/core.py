@@ -168,8 +168,9 @@ class Engine:
 
         Threads run ahead by a bounded number of files.
 
-        Each thread decodes some files and runs the model on them on one core. This keeps every core busy: a run on all
-        cores leaves some of them waiting between its operators.
+        Each thread decodes some files and runs the model on them on one core (on a single file, such as each of the
+        first ones, on all cores). This keeps every core busy: a run on all cores leaves some of them waiting between
+        its operators.
 
         With `picture_side`, a prediction contains the radiograph, shrunk to at most this many pixels on its longest
         side, to draw on without decoding the file again.

@@ -2,10 +2,10 @@
 
 Two questions about a film have answers of different certainty: whether it shows a group of classes (pneumonia), and
 which class of the group. Each question has a conformal set at the same coverage, from the contract's table: the classes
-that fit the film, and for every group the sides, inside and outside, that fit. A film is `answered` if a single class
-fits, it is the most probable one, and for each group only this class's side fits. An empty set means that the film
-is less typical of every class than the coverage requires. It gives an abstention: filling it with the most probable
-class would give answers to the very films on which answers are most often wrong.
+that fit the film, and for every group the sides, inside and outside, that fit. At level `class`, a film is `answered`
+if a single class fits, it is the most probable one, and for each group only this class's side fits. An empty set means
+that the film is less typical of every class than the coverage requires. It gives an abstention: filling it with the
+most probable class would give answers to the very films on which answers are most often wrong.
 """
 
 from collections.abc import Iterable, Iterator

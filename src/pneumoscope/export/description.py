@@ -85,7 +85,10 @@ def _cross_fitted_results(facts: BundleFacts, contract: Contract) -> FilmResults
 def _statistics(
     results: FilmResults, source: Literal["validation", "out-of-fold"], gate: Gate | None
 ) -> DecisionStatistics:
-    """The decisions on these films. They did not go through the gate, so `rejected` is what it was set to reject."""
+    """The decisions on these films.
+
+    The films did not go through the gate, so `rejected` is the share that the gate's limits were set to reject.
+    """
     shares = np.bincount(results.predicted, minlength=len(results.classes)) / len(results.predicted)
     return DecisionStatistics(
         films=len(results.predicted),

@@ -39,7 +39,7 @@ def write_onnx(network: Network, size: int, path: Path) -> tuple[int, int] | Non
 
     The graph takes `image`, `uint8 [N, 1, size, size]`, and outputs `logits [N, C]`, `embedding [N, D]`,
     `middle [N, M, h, w]` and, if the network has exact class-activation maps, `activation_map [N, C, h, w]`.
-    `join_gate` replaces `middle` with the gate.
+    The maps' `h, w` are usually smaller than those of `middle`. `join_gate` replaces `middle` with the gate.
 
     Returns:
         Height and width of the maps, or None if there are none.

@@ -29,7 +29,7 @@ WHITE = 255.0
 _AIR = 8  # largest grey of a slice's background
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 _PHANTOMS = 0.15  # share of drawings that are phantoms
-_NEGATIVES = 0.2  # share of pictures that are inverted
+_NEGATIVES = 0.2  # share of pictures that are inverted; slices and phantoms never are
 
 
 def draw(kind: Kind, random: Random, side: int, *, phantoms: bool = True) -> Luma:

@@ -59,8 +59,8 @@ def quantise(fp32: Path, out: Path, films: Comparison, *, listener: Listener = S
     Args:
         fp32: an ONNX file made by `write_onnx`.
         out: the ONNX file to write.
-        films: train films to calibrate with, and films to compare on: validation films, or other train films of a
-            data set without a validation split.
+        films: train films to calibrate with, and films to compare on: validation films, or train films of a
+            data set without a validation split (some of them may be films to calibrate with).
         listener: is notified of the progress of slow parts.
 
     Raises:

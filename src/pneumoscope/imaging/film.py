@@ -163,7 +163,8 @@ def shrink(data: bytes, rule: InputRule) -> bytes:
     """The model input of an image file, as a PNG file.
 
     The rule leaves an image of the model input's size as it is, so the model gives the same outputs for the PNG as for
-    the original. Facts of a DICOM's header, such as the age, are not in the PNG.
+    the original. Facts of a DICOM's header, such as the age, are not in the PNG, nor are colours and transparency, by
+    which the gate also judges a picture.
 
     Raises:
         ImageError: see `read_radiograph`.

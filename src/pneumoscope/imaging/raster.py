@@ -265,7 +265,7 @@ def _luma(image: ImageFile, data: bytes, bits: int) -> Luma:
             luma[values == transparent] = 0
         return luma
     if image.mode in ("1", "L") and isinstance(transparent := image.info.get("transparency"), int):
-        # Pillow scales greys of 1 to 4 bits to 8 bits, but the level that is transparent only in images of 1 bit.
+        # Pillow scales greys of 1 to 4 bits to 8 bits. The transparent level it scales only in images of 1 bit.
         greys = np.asarray(image.convert("L"))
         return np.where(greys == min(transparent * 255 // (2**bits - 1), 255), np.uint8(0), greys)
     if image.mode == "L" and not image.has_transparency_data:

@@ -102,7 +102,7 @@ def headline_differences(comparison: Comparison) -> list[Difference]:
 
 
 def _aligned(this: SplitResults, other: SplitResults) -> tuple[FilmResults, FilmResults]:
-    """The films that both models could decode, with films and classes in the order of `this`."""
+    """The films that reached both models, with films and classes in the order of `this`."""
     place = {film.path: number for number, film in enumerate(other.films)}
     order = [place[film.path] for film in this.films if film.path in place]
     columns = [other.classes.index(label) for label in this.classes]

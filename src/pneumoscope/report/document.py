@@ -9,7 +9,6 @@ from pneumoscope.documents import Document, Sha256, Text
 from pneumoscope.engine.document import ModelName
 
 REPORT_FILE = "report.json"
-SCHEMA_VERSION = 2
 _DIGITS = 6
 
 
@@ -220,7 +219,7 @@ class Films(Document):
     unjudged: tuple[UnjudgedFilm, ...]
     seen: Seen
     folds: int | None = Field(
-        description="Number of folds, if each film was predicted by a network that has not seen it; else null."
+        description="Number of folds of the cross-validation that predicted the films; null if one network did."
     )
     shares: dict[str, Number] = Field(description="Share of these films in each class and group.")
 

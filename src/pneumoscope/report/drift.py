@@ -66,7 +66,7 @@ class Drift(Document):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _DecodedFilms:
+class _JudgedFilms:
     """Films that reached the model: statuses, probabilities `[N, C]`, distances `[N]` (NaN without a reference).
 
     The probabilities are calibrated.
@@ -125,7 +125,7 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     rows = [(each.status, each.outputs) for each in predictions if each.outputs is not None]
     if not rows:
         raise UsageError(f"none of the {len(lost)} image files in {folder} reached the model: {lost[0].reasons[0]}")
-    seen = _DecodedFilms(
+    seen = _JudgedFilms(
         statuses=np.array([status for status, _ in rows]),
         probabilities=np.array([outputs.probabilities for _, outputs in rows], np.float64),
         distances=np.array(
@@ -152,7 +152,7 @@ def _document(engine: Engine, predictions: list[Prediction], reference: Referenc
     )
 
 
-def _signs(contract: Contract, seen: _DecodedFilms, reference: Reference | None) -> list[Sign]:
+def _signs(contract: Contract, seen: _JudgedFilms, reference: Reference | None) -> list[Sign]:
     predicted = seen.probabilities.argmax(axis=1)
 
     def compute(weights: Weights) -> metrics.Figures:

@@ -116,7 +116,7 @@ class FilmResults:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitResults(FilmResults):
-    """A bundle's results on a split; `films` are those that could be decoded.
+    """A bundle's results on a split; `films` are those that reached the model.
 
     `brightness` (mean of the model's input, 0 to 1), `decode_ms` and `model_ms` (milliseconds) are `float64 [N]`;
     `seconds` is the time of the whole pass; `mistakes` are the most confident ones.

@@ -13,7 +13,7 @@ from pneumoscope.archive import printable
 from pneumoscope.contract import Contract, load_contract
 from pneumoscope.engine import choose_rule
 from pneumoscope.engine.reference import load_reference
-from pneumoscope.errors import ScoringError, UsageError
+from pneumoscope.errors import DatasetError, ScoringError, UsageError
 from pneumoscope.parallel import map_ordered
 from pneumoscope.progress import SILENT, Listener
 from pneumoscope.score.destination import Destination
@@ -148,7 +148,12 @@ def read_tally(destination: Destination, shards: Sequence[Shard], contract: Cont
             ) from failure
         if (needed := footer_size(tail)) > len(tail):
             tail = destination.tail(shard.name, needed)
-        about = read_about(tail)
+        try:
+            about = read_about(tail)
+        except DatasetError as failure:
+            raise ScoringError(
+                f"{shard.name} in {destination.address} is not a whole part; delete it and run again."
+            ) from failure
         if (about.shard, about.contract, about.tally.films) != (shard.name, expected, shard.films):
             raise ScoringError(
                 f"{shard.name} in {destination.address} has other films than its name promises; delete it and run "

@@ -40,7 +40,7 @@ class Row:
 
     @property
     def judged(self) -> bool:
-        """Whether the model was run on the film."""
+        """Whether the model was run on the film; if `shares` is None, whether an image could be read from its file."""
         if self.shares is not None:
             return bool(self.shares)
         return not self.unread

@@ -21,7 +21,7 @@ _DIGITS = 4  # significant digits of a map's values
 class BatchFacts(BaseModel):
     """What a table of scored films stores besides the decision."""
 
-    file_sha256: str | None = Field(description="Hash of the body; null if it was not read to its end.")
+    file_sha256: str | None = Field(description="Hash of the body; null if it is empty or was not read to its end.")
     distance: float | None = Field(
         description="The embedding's distance from the bundle's reference; 99 % of the reference's films are within 1."
     )

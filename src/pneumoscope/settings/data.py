@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from pneumoscope.documents import Document, Text
-from pneumoscope.settings.option import MaxPixels, Overwrite, Quiet, Spelling, Whole
+from pneumoscope.settings.option import Codec, MaxPixels, Overwrite, Quiet, Spelling, Whole
 
 FolderLevel: TypeAlias = Literal["innermost", "outermost"]
 SplitFolder: TypeAlias = Literal["train", "val", "test", "none"]
@@ -40,14 +40,6 @@ def _parse_splits(options: Any) -> Any:
     return splits
 
 
-def _text_codec(value: str) -> str:
-    try:
-        "".encode(value)
-    except LookupError as failure:
-        raise ValueError(f"{value!r} is not one of Python's text codecs, such as gbk, shift_jis or cp437") from failure
-    return value
-
-
 def _file_names(paths: tuple[Path, ...]) -> tuple[str, ...]:
     return tuple(path.name for path in paths)
 
@@ -60,9 +52,6 @@ def _sha256(value: str) -> str:
     if re.fullmatch(r"[0-9a-fA-F]{64}", value) is None:
         raise ValueError("a SHA-256 has 64 hexadecimal digits")
     return value
-
-
-Codec = Annotated[str, AfterValidator(_text_codec)]
 
 
 class Fetch(Document):

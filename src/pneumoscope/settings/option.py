@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pneumoscope.documents import Document
 from pneumoscope.models import SHIPPED
@@ -40,6 +40,15 @@ def _to_number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _text_codec(value: str) -> str:
+    try:
+        "".encode(value)
+    except LookupError as failure:
+        raise ValueError(f"{value!r} is not one of Python's text codecs, such as gbk, shift_jis or cp437") from failure
+    return value
+
+
+Codec = Annotated[str, AfterValidator(_text_codec)]
 #: For a choice of whole numbers: command lines and SageMaker give text, which pydantic does not convert for a Literal.
 Whole = BeforeValidator(_to_number)
 

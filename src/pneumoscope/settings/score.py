@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pneumoscope.documents import Document
 from pneumoscope.errors import UsageError
 from pneumoscope.settings.aws_names import S3, Key, parse_location
-from pneumoscope.settings.option import Bundle, Coverage, FixOrientation, MaxPixels, Point, Quiet, Spelling
+from pneumoscope.settings.option import Bundle, Codec, Coverage, FixOrientation, MaxPixels, Point, Quiet, Spelling
 
 
 def _checked_address(value: str) -> str:
@@ -65,7 +65,7 @@ class Score(Document):
     operating_point: Point = None
     fix_orientation: FixOrientation = False
     max_pixels: MaxPixels = 100_000_000
-    name_encoding: str | None = Field(
+    name_encoding: Codec | None = Field(
         default=None, description="Text codec of file names in an archive, if these are not UTF-8, e.g. gbk."
     )
     remove_others: bool = Field(

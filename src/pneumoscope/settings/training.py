@@ -48,7 +48,8 @@ class TrainConfig(Document):
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of residual branches skipped in each step: stochastic depth (arXiv:1603.09382).",
+        description="Share of residual branches skipped in the last block while training; earlier blocks skip fewer: "
+        "stochastic depth (arXiv:1603.09382).",
     )
     low_pass: Annotated[Literal[1, 3, 5, 7, 9, 11], Whole] = Field(
         default=1,
@@ -99,8 +100,8 @@ class TrainConfig(Document):
         default=0.0,
         ge=0,
         le=10,
-        description="Mix films in pairs; the share of each is drawn from Beta(a, a) with this a. 0 turns it off "
-        "(arXiv:1710.09412).",
+        description="Mix films in pairs: one share per batch is drawn from Beta(a, a) with this a, and each film keeps "
+        "the larger part of itself. 0 turns it off (arXiv:1710.09412).",
     )
     logit_penalty: float = Field(
         default=0.0,

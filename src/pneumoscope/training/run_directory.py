@@ -144,7 +144,9 @@ def code_commit() -> str | None:
     try:
         # The installed package may lie inside another project's repository, whose commit would mean nothing.
         subprocess.run([*here, "ls-files", "--error-unmatch", Path(__file__).name], **options)
-        return str(subprocess.run([*here, "describe", "--always", "--dirty", "--abbrev=40"], **options).stdout).strip()
+        # Without a tag that it may name, `describe --always` gives the commit.
+        describe = [*here, "describe", "--always", "--exclude", "*", "--dirty", "--abbrev=40"]
+        return str(subprocess.run(describe, **options).stdout).strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -60,7 +60,7 @@ def run_job(
 ) -> list[Report]:
     """Train on the channel `train`, install the bundle in the model directory, evaluate it on `val` and channel `test`.
 
-    The channel `train` is a prepared data set, or a folder of class folders or archives, which is prepared first.
+    The channel `train` is a prepared data set, or a folder of class folders or ZIP archives, which is prepared first.
     Nothing is written into channels. If the job keeps checkpoints, an interrupted run in their folder is resumed.
     Every process of the job calls this function; only the leading one writes and returns the reports.
 

@@ -20,7 +20,8 @@ def read(data: bytes, limits: Limits) -> Radiograph:
     """Decode to an upright radiograph: 8-bit luma and the facts of the header.
 
     Raises:
-        ImageError: by its header it is not a frontal chest radiograph, or it is damaged or over a limit.
+        ImageError: by its header it is not a frontal chest radiograph; or it is blank, has hardly any greys left, is
+            damaged, or is over a limit.
     """
     with source.quiet():
         dataset, syntax = source.read_dataset(data, limits.max_bytes)
