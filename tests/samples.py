@@ -204,7 +204,7 @@ def speckle(label: str, number: int) -> NDArray[np.uint8]:
 def assert_fails(done: SimpleNamespace, code: int, *words: str) -> None:
     """The command ended with this exit code and one error line, without a traceback; its stderr has these words."""
     assert done.code == code, done.err
-    errors = [line for line in done.err.splitlines() if line.startswith(("error: ", "Error: "))]
+    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.err
     assert "Traceback" not in done.err
     for word in words:

@@ -56,6 +56,35 @@ def test_every_training_setting_has_an_option() -> None:
     assert set(TrainConfig.model_fields) - {"schema_version"} <= options
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["predict", "--foo", "x"],
+            "no such option: --foo (Possible options: --format); see `pneumoscope predict --help`.",
+        ),
+        (["predict"], "missing argument 'images'; see `pneumoscope predict --help`."),
+        (["predikt"], "no such command 'predikt'. Did you mean 'predict'? See `pneumoscope --help`."),
+        (["aws", "x"], "no such command 'x'; see `pneumoscope aws --help`."),
+        (
+            ["predict", "x.jpeg"],
+            "invalid value for 'images': path 'x.jpeg' does not exist; see `pneumoscope predict --help`.",
+        ),
+        (["serve", "--port"], "option '--port' requires an argument."),
+    ],
+)
+def test_wrong_usage_is_one_sentence(arguments: list[str], message: str, command: Command) -> None:
+    done = command(*arguments)
+    assert (done.code, done.out, done.err) == (2, "", f"error: {message}\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"], ["aws"]])
+def test_a_group_without_a_command_shows_its_help(arguments: list[str], command: Command) -> None:
+    done = command(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err == command(*arguments, "--help").out
+
+
 def test_version(command: Command) -> None:
     assert command("--version").out.strip() == f"pneumoscope {__version__}"
 

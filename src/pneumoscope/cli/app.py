@@ -28,7 +28,7 @@ app.add_typer(aws.app, name="aws")
 
 def main() -> None:
     """Run the command line."""
-    run(app)
+    run(lambda: app(standalone_mode=False))
 
 
 @app.callback()

@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Callable
 from io import TextIOWrapper
 
+from typer.exceptions import TyperException
+
 from pneumoscope.errors import PneumoscopeError, UsageError
 
 # The modules that `pip install pneumoscope` leaves out, by the extra that installs them.
@@ -21,14 +23,16 @@ _EXTRAS = {
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-def run(command: Callable[[], object]) -> None:
-    """Run a command; an error that a user can fix becomes one sentence on stderr and an exit code."""
+def run(command: Callable[[], int | None]) -> None:
+    """Run a command and end with its exit code; an error that a user can fix becomes one sentence on stderr."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may contain what it cannot encode
     # Pillow warns about a damaged file in addition to the error that we report.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     try:
-        command()
+        sys.exit(command())
+    except TyperException as failure:
+        _fail_usage(failure)
     except PneumoscopeError as failure:
         _fail(str(failure), 2 if isinstance(failure, UsageError) else 1)
     except ModuleNotFoundError as failure:
@@ -40,6 +44,20 @@ def run(command: Callable[[], object]) -> None:
         _fail(f"{failure.filename or 'a file'}: {failure.strerror or failure}.", 1)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+
+
+def _fail_usage(failure: TyperException) -> None:
+    """What typer refuses, such as an unknown option, in the form of our own messages."""
+    context = getattr(failure, "ctx", None)
+    if context is not None and failure.message == context.get_help():  # a group without a command
+        print(failure.message, file=sys.stderr)
+        sys.exit(failure.exit_code)
+    message = failure.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    where = "." if context is None else f" `{context.command_path} --help`."
+    if context is not None:
+        message += " See" if message.endswith("?") else "; see"
+    _fail(message + where, failure.exit_code)
 
 
 def _fail(message: str, code: int) -> None:
