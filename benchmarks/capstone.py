@@ -7,7 +7,7 @@ DATASET is made by `pneumoscope data prepare` and has train, validation and test
 run and a bundle in its own folder below --out, and the figures are those of the bundle on the test films. Finished runs
 are kept and an interrupted one is resumed, so the command can simply be repeated. A folder with a run of another
 configuration is refused; choose another --out. Rows that were not requested, whose ImageNet weights cannot be fetched,
-or whose bundle is refused are in the table with the reason. The table goes to stdout;
+or whose bundle `export` refuses are in the table with the reason. The table goes to stdout;
 capstone.json has it with every figure and its interval.
 
 Training time is the sum of the epochs, validation included; decoding the films before the first epoch is not counted.

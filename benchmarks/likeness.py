@@ -61,7 +61,7 @@ def main() -> None:
         print(f"{pairs:,} pairs of {len(hashes):,} different films: the nearest are {nearest(hashes)} apart")
         step = max(1, len(members) // arguments.sample)
         lumas = [read_luma(member.read()) for member in members[::step]]
-    print(f"{'re-encoding':<24}{'median':>8}{'99 %':>8}{'most':>8}   of {len(lumas)} films")
+    print(f"{'re-encoding':<24}{'median':>8}{'99 %':>8}{'largest':>8}   of {len(lumas)} films")
     for name, change in CHANGES.items():
         found = [int(np.bitwise_count(bits(luma) ^ bits(changed(luma, *change))).sum()) for luma in lumas]
         print(f"{name:<24}{np.median(found):>8.0f}{np.percentile(found, 99):>8.0f}{max(found):>8}")

@@ -2,8 +2,9 @@
 
     python benchmarks/score.py [--films N] [--rounds N] [--many N] [--names N] [--only TABLE]
 
---films is the number of full-size phantoms of the first table and of the last one, --rounds how often both ways take
-turns, --many the number of small films in the larger folder of the memory table, and --names that of the listing.
+--films is the number of full-size phantoms of the first table and of the last one, --rounds how often the two sides of
+such a table take turns, --many the number of small films in the larger folder of the memory table, and --names the
+number of empty files that are listed.
 
 The last table, `nodes`, needs root and runs only with --only nodes. It compares two Ray nodes with one core each, in
 network namespaces of their own (ray_nodes.py), with two worker processes on this machine; every worker has one thread.
@@ -104,7 +105,7 @@ class _FromFirstFilm(Listener):
         self.films, self.first, self.last, self.before = 0, 0.0, 0.0, 0
 
     def begin(self, task: str, total: int | None, unit: str, *, done: int = 0) -> None:
-        """Start anew: the listing comes first."""
+        """Start anew: this is called for the listing first, and then for the scoring."""
         del task, total, unit, done
         self.films, self.first = 0, 0.0
 
@@ -192,7 +193,7 @@ def nodes(folder: Path, count: int, rounds: int) -> None:
         sys.exit(f"--only nodes: {why}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `timeout`, too, leaves no namespace behind
     films, sides, ratios = make_folder(folder / "full", count, SIZE), (_locally, _on_nodes), list[float]()
-    print(f"\n{count} full-size phantoms, {available_cores()} cores; films per second", flush=True)
+    print(f"\n{count} full-size phantoms, two workers of one thread; films per second", flush=True)
     for number in range(rounds):
         rates = {side: side(films, folder / f"{side.__name__}-{number}") for side in sides[:: (-1) ** number]}
         ratios.append(rates[_on_nodes] / rates[_locally])

@@ -134,7 +134,7 @@ def crowd(films: list[bytes], port: int, process: "subprocess.Popen[bytes]") -> 
 
 
 def batching(films: list[bytes], bundle: Path) -> None:
-    """Measure the gain from batching films: the model alone, with all cores in both cases."""
+    """Measure the gain from batching films: the model alone. Even a run in one thread is spread over all cores."""
     engine, cores = Engine.load(bundle), available_cores()
     images = [load_input(data, engine.contract.input)[np.newaxis] for data in films[:64]]
     batches = [np.concatenate(images[start : start + 8]) for start in range(0, len(images), 8)]

@@ -10,7 +10,7 @@ from pneumoscope.phantom import encode_jpeg, population
 
 
 def small_archive(count: int, *, seed: int) -> dict[str, bytes]:
-    """Films of 240 by 208 pixels by their names in the published archive; a quarter of the patients are in test."""
+    """Phantoms of 240 by 208 pixels, by paths like the published archive's; every fourth patient is in test."""
     films = {}
     for phantom in population(count, seed=seed):
         part = "test" if phantom.patient % 4 == 0 else "train"

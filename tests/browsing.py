@@ -58,7 +58,7 @@ def picture(page: Page) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(shot)).convert("RGB")).astype(int)
 
 
-#: Decisions that the small bundle does not give.
+#: Decisions that the tiny bundle does not give on the films of the page's tests.
 REJECTED: dict[str, Any] = {
     "status": "rejected",
     "reasons": ["the picture looks like a drawing or a logo, not like a radiograph."],

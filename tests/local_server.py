@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine, which serves a file correctly or with a chosen fault; helpers for any server."""
+"""A real HTTP server on this machine, which serves a file correctly or with a chosen fault; and helpers."""
 
 import hashlib
 import random
@@ -152,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(page)
 
     def curt(self, _: int) -> None:
-        """Answer 416 without the length of the file."""
+        """Serve the first byte, which tells the size; answer anything else with 416, without the file's length."""
         if self.headers.get("Range") == "bytes=0-0":
             self.send_range()
         else:

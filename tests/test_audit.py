@@ -82,7 +82,7 @@ def test_other_classes_without_splits(tmp_path: Path) -> None:
 
 
 class Reader(HTMLParser):
-    """Collects the addresses that a page would fetch, and its pictures without alternative text."""
+    """Collects a page's tags and its `src` and `href`; `silent` counts pictures without alternative text."""
 
     def __init__(self) -> None:
         super().__init__()

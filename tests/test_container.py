@@ -179,7 +179,7 @@ def test_the_entry_point_serves_as_in_the_image(image: Path, tiny_bundle: Path, 
     assert settings["PNEUMOSCOPE_BUNDLE"] == "/opt/ml/model"
     assert settings["PNEUMOSCOPE_HOST"] == "0.0.0.0"
     archive = tmp_path / "model.tar.gz"
-    with tarfile.open(archive, "w:gz") as packed:  # as SageMaker unpacks it
+    with tarfile.open(archive, "w:gz") as packed:  # files at its top, as SageMaker expects it
         packed.add(tiny_bundle, arcname=".")
     place = image.parent / "model"
     with tarfile.open(archive) as packed:

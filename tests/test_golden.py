@@ -50,7 +50,7 @@ def test_verify_detects_a_changed_decision_on_the_same_probabilities(own_bundle:
     [
         (0.9, (0.9, 0.9), True),
         (0.7005, (0.9, 0.9), False),  # closer to the probability of bacteria than the tolerance of 0.001
-        (0.9, (0.8025, 0.9), False),  # closer to that of pneumonia, 0.8, than the tolerances of three classes
+        (0.9, (0.8025, 0.9), False),  # closer to that of pneumonia, 0.8, than three times the tolerance
         (0.9, (0.9, 0.2025), False),  # as above, for the group's complement, 0.2
     ],
 )

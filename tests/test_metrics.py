@@ -93,7 +93,7 @@ def test_bootstrap_draws_whole_groups_and_is_seeded(monkeypatch: pytest.MonkeyPa
     assert (drawn[:, 0] == drawn[:, 1]).all()
     assert (drawn[:, 3] == drawn[:, 5]).all()
     assert (drawn[:, 0] + drawn[:, 2] + drawn[:, 3] == 3).all()
-    monkeypatch.setattr(resampling, "_CELLS", 60)  # a few resamples at a time are the same resamples
+    monkeypatch.setattr(resampling, "_CELLS", 60)  # drawn ten at a time, they are the same resamples
     assert np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, resamples=50, seed=1))))
     assert not np.array_equal(drawn, np.concatenate(list(metrics.bootstrap_weights(groups, resamples=50, seed=2))))
 

@@ -333,7 +333,7 @@ def test_a_part_with_different_films_is_detected(tiny_bundle: Path, tmp_path: Pa
         (["films", "--out", "o", "--coverage", "0.31"], 2, "coverage 0.31 is not in this model's table"),
         (["films", "--out", "s3://A"], 2, "--out: 's3://A' is not an S3 address"),
         (["films", "--out", "o", "--cores", "0"], 2, "cores"),
-        (["films", "--out", "o", "--kms-key", "a"], 2, "--kms-key encrypts results in S3, and --out is not there"),
+        (["films", "--out", "o", "--kms-key", "a"], 2, "--kms-key encrypts results in S3, but --out is not in S3"),
         (
             ["films", "--out", "s3://films", "--kms-key", "alias/a"],
             2,

@@ -89,11 +89,11 @@ def test_a_value_that_is_not_accepted_is_named_by_its_option() -> None:
 
 
 class Sample(Document):
-    """Every way in which a field becomes an option or argument."""
+    """Every way in which a field becomes an option or argument, and one hidden field, which becomes neither."""
 
     place: Annotated[Path, Spelling(argument=True, metavar="PLACE")] = Field(description="Where.")
-    on: bool = Field(default=False, description="Off by default.")
-    off: bool = Field(default=True, description="On by default.")
+    flag: bool = Field(default=False, description="Off by default.")
+    switch: bool = Field(default=True, description="On by default.")
     either: bool | None = Field(default=None, description="Neither by default.")
     names: tuple[str, ...] = Field(default=(), description="Several.")
     secret: Annotated[int, Spelling(hidden=True)] = 1
@@ -103,8 +103,8 @@ def test_the_names_of_options() -> None:
     names = {each.name: [*each.opts, *each.secondary_opts] for each in parameters_of(Sample)}
     assert names == {
         "place": ["place"],
-        "on": ["--on"],
-        "off": ["--off", "--no-off"],
+        "flag": ["--flag"],
+        "switch": ["--switch", "--no-switch"],
         "either": ["--either", "--no-either"],
         "names": ["--names"],
     }

@@ -42,7 +42,7 @@ class Phantom:
 class _Anatomy:
     """A patient's build, in units of half the film's height.
 
-    The order of the random draws must not change: the same seed would give other drawings.
+    The order of the random draws must not change, or else the same seed would give other drawings.
     """
 
     def __init__(self, random: np.random.Generator) -> None:
@@ -125,7 +125,7 @@ def encode_jpeg(luma: Luma, *, quality: int = 85, progressive: bool = False, com
 
 
 def is_phantom(data: bytes) -> bool:
-    """Whether the bytes are a file that `write_archive_folder` or `write_archive_zip` wrote, unchanged.
+    """Whether the bytes begin like a film that `write_archive_folder` or `write_archive_zip` wrote: by its comment.
 
     Such a file has a comment segment (ITU-T T.81, section B.2.4.5), which survives renaming and moving the file, but
     not encoding it anew.
@@ -235,8 +235,8 @@ def _clavicles(x: Field, y: Field) -> Field:
 
 
 def _vessels(anatomy: _Anatomy, x: Field, y: Field) -> Field:
-    """Vessel markings, strongest near the hilum, the same on every film of a patient."""
-    # A generator of its own, so that the patient's other films show the same vessels.
+    """Vessel markings, strongest near the hilum; alike on a patient's films whose aspects are nearly equal."""
+    # A generator of its own, so that the patient's other films show the same vessels, if their grids have equal sizes.
     random = np.random.default_rng(anatomy.vessels)
     hilum = np.exp(-(((np.abs(x) - 0.20) / 0.16) ** 2) - ((y - 0.02) / 0.30) ** 2)
     return np.asarray((0.03 + 0.13 * hilum) * (_net(random, x.shape, cells=11) + 0.4), dtype=np.float32)

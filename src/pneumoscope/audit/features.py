@@ -73,7 +73,7 @@ def measure(facts: ImageFacts, size: int, small: Luma) -> Measures:
 
 
 def jpeg_quality(quantiser: float) -> int:
-    """The JPEG quality, 1 to 100 on libjpeg's (the IJG's) scale, whose luma quantisation table has the nearest mean.
+    """The JPEG quality (1 to 100, libjpeg's scale) whose luma quantisation table has the mean nearest to `quantiser`.
 
     >>> jpeg_quality(29.0)
     75

@@ -29,7 +29,7 @@ UNLISTED_UNREADABLE = "unreadable, and not in the manifest"
 # Thresholds of warnings; intervals count by their lower end.
 _ACCURACY_GAIN = 0.10  # accuracy above chance
 _AUROC = 0.8  # or this AUROC: with one frequent class, accuracy cannot rise far above chance
-_ACCURACY_LOSS = 0.05  # from cross-validation to test
+_ACCURACY_LOSS = 0.05  # from cross-validation to test, of the values; the intervals must not overlap either
 _LEAST_FILMS = 20  # of a class, to state how it is stored
 _SHARE_DIFFERENCE = 0.5  # of a class's files, against the class that has the property least often
 _SHIFT_AUROC = 0.65  # of train against test

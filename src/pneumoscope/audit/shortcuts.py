@@ -62,7 +62,10 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class ShortcutResults:
-    """The fields of `Audit` with these names; `not_measured` states in words what could not be measured."""
+    """The fields of `Audit` with these names; `not_measured` states in words what is missing for all classes.
+
+    The shift of a single class with too few patients, or a task with one class only, is left out without a word.
+    """
 
     shortcuts: tuple[Shortcut, ...]
     shifts: tuple[Shift, ...]

@@ -44,7 +44,7 @@ def show_prepared(summary: "PrepareSummary") -> None:
         print_line(line)
         if not source.patients_named:
             print_line(
-                "  not every film of this source names its patient; a film without one counts as its own patient. "
+                "  not every film of this source names its patient; one that does not counts as a patient of its own. "
                 "If such films share patients, pass --patient-pattern."
             )
     _show_likeness(summary)
@@ -61,7 +61,7 @@ def _show_likeness(summary: "PrepareSummary") -> None:
         )
     merged = sum(pair.merged for pair in summary.near_duplicates)
     if merged:
-        print_line(f"{merged:,} nearly identical films of different sources were treated as one")
+        print_line(f"{merged:,} pairs of nearly identical films of different sources, each treated as one film")
     if unmerged := len(summary.near_duplicates) - merged:
         print_line(f"{unmerged:,} pairs of nearly identical films")
     if summary.duplicates or summary.near_duplicates:

@@ -34,7 +34,10 @@ _KINDS: dict[str, Kind] = {
 
 
 class DecisionStatistics(Document):
-    """The decisions on films: shares of all films by status, and of the films that reached the model by class."""
+    """The decisions on the films that set the thresholds: shares of them by status and by class.
+
+    They did not go through the gate: if the bundle has one, `rejected` is the share that its limits were set to reject.
+    """
 
     films: int = Field(ge=1)
     source: Literal["out-of-fold", "validation"]

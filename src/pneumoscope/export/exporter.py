@@ -68,9 +68,9 @@ class ExportSummary:
     """The result of an export.
 
     `difference` is the largest difference of a probability between ONNX Runtime's fp32 and PyTorch. `quantisation` and
-    `gain` are None unless the model is in int8; `gain` is how many times as fast as in fp32 the model runs on one film,
-    on this machine. `decision` has the thresholds and their figures. `classes_predicted` is the number of classes that
-    are most probable for at least one film that set the thresholds.
+    `gain` are None unless the model is in int8; `gain` is the time of the fp32 model for one film, divided by that of
+    the int8 model, on this machine. `decision` has the thresholds and their figures. `classes_predicted` is the number
+    of classes that are most probable for at least one film that set the thresholds.
     """
 
     difference: float
@@ -129,8 +129,8 @@ def export(
         listener: is notified of the progress of slow parts.
 
     Raises:
-        RunError: the run is not finished or belongs to another data set; or evidence is given, and it is not of the
-            run's films, classes and settings, or the run had teachers.
+        RunError: the run is not finished or belongs to another data set; or evidence is given although the run had
+            teachers, or evidence that is not of the run's films, classes and settings.
         UsageError: the ages are out of range or order, or there are neither validation films nor evidence.
         BundleError: ONNX Runtime does not reproduce the network, or int8 does not answer like fp32.
     """
@@ -260,9 +260,9 @@ def calibration_films(dataset: Dataset) -> list[Record]:
 
 
 def _population(dataset: Dataset, ages: tuple[float, float] | None) -> Population:
-    """The population: the given ages, or those of the published archive if every film has one of its names.
+    """The population: the given ages, or those of the published archive if every film is named like a file of it.
 
-    Drawings have such names, too, but no ages. Their bytes identify them; reading stops at the first real film.
+    Phantoms are named so, too, but have no ages. Their bytes identify them; reading stops at the first real film.
     """
     drawings = all(is_phantom(dataset.read(film)) for film in dataset.split("train"))
     known = KERMANY_AGES if not drawings and all(_is_published(film) for film in dataset.films) else None

@@ -1,4 +1,4 @@
-"""Workers as actors of a Ray cluster: the bundle is shipped once per node, and each process has one session.
+"""Workers as actors of a Ray cluster: the bundle is shipped once per node, and each process has one engine.
 
 Only Ray Core is used. The parts record what is done, so no state in Ray needs to survive if the driver is killed.
 """
@@ -33,7 +33,7 @@ _CLIENT_METHOD = "/ray.rpc.RayletDriver/ClusterInfo"
 _REACH_SECONDS = 3.0
 _NOTE_SECONDS, _JOIN_SECONDS = 8.0, 60.0
 _POLL_SECONDS = 1.0
-_STARTS = 3  # actors per worker that may end before they are ready
+_STARTS = 3  # times the number of workers: as many actors that end one after another, none ready, end the run
 
 
 class Actor:
@@ -222,7 +222,7 @@ def join(address: str, *, cores: int | None, threads: int | None, listener: List
 
     Raises:
         UsageError: `address` is not of these forms, or the cluster has too few cores.
-        ScoringError: no cluster answers, it refuses the token, or all its cores are in use.
+        ScoringError: no cluster answers, it refuses the token, or it has fewer free cores than a worker needs.
     """
     _reach(address)
     _connect(address, listener)
@@ -253,8 +253,8 @@ def _reach(address: str) -> None:
         except grpc.RpcError as failure:
             if failure.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
                 raise ScoringError(
-                    f"the Ray cluster at {server} refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
-                    "RAY_AUTH_TOKEN_PATH to the cluster's."
+                    f"the Ray cluster at {server} refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to "
+                    "the cluster's token, or RAY_AUTH_TOKEN_PATH to a file that holds it."
                 ) from failure
             if failure.code() == grpc.StatusCode.UNAVAILABLE:
                 raise ScoringError(
@@ -335,9 +335,10 @@ def _cores(address: str, wanted: int | None, threads: int) -> int:
         raise UsageError(
             f"--threads {threads}: the largest node of the Ray cluster at {address} has {largest} cores; give fewer."
         )
-    if _count(_RAY.available_resources()) < threads:
+    if (free := _count(_RAY.available_resources())) < threads:
         raise ScoringError(
-            f"the {total} cores of the Ray cluster at {address} are in use; wait for its other jobs, or add nodes."
+            f"{free} of the {total} cores of the Ray cluster at {address} are free, and a worker needs {threads}; wait "
+            "for its other jobs, or add nodes."
         )
     return wanted or total
 

@@ -123,7 +123,7 @@ class PrepareConfig(Document):
     image_column: Text | None = Field(default=None, description="Column of the label file that names the images.")
     label_column: tuple[Text, ...] = Field(
         default=(),
-        description="Column of the labels. Repeatable: of several columns, each says whether a film has its label.",
+        description="Column of the labels. Repeatable: several columns each bear a label's name and hold yes or no.",
     )
     patient_column: Text | None = Field(default=None, description="Column that identifies patients.")
     split_column: Text | None = Field(
@@ -132,8 +132,9 @@ class PrepareConfig(Document):
     view_column: Text | None = Field(default=None, description="Column of the view; only frontal films are kept.")
     several: Several | None = Field(
         default=None,
-        description="What to do with a film that has several labels: mapped takes the one class of --label-map, "
-        "skip leaves the film out, whole takes the cell's text as one label.",
+        description="What to do with a film that has several labels: mapped takes the class that --label-map gives its "
+        "labels, or leaves the film out if they belong to several classes; skip leaves it out; whole takes the cell's "
+        "text as one label.",
     )
     groups: Annotated[
         dict[Text, tuple[Text, ...]] | None,

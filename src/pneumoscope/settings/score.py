@@ -86,5 +86,5 @@ class Score(Document):
     @model_validator(mode="after")
     def _key_for_s3(self) -> Self:
         if self.kms_key is not None and not self.out.startswith(S3):
-            raise ValueError("--kms-key encrypts results in S3, and --out is not there; leave one out")
+            raise ValueError("--kms-key encrypts results in S3, but --out is not in S3; leave out --kms-key")
         return self

@@ -53,8 +53,8 @@ class Films:
 class Run:
     """All jobs for the same films, model and options: each goes on where the last one ended. Not a run of `train`.
 
-    `key` is a hash of the names of the parts to make, in hexadecimal digits; `responses` is the folder in S3 where the
-    jobs' responses come together.
+    `key` is a hash of the names of the result's Parquet parts, those already made included, in hexadecimal digits;
+    `responses` is the folder in S3 where the jobs' responses come together.
     """
 
     key: str
