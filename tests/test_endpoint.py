@@ -7,7 +7,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,32 @@ def test_an_interrupted_teardown_can_be_repeated(aws: Cloud, tiny_bundle: Path) 
     for left in range(len(before) - 1, -1, -1):  # one step at a time, as if each had been interrupted
         next(deployed_resources(aws, "films")).remove()
         assert deployed_names(aws) == before[len(before) - left :]
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("", 1), ("y\n", None)])
+def test_a_teardown_asks_on_a_terminal(
+    answer: str,
+    code: int | None,
+    aws: Cloud,
+    tiny_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deploy(aws, deploy_settings(tiny_bundle))
+
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    monkeypatch.setattr(sys, "argv", ["pneumoscope", "aws", "teardown", "films"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == code
+    printed = capsys.readouterr()
+    assert "Remove these 3 resources in eu-central-1?" in printed.err
+    assert ("error: not confirmed; nothing was changed." in printed.err) == (code == 1)
+    assert len(deployed_names(aws)) == (3 if code == 1 else 0)
 
 
 def test_keep_model_leaves_the_models_files(aws: Cloud, tiny_bundle: Path) -> None:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from io import TextIOWrapper
 
-from typer.exceptions import TyperException
+from typer.exceptions import Abort, TyperException
 
 from pneumoscope.errors import PneumoscopeError, UsageError
 
@@ -33,6 +33,8 @@ def run(command: Callable[[], int | None]) -> None:
         sys.exit(command())
     except TyperException as failure:
         _fail_usage(failure)
+    except Abort:
+        _fail("not confirmed; nothing was changed.", 1)
     except PneumoscopeError as failure:
         _fail(str(failure), 2 if isinstance(failure, UsageError) else 1)
     except ModuleNotFoundError as failure:
