@@ -85,6 +85,20 @@ def test_a_group_without_a_command_shows_its_help(arguments: list[str], command:
     assert done.err == command(*arguments, "--help").out
 
 
+def test_one_of_several_training_processes_ends_without_what_libraries_do_at_exit() -> None:
+    """A thread of torch's may abort it there, although the training has succeeded."""
+    code = """
+import atexit, os
+from pneumoscope.cli.exits import run
+atexit.register(os.abort)
+run(lambda: print("done"))
+"""
+    ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    for more, expected in ((ranks, 0), ({}, -signal.SIGABRT)):
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | more, capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (expected, b"done\n")
+
+
 def test_version(command: Command) -> None:
     assert command("--version").out.strip() == f"pneumoscope {__version__}"
 

@@ -202,7 +202,7 @@ def test_the_platforms_variables_are_checked(variables: dict[str, str], message:
 def test_train_requires_out_outside_a_training_job(command: Command, dataset: Dataset) -> None:
     done = command("train", "--data", dataset.root)
     assert done.code == 2, done.err
-    assert "Missing option '--out'" in done.err, done.err
+    assert "missing option '--out'" in done.err, done.err
 
 
 def test_hyperparameters_are_read_in_every_spelling() -> None:

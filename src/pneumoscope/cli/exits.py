@@ -4,10 +4,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from io import TextIOWrapper
+from typing import NoReturn
 
 from typer.exceptions import Abort, TyperException
 
 from pneumoscope.errors import PneumoscopeError, UsageError
+from pneumoscope.parallel import end_at_once
+from pneumoscope.training.world import is_launched
 
 # The modules that `pip install pneumoscope` leaves out, by the extra that installs them.
 _EXTRAS = {
@@ -29,8 +32,17 @@ def run(command: Callable[[], int | None]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may contain what it cannot encode
     # Pillow warns about a damaged file in addition to the error that we report.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    code = _call(command)
+    if is_launched():
+        # A thread of torch's can abort a process of several that ends. torchrun would take that for a failed training.
+        end_at_once(code or 0)
+    sys.exit(code)
+
+
+def _call(command: Callable[[], int | None]) -> int | None:
+    """The command's exit code, if it ends without an error."""
     try:
-        sys.exit(command())
+        return command()
     except TyperException as failure:
         _fail_usage(failure)
     except Abort:
@@ -48,7 +60,7 @@ def run(command: Callable[[], int | None]) -> None:
         sys.exit(_INTERRUPTED)
 
 
-def _fail_usage(failure: TyperException) -> None:
+def _fail_usage(failure: TyperException) -> NoReturn:
     """What typer refuses, such as an unknown option, in the form of our own messages."""
     context = getattr(failure, "ctx", None)
     if context is not None and failure.message == context.get_help():  # a group without a command
@@ -62,6 +74,6 @@ def _fail_usage(failure: TyperException) -> None:
     _fail(message + where, failure.exit_code)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
